@@ -1,0 +1,36 @@
+"""Make digit strings out of recordings of single digits, to train or test a digit recognizer on human speech.
+
+Example:
+    python scripts/make_digit_strings.py --digits_dir ./fsdd --speakers lucas --takes all --split test \
+        --output_dir ./digit_strings
+    asr-doge process --dataset manifest --data_dir ./digit_strings --output_dir ./processed \
+        --train_split "" --dev_split ""
+
+Promises: strings of 2 to 8 digits by one speaker each, with silence between the digits; same seed, same strings.
+It does not know whether a model has heard the speakers before.
+"""
+
+import argparse
+from pathlib import Path
+
+from asr_doge.data.digits import read_fsdd, recorded_clips, write_clips
+
+
+def main() -> None:
+    """Read the flags and write one split."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--digits_dir", type=Path, required=True, help="Free Spoken Digit Dataset folder")
+    parser.add_argument("--output_dir", type=Path, required=True, help="corpus to write")
+    parser.add_argument("--split", default="test", help="name of the split to write (default: test)")
+    parser.add_argument("--speakers", nargs="*", default=[], help="speakers to take (default: all)")
+    parser.add_argument("--takes", default="all", choices=["all", "train", "test"], help="recordings to take")
+    parser.add_argument("--count", type=int, default=200, help="strings of each speaker (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of digits, takes and pauses (default: 0)")
+    flags = parser.parse_args()
+    recordings = read_fsdd(flags.digits_dir, flags.takes, only=flags.speakers)
+    manifest = write_clips(flags.output_dir, flags.split, recorded_clips(flags.count, recordings, flags.seed))
+    print(f"{flags.count} strings of each of {', '.join(sorted(recordings))}: {manifest}")
+
+
+if __name__ == "__main__":
+    main()

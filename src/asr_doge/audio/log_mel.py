@@ -1,0 +1,75 @@
+"""The log-mel front end of Granite Speech, without torchaudio.
+
+Promises: `log_mel_features` gives what the published recipe gives for one clip alone: 80 HTK mel bands of a power
+spectrogram (FFT 512, Hann window 400, hop 160 samples at 16 kHz), log10 floored at eight decades below the clip's
+loudest value, scaled to about [-1, 1], an odd last frame dropped, two frames stacked into one of 160 values at 50 Hz.
+Source: `GraniteSpeechFeatureExtractor` in transformers.
+
+It does not know batches: the floor depends on a clip's own maximum, so clips are computed one at a time and padded
+afterwards. Upstream pads the waveforms first, which lets a neighbour's length change a clip's last frames.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+FFT_LENGTH = 512
+WINDOW_LENGTH = 400
+HOP_LENGTH = 160
+MEL_BANDS = 80
+FRAME_STACK = 2
+FEATURE_SIZE = MEL_BANDS * FRAME_STACK
+FRAME_RATE_HZ = 50
+MINIMUM_SAMPLES = FFT_LENGTH // 2 + 1
+"""The STFT reflects half a window at each end, which needs more samples than half a window."""
+
+
+def log_mel_length(num_samples: int) -> int:
+    """Number of stacked frames of a clip of `num_samples` samples at 16 kHz."""
+    return (num_samples // HOP_LENGTH + 1) // FRAME_STACK
+
+
+def log_mel_features(waveform: Tensor) -> Tensor:
+    """Stacked log-mel frames of one clip.
+
+    Args:
+        waveform: `[samples]`, mono, 16 kHz, at least `MINIMUM_SAMPLES` (16 ms) long. Any float dtype; float64 is
+            computed in float64.
+
+    Returns:
+        `[T, 160]` with `T = log_mel_length(samples)`, at 50 frames per second.
+
+    Raises:
+        ValueError: the clip is shorter than `MINIMUM_SAMPLES`.
+    """
+    if waveform.shape[-1] < MINIMUM_SAMPLES:
+        raise ValueError(f"a log-mel frame needs at least {MINIMUM_SAMPLES} samples, got {waveform.shape[-1]}")
+    window = torch.hann_window(WINDOW_LENGTH, dtype=waveform.dtype, device=waveform.device)
+    spectrum = torch.stft(
+        waveform, FFT_LENGTH, HOP_LENGTH, WINDOW_LENGTH, window, center=True, pad_mode="reflect", return_complex=True
+    )
+    power = spectrum.real.square() + spectrum.imag.square()  # [257, frames]
+    mel = power.transpose(0, 1) @ _mel_filters().to(waveform.dtype).to(waveform.device)  # [frames, 80]
+    log_mel = mel.clamp(min=1e-10).log10()
+    log_mel = torch.maximum(log_mel, log_mel.max() - 8.0) / 4.0 + 1.0
+    frames = log_mel.shape[0] - log_mel.shape[0] % FRAME_STACK
+    return log_mel[:frames].reshape(-1, FEATURE_SIZE)
+
+
+@lru_cache(maxsize=1)
+def _mel_filters() -> Tensor:
+    """Triangular HTK mel filters without area normalisation, `[257, 80]`, float64."""
+    # Imported here: transformers takes a second to import, and reading audio does not need it.
+    from transformers.audio_utils import mel_filter_bank
+
+    filters = mel_filter_bank(
+        num_frequency_bins=FFT_LENGTH // 2 + 1,
+        num_mel_filters=MEL_BANDS,
+        min_frequency=0.0,
+        max_frequency=8_000.0,
+        sampling_rate=16_000,
+        norm=None,
+        mel_scale="htk",
+    )
+    return torch.from_numpy(filters)

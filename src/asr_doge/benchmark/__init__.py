@@ -1,0 +1,5 @@
+"""Measuring a checkpoint."""
+
+from asr_doge.benchmark.benchmark import ASRDogeBenchmark, BenchmarkConfig, BenchmarkResult, SampleResult, SpeedResult
+
+__all__ = ["ASRDogeBenchmark", "BenchmarkConfig", "BenchmarkResult", "SampleResult", "SpeedResult"]

@@ -1,0 +1,63 @@
+"""The `asr-doge` command: one thin file a verb.
+
+Promises: a user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130, with what was finished kept.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from asr_doge.errors import ASRDogeError
+
+VERBS = {
+    "demo": "Train and try everything on synthesized speech, in a few minutes.",
+    "transcribe": "Recordings to text.",
+    "process": "A corpus to manifests.",
+    "features": "Run the frozen encoder once over processed speech.",
+    "train": "Fit the adapter.",
+    "benchmark": "Accuracy and speed of a checkpoint.",
+    "pretrain": "Make the frozen parts of a small model, such as nano.",
+    "info": "Versions, devices, places, and the parameters of a model.",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb == "--version":
+        from asr_doge import __version__
+
+        print(f"asr-doge {__version__}")
+        return 0
+    if verb not in VERBS:
+        return _fail(f"asr-doge: unknown verb '{verb}'; choose from {', '.join(VERBS)}")
+    try:
+        run: Callable[[Sequence[str]], int] = import_module(f"asr_doge.cli.{verb}").run
+        return run(rest)
+    except ASRDogeError as error:
+        return _fail(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    lines = [
+        "usage: asr-doge VERB [options]",
+        "",
+        "Parameter-efficient speech recognition: a frozen speech encoder, a small adapter, a small language model.",
+        "",
+        *(f"  {verb:<11} {meaning}" for verb, meaning in VERBS.items()),
+        "",
+        "asr-doge VERB --help says more. Try: asr-doge transcribe recording.wav",
+    ]
+    return "\n".join(lines)
+
+
+def _fail(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2

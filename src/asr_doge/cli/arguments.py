@@ -1,0 +1,97 @@
+"""Documented dataclasses as the command line and as YAML.
+
+Promises: every field of a verb's dataclass is a flag of the same name; `--config FILE.yaml` gives values that flags
+override; a file may serve several verbs, each in a section of its name; a mistake is one line that names the flag or
+file.
+It does not know what the verbs do.
+"""
+
+import dataclasses
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from asr_doge.errors import ConfigError
+
+Config = TypeVar("Config")
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def parse_config(
+    verb: str, config_class: type[Config], arguments: Sequence[str], example: str, positional: str | None = None
+) -> Config:
+    """A verb's configuration from its command line.
+
+    Args:
+        verb: its name, which is also its section in a YAML file.
+        config_class: a dataclass with a docstring under every field.
+        arguments: what follows the verb on the command line.
+        example: a command line for `--help`.
+        positional: the field that arguments without a flag go to, a list of strings.
+
+    Raises:
+        ConfigError: a flag or value that cannot be used.
+        SystemExit: after `--help`.
+    """
+    parser = ArgumentParser(
+        prog=f"asr-doge {verb}",
+        description=f"{(config_class.__doc__ or '').strip()} For example: {example}",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file of values that flags override.")
+    if positional:
+        parser.add_argument(positional, nargs="*", type=str, default=[], help=_field_help(config_class, positional))
+    parser.add_class_arguments(config_class, skip={positional} if positional else set())
+    try:
+        namespace = parser.parse_args(_spell_out(arguments, verb, config_class))
+    except ArgumentError as error:
+        raise ConfigError(f"asr-doge {verb}: {_one_line(error)}; see asr-doge {verb} --help") from error
+    values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    return config_class(**values)
+
+
+def _spell_out(arguments: Sequence[str], verb: str, config_class: type) -> list[str]:
+    """Write out what jsonargparse wants in full: a boolean `--flag` as `--flag=true`, a file as its section."""
+    booleans = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type in (bool, "bool")}
+    spelled: list[str] = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        flag, equals, value = argument.partition("=")
+        if flag == "--config":
+            if not equals and not pending:
+                raise ConfigError("--config needs a file")
+            spelled.append(f"--config={_section(Path(value if equals else pending.pop(0)), verb)}")
+        elif argument in booleans and (not pending or pending[0] not in ("true", "false")):
+            spelled.append(f"{argument}=true")
+        else:
+            spelled.append(argument)
+    return spelled
+
+
+def _section(path: Path, verb: str) -> str:
+    """The part of a YAML file that is for `verb`, as YAML."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {path}: expected 'name: value' lines")
+    sections: dict[str, Any] = {name: part for name, part in content.items() if isinstance(part, dict)}
+    return yaml.safe_dump(sections.get(verb, {}) if sections else content)
+
+
+def _field_help(config_class: type, name: str) -> str:
+    """Help of a positional argument, kept in its field's metadata since it has no flag."""
+    return str(next(field for field in dataclasses.fields(config_class) if field.name == name).metadata["help"])
+
+
+def _one_line(error: ArgumentError) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip()).replace("Parser key", "flag")

@@ -1,0 +1,108 @@
+"""`asr-doge demo`: the whole way from recordings to transcripts, on speech made on the spot."""
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from tqdm import tqdm
+
+from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig, BenchmarkResult
+from asr_doge.cli import features, process, train, transcribe
+from asr_doge.cli.arguments import parse_config
+from asr_doge.cli.console import benchmark_table, quiet_libraries
+from asr_doge.data.digits import split_voices, synthesized_clips, write_clips
+from asr_doge.errors import ConfigError
+from asr_doge.models import assemble_model
+
+ENCODER, LANGUAGE_MODEL = "nano/encoder", "nano/language_model"
+ADAPTER_HIDDEN_DIM = 256
+
+
+@dataclass
+class DemoConfig:
+    """Make a small corpus of spoken digits, train an adapter on it from a random start, and measure what it learned."""
+
+    output_dir: str = "./asr-doge-demo"
+    """Folder for everything that is made."""
+    train_utterances: int = 1200
+    """Digit strings to train on; a twelfth as many are made to tune and to test on."""
+    seed: int = 0
+    """Seed of the speech and of the adapter."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb; returns the exit code."""
+    config = parse_config("demo", DemoConfig, arguments, "asr-doge demo --output_dir /tmp/demo")
+    if config.train_utterances < 100:
+        raise ConfigError(f"--train_utterances {config.train_utterances}: too few to learn from; at least 100")
+    quiet_libraries()
+    console = Console(soft_wrap=True, highlight=False)
+    start = time.perf_counter()
+    folder = Path(config.output_dir)
+    corpus, processed, checkpoints = folder / "corpus", folder / "processed", folder / "checkpoints"
+
+    console.rule("1. speech: digit strings in voices that nano has never heard")
+    _synthesize(corpus, config)
+    console.rule("2. process: corpus to manifests")
+    _say(
+        console,
+        process.run,
+        ["process", "--dataset", "manifest", "--data_dir", str(corpus), "--output_dir", str(processed)],
+    )
+    console.rule("3. features: the frozen encoder, once")
+    _say(console, features.run, ["features", "--data_dir", str(processed), "--speech_encoder", ENCODER])
+    console.rule("4. train: the adapter, from a random start")
+    assemble_model(ENCODER, LANGUAGE_MODEL, adapter_hidden_dim=ADAPTER_HIDDEN_DIM).save(checkpoints / "untrained")
+    _say(
+        console,
+        train.run,
+        [
+            "train",
+            *("--data_dir", str(processed), "--features_dir", str(processed / "features")),
+            *("--speech_encoder", ENCODER, "--language_model", LANGUAGE_MODEL),
+            *("--adapter_hidden_dim", str(ADAPTER_HIDDEN_DIM), "--epochs", "8", "--patience", "10"),
+            *("--seed", str(config.seed), "--output_dir", str(checkpoints)),
+        ],
+    )
+    console.rule("5. benchmark: before and after")
+    results = {name: _benchmark(checkpoints / name, processed, folder / "benchmark") for name in ("untrained", "best")}
+    console.rule("6. transcribe: a few test clips")
+    clips = [str(path) for path in sorted((corpus / "audio" / "test").glob("*.wav"))[:4]]
+    _say(console, transcribe.run, ["transcribe", *clips, "--model", str(checkpoints / "best")])
+    for sample in results["best"].samples[:4]:
+        console.print(f"  said: {sample.reference}")
+
+    console.rule("result")
+    console.print(benchmark_table({"before (random adapter)": results["untrained"], "after": results["best"]}))
+    console.print(f"corpus      {corpus}\nmanifests   {processed}\nfeatures    {processed / 'features'}")
+    console.print(f"checkpoint  {checkpoints / 'best'}")
+    for name, result in results.items():
+        console.print(f"report      {result.report_path} ({name})")
+    console.print(f"{time.perf_counter() - start:.0f} seconds in all")
+    return 0
+
+
+def _synthesize(corpus: Path, config: DemoConfig) -> None:
+    """Train, dev and test strings; test voices speak in neither of the others."""
+    voices = split_voices().unseen
+    test_voices, other_voices = voices[::4], [voice for index, voice in enumerate(voices) if index % 4]
+    few = config.train_utterances // 12
+    for number, (split, count, names) in enumerate(
+        (("train", config.train_utterances, other_voices), ("dev", few, other_voices), ("test", few, test_voices))
+    ):
+        clips = synthesized_clips(count, names, seed=3 * config.seed + number)
+        write_clips(corpus, split, tqdm(clips, total=count, desc=f"speaking {split}", unit="utt", dynamic_ncols=True))
+
+
+def _say(console: Console, run_verb: Callable[[Sequence[str]], int], command: Sequence[str]) -> None:
+    """Show the command a user would type, and run it."""
+    console.print(f"$ asr-doge {shlex.join(command)}", style="bold", markup=False)
+    run_verb(command[1:])
+
+
+def _benchmark(checkpoint: Path, processed: Path, output_dir: Path) -> BenchmarkResult:
+    config = BenchmarkConfig(str(checkpoint), str(processed), output_dir=str(output_dir / checkpoint.name))
+    return ASRDogeBenchmark(config).run_full_benchmark()

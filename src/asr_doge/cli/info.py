@@ -1,0 +1,56 @@
+"""`asr-doge info`: versions, devices, places, and the parameters of a model."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+from huggingface_hub.constants import HF_HUB_CACHE
+from rich.console import Console
+from rich.table import Table
+
+from asr_doge.cli.arguments import parse_config
+from asr_doge.cli.console import quiet_libraries
+from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, find_device
+from asr_doge.models.checkpoints import BUNDLED_MODELS, find_model
+from asr_doge.models.modeling_asr_doge import load_asr_doge_config
+
+
+@dataclass
+class InfoConfig:
+    """Versions, devices, where models and caches live, and the parameters of a model."""
+
+    model: str = "nano"
+    """Checkpoint folder, hub id or nano; `published` is the published pair, counted without downloading it."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb; returns the exit code."""
+    config = parse_config("info", InfoConfig, arguments, "asr-doge info --model published")
+    quiet_libraries()
+    model_config = ASRDogeConfig() if config.model == "published" else load_asr_doge_config(find_model(config.model))
+    console = Console(soft_wrap=True, highlight=False)
+    for name in ("asr-doge", "torch", "transformers", "accelerate", "peft"):
+        console.print(f"{name:<20} {version(name)}")
+    console.print(f"{'python':<20} {platform.python_version()} on {platform.system()} {platform.machine()}")
+    console.print(f"{'device':<20} {find_device()} ({torch.get_num_threads()} threads)")
+    console.print(f"{'bundled models':<20} {BUNDLED_MODELS['nano'].parent}")
+    console.print(f"{'downloaded models':<20} {HF_HUB_CACHE}")
+    console.print(_parameter_table(config.model, model_config))
+    return 0
+
+
+def _parameter_table(name: str, config: ASRDogeConfig) -> Table:
+    """Parameters of a model by part, counted on the meta device: nothing is downloaded or allocated."""
+    with torch.device("meta"):
+        counts = ASRDogeForConditionalGeneration(config).count_parameters()
+    table = Table(title=f"parameters of {name}")
+    for heading in ("part", "from", "parameters"):
+        table.add_column(heading, justify="right" if heading == "parameters" else "left")
+    table.add_row("speech encoder", config.speech_encoder or "the checkpoint", f"{counts.encoder:,}")
+    table.add_row("adapter", "the checkpoint", f"{counts.adapter:,}")
+    table.add_row("language model", config.language_model or "the checkpoint", f"{counts.language_model:,}")
+    table.add_row("all", "", f"{counts.total:,}")
+    table.add_row("trainable", "", f"{counts.trainable:,} ({100 * counts.trainable_share:.2f} %)")
+    return table

@@ -1,0 +1,83 @@
+"""`asr-doge transcribe`: recordings to text."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from asr_doge.audio.reading import find_audio_files
+from asr_doge.cli.arguments import parse_config
+from asr_doge.cli.console import quiet_libraries
+from asr_doge.errors import ASRDogeError, ConfigError
+from asr_doge.inference.output import OutputFormat, json_document, text_line
+from asr_doge.inference.transcription import FailedTranscription, Transcriber, Transcription
+from asr_doge.models import load_model
+
+
+@dataclass
+class TranscribeConfig:
+    """Recordings to text. Reads WAV, FLAC, MP3, Ogg, Opus, M4A, video with sound and more, at any rate."""
+
+    files: list[str] = field(default_factory=list, metadata={"help": "Recordings, or folders of them."})
+    model: str = "nano"
+    """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
+    format: OutputFormat = "txt"
+    """txt: a line for each recording, after its name if there are several. json: one document."""
+    batch_size: int = 8
+    """Pieces of recordings (30 seconds at most) that the model reads at once."""
+    num_beams: int = 1
+    """Beams of beam search; 1 is greedy."""
+    device: str | None = None
+    """cpu, cuda or mps; default, an accelerator if there is one."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the verb; returns 2 if a recording could not be transcribed."""
+    example = "asr-doge transcribe recording.mp3 folder/ --format json"
+    config = parse_config("transcribe", TranscribeConfig, arguments, example, positional="files")
+    if not config.files:
+        raise ConfigError("nothing to transcribe: give files or folders, as in asr-doge transcribe recording.wav")
+    if config.batch_size < 1 or config.num_beams < 1:
+        raise ConfigError("--batch_size and --num_beams must be at least 1")
+    quiet_libraries()
+    paths, missing = _expand(config.files)
+    transcriber = Transcriber(load_model(config.model, device=config.device), config.batch_size, config.num_beams)
+    results: list[Transcription | FailedTranscription] = []
+    failures = len(missing)
+    for result in _with_progress(transcriber.transcribe_each(paths), len(paths)):
+        results.append(result)
+        if isinstance(result, FailedTranscription):
+            failures += 1
+            tqdm.write(f"error: {result.error}", file=sys.stderr)
+        elif config.format == "txt":
+            tqdm.write(text_line(result, show_path=len(paths) > 1), file=sys.stdout)
+    for error in missing:
+        print(f"error: {error}", file=sys.stderr)
+    if config.format == "json":
+        print(json_document(results, config.model))
+    if failures:
+        print(f"{len(results) + len(missing) - failures} transcribed, {failures} failed", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def _expand(files: Sequence[str]) -> tuple[list[Path], list[ASRDogeError]]:
+    """Recordings among files and folders, and an error for every folder without any."""
+    paths: list[Path] = []
+    errors: list[ASRDogeError] = []
+    for name in files:
+        path = Path(name)
+        try:
+            paths += find_audio_files(path) if path.is_dir() else [path]
+        except ASRDogeError as error:
+            errors.append(error)
+    return paths, errors
+
+
+def _with_progress(
+    results: Iterator[Transcription | FailedTranscription], total: int
+) -> Iterator[Transcription | FailedTranscription]:
+    """A bar on stderr where there is something to wait for and somebody to see it."""
+    disable = total < 2 or not sys.stderr.isatty()
+    yield from tqdm(results, total=total, unit="file", desc="transcribing", disable=disable, dynamic_ncols=True)

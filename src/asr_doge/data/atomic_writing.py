@@ -1,0 +1,35 @@
+"""Write a file so that nobody ever meets half of it.
+
+Promises: under the target's name lies either the old content or the whole new one, even if the process is killed or the
+disk fills up. It does not keep two processes from replacing each other's file.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from asr_doge.errors import DataError
+
+TEMPORARY_SUFFIX = ".tmp"
+"""Ending of a file that is being written; one that outlives its process is safe to delete."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, by way of a temporary file beside it; missing folders are made.
+
+    Raises:
+        DataError: the folder cannot be written to, or the disk is full.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can leave the new name with no content
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}): check the folder and the free space") from error
+    finally:
+        with suppress(OSError):  # gone after success; what cannot be removed must not hide the first error
+            temporary.unlink()

@@ -1,0 +1,196 @@
+"""Manifests: JSON lines that say which recording holds which words.
+
+Promises: what is read is complete and typed, and any fault is one `DataError` line with the file and the line number; a
+manifest is written whole or not at all, the same utterances give the same bytes, and recordings are named relative to
+the manifest's folder, so that the two can be moved together. NeMo's `audio_filepath` is read too. It opens no
+recording and normalizes no text: both are as the file says.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.errors import DataError
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A recording of some words."""
+
+    id: str
+    """Unique within its manifest."""
+    audio_path: Path
+    """The recording; absolute once read."""
+    text: str
+    """What to train on and to score against: normalized, if `asr-doge process` wrote it."""
+    raw_text: str
+    """The transcript as its corpus gives it."""
+    duration: float
+    """Length of the recording, in seconds."""
+    speaker: str | None = None
+    """Who speaks, if known."""
+    language: str | None = None
+    """Code of the language, such as `en`, if known."""
+
+
+def read_manifest(path: str | os.PathLike[str], *, need_durations: bool = True) -> list[Utterance]:
+    """Read a manifest; blank lines are passed over.
+
+    Args:
+        path: JSON lines with `audio_path` (or `audio_filepath`; relative to the manifest's folder, or absolute),
+            `text`, `duration`, and optionally `id` (default: the recording's name without its ending), `raw_text`
+            (default: the text), `speaker` and `language`. Other fields are ignored.
+        need_durations: whether a line without a duration is an error; if not, it is read as NaN.
+
+    Returns:
+        At least one utterance, in the order of the file.
+
+    Raises:
+        DataError: the file is missing, unreadable, not UTF-8 or empty, or a line is malformed or repeats an id.
+    """
+    path = Path(path)
+    folder = Path(os.path.abspath(path.parent))  # noqa: PTH100 - `resolve` would replace the user's links
+    utterances = []
+    lines_by_id: dict[str, int] = {}
+    for number, fields in _json_lines(path):
+        try:
+            utterance = _utterance(fields, folder, need_durations)
+        except ValueError as error:
+            raise DataError(f"{path} line {number}: {error}") from None
+        if utterance.id in lines_by_id:
+            first = lines_by_id[utterance.id]
+            raise DataError(
+                f"{path} line {number}: the id {utterance.id!r} is already that of line {first};"
+                ' give each line an "id" of its own'
+            )
+        lines_by_id[utterance.id] = number
+        utterances.append(utterance)
+    if not utterances:
+        raise DataError(f"{path} holds no utterances: make it again with 'asr-doge process'")
+    return utterances
+
+
+def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
+    """Write a manifest that `read_manifest` reads back equal; unknown speakers and languages are left out.
+
+    Args:
+        path: the file to write or to replace; missing folders are made.
+        utterances: at least one, each with an id of its own.
+
+    Raises:
+        DataError: the file cannot be written, or there is nothing to write.
+    """
+    path = Path(path)
+    lines = [_line(utterance, path.parent) for utterance in utterances]
+    if not lines:
+        raise DataError(f"{path} would hold no utterances: nothing is written")
+    # An undecodable byte of a file name is a lone surrogate in Python, and has no UTF-8 form. Its backslash escape
+    # happens to be the one of JSON.
+    write_atomically(path, "".join(lines).encode("utf-8", "backslashreplace"))
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers, from 1, and objects."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: make it with 'asr-doge process', or correct the path") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): give the path of a manifest") from None
+    try:
+        text = content.decode("utf-8-sig")  # some editors put a byte-order mark in front
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path} line {number}: not UTF-8; save the file as UTF-8") from None
+    # Not `splitlines`: JSON allows U+2028 and its like inside a string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError):
+            raise DataError(f"{path} line {number}: not JSON; write one object a line") from None
+        if not isinstance(fields, dict):
+            raise DataError(f"{path} line {number}: not a JSON object; write {{...}} on each line")
+        yield number, fields
+
+
+def _utterance(fields: dict[str, Any], folder: Path, need_duration: bool) -> Utterance:
+    """Check one object; a ValueError says what is wrong and how to mend it."""
+    audio = _text_field(fields, "audio_path" if "audio_path" in fields else "audio_filepath")
+    text = _text_field(fields, "text")
+    if not audio:
+        raise ValueError('no "audio_path"; name the recording')
+    if text is None:
+        raise ValueError('no "text"; give the transcript')
+    if fields.get("offset"):
+        raise ValueError('"offset" is not supported; cut the recording into one file for each utterance')
+    raw_text = _text_field(fields, "raw_text")
+    audio_path = _absolute(Path(audio), folder)
+    return Utterance(
+        id=_text_field(fields, "id") or audio_path.stem,
+        audio_path=audio_path,
+        text=text,
+        raw_text=text if raw_text is None else raw_text,
+        duration=_duration(fields, need_duration),
+        speaker=_text_field(fields, "speaker"),
+        language=_text_field(fields, "language"),
+    )
+
+
+def _text_field(fields: dict[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    if name in ("id", "speaker") and type(value) is int:  # many corpora number their speakers
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f'"{name}" is not text; write it in quotation marks')
+    return value
+
+
+def _duration(fields: dict[str, Any], needed: bool) -> float:
+    value = fields.get("duration")
+    if value is None and not needed:
+        return math.nan
+    if value is None:
+        raise ValueError("no \"duration\"; let 'asr-doge process --dataset manifest' measure it")
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise ValueError('"duration" is not a positive number; give seconds')
+    return float(value)
+
+
+def _line(utterance: Utterance, folder: Path) -> str:
+    fields = {
+        "id": utterance.id,
+        "audio_path": _relative(utterance.audio_path, folder),
+        "text": utterance.text,
+        "raw_text": utterance.raw_text,
+        "duration": utterance.duration,
+        "speaker": utterance.speaker,
+        "language": utterance.language,
+    }
+    known = {name: value for name, value in fields.items() if value is not None}
+    return json.dumps(known, ensure_ascii=False) + "\n"
+
+
+def _absolute(path: Path, folder: Path) -> Path:
+    if ".." not in path.parts:
+        return folder / path
+    # Above a folder is what lies above its real place: the same file that the system would open.
+    return Path(os.path.normpath(folder.resolve() / path))
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Name `path` from `folder`; recordings inside it keep the user's links, others are found by their real place."""
+    inside, outside = Path(os.path.abspath(path)), Path(os.path.abspath(folder))  # noqa: PTH100
+    if inside.is_relative_to(outside):
+        return inside.relative_to(outside).as_posix()
+    real = path.parent.resolve() / path.name  # the recording's own link may lead to a store without readable names
+    try:
+        return Path(os.path.relpath(real, folder.resolve())).as_posix()
+    except ValueError:  # another drive of a Windows machine
+        return real.as_posix()

@@ -1,0 +1,26 @@
+"""Errors that a user can mend.
+
+Promises: the message of every `ASRDogeError` is one plain line that names the file, flag or value at fault and the
+remedy. The command line prints that line, without a traceback, and exits with code 2. Any other exception is a defect
+in this package and keeps its traceback.
+"""
+
+
+class ASRDogeError(Exception):
+    """Base of every error that a user can mend."""
+
+
+class AudioError(ASRDogeError):
+    """A recording that cannot be read, or holds no usable samples."""
+
+
+class DataError(ASRDogeError):
+    """A corpus, manifest or feature cache that is missing, malformed or stale."""
+
+
+class CheckpointError(ASRDogeError):
+    """A model, tokenizer or checkpoint that is missing, incomplete or of another architecture."""
+
+
+class ConfigError(ASRDogeError):
+    """A flag or configuration value that cannot be used."""

@@ -1,0 +1,138 @@
+"""The frozen encoder over a corpus, once, into the feature cache.
+
+Promises: what the cache holds is what the model's `encode` gives for the same audio, so training from it gives the
+same loss; only utterances that are new or whose audio changed are encoded; clips that cannot be read are named, counted
+and left out. No language model is loaded.
+It does not know the cache's files (see `asr_doge.data.feature_cache`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from asr_doge.audio.reading import read_audio
+from asr_doge.data.feature_cache import FeatureCacheWriter, audio_stamp
+from asr_doge.data.manifest import Utterance, read_manifest
+from asr_doge.errors import AudioError, DataError
+from asr_doge.models import find_device
+from asr_doge.models.checkpoints import find_model, load_model_config
+from asr_doge.models.configuration_asr_doge import DEFAULT_SPEECH_ENCODER
+from asr_doge.models.encoders import SpeechEncoder, encoder_family
+from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source, load_encoder
+
+SORTED_GROUP = 64
+"""Batches among whose clips neighbours of like length are looked for."""
+
+
+@dataclass
+class FeaturesConfig:
+    """Run the frozen encoder over processed speech once, so that training need not."""
+
+    data_dir: str = "./processed"
+    """Folder with the manifests that `asr-doge process` wrote."""
+    output_dir: str | None = None
+    """Feature cache to write; default, `features` in data_dir."""
+    speech_encoder: str = DEFAULT_SPEECH_ENCODER
+    """Speech encoder: hub id, folder, or nano/encoder."""
+    batch_size: int = 8
+    """Utterances encoded at once."""
+    device: str | None = None
+    """cpu, cuda or mps; default, an accelerator if there is one."""
+
+
+@dataclass(frozen=True)
+class FeaturesReport:
+    """What the `features` verb did.
+
+    Attributes:
+        folder: the cache.
+        encoded: utterances encoded in this run.
+        kept: utterances that were there already.
+        failed: one line for each utterance that could not be read.
+    """
+
+    folder: Path
+    encoded: int
+    kept: int
+    failed: list[str]
+
+
+def compute_features(config: FeaturesConfig) -> FeaturesReport:
+    """Run the `features` verb over every manifest in `data_dir`.
+
+    Raises:
+        DataError: no manifests, or not one readable utterance.
+        CheckpointError: the encoder cannot be loaded.
+    """
+    data_dir = Path(config.data_dir)
+    manifests = sorted(data_dir.glob("*_manifest.json"))
+    if not manifests:
+        raise DataError(f"no *_manifest.json in {data_dir}; run `asr-doge process` first")
+    utterances = [utterance for manifest in manifests for utterance in read_manifest(manifest)]
+    reference = find_model(config.speech_encoder)
+    encoder_config = load_model_config(reference)
+    encoder = load_encoder(reference, encoder_config).to(find_device(config.device))
+    extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
+
+    folder = Path(config.output_dir) if config.output_dir else data_dir / "features"
+    failed: list[str] = []
+    encoded = 0
+    with FeatureCacheWriter(folder, feature_source(encoder_fingerprint(reference, encoder_config))) as writer:
+        wanted = [u for u in utterances if not _is_held(writer, u)]
+        with tqdm(total=len(wanted), desc="features", unit="utt", dynamic_ncols=True) as progress:
+            for batch in _batches(wanted, config.batch_size):
+                waveforms = _read(batch, extractor.sampling_rate, failed)
+                for utterance, embeddings in _encode(encoder, extractor, waveforms):
+                    writer.add(utterance.id, audio_stamp(utterance.audio_path), embeddings)
+                    encoded += 1
+                progress.update(len(batch))
+    if failed and len(failed) == len(utterances):
+        raise DataError(f"none of the {len(failed)} utterances can be read; the first: {failed[0]}")
+    return FeaturesReport(folder, encoded, len(utterances) - len(wanted), failed)
+
+
+def _is_held(writer: FeatureCacheWriter, utterance: Utterance) -> bool:
+    return utterance.audio_path.is_file() and writer.holds(utterance.id, audio_stamp(utterance.audio_path))
+
+
+def _batches(utterances: Sequence[Utterance], batch_size: int) -> Iterator[list[Utterance]]:
+    """Batches of like length, from neighbours in the manifest (which are often neighbours on disk)."""
+    for start in range(0, len(utterances), batch_size * SORTED_GROUP):
+        group = sorted(utterances[start : start + batch_size * SORTED_GROUP], key=lambda u: u.duration)
+        for first in range(0, len(group), batch_size):
+            yield group[first : first + batch_size]
+
+
+def _read(batch: Sequence[Utterance], sampling_rate: int, failed: list[str]) -> list[tuple[Utterance, Any]]:
+    waveforms = []
+    for utterance in batch:
+        try:
+            waveforms.append((utterance, read_audio(utterance.audio_path, sampling_rate)))
+        except AudioError as error:
+            failed.append(str(error))
+    return waveforms
+
+
+@torch.inference_mode()
+def _encode(
+    encoder: SpeechEncoder, extractor: Any, waveforms: Sequence[tuple[Utterance, Any]]
+) -> Iterator[tuple[Utterance, torch.Tensor]]:
+    """Speech embeddings `[T', D]` of each utterance, on the CPU."""
+    if not waveforms:
+        return
+    inputs = extractor(
+        [waveform for _, waveform in waveforms],
+        sampling_rate=extractor.sampling_rate,
+        return_tensors="pt",
+        return_attention_mask=True,
+    )
+    device = next(encoder.parameters()).device
+    output = encoder(inputs["input_features"].to(device), inputs["attention_mask"].sum(dim=1).to(device))
+    for (utterance, _), embeddings, length in zip(
+        waveforms, output.speech_embeddings, output.speech_lengths.tolist(), strict=True
+    ):
+        yield utterance, embeddings[:length].cpu().clone()

@@ -1,0 +1,29 @@
+"""The model, its parts, and the one way to load it. Importing this registers the classes with transformers."""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForSpeechSeq2Seq, AutoProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
+
+from asr_doge.models.configuration_asr_doge import ASRDogeConfig
+from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
+from asr_doge.models.loading import LoadedModel, assemble_model, find_device, load_model
+from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration, ParameterCounts
+from asr_doge.models.processing_asr_doge import ASRDogeProcessor
+
+AutoConfig.register(ASRDogeConfig.model_type, ASRDogeConfig)
+AutoModelForSpeechSeq2Seq.register(ASRDogeConfig, ASRDogeForConditionalGeneration)
+AutoFeatureExtractor.register(ASRDogeConfig, LogMelFeatureExtractor)
+AutoProcessor.register(ASRDogeConfig, ASRDogeProcessor)
+# The pipeline tells sequence-to-sequence models from CTC ones by this table of names, which `register` leaves alone.
+MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES[ASRDogeConfig.model_type] = ASRDogeForConditionalGeneration.__name__
+
+__all__ = [
+    "ASRDogeConfig",
+    "ASRDogeForConditionalGeneration",
+    "ASRDogeProcessor",
+    "LoadedModel",
+    "LogMelFeatureExtractor",
+    "ParameterCounts",
+    "assemble_model",
+    "find_device",
+    "load_model",
+]

@@ -1,0 +1,70 @@
+"""The adapter: speech embeddings into the language model's token embedding space. The part that is always trained.
+
+Promises: an embedding of the output depends only on `stack` neighbouring speech embeddings of the same clip, so
+padding and neighbours cannot reach it.
+It does not know where its input or output go.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr_doge.models.configuration_asr_doge import ASRDogeConfig
+from asr_doge.models.encoders import length_mask
+
+
+class Adapter(nn.Module):
+    """Frame stacking, one or two linear layers, and an optional norm.
+
+    Published form: 2048 → 512 → 1024 with GELU, 1,574,400 parameters.
+    """
+
+    def __init__(self, config: ASRDogeConfig, speech_size: int, text_size: int) -> None:
+        """Build it.
+
+        Args:
+            config: gives `adapter_type`, `adapter_hidden_dim`, `adapter_stack` and `adapter_output_norm`.
+            speech_size: width of the speech embeddings.
+            text_size: width of the language model's token embeddings.
+        """
+        super().__init__()
+        self.stack: int = config.adapter_stack
+        stacked_size = speech_size * self.stack
+        layers: list[nn.Module]
+        if config.adapter_type == "mlp":
+            hidden_dim: int = config.adapter_hidden_dim
+            layers = [nn.Linear(stacked_size, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, text_size)]
+        else:
+            layers = [nn.Linear(stacked_size, text_size)]
+        self.layers = nn.Sequential(*layers)
+        self.norm = nn.RMSNorm(text_size, eps=1e-6) if config.adapter_output_norm else nn.Identity()
+
+    def forward(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Adapt a padded batch.
+
+        Args:
+            speech_embeddings: `[B, T', D]`.
+            speech_lengths: `[B]`.
+
+        Returns:
+            `[B, ceil(T' / stack), text_size]` and its lengths `[B]`.
+        """
+        if self.stack > 1:
+            mask = length_mask(speech_lengths, speech_embeddings.shape[1])
+            # A clip's last group is completed with zeros whatever the batch padded it with.
+            speech_embeddings = speech_embeddings.masked_fill(~mask[..., None], 0.0)
+            speech_embeddings = F.pad(speech_embeddings, (0, 0, 0, -speech_embeddings.shape[1] % self.stack))
+            batch, frames, size = speech_embeddings.shape
+            speech_embeddings = speech_embeddings.reshape(batch, frames // self.stack, size * self.stack)
+            speech_lengths = (speech_lengths + self.stack - 1) // self.stack
+        return self.norm(self.layers(speech_embeddings)), speech_lengths
+
+    @torch.no_grad()
+    def match_scale(self, token_embeddings: Tensor) -> None:
+        """Start the output norm at the loudness of `token_embeddings` `[V, text_size]`; nothing without a norm.
+
+        A norm that starts at 1 speaks far louder than embeddings of standard deviation 0.02, one without a norm far
+        quieter than those of 1: either way the language model first has to be shouted or whispered to.
+        """
+        if isinstance(self.norm, nn.RMSNorm):
+            self.norm.weight.fill_(float(token_embeddings.float().square().mean().sqrt()))

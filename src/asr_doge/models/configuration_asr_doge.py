@@ -1,0 +1,143 @@
+"""The configuration of one ASR-Doge model: its three parts, the prompt, and what training adds.
+
+Promises: `ASRDogeConfig()` is the published pair (Granite Speech 3.3-2B's encoder, Doge-320M, adapter 2048→512→1024)
+with every shape filled in, so that a model can be built on the meta device with nothing downloaded. A saved
+configuration, with its checkpoint, is all that `from_pretrained` needs.
+It does not hold weights, nor check that the frozen parts can be reached.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+from transformers import CONFIG_MAPPING, AutoConfig, DogeConfig, GraniteSpeechConfig, PreTrainedConfig
+
+from asr_doge.errors import ConfigError
+
+DEFAULT_SPEECH_ENCODER = "ibm-granite/granite-speech-3.3-2b"
+DEFAULT_LANGUAGE_MODEL = "SmallDoge/Doge-320M-Checkpoint"
+DEFAULT_PROMPT = "transcribe the following audio: "
+
+AdapterType = Literal["mlp", "linear"]
+TrainLanguageModel = Literal["none", "lora", "full"]
+
+
+class ASRDogeConfig(PreTrainedConfig):
+    """Configuration of `ASRDogeForConditionalGeneration`.
+
+    Args:
+        encoder_config: configuration of the frozen speech encoder (a transformers configuration of a family in
+            `asr_doge.models.encoders`, or its dictionary). Default: Granite Speech 3.3-2B.
+        text_config: configuration of the language model, any causal one. Default: Doge-320M.
+        speech_encoder: where the encoder's weights are: hub id, local folder, or a bundled name (`nano/encoder`).
+            None: nowhere else, so they are saved in the checkpoint itself.
+        speech_encoder_revision: hub commit of those weights.
+        speech_encoder_fingerprint: digest of those weights, compared on loading.
+        language_model, language_model_revision, language_model_fingerprint: the same of the language model.
+        adapter_type: `mlp` (two layers with GELU) or `linear` (one layer).
+        adapter_hidden_dim: width between the two layers of `mlp`.
+        adapter_stack: neighbouring speech embeddings joined into one before the adapter.
+        adapter_output_norm: RMS norm after the adapter, scaled to the language model's token embeddings.
+        prompt: text the language model reads before the speech.
+        prompt_ids: the prompt's token ids, with the beginning-of-sequence token where the tokenizer has one.
+        pad_token_id: what fills up the shorter texts of a batch; default, the language model's.
+        train_language_model: what of the language model is trained: `none`, `lora` or `full`.
+        lora: options of `peft.LoraConfig` (`r`, `lora_alpha`, `lora_dropout`, `target_modules`), for `lora`.
+    """
+
+    model_type = "asr_doge"
+    sub_configs = {"encoder_config": AutoConfig, "text_config": AutoConfig}
+
+    # A dictionary or None only until __post_init__ has run.
+    encoder_config: PreTrainedConfig = None  # type: ignore[assignment]
+    text_config: PreTrainedConfig = None  # type: ignore[assignment]
+    speech_encoder: str | None = DEFAULT_SPEECH_ENCODER
+    speech_encoder_revision: str | None = None
+    speech_encoder_fingerprint: str | None = None
+    language_model: str | None = DEFAULT_LANGUAGE_MODEL
+    language_model_revision: str | None = None
+    language_model_fingerprint: str | None = None
+    adapter_type: str = "mlp"
+    adapter_hidden_dim: int = 512
+    adapter_stack: int = 1
+    adapter_output_norm: bool = False
+    prompt: str = DEFAULT_PROMPT
+    prompt_ids: list[int] | None = None
+    pad_token_id: int | None = None
+    train_language_model: str = "none"
+    lora: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill in and check; raises ConfigError for a value that names no choice."""
+        self.encoder_config = _sub_config(self.encoder_config, published_encoder_config)
+        self.text_config = _sub_config(self.text_config, published_text_config)
+        if self.pad_token_id is None:
+            self.pad_token_id = self.text_config.pad_token_id
+        _check_choice("adapter_type", self.adapter_type, get_args(AdapterType))
+        _check_choice("train_language_model", self.train_language_model, get_args(TrainLanguageModel))
+        if self.adapter_hidden_dim < 1 or self.adapter_stack < 1:
+            raise ConfigError("adapter_hidden_dim and adapter_stack must be at least 1")
+        if self.train_language_model == "lora" and self.lora is None:
+            self.lora = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+        super().__post_init__(**kwargs)
+
+
+def published_encoder_config() -> GraniteSpeechConfig:
+    """The shapes of ibm-granite/granite-speech-3.3-2b; of its language model only the width matters here."""
+    return GraniteSpeechConfig(
+        encoder_config={
+            "input_dim": 160,
+            "num_layers": 16,
+            "hidden_dim": 1024,
+            "num_heads": 8,
+            "dim_head": 128,
+            "output_dim": 256,
+            "context_size": 200,
+            "max_pos_emb": 512,
+            "conv_kernel_size": 15,
+            "conv_expansion_factor": 2,
+            "feedforward_mult": 4,
+        },
+        projector_config={
+            "model_type": "blip_2_qformer",
+            "hidden_size": 1024,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 16,
+            "intermediate_size": 4096,
+            "encoder_hidden_size": 1024,
+            "cross_attention_frequency": 1,
+        },
+        text_config={"model_type": "granite", "hidden_size": 2048},
+        window_size=15,
+        downsample_rate=5,
+    )
+
+
+def published_text_config() -> DogeConfig:
+    """The shapes of SmallDoge/Doge-320M."""
+    return DogeConfig(
+        vocab_size=32768,
+        hidden_size=1024,
+        intermediate_size=2048,
+        num_hidden_layers=32,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+
+
+def _sub_config(
+    value: dict[str, Any] | PreTrainedConfig | None, default: Callable[[], PreTrainedConfig]
+) -> PreTrainedConfig:
+    if value is None:
+        return default()
+    if isinstance(value, dict):
+        return CONFIG_MAPPING[value["model_type"]](**value)
+    return value
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}; got '{value}'")

@@ -1,0 +1,28 @@
+"""The registry of speech encoder families: one file a family, one line here."""
+
+from transformers import PreTrainedConfig
+
+from asr_doge.errors import CheckpointError
+from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
+from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
+from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
+
+ENCODERS: dict[str, type[SpeechEncoder]] = {
+    family.model_type: family for family in (GraniteSpeechEncoder, WhisperSpeechEncoder)
+}
+
+
+def encoder_family(config: PreTrainedConfig) -> type[SpeechEncoder]:
+    """The family that reads checkpoints of `config.model_type`.
+
+    Raises:
+        CheckpointError: no family does.
+    """
+    if config.model_type not in ENCODERS:
+        raise CheckpointError(
+            f"speech encoder of type '{config.model_type}' is not supported; supported: {', '.join(sorted(ENCODERS))}"
+        )
+    return ENCODERS[config.model_type]
+
+
+__all__ = ["ENCODERS", "SpeechEncoder", "SpeechEncoderOutput", "encoder_family", "length_mask"]

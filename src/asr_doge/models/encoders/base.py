@@ -1,0 +1,92 @@
+"""What every speech encoder family states about itself.
+
+Promises: the rest of the package talks to an encoder only through `SpeechEncoder`. A family is one file beside this
+one, listed in the registry of `asr_doge.models.encoders`.
+It does not know any particular family, nor where weights come from.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+
+@dataclass
+class SpeechEncoderOutput:
+    """What an encoder hears in a batch.
+
+    Attributes:
+        speech_embeddings: `[B, T', D]`; rows past a clip's own length are zero.
+        speech_lengths: `[B]`, valid speech embeddings of each clip.
+        ctc_logits: `[B, T, V]` at the encoder's inner frame rate, where the family has a CTC head and it was asked for.
+        ctc_lengths: `[B]`, valid CTC frames of each clip, with `ctc_logits`.
+    """
+
+    speech_embeddings: Tensor
+    speech_lengths: Tensor
+    ctc_logits: Tensor | None = None
+    ctc_lengths: Tensor | None = None
+
+
+class SpeechEncoder(nn.Module, ABC):
+    """A speech encoder: batches of input features in, speech embeddings out, each clip as if it were alone.
+
+    Class attributes:
+        model_type: the transformers `model_type` of the checkpoints this family reads.
+        has_ctc: whether there is a CTC head (`ctc_logits` and `ctc_text` then work).
+
+    Attributes:
+        hidden_size: width `D` of the speech embeddings.
+        frame_rate_hz: speech embeddings per second of audio.
+        ctc_frame_rate_hz: CTC frames per second of audio; 0 without a CTC head.
+    """
+
+    model_type: ClassVar[str]
+    has_ctc: ClassVar[bool]
+    hidden_size: int
+    frame_rate_hz: float
+    ctc_frame_rate_hz: float = 0.0
+
+    @abstractmethod
+    def forward(
+        self, input_features: Tensor, input_lengths: Tensor, return_ctc_logits: bool = False
+    ) -> SpeechEncoderOutput:
+        """Encode a padded batch.
+
+        Args:
+            input_features: what the family's feature extractor gives, `[B, T, F]` unless it says otherwise.
+            input_lengths: `[B]`, valid frames of each clip, each at least 1.
+            return_ctc_logits: also return the CTC head's logits (families with `has_ctc` only).
+        """
+
+    def num_frames(self, input_features: Tensor) -> int:
+        """`T` of padded `input_features`."""
+        return input_features.shape[1]
+
+    @abstractmethod
+    def output_lengths(self, input_lengths: Tensor) -> Tensor:
+        """Number of speech embeddings of clips of `input_lengths` frames; both `[B]`."""
+
+    @staticmethod
+    @abstractmethod
+    def rename_checkpoint_key(key: str) -> str | None:
+        """The name in this module of a tensor of a published checkpoint, or None for one that is not needed."""
+
+    @staticmethod
+    @abstractmethod
+    def feature_extractor(config: PreTrainedConfig) -> Any:
+        """A new transformers feature extractor that makes this family's `input_features` from waveforms."""
+
+    def ctc_text(self, ids: Sequence[int]) -> str:
+        """Text of CTC ids after repeats are collapsed and blanks (id 0) dropped."""
+        raise ValueError(f"{type(self).__name__} has no CTC head")
+
+
+def length_mask(lengths: Tensor, max_length: int) -> Tensor:
+    """`[B, max_length]` booleans: True where a position is within its row's length (`lengths`: `[B]`)."""
+    positions = torch.arange(max_length, device=lengths.device)
+    return positions[None, :] < lengths[:, None]

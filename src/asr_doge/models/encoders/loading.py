@@ -1,0 +1,40 @@
+"""Loading a speech encoder alone, without a language model or a moment's memory for random weights."""
+
+import torch
+from accelerate import init_empty_weights
+from transformers import PreTrainedConfig
+
+from asr_doge.models.checkpoints import Reference, assign_weights, read_weights, weights_fingerprint
+from asr_doge.models.encoders import SpeechEncoder, encoder_family
+
+FRONT_END_VERSION = 1
+"""Raised whenever the same waveform gives other input features, so that no cache of older ones is used."""
+
+
+def load_encoder(reference: Reference, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> SpeechEncoder:
+    """A frozen speech encoder with the weights of a checkpoint.
+
+    Args:
+        reference: the checkpoint, of which only the encoder's tensors are read.
+        config: its configuration.
+        dtype: of the weights in memory.
+
+    Raises:
+        CheckpointError: no family reads it, or a weight is missing, unexpected or damaged.
+    """
+    family = encoder_family(config)
+    with init_empty_weights(include_buffers=False):
+        encoder = family(config)
+    tensors = read_weights(reference, family.rename_checkpoint_key)
+    assign_weights(encoder, tensors, f"speech encoder '{reference.name}'", dtype)
+    return encoder.requires_grad_(False).eval()
+
+
+def encoder_fingerprint(reference: Reference, config: PreTrainedConfig) -> str:
+    """Digest of the encoder's weights (`weights_fingerprint`)."""
+    return weights_fingerprint(reference, encoder_family(config).rename_checkpoint_key)
+
+
+def feature_source(fingerprint: str | None) -> dict[str, str | int | None]:
+    """What speech embeddings in a cache depend on besides the audio; another value means other embeddings."""
+    return {"encoder_fingerprint": fingerprint, "front_end_version": FRONT_END_VERSION}

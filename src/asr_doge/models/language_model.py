@@ -1,0 +1,69 @@
+"""The language model: any causal one of transformers, loaded strictly.
+
+Promises: every weight of the model comes from the checkpoint (or an error names those that do not); Doge checkpoints
+published under older key names load as they are; attention is `sdpa`, since Doge's `eager` gives NaN on left padding.
+It does not know about speech.
+"""
+
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from asr_doge.errors import CheckpointError
+from asr_doge.models.checkpoints import Reference, check_keys, first_line, listed
+
+LEGACY_DOGE_KEYS = {
+    r"\bword_embed\b": "embed_tokens",
+    r"\bpre_layernorm\b": "input_layernorm",
+    r"\bpost_layernorm\b": "post_attention_layernorm",
+    r"\bpre_residual\.weight\b": "input_residual",
+    r"\bpost_residual\.weight\b": "post_attention_residual",
+    r"\bfeed_forward\b": "mlp",
+    r"\bfinal_layernorm\b": "norm",
+}
+"""Names that SmallDoge's checkpoints used before transformers took the model in, and today's."""
+
+ATTENTION = "sdpa"
+
+
+def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A language model with random weights."""
+    return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, trust_remote_code=False)
+
+
+def load_language_model(reference: Reference, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A language model with the weights of a checkpoint.
+
+    Raises:
+        CheckpointError: a weight is missing or unexpected (the message names it), or a file is.
+    """
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            reference.location,
+            revision=reference.revision,
+            config=config,
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            key_mapping=LEGACY_DOGE_KEYS if config.model_type == "doge" else None,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported instead, below, with their names
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"language model '{reference.name}' cannot be loaded: {first_line(error)}") from error
+    # `output_loading_info` makes it a pair, which its annotation does not say.
+    model, report = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+    source = f"language model '{reference.name}'"
+    if report["mismatched_keys"]:
+        names = (name for name, *_ in report["mismatched_keys"])
+        raise CheckpointError(f"{source}: weights of another shape than the configuration says: {listed(names)}")
+    check_keys(report["missing_keys"], report["unexpected_keys"], source)
+    return model
+
+
+def rename_language_model_key(key: str) -> str:
+    """Every tensor of a language model is wanted, under its own name (for `weights_fingerprint`)."""
+    return key

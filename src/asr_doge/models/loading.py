@@ -1,0 +1,150 @@
+"""Loading a model: the one way in for training, transcription, benchmark and server.
+
+Promises: `load_model` gives the model and processor of any checkpoint; `assemble_model` puts an untrained adapter
+between any supported encoder and any causal language model.
+It does not know what the model is then used for.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoFeatureExtractor, GenerationConfig
+
+from asr_doge.errors import CheckpointError, ConfigError
+from asr_doge.models.checkpoints import find_model, first_line, load_model_config, load_tokenizer
+from asr_doge.models.configuration_asr_doge import (
+    DEFAULT_LANGUAGE_MODEL,
+    DEFAULT_PROMPT,
+    DEFAULT_SPEECH_ENCODER,
+    ASRDogeConfig,
+)
+from asr_doge.models.encoders import encoder_family
+from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
+from asr_doge.models.processing_asr_doge import ASRDogeProcessor
+
+DEFAULT_MODEL = "nano"
+MAX_NEW_TOKENS = 256
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to use, on its device, in eval mode."""
+
+    model: ASRDogeForConditionalGeneration
+    processor: ASRDogeProcessor
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint folder, whole or not at all; one that is there is replaced."""
+        partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self.model.save_pretrained(partial)
+        self.processor.save_pretrained(partial)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_model(
+    name: str | Path | None = None, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> LoadedModel:
+    """Load a trained model.
+
+    Args:
+        name: checkpoint folder, hub id, or bundled name; default `nano`.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; default, an accelerator if there is one.
+        dtype: of the weights in memory.
+
+    Raises:
+        CheckpointError: the checkpoint or a part it points to is missing or damaged.
+        ConfigError: there is no such device.
+    """
+    reference = find_model(name if name is not None else DEFAULT_MODEL)
+    model = ASRDogeForConditionalGeneration.from_pretrained(
+        reference.folder or reference.name, dtype=dtype, device_map=find_device(device)
+    )
+    reference.required_file("tokenizer.json")
+    tokenizer = load_tokenizer(reference)
+    try:
+        feature_extractor = AutoFeatureExtractor.from_pretrained(reference.location, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"checkpoint '{reference.name}' has no usable processor configuration: {first_line(error)}"
+        ) from error
+    return LoadedModel(model, ASRDogeProcessor(feature_extractor, tokenizer))
+
+
+def assemble_model(
+    speech_encoder: str | Path = DEFAULT_SPEECH_ENCODER,
+    language_model: str | Path = DEFAULT_LANGUAGE_MODEL,
+    *,
+    prompt: str = DEFAULT_PROMPT,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> LoadedModel:
+    """A new model: two pretrained parts and an untrained adapter between them.
+
+    Args:
+        speech_encoder: hub id, local folder or bundled name of a checkpoint whose encoder to take.
+        language_model: the same for the language model, whose tokenizer is taken too.
+        prompt: text the language model reads before the speech.
+        device, dtype: as in `load_model`.
+        options: other fields of `ASRDogeConfig` (`adapter_hidden_dim`, `train_language_model`, …).
+
+    Raises:
+        CheckpointError, ConfigError: as in `load_model`.
+    """
+    encoder_reference, text_reference = find_model(speech_encoder), find_model(language_model)
+    encoder_config, text_config = load_model_config(encoder_reference), load_model_config(text_reference)
+    tokenizer = load_tokenizer(text_reference)
+    if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+        raise CheckpointError(
+            f"the tokenizer of '{language_model}' has no end-of-sequence or padding token; add them to its"
+            " tokenizer_config.json"
+        )
+    config = ASRDogeConfig(
+        encoder_config=encoder_config,
+        text_config=text_config,
+        speech_encoder=str(speech_encoder),
+        speech_encoder_revision=encoder_reference.commit,
+        language_model=str(language_model),
+        language_model_revision=text_reference.commit,
+        prompt=prompt,
+        pad_token_id=tokenizer.pad_token_id,
+        **options,
+    )
+    processor = ASRDogeProcessor(encoder_family(encoder_config).feature_extractor(encoder_config), tokenizer)
+    config.prompt_ids = processor.prompt_ids(prompt)
+    model = ASRDogeForConditionalGeneration.from_parts(config, dtype=dtype)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=MAX_NEW_TOKENS,
+        num_beams=1,  # said aloud, or transformers' pipeline takes 5
+    )
+    return LoadedModel(model.to(find_device(device)), processor)  # type: ignore[arg-type]
+
+
+def find_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the machine's accelerator, or the CPU.
+
+    Raises:
+        ConfigError: it is not a device, or this machine has none such.
+    """
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if device is None or device == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device '{device}' is not a device; use cpu, cuda, cuda:0 or mps") from error
+    if wanted.type != "cpu" and (accelerator is None or accelerator.type != wanted.type):
+        available = f"cpu and {accelerator.type}" if accelerator else "only cpu"
+        raise ConfigError(f"device '{device}' is not available; this machine has {available}")
+    return wanted

@@ -1,0 +1,415 @@
+"""The one model class: frozen speech encoder, adapter, language model.
+
+Promises: training and generation read the same layout, `[bos] prompt | speech | text [eos]`, left-padded, with padding
+masked out of attention and loss, so that a clip's loss, logits and text do not depend on its neighbours. Frozen parts
+stay in eval mode, out of the optimizer and out of the checkpoint; `save_pretrained` writes what was trained and
+`from_pretrained` finds the rest by the pointers in the configuration.
+It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from asr_doge.errors import CheckpointError
+from asr_doge.models.adapters import Adapter
+from asr_doge.models.checkpoints import (
+    Reference,
+    check_keys,
+    check_shapes,
+    find_model,
+    load_generation_config,
+    load_model_config,
+    read_weights,
+    weights_fingerprint,
+)
+from asr_doge.models.configuration_asr_doge import ASRDogeConfig
+from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family, length_mask
+from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
+from asr_doge.models.language_model import build_language_model, load_language_model, rename_language_model_key
+
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters of a model by part; `trainable` are those an optimizer would update."""
+
+    encoder: int
+    adapter: int
+    language_model: int
+    trainable: int
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return self.encoder + self.adapter + self.language_model
+
+    @property
+    def trainable_share(self) -> float:
+        """Trainable parameters as a fraction of all."""
+        return self.trainable / self.total
+
+
+class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Speech to text by a frozen encoder, an adapter and a causal language model.
+
+    Args:
+        config: shapes, pointers and prompt.
+        encoder: an encoder with weights; by default one with random weights is built.
+        language_model: a causal language model with weights; likewise.
+    """
+
+    config_class = ASRDogeConfig
+    main_input_name = "input_features"
+    base_model_prefix = ""
+    _supports_sdpa = True
+    supports_gradient_checkpointing = True
+
+    def __init__(
+        self,
+        config: ASRDogeConfig,
+        *,
+        encoder: SpeechEncoder | None = None,
+        language_model: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__(config)
+        self.encoder = encoder or encoder_family(config.encoder_config)(config.encoder_config)
+        self.language_model = language_model or build_language_model(config.text_config)
+        # What its publisher set for chatting (sampling, repetition penalty) would fill every gap in our own.
+        self.language_model.generation_config = GenerationConfig()
+        self.adapter = Adapter(config, self.encoder.hidden_size, self.get_input_embeddings().embedding_dim)
+        self.post_init()
+        # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
+        if config.train_language_model == "lora":
+            inject_adapter_in_model(LoraConfig(**(config.lora or {})), self.language_model)
+        self._freeze()
+        self.train(False)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave every part as its own constructor made it."""
+
+    def _freeze(self) -> None:
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(self._is_trained(name))
+
+    def _is_trained(self, name: str) -> bool:
+        """Whether training updates the parameter `name`."""
+        if name.startswith("adapter."):
+            return True
+        if name.startswith("language_model."):
+            choice = self.config.train_language_model
+            return choice == "full" or (choice == "lora" and ".lora_" in name)
+        return False
+
+    def train(self, mode: bool = True) -> "ASRDogeForConditionalGeneration":
+        """Like `nn.Module.train`, but frozen parts stay in eval mode (no dropout, fixed batch statistics)."""
+        super().train(mode)
+        self.encoder.eval()
+        if self.config.train_language_model == "none":
+            self.language_model.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The language model's token embedding."""
+        return cast(nn.Embedding, self.language_model.get_input_embeddings())
+
+    def count_parameters(self) -> ParameterCounts:
+        """Parameters of each part; works on the meta device too."""
+        return ParameterCounts(
+            encoder=_count(self.encoder),
+            adapter=_count(self.adapter),
+            language_model=_count(self.language_model),
+            trainable=sum(p.numel() for p in self.parameters() if p.requires_grad),
+        )
+
+    @torch.no_grad()
+    def encode(
+        self, input_features: Tensor, attention_mask: Tensor, return_ctc_logits: bool = False
+    ) -> SpeechEncoderOutput:
+        """Speech embeddings of a batch, from the frozen encoder.
+
+        Args:
+            input_features: `[B, T, F]`, from the processor.
+            attention_mask: `[B, T]`, 1 at real frames.
+            return_ctc_logits: also return the CTC head's logits.
+        """
+        lengths = attention_mask.sum(dim=1)
+        features = input_features.to(self.dtype)
+        return self.encoder(features, lengths, return_ctc_logits)
+
+    def forward(
+        self,
+        input_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        speech_embeddings: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> CausalLMOutputWithPast:
+        """Next-token logits of the text that follows the speech, and the loss on it.
+
+        Args:
+            input_features: `[B, T, F]`, from the processor; or
+            speech_embeddings: `[B, T', D]`, what `encode` made of them (the feature cache holds these).
+            attention_mask: `[B, T]` or `[B, T']`, 1 at the real frames of whichever of the two is given.
+            labels: `[B, L]`, token ids of the text and the end-of-sequence token; -100 at padding.
+            num_items_in_batch: tokens over which the loss is averaged; default, those of this batch. (The Trainer
+                gives it when it accumulates gradients.)
+
+        Returns:
+            `loss` (with `labels`) and `logits` `[B, L + 1, V]`, or `[B, 1, V]` without labels: the predictions made at
+            the last speech embedding and after each text token, right-aligned over the batch.
+        """
+        inputs = self._layout(input_features, attention_mask, speech_embeddings, labels)
+        kept = 1 if labels is None else labels.shape[1] + 1
+        logits = self.language_model(
+            inputs_embeds=inputs.embeddings,
+            attention_mask=inputs.mask,
+            position_ids=inputs.position_ids,
+            logits_to_keep=kept,
+            use_cache=False,
+        ).logits
+        loss = None
+        if inputs.labels is not None:
+            # Labels padded past what the longest row holds leave fewer positions than L + 1.
+            targets = inputs.labels[:, 1 - logits.shape[1] :]
+            predicted = logits[:, :-1].float().flatten(0, 1)
+            total = F.cross_entropy(predicted, targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
+            loss = total / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED_LABEL).sum())
+        return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        speech_embeddings: Tensor | None = None,
+        labels: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        **options: Any,
+    ) -> Any:
+        """Token ids of the text, `[B, new tokens]`, by the language model's own `generate` with its KV cache.
+
+        Args:
+            input_features, attention_mask, speech_embeddings: as in `forward`.
+            labels: not used; the Trainer hands over whole batches.
+            generation_config: default, the one saved with the model.
+            options: any of transformers' generation options (`num_beams`, `max_new_tokens`, …).
+        """
+        inputs = self._layout(input_features, attention_mask, speech_embeddings)
+        generation_config = copy.deepcopy(generation_config or self.generation_config)
+        others = generation_config.update(**options)
+        return self.language_model.generate(  # type: ignore[operator]
+            inputs_embeds=inputs.embeddings, attention_mask=inputs.mask, generation_config=generation_config, **others
+        )
+
+    def _layout(
+        self,
+        input_features: Tensor | None,
+        attention_mask: Tensor | None,
+        speech_embeddings: Tensor | None,
+        labels: Tensor | None = None,
+    ) -> "_Layout":
+        """Embed and line up prompt, speech and text."""
+        if input_features is not None and speech_embeddings is None:
+            if attention_mask is None:
+                attention_mask = _all_real(input_features, self.encoder.num_frames(input_features))
+            encoded = self.encode(input_features, attention_mask)
+            speech_embeddings, lengths = encoded.speech_embeddings, encoded.speech_lengths
+        elif speech_embeddings is not None and input_features is None:
+            if attention_mask is None:
+                attention_mask = _all_real(speech_embeddings, speech_embeddings.shape[1])
+            lengths = attention_mask.sum(dim=1)
+        else:
+            raise ValueError("give either input_features or speech_embeddings")
+        speech, lengths = self.adapter(speech_embeddings.to(self.dtype), lengths)
+        speech_mask = length_mask(lengths, speech.shape[1])
+
+        embed = self.get_input_embeddings()
+        prompt_ids = torch.tensor(self.config.prompt_ids or [], dtype=torch.long, device=speech.device)
+        prompt = embed(prompt_ids)[None].expand(len(speech), -1, -1)
+        parts, masks = [prompt, speech], [torch.ones_like(prompt[..., 0], dtype=torch.bool), speech_mask]
+        if labels is not None:
+            text_mask = labels != IGNORED_LABEL
+            parts.append(embed(labels.masked_fill(~text_mask, 0)))
+            masks.append(text_mask)
+        return _line_up(torch.cat(parts, dim=1), torch.cat(masks, dim=1), labels)
+
+    def trained_keys(self) -> set[str]:
+        """Names of the weights that a checkpoint holds.
+
+        These are what training updates, and any part that has no pointer to weights elsewhere.
+        """
+        homeless = [
+            prefix
+            for prefix, pointer in (
+                ("encoder.", self.config.speech_encoder),
+                ("language_model.", self.config.language_model),
+            )
+            if pointer is None
+        ]
+        tied = set(self.language_model.all_tied_weights_keys)
+        return {
+            name
+            for name in self.state_dict()
+            if (self._is_trained(name) or name.startswith(tuple(homeless)))
+            and name.removeprefix("language_model.") not in tied
+        }
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, state_dict: dict[str, Tensor] | None = None, **options: Any
+    ) -> None:
+        """Write the configuration and what was trained (`trained_keys`) to a folder.
+
+        Args:
+            save_directory: the checkpoint folder.
+            state_dict: weights to take instead of the model's own (the Trainer gathers them from several devices).
+            options: of transformers' `save_pretrained` (`push_to_hub`, …).
+        """
+        wanted = self.trained_keys()
+        weights = self.state_dict() if state_dict is None else state_dict
+        super().save_pretrained(save_directory, state_dict={name: weights[name] for name in sorted(wanted)}, **options)
+
+    @classmethod
+    def from_parts(
+        cls, config: ASRDogeConfig, *, dtype: torch.dtype = torch.float32
+    ) -> "ASRDogeForConditionalGeneration":
+        """The frozen parts that `config` points to, with an untrained adapter.
+
+        Raises:
+            CheckpointError: a part cannot be found or loaded, or has changed since its fingerprint was taken.
+        """
+        encoder = language_model = None
+        if config.speech_encoder is not None:
+            reference = find_model(config.speech_encoder, config.speech_encoder_revision)
+            found = encoder_fingerprint(reference, config.encoder_config)
+            config.speech_encoder_fingerprint = _same_fingerprint(reference, config.speech_encoder_fingerprint, found)
+            encoder = load_encoder(reference, config.encoder_config, dtype)
+        if config.language_model is not None:
+            reference = find_model(config.language_model, config.language_model_revision)
+            found = weights_fingerprint(reference, rename_language_model_key)
+            config.language_model_fingerprint = _same_fingerprint(reference, config.language_model_fingerprint, found)
+            language_model = load_language_model(reference, config.text_config, dtype)
+        model = cls(config, encoder=encoder, language_model=language_model)
+        model.adapter.match_scale(model.get_input_embeddings().weight)
+        return model.to(dtype)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        config: ASRDogeConfig | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        device_map: Any = None,
+        **_: Any,
+    ) -> "ASRDogeForConditionalGeneration":
+        """A trained model: the frozen parts its configuration points to, and the checkpoint's own weights.
+
+        Args:
+            pretrained_model_name_or_path: checkpoint folder, hub id, or bundled name (`nano`).
+            config: used instead of the checkpoint's own.
+            revision: of a hub id.
+            dtype: of the weights in memory; default float32.
+            device_map: a device for the whole model (`"cuda"`, `torch.device(...)`).
+            _: options of the Auto classes that have no meaning here.
+
+        Raises:
+            CheckpointError: something is missing, unexpected, damaged, or not an ASR-Doge checkpoint.
+        """
+        reference = find_model(pretrained_model_name_or_path, revision)
+        config = config or load_asr_doge_config(reference)
+        model = cls.from_parts(config, dtype=_resolve_dtype(dtype))
+        tensors = read_weights(reference, lambda key: key)
+        check_keys(model.trained_keys(), tensors.keys(), f"checkpoint '{reference.name}'")
+        check_shapes(model.state_dict(), tensors, f"checkpoint '{reference.name}'")
+        model.load_state_dict(tensors, strict=False)
+        model.generation_config = load_generation_config(reference)
+        model.name_or_path = reference.name
+        return model.to(device_map) if device_map is not None else model
+
+
+def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
+    """The configuration of an ASR-Doge checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is another kind of model's.
+    """
+    config = load_model_config(reference)
+    if not isinstance(config, ASRDogeConfig):
+        raise CheckpointError(
+            f"'{reference.name}' is a '{config.model_type}' model, not an ASR-Doge checkpoint; to train an adapter on"
+            " it give it as speech_encoder or language_model"
+        )
+    return config
+
+
+@dataclass
+class _Layout:
+    """A batch as the language model reads it, each row `[bos] prompt | speech | text [eos]` after its padding.
+
+    Attributes:
+        embeddings: `[B, N, H]`.
+        mask: `[B, N]`, 1 at real positions.
+        position_ids: `[B, N]`, counted from each row's first real position.
+        labels: `[B, N]`, token ids at text positions, else -100; None without text.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+    position_ids: Tensor
+    labels: Tensor | None
+
+
+def _line_up(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> _Layout:
+    """Move the padding that stands between and after a row's parts to its left end.
+
+    Left, in training as in generation: the last position of every row is then its newest token, and the text of all
+    rows lies in the last columns, the only ones that need logits.
+
+    Args:
+        embeddings: `[B, N, H]`, the parts side by side, each with its own padding.
+        mask: `[B, N]`, True at real positions.
+        labels: `[B, L]`, labels of the last L positions.
+    """
+    positions = mask.shape[1]
+    order = mask.long().argsort(dim=1, stable=True)[:, -int(mask.sum(dim=1).max()) :]
+    mask = mask.gather(1, order)
+    embeddings = embeddings.gather(1, order[..., None].expand(-1, -1, embeddings.shape[2]))
+    if labels is not None:
+        labels = F.pad(labels, (positions - labels.shape[1], 0), value=IGNORED_LABEL).gather(1, order)
+    position_ids = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    return _Layout(embeddings.masked_fill(~mask[..., None], 0.0), mask.long(), position_ids, labels)
+
+
+def _all_real(inputs: Tensor, length: int) -> Tensor:
+    """The attention mask of inputs without padding, `[B, length]`."""
+    return torch.ones(len(inputs), length, dtype=torch.long, device=inputs.device)
+
+
+def _same_fingerprint(reference: Reference, expected: str | None, found: str) -> str:
+    if expected is not None and expected != found:
+        raise CheckpointError(
+            f"the weights of '{reference.name}' are not those this checkpoint was trained with"
+            f" (fingerprint {found}, expected {expected}); restore them or train again"
+        )
+    return found
+
+
+def _resolve_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    if isinstance(dtype, str):
+        return getattr(torch, dtype) if dtype != "auto" else torch.float32
+    return dtype or torch.float32
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

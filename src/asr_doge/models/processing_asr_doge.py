@@ -1,0 +1,80 @@
+"""Waveforms and texts to model inputs, and token ids back to text.
+
+Promises: training labels and generated ids go through the same tokenizer, with the end-of-sequence token after every
+text.
+It does not read files, normalize text (see `asr_doge.text`) or run the model.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from asr_doge.models.feature_extraction_asr_doge import Waveform
+from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+
+
+class ASRDogeProcessor(ProcessorMixin):
+    """Feature extractor of the speech encoder and tokenizer of the language model."""
+
+    def __init__(self, feature_extractor: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(feature_extractor, tokenizer)
+
+    def __call__(
+        self,
+        audio: Waveform | Sequence[Waveform] | None = None,
+        text: Sequence[str] | None = None,
+        sampling_rate: int | None = None,
+    ) -> BatchFeature:
+        """A batch of model inputs.
+
+        Args:
+            audio: one waveform `[samples]` or a list of them, mono, at the extractor's sampling rate.
+            text: the transcripts, for training.
+            sampling_rate: Hz of the waveforms, to be checked.
+
+        Raises:
+            ValueError: another sampling rate, or a clip that the encoder cannot read whole.
+
+        Returns:
+            `input_features` `[B, T, F]` and `attention_mask` `[B, T]` with audio, `labels` `[B, L]` with text.
+        """
+        batch = BatchFeature()
+        if audio is not None:
+            self._check_duration(audio)
+            batch.update(
+                self.feature_extractor(
+                    audio, sampling_rate=sampling_rate, return_tensors="pt", return_attention_mask=True
+                )
+            )
+        if text is not None:
+            batch["labels"] = pad_sequence(
+                [self.label_ids(line) for line in text], batch_first=True, padding_value=IGNORED_LABEL
+            )
+        return batch
+
+    def _check_duration(self, audio: Waveform | Sequence[Waveform]) -> None:
+        """Whisper's extractor would cut a longer clip in silence."""
+        limit = getattr(self.feature_extractor, "n_samples", None)
+        longest = max(len(waveform) for waveform in ([audio] if getattr(audio, "ndim", 0) == 1 else audio))
+        if limit is not None and longest > limit:
+            raise ValueError(f"this encoder reads at most {limit} samples at once, got {longest}")
+
+    def label_ids(self, text: str) -> Tensor:
+        """Token ids of a transcript and the end-of-sequence token, `[L]`."""
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        return torch.tensor([*ids, self.tokenizer.eos_token_id], dtype=torch.long)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, after the beginning-of-sequence token where the tokenizer has one."""
+        start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        return start + list(self.tokenizer(prompt, add_special_tokens=False).input_ids)
+
+    def batch_decode(self, sequences: Tensor | Sequence[Sequence[int]], **_: Any) -> list[str]:
+        """Texts of token ids `[B, L]`, without special tokens, padding or space at the ends."""
+        rows = torch.as_tensor(sequences)
+        rows = rows.masked_fill(rows == IGNORED_LABEL, self.tokenizer.pad_token_id)
+        return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]

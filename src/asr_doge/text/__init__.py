@@ -1,0 +1,9 @@
+"""Transcripts: one rule for what is trained on, named rules for what is scored.
+
+Promises: plain functions from text to text that need no model and no network. It knows nothing of audio, corpora or
+tokenizers.
+"""
+
+from asr_doge.text.normalization import SCORING_RULES, normalize_for_scoring, normalize_training_text
+
+__all__ = ["SCORING_RULES", "normalize_for_scoring", "normalize_training_text"]

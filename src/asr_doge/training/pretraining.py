@@ -1,0 +1,309 @@
+"""Making a small model from nothing: the recipe behind the bundled nano model.
+
+Promises: two stages, each a transformers Trainer run on speech made as it goes: (1) the conformer learns characters by
+CTC; (2) with the conformer frozen, the q-former projector and the language model learn to write what was said, through
+an adapter that is then thrown away. What they give is frozen for good, and `asr-doge train` fits an adapter on top,
+from a random start, like any user's. Same seed and machine, same weights. An interrupted run continues at its last
+checkpoint.
+
+Stage 2 trains the language model together with the projector, so nano's language model knows digit strings and little
+else. A published pair (Granite, Doge) needs none of this.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DogeConfig, GraniteSpeechConfig, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from asr_doge.audio.log_mel import FEATURE_SIZE
+from asr_doge.data.digits import DIGIT_WORDS, read_fsdd
+from asr_doge.data.manifest import read_manifest
+from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, ASRDogeProcessor
+from asr_doge.models.configuration_asr_doge import DEFAULT_PROMPT
+from asr_doge.models.encoders import length_mask
+from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
+from asr_doge.models.language_model import build_language_model
+from asr_doge.training.pretraining_speech import LESSONS, PretrainingSpeech, collate_features
+
+BLANK = 0
+CTC_VOCABULARY = 128
+"""CTC ids are ASCII character codes; 0 is the blank."""
+LONGEST_SENTENCE_SECONDS = 3.6
+"""Longer sentences would set the length of their whole batch."""
+
+
+@dataclass
+class PretrainConfig:
+    """Make the frozen parts of a small model: encoder, projector and language model."""
+
+    output_dir: str
+    """Folder to write `encoder/` and `language_model/` to."""
+    digits_dir: str
+    """Free Spoken Digit Dataset folder."""
+    sentences_manifest: str | None = None
+    """Manifest of other read speech, for the conformer to hear more voices (speechocean762 `train`)."""
+    dev_speaker: str = "lucas"
+    """FSDD speaker kept out of training."""
+    encoder_hidden_dim: int = 96
+    """Width of the conformer."""
+    encoder_layers: int = 4
+    """Layers of the conformer."""
+    speech_embedding_dim: int = 192
+    """Width of the speech embeddings the projector gives."""
+    text_hidden_dim: int = 128
+    """Width of the language model."""
+    text_layers: int = 4
+    """Layers of the language model."""
+    text_vocab_size: int = 512
+    """Tokens of the language model, byte-level BPE."""
+    batch_size: int = 32
+    """Utterances a step."""
+    ctc_steps: int = 3200
+    """Steps of stage 1."""
+    text_steps: int = 1000
+    """Steps of stage 2."""
+    learning_rate: float = 2e-3
+    """Highest learning rate, after a warm-up of a tenth of the steps; falls to zero along a cosine."""
+    sentence_share: float = 0.2
+    """Share of stage 1 that is sentences, if there are any."""
+    num_workers: int = 1
+    """Processes that make speech."""
+    seed: int = 0
+    """Seed of weights and data."""
+
+
+def build_encoder(config: PretrainConfig) -> GraniteSpeechEncoder:
+    """A Granite Speech encoder of the configured size with random weights."""
+    hidden_dim, heads = config.encoder_hidden_dim, config.encoder_hidden_dim // 32
+    encoder = GraniteSpeechEncoder(
+        GraniteSpeechConfig(
+            encoder_config={
+                "input_dim": FEATURE_SIZE,
+                "num_layers": config.encoder_layers,
+                "hidden_dim": hidden_dim,
+                "num_heads": heads,
+                "output_dim": CTC_VOCABULARY,
+                "context_size": 200,
+                "max_pos_emb": 200,
+                "conv_kernel_size": 15,
+                "dropout": 0.0,  # augmentation does dropout's work here, and drawing the masks took a sixth of the time
+            },
+            projector_config={
+                "model_type": "blip_2_qformer",
+                "hidden_size": hidden_dim,
+                "num_hidden_layers": 2,
+                "num_attention_heads": heads,
+                "intermediate_size": 2 * hidden_dim,
+                "encoder_hidden_size": hidden_dim,
+                "cross_attention_frequency": 1,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+            },
+            # Only the width is read: it is that of the projector's output.
+            text_config={"model_type": "granite", "hidden_size": config.speech_embedding_dim},
+            has_lora_adapter=False,
+        )
+    )
+    for module in encoder.encoder.modules():
+        # transformers starts every weight at a scale of 0.02, which suits layers ten times as wide; from PyTorch's own
+        # start the CTC loss fell to a third in half the steps.
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            module.reset_parameters()
+    return encoder
+
+
+class CTCStage(nn.Module):
+    """Stage 1: the conformer with its CTC head."""
+
+    def __init__(self, encoder: GraniteSpeechEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, input_features: Tensor, input_lengths: Tensor, characters: Tensor, character_lengths: Tensor
+    ) -> dict[str, Tensor]:
+        """CTC loss per character; see `collate_ctc`."""
+        logits = self.encoder.ctc_logits(input_features, input_lengths)
+        log_probs = logits.log_softmax(dim=-1).transpose(0, 1)
+        loss = F.ctc_loss(log_probs, characters, input_lengths, character_lengths, BLANK, zero_infinity=True)
+        return {"loss": loss}
+
+
+def collate_ctc(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """A stage 1 batch: features, and `characters` `[B, L]` with `character_lengths` `[B]`."""
+    ids = [torch.tensor(list(clip["text"].encode("ascii"))) for clip in clips]
+    return collate_features(clips) | {
+        "characters": pad_sequence(ids, batch_first=True),
+        "character_lengths": torch.tensor([len(row) for row in ids]),
+    }
+
+
+class TextStage(nn.Module):
+    """Stage 2: projector, adapter and language model, over a frozen conformer."""
+
+    def __init__(self, model: ASRDogeForConditionalGeneration, encoder: GraniteSpeechEncoder) -> None:
+        super().__init__()
+        self.model = model
+        self.encoder = encoder
+        self.encoder.projector.requires_grad_(True)
+
+    def forward(self, input_features: Tensor, input_lengths: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy of the text; `labels` is `[B, L]`."""
+        with torch.no_grad():
+            states = self.encoder.conformer(input_features, input_lengths)
+        speech = self.encoder.project(states, input_lengths)
+        mask = length_mask(self.encoder.output_lengths(input_lengths), speech.shape[1])
+        return {"loss": self.model(speech_embeddings=speech, attention_mask=mask.long(), labels=labels).loss}
+
+
+def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer in which every digit word is one token; it can write any text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.text_vocab_size,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [f"{DEFAULT_PROMPT}{first} {second}" for first in DIGIT_WORDS for second in DIGIT_WORDS]
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def build_model(
+    config: PretrainConfig, encoder: GraniteSpeechEncoder, tokenizer: PreTrainedTokenizerFast
+) -> ASRDogeForConditionalGeneration:
+    """The whole small model, everything but the encoder with random weights."""
+    text_config = DogeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.text_hidden_dim,
+        intermediate_size=2 * config.text_hidden_dim,
+        num_hidden_layers=config.text_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    processor = ASRDogeProcessor(GraniteSpeechEncoder.feature_extractor(encoder.config), tokenizer)
+    model_config = ASRDogeConfig(
+        encoder_config=encoder.config,
+        text_config=text_config,
+        speech_encoder=None,
+        language_model=None,
+        prompt_ids=processor.prompt_ids(DEFAULT_PROMPT),
+        adapter_hidden_dim=2 * config.text_hidden_dim,
+        train_language_model="full",
+    )
+    return ASRDogeForConditionalGeneration(
+        model_config, encoder=encoder, language_model=build_language_model(text_config)
+    )
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Run both stages and write `encoder/` and `language_model/` in the output folder, each loadable by name.
+
+    Raises:
+        DataError: recordings or manifest are missing.
+    """
+    set_seed(config.seed)
+    speech = _speech(config, config.ctc_steps, digits_only=False)
+    encoder = build_encoder(config)
+    _run_stage("ctc", config, CTCStage(encoder), speech, collate_ctc, config.ctc_steps)
+    encoder.requires_grad_(False).eval()
+
+    tokenizer = build_tokenizer(config)
+    processor = ASRDogeProcessor(GraniteSpeechEncoder.feature_extractor(encoder.config), tokenizer)
+    model = build_model(config, encoder, tokenizer)
+
+    def collate_text(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        return collate_features(clips) | {"labels": processor(text=[clip["text"] for clip in clips])["labels"]}
+
+    speech = _speech(config, config.text_steps, digits_only=True)
+    _run_stage("text", config, TextStage(model, encoder), speech, collate_text, config.text_steps)
+    _save(config, model, encoder, tokenizer)
+
+
+def _speech(config: PretrainConfig, steps: int, digits_only: bool) -> PretrainingSpeech:
+    recordings = read_fsdd(Path(config.digits_dir), takes="train", without=[config.dev_speaker])
+    utterances = read_manifest(Path(config.sentences_manifest)) if config.sentences_manifest else []
+    sentences = [
+        (utterance.audio_path, text)
+        for utterance in utterances
+        if utterance.duration <= LONGEST_SENTENCE_SECONDS
+        and (text := utterance.text.lower()).isascii()
+        and (not digits_only or set(text.split()) <= set(DIGIT_WORDS))
+    ]
+    return PretrainingSpeech(
+        steps * config.batch_size,
+        config.batch_size,
+        recordings,
+        sentences,
+        config.sentence_share,
+        config.seed + digits_only,
+        LESSONS[-1:] if digits_only else LESSONS,
+    )
+
+
+def _run_stage(
+    name: str,
+    config: PretrainConfig,
+    module: nn.Module,
+    speech: PretrainingSpeech,
+    collate: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
+    steps: int,
+) -> None:
+    """Train `module`, or go on from the last checkpoint of an interrupted run."""
+    folder = Path(config.output_dir) / "stages" / name
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup_steps=steps // 10,
+        lr_scheduler_type="cosine",
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        train_sampling_strategy="sequential",
+        dataloader_num_workers=config.num_workers,
+        remove_unused_columns=False,
+        logging_steps=25,
+        save_steps=max(1, steps // 10),
+        save_total_limit=1,
+        report_to="none",
+        seed=config.seed,
+    )
+    trainer = Trainer(module, arguments, data_collator=collate, train_dataset=speech)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    trainer.save_model(str(folder / "final"))
+
+
+def _save(
+    config: PretrainConfig,
+    model: ASRDogeForConditionalGeneration,
+    encoder: GraniteSpeechEncoder,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """Write the frozen parts in half precision, as a user's checkpoint will point to them."""
+    encoder_dir, text_dir = Path(config.output_dir) / "encoder", Path(config.output_dir) / "language_model"
+    encoder.config.save_pretrained(encoder_dir)
+    halves = {
+        name: tensor.half().contiguous() if tensor.is_floating_point() else tensor
+        for name, tensor in encoder.state_dict().items()
+    }
+    save_file(halves, encoder_dir / "model.safetensors", metadata={"format": "pt"})
+    model.language_model.half().save_pretrained(text_dir)
+    tokenizer.save_pretrained(text_dir)

@@ -1,0 +1,145 @@
+"""Speech made as it goes, for training a small model from nothing.
+
+Promises: clip `i` of a run depends on the seed and `i` alone, in whatever process it is made; no speaker or voice
+that is kept out of training is heard.
+It does not know what is trained on it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from asr_doge.audio.augmentation import Augmentation
+from asr_doge.audio.log_mel import MEL_BANDS, log_mel_features
+from asr_doge.audio.reading import read_audio
+from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.data.digits import (
+    Recordings,
+    random_digits,
+    random_voice,
+    split_voices,
+    spoken_digits,
+    synthesized_digits,
+)
+
+@dataclass(frozen=True)
+class Lesson:
+    """A stretch of a run: until which fraction of it, strings of at most how many digits, and what share is varied."""
+
+    until: float
+    longest: int
+    varied_share: float
+
+
+LESSONS = (Lesson(0.12, 1, 0.0), Lesson(0.3, 3, 0.5), Lesson(1.0, 6, 1.0))
+"""From easy to hard. CTC finds its first alignments in clear single digits within minutes, in noisy strings hardly ever."""
+SILENT_SHARE = 0.03
+"""Share of clips in which nobody speaks, so that the model learns to write nothing."""
+
+
+class PretrainingSpeech(Dataset[dict[str, Any]]):
+    """Endless varied speech: digit strings of human recordings and of espeak-ng voices, and sentences.
+
+    The clips grow harder over the run (`LESSONS`). All clips of a batch have strings of the same number of digits, which
+    keeps padding low.
+
+    Args:
+        size: clips in the run.
+        batch_size: clips of a batch.
+        recordings: of single digits, by speaker.
+        sentences: audio files and their texts; may be empty.
+        sentence_share: share of clips that are sentences, if there are any.
+        seed: of everything random.
+        lessons: how the clips grow harder.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        recordings: Recordings,
+        sentences: Sequence[tuple[Path, str]],
+        sentence_share: float,
+        seed: int,
+        lessons: Sequence[Lesson] = LESSONS,
+    ) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.recordings = recordings
+        self.sentences = sentences
+        self.sentence_share = sentence_share if sentences else 0.0
+        self.seed = seed
+        self.lessons = lessons
+        self.voices = split_voices().train
+        self.augmentation = Augmentation(
+            speed_probability=0.8,
+            speed=(0.83, 1.2),
+            reverberation_probability=0.15,
+            noise_probability=0.5,
+            snr_db=(8.0, 35.0),
+            telephone_probability=0.3,
+        )
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        batch_rng = np.random.default_rng([self.seed, index // self.batch_size])
+        lesson = next(lesson for lesson in self.lessons if index < lesson.until * self.size)
+        num_digits = int(batch_rng.integers(1, lesson.longest + 1))
+        rng = np.random.default_rng([self.seed, index, 1])
+        waveform, text = self._speech(num_digits, rng, with_sentences=lesson.longest > 1)
+        varied = rng.random() < lesson.varied_share
+        if varied:
+            waveform = self.augmentation(waveform, SAMPLE_RATE, rng)
+        features = log_mel_features(torch.from_numpy(waveform))
+        return {"input_features": mask_features(features, rng) if varied else features, "text": text}
+
+    def _speech(
+        self, num_digits: int, rng: np.random.Generator, with_sentences: bool
+    ) -> tuple[NDArray[np.float32], str]:
+        if rng.random() < SILENT_SHARE:
+            noise = rng.standard_normal(int(rng.uniform(0.5, 2.0) * SAMPLE_RATE), dtype=np.float32)
+            return noise * np.float32(10 ** rng.uniform(-5, -1)), ""
+        if with_sentences and rng.random() < self.sentence_share:
+            path, text = self.sentences[int(rng.integers(len(self.sentences)))]
+            return read_audio(path), text
+        digits = random_digits(rng, (num_digits, num_digits))
+        text = " ".join(digits)
+        if rng.random() < 0.6:
+            speaker = list(self.recordings)[rng.integers(len(self.recordings))]
+            return spoken_digits(self.recordings[speaker], digits, rng), text
+        return synthesized_digits(digits, random_voice(self.voices, rng), rng), text
+
+
+def mask_features(features: Tensor, rng: np.random.Generator) -> Tensor:
+    """Hide two bands of frequencies and two moments (SpecAugment, https://arxiv.org/abs/1904.08779).
+
+    Args:
+        features: `[T, 160]`, changed in place; every frame is two of 80 mel bands.
+        rng: source of the masks.
+    """
+    for _ in range(2):
+        width, moment = int(rng.integers(0, 13)), int(rng.integers(0, 7))
+        band = int(rng.integers(0, MEL_BANDS - width))
+        start = int(rng.integers(0, max(1, len(features) - moment)))
+        features.view(-1, 2, MEL_BANDS)[:, :, band : band + width] = 0.0
+        features[start : start + moment] = 0.0
+    return features
+
+
+def collate_features(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """`input_features` `[B, T, 160]` and `input_lengths` `[B]`."""
+    features = [clip["input_features"] for clip in clips]
+    return {
+        "input_features": pad_sequence(features, batch_first=True),
+        "input_lengths": torch.tensor([len(frames) for frames in features]),
+    }

@@ -1,0 +1,257 @@
+"""The `train` verb: fit the adapter (and, if wanted, the language model) on processed speech.
+
+Promises: transformers' Trainer with the published recipe as defaults; only what is trained is in the optimizer and the
+checkpoints; an interrupted run resumes; the best model by dev CER is left in `OUTPUT/best`, the last in `OUTPUT/final`.
+It does not compute features ahead (see `asr_doge.inference.features`) but uses a cache it is given.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.manifest import Utterance, read_manifest
+from asr_doge.errors import ConfigError
+from asr_doge.models import ASRDogeProcessor, LoadedModel, assemble_model, find_device
+from asr_doge.models.configuration_asr_doge import (
+    DEFAULT_LANGUAGE_MODEL,
+    DEFAULT_PROMPT,
+    DEFAULT_SPEECH_ENCODER,
+    AdapterType,
+    TrainLanguageModel,
+)
+from asr_doge.models.encoders.loading import feature_source
+from asr_doge.text.scoring import score
+from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
+
+
+@dataclass
+class TrainConfig:
+    """Train the adapter between a frozen speech encoder and a language model."""
+
+    data_dir: str = "./processed"
+    """Folder with train_manifest.json and dev_manifest.json, from `asr-doge process`."""
+    output_dir: str = "./checkpoints"
+    """Folder for checkpoints: `best` (lowest dev CER), `final`, and `checkpoint-N` to resume from."""
+    train_manifest: str | None = None
+    """Training manifest, if not the one in data_dir."""
+    dev_manifest: str | None = None
+    """Dev manifest, if not the one in data_dir."""
+    features_dir: str | None = None
+    """Feature cache from `asr-doge features`; without it every step runs the encoder anew."""
+    speech_encoder: str = DEFAULT_SPEECH_ENCODER
+    """Frozen speech encoder: hub id, folder, or nano/encoder."""
+    language_model: str = DEFAULT_LANGUAGE_MODEL
+    """Language model: hub id, folder, or nano/language_model."""
+    prompt: str = DEFAULT_PROMPT
+    """Text the language model reads before the speech."""
+    adapter_type: AdapterType = "mlp"
+    """mlp (two layers) or linear (one)."""
+    adapter_hidden_dim: int = 512
+    """Width between the two layers of mlp."""
+    adapter_stack: int = 1
+    """Neighbouring speech embeddings joined into one; 5 suits Whisper's 50 a second."""
+    adapter_output_norm: bool = False
+    """RMS norm after the adapter, at the scale of the token embeddings."""
+    train_language_model: TrainLanguageModel = "none"
+    """What of the language model is trained: none, lora or full."""
+    batch_size: int = 16
+    """Utterances a step."""
+    learning_rate: float = 2e-3
+    """Highest learning rate; it falls linearly to zero after the warm-up."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    epochs: float = 1.0
+    """Passes over the training data."""
+    patience: int = 2
+    """Evaluations without a lower dev CER before training stops."""
+    eval_steps: int = 100
+    """Steps between evaluations."""
+    eval_samples: int = 200
+    """Dev utterances that each evaluation transcribes."""
+    save_steps: int = 100
+    """Steps between checkpoints; a multiple of eval_steps."""
+    device: str | None = None
+    """cpu, cuda or mps; default, an accelerator if there is one."""
+    num_workers: int = 2
+    """Processes that read audio; with a feature cache none are needed."""
+    seed: int = 0
+    """Seed of the adapter's start and the order of the data."""
+    resume_from: str | None = None
+    """A checkpoint-N folder to go on from, or `latest`."""
+    wandb_project: str | None = None
+    """Weights & Biases project to log to."""
+    wandb_entity: str | None = None
+    """Weights & Biases team or user."""
+    wandb_run_name: str | None = None
+    """Name of the run there."""
+    no_wandb: bool = False
+    """Log to no Weights & Biases even if a project is set."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind; `dev_cer` is that of `best`, as a fraction."""
+
+    best_dir: Path
+    final_dir: Path
+    steps: int
+    dev_cer: float
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Run the `train` verb.
+
+    Raises:
+        ASRDogeError: data, model parts or flags that cannot be used.
+    """
+    set_seed(config.seed)
+    output_dir = Path(config.output_dir)
+    train_set = read_manifest(Path(config.train_manifest or Path(config.data_dir) / "train_manifest.json"))
+    dev_set = read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json"))
+    loaded = assemble_model(
+        config.speech_encoder,
+        config.language_model,
+        prompt=config.prompt,
+        device=config.device,
+        adapter_type=config.adapter_type,
+        adapter_hidden_dim=config.adapter_hidden_dim,
+        adapter_stack=config.adapter_stack,
+        adapter_output_norm=config.adapter_output_norm,
+        train_language_model=config.train_language_model,
+    )
+    trainer = Seq2SeqTrainer(
+        loaded.model,
+        _training_arguments(config, output_dir),
+        data_collator=collate_examples,
+        train_dataset=_dataset(config, train_set, loaded),
+        eval_dataset=_dataset(config, _shortest_first(dev_set[: config.eval_samples]), loaded),
+        processing_class=loaded.processor,
+        compute_metrics=_metrics(loaded.processor),
+        callbacks=[EarlyStoppingCallback(config.patience), KeepBest(loaded, output_dir / "best")],
+    )
+    trainer.train(resume_from_checkpoint=_checkpoint_to_resume(config.resume_from, output_dir))
+    if trainer.state.global_step % config.eval_steps:
+        trainer.evaluate()
+    loaded.save(output_dir / "final")
+    cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
+    return TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
+
+
+def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainingArguments:
+    use_wandb = config.wandb_project is not None and not config.no_wandb
+    if use_wandb:
+        os.environ["WANDB_PROJECT"] = str(config.wandb_project)
+        if config.wandb_entity:
+            os.environ["WANDB_ENTITY"] = config.wandb_entity
+    if config.save_steps % config.eval_steps:
+        raise ConfigError(f"save_steps ({config.save_steps}) must be a multiple of eval_steps ({config.eval_steps})")
+    device = find_device(config.device)
+    return Seq2SeqTrainingArguments(
+        output_dir=str(output_dir),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+        eval_strategy="steps",
+        eval_steps=config.eval_steps,
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        metric_for_best_model="cer",
+        greater_is_better=False,
+        predict_with_generate=True,
+        logging_steps=min(25, config.eval_steps),
+        report_to="wandb" if use_wandb else "none",
+        run_name=config.wandb_run_name,
+        dataloader_num_workers=0 if config.features_dir else config.num_workers,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
+        use_cpu=device.type == "cpu",
+        seed=config.seed,
+        disable_tqdm=False,
+    )
+
+
+def _dataset(config: TrainConfig, utterances: Sequence[Utterance], loaded: LoadedModel) -> Dataset[Example]:
+    """Examples from the feature cache if there is one, else from the audio."""
+    if config.features_dir is None:
+        return SpeechDataset(utterances, loaded.processor)
+    source = feature_source(loaded.model.config.speech_encoder_fingerprint)
+    cache = FeatureCache.open(Path(config.features_dir), expected_source=source)
+    cache.require_fresh(utterances)
+    return CachedSpeechDataset(utterances, loaded.processor, cache)
+
+
+def _shortest_first(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """Neighbours of like length, so that evaluation pads little."""
+    return sorted(utterances, key=lambda utterance: utterance.duration)
+
+
+def _metrics(processor: ASRDogeProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
+    """WER, CER and exact match of generated texts, as fractions."""
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        references, hypotheses = (
+            processor.batch_decode(torch.as_tensor(ids)) for ids in (prediction.label_ids, prediction.predictions)
+        )
+        scores = score(references, hypotheses)
+        return {"wer": scores.wer, "cer": scores.cer, "exact_match": scores.perfect_match_rate}
+
+    return compute
+
+
+def _checkpoint_to_resume(resume_from: str | None, output_dir: Path) -> str | None:
+    if resume_from is None:
+        return None
+    if resume_from == "latest":
+        found = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
+        if found is None:
+            raise ConfigError(f"--resume_from latest: there is no checkpoint-N folder in {output_dir}")
+        return found
+    if not (Path(resume_from) / "trainer_state.json").is_file():
+        raise ConfigError(f"--resume_from {resume_from}: not a checkpoint-N folder of a training run")
+    return resume_from
+
+
+class KeepBest(TrainerCallback):
+    """Write `best` whenever an evaluation has the lowest dev CER so far."""
+
+    def __init__(self, loaded: LoadedModel, folder: Path) -> None:
+        self.loaded = loaded
+        self.folder = folder
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **report: Any,
+    ) -> None:
+        """Compare with `state.best_metric`, which the Trainer updates after this call and keeps over a resume."""
+        if state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric:
+            self.loaded.save(self.folder)

@@ -1,0 +1,45 @@
+"""Resampling keeps what the new rate can hold, and nothing else."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_doge.audio.resampling import resample
+
+
+def tone(frequency: float, rate: int, seconds: float = 1.0) -> np.ndarray:
+    return np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate).astype(np.float32)
+
+
+@settings(deadline=None)  # the first call imports scipy
+@given(st.integers(0, 3000), st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000]), st.sampled_from([8000, 16000]))
+def test_the_length_follows_the_rate(samples: int, from_rate: int, to_rate: int) -> None:
+    resampled = resample(np.ones(samples, dtype=np.float32), from_rate, to_rate)
+    assert resampled.dtype == np.float32
+    assert resampled.size == math.ceil(samples * to_rate / from_rate)
+    assert np.isfinite(resampled).all()
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_a_tone_keeps_its_pitch_level_and_timing(rate: int) -> None:
+    resampled = resample(tone(440, rate), rate, 16000)
+    inside = slice(800, -800)  # the filter has nothing to look at beyond the ends
+    np.testing.assert_allclose(resampled[inside], tone(440, 16000)[inside], atol=0.02)
+
+
+def test_what_the_new_rate_cannot_hold_is_removed_not_folded_back() -> None:
+    assert np.abs(resample(tone(10_000, 44100), 44100, 16000)[800:-800]).max() < 0.01
+
+
+def test_equal_rates_cost_nothing() -> None:
+    waveform = tone(440, 16000)
+    assert resample(waveform, 16000, 16000) is waveform
+
+
+@pytest.mark.parametrize("rates", [(0, 16000), (16000, 0), (-8000, 16000)])
+def test_an_impossible_rate_is_refused(rates: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        resample(tone(440, 16000), *rates)

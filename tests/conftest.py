@@ -1,0 +1,56 @@
+"""What all tests share: how hypothesis runs, and tiny models on disk, made once a session."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from asr_doge.models import LoadedModel, assemble_model
+from tests.models import tiny
+
+# No deadline: the first example of a test pays for imports and caches, and other work shares the machine.
+settings.register_profile("local", deadline=None)
+# On a gate the same examples every time, so that a red run is red again on one's own machine.
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def granite_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A full Granite Speech checkpoint, language model included."""
+    folder = tmp_path_factory.mktemp("models") / "granite"
+    tiny.granite_model().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A full Whisper checkpoint, decoder included."""
+    folder = tmp_path_factory.mktemp("models") / "whisper"
+    tiny.whisper_model().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def doge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Doge checkpoint with its tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "doge"
+    return tiny.save_language_model(tiny.doge_model(len(tiny.tokenizer())), folder)
+
+
+@pytest.fixture(scope="session")
+def assembled(granite_folder: Path, doge_folder: Path) -> LoadedModel:
+    """An untrained model in float64, where equal means equal; not to be changed by a test."""
+    loaded = assemble_model(granite_folder, doge_folder, device="cpu", dtype=torch.float64)
+    tiny.randomize(loaded.model.adapter, seed=1)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(assembled: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`assembled`, saved; not to be changed by a test."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "best"
+    assembled.save(folder)
+    return folder

@@ -1,0 +1,107 @@
+"""Whisper's encoder gives upstream's states, cut to each clip's own length."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import WhisperForConditionalGeneration
+
+from asr_doge.errors import CheckpointError
+from asr_doge.models import assemble_model
+from asr_doge.models.checkpoints import find_model, load_model_config
+from asr_doge.models.encoders import SpeechEncoder, encoder_family
+from asr_doge.models.encoders.loading import load_encoder
+from tests.models import tiny
+
+
+def load(folder: Path) -> SpeechEncoder:
+    reference = find_model(folder)
+    return load_encoder(reference, load_model_config(reference), torch.float64)
+
+
+def test_a_batch_gives_upstreams_states(whisper_folder: Path) -> None:
+    full = WhisperForConditionalGeneration.from_pretrained(whisper_folder, dtype=torch.float64).eval()
+    encoder = load(whisper_folder)
+    features = torch.stack([clip.T for clip in tiny.random_clips([3000, 3000], size=80)])
+    lengths = torch.tensor([3000, 501])
+    with torch.no_grad():
+        theirs = full.get_encoder()(features).last_hidden_state
+        ours = encoder(features, lengths)
+        single = encoder(features[1:], lengths[1:])
+    assert ours.speech_lengths.tolist() == [1500, 251]
+    assert tiny.relative_difference(ours.speech_embeddings[0], theirs[0]) < 1e-9
+    assert tiny.relative_difference(ours.speech_embeddings[1, :251], theirs[1, :251]) < 1e-9
+    assert not ours.speech_embeddings[1, 251:].any()
+    assert single.speech_embeddings.shape == (1, 251, 16)
+    assert tiny.relative_difference(single.speech_embeddings[0], theirs[1, :251]) < 1e-9
+    assert theirs.std(dim=1).min() > 0.05
+
+
+def test_only_the_encoder_is_read(whisper_folder: Path, tmp_path: Path) -> None:
+    weights = load_file(whisper_folder / "model.safetensors")
+    kept = {key: tensor for key, tensor in weights.items() if key.startswith("model.encoder.")}
+    assert 0 < len(kept) < len(weights)
+    (tmp_path / "config.json").write_bytes((whisper_folder / "config.json").read_bytes())
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    encoder = load(tmp_path)
+    assert sum(p.numel() for p in encoder.parameters()) == sum(tensor.numel() for tensor in kept.values())
+
+    del kept["model.encoder.conv1.weight"]
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"missing weights encoder\.conv1\.weight"):
+        load(tmp_path)
+
+
+def test_there_is_no_ctc_head(whisper_folder: Path) -> None:
+    encoder = load(whisper_folder)
+    assert not encoder.has_ctc
+    assert encoder.ctc_frame_rate_hz == 0
+    with pytest.raises(ValueError, match="no CTC head"):
+        encoder(torch.zeros(1, 80, 3000, dtype=torch.float64), torch.tensor([10]), return_ctc_logits=True)
+    with pytest.raises(ValueError, match="no CTC head"):
+        encoder.ctc_text([1])
+
+
+@settings(max_examples=8)
+@given(samples=st.lists(st.integers(400, 80_000), min_size=2, max_size=3))
+def test_clips_of_any_length_give_a_length_in_proportion(
+    whisper_folder: Path, doge_folder: Path, samples: list[int]
+) -> None:
+    encoder = load(whisper_folder)
+    extractor = type(encoder).feature_extractor(load_model_config(find_model(whisper_folder)))
+    waveforms = [tiny.random_waveform(n / 16_000) for n in samples]
+    features = extractor(waveforms, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
+    lengths = encoder.output_lengths(features.attention_mask.sum(dim=1))
+    for n, length in zip(samples, lengths.tolist(), strict=True):
+        assert abs(length - n / 320) <= 1
+
+
+def test_a_model_on_whisper_is_exact_in_batches_and_refuses_to_cut(whisper_folder: Path, doge_folder: Path) -> None:
+    loaded = assemble_model(whisper_folder, doge_folder, device="cpu", dtype=torch.float64, adapter_stack=5)
+    tiny.randomize(loaded.model.adapter, seed=1)
+    waveforms = [tiny.random_waveform(seconds, seed=i) for i, seconds in enumerate((0.7, 1.9))]
+    together = loaded.model.generate(**loaded.processor(waveforms, sampling_rate=16_000), max_new_tokens=6)
+    for row, waveform in zip(together, waveforms, strict=True):
+        single = loaded.model.generate(**loaded.processor(waveform, sampling_rate=16_000), max_new_tokens=6)[0]
+        assert row.tolist() == single.tolist() + [2] * (len(row) - len(single))
+    assert together[0].tolist() != together[1].tolist()
+    # Without a mask everything counts as speech; the frames are Whisper's last axis.
+    features = loaded.processor(waveforms, sampling_rate=16_000).input_features
+    with torch.no_grad():
+        unmasked = loaded.model(features).logits
+        masked = loaded.model(features, torch.ones(2, 3000, dtype=torch.long)).logits
+    assert torch.equal(unmasked, masked)
+
+    thirty_seconds = tiny.random_waveform(30)
+    assert loaded.processor(thirty_seconds).attention_mask.sum() == 3000
+    with pytest.raises(ValueError, match="at most 480000 samples"):
+        loaded.processor([waveforms[0], tiny.random_waveform(30.001)])
+
+
+def test_another_family_is_refused_by_name(doge_folder: Path) -> None:
+    config = load_model_config(find_model(doge_folder))
+    with pytest.raises(CheckpointError, match="'doge' is not supported; supported: granite_speech, whisper"):
+        encoder_family(config)

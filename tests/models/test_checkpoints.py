@@ -1,0 +1,149 @@
+"""Models of the hub: fetched once, only what is needed, then read without a network; without either, one clear line.
+
+The hub here is a server on this machine that speaks its protocol.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from asr_doge.errors import CheckpointError
+from asr_doge.models import LoadedModel, assemble_model, load_model
+from asr_doge.models.checkpoints import find_model
+from tests.models import tiny
+
+COMMIT = "c" * 40
+
+
+@dataclass
+class Hub:
+    """Repositories by id, and what was asked of them."""
+
+    repositories: dict[str, Path]
+    downloaded: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.answer(with_body=False)
+
+            def do_GET(self) -> None:
+                self.answer(with_body=True)
+
+            def answer(self, with_body: bool) -> None:
+                hub.requests.append(f"{self.command} {self.path}")
+                owner, name, *rest = self.path.removeprefix("/api/models").strip("/").split("/")
+                folder = hub.repositories.get(f"{owner}/{name}")
+                path = folder / rest[-1] if folder and rest[:1] == ["resolve"] else None
+                body = path.read_bytes() if path and path.is_file() else b""
+                self.send_response(200 if body else 404)
+                if folder and not body:
+                    self.send_header("X-Error-Code", "EntryNotFound")
+                elif not body:
+                    self.send_header("X-Error-Code", "RepoNotFound")
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("ETag", f'"{sha256(body).hexdigest()}"')
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if with_body and body and path:
+                    hub.downloaded.append(f"{owner}/{name}/{path.name}")
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def unplug(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def hub(
+    granite_folder: Path, doge_folder: Path, checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Hub]:
+    started = Hub({"acme/granite": granite_folder, "acme/doge": doge_folder, "acme/asr": checkpoint_folder})
+    # The environment variables of the same names are read but once, when huggingface_hub is imported.
+    monkeypatch.setattr(constants, "ENDPOINT", started.url)
+    template = started.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", started.url)
+    yield started
+    started.unplug()
+
+
+def texts(loaded: LoadedModel) -> list[str]:
+    batch = loaded.processor([tiny.random_waveform(0.7), tiny.random_waveform(1.1, seed=1)])
+    return loaded.processor.batch_decode(loaded.model.generate(**batch, max_new_tokens=6))
+
+
+def test_models_of_the_hub_are_pinned_and_then_work_offline(hub: Hub, tmp_path: Path) -> None:
+    loaded = assemble_model("acme/granite", "acme/doge", device="cpu")
+    assert loaded.model.config.speech_encoder == "acme/granite"
+    assert loaded.model.config.speech_encoder_revision == COMMIT
+    assert loaded.model.config.language_model_revision == COMMIT
+    tiny.randomize(loaded.model.adapter, seed=1)
+    heard = texts(loaded)
+    loaded.save(tmp_path / "checkpoint")
+    assert hub.downloaded.count("acme/granite/model.safetensors") == 1
+
+    assert texts(load_model(tmp_path / "checkpoint", device="cpu")) == heard
+    assert hub.downloaded.count("acme/granite/model.safetensors") == 1
+    hub.unplug()
+    assert texts(load_model(tmp_path / "checkpoint", device="cpu")) == heard
+
+
+def test_a_checkpoint_of_the_hub_loads_by_its_id(hub: Hub, checkpoint_folder: Path) -> None:
+    assert texts(load_model("acme/asr", device="cpu")) == texts(load_model(checkpoint_folder, device="cpu"))
+    assert "acme/asr/config.json" in hub.downloaded
+
+
+def test_a_model_the_hub_does_not_have_is_named(hub: Hub, doge_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="model 'acme/nothing' is neither on this machine nor"):
+        load_model("acme/nothing", device="cpu")
+    with pytest.raises(CheckpointError, match="model 'acme/doge'.*not an ASR-Doge|'acme/doge' is a 'doge' model"):
+        load_model("acme/doge", device="cpu")
+    assert find_model("acme/doge").file("no-such-file.json") is None
+    with pytest.raises(CheckpointError, match=r"'acme/doge' has no no-such-file\.json"):
+        find_model("acme/doge").required_file("no-such-file.json")
+
+
+@pytest.mark.parametrize("verb", ["load", "assemble"])
+def test_an_unreachable_hub_is_one_clear_line_at_once(
+    hub: Hub, doge_folder: Path, verb: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hub.unplug()
+    with pytest.raises(CheckpointError, match="model 'acme/asr' is neither on this machine nor to be had") as caught:
+        if verb == "load":
+            load_model("acme/asr", device="cpu")
+        else:
+            assemble_model(doge_folder, "acme/asr", device="cpu")
+    assert "\n" not in str(caught.value)
+    # huggingface_hub would knock six times in 23 seconds and say so each time.
+    assert "Retrying" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_offline_a_model_downloaded_by_other_tools_still_loads(
+    hub: Hub, doge_folder: Path, granite_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hf download` leaves no note of the files a repository does not have, such as an index of shards."""
+    for repository, folder in hub.repositories.items():
+        for path in folder.iterdir():
+            huggingface_hub.hf_hub_download(repository, path.name)
+    hub.unplug()
+    assert texts(load_model("acme/asr", device="cpu"))
+    assert assemble_model("acme/granite", "acme/doge", device="cpu").model.config.speech_encoder_revision == COMMIT

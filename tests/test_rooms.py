@@ -1,0 +1,98 @@
+"""The rooms of the package and who may import whom: downwards only, as the table of the design says.
+
+Imports within functions and under `TYPE_CHECKING` count too: they tie rooms together just the same.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "asr_doge"
+
+GROUND_FLOOR = {"audio", "text"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "audio": set(),
+    "text": set(),
+    "data": GROUND_FLOOR,
+    "models": GROUND_FLOOR,
+    "decoding": {"models", "text"},
+    "inference": {"decoding", "models", "data"} | GROUND_FLOOR,
+    "training": {"models", "data", "decoding"} | GROUND_FLOOR,
+    "benchmark": {"inference", "decoding", "models", "data"} | GROUND_FLOOR,
+    "serving": {"inference"},
+}
+"""`errors` may be imported by all. `cli` may import every room and the package itself; no room may import `cli`."""
+EVERY_ROOM = {*MAY_IMPORT, "cli"}
+
+modules = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported_rooms(source: str) -> set[str]:
+    """Rooms that a module's source imports; `asr_doge` for the package itself."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append("asr_doge")  # a relative import hides where it leads
+        elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func) and node.args:
+            argument = node.args[0]
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                names.append(argument.value)
+    rooms = set()
+    for name in names:
+        package, _, rest = name.partition(".")
+        room = rest.partition(".")[0]
+        if package == "asr_doge":
+            rooms.add(room if room in EVERY_ROOM else "asr_doge")
+    return rooms
+
+
+def room_of(module: Path) -> str:
+    """The room of a file, by its folder or its own name."""
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_there_are_modules_to_check() -> None:
+    assert len(modules) > 20
+
+
+@pytest.mark.parametrize("module", modules, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_lead_downwards(module: Path) -> None:
+    room = room_of(module)
+    if room in ("__init__", "__main__"):
+        return  # the package's front door
+    assert room in EVERY_ROOM, f"{room} is not a room of the design"
+    imported = imported_rooms(module.read_text(encoding="utf-8")) - {room, "errors"}
+    allowed = {*EVERY_ROOM, "asr_doge"} if room == "cli" else MAY_IMPORT[room]
+    assert imported <= allowed, f"{room} may not import {', '.join(sorted(imported - allowed))}"
+
+
+def test_models_and_data_do_not_know_each_other() -> None:
+    assert "data" not in MAY_IMPORT["models"]
+    assert "models" not in MAY_IMPORT["data"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import asr_doge.models.loading",
+        "from asr_doge.models import load_model",
+        "from asr_doge import models",
+        "def f():\n    from asr_doge.models import load_model",
+        "if TYPE_CHECKING:\n    import asr_doge.models as m",
+        "import_module('asr_doge.models.loading')",
+        "__import__('asr_doge.models')",
+        "try:\n    import json, asr_doge.models\nexcept ImportError: pass",
+    ],
+)
+def test_every_kind_of_import_is_seen(source: str) -> None:
+    assert imported_rooms(source) == {"models"}
+
+
+def test_what_is_no_room_is_the_package_itself() -> None:
+    assert imported_rooms("import asr_doge\nfrom . import x\nimport os, torch\nfrom asr_dogex import y") == {"asr_doge"}
