@@ -11,7 +11,7 @@ from asr_doge.audio.log_mel import MINIMUM_SAMPLES, log_mel_features, log_mel_le
 
 
 def reference(waveform: NDArray[np.float64]) -> NDArray[np.float64]:
-    """FFT 512, Hann 400, hop 160, 80 HTK mels, log10, floor, scale, two frames in one; by definition, not by library."""
+    """FFT 512, Hann 400, hop 160, 80 HTK mels, log10, floor, scale, two frames in one: by definition only."""
     padded = np.pad(waveform, 256, mode="reflect")
     window = np.zeros(512)
     window[56:456] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)

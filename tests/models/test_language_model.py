@@ -120,7 +120,9 @@ def test_another_family_works(granite_folder: Path, tmp_path: Path) -> None:
     tiny.randomize(loaded.model.adapter, seed=1)
     waveforms = [tiny.random_waveform(seconds, seed=i) for i, seconds in enumerate((0.4, 1.3))]
     together = loaded.model.generate(**loaded.processor(waveforms), max_new_tokens=5).tolist()
-    alone = [loaded.model.generate(**loaded.processor(waveform), max_new_tokens=5)[0].tolist() for waveform in waveforms]
+    alone = [
+        loaded.model.generate(**loaded.processor(waveform), max_new_tokens=5)[0].tolist() for waveform in waveforms
+    ]
     assert [row[: len(single)] for row, single in zip(together, alone, strict=True)] == alone
     assert loaded.model.language_model.config.model_type == "llama"
 

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModelForSpeechSeq2Seq, AutoProcessor, AutoTokenizer, pipeline
@@ -38,6 +40,11 @@ def logits(loaded: LoadedModel) -> Tensor:
 def texts(loaded: LoadedModel, **options: Any) -> list[str]:
     batch = loaded.processor(WAVEFORMS, sampling_rate=16_000)
     return loaded.processor.batch_decode(loaded.model.generate(**batch, **{"max_new_tokens": 8} | options))
+
+
+def heard_by_pipeline(folder: Path, waveforms: list[NDArray[np.float32]], **options: Any) -> list[str]:
+    recognize: Any = pipeline("automatic-speech-recognition", model=str(folder), device="cpu")
+    return [recognize(waveform, **options)["text"] for waveform in waveforms]
 
 
 def edit_json(path: Path, **values: Any) -> None:
@@ -184,7 +191,9 @@ def test_missing_and_unexpected_weights_are_named(checkpoint: Path) -> None:
     weights = load_file(checkpoint / WEIGHTS)
     weights["adapter.extra"] = weights.pop("adapter.layers.0.bias")
     save_file(weights, checkpoint / WEIGHTS)
-    with pytest.raises(CheckpointError, match=r"missing weights adapter\.layers\.0\.bias; unexpected .* adapter\.extra"):
+    with pytest.raises(
+        CheckpointError, match=r"missing weights adapter\.layers\.0\.bias; unexpected .* adapter\.extra"
+    ):
         load_model(checkpoint, device="cpu")
 
 
@@ -211,7 +220,7 @@ def test_retrained_frozen_parts_are_noticed(checkpoint: Path, tmp_path: Path, pa
 def test_other_models_are_not_taken_for_checkpoints(granite_folder: Path, doge_folder: Path) -> None:
     with pytest.raises(CheckpointError, match="'granite_speech' model, not an ASR-Doge checkpoint"):
         load_model(granite_folder, device="cpu")
-    with pytest.raises(CheckpointError, match="'asr_doge' is not supported|'doge' is not supported"):
+    with pytest.raises(CheckpointError, match="'doge' is not supported"):
         assemble_model(doge_folder, doge_folder, device="cpu")
 
 
@@ -254,11 +263,10 @@ def test_auto_classes_know_the_checkpoint(checkpoint_folder: Path, assembled: Lo
 def test_transformers_pipeline_gives_the_same_text(checkpoint_folder: Path, options: dict[str, int]) -> None:
     loaded = load_model(checkpoint_folder, device="cpu")
     options = {"max_new_tokens": 8} | options
-    recognize = pipeline("automatic-speech-recognition", model=str(checkpoint_folder), device="cpu")
-    heard = [recognize(waveform, generate_kwargs=options)["text"] for waveform in WAVEFORMS]
+    heard = heard_by_pipeline(checkpoint_folder, WAVEFORMS, generate_kwargs=options)
     wanted = []
     for waveform in WAVEFORMS:
-        ids = loaded.model.generate(**loaded.processor(waveform), **options)
+        ids = loaded.model.generate(**loaded.processor(waveform) | options)
         wanted.append(loaded.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
     assert heard == wanted
     assert len(set(heard)) > 1
@@ -266,7 +274,7 @@ def test_transformers_pipeline_gives_the_same_text(checkpoint_folder: Path, opti
 
 def test_the_pipeline_decodes_as_we_do_without_being_told(checkpoint_folder: Path) -> None:
     """Its own default is five beams."""
-    recognize = pipeline("automatic-speech-recognition", model=str(checkpoint_folder), device="cpu")
     loaded = load_model(checkpoint_folder, device="cpu")
     ids = loaded.model.generate(**loaded.processor(WAVEFORMS[0]))
-    assert recognize(WAVEFORMS[0])["text"] == loaded.processor.tokenizer.decode(ids[0], skip_special_tokens=True)
+    wanted = loaded.processor.tokenizer.decode(ids[0], skip_special_tokens=True)
+    assert heard_by_pipeline(checkpoint_folder, WAVEFORMS[:1]) == [wanted]

@@ -46,7 +46,7 @@ def parse_config(
     parser.add_argument("--config", action="config", help="YAML file of values that flags override.")
     if positional:
         parser.add_argument(positional, nargs="*", type=str, default=[], help=_field_help(config_class, positional))
-    parser.add_class_arguments(config_class, skip={positional} if positional else set())
+    parser.add_class_arguments(config_class, as_group=False, skip={positional} if positional else set())
     try:
         namespace = parser.parse_args(_spell_out(arguments, verb, config_class))
     except ArgumentError as error:

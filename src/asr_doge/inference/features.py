@@ -6,7 +6,7 @@ and left out. No language model is loaded.
 It does not know the cache's files (see `asr_doge.data.feature_cache`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from tqdm import tqdm
 from asr_doge.audio.reading import read_audio
 from asr_doge.data.feature_cache import FeatureCacheWriter, audio_stamp
 from asr_doge.data.manifest import Utterance, read_manifest
-from asr_doge.errors import AudioError, DataError
+from asr_doge.errors import AudioError, ConfigError, DataError
+from asr_doge.inference.transcription import MINIMUM_SECONDS
 from asr_doge.models import find_device
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.configuration_asr_doge import DEFAULT_SPEECH_ENCODER
@@ -65,14 +66,17 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     """Run the `features` verb over every manifest in `data_dir`.
 
     Raises:
-        DataError: no manifests, or not one readable utterance.
+        DataError: no manifests, one id for two recordings, or not one readable utterance.
         CheckpointError: the encoder cannot be loaded.
+        ConfigError: a batch size below 1.
     """
+    if config.batch_size < 1:
+        raise ConfigError("--batch_size must be at least 1")
     data_dir = Path(config.data_dir)
     manifests = sorted(data_dir.glob("*_manifest.json"))
     if not manifests:
         raise DataError(f"no *_manifest.json in {data_dir}; run `asr-doge process` first")
-    utterances = [utterance for manifest in manifests for utterance in read_manifest(manifest)]
+    utterances = _distinct(utterance for manifest in manifests for utterance in read_manifest(manifest))
     reference = find_model(config.speech_encoder)
     encoder_config = load_model_config(reference)
     encoder = load_encoder(reference, encoder_config).to(find_device(config.device))
@@ -85,7 +89,7 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
         wanted = [u for u in utterances if not _is_held(writer, u)]
         with tqdm(total=len(wanted), desc="features", unit="utt", dynamic_ncols=True) as progress:
             for batch in _batches(wanted, config.batch_size):
-                waveforms = _read(batch, extractor.sampling_rate, failed)
+                waveforms = _read(batch, extractor, failed)
                 for utterance, embeddings in _encode(encoder, extractor, waveforms):
                     writer.add(utterance.id, audio_stamp(utterance.audio_path), embeddings)
                     encoded += 1
@@ -93,6 +97,19 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     if failed and len(failed) == len(utterances):
         raise DataError(f"none of the {len(failed)} utterances can be read; the first: {failed[0]}")
     return FeaturesReport(folder, encoded, len(utterances) - len(wanted), failed)
+
+
+def _distinct(utterances: Iterable[Utterance]) -> list[Utterance]:
+    """Each recording once, though several manifests may list it."""
+    by_id: dict[str, Utterance] = {}
+    for utterance in utterances:
+        known = by_id.setdefault(utterance.id, utterance)
+        if known.audio_path != utterance.audio_path:
+            raise DataError(
+                f"the id {utterance.id!r} is that of {known.audio_path} and of {utterance.audio_path}; the feature cache"
+                " needs an id for each recording"
+            )
+    return list(by_id.values())
 
 
 def _is_held(writer: FeatureCacheWriter, utterance: Utterance) -> bool:
@@ -107,13 +124,23 @@ def _batches(utterances: Sequence[Utterance], batch_size: int) -> Iterator[list[
             yield group[first : first + batch_size]
 
 
-def _read(batch: Sequence[Utterance], sampling_rate: int, failed: list[str]) -> list[tuple[Utterance, Any]]:
+def _read(batch: Sequence[Utterance], extractor: Any, failed: list[str]) -> list[tuple[Utterance, Any]]:
+    longest = getattr(extractor, "n_samples", None)  # beyond it, Whisper's extractor would cut without a word
     waveforms = []
     for utterance in batch:
         try:
-            waveforms.append((utterance, read_audio(utterance.audio_path, sampling_rate)))
+            waveform = read_audio(utterance.audio_path, extractor.sampling_rate)
         except AudioError as error:
             failed.append(str(error))
+            continue
+        seconds = len(waveform) / extractor.sampling_rate
+        if seconds < MINIMUM_SECONDS:
+            failed.append(f"{utterance.audio_path} is {1000 * seconds:.0f} ms long: too short to hold a word")
+        elif longest is not None and len(waveform) > longest:
+            limit = longest / extractor.sampling_rate
+            failed.append(f"{utterance.audio_path} is {seconds:.1f} s long: this encoder reads at most {limit:.0f} s")
+        else:
+            waveforms.append((utterance, waveform))
     return waveforms
 
 

@@ -16,7 +16,8 @@ SCHEMA_VERSION = 1
 
 def text_line(result: Transcription, show_path: bool) -> str:
     """The transcript, after its file's name and a tab if there are several."""
-    return f"{result.path}\t{result.text}" if show_path else result.text
+    text = " ".join(result.text.split())  # nothing keeps a language model from writing line breaks
+    return f"{result.path}\t{text}" if show_path else text
 
 
 def json_document(results: Sequence[Transcription | FailedTranscription], model: str) -> str:

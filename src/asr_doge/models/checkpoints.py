@@ -74,6 +74,12 @@ class Reference:
         return path
 
     @property
+    def pointer(self) -> str:
+        """What a checkpoint calls this model, wherever it is loaded from later."""
+        is_bundled = self.name in BUNDLED_MODELS
+        return self.name if self.folder is None or is_bundled else str(self.folder.resolve())
+
+    @property
     def location(self) -> str:
         """What transformers' own `from_pretrained` takes; offline, the folder in the hub's cache."""
         if self.folder is not None:

@@ -110,9 +110,9 @@ def assemble_model(
     config = ASRDogeConfig(
         encoder_config=encoder_config,
         text_config=text_config,
-        speech_encoder=str(speech_encoder),
+        speech_encoder=encoder_reference.pointer,
         speech_encoder_revision=encoder_reference.commit,
-        language_model=str(language_model),
+        language_model=text_reference.pointer,
         language_model_revision=text_reference.commit,
         prompt=prompt,
         pad_token_id=tokenizer.pad_token_id,

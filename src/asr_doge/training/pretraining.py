@@ -73,8 +73,8 @@ class PretrainConfig:
     """Steps of stage 2."""
     learning_rate: float = 2e-3
     """Highest learning rate, after a warm-up of a tenth of the steps; falls to zero along a cosine."""
-    sentence_share: float = 0.2
-    """Share of stage 1 that is sentences, if there are any."""
+    sentence_share: float = 0.15
+    """Share of batches that are sentences, if there are any."""
     num_workers: int = 1
     """Processes that make speech."""
     seed: int = 0
@@ -150,19 +150,25 @@ def collate_ctc(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 class TextStage(nn.Module):
     """Stage 2: projector, adapter and language model, over a frozen conformer."""
 
-    def __init__(self, model: ASRDogeForConditionalGeneration, encoder: GraniteSpeechEncoder) -> None:
+    def __init__(self, model: ASRDogeForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
-        self.encoder = encoder
-        self.encoder.projector.requires_grad_(True)
+        self.model.encoder.get_submodule("projector").requires_grad_(True)
 
     def forward(self, input_features: Tensor, input_lengths: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the text; `labels` is `[B, L]`."""
+        encoder = self.model.encoder
+        assert isinstance(encoder, GraniteSpeechEncoder)
         with torch.no_grad():
-            states = self.encoder.conformer(input_features, input_lengths)
-        speech = self.encoder.project(states, input_lengths)
-        mask = length_mask(self.encoder.output_lengths(input_lengths), speech.shape[1])
+            states = encoder.conformer(input_features, input_lengths)
+        speech = encoder.project(states, input_lengths)
+        mask = length_mask(encoder.output_lengths(input_lengths), speech.shape[1])
         return {"loss": self.model(speech_embeddings=speech, attention_mask=mask.long(), labels=labels).loss}
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override] # torch's overloads
+        """Without the output layer, which is the token embedding: safetensors refuses to store a tensor twice."""
+        weights = super().state_dict(*args, **options)
+        return {name: tensor for name, tensor in weights.items() if not name.endswith("lm_head.weight")}
 
 
 def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
@@ -233,7 +239,7 @@ def pretrain(config: PretrainConfig) -> None:
         return collate_features(clips) | {"labels": processor(text=[clip["text"] for clip in clips])["labels"]}
 
     speech = _speech(config, config.text_steps, digits_only=True)
-    _run_stage("text", config, TextStage(model, encoder), speech, collate_text, config.text_steps)
+    _run_stage("text", config, TextStage(model), speech, collate_text, config.text_steps)
     _save(config, model, encoder, tokenizer)
 
 

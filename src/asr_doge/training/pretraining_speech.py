@@ -30,6 +30,7 @@ from asr_doge.data.digits import (
     synthesized_digits,
 )
 
+
 @dataclass(frozen=True)
 class Lesson:
     """A stretch of a run: until which fraction of it, strings of at most how many digits, and what share is varied."""
@@ -40,7 +41,7 @@ class Lesson:
 
 
 LESSONS = (Lesson(0.12, 1, 0.0), Lesson(0.3, 3, 0.5), Lesson(1.0, 6, 1.0))
-"""From easy to hard. CTC finds its first alignments in clear single digits within minutes, in noisy strings hardly ever."""
+"""From easy to hard: CTC finds its first alignments in clear single digits within minutes, in noisy strings hardly."""
 SILENT_SHARE = 0.03
 """Share of clips in which nobody speaks, so that the model learns to write nothing."""
 
@@ -48,15 +49,15 @@ SILENT_SHARE = 0.03
 class PretrainingSpeech(Dataset[dict[str, Any]]):
     """Endless varied speech: digit strings of human recordings and of espeak-ng voices, and sentences.
 
-    The clips grow harder over the run (`LESSONS`). All clips of a batch have strings of the same number of digits, which
-    keeps padding low.
+    The clips grow harder over the run (`LESSONS`). All clips of a batch are sentences, or all are strings of the same
+    number of digits, which keeps padding low.
 
     Args:
         size: clips in the run.
         batch_size: clips of a batch.
         recordings: of single digits, by speaker.
         sentences: audio files and their texts; may be empty.
-        sentence_share: share of clips that are sentences, if there are any.
+        sentence_share: share of batches that are sentences, if there are any, from the second lesson on.
         seed: of everything random.
         lessons: how the clips grow harder.
     """
@@ -95,23 +96,23 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
         batch_rng = np.random.default_rng([self.seed, index // self.batch_size])
         lesson = next(lesson for lesson in self.lessons if index < lesson.until * self.size)
         num_digits = int(batch_rng.integers(1, lesson.longest + 1))
+        is_sentence = batch_rng.random() < self.sentence_share and lesson is not LESSONS[0]
         rng = np.random.default_rng([self.seed, index, 1])
-        waveform, text = self._speech(num_digits, rng, with_sentences=lesson.longest > 1)
+        waveform, text = self._sentence(rng) if is_sentence else self._digits(num_digits, rng)
         varied = rng.random() < lesson.varied_share
         if varied:
             waveform = self.augmentation(waveform, SAMPLE_RATE, rng)
         features = log_mel_features(torch.from_numpy(waveform))
         return {"input_features": mask_features(features, rng) if varied else features, "text": text}
 
-    def _speech(
-        self, num_digits: int, rng: np.random.Generator, with_sentences: bool
-    ) -> tuple[NDArray[np.float32], str]:
+    def _sentence(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], str]:
+        path, text = self.sentences[int(rng.integers(len(self.sentences)))]
+        return read_audio(path), text
+
+    def _digits(self, num_digits: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], str]:
         if rng.random() < SILENT_SHARE:
             noise = rng.standard_normal(int(rng.uniform(0.5, 2.0) * SAMPLE_RATE), dtype=np.float32)
             return noise * np.float32(10 ** rng.uniform(-5, -1)), ""
-        if with_sentences and rng.random() < self.sentence_share:
-            path, text = self.sentences[int(rng.integers(len(self.sentences)))]
-            return read_audio(path), text
         digits = random_digits(rng, (num_digits, num_digits))
         text = " ".join(digits)
         if rng.random() < 0.6:

@@ -1,0 +1,51 @@
+"""Best-path CTC decoding, against paths written by hand."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr_doge.decoding import ctc_greedy_texts
+from asr_doge.models import LoadedModel
+
+BLANK = "_"
+
+
+def decode(loaded: LoadedModel, *paths: str, lengths: list[int] | None = None) -> list[str]:
+    """Texts of best paths, one character a frame; frames past a path's end say `!`."""
+    frames = max(map(len, paths))
+    logits = torch.full((len(paths), frames, 128), -1.0)
+    for row, path in zip(logits, paths, strict=True):
+        for frame, character in zip(row, path.ljust(frames, "!"), strict=True):
+            frame[0 if character == BLANK else ord(character)] = 1.0
+    return ctc_greedy_texts(loaded.model.encoder, logits, torch.tensor(lengths or [len(path) for path in paths]))
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("cat", "cat"),
+        ("cccaaattt", "cat"),
+        ("_c__aa_t_", "cat"),
+        ("hel_lo", "hello"),  # a blank between equal letters keeps both
+        ("helllo", "helo"),
+        ("see_e", "see"),
+        ("one  two", "one two"),
+        ("  one two__  ", "one two"),
+        ("_____", ""),
+        ("_", ""),
+    ],
+)
+def test_repeats_collapse_and_blanks_vanish(assembled: LoadedModel, path: str, text: str) -> None:
+    assert decode(assembled, path) == [text]
+
+
+def test_frames_past_the_length_are_not_read(assembled: LoadedModel) -> None:
+    assert decode(assembled, "one", "a", "eleven") == ["one", "a", "eleven"]
+    assert decode(assembled, "seven", "seven", lengths=[4, 0]) == ["seve", ""]
+
+
+@given(st.lists(st.sampled_from("abc "), max_size=12).map("".join))
+def test_every_text_has_a_path(assembled: LoadedModel, text: str) -> None:
+    path = BLANK.join(f"{character}{character}" for character in text)
+    assert decode(assembled, f"_{path}_") == [text.strip()]

@@ -1,0 +1,173 @@
+"""The feature cache holds what the model computes, and is filled once."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from asr_doge.data import read_manifest, write_manifest
+from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.errors import CheckpointError, ConfigError, DataError
+from asr_doge.inference.features import FeaturesConfig, FeaturesReport, compute_features
+from asr_doge.models import LoadedModel, assemble_model
+from asr_doge.models.encoders.loading import feature_source
+from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
+from tests import speech
+from tests.models import tiny
+
+
+def features(data: Path, encoder: Path, **options: object) -> FeaturesReport:
+    return compute_features(FeaturesConfig(str(data), speech_encoder=str(encoder), device="cpu", **options))  # type: ignore[arg-type]
+
+
+def counts(report: FeaturesReport) -> tuple[int, int, int]:
+    return report.encoded, report.kept, len(report.failed)
+
+
+def copy_of_encoder(granite_folder: Path, folder: Path, scale: float) -> Path:
+    """The encoder with other weights."""
+    folder.mkdir()
+    (folder / "config.json").write_bytes((granite_folder / "config.json").read_bytes())
+    weights = load_file(granite_folder / "model.safetensors")
+    scaled = {name: tensor * scale if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    save_file(scaled, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return speech.write_corpus(tmp_path / "processed", train=5, dev=2, test=2)
+
+
+@pytest.fixture(scope="module")
+def loaded(granite_folder: Path, doge_folder: Path) -> LoadedModel:
+    """In float32, as `features` computes."""
+    loaded = assemble_model(granite_folder, doge_folder, device="cpu", adapter_stack=2)
+    tiny.randomize(loaded.model.adapter, seed=1)
+    return loaded
+
+
+def loss_and_logits(loaded: LoadedModel, examples: list[Example]) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        output = loaded.model(**collate_examples(examples))
+    return output.loss, output.logits
+
+
+def test_training_from_the_cache_gives_the_same_loss(corpus: Path, granite_folder: Path, loaded: LoadedModel) -> None:
+    """Equality 3."""
+    report = features(corpus, granite_folder, batch_size=2)
+    assert report.folder == corpus / "features"
+    source = feature_source(loaded.model.config.speech_encoder_fingerprint)
+    cache = FeatureCache.open(report.folder, expected_source=source)
+    for split in ("train", "dev", "test"):
+        utterances = read_manifest(corpus / f"{split}_manifest.json")
+        cache.require_fresh(utterances)
+        cached = list(CachedSpeechDataset(utterances, loaded.processor, cache))
+        computed = list(SpeechDataset(utterances, loaded.processor))
+        (loss, logits), (wanted_loss, wanted_logits) = (loss_and_logits(loaded, batch) for batch in (cached, computed))
+        assert abs(loss - wanted_loss) < 1e-4 * wanted_loss
+        assert tiny.relative_difference(logits, wanted_logits) < 1e-3
+        ids = [loaded.model.generate(**collate_examples(batch), max_new_tokens=6) for batch in (cached, computed)]
+        assert torch.equal(*ids)
+    others = loss_and_logits(loaded, cached[::-1])[1]
+    assert tiny.relative_difference(others, wanted_logits) > 0.1  # the clips differ, so the test can fail
+
+
+def test_a_second_run_encodes_nothing(corpus: Path, granite_folder: Path) -> None:
+    assert counts(features(corpus, granite_folder)) == (9, 0, 0)
+    before = {path.name: path.read_bytes() for path in (corpus / "features").iterdir()}
+    assert counts(features(corpus, granite_folder)) == (0, 9, 0)
+    assert {path.name: path.read_bytes() for path in (corpus / "features").iterdir()} == before
+
+
+def test_new_and_changed_recordings_are_encoded(corpus: Path, granite_folder: Path) -> None:
+    features(corpus, granite_folder)
+    utterances = read_manifest(corpus / "train_manifest.json")
+    cache = FeatureCache.open(corpus / "features")
+    before = {utterance.id: cache[utterance.id] for utterance in utterances}
+    changed = utterances[1]
+    speech.write_wav(changed.audio_path, tiny.random_waveform(changed.duration, seed=77))
+    os.utime(changed.audio_path, ns=(1, 1))
+    write_manifest(corpus / "train_manifest.json", [*utterances, *speech.utterances(corpus, "more", 2)])
+    assert counts(features(corpus, granite_folder)) == (3, 8, 0)
+    cache = FeatureCache.open(corpus / "features")
+    assert {id_ for id_, tensor in before.items() if not torch.equal(cache[id_], tensor)} == {changed.id}
+    assert len(cache) == 11
+
+
+def test_another_encoder_computes_everything_anew(corpus: Path, granite_folder: Path, tmp_path: Path) -> None:
+    features(corpus, granite_folder)
+    other = copy_of_encoder(granite_folder, tmp_path / "other", 1.01)
+    same = copy_of_encoder(granite_folder, tmp_path / "same", 1.0)
+    assert counts(features(corpus, same)) == (0, 9, 0)
+    assert counts(features(corpus, other)) == (9, 0, 0)
+
+
+def test_unreadable_recordings_are_left_out_and_named(corpus: Path, granite_folder: Path) -> None:
+    broken, gone, short, *_ = utterances = read_manifest(corpus / "train_manifest.json")
+    broken.audio_path.write_bytes(b"RIFF, but no sound")
+    gone.audio_path.unlink()
+    speech.write_wav(short.audio_path, tiny.random_waveform(0.01))
+    report = features(corpus, granite_folder, batch_size=3)
+    assert counts(report) == (6, 0, 3)
+    for line, utterance in zip(sorted(report.failed), (broken, gone, short), strict=True):
+        assert str(utterance.audio_path) in line
+        assert "\n" not in line
+    cache = FeatureCache.open(report.folder)
+    assert {utterance.id for utterance in utterances if utterance.id not in cache} == {broken.id, gone.id, short.id}
+    assert counts(features(corpus, granite_folder)) == (0, 6, 3)
+
+
+def test_recordings_longer_than_the_encoder_reads_are_left_out(corpus: Path, whisper_folder: Path) -> None:
+    """Whisper's extractor cuts them without a word, and the text would be of more than the features."""
+    long, *_ = read_manifest(corpus / "test_manifest.json")
+    speech.write_wav(long.audio_path, tiny.random_waveform(31.0))
+    report = features(corpus, whisper_folder)
+    assert counts(report) == (8, 0, 1)
+    assert report.failed == [f"{long.audio_path} is 31.0 s long: this encoder reads at most 30 s"]
+
+
+def test_nothing_readable_is_an_error(corpus: Path, granite_folder: Path) -> None:
+    for path in (corpus / "audio").iterdir():
+        path.write_bytes(b"no sound")
+    with pytest.raises(DataError, match=r"none of the 9 utterances can be read; the first: .*wav"):
+        features(corpus, granite_folder)
+
+
+def test_one_id_for_two_recordings_is_an_error(corpus: Path, granite_folder: Path) -> None:
+    """The cache goes by id: the one's features would be taken for the other's."""
+    dev = speech.utterances(corpus, "train", 1, seed=5)[0]
+    audio = speech.write_wav(corpus / "elsewhere" / "train-0.wav", np.full(8000, 0.1, dtype=np.float32))
+    write_manifest(corpus / "dev_manifest.json", [type(dev)(dev.id, audio, dev.text, dev.raw_text, 0.5)])
+    with pytest.raises(DataError, match="'train-0'"):
+        features(corpus, granite_folder)
+
+
+def test_one_recording_in_two_manifests_is_encoded_once(corpus: Path, granite_folder: Path) -> None:
+    train = read_manifest(corpus / "train_manifest.json")
+    write_manifest(corpus / "dev_manifest.json", train)
+    assert counts(features(corpus, granite_folder)) == (7, 0, 0)
+
+
+def test_no_language_model_is_needed(corpus: Path, granite_folder: Path, tmp_path: Path) -> None:
+    """Of a full checkpoint only the encoder's tensors are read: without the others it works as well."""
+    weights = load_file(granite_folder / "model.safetensors")
+    folder = copy_of_encoder(granite_folder, tmp_path / "encoder", 1.0)
+    encoder_only = {name: tensor for name, tensor in weights.items() if "language_model" not in name}
+    assert encoder_only.keys() < weights.keys()
+    save_file(encoder_only, folder / "model.safetensors")
+    assert counts(features(corpus, folder, output_dir=str(tmp_path / "cache"))) == (9, 0, 0)
+    assert counts(features(corpus, granite_folder, output_dir=str(tmp_path / "cache"))) == (0, 9, 0)
+
+
+def test_what_is_missing_is_named(corpus: Path, granite_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no \*_manifest.json in .*nowhere; run `asr-doge process` first"):
+        features(tmp_path / "nowhere", granite_folder)
+    with pytest.raises(CheckpointError, match="no-such-encoder"):
+        features(corpus, tmp_path / "no-such-encoder")
+    with pytest.raises(ConfigError, match="batch_size"):
+        features(corpus, granite_folder, batch_size=0)

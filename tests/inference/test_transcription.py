@@ -1,0 +1,206 @@
+"""What comes out belongs to what went in, in its order, whatever the format, the length or the company."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import asr_doge
+from asr_doge.audio import read_audio
+from asr_doge.errors import AudioError
+from asr_doge.inference import FailedTranscription, Transcriber, Transcription, load, transcribe, transcription
+from asr_doge.models import load_model
+from tests.models import tiny
+from tests.speech import RATE, write_wav
+
+SECONDS = (1.7, 0.4, 0.9, 2.6, 0.5, 1.2, 0.7, 2.0, 0.3)
+WAVEFORMS = [tiny.random_waveform(seconds, seed=seed) for seed, seconds in enumerate(SECONDS)]
+
+
+def text_of(transcriber: Transcriber, source: transcription.Source) -> str:
+    result = transcriber.transcribe(source)
+    assert isinstance(result, Transcription)
+    return result.text
+
+
+@pytest.fixture(scope="module")
+def alone(transcriber: Transcriber) -> list[str]:
+    """The texts of WAVEFORMS, each transcribed by itself."""
+    return [text_of(transcriber, waveform) for waveform in WAVEFORMS]
+
+
+def test_different_recordings_give_different_texts(alone: list[str]) -> None:
+    """Else the tests below could not fail."""
+    assert len(set(alone)) > len(alone) // 2
+    assert all(alone)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
+def test_batching_changes_neither_texts_nor_order(transcriber: Transcriber, alone: list[str], batch_size: int) -> None:
+    results = Transcriber(transcriber.loaded, batch_size).transcribe(WAVEFORMS)
+    assert isinstance(results, list)
+    assert [result.text for result in results] == alone
+    assert [result.duration for result in results] == pytest.approx(SECONDS)
+
+
+def test_one_in_one_out_list_in_list_out(transcriber: Transcriber, alone: list[str]) -> None:
+    assert transcriber.transcribe([]) == []
+    assert transcriber.transcribe(WAVEFORMS[:1]) == [Transcription(alone[0], SECONDS[0])]
+    assert transcriber.transcribe((WAVEFORMS[0],)) == [Transcription(alone[0], SECONDS[0])]
+    assert transcriber.transcribe(WAVEFORMS[0]) == Transcription(alone[0], SECONDS[0])
+
+
+def test_file_array_and_tensor_give_the_same_text(transcriber: Transcriber, alone: list[str], tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", WAVEFORMS[0], subtype="FLOAT")
+    result = transcriber.transcribe(str(path))
+    assert result == Transcription(alone[0], SECONDS[0], path)
+    stereo = np.stack([WAVEFORMS[0], WAVEFORMS[0]])
+    for source in (path, torch.from_numpy(WAVEFORMS[0]), WAVEFORMS[0].astype(np.float64), stereo):
+        assert text_of(transcriber, source) == alone[0]
+    integers = (np.clip(WAVEFORMS[0], -1, 1) * 32767).astype(np.int16)
+    assert text_of(transcriber, integers) == text_of(transcriber, integers.astype(np.float32) / 32768)
+
+
+def test_any_format_rate_and_channels_in_order(transcriber: Transcriber, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sources: list[transcription.Source] = [
+        write_wav(tmp_path / "telephone.mp3", rng.normal(0, 0.1, (12_000, 2)).astype(np.float32), 8_000),
+        WAVEFORMS[1],
+        write_wav(tmp_path / "studio.flac", rng.normal(0, 0.1, (24_000, 2)).astype(np.float32), 48_000),
+        torch.from_numpy(WAVEFORMS[2]),
+        write_wav(tmp_path / "voice.ogg", WAVEFORMS[3]),
+    ]
+    results = list(transcriber.transcribe_each(sources))
+    assert [result.path for result in results] == [
+        tmp_path / "telephone.mp3",
+        None,
+        tmp_path / "studio.flac",
+        None,
+        tmp_path / "voice.ogg",
+    ]
+    for result, source in zip(results, sources, strict=True):
+        waveform = read_audio(source) if isinstance(source, Path) else source
+        assert isinstance(result, Transcription)
+        assert result.text == text_of(transcriber, waveform)
+        assert result.duration == pytest.approx(len(waveform) / RATE)
+
+
+def unusable(folder: Path) -> dict[str, transcription.Source]:
+    """Sources that hold nothing to transcribe, by what the error says of them."""
+    (folder / "notes.wav").write_text("not audio")
+    (folder / "empty.wav").touch()
+    return {
+        "does not exist": folder / "missing.wav",
+        "not audio": folder / "notes.wav",
+        "0 bytes": folder / "empty.wav",
+        "is a folder": folder,
+        "holds no samples": np.zeros(0, dtype=np.float32),
+        "10 ms long: too short": tiny.random_waveform(0.01),
+        "NaN": np.full(RATE, np.nan, dtype=np.float32),
+        "axes": np.zeros((2, 2, RATE), dtype=np.float32),
+    }
+
+
+def test_unreadable_recordings_fail_in_their_place(transcriber: Transcriber, alone: list[str], tmp_path: Path) -> None:
+    bad = unusable(tmp_path)
+    sources: list[transcription.Source] = [WAVEFORMS[0], *bad.values(), WAVEFORMS[1]]
+    first, *failures, last = transcriber.transcribe_each(sources)
+    assert isinstance(first, Transcription)
+    assert isinstance(last, Transcription)
+    assert [first.text, last.text] == alone[:2]
+    for failure, (finding, source) in zip(failures, bad.items(), strict=True):
+        assert isinstance(failure, FailedTranscription)
+        assert finding in str(failure.error)
+        assert "\n" not in str(failure.error)
+        assert failure.path == (source if isinstance(source, Path) else None)
+
+
+def test_asked_for_texts_an_unreadable_recording_is_an_error(transcriber: Transcriber, tmp_path: Path) -> None:
+    for finding, source in unusable(tmp_path).items():
+        with pytest.raises(AudioError, match=finding):
+            transcriber.transcribe([WAVEFORMS[1], source])
+        with pytest.raises(AudioError, match=finding):
+            transcriber.transcribe(source)
+
+
+def test_digital_silence_is_empty_and_spoils_no_neighbour(transcriber: Transcriber, alone: list[str]) -> None:
+    silence = np.zeros(2 * RATE, dtype=np.float32)
+    faint = np.full(RATE, 1e-5, dtype=np.float32)
+    results = transcriber.transcribe([silence, WAVEFORMS[0], faint, WAVEFORMS[1]])
+    assert isinstance(results, list)
+    assert [result.text for result in results] == ["", alone[0], "", alone[1]]
+    assert transcriber.transcribe(silence) == Transcription("", 2.0)
+
+
+def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber, alone: list[str]) -> None:
+    pause = np.zeros(RATE, dtype=np.float32)
+    parts = [tiny.random_waveform(seconds, seed=seed) for seed, seconds in ((20, 24.0), (21, 25.0), (22, 8.0))]
+    long = np.concatenate([parts[0], pause, parts[1], pause, parts[2]])
+    results = transcriber.transcribe([long, WAVEFORMS[0]])
+    assert isinstance(results, list)
+    assert results[0].duration == pytest.approx(59.0)
+    assert results[1].text == alone[0]
+    pieces = transcription.split_at_pauses(long, RATE)
+    assert len(pieces) == 3
+    assert results[0].text == " ".join(text_of(transcriber, piece) for piece in pieces)
+
+
+def test_a_silent_piece_leaves_no_gap_in_the_text(transcriber: Transcriber) -> None:
+    long = np.concatenate([np.zeros(29 * RATE, dtype=np.float32), WAVEFORMS[3]])
+    text = text_of(transcriber, long)
+    assert text
+    assert text == text.strip()
+
+
+def test_windows_keep_order_and_failures(
+    transcriber: Transcriber, alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(transcription, "WINDOW_SECONDS", 2.0)
+    sources: list[transcription.Source] = [*WAVEFORMS[:4], tmp_path / "missing.wav", *WAVEFORMS[4:]]
+    results = list(transcriber.transcribe_each(sources))
+    texts = [result.text if isinstance(result, Transcription) else None for result in results]
+    assert texts == [*alone[:4], None, *alone[4:]]
+
+
+def test_sources_are_read_as_they_are_needed(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of the first come before the last is asked for, so a stream of files needs no end."""
+    monkeypatch.setattr(transcription, "WINDOW_SECONDS", 1.0)
+    given = 0
+
+    def endless() -> Iterator[transcription.Source]:
+        nonlocal given
+        while True:
+            given += 1
+            yield WAVEFORMS[1]
+
+    results = transcriber.transcribe_each(endless())
+    next(results)
+    assert given == 3  # of 0.4 s each
+    for _ in range(3):
+        next(results)
+    assert given == 6
+
+
+def test_beam_search_is_the_models_own(transcriber: Transcriber) -> None:
+    loaded = transcriber.loaded
+    ids = loaded.model.generate(**loaded.processor(WAVEFORMS[0], sampling_rate=RATE), num_beams=3)
+    assert text_of(Transcriber(loaded, num_beams=3), WAVEFORMS[0]) == loaded.processor.batch_decode(ids)[0]
+
+
+def test_the_packages_front_door(brief_folder: Path, tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", WAVEFORMS[0])
+    loaded = load(brief_folder, device="cpu")
+    result = asr_doge.transcribe(path, model=brief_folder, device="cpu")
+    assert result == loaded.transcribe(path) == transcribe(path, brief_folder, "cpu")
+    assert asr_doge.transcribe([path, path], model=brief_folder, device="cpu") == [result, result]
+    assert isinstance(asr_doge.load(brief_folder, "cpu"), asr_doge.Transcriber)
+    with pytest.raises(AttributeError, match="nonsense"):
+        asr_doge.nonsense  # noqa: B018
+
+
+def test_a_reloaded_model_writes_the_same(brief_folder: Path, transcriber: Transcriber, tmp_path: Path) -> None:
+    transcriber.loaded.save(tmp_path / "again")
+    again = Transcriber(load_model(tmp_path / "again", device="cpu", dtype=torch.float64))
+    assert again.transcribe(WAVEFORMS[:3]) == transcriber.transcribe(WAVEFORMS[:3])

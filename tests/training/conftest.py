@@ -1,0 +1,55 @@
+"""A corpus of noise, its feature cache, and runs on them that take a second."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr_doge.inference.features import FeaturesConfig, compute_features
+from asr_doge.models import loading
+from asr_doge.training.training import TrainConfig, TrainResult, train
+from tests import speech
+
+Train = Callable[..., TrainResult]
+
+
+@pytest.fixture(scope="package")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 clips to train on, 4 to tune on; not to be changed by a test."""
+    return speech.write_corpus(tmp_path_factory.mktemp("training") / "processed", train=12, dev=4, test=2)
+
+
+@pytest.fixture(scope="package")
+def cache(corpus: Path, granite_folder: Path) -> Path:
+    """The corpus's features."""
+    return compute_features(FeaturesConfig(str(corpus), speech_encoder=str(granite_folder), device="cpu")).folder
+
+
+@pytest.fixture
+def run(
+    corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Train:
+    """`train` with tiny parts; 12 steps unless told otherwise, three an epoch."""
+    monkeypatch.setattr(loading, "MAX_NEW_TOKENS", 12)  # random models never stop by themselves
+
+    def run_with(output_dir: Path, **options: Any) -> TrainResult:
+        defaults: dict[str, Any] = {
+            "data_dir": str(corpus),
+            "features_dir": str(cache),
+            "speech_encoder": str(granite_folder),
+            "language_model": str(doge_folder),
+            "adapter_hidden_dim": 32,
+            "batch_size": 4,
+            "learning_rate": 1e-2,
+            "warmup_steps": 2,
+            "epochs": 4,
+            "eval_steps": 4,
+            "save_steps": 4,
+            "patience": 100,
+            "num_workers": 0,
+            "device": "cpu",
+        }
+        return train(TrainConfig(**defaults | {"output_dir": str(output_dir)} | options))
+
+    return run_with

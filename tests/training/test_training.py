@@ -1,0 +1,315 @@
+"""A run learns, leaves loadable checkpoints of what it trained, and goes on after an interruption as if there were none."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from asr_doge.audio import read_audio
+from asr_doge.data import read_manifest, write_manifest
+from asr_doge.errors import AudioError, CheckpointError, ConfigError, DataError
+from asr_doge.inference import Transcriber
+from asr_doge.models import load_model, loading
+from asr_doge.text.scoring import score
+from asr_doge.training import training
+from asr_doge.training.datasets import SpeechDataset, collate_examples
+from tests import speech
+from tests.training.conftest import Train
+
+WEIGHTS = "model.safetensors"
+
+
+def log_of(output_dir: Path) -> list[dict[str, Any]]:
+    """What the run logged, without its timings."""
+    last = max(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    entries = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    timings = ("runtime", "per_second", "flos")
+    return [{name: value for name, value in entry.items() if not name.endswith(timings)} for entry in entries]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = load_file(a / WEIGHTS), load_file(b / WEIGHTS)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Press Ctrl-C at the start of a step."""
+
+    class Interrupt(training.KeepBest):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "KeepBest", Interrupt)
+
+
+@pytest.mark.parametrize("choice", ["none", "lora", "full"])
+def test_a_run_leaves_what_it_trained(run: Train, tmp_path: Path, choice: str) -> None:
+    result = run(tmp_path, train_language_model=choice)
+    assert (result.best_dir, result.final_dir, result.steps) == (tmp_path / "best", tmp_path / "final", 12)
+    for folder in (result.best_dir, result.final_dir):
+        loaded = load_model(folder, device="cpu")
+        stored = load_file(folder / WEIGHTS)
+        assert stored.keys() == {name for name, p in loaded.model.named_parameters() if p.requires_grad}
+        assert loaded.model.config.train_language_model == choice
+        assert {name.partition(".")[0] for name in stored} == (
+            {"adapter"} if choice == "none" else {"adapter", "language_model"}
+        )
+        assert all(".lora_" in name for name in stored if choice == "lora" and name.startswith("language_model"))
+        assert Transcriber(loaded).transcribe([speech.tiny.random_waveform(0.6)])
+    folders = {path.name for path in tmp_path.iterdir()}
+    assert {"best", "final", "checkpoint-12"} < folders
+    assert len(folders) == 4  # one more to resume from, not every one there ever was
+    if choice != "full":  # resuming needs the optimizer of what is trained, and of nothing else
+        assert (tmp_path / "checkpoint-12" / WEIGHTS).stat().st_size < 100_000
+
+
+def test_every_weight_that_should_learn_does_and_no_other(
+    run: Train, tmp_path: Path, granite_folder: Path, doge_folder: Path
+) -> None:
+    training.set_seed(0)
+    for choice in ("none", "full"):
+        torch.manual_seed(0)
+        training.set_seed(0)
+        start = training.assemble_model(
+            granite_folder, doge_folder, device="cpu", adapter_hidden_dim=32, train_language_model=choice
+        ).model.state_dict()
+        result = run(tmp_path / choice, train_language_model=choice)
+        end = load_model(result.final_dir, device="cpu").model.state_dict()
+        moved = {name for name, tensor in end.items() if not torch.equal(tensor, start[name])}
+        trained = ("adapter.",) if choice == "none" else ("adapter.", "language_model.")
+        assert moved == {name for name in end if name.startswith(trained) and not name.endswith("inv_freq")}
+
+
+def test_eight_clips_are_learnt_by_heart(
+    run: Train, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "MAX_NEW_TOKENS", 40)
+    eight = read_manifest(corpus / "train_manifest.json")[:8]
+    write_manifest(tmp_path / "eight.json", eight)
+    manifest = str(tmp_path / "eight.json")
+    result = run(
+        tmp_path / "run",
+        train_manifest=manifest,
+        dev_manifest=manifest,
+        train_language_model="full",
+        batch_size=8,
+        epochs=60,
+        warmup_steps=5,
+        eval_steps=20,
+        save_steps=20,
+    )
+    losses = [entry["loss"] for entry in log_of(tmp_path / "run") if "loss" in entry]
+    assert losses[-1] < 0.1 * losses[0]
+    assert result.dev_cer < 0.05
+    transcriber = Transcriber(load_model(result.best_dir, device="cpu"))
+    heard = [transcription.text for transcription in transcriber.transcribe([u.audio_path for u in eight])]  # type: ignore[union-attr]
+    assert score([u.text for u in eight], heard).cer == pytest.approx(result.dev_cer)
+
+
+def test_the_adapter_alone_learns_too(run: Train, tmp_path: Path) -> None:
+    run(tmp_path, epochs=20, batch_size=12, learning_rate=2e-2, eval_steps=5, save_steps=10)
+    losses = [entry["loss"] for entry in log_of(tmp_path) if "loss" in entry]
+    assert losses[-1] < 0.85 * losses[0]
+
+
+def test_cached_and_computed_features_train_alike(run: Train, tmp_path: Path) -> None:
+    """Equality 3, over a run."""
+    run(tmp_path / "cached")
+    run(tmp_path / "computed", features_dir=None)
+    for cached, computed in zip(log_of(tmp_path / "cached"), log_of(tmp_path / "computed"), strict=True):
+        assert cached == pytest.approx(computed, rel=1e-3)
+
+
+def test_workers_change_nothing(run: Train, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        run(tmp_path / str(workers), features_dir=None, num_workers=workers, epochs=2, eval_steps=3, save_steps=3)
+    assert same_weights(tmp_path / "0" / "final", tmp_path / "2" / "final")
+
+
+@pytest.mark.parametrize("choice", ["none", "lora"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    """Equality 5: interrupted within an epoch and between two checkpoints."""
+    whole = run(tmp_path / "whole", train_language_model=choice)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", train_language_model=choice)
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"best", "checkpoint-4"}
+    resumed = run(tmp_path / "cut", train_language_model=choice, resume_from="latest")
+    assert resumed.steps == whole.steps
+    assert resumed.dev_cer == whole.dev_cer
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+    for name in ("final", "best", "checkpoint-12"):
+        assert same_weights(tmp_path / "cut" / name, tmp_path / "whole" / name), name
+
+
+def test_resuming_does_not_renew_the_patience(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equality 5 where the run stops early: nothing is learnt, so only the first evaluation is ever the best."""
+    options: dict[str, Any] = {"learning_rate": 0.0, "eval_steps": 2, "save_steps": 2, "patience": 3}
+    whole = run(tmp_path / "whole", **options)
+    assert whole.steps == 8
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", **options)
+    assert run(tmp_path / "cut", resume_from="latest", **options).steps == whole.steps
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+
+def test_best_is_the_checkpoint_of_lowest_dev_cer(run: Train, corpus: Path, tmp_path: Path) -> None:
+    dev = read_manifest(corpus / "dev_manifest.json")
+    result = run(tmp_path, train_language_model="lora", epochs=8, eval_steps=2, save_steps=4, learning_rate=5e-2)
+    cers = [entry["eval_cer"] for entry in log_of(tmp_path) if "eval_cer" in entry]
+    assert len(cers) == 12
+    assert len(set(cers)) > 1
+    assert result.dev_cer == min(cers) < cers[-1]
+    heard = Transcriber(load_model(result.best_dir, device="cpu")).transcribe([u.audio_path for u in dev])
+    assert isinstance(heard, list)
+    assert score([u.text for u in dev], [transcription.text for transcription in heard]).cer == pytest.approx(min(cers))
+    assert not same_weights(result.best_dir, result.final_dir)
+
+
+def test_a_run_that_ends_between_evaluations_is_evaluated_at_its_end(run: Train, tmp_path: Path) -> None:
+    result = run(tmp_path, epochs=1, eval_steps=100, save_steps=100)
+    assert result.steps == 3
+    assert 0 < result.dev_cer < 5
+    assert same_weights(result.best_dir, result.final_dir)
+
+
+def test_training_stops_when_the_dev_set_gets_no_better(run: Train, tmp_path: Path) -> None:
+    assert run(tmp_path, learning_rate=0.0, eval_steps=1, save_steps=1, patience=2).steps == 3
+
+
+def test_only_so_many_dev_utterances_are_transcribed(run: Train, tmp_path: Path, corpus: Path) -> None:
+    dev = read_manifest(corpus / "dev_manifest.json")
+    result = run(tmp_path, epochs=1, eval_samples=1)
+    heard = Transcriber(load_model(result.best_dir, device="cpu")).transcribe([dev[0].audio_path])
+    assert score([dev[0].text], [heard[0].text]).cer == pytest.approx(result.dev_cer)  # type: ignore[index]
+
+
+def test_the_same_seed_gives_the_same_weights(run: Train, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(tmp_path / name, seed=seed, epochs=1)
+    assert same_weights(tmp_path / "a" / "final", tmp_path / "b" / "final")
+    assert not same_weights(tmp_path / "a" / "final", tmp_path / "c" / "final")
+
+
+def test_a_new_run_does_not_mix_with_an_older_one(run: Train, tmp_path: Path) -> None:
+    """Else `latest` would be the older run's last checkpoint, and the rotation would delete the new run's."""
+    run(tmp_path, seed=1)
+    fresh = run(tmp_path / "elsewhere", seed=2, epochs=2)
+    again = run(tmp_path, seed=2, epochs=2)
+    assert again.steps == fresh.steps == 6
+    assert again.dev_cer == fresh.dev_cer
+    assert log_of(tmp_path) == log_of(tmp_path / "elsewhere")
+    for name in ("best", "final", "checkpoint-4"):
+        assert same_weights(tmp_path / name, tmp_path / "elsewhere" / name)
+
+
+def test_what_cannot_be_resumed_is_named(run: Train, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--resume_from latest: there is no checkpoint-N folder in .*nothing"):
+        run(tmp_path / "nothing", resume_from="latest")
+    run(tmp_path, epochs=1)
+    for folder in (tmp_path / "missing", tmp_path / "best"):
+        with pytest.raises(ConfigError, match=f"--resume_from {folder}: not a checkpoint-N folder"):
+            run(tmp_path, resume_from=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"eval_steps": 4, "save_steps": 6}, "save_steps"),
+        ({"eval_steps": 0}, "eval_steps"),
+        ({"save_steps": 0}, "save_steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"epochs": 0}, "epochs"),
+        ({"epochs": -1}, "epochs"),
+        ({"patience": 0}, "patience"),
+        ({"eval_samples": 0}, "eval_samples"),
+        ({"num_workers": -1}, "num_workers"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"adapter_hidden_dim": 0}, "adapter_hidden_dim"),
+        ({"adapter_type": "none"}, "adapter_type"),
+        ({"train_language_model": "some"}, "train_language_model"),
+        ({"device": "abacus"}, "device"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    run: Train, tmp_path: Path, options: dict[str, Any], flag: str
+) -> None:
+    with pytest.raises(ConfigError, match=flag) as caught:
+        run(tmp_path / "run", **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_missing_is_named(run: Train, tmp_path: Path, corpus: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere/train_manifest.json does not exist"):
+        run(tmp_path / "run", data_dir=str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"nothing.json does not exist"):
+        run(tmp_path / "run", dev_manifest=str(tmp_path / "nothing.json"))
+    with pytest.raises(DataError, match="no feature cache"):
+        run(tmp_path / "run", features_dir=str(tmp_path))
+    with pytest.raises(CheckpointError, match="no-model"):
+        run(tmp_path / "run", language_model=str(tmp_path / "no-model"))
+
+
+def test_features_of_another_encoder_are_refused(run: Train, tmp_path: Path, granite_folder: Path) -> None:
+    other = tmp_path / "encoder"
+    speech.tiny.granite_model(seed=9).save_pretrained(other)
+    with pytest.raises(DataError, match=r"has encoder_fingerprint .* run 'asr-doge features' again"):
+        run(tmp_path / "run", speech_encoder=str(other))
+
+
+def test_features_that_are_missing_or_stale_are_refused(run: Train, tmp_path: Path, corpus: Path, cache: Path) -> None:
+    data = shutil.copytree(corpus, tmp_path / "data")
+    with pytest.raises(DataError, match=r"is older than the recordings of 12 of 12 utterances"):
+        run(tmp_path / "run", data_dir=str(data), features_dir=str(cache))
+    train = read_manifest(corpus / "train_manifest.json")
+    write_manifest(tmp_path / "more.json", [*train, *speech.utterances(tmp_path, "more", 2)])
+    with pytest.raises(DataError, match=r"lacks 2 of 14 utterances \(the first: 'more-0'\)"):
+        run(tmp_path / "run", train_manifest=str(tmp_path / "more.json"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_recording_that_cannot_be_read_is_named_in_one_line(
+    run: Train, tmp_path: Path, corpus: Path, workers: int
+) -> None:
+    data = shutil.copytree(corpus, tmp_path / "data")
+    broken = data / "audio" / "train-3.wav"
+    broken.write_bytes(b"RIFF, but no sound")
+    with pytest.raises(AudioError) as caught:
+        run(tmp_path / "run", data_dir=str(data), features_dir=None, num_workers=workers)
+    assert "\n" not in str(caught.value)
+    assert str(broken) in str(caught.value)
+
+
+def test_batches_are_padded_where_the_model_does_not_look(corpus: Path, granite_folder: Path, doge_folder: Path) -> None:
+    loaded = training.assemble_model(granite_folder, doge_folder, device="cpu", dtype=torch.float64)
+    speech.tiny.randomize(loaded.model.adapter, seed=1)
+    dataset = SpeechDataset(read_manifest(corpus / "train_manifest.json")[:5], loaded.processor)
+    examples = [dataset[index] for index in range(len(dataset))]
+    with torch.no_grad():
+        together = loaded.model(**collate_examples(examples)).loss
+        alone = [loaded.model(**collate_examples([example])).loss for example in examples]
+    tokens = [len(example["labels"]) for example in examples]
+    mean = sum(loss * count for loss, count in zip(alone, tokens, strict=True)) / sum(tokens)
+    assert abs(together - mean) < 1e-9 * mean
+
+
+def test_audio_is_heard_as_it_is_transcribed(corpus: Path, checkpoint_folder: Path) -> None:
+    loaded = load_model(checkpoint_folder, device="cpu")
+    (utterance, *_) = read_manifest(corpus / "train_manifest.json")
+    example = SpeechDataset([utterance], loaded.processor)[0]
+    features = loaded.processor(read_audio(utterance.audio_path), sampling_rate=16_000)["input_features"][0]
+    assert torch.equal(example["input_features"], features)
+    assert loaded.processor.batch_decode(example["labels"][None]) == [utterance.text]
+    assert example["labels"][-1] == loaded.processor.tokenizer.eos_token_id
