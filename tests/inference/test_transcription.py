@@ -11,6 +11,7 @@ import asr_doge
 from asr_doge.audio import read_audio
 from asr_doge.errors import AudioError
 from asr_doge.inference import FailedTranscription, Transcriber, Transcription, load, transcribe, transcription
+from asr_doge.inference.segmentation import split_at_pauses
 from asr_doge.models import load_model
 from tests.models import tiny
 from tests.speech import RATE, write_wav
@@ -142,7 +143,7 @@ def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber, alone: lis
     assert isinstance(results, list)
     assert results[0].duration == pytest.approx(59.0)
     assert results[1].text == alone[0]
-    pieces = transcription.split_at_pauses(long, RATE)
+    pieces = split_at_pauses(long, RATE)
     assert len(pieces) == 3
     assert results[0].text == " ".join(text_of(transcriber, piece) for piece in pieces)
 

@@ -16,6 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     DogeConfig,
     DogeForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     GraniteSpeechConfig,
     GraniteSpeechForConditionalGeneration,
     LlamaConfig,
@@ -181,6 +183,17 @@ def llama_model(vocab_size: int, seed: int = 0) -> LlamaForCausalLM:
     return model.eval()
 
 
+def gpt2_model(vocab_size: int, seed: int = 0) -> GPT2LMHeadModel:
+    """A third family: positions are learned and absolute, so padding must not be counted."""
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocab_size, n_embd=TEXT_SIZE, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=1, pad_token_id=2
+        )
+    )
+    randomize(model, seed)
+    return model.eval()
+
+
 def save_language_model(model: PreTrainedModel, folder: Path) -> Path:
     """A language model's folder with its tokenizer."""
     model.save_pretrained(folder)
@@ -213,4 +226,4 @@ def random_waveform(seconds: float, seed: int = 0) -> NDArray[np.float32]:
 
 def relative_difference(a: Tensor, b: Tensor) -> float:
     """Largest difference of two tensors, in units of the second's spread."""
-    return float((a - b).abs().max() / b.std())
+    return float(((a - b).abs().max() / b.std()).detach())

@@ -27,9 +27,7 @@ def cache(corpus: Path, granite_folder: Path) -> Path:
 
 
 @pytest.fixture
-def run(
-    corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Train:
+def run(corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """`train` with tiny parts; 12 steps unless told otherwise, three an epoch."""
     monkeypatch.setattr(loading, "MAX_NEW_TOKENS", 12)  # random models never stop by themselves
 

@@ -143,6 +143,11 @@ def find_audio_files(folder: str | os.PathLike[str]) -> list[Path]:
 def _check_file(path: Path) -> None:
     """Sort out what has nothing to do with audio, where the decoders' own messages are cryptic."""
     try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        printable = str(path).encode(errors="backslashreplace").decode()
+        raise AudioError(f"{printable} has a name that is not UTF-8, which no decoder opens: rename it.") from None
+    try:
         if path.is_dir():
             raise AudioError(f"{path} is a folder: pass a recording, or list its recordings with `find_audio_files`.")
         with path.open("rb") as file:

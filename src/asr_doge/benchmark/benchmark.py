@@ -20,8 +20,9 @@ import torch
 from tqdm import tqdm
 
 from asr_doge.audio.reading import read_audio
+from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.manifest import Utterance, read_manifest
-from asr_doge.errors import DataError
+from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.transcription import FailedTranscription, Transcriber
 from asr_doge.models import load_model
 from asr_doge.text.normalization import normalize_training_text
@@ -90,6 +91,9 @@ class ASRDogeBenchmark:
     SPEED_CLIPS = 5
 
     def __init__(self, config: BenchmarkConfig) -> None:
+        for name in ("max_samples", "num_speed_runs"):
+            if getattr(config, name) < 0:
+                raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
         self.config = config
         self._transcriber: Transcriber | None = None
 
@@ -121,7 +125,7 @@ class ASRDogeBenchmark:
             samples: utterances; default, `load_samples()`.
 
         Raises:
-            DataError: no samples, or not one that can be read.
+            DataError: no samples, not one that can be read, or a report that cannot be written.
         """
         samples = self.load_samples() if samples is None else samples
         if not samples:
@@ -215,10 +219,9 @@ class ASRDogeBenchmark:
             "parameters": result.parameters,
             "samples": [asdict(sample) for sample in result.samples],
         }
-        result.report_path.parent.mkdir(parents=True, exist_ok=True)
-        partial = result.report_path.with_suffix(".partial")
-        partial.write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
-        partial.replace(result.report_path)
+        # As in manifests: a lone surrogate in a path has a JSON escape, but no UTF-8 form.
+        content = json.dumps(report, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        write_atomically(result.report_path, content)
 
 
 def _scores(results: Sequence[SampleResult]) -> Scores:

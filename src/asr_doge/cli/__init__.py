@@ -1,11 +1,14 @@
 """The `asr-doge` command: one thin file a verb.
 
-Promises: a user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130, with what was finished kept.
+Promises: a user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130, with what was finished kept;
+no text or file name is beyond printing, and a reader that stops early (`asr-doge … | head`) ends it in silence.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from asr_doge.errors import ASRDogeError
 
@@ -23,6 +26,8 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is from the start
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
@@ -37,9 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"asr-doge: unknown verb '{verb}'; choose from {', '.join(VERBS)}")
     try:
         run: Callable[[Sequence[str]], int] = import_module(f"asr_doge.cli.{verb}").run
-        return run(rest)
+        code = run(rest)
+        sys.stdout.flush()
+        return code
     except ASRDogeError as error:
         return _fail(f"error: {error}")
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # else Python complains when it flushes at its end
+        return 141
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

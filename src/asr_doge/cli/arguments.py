@@ -10,11 +10,12 @@ import dataclasses
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from asr_doge.cli import VERBS
 from asr_doge.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -42,6 +43,7 @@ def parse_config(
         prog=f"asr-doge {verb}",
         description=f"{(config_class.__doc__ or '').strip()} For example: {example}",
         exit_on_error=False,
+        allow_abbrev=False,  # a mistyped flag is an error, not a guess; and `--config` must be seen as such
     )
     parser.add_argument("--config", action="config", help="YAML file of values that flags override.")
     if positional:
@@ -84,8 +86,12 @@ def _section(path: Path, verb: str) -> str:
         raise ConfigError(f"--config {path}: not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path}: expected 'name: value' lines")
-    sections: dict[str, Any] = {name: part for name, part in content.items() if isinstance(part, dict)}
-    return yaml.safe_dump(sections.get(verb, {}) if sections else content)
+    if not any(isinstance(part, dict) for part in content.values()):
+        return yaml.safe_dump(content)
+    for name, part in content.items():  # what is in no section, or in one that no verb reads, would be lost in silence
+        if name not in VERBS or not isinstance(part, dict | None):
+            raise ConfigError(f"--config {path}: '{name}' is not a section; a section bears the name of a verb")
+    return yaml.safe_dump(content.get(verb) or {})
 
 
 def _field_help(config_class: type, name: str) -> str:

@@ -1,6 +1,7 @@
 """`asr-doge demo`: the whole way from recordings to transcripts, on speech made on the spot."""
 
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ def run(arguments: Sequence[str]) -> int:
     console.rule("3. features: the frozen encoder, once")
     _say(console, features.run, ["features", "--data_dir", str(processed), "--speech_encoder", ENCODER])
     console.rule("4. train: the adapter, from a random start")
+    shutil.rmtree(checkpoints, ignore_errors=True)  # an earlier demo's
     assemble_model(ENCODER, LANGUAGE_MODEL, adapter_hidden_dim=ADAPTER_HIDDEN_DIM).save(checkpoints / "untrained")
     _say(
         console,

@@ -108,11 +108,17 @@ class FeatureCacheWriter:
         if self._pending_bytes >= self._shard_bytes:
             self._write_shard()
 
+    def mark_unreadable(self, utterance_id: str, reason: str) -> None:
+        """Record that an utterance has no features and why, so that training leaves it out; `add` takes it back."""
+        self._index.unreadable[utterance_id] = reason
+
     def close(self) -> None:
         """Write what is pending, and let others write to the folder."""
         try:
             if self._pending:
                 self._write_shard()
+            else:
+                self._write_index()
         finally:
             self._lock.close()
 
@@ -129,9 +135,9 @@ class FeatureCacheWriter:
         try:
             index = _read_index(self._folder)
         except DataError:  # no index, or one that nobody can use
-            return _Index(self._source, {}, {})
+            return _Index(self._source, {}, {}, {})
         if index.source != self._source:
-            return _Index(self._source, {}, {})
+            return _Index(self._source, {}, {}, {})
         damaged = set(index.damaged_shards(self._folder))
         return index.without(damaged)
 
@@ -146,6 +152,7 @@ class FeatureCacheWriter:
         self._index.shard_bytes[name] = len(content)
         for key, (utterance_id, (stamp, tensor)) in enumerate(self._pending.items()):
             self._index.entries[utterance_id] = _Entry(name, str(key), stamp, len(tensor))
+            self._index.unreadable.pop(utterance_id, None)
         self._pending, self._pending_bytes = {}, 0
         self._write_index()
 
@@ -203,6 +210,11 @@ class FeatureCache:
     def stamp(self, utterance_id: str) -> str:
         """The `audio_stamp` of the recording when its features were computed."""
         return self._entry(utterance_id).stamp
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Utterances that were tried and have no features, each with the reason."""
+        return self._index.unreadable
 
     def num_embeddings(self, utterance_id: str) -> int:
         """T', without reading the features."""
@@ -286,6 +298,8 @@ class _Index:
     """Size of each shard's file."""
     entries: dict[str, _Entry]
     """Where each utterance is."""
+    unreadable: dict[str, str]
+    """Why an utterance has no features."""
 
     def damaged_shards(self, folder: Path) -> list[str]:
         """Shards that are missing or of another size than when they were written."""
@@ -300,6 +314,7 @@ class _Index:
             self.source,
             {name: size for name, size in self.shard_bytes.items() if name not in shards},
             {id_: entry for id_, entry in self.entries.items() if entry.shard not in shards},
+            self.unreadable,
         )
 
     def to_json(self) -> bytes:
@@ -307,7 +322,7 @@ class _Index:
         for id_, entry in self.entries.items():
             fields = {"key": entry.key, "stamp": entry.stamp, "num_embeddings": entry.length}
             shards[entry.shard]["utterances"][id_] = fields
-        content = {"format": _FORMAT, "source": self.source, "shards": shards}
+        content = {"format": _FORMAT, "source": self.source, "shards": shards, "unreadable": self.unreadable}
         # As in manifests: a lone surrogate in an id has a JSON escape, but no UTF-8 form.
         return json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
@@ -324,7 +339,8 @@ def _read_index(folder: Path) -> _Index:
             for name, shard in shards.items()
             for id_, fields in shard["utterances"].items()
         }
-        return _Index(content["source"], {name: shard["bytes"] for name, shard in shards.items()}, entries)
+        shard_bytes = {name: shard["bytes"] for name, shard in shards.items()}
+        return _Index(content["source"], shard_bytes, entries, content["unreadable"])
     except OSError:
         raise DataError(f"{folder} is no feature cache (no readable {_INDEX_NAME}): run 'asr-doge features'") from None
     except (ValueError, KeyError, TypeError, AttributeError):

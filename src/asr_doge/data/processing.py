@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from asr_doge.audio.reading import audio_duration
 from asr_doge.audio.resampling import SAMPLE_RATE

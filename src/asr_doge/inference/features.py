@@ -83,7 +83,7 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
 
     folder = Path(config.output_dir) if config.output_dir else data_dir / "features"
-    failed: list[str] = []
+    failed: dict[str, str] = {}
     encoded = 0
     with FeatureCacheWriter(folder, feature_source(encoder_fingerprint(reference, encoder_config))) as writer:
         wanted = [u for u in utterances if not _is_held(writer, u)]
@@ -94,9 +94,11 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
                     writer.add(utterance.id, audio_stamp(utterance.audio_path), embeddings)
                     encoded += 1
                 progress.update(len(batch))
+        for utterance_id, reason in failed.items():
+            writer.mark_unreadable(utterance_id, reason)
     if failed and len(failed) == len(utterances):
-        raise DataError(f"none of the {len(failed)} utterances can be read; the first: {failed[0]}")
-    return FeaturesReport(folder, encoded, len(utterances) - len(wanted), failed)
+        raise DataError(f"none of the {len(failed)} utterances can be read; the first: {next(iter(failed.values()))}")
+    return FeaturesReport(folder, encoded, len(utterances) - len(wanted), list(failed.values()))
 
 
 def _distinct(utterances: Iterable[Utterance]) -> list[Utterance]:
@@ -106,8 +108,8 @@ def _distinct(utterances: Iterable[Utterance]) -> list[Utterance]:
         known = by_id.setdefault(utterance.id, utterance)
         if known.audio_path != utterance.audio_path:
             raise DataError(
-                f"the id {utterance.id!r} is that of {known.audio_path} and of {utterance.audio_path}; the feature cache"
-                " needs an id for each recording"
+                f"the id {utterance.id!r} is that of {known.audio_path} and of {utterance.audio_path}; the feature"
+                ' cache needs an "id" of its own for each recording'
             )
     return list(by_id.values())
 
@@ -124,21 +126,24 @@ def _batches(utterances: Sequence[Utterance], batch_size: int) -> Iterator[list[
             yield group[first : first + batch_size]
 
 
-def _read(batch: Sequence[Utterance], extractor: Any, failed: list[str]) -> list[tuple[Utterance, Any]]:
+def _read(batch: Sequence[Utterance], extractor: Any, failed: dict[str, str]) -> list[tuple[Utterance, Any]]:
+    """Waveforms of those that the encoder can read whole; the others go to `failed`, each with a line."""
     longest = getattr(extractor, "n_samples", None)  # beyond it, Whisper's extractor would cut without a word
     waveforms = []
     for utterance in batch:
         try:
             waveform = read_audio(utterance.audio_path, extractor.sampling_rate)
         except AudioError as error:
-            failed.append(str(error))
+            failed[utterance.id] = str(error)
             continue
         seconds = len(waveform) / extractor.sampling_rate
         if seconds < MINIMUM_SECONDS:
-            failed.append(f"{utterance.audio_path} is {1000 * seconds:.0f} ms long: too short to hold a word")
+            failed[utterance.id] = f"{utterance.audio_path} is {1000 * seconds:.0f} ms long: too short to hold a word"
         elif longest is not None and len(waveform) > longest:
-            limit = longest / extractor.sampling_rate
-            failed.append(f"{utterance.audio_path} is {seconds:.1f} s long: this encoder reads at most {limit:.0f} s")
+            failed[utterance.id] = (
+                f"{utterance.audio_path} is {seconds:.1f} s long: this encoder reads at most"
+                f" {longest / extractor.sampling_rate:.0f} s at once"
+            )
         else:
             waveforms.append((utterance, waveform))
     return waveforms

@@ -39,6 +39,8 @@ class LoadedModel:
     def save(self, folder: Path) -> None:
         """Write a checkpoint folder, whole or not at all; one that is there is replaced."""
         partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+        if old.exists() and not folder.exists():
+            old.rename(folder)  # an earlier run was killed between the two renames below
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
         self.model.save_pretrained(partial)

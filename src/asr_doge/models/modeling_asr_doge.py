@@ -289,12 +289,12 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         encoder = language_model = None
         if config.speech_encoder is not None:
-            reference = find_model(config.speech_encoder, config.speech_encoder_revision)
+            reference = _find_part("speech_encoder", config.speech_encoder, config.speech_encoder_revision)
             found = encoder_fingerprint(reference, config.encoder_config)
             config.speech_encoder_fingerprint = _same_fingerprint(reference, config.speech_encoder_fingerprint, found)
             encoder = load_encoder(reference, config.encoder_config, dtype)
         if config.language_model is not None:
-            reference = find_model(config.language_model, config.language_model_revision)
+            reference = _find_part("language_model", config.language_model, config.language_model_revision)
             found = weights_fingerprint(reference, rename_language_model_key)
             config.language_model_fingerprint = _same_fingerprint(reference, config.language_model_fingerprint, found)
             language_model = load_language_model(reference, config.text_config, dtype)
@@ -394,6 +394,16 @@ def _line_up(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> _Layout
 def _all_real(inputs: Tensor, length: int) -> Tensor:
     """The attention mask of inputs without padding, `[B, length]`."""
     return torch.ones(len(inputs), length, dtype=torch.long, device=inputs.device)
+
+
+def _find_part(field: str, name: str, revision: str | None) -> Reference:
+    """A frozen part of a checkpoint, which may have moved since."""
+    try:
+        return find_model(name, revision)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the checkpoint's {field} is not at '{name}'; bring it back, or correct {field} in config.json"
+        ) from error
 
 
 def _same_fingerprint(reference: Reference, expected: str | None, found: str) -> str:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from asr_doge.audio.reading import read_audio
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance
+from asr_doge.errors import AudioError
 from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 
@@ -22,7 +23,10 @@ Example = dict[str, Tensor]
 
 
 class SpeechDataset(Dataset[Example]):
-    """Examples of `input_features` `[T, F]` and `labels` `[L]`, computed from the audio when asked for."""
+    """Examples of `input_features` `[T, F]` and `labels` `[L]`, computed from the audio when asked for.
+
+    A recording that cannot be read, or not whole, is an AudioError.
+    """
 
     def __init__(self, utterances: Sequence[Utterance], processor: ASRDogeProcessor) -> None:
         self.utterances = utterances
@@ -34,7 +38,11 @@ class SpeechDataset(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         utterance = self.utterances[index]
         sampling_rate = self.processor.feature_extractor.sampling_rate
-        batch = self.processor(audio=read_audio(utterance.audio_path, sampling_rate), sampling_rate=sampling_rate)
+        waveform = read_audio(utterance.audio_path, sampling_rate)
+        try:
+            batch = self.processor(audio=waveform, sampling_rate=sampling_rate)
+        except ValueError as error:  # too short for one frame, or longer than the encoder reads
+            raise AudioError(f"{utterance.audio_path}: {error}; leave it out of the manifest") from error
         return {
             "input_features": batch["input_features"][0],
             "attention_mask": batch["attention_mask"][0],

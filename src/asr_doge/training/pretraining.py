@@ -1,12 +1,12 @@
 """Making a small model from nothing: the recipe behind the bundled nano model.
 
 Promises: two stages, each a transformers Trainer run on speech made as it goes: (1) the conformer learns characters by
-CTC; (2) with the conformer frozen, the q-former projector and the language model learn to write what was said, through
-an adapter that is then thrown away. What they give is frozen for good, and `asr-doge train` fits an adapter on top,
-from a random start, like any user's. Same seed and machine, same weights. An interrupted run continues at its last
+CTC; (2) projector and language model learn to write what was said, through an adapter that is then thrown away, and the
+conformer goes on learning under both losses. What they give is frozen for good, and `asr-doge train` fits an adapter on
+top, from a random start, like any user's. Same seed and machine, same weights. An interrupted run continues at its last
 checkpoint.
 
-Stage 2 trains the language model together with the projector, so nano's language model knows digit strings and little
+Stage 2 trains the language model together with the encoder, so nano's language model knows digit strings and little
 else. A published pair (Granite, Doge) needs none of this.
 """
 
@@ -17,12 +17,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DogeConfig, GraniteSpeechConfig, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
+from transformers import (
+    DogeConfig,
+    GraniteSpeechConfig,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.audio.log_mel import FEATURE_SIZE
 from asr_doge.data.digits import DIGIT_WORDS, read_fsdd
@@ -32,11 +43,13 @@ from asr_doge.models.configuration_asr_doge import DEFAULT_PROMPT
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.language_model import build_language_model
-from asr_doge.training.pretraining_speech import LESSONS, PretrainingSpeech, collate_features
+from asr_doge.training.pretraining_speech import LAST_LESSON, LESSONS, PretrainingSpeech, collate_features
 
 BLANK = 0
 CTC_VOCABULARY = 128
 """CTC ids are ASCII character codes; 0 is the blank."""
+CTC_WEIGHT = 0.3
+"""Share of the CTC loss in stage 2: enough to keep the head's drafts good."""
 LONGEST_SENTENCE_SECONDS = 3.6
 """Longer sentences would set the length of their whole batch."""
 
@@ -65,16 +78,22 @@ class PretrainConfig:
     """Layers of the language model."""
     text_vocab_size: int = 512
     """Tokens of the language model, byte-level BPE."""
-    batch_size: int = 32
+    batch_size: int = 24
     """Utterances a step."""
     ctc_steps: int = 3200
-    """Steps of stage 1."""
-    text_steps: int = 1000
+    """Steps over which stage 1's learning rate would fall to zero."""
+    ctc_until: float = 0.5
+    """Fraction of those steps after which stage 2 takes over, at a high learning rate again."""
+    text_steps: int = 1800
     """Steps of stage 2."""
     learning_rate: float = 2e-3
-    """Highest learning rate, after a warm-up of a tenth of the steps; falls to zero along a cosine."""
+    """Highest learning rate of stage 1, after a warm-up of a tenth of the steps; it falls to zero along a cosine."""
+    text_learning_rate: float = 1e-3
+    """The same of stage 2."""
     sentence_share: float = 0.15
-    """Share of batches that are sentences, if there are any."""
+    """Share of stage 1's batches that are sentences, if there are any."""
+    digit_sentence_share: float = 0.25
+    """Share of stage 2's batches that are such sentences as are digit strings, if there are any."""
     num_workers: int = 1
     """Processes that make speech."""
     seed: int = 0
@@ -121,6 +140,12 @@ def build_encoder(config: PretrainConfig) -> GraniteSpeechEncoder:
     return encoder
 
 
+def ctc_loss(logits: Tensor, input_lengths: Tensor, characters: Tensor, character_lengths: Tensor) -> Tensor:
+    """CTC loss per character of `logits` `[B, T, V]`; see `collate_ctc` for the rest."""
+    log_probs = logits.log_softmax(dim=-1).transpose(0, 1)
+    return F.ctc_loss(log_probs, characters, input_lengths, character_lengths, BLANK, zero_infinity=True)
+
+
 class CTCStage(nn.Module):
     """Stage 1: the conformer with its CTC head."""
 
@@ -131,15 +156,13 @@ class CTCStage(nn.Module):
     def forward(
         self, input_features: Tensor, input_lengths: Tensor, characters: Tensor, character_lengths: Tensor
     ) -> dict[str, Tensor]:
-        """CTC loss per character; see `collate_ctc`."""
+        """The loss of a `collate_ctc` batch."""
         logits = self.encoder.ctc_logits(input_features, input_lengths)
-        log_probs = logits.log_softmax(dim=-1).transpose(0, 1)
-        loss = F.ctc_loss(log_probs, characters, input_lengths, character_lengths, BLANK, zero_infinity=True)
-        return {"loss": loss}
+        return {"loss": ctc_loss(logits, input_lengths, characters, character_lengths)}
 
 
 def collate_ctc(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """A stage 1 batch: features, and `characters` `[B, L]` with `character_lengths` `[B]`."""
+    """A batch of features, and `characters` `[B, L]` with `character_lengths` `[B]`."""
     ids = [torch.tensor(list(clip["text"].encode("ascii"))) for clip in clips]
     return collate_features(clips) | {
         "characters": pad_sequence(ids, batch_first=True),
@@ -148,22 +171,32 @@ def collate_ctc(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 class TextStage(nn.Module):
-    """Stage 2: projector, adapter and language model, over a frozen conformer."""
+    """Stage 2: the whole model, under the language model's loss and the CTC head's."""
+
+    _keys_to_ignore_on_save = None  # the Trainer asks for it when it resumes, as tied weights are saved but once
 
     def __init__(self, model: ASRDogeForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
-        self.model.encoder.get_submodule("projector").requires_grad_(True)
+        self.model.requires_grad_(True)
 
-    def forward(self, input_features: Tensor, input_lengths: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of the text; `labels` is `[B, L]`."""
+    def forward(
+        self,
+        input_features: Tensor,
+        input_lengths: Tensor,
+        characters: Tensor,
+        character_lengths: Tensor,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """The loss of a `collate_ctc` batch with `labels` `[B, L]`."""
         encoder = self.model.encoder
         assert isinstance(encoder, GraniteSpeechEncoder)
-        with torch.no_grad():
-            states = encoder.conformer(input_features, input_lengths)
+        states = encoder.conformer(input_features, input_lengths)
+        draft_loss = ctc_loss(encoder.encoder.out(states), input_lengths, characters, character_lengths)
         speech = encoder.project(states, input_lengths)
         mask = length_mask(encoder.output_lengths(input_lengths), speech.shape[1])
-        return {"loss": self.model(speech_embeddings=speech, attention_mask=mask.long(), labels=labels).loss}
+        text_loss = self.model(speech_embeddings=speech, attention_mask=mask.long(), labels=labels).loss
+        return {"loss": text_loss + CTC_WEIGHT * draft_loss}
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override] # torch's overloads
         """Without the output layer, which is the token embedding: safetensors refuses to store a tensor twice."""
@@ -172,7 +205,7 @@ class TextStage(nn.Module):
 
 
 def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer in which every digit word is one token; it can write any text."""
+    """A byte-level BPE tokenizer in which every digit word but a text's first is one token; it can write any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -219,6 +252,30 @@ def build_model(
     )
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A Trainer run: `steps` are the length of its learning-rate schedule, `until` the fraction of them that is run."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    until: float = 1.0
+
+
+class StopAt(TrainerCallback):
+    """End a run before its schedule does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Stop after the wanted step."""
+        control.should_training_stop |= state.global_step >= self.step
+        return control
+
+
 def pretrain(config: PretrainConfig) -> None:
     """Run both stages and write `encoder/` and `language_model/` in the output folder, each loadable by name.
 
@@ -226,20 +283,20 @@ def pretrain(config: PretrainConfig) -> None:
         DataError: recordings or manifest are missing.
     """
     set_seed(config.seed)
-    speech = _speech(config, config.ctc_steps, digits_only=False)
     encoder = build_encoder(config)
-    _run_stage("ctc", config, CTCStage(encoder), speech, collate_ctc, config.ctc_steps)
-    encoder.requires_grad_(False).eval()
+    stage = Stage("ctc", config.ctc_steps, config.learning_rate, config.ctc_until)
+    _run_stage(stage, config, CTCStage(encoder), _speech(config, config.ctc_steps, digits_only=False), collate_ctc)
 
     tokenizer = build_tokenizer(config)
     processor = ASRDogeProcessor(GraniteSpeechEncoder.feature_extractor(encoder.config), tokenizer)
+    set_seed(config.seed)  # so that stage 2 starts alike whether stage 1 ran in this process or before
     model = build_model(config, encoder, tokenizer)
 
     def collate_text(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        return collate_features(clips) | {"labels": processor(text=[clip["text"] for clip in clips])["labels"]}
+        return collate_ctc(clips) | {"labels": processor(text=[clip["text"] for clip in clips])["labels"]}
 
-    speech = _speech(config, config.text_steps, digits_only=True)
-    _run_stage("text", config, TextStage(model), speech, collate_text, config.text_steps)
+    stage = Stage("text", config.text_steps, config.text_learning_rate)
+    _run_stage(stage, config, TextStage(model), _speech(config, config.text_steps, digits_only=True), collate_text)
     _save(config, model, encoder, tokenizer)
 
 
@@ -258,43 +315,48 @@ def _speech(config: PretrainConfig, steps: int, digits_only: bool) -> Pretrainin
         config.batch_size,
         recordings,
         sentences,
-        config.sentence_share,
+        config.digit_sentence_share if digits_only else config.sentence_share,
         config.seed + digits_only,
-        LESSONS[-1:] if digits_only else LESSONS,
+        [LAST_LESSON] if digits_only else LESSONS,
     )
 
 
 def _run_stage(
-    name: str,
+    stage: Stage,
     config: PretrainConfig,
     module: nn.Module,
     speech: PretrainingSpeech,
     collate: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
-    steps: int,
 ) -> None:
-    """Train `module`, or go on from the last checkpoint of an interrupted run."""
-    folder = Path(config.output_dir) / "stages" / name
+    """Train `module`; go on from the last checkpoint of an interrupted run, and do not repeat a finished one."""
+    folder = Path(config.output_dir) / "stages" / stage.name
+    finished = folder / "final" / SAFE_WEIGHTS_NAME
+    if finished.is_file():
+        module.load_state_dict(load_file(finished), strict=False)  # without the output layer of `TextStage.state_dict`
+        return
     arguments = TrainingArguments(
         output_dir=str(folder),
-        max_steps=steps,
+        max_steps=stage.steps,
         per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup_steps=steps // 10,
+        learning_rate=stage.learning_rate,
+        warmup_steps=stage.steps // 10,
         lr_scheduler_type="cosine",
         weight_decay=0.01,
         max_grad_norm=1.0,
         train_sampling_strategy="sequential",
         dataloader_num_workers=config.num_workers,
+        dataloader_pin_memory=torch.accelerator.is_available(),
         remove_unused_columns=False,
         logging_steps=25,
-        save_steps=max(1, steps // 10),
+        save_steps=max(1, stage.steps // 10),
         save_total_limit=1,
         report_to="none",
         seed=config.seed,
     )
-    trainer = Trainer(module, arguments, data_collator=collate, train_dataset=speech)
+    callbacks = [StopAt(round(stage.until * stage.steps))]
+    trainer = Trainer(module, arguments, data_collator=collate, train_dataset=speech, callbacks=callbacks)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
-    trainer.save_model(str(folder / "final"))
+    trainer.save_model(str(finished.parent))
 
 
 def _save(

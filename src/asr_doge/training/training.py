@@ -8,6 +8,7 @@ It does not compute features ahead (see `asr_doge.inference.features`) but uses 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest
-from asr_doge.errors import ConfigError
+from asr_doge.errors import AudioError, ConfigError
 from asr_doge.models import ASRDogeProcessor, LoadedModel, assemble_model, find_device
 from asr_doge.models.configuration_asr_doge import (
     DEFAULT_LANGUAGE_MODEL,
@@ -126,8 +127,10 @@ def train(config: TrainConfig) -> TrainResult:
     Raises:
         ASRDogeError: data, model parts or flags that cannot be used.
     """
-    set_seed(config.seed)
+    _check_flags(config)
     output_dir = Path(config.output_dir)
+    checkpoint = _checkpoint_to_resume(config.resume_from, output_dir)
+    set_seed(config.seed)
     train_set = read_manifest(Path(config.train_manifest or Path(config.data_dir) / "train_manifest.json"))
     dev_set = read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json"))
     loaded = assemble_model(
@@ -149,14 +152,33 @@ def train(config: TrainConfig) -> TrainResult:
         eval_dataset=_dataset(config, _shortest_first(dev_set[: config.eval_samples]), loaded),
         processing_class=loaded.processor,
         compute_metrics=_metrics(loaded.processor),
-        callbacks=[EarlyStoppingCallback(config.patience), KeepBest(loaded, output_dir / "best")],
+        callbacks=[LimitedPatience(config.patience), KeepBest(loaded, output_dir / "best")],
     )
-    trainer.train(resume_from_checkpoint=_checkpoint_to_resume(config.resume_from, output_dir))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except AudioError as error:  # raised in a worker process, it brings a traceback in its message
+        last_line = str(error).strip().splitlines()[-1]
+        raise AudioError(last_line.removeprefix(f"{AudioError.__module__}.{AudioError.__name__}: ")) from error
     if trainer.state.global_step % config.eval_steps:
         trainer.evaluate()
     loaded.save(output_dir / "final")
     cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
     return TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
+
+
+def _check_flags(config: TrainConfig) -> None:
+    """Refuse, before anything is loaded, numbers that training could not use."""
+    positive = ("adapter_hidden_dim", "adapter_stack", "batch_size", "epochs", "eval_samples", "eval_steps")
+    for name in (*positive, "patience", "save_steps"):
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
+    for name in ("learning_rate", "max_grad_norm", "num_workers", "warmup_steps", "weight_decay"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
+    if config.save_steps % config.eval_steps:
+        raise ConfigError(f"save_steps ({config.save_steps}) must be a multiple of eval_steps ({config.eval_steps})")
+    if config.wandb_project is not None and not config.no_wandb and find_spec("wandb") is None:
+        raise ConfigError("--wandb_project needs the package wandb: pip install 'asr-doge[wandb]', or give --no_wandb")
 
 
 def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainingArguments:
@@ -165,8 +187,6 @@ def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainin
         os.environ["WANDB_PROJECT"] = str(config.wandb_project)
         if config.wandb_entity:
             os.environ["WANDB_ENTITY"] = config.wandb_entity
-    if config.save_steps % config.eval_steps:
-        raise ConfigError(f"save_steps ({config.save_steps}) must be a multiple of eval_steps ({config.eval_steps})")
     device = find_device(config.device)
     return Seq2SeqTrainingArguments(
         output_dir=str(output_dir),
@@ -185,6 +205,7 @@ def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainin
         greater_is_better=False,
         predict_with_generate=True,
         logging_steps=min(25, config.eval_steps),
+        dataloader_pin_memory=device.type == "cuda",
         report_to="wandb" if use_wandb else "none",
         run_name=config.wandb_run_name,
         dataloader_num_workers=0 if config.features_dir else config.num_workers,
@@ -203,8 +224,11 @@ def _dataset(config: TrainConfig, utterances: Sequence[Utterance], loaded: Loade
         return SpeechDataset(utterances, loaded.processor)
     source = feature_source(loaded.model.config.speech_encoder_fingerprint)
     cache = FeatureCache.open(Path(config.features_dir), expected_source=source)
-    cache.require_fresh(utterances)
-    return CachedSpeechDataset(utterances, loaded.processor, cache)
+    readable = [utterance for utterance in utterances if utterance.id not in cache.unreadable]
+    if len(readable) < len(utterances):
+        print(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
+    cache.require_fresh(readable)
+    return CachedSpeechDataset(readable, loaded.processor, cache)
 
 
 def _shortest_first(utterances: Sequence[Utterance]) -> list[Utterance]:
@@ -227,6 +251,11 @@ def _metrics(processor: ASRDogeProcessor) -> Callable[[EvalPrediction], dict[str
 
 def _checkpoint_to_resume(resume_from: str | None, output_dir: Path) -> str | None:
     if resume_from is None:
+        if output_dir.is_dir() and get_last_checkpoint(str(output_dir)) is not None:
+            raise ConfigError(
+                f"{output_dir} holds the checkpoints of another run: go on with it by --resume_from latest, or choose"
+                " another --output_dir"
+            )
         return None
     if resume_from == "latest":
         found = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
@@ -236,6 +265,22 @@ def _checkpoint_to_resume(resume_from: str | None, output_dir: Path) -> str | No
     if not (Path(resume_from) / "trainer_state.json").is_file():
         raise ConfigError(f"--resume_from {resume_from}: not a checkpoint-N folder of a training run")
     return resume_from
+
+
+class LimitedPatience(EarlyStoppingCallback):
+    """Early stopping that goes on counting over a resume, where transformers' own starts anew."""
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **report: Any,
+    ) -> None:
+        """Count the evaluations since the best one of the run that is resumed."""
+        super().on_train_begin(args, state, control, **report)
+        cers = [entry["eval_cer"] for entry in state.log_history if "eval_cer" in entry]
+        self.early_stopping_patience_counter = len(cers) - 1 - cers.index(min(cers)) if cers else 0
 
 
 class KeepBest(TrainerCallback):

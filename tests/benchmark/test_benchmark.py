@@ -1,0 +1,181 @@
+"""The numbers are those of the texts, every sample counts, and the report can be read by others."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import pytest
+
+from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig
+from asr_doge.data import Utterance, read_manifest, write_manifest
+from asr_doge.errors import CheckpointError, ConfigError, DataError
+from asr_doge.text.normalization import normalize_training_text
+from tests import speech
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return speech.brief_checkpoint(checkpoint_folder, tmp_path_factory.mktemp("benchmark") / "checkpoint")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return speech.write_corpus(tmp_path / "processed", train=1, dev=1, test=6)
+
+
+def benchmark_of(checkpoint: Path, corpus: Path, **options: Any) -> ASRDogeBenchmark:
+    defaults: dict[str, Any] = {"num_speed_runs": 1, "device": "cpu", "output_dir": str(corpus.parent / "report")}
+    return ASRDogeBenchmark(BenchmarkConfig(str(checkpoint), str(corpus), **defaults | options))
+
+
+def with_texts(samples: Sequence[Utterance], texts: Sequence[str]) -> list[Utterance]:
+    return [replace(sample, raw_text=text, text=text) for sample, text in zip(samples, texts, strict=True)]
+
+
+@pytest.fixture
+def ready(checkpoint: Path, corpus: Path) -> tuple[ASRDogeBenchmark, list[Utterance], list[str]]:
+    """A benchmark, its samples, and what the model hears in them."""
+    benchmark = benchmark_of(checkpoint, corpus)
+    samples = benchmark.load_samples()
+    heard = [result.hypothesis for result in benchmark.transcribe_samples(samples)]
+    assert len(set(heard)) > 1
+    assert all(heard)
+    return benchmark, samples, heard
+
+
+def test_the_published_names(checkpoint: Path, corpus: Path) -> None:
+    benchmark = benchmark_of(checkpoint, corpus)
+    benchmark.load_models()
+    samples = read_manifest(corpus / "test_manifest.json")
+    accuracy = benchmark.run_full_benchmark(samples).accuracy
+    assert accuracy.num_samples == 6
+    for rate in (accuracy.wer, accuracy.cer, accuracy.wer_std, accuracy.cer_std, accuracy.perfect_match_rate):
+        assert isinstance(rate, float)
+    speed = benchmark.benchmark_speed(str(samples[0].audio_path))
+    assert {"total_latency_ms", "real_time_factor", "tokens_per_second"} <= speed.keys()
+    assert all(value > 0 for value in speed.values())
+    assert speed["real_time_factor"] == pytest.approx(speed["total_latency_ms"] / 1000 / speed["audio_duration"])
+    assert speed["audio_duration"] == pytest.approx(samples[0].duration)
+
+
+def test_known_texts_have_known_scores(ready: tuple[ASRDogeBenchmark, list[Utterance], list[str]]) -> None:
+    benchmark, samples, heard = ready
+    perfect = benchmark.run_full_benchmark(with_texts(samples, [text.upper() + "!" for text in heard])).accuracy
+    assert (perfect.wer, perfect.cer, perfect.wer_std, perfect.perfect_match_rate) == (0, 0, 0, 1)
+    # One more word in half of the references: that many words deleted.
+    texts = [f"{text} extra" if number % 2 else text for number, text in enumerate(heard)]
+    half = benchmark.run_full_benchmark(with_texts(samples, texts)).accuracy
+    assert half.perfect_match_rate == 0.5
+    assert half.wer == pytest.approx(3 / sum(len(text.split()) for text in texts))
+    assert half.cer == pytest.approx(jiwer.cer(texts, heard))
+
+
+def test_speakers_are_scored_apart(ready: tuple[ASRDogeBenchmark, list[Utterance], list[str]]) -> None:
+    benchmark, samples, heard = ready
+    texts = [text if sample.speaker == "ann" else f"{text} extra" for sample, text in zip(samples, heard, strict=True)]
+    by_speaker = benchmark.run_full_benchmark(with_texts(samples, texts)).accuracy_by_speaker
+    assert by_speaker.keys() == {"ann", "bob"}
+    assert by_speaker["ann"].wer == 0
+    assert by_speaker["bob"].wer == pytest.approx(3 / sum(len(text.split()) for text in texts[1::2]))
+    assert by_speaker["ann"].num_samples == by_speaker["bob"].num_samples == 3
+    nameless = [replace(sample, speaker=None) for sample in samples]
+    assert benchmark.run_full_benchmark(nameless).accuracy_by_speaker == {}
+
+
+def test_what_cannot_be_read_counts_as_empty(ready: tuple[ASRDogeBenchmark, list[Utterance], list[str]]) -> None:
+    benchmark, samples, heard = ready
+    samples = with_texts(samples, heard)
+    samples[2].audio_path.write_bytes(b"RIFF, but no sound")
+    samples[4].audio_path.unlink()
+    result = benchmark.run_full_benchmark(samples)
+    assert result.accuracy.num_samples == 6
+    assert result.accuracy.perfect_match_rate == pytest.approx(4 / 6)
+    lost = sum(len(heard[number].split()) for number in (2, 4))
+    assert result.accuracy.wer == pytest.approx(lost / sum(len(text.split()) for text in heard))
+    errors = [sample.error for sample in result.samples]
+    assert [error is not None for error in errors] == [False, False, True, False, True, False]
+    assert str(samples[2].audio_path) in str(errors[2])
+    assert result.samples[2].hypothesis == ""
+
+
+def test_nothing_to_measure_is_an_error(checkpoint: Path, corpus: Path) -> None:
+    benchmark = benchmark_of(checkpoint, corpus)
+    for path in (corpus / "audio").glob("test-*.wav"):
+        path.write_bytes(b"no sound")
+    with pytest.raises(DataError, match=r"none of the 6 samples can be read; the first: .*test-0.wav"):
+        benchmark.run_full_benchmark()
+    with pytest.raises(DataError, match="no samples"):
+        benchmark.run_full_benchmark([])
+    assert not (corpus.parent / "report").exists()
+
+
+@pytest.mark.parametrize(("max_samples", "measured"), [(0, 6), (2, 2), (100, 6)])
+def test_samples_are_taken_from_the_start(checkpoint: Path, corpus: Path, max_samples: int, measured: int) -> None:
+    benchmark = benchmark_of(checkpoint, corpus, max_samples=max_samples)
+    ids = [sample.id for sample in benchmark.load_samples()]
+    assert ids == [f"test-{number}" for number in range(measured)]
+    assert benchmark.run_full_benchmark().accuracy.num_samples == measured
+
+
+def test_another_manifest_can_be_named(checkpoint: Path, corpus: Path) -> None:
+    manifest = str(corpus / "train_manifest.json")
+    assert [s.id for s in benchmark_of(checkpoint, corpus, test_manifest=manifest).load_samples()] == ["train-0"]
+    with pytest.raises(DataError, match=r"nothing.json does not exist"):
+        benchmark_of(checkpoint, corpus, test_manifest=str(corpus / "nothing.json")).load_samples()
+
+
+def test_texts_go_through_the_published_rule(ready: tuple[ASRDogeBenchmark, list[Utterance], list[str]]) -> None:
+    benchmark, samples, _ = ready
+    for sample, result in zip(samples, benchmark.run_full_benchmark(samples).samples, strict=True):
+        assert result.reference == normalize_training_text(sample.raw_text) == sample.text
+        assert result.hypothesis == normalize_training_text(result.hypothesis)
+
+
+def test_the_report_says_all_of_it(checkpoint: Path, corpus: Path) -> None:
+    write_manifest(
+        corpus / "test_manifest.json",
+        [replace(sample, raw_text="naïve “café”") for sample in read_manifest(corpus / "test_manifest.json")],
+    )
+    result = benchmark_of(checkpoint, corpus, num_speed_runs=2).run_full_benchmark()
+    assert list((corpus.parent / "report").iterdir()) == [result.report_path]
+    text = result.report_path.read_text(encoding="utf-8")
+    report = json.loads(text)
+    assert report["accuracy"] == asdict(result.accuracy)
+    assert report["accuracy_by_speaker"] == {name: asdict(s) for name, s in result.accuracy_by_speaker.items()}
+    assert report["speed"] == asdict(result.speed)
+    assert report["samples"] == [asdict(sample) for sample in result.samples]
+    assert report["config"]["checkpoint_dir"] == str(checkpoint)
+    assert report["speed"]["num_clips"] == 5
+    assert report["speed"]["num_runs"] == 2
+    assert {"device", "torch", "transformers", "asr-doge", "python"} <= report["machine"].keys()
+    assert report["date"].endswith("+00:00")
+    assert "naïve café" in text  # readable as it stands
+    counts = report["parameters"]
+    assert counts["encoder"] + counts["adapter"] + counts["language_model"] == counts["total"]
+    assert counts["trainable"] == counts["adapter"]
+    assert counts["trainable_share"] == pytest.approx(counts["adapter"] / counts["total"])
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"), [({"max_samples": -1}, "max_samples"), ({"num_speed_runs": -1}, "num_speed_runs")]
+)
+def test_settings_that_cannot_work_are_refused(
+    checkpoint: Path, corpus: Path, options: dict[str, int], flag: str
+) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        benchmark_of(checkpoint, corpus, **options).run_full_benchmark()
+
+
+def test_a_report_that_cannot_be_written_is_an_error_a_user_can_mend(checkpoint: Path, corpus: Path) -> None:
+    blocked = corpus.parent / "blocked"
+    blocked.write_text("a file, not a folder")
+    with pytest.raises(DataError, match="blocked"):
+        benchmark_of(checkpoint, corpus, output_dir=str(blocked)).run_full_benchmark()
+
+
+def test_a_missing_checkpoint_is_named(corpus: Path) -> None:
+    with pytest.raises(CheckpointError, match="no-model"):
+        benchmark_of(Path("/no-model"), corpus).run_full_benchmark()

@@ -1,0 +1,44 @@
+"""The command run in this process, and a model for it that writes briefly."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from asr_doge.cli import main
+from tests import speech
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit code and the lines it printed."""
+
+    code: int
+    out: list[str]
+    err: list[str]
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `asr-doge` with some arguments."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out.splitlines(), captured.err.splitlines())
+
+    return run
+
+
+@pytest.fixture(scope="package")
+def model(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that writes 12 tokens a recording."""
+    return speech.brief_checkpoint(checkpoint_folder, tmp_path_factory.mktemp("cli") / "checkpoint")

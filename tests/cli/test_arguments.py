@@ -1,0 +1,241 @@
+"""Flags, help and configuration files of every verb: a mistake is one line that names what to mend."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from asr_doge.benchmark import BenchmarkConfig
+from asr_doge.cli import VERBS
+from asr_doge.cli.arguments import parse_config
+from asr_doge.cli.demo import DemoConfig
+from asr_doge.cli.info import InfoConfig
+from asr_doge.cli.transcribe import TranscribeConfig
+from asr_doge.data import ProcessConfig
+from asr_doge.errors import ConfigError
+from asr_doge.inference.features import FeaturesConfig
+from asr_doge.training.pretraining import PretrainConfig
+from asr_doge.training.training import TrainConfig
+from tests.cli.conftest import Command
+from tests.speech import write_yaml
+
+CONFIGS: dict[str, type] = {
+    "demo": DemoConfig,
+    "transcribe": TranscribeConfig,
+    "process": ProcessConfig,
+    "features": FeaturesConfig,
+    "train": TrainConfig,
+    "benchmark": BenchmarkConfig,
+    "pretrain": PretrainConfig,
+    "info": InfoConfig,
+}
+REQUIRED = {
+    "process": ["--data_dir", "in", "--output_dir", "out"],
+    "pretrain": ["--output_dir", "out", "--digits_dir", "in"],
+}
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+DEFAULT_RECIPE = RECIPES[0].parent / "default.yaml"
+SECTIONS = [(recipe, verb) for recipe in RECIPES for verb in yaml.safe_load(recipe.read_text())]
+
+
+def parse(verb: str, *arguments: str) -> Any:
+    positional = "files" if verb == "transcribe" else None
+    return parse_config(verb, CONFIGS[verb], [*REQUIRED.get(verb, []), *arguments], "an example", positional)
+
+
+def refused(verb: str, *arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(verb, *arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_every_verb_is_tested_here() -> None:
+    assert CONFIGS.keys() == VERBS.keys()
+
+
+@pytest.mark.parametrize("verb", CONFIGS)
+def test_help_states_type_default_and_meaning_of_every_flag(verb: str, command: Command) -> None:
+    outcome = command(verb, "--help")
+    assert outcome.code == 0
+    usage, _, details = "\n".join(outcome.out).partition("\n\n")
+    details = " ".join(details.split())
+    assert f"For example: asr-doge {verb}" in details
+    arguments, _, flags = details.partition(" options: ")
+    for field in dataclasses.fields(CONFIGS[verb]):
+        if field.name == "files":
+            about = arguments.rpartition(" files ")[2]
+        else:
+            about = flags.partition(f" --{field.name} ")[2].partition(" --")[0]
+        meaning, _, facts = about.rpartition("(")
+        assert "type: " in facts, field.name
+        assert "default: " in facts or "required" in facts, field.name
+        assert len(meaning.split()) >= 4, field.name
+        assert field.name in usage
+
+
+def test_without_a_verb_the_verbs_are_listed(command: Command) -> None:
+    for arguments, code in (([], 2), (["--help"], 0), (["-h"], 0)):
+        outcome = command(*arguments)
+        assert outcome.code == code
+        for verb, meaning in VERBS.items():
+            assert any(verb in line and meaning in line for line in outcome.out)
+    assert command("--version").out[0].startswith("asr-doge 0.")
+
+
+def test_an_unknown_verb_is_one_line(command: Command) -> None:
+    outcome = command("trane")
+    assert (outcome.code, outcome.out) == (2, [])
+    assert outcome.err == [f"asr-doge: unknown verb 'trane'; choose from {', '.join(VERBS)}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train", "--batch_sise", "3"], "--batch_sise"),
+        (["train", "--batch_siz", "3"], "--batch_siz"),  # nor is an abbreviation guessed at
+        (["train", "--batch-size", "3"], "--batch-size"),
+        (["train", "--batch_size", "many"], "batch_size"),
+        (["train", "--batch_size", "2.5"], "batch_size"),
+        (["train", "--batch_size"], "--batch_size"),
+        (["train", "--learning_rate", ""], "learning_rate"),
+        (["train", "--adapter_type", "conv"], "adapter_type"),
+        (["train", "--no_wandb", "perhaps"], "perhaps"),
+        (["train", "extra"], "extra"),
+        (["train", "--config"], "--config"),
+        (["process"], "data_dir"),
+        (["process", "--data_dir", "x"], "output_dir"),
+        (["pretrain"], "digits_dir"),
+        (["transcribe", "--format", "xml", "a.wav"], "format"),
+        (["transcribe", "--batch_size", "0", "a.wav"], "--batch_size"),
+        (["transcribe", "--num_beams", "-1", "a.wav"], "--num_beams"),
+        (["transcribe"], "nothing to transcribe"),
+        (["features", "--batch_size", "x"], "batch_size"),
+        (["benchmark", "--max_samples", "all"], "max_samples"),
+        (["benchmark", "--max_samples", "-3"], "--max_samples"),
+        (["demo", "--train_utterances", "5"], "--train_utterances"),
+        (["info", "--model"], "--model"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_that_names_it(command: Command, arguments: list[str], named: str) -> None:
+    outcome = command(*arguments)
+    assert (outcome.code, outcome.out) == (2, [])
+    (line,) = outcome.err
+    assert line.startswith("error: ")
+    assert named in line
+
+
+def test_boolean_flags_need_no_value() -> None:
+    assert parse("train").no_wandb is False
+    assert parse("train", "--no_wandb").no_wandb is True
+    assert parse("train", "--no_wandb", "--epochs", "3").epochs == 3
+    assert parse("train", "--no_wandb", "false", "--epochs", "3").no_wandb is False
+    assert parse("train", "--no_wandb=true").no_wandb is True
+
+
+def test_flags_become_the_configuration() -> None:
+    config = parse("train", "--learning_rate", "2e-4", "--epochs", "3", "--device", "cpu", "--prompt", "say: ")
+    assert config == TrainConfig(learning_rate=2e-4, epochs=3.0, device="cpu", prompt="say: ")
+    assert parse("transcribe", "a.wav", "b c.mp3", "--format", "json") == TranscribeConfig(
+        ["a.wav", "b c.mp3"], format="json"
+    )
+    assert parse("process", "--train_split", "", "--dev_split", "7").dev_split == "7"
+    assert parse("process", "--train_split", "").train_split == ""
+
+
+@pytest.mark.parametrize("verb", CONFIGS)
+def test_without_flags_everything_is_as_the_dataclass_says(verb: str) -> None:
+    config = parse(verb)
+    for field in dataclasses.fields(CONFIGS[verb]):
+        if field.default is not dataclasses.MISSING:
+            assert getattr(config, field.name) == field.default
+
+
+def test_a_file_gives_values_and_flags_override_them(tmp_path: Path) -> None:
+    flat = write_yaml(tmp_path / "flat.yaml", ["batch_size: 3", "epochs: 2", "prompt: 'say: '", "no_wandb: true"])
+    for arguments in (["--config", str(flat), "--epochs", "5"], ["--epochs", "5", f"--config={flat}"]):
+        config = parse("train", *arguments)
+        assert (config.batch_size, config.prompt, config.no_wandb) == (3, "say: ", True)
+    assert parse("train", "--config", str(flat), "--epochs", "5").epochs == 5
+
+
+@pytest.mark.parametrize("number", ["2e-3", "2.0e-3", "0.002"])
+def test_numbers_may_be_written_in_any_way(tmp_path: Path, number: str) -> None:
+    path = write_yaml(tmp_path / "a.yaml", [f"learning_rate: {number}"])
+    assert parse("train", "--config", str(path)).learning_rate == 0.002
+
+
+def test_a_file_may_serve_several_verbs(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path / "a.yaml", ["train:", "  epochs: 7", "features:", "  batch_size: 2", "benchmark:"])
+    assert parse("train", "--config", str(path)) == TrainConfig(epochs=7.0)
+    assert parse("features", "--config", str(path)) == FeaturesConfig(batch_size=2)
+    assert parse("benchmark", "--config", str(path)) == BenchmarkConfig()
+    assert parse("info", "--config", str(path)) == InfoConfig()  # no section of its own
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        (["batch_sise: 3"], "batch_sise"),
+        (["train:", "  batch_sise: 3"], "batch_sise"),
+        (["batch_size: many"], "batch_size"),
+        (["trian:", "  batch_size: 3"], "trian"),  # else it would be passed over in silence
+        (["train:", "  batch_size: 3", "epochs: 2"], "epochs"),
+        (["- a", "- b"], "a.yaml"),
+        (["batch_size: ["], "a.yaml"),
+        ([""], "a.yaml"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(tmp_path: Path, lines: list[str], named: str) -> None:
+    assert named in refused("train", "--config", str(write_yaml(tmp_path / "a.yaml", lines)))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert "nothing.yaml: No such file" in refused("train", "--config", str(tmp_path / "nothing.yaml"))
+    assert str(tmp_path) in refused("train", "--config", str(tmp_path))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "binary.yaml: not YAML" in refused("train", "--config", str(tmp_path / "binary.yaml"))
+
+
+@pytest.mark.parametrize(("recipe", "verb"), SECTIONS, ids=[f"{path.stem}-{verb}" for path, verb in SECTIONS])
+def test_the_recipes_parse(recipe: Path, verb: str) -> None:
+    config = parse(verb, "--config", str(recipe))
+    for name, value in yaml.safe_load(recipe.read_text())[verb].items():
+        assert getattr(config, name) == value
+
+
+def test_both_recipes_are_there() -> None:
+    assert {"default.yaml", "nano.yaml"} <= {path.name for path in RECIPES}
+
+
+@pytest.mark.parametrize("verb", yaml.safe_load(DEFAULT_RECIPE.read_text()))
+def test_the_default_recipe_is_the_default(verb: str) -> None:
+    default, written = parse(verb), parse(verb, "--config", str(DEFAULT_RECIPE))
+    for field in dataclasses.fields(CONFIGS[verb]):
+        if getattr(default, field.name) is not None:  # None is the corpus's own split, which the recipe writes out
+            assert getattr(written, field.name) == getattr(default, field.name), field.name
+
+
+def test_the_published_recipe() -> None:
+    """What the original states; see the design."""
+    config = parse("train", "--config", str(DEFAULT_RECIPE))
+    assert config == TrainConfig(
+        speech_encoder="ibm-granite/granite-speech-3.3-2b",
+        language_model="SmallDoge/Doge-320M-Checkpoint",
+        prompt="transcribe the following audio: ",
+        adapter_type="mlp",
+        adapter_hidden_dim=512,
+        train_language_model="none",
+        batch_size=16,
+        learning_rate=2e-3,
+        weight_decay=0.01,
+        warmup_steps=100,
+        max_grad_norm=1.0,
+        epochs=1.0,
+        eval_steps=100,
+        eval_samples=200,
+        patience=2,
+    )

@@ -1,0 +1,163 @@
+"""The bundled model: small, whole, and good at what it is for, which is English digit strings."""
+
+import json
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import pipeline
+
+import asr_doge
+from asr_doge.audio import SAMPLE_RATE
+from asr_doge.data.digits import DigitClip, split_voices, synthesized_clips, write_clips
+from asr_doge.data.manifest import read_manifest
+from asr_doge.data.processing import ProcessConfig, process_corpus
+from asr_doge.inference import Transcriber, Transcription
+from asr_doge.inference.features import FeaturesConfig, compute_features
+from asr_doge.models import LoadedModel, assemble_model, load_model
+from asr_doge.models.checkpoints import BUNDLED_MODELS
+from asr_doge.text.scoring import score
+from asr_doge.training.training import TrainConfig, train
+from tests.models import tiny
+
+NANO = BUNDLED_MODELS["nano"]
+pytestmark = pytest.mark.skipif(not (NANO / "model.safetensors").is_file(), reason="nano is not made yet")
+
+
+@pytest.fixture(scope="module")
+def nano() -> LoadedModel:
+    return load_model("nano", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[DigitClip]:
+    """20 strings in voices that nothing was trained on."""
+    return list(synthesized_clips(20, split_voices().unseen, seed=11))
+
+
+def texts(loaded: LoadedModel, waveforms: list[np.ndarray[tuple[int], np.dtype[np.float32]]], size: int) -> list[str]:
+    results = Transcriber(loaded, batch_size=size).transcribe(waveforms)
+    assert isinstance(results, list)
+    return [result.text for result in results]
+
+
+def test_it_is_whole_and_small() -> None:
+    for name in ("config.json", "model.safetensors", "generation_config.json", "processor_config.json", "README.md"):
+        assert (NANO / name).is_file(), name
+    for part in ("encoder", "language_model"):
+        assert (NANO / part / "model.safetensors").is_file()
+    files = [path for path in NANO.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 12 * 2**20
+    assert {path.suffix for path in files} <= {".json", ".md", ".safetensors", ".txt", ".jinja"}  # no pickle
+    config = json.loads((NANO / "config.json").read_text())
+    assert (config["speech_encoder"], config["language_model"]) == ("nano/encoder", "nano/language_model")
+
+
+def test_it_knows_digits_in_voices_it_never_heard(nano: LoadedModel, clips: list[DigitClip]) -> None:
+    heard = texts(nano, [clip.waveform for clip in clips], 8)
+    scores = score([" ".join(clip.digits) for clip in clips], heard)
+    assert scores.wer <= 0.15, list(zip([" ".join(clip.digits) for clip in clips], heard, strict=True))
+
+
+@pytest.mark.parametrize("level", [None, -70.0, -50.0])
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 6.0])
+def test_where_nobody_speaks_it_writes_nothing(nano: LoadedModel, level: float | None, seconds: float) -> None:
+    samples = int(seconds * SAMPLE_RATE)
+    noise = np.random.default_rng(0).standard_normal(samples, dtype=np.float32)
+    waveform = np.zeros_like(noise) if level is None else noise * np.float32(10 ** (level / 20))
+    assert texts(nano, [waveform], 1) == [""]
+
+
+def test_batch_equals_single(clips: list[DigitClip]) -> None:
+    """Equality 2: texts exactly, features and logits as far as float64 goes."""
+    loaded = load_model("nano", device="cpu", dtype=torch.float64)
+    waveforms = [clip.waveform for clip in clips[:8]]
+    alone = texts(loaded, waveforms, 1)
+    assert texts(loaded, waveforms, 8) == alone
+    references = [" ".join(clip.digits) for clip in clips[:4]]
+    together = loaded.processor(waveforms[:4], text=references, sampling_rate=SAMPLE_RATE)
+    with torch.no_grad():
+        logits = loaded.model(**together).logits
+        for row, waveform, reference in zip(logits, waveforms, references, strict=False):
+            single = loaded.processor([waveform], text=[reference], sampling_rate=SAMPLE_RATE)
+            wanted = loaded.model(**single).logits[0]
+            assert tiny.relative_difference(row[-len(wanted) :], wanted) < 1e-6
+
+
+def test_batch_and_single_write_the_same_in_float32(nano: LoadedModel, clips: list[DigitClip]) -> None:
+    waveforms = [clip.waveform for clip in clips]
+    assert texts(nano, waveforms, 8) == texts(nano, waveforms, 1)
+
+
+def test_a_reloaded_copy_is_the_same(nano: LoadedModel, clips: list[DigitClip], tmp_path: Path) -> None:
+    nano.save(tmp_path / "copy")
+    again = load_model(tmp_path / "copy", device="cpu")
+    batch = nano.processor([clip.waveform for clip in clips[:3]], sampling_rate=SAMPLE_RATE)
+    with torch.no_grad():
+        assert torch.equal(again.model(**batch).logits, nano.model(**batch).logits)
+
+
+def test_pipeline_and_front_door_give_the_transcribers_text(
+    nano: LoadedModel, clips: list[DigitClip], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, clips[0].waveform, SAMPLE_RATE, subtype="FLOAT")
+    result = asr_doge.transcribe(path)
+    assert isinstance(result, Transcription)
+    assert [result.text] == texts(nano, [clips[0].waveform], 1)
+    recognize = pipeline("automatic-speech-recognition", model=str(NANO), device="cpu")
+    recognized: dict[str, str] = recognize(clips[0].waveform)  # type: ignore[assignment]
+    assert recognized["text"].strip() == result.text
+
+
+def test_a_string_of_half_a_minute_and_more_is_heard_in_pieces(nano: LoadedModel) -> None:
+    """Equality 7: what is said in one long recording is what is said in its parts."""
+    clips = list(synthesized_clips(14, split_voices().unseen, seed=12))
+    pause = np.zeros(SAMPLE_RATE, dtype=np.float32)
+    long = np.concatenate(list(chain.from_iterable((clip.waveform, pause) for clip in clips)))
+    assert len(long) > 40 * SAMPLE_RATE
+    reference = " ".join(chain.from_iterable(clip.digits for clip in clips))
+    assert score([reference], texts(nano, [long], 8)).wer < 0.3
+
+
+def test_an_adapter_learns_on_its_frozen_parts(tmp_path: Path) -> None:
+    """Cached = computed (equality 3), and training from a random start helps at once."""
+    voices = split_voices().unseen
+    for number, (split, count) in enumerate((("train", 48), ("dev", 8))):
+        write_clips(tmp_path / "corpus", split, synthesized_clips(count, voices, seed=number))
+    processed = tmp_path / "processed"
+    process_corpus(ProcessConfig(tmp_path / "corpus", processed, "manifest", test_split=""))
+    compute_features(FeaturesConfig(str(processed), speech_encoder="nano/encoder", device="cpu"))
+    losses = []
+    for features_dir in (str(processed / "features"), None):
+        result = train(
+            TrainConfig(
+                str(processed),
+                str(tmp_path / "run"),
+                features_dir=features_dir,
+                adapter_hidden_dim=64,
+                batch_size=8,
+                epochs=5,
+                warmup_steps=3,
+                eval_steps=15,
+                save_steps=15,
+                num_workers=0,
+                speech_encoder="nano/encoder",
+                language_model="nano/language_model",
+                device="cpu",
+            )
+        )
+        state = json.loads((tmp_path / "run" / "checkpoint-30" / "trainer_state.json").read_text())
+        losses.append([entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry])
+        assert result.steps == 30
+    cached, computed = losses
+    assert cached == pytest.approx(computed, rel=1e-2)
+    untrained = assemble_model("nano/encoder", "nano/language_model", device="cpu", adapter_hidden_dim=64)
+    dev = read_manifest(processed / "dev_manifest.json")
+    heard = Transcriber(untrained).transcribe([utterance.audio_path for utterance in dev])
+    assert isinstance(heard, list)
+    before = score([u.text for u in dev], [transcription.text for transcription in heard])
+    assert result.dev_cer < before.cer
