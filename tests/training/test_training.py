@@ -209,7 +209,7 @@ def test_a_new_run_does_not_touch_an_older_one(run: Train, tmp_path: Path) -> No
     run(tmp_path, seed=1, epochs=1)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(
-        ConfigError, match="holds the checkpoints of another run: go on with it by --resume_from latest"
+        ConfigError, match="holds the checkpoints of another run: go on with it by --resume"
     ):
         run(tmp_path, seed=2, epochs=1)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
