@@ -21,8 +21,8 @@ from asr_doge.data.digits import read_fsdd, recorded_clips, split_voices, synthe
 from asr_doge.errors import ASRDogeError
 
 
-def main() -> None:
-    """Read the flags and write one split."""
+def main() -> int:
+    """Read the flags and write one split; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits_dir", type=Path, required=True, help="Free Spoken Digit Dataset folder")
     parser.add_argument("--output_dir", type=Path, required=True, help="corpus to write")
@@ -42,11 +42,13 @@ def main() -> None:
         )
         manifest = write_clips(flags.output_dir, flags.split, clips)
     except ASRDogeError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(
         f"{flags.count} strings of each of {', '.join(sorted(recordings))}, {flags.synthesized} synthesized: {manifest}"
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

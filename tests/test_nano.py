@@ -15,7 +15,7 @@ from asr_doge.audio import SAMPLE_RATE
 from asr_doge.data.digits import DigitClip, split_voices, synthesized_clips, write_clips
 from asr_doge.data.manifest import read_manifest
 from asr_doge.data.processing import ProcessConfig, process_corpus
-from asr_doge.inference import Transcriber, Transcription
+from asr_doge.inference import Transcriber
 from asr_doge.inference.features import FeaturesConfig, compute_features
 from asr_doge.models import LoadedModel, assemble_model, load_model
 from asr_doge.models.checkpoints import BUNDLED_MODELS
@@ -39,9 +39,7 @@ def clips() -> list[DigitClip]:
 
 
 def texts(loaded: LoadedModel, waveforms: list[np.ndarray[tuple[int], np.dtype[np.float32]]], size: int) -> list[str]:
-    results = Transcriber(loaded, batch_size=size).transcribe(waveforms)
-    assert isinstance(results, list)
-    return [result.text for result in results]
+    return [result.text for result in Transcriber(loaded, batch_size=size).transcribe(waveforms)]
 
 
 def test_it_is_whole_and_small() -> None:
@@ -106,7 +104,6 @@ def test_pipeline_and_front_door_give_the_transcribers_text(
     path = tmp_path / "a.wav"
     soundfile.write(path, clips[0].waveform, SAMPLE_RATE, subtype="FLOAT")
     result = asr_doge.transcribe(path)
-    assert isinstance(result, Transcription)
     assert [result.text] == texts(nano, [clips[0].waveform], 1)
     recognize = pipeline("automatic-speech-recognition", model=str(NANO), device="cpu")
     recognized: dict[str, str] = recognize(clips[0].waveform)  # type: ignore[assignment]
@@ -132,11 +129,11 @@ def test_an_adapter_learns_on_its_frozen_parts(tmp_path: Path) -> None:
     process_corpus(ProcessConfig(tmp_path / "corpus", processed, "manifest", test_split=""))
     compute_features(FeaturesConfig(str(processed), speech_encoder="nano/encoder", device="cpu"))
     losses = []
-    for features_dir in (str(processed / "features"), None):
+    for name, features_dir in (("cached", str(processed / "features")), ("computed", None)):
         result = train(
             TrainConfig(
                 str(processed),
-                str(tmp_path / "run"),
+                str(tmp_path / name),
                 features_dir=features_dir,
                 adapter_hidden_dim=64,
                 batch_size=8,
@@ -150,7 +147,7 @@ def test_an_adapter_learns_on_its_frozen_parts(tmp_path: Path) -> None:
                 device="cpu",
             )
         )
-        state = json.loads((tmp_path / "run" / "checkpoint-30" / "trainer_state.json").read_text())
+        state = json.loads((tmp_path / name / "checkpoint-30" / "trainer_state.json").read_text())
         losses.append([entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry])
         assert result.steps == 30
     cached, computed = losses
@@ -158,6 +155,5 @@ def test_an_adapter_learns_on_its_frozen_parts(tmp_path: Path) -> None:
     untrained = assemble_model("nano/encoder", "nano/language_model", device="cpu", adapter_hidden_dim=64)
     dev = read_manifest(processed / "dev_manifest.json")
     heard = Transcriber(untrained).transcribe([utterance.audio_path for utterance in dev])
-    assert isinstance(heard, list)
     before = score([u.text for u in dev], [transcription.text for transcription in heard])
     assert result.dev_cer < before.cer

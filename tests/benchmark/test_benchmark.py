@@ -11,6 +11,7 @@ import pytest
 
 from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig
 from asr_doge.data import Utterance, read_manifest, write_manifest
+from asr_doge.data.manifest import sample_utterances
 from asr_doge.errors import CheckpointError, ConfigError, DataError
 from asr_doge.text.normalization import normalize_training_text
 from tests import speech
@@ -113,11 +114,24 @@ def test_nothing_to_measure_is_an_error(checkpoint: Path, corpus: Path) -> None:
 
 
 @pytest.mark.parametrize(("max_samples", "measured"), [(0, 6), (2, 2), (100, 6)])
-def test_samples_are_taken_from_the_start(checkpoint: Path, corpus: Path, max_samples: int, measured: int) -> None:
+def test_samples_are_a_spread_of_the_manifest(checkpoint: Path, corpus: Path, max_samples: int, measured: int) -> None:
     benchmark = benchmark_of(checkpoint, corpus, max_samples=max_samples)
-    ids = [sample.id for sample in benchmark.load_samples()]
-    assert ids == [f"test-{number}" for number in range(measured)]
-    assert benchmark.run_full_benchmark().accuracy.num_samples == measured
+    samples = benchmark.load_samples()
+    assert samples == sample_utterances(read_manifest(corpus / "test_manifest.json"), measured)
+    assert samples != read_manifest(corpus / "test_manifest.json")[:measured] or measured == 6
+    result = benchmark.run_full_benchmark()
+    assert [sample.id for sample in result.samples] == [sample.id for sample in samples]
+    rule = json.loads(result.report_path.read_text())["which_samples"]
+    assert rule == (f"at most {max_samples}, those whose ids have the smallest SHA-256" if max_samples else "all")
+    given = benchmark.run_full_benchmark(samples[:1])
+    assert json.loads(given.report_path.read_text())["which_samples"] == "chosen by the caller"
+
+
+def test_no_report_replaces_another(checkpoint: Path, corpus: Path) -> None:
+    benchmark = benchmark_of(checkpoint, corpus)
+    samples = benchmark.load_samples()[:1]
+    paths = [benchmark.run_full_benchmark(samples).report_path for _ in range(3)]
+    assert sorted((corpus.parent / "report").iterdir()) == sorted(set(paths)) == sorted(paths)
 
 
 def test_another_manifest_can_be_named(checkpoint: Path, corpus: Path) -> None:
@@ -160,7 +174,12 @@ def test_the_report_says_all_of_it(checkpoint: Path, corpus: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "flag"), [({"max_samples": -1}, "max_samples"), ({"num_speed_runs": -1}, "num_speed_runs")]
+    ("options", "flag"),
+    [
+        ({"max_samples": -1}, "max_samples"),
+        ({"num_speed_runs": -1}, "num_speed"),
+        ({"num_speed_runs": 0}, "at least 1"),
+    ],
 )
 def test_settings_that_cannot_work_are_refused(
     checkpoint: Path, corpus: Path, options: dict[str, int], flag: str

@@ -36,7 +36,7 @@ REQUIRED = {
     "pretrain": ["--output_dir", "out", "--digits_dir", "in"],
 }
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-DEFAULT_RECIPE = RECIPES[0].parent / "default.yaml"
+DEFAULT_RECIPE, NANO_RECIPE = (RECIPES[0].parent / f"{name}.yaml" for name in ("default", "nano"))
 SECTIONS = [(recipe, verb) for recipe in RECIPES for verb in yaml.safe_load(recipe.read_text())]
 
 
@@ -75,6 +75,8 @@ def test_help_states_type_default_and_meaning_of_every_flag(verb: str, command: 
         assert "default: " in facts or "required" in facts, field.name
         assert len(meaning.split()) >= 4, field.name
         assert field.name in usage
+    assert "<class" not in details
+    assert "Settings of" not in details
 
 
 def test_without_a_verb_the_verbs_are_listed(command: Command) -> None:
@@ -146,6 +148,26 @@ def test_flags_become_the_configuration() -> None:
     assert parse("process", "--train_split", "").train_split == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a.wav", "b.wav", "--format", "json"],
+        ["a.wav", "--format", "json", "b.wav"],
+        ["--format", "json", "a.wav", "b.wav"],
+        ["a.wav", "--format=json", "b.wav"],
+        ["--format", "json", "a.wav", "--", "b.wav"],
+    ],
+)
+def test_files_may_stand_anywhere(arguments: list[str]) -> None:
+    assert parse("transcribe", *arguments) == TranscribeConfig(["a.wav", "b.wav"], format="json")
+
+
+def test_after_two_dashes_everything_is_a_file() -> None:
+    config = parse("transcribe", "--model", "m", "--", "-odd.wav", "--model")
+    assert config == TranscribeConfig(["-odd.wav", "--model"], model="m")
+    assert "-odd.wav" in refused("transcribe", "-odd.wav")
+
+
 @pytest.mark.parametrize("verb", CONFIGS)
 def test_without_flags_everything_is_as_the_dataclass_says(verb: str) -> None:
     config = parse(verb)
@@ -158,8 +180,9 @@ def test_a_file_gives_values_and_flags_override_them(tmp_path: Path) -> None:
     flat = write_yaml(tmp_path / "flat.yaml", ["batch_size: 3", "epochs: 2", "prompt: 'say: '", "no_wandb: true"])
     for arguments in (["--config", str(flat), "--epochs", "5"], ["--epochs", "5", f"--config={flat}"]):
         config = parse("train", *arguments)
-        assert (config.batch_size, config.prompt, config.no_wandb) == (3, "say: ", True)
-    assert parse("train", "--config", str(flat), "--epochs", "5").epochs == 5
+        assert (config.epochs, config.batch_size, config.prompt, config.no_wandb) == (5, 3, "say: ", True)
+    later = write_yaml(tmp_path / "later.yaml", ["batch_size: 4"])
+    assert parse("train", "--config", str(flat), "--config", str(later)).batch_size == 4  # of two files the last wins
 
 
 @pytest.mark.parametrize("number", ["2e-3", "2.0e-3", "0.002"])
@@ -217,6 +240,14 @@ def test_the_default_recipe_is_the_default(verb: str) -> None:
     for field in dataclasses.fields(CONFIGS[verb]):
         if getattr(default, field.name) is not None:  # None is the corpus's own split, which the recipe writes out
             assert getattr(written, field.name) == getattr(default, field.name), field.name
+
+
+def test_the_recipe_of_nano_is_written_out_and_the_default() -> None:
+    written = yaml.safe_load(NANO_RECIPE.read_text())["pretrain"]
+    paths = {"output_dir", "digits_dir", "sentences_manifest"}
+    assert written == {
+        field.name: field.default for field in dataclasses.fields(PretrainConfig) if field.name not in paths
+    }
 
 
 def test_the_published_recipe() -> None:

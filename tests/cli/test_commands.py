@@ -2,15 +2,23 @@
 
 import json
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined] # its documented place
+from transformers.utils import logging
 
+from asr_doge.cli import console, info, train
 from asr_doge.data import read_manifest
 from asr_doge.inference import Transcriber, Transcription
 from asr_doge.models import assemble_model, load_model, loading
@@ -75,6 +83,43 @@ def test_json_is_one_document(command: Command, model: Path, recordings: Path) -
     assert results[0] == results[3]
     assert results[0]["duration"] == 0.8
     assert results[0]["text"]
+
+
+def test_folders_without_recordings_are_in_the_json_document_too(
+    command: Command, model: Path, recordings: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bare").mkdir()
+    paths = [tmp_path / "bare", recordings / "b.wav", tmp_path / "missing.wav"]
+    outcome = command("transcribe", *paths, "--format", "json", "--model", model)
+    assert outcome.code == 2
+    results = json.loads("\n".join(outcome.out))["results"]
+    assert [entry["path"] for entry in results] == [str(path) for path in paths]
+    assert "holds no recordings" in results[0]["error"]
+    assert results[1]["text"]
+    assert "does not exist" in results[2]["error"]
+    assert outcome.err[-1] == "1 transcribed, 2 failed"
+
+
+@pytest.mark.parametrize("output_format", ["json", "txt"])
+def test_what_was_finished_outlives_an_interrupt(
+    command: Command, model: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch, output_format: str
+) -> None:
+    transcribe_each = Transcriber.transcribe_each
+
+    def interrupted(self: Transcriber, sources: Any) -> Iterator[Any]:
+        yield next(transcribe_each(self, sources))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Transcriber, "transcribe_each", interrupted)
+    outcome = command("transcribe", recordings, "--format", output_format, "--model", model)
+    assert outcome.code == 130
+    assert outcome.err[-1] == "interrupted"
+    first = recordings / "a b.flac"
+    if output_format == "json":
+        (entry,) = json.loads("\n".join(outcome.out))["results"]
+        assert (entry["path"], entry["duration"]) == (str(first), 1.4)
+    else:
+        assert outcome.out[0].startswith(f"{first}\t")
 
 
 def faulty(folder: Path) -> dict[str, Path]:
@@ -243,7 +288,8 @@ def test_from_a_corpus_to_transcripts(
     assert outcome.code == 0, outcome.err
     assert outcome.out[-1].startswith("4 steps, best dev CER ")
     assert outcome.out[-1].endswith(str(checkpoints / "best"))
-    assert not [line for line in outcome.err if "missing keys" in line or "Warning" in line]
+    others = ("missing keys", "Warning", "Loading weights", "Writing model shards")
+    assert not [line for line in outcome.err if any(words in line for words in others)]
 
     outcome = command(
         *("benchmark", "--config", recipe, "--checkpoint_dir", checkpoints / "best", "--data_dir", processed),
@@ -303,15 +349,66 @@ def test_what_is_missing_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("checkpoint", [None, "checkpoint-3"])
+@pytest.mark.parametrize("resumed", [(), ("--resume_from", "latest")])
+def test_an_interrupted_training_says_how_to_go_on_if_it_can(
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: str | None,
+    resumed: tuple[str, ...],
+) -> None:
+    output_dir = tmp_path / "my checkpoints"
+
+    def interrupted(config: object) -> None:
+        (output_dir / (checkpoint or "best")).mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", interrupted)
+    arguments = ["train", "--output_dir", str(output_dir), "--epochs", "3", *resumed]
+    outcome = command(*arguments)
+    assert (outcome.code, outcome.out) == (130, [])
+    assert outcome.err[-1] == "interrupted"
+    advice = [line.partition("stopped; go on with: ")[2] for line in outcome.err if "stopped" in line]
+    expected = ["asr-doge", *arguments[: 5 + len(resumed)], *(() if resumed else ("--resume_from", "latest"))]
+    assert [shlex.split(line) for line in advice] == ([expected] if checkpoint else [])
+
+
+def test_a_file_that_the_system_refuses_is_one_line(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = command("demo", "--output_dir", tmp_path / "file" / "demo")
+    assert (outcome.code, outcome.out) == (2, [])
+    (line,) = outcome.err
+    assert line == f"error: {tmp_path / 'file' / 'demo'}: Not a directory"
+
+
+def test_other_errors_of_the_system_keep_their_traceback(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(arguments: object) -> int:
+        raise OSError("a defect")
+
+    monkeypatch.setattr(info, "run", broken)
+    with pytest.raises(OSError, match="a defect"):
+        command("info")
+
+
+def test_of_libraries_only_downloads_show_their_progress() -> None:
+    console.quiet_libraries()
+    assert not logging.is_progress_bar_enabled()  # loading and writing weights
+    assert not are_progress_bars_disabled()
+    assert not are_progress_bars_disabled("huggingface_hub.http_get")
+
+
 # as a process of its own
 
 
-def run_process(*arguments: str | Path, encoding: str = "utf-8") -> "subprocess.CompletedProcess[str]":
+def run_process(
+    *arguments: str | Path, encoding: str = "utf-8", **environment: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "asr_doge.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONIOENCODING": encoding},
+        env=os.environ | {"PYTHONIOENCODING": encoding} | environment,
         timeout=300,
         check=False,
     )
@@ -332,6 +429,40 @@ def test_a_mistake_in_a_real_run_is_one_line(tmp_path: Path) -> None:
     assert (finished.returncode, finished.stdout) == (2, "")
     assert len(finished.stderr.splitlines()) == 1
     assert "nowhere/train_manifest.json" in finished.stderr
+
+
+def test_an_unreachable_hub_is_one_line(recordings: Path, tmp_path: Path) -> None:
+    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "127.0.0.1"}
+    for arguments in (("transcribe", recordings, "--model", "acme/asr"), ("info", "--model", "acme/asr")):
+        finished = run_process(*arguments, **nobody)
+        assert (finished.returncode, finished.stdout) == (2, "")
+        (line,) = finished.stderr.splitlines()
+        assert line.startswith("error: model 'acme/asr' is neither on this machine nor to be had from the hub")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no named pipes in folders")
+def test_an_interrupt_is_code_130_and_leaves_a_whole_document(model: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    start = (  # where pytest runs in the background, its children would ignore the signal
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        " from asr_doge.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", start, "transcribe", str(pipe), "--format", "json", "--model", str(model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        writer = None
+        while writer is None and process.poll() is None:
+            try:
+                writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)  # refused until the command reads
+            except OSError:
+                time.sleep(0.05)
+        assert writer is not None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=300)
+        os.close(writer)
+    assert process.returncode == 130
+    assert json.loads(out)["results"] == []
+    assert err == "\ninterrupted\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")

@@ -11,6 +11,7 @@ from asr_doge.data import read_manifest
 from asr_doge.data.digits import (
     DIGIT_WORDS,
     join_recordings,
+    list_fsdd,
     random_digits,
     random_voice,
     read_fsdd,
@@ -77,6 +78,28 @@ def test_fsdd_takes_and_speakers(tmp_path: Path) -> None:
     for folder, options in ((root, {"only": ["nobody"]}), (tmp_path, {})):
         with pytest.raises(DataError, match="no all recordings"):
             read_fsdd(folder, **options)  # type: ignore[arg-type]
+
+
+def test_a_speaker_who_lacks_a_digit_is_named(tmp_path: Path) -> None:
+    root = write_tones(tmp_path / "fsdd")
+    for digit in (7, 8):
+        for take in (5, 6):
+            (root / f"{digit}_lucas_{take}.wav").unlink()
+    assert read_fsdd(root)["lucas"].keys() == set(DIGIT_WORDS)
+    with pytest.raises(DataError, match="has no train recording of seven, eight by lucas: "):
+        read_fsdd(root, "train")
+    assert read_fsdd(root, "train", without=["lucas"]).keys() == {"george"}
+
+
+@pytest.mark.parametrize(
+    "name", ["7_george_x.wav", "7_a_b_3.wav", "77_george_3.wav", "7_george_3.wav.bak", "notes.wav"]
+)
+def test_files_of_other_names_are_passed_over(tmp_path: Path, name: str) -> None:
+    root = write_tones(tmp_path / "fsdd", takes=1)
+    before = list_fsdd(root)
+    (root / name).write_text("no sound")
+    assert list_fsdd(root) == before
+    assert [len(takes) for takes in read_fsdd(root)["george"].values()] == [1] * 10
 
 
 def test_recorded_clips_are_the_same_every_time(tmp_path: Path) -> None:

@@ -147,15 +147,40 @@ def test_another_source_starts_afresh(tmp_path: Path) -> None:
     fill(tmp_path, range(3))
     (tmp_path / "notes.txt").write_text("not ours")
     other = {**SOURCE, "fingerprint": "cd34"}
-    with pytest.raises(DataError, match=r"has fingerprint 'ab12', not 'cd34': run 'asr-doge features' again"):
+    with pytest.raises(DataError, match=r"another encoder \(fingerprint 'ab12', not 'cd34'\): run 'asr-doge features'"):
         FeatureCache.open(tmp_path, expected_source=other)
-    with pytest.raises(DataError, match="has dtype None, not 'float16'"):
+    with pytest.raises(DataError, match=r"\(dtype None, not 'float16'\)"):
         FeatureCache.open(tmp_path, expected_source={**SOURCE, "dtype": "float16"})
-    with FeatureCacheWriter(tmp_path, other) as writer:
+    for _ in range(2):  # the second finds the folder as free as the first
+        with pytest.raises(DataError, match=r"holds the features of 3 utterances by another encoder: .* --overwrite"):
+            FeatureCacheWriter(tmp_path, other)
+    assert len(FeatureCache.open(tmp_path, expected_source=SOURCE)) == 3
+    with FeatureCacheWriter(tmp_path, other, overwrite=True) as writer:
         assert not writer.holds("0", "1-1")
     assert len(FeatureCache.open(tmp_path, expected_source=other)) == 0
     assert shards(tmp_path) == []
     assert (tmp_path / "notes.txt").exists()
+
+
+def test_an_empty_cache_of_another_source_is_in_nobodys_way(tmp_path: Path) -> None:
+    FeatureCacheWriter(tmp_path, SOURCE).close()
+    FeatureCacheWriter(tmp_path, {**SOURCE, "fingerprint": "cd34"}).close()
+    assert FeatureCache.open(tmp_path).source["fingerprint"] == "cd34"
+
+
+def test_marks_of_unreadable_recordings_come_and_go(tmp_path: Path) -> None:
+    fill(tmp_path, range(2))
+    with FeatureCacheWriter(tmp_path, SOURCE) as writer:
+        for id_ in ("0", "1", "gone"):
+            writer.mark_unreadable(id_, "no sound")
+        writer.add("0", "2-2", features(5))
+    assert set(FeatureCache.open(tmp_path).unreadable) == {"1", "gone"}
+    with FeatureCacheWriter(tmp_path, SOURCE) as writer:
+        assert writer.holds("1", None)
+        assert not writer.holds("gone", None)
+        writer.mark_readable("1")
+        writer.mark_readable("never marked")
+    assert set(FeatureCache.open(tmp_path).unreadable) == {"gone"}
 
 
 def test_error_in_the_run_keeps_what_was_computed(tmp_path: Path) -> None:

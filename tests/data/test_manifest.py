@@ -3,14 +3,16 @@
 import json
 import os
 import string
+from collections import Counter
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_doge.data.manifest import Utterance, read_manifest, write_manifest
+from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances, write_manifest
 from asr_doge.errors import DataError
 
 LINE = {"id": "a", "audio_path": "a.wav", "text": "hello", "duration": 1.5}
@@ -126,6 +128,26 @@ def test_bad_line_is_named(tmp_path: Path, bad_line: object, finding: str) -> No
     assert message.startswith(f"{path} line 3: ")
     assert finding in message
     assert "\n" not in message
+
+
+@given(st.lists(st.text(), unique=True, max_size=30), st.integers(0, 35), st.randoms())
+def test_a_sample_is_a_spread_that_no_order_changes(ids: list[str], count: int, random: Random) -> None:
+    all_ = [Utterance(id_, Path("a.wav"), "x", "x", 1.0) for id_ in ids]
+    sample = sample_utterances(all_, count)
+    assert len(sample) == min(count, len(all_))
+    assert sample == [utterance for utterance in all_ if utterance in sample]  # in the manifest's order
+    assert {u.id for u in sample} <= {u.id for u in sample_utterances(all_, count + 1)}
+    shuffled = random.sample(all_, len(all_))
+    assert {u.id for u in sample_utterances(shuffled, count)} == {u.id for u in sample}
+
+
+def test_a_sample_of_a_sorted_manifest_has_all_speakers() -> None:
+    speakers = ["ann", "bob", "cy", "di"]
+    all_ = [Utterance(f"{name}-{n}", Path("a.wav"), "x", "x", 1.0, name) for name in speakers for n in range(100)]
+    counts = Counter(utterance.speaker for utterance in sample_utterances(all_, 80))
+    assert counts.keys() == set(speakers)
+    assert min(counts.values()) > 8
+    assert [u.id for u in sample_utterances(all_, 3)] == ["ann-0", "bob-58", "di-6"]  # the same on every machine
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:

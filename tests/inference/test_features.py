@@ -1,19 +1,24 @@
 """The feature cache holds what the model computes, and is filled once."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from asr_doge.audio import read_audio
 from asr_doge.data import read_manifest, write_manifest
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.errors import CheckpointError, ConfigError, DataError
+from asr_doge.inference import features as inference_features
 from asr_doge.inference.features import FeaturesConfig, FeaturesReport, compute_features
-from asr_doge.models import LoadedModel, assemble_model
+from asr_doge.models import LoadedModel, LogMelFeatureExtractor, assemble_model, load_model
 from asr_doge.models.encoders.loading import feature_source
 from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
 from tests import speech
@@ -61,7 +66,10 @@ def test_training_from_the_cache_gives_the_same_loss(corpus: Path, granite_folde
     """Equality 3."""
     report = features(corpus, granite_folder, batch_size=2)
     assert report.folder == corpus / "features"
-    source = feature_source(loaded.model.config.speech_encoder_fingerprint)
+    config = loaded.model.config
+    source = feature_source(
+        config.speech_encoder_fingerprint, config.encoder_config, loaded.processor.feature_extractor
+    )
     cache = FeatureCache.open(report.folder, expected_source=source)
     for split in ("train", "dev", "test"):
         utterances = read_manifest(corpus / f"{split}_manifest.json")
@@ -107,7 +115,99 @@ def test_another_encoder_computes_everything_anew(corpus: Path, granite_folder: 
     other = copy_of_encoder(granite_folder, tmp_path / "other", 1.01)
     same = copy_of_encoder(granite_folder, tmp_path / "same", 1.0)
     assert counts(features(corpus, same)) == (0, 9, 0)
-    assert counts(features(corpus, other)) == (9, 0, 0)
+    before = {path: path.read_bytes() for path in (corpus / "features").iterdir()}
+    with pytest.raises(DataError, match=r"features holds the features of 9 utterances by another encoder: .*--output"):
+        features(corpus, other)
+    assert {path: path.read_bytes() for path in (corpus / "features").iterdir()} == before
+    assert counts(features(corpus, other, output_dir=str(tmp_path / "others"))) == (9, 0, 0)
+    assert counts(features(corpus, granite_folder)) == (0, 9, 0)
+    assert counts(features(corpus, other, overwrite=True)) == (9, 0, 0)
+    assert counts(features(corpus, other)) == (0, 9, 0)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"projector_config": {"num_attention_heads": 1}}, {"encoder_config": {"context_size": 100}}]
+)
+def test_the_same_weights_with_other_settings_are_another_encoder(
+    corpus: Path, granite_folder: Path, tmp_path: Path, setting: dict[str, Any]
+) -> None:
+    features(corpus, granite_folder)
+    other = copy_of_encoder(granite_folder, tmp_path / "other", 1.0)
+    fields = json.loads((other / "config.json").read_text())
+    for name, value in setting.items():
+        fields[name] = fields[name] | value if isinstance(value, dict) else value
+    (other / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(DataError, match="by another encoder"):
+        features(corpus, other)
+
+
+def test_where_the_encoder_is_and_who_wrote_it_changes_nothing(
+    corpus: Path, granite_folder: Path, loaded: LoadedModel, tmp_path: Path
+) -> None:
+    features(corpus, granite_folder)
+    same = copy_of_encoder(granite_folder, tmp_path / "same", 1.0)
+    speech.edit_json(same / "config.json", transformers_version="5.0.0", architectures=["Other"], dtype="bfloat16")
+    assert counts(features(corpus, same)) == (0, 9, 0)
+    # A checkpoint's own copy of the encoder's configuration is as good as the original.
+    loaded.save(tmp_path / "checkpoint")
+    again = load_model(tmp_path / "checkpoint", device="cpu")
+    config = again.model.config
+    source = feature_source(config.speech_encoder_fingerprint, config.encoder_config, again.processor.feature_extractor)
+    FeatureCache.open(corpus / "features", expected_source=source)
+
+
+def test_another_front_end_is_another_encoder(granite_folder: Path, loaded: LoadedModel) -> None:
+    config = loaded.model.config.encoder_config
+    ours, other = (feature_source("x", config, LogMelFeatureExtractor(padding_value=value)) for value in (0.0, 1.0))
+    assert ours == feature_source("x", config, loaded.processor.feature_extractor)
+    assert ours != other
+
+
+def test_a_repaired_recording_is_used_again(corpus: Path, granite_folder: Path) -> None:
+    broken, *_ = read_manifest(corpus / "train_manifest.json")
+    sound, status = broken.audio_path.read_bytes(), broken.audio_path.stat()
+    features(corpus, granite_folder)
+    broken.audio_path.write_bytes(b"RIFF, but no sound")
+    report = features(corpus, granite_folder)
+    assert counts(report) == (0, 8, 1)
+    assert list(FeatureCache.open(report.folder).unreadable) == [broken.id]
+    broken.audio_path.write_bytes(sound)
+    os.utime(broken.audio_path, ns=(status.st_atime_ns, status.st_mtime_ns))  # from a backup, as it was
+    assert counts(features(corpus, granite_folder)) == (0, 9, 0)
+    assert not FeatureCache.open(report.folder).unreadable
+
+
+def test_an_audio_folder_that_is_away_costs_nothing(corpus: Path, granite_folder: Path) -> None:
+    audio, elsewhere = corpus / "audio", corpus / "elsewhere"
+    audio.rename(elsewhere)
+    with pytest.raises(DataError, match="none of the 9 utterances can be read"):
+        features(corpus, granite_folder)
+    assert not FeatureCache.open(corpus / "features").unreadable
+    elsewhere.rename(audio)
+    assert counts(features(corpus, granite_folder)) == (9, 0, 0)
+    audio.rename(elsewhere)
+    report = features(corpus, granite_folder)
+    assert counts(report) == (0, 9, 0)
+    cache = FeatureCache.open(report.folder)
+    assert not cache.unreadable
+    cache.require_fresh(read_manifest(corpus / "train_manifest.json"))
+
+
+def test_a_recording_that_changes_while_it_is_read_is_encoded_again(
+    corpus: Path, granite_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = read_manifest(corpus / "train_manifest.json")[1].audio_path
+
+    def read_slowly(path: Path, sampling_rate: int) -> NDArray[np.float32]:
+        waveform = read_audio(path, sampling_rate)
+        if path == changed:
+            os.utime(path, ns=(1, 1))
+        return waveform
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inference_features, "read_audio", read_slowly)
+        assert counts(features(corpus, granite_folder)) == (9, 0, 0)
+    assert counts(features(corpus, granite_folder)) == (1, 8, 0)
 
 
 def test_unreadable_recordings_are_left_out_and_named(corpus: Path, granite_folder: Path) -> None:

@@ -21,9 +21,7 @@ WAVEFORMS = [tiny.random_waveform(seconds, seed=seed) for seed, seconds in enume
 
 
 def text_of(transcriber: Transcriber, source: transcription.Source) -> str:
-    result = transcriber.transcribe(source)
-    assert isinstance(result, Transcription)
-    return result.text
+    return transcriber.transcribe(source).text
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,6 @@ def test_different_recordings_give_different_texts(alone: list[str]) -> None:
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
 def test_batching_changes_neither_texts_nor_order(transcriber: Transcriber, alone: list[str], batch_size: int) -> None:
     results = Transcriber(transcriber.loaded, batch_size).transcribe(WAVEFORMS)
-    assert isinstance(results, list)
     assert [result.text for result in results] == alone
     assert [result.duration for result in results] == pytest.approx(SECONDS)
 
@@ -130,7 +127,6 @@ def test_digital_silence_is_empty_and_spoils_no_neighbour(transcriber: Transcrib
     silence = np.zeros(2 * RATE, dtype=np.float32)
     faint = np.full(RATE, 1e-5, dtype=np.float32)
     results = transcriber.transcribe([silence, WAVEFORMS[0], faint, WAVEFORMS[1]])
-    assert isinstance(results, list)
     assert [result.text for result in results] == ["", alone[0], "", alone[1]]
     assert transcriber.transcribe(silence) == Transcription("", 2.0)
 
@@ -140,7 +136,6 @@ def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber, alone: lis
     parts = [tiny.random_waveform(seconds, seed=seed) for seed, seconds in ((20, 24.0), (21, 25.0), (22, 8.0))]
     long = np.concatenate([parts[0], pause, parts[1], pause, parts[2]])
     results = transcriber.transcribe([long, WAVEFORMS[0]])
-    assert isinstance(results, list)
     assert results[0].duration == pytest.approx(59.0)
     assert results[1].text == alone[0]
     pieces = split_at_pauses(long, RATE)
@@ -188,6 +183,17 @@ def test_beam_search_is_the_models_own(transcriber: Transcriber) -> None:
     loaded = transcriber.loaded
     ids = loaded.model.generate(**loaded.processor(WAVEFORMS[0], sampling_rate=RATE), num_beams=3)
     assert text_of(Transcriber(loaded, num_beams=3), WAVEFORMS[0]) == loaded.processor.batch_decode(ids)[0]
+
+
+def test_the_types_say_what_comes_out(transcriber: Transcriber, brief_folder: Path, tmp_path: Path) -> None:
+    """Held by mypy: one recording gives one result, a list a list."""
+    path = write_wav(tmp_path / "a.wav", WAVEFORMS[4])
+    one: Transcription = transcriber.transcribe(path)
+    several: list[Transcription] = transcriber.transcribe([path, str(path)])
+    also_one: Transcription = asr_doge.transcribe(str(path), model=brief_folder, device="cpu")
+    also_several: list[Transcription] = asr_doge.transcribe((path, WAVEFORMS[4]), model=brief_folder, device="cpu")
+    assert [len(several), len(also_several)] == [2, 2]
+    assert one.path == also_one.path == path
 
 
 def test_the_packages_front_door(brief_folder: Path, tmp_path: Path) -> None:

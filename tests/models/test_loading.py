@@ -96,6 +96,28 @@ def test_a_checkpoint_comes_back_as_it_was(
     assert ("language_model.lm_head.weight" in stored) == (choice == "full" and language_model == "llama")
 
 
+@pytest.mark.parametrize("language_model", ["doge", "llama"])
+def test_a_fully_trained_language_model_needs_its_base_no_more(
+    granite_folder: Path, tmp_path: Path, language_model: str
+) -> None:
+    vocabulary = len(tiny.tokenizer())
+    random_model = tiny.doge_model(vocabulary) if language_model == "doge" else tiny.llama_model(vocabulary)
+    base = tiny.save_language_model(random_model, tmp_path / "base")
+    loaded = assemble_model(granite_folder, base, device="cpu", train_language_model="full")
+    tiny.randomize(loaded.model.adapter, seed=1)
+    loaded.save(tmp_path / "checkpoint")
+    assert loaded.model.config.language_model == str(base)  # of the model in hand nothing is forgotten
+    assert loaded.model.config.language_model_fingerprint
+    shutil.rmtree(base)
+    again = load_model(tmp_path / "checkpoint", device="cpu")
+    config = again.model.config
+    assert (config.language_model, config.language_model_fingerprint) == (None, None)
+    assert config.speech_encoder == str(granite_folder)
+    assert torch.equal(logits(again), logits(loaded))
+    again.save(tmp_path / "again")
+    assert load_file(tmp_path / "again" / WEIGHTS).keys() == load_file(tmp_path / "checkpoint" / WEIGHTS).keys()
+
+
 def test_by_default_a_checkpoint_is_the_adapter_alone(checkpoint_folder: Path, assembled: LoadedModel) -> None:
     stored = load_file(checkpoint_folder / WEIGHTS)
     assert stored.keys() == ADAPTER
@@ -245,6 +267,16 @@ def test_devices_are_checked_before_use() -> None:
     absent = "mps" if torch.cuda.is_available() or not torch.backends.mps.is_available() else "cuda"
     with pytest.raises(ConfigError, match=f"'{absent}' is not available; this machine has"):
         find_device(absent)
+
+
+def test_a_device_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert find_device("cuda:1") == torch.device("cuda:1")
+    assert find_device("cuda") == torch.device("cuda")
+    with pytest.raises(ConfigError, match="'cuda:9' is not available; the last of this machine is cuda:1"):
+        find_device("cuda:9")
 
 
 def test_auto_classes_know_the_checkpoint(checkpoint_folder: Path, assembled: LoadedModel) -> None:

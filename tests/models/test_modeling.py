@@ -301,6 +301,26 @@ def test_frozen_parts_stay_in_eval_mode_while_training(granite_folder: Path, dog
     assert not any(module.training for module in model.modules())
 
 
+def test_the_frozen_encoder_is_never_in_lower_precision(granite_folder: Path, doge_folder: Path) -> None:
+    """Training in bfloat16 without a feature cache is then the same as with one (equality 3)."""
+    model = assemble_model(granite_folder, doge_folder, device="cpu").model
+    features, mask = tiny.padded(tiny.random_clips([31, 50]))
+    still = model.encode(features, mask)
+    labels = torch.tensor([[7, 8, EOS], [9, EOS, -100]])
+    embeddings = {"speech_embeddings": still.speech_embeddings, "labels": labels}
+    embeddings["attention_mask"] = (
+        torch.arange(still.speech_embeddings.shape[1]) < still.speech_lengths[:, None]
+    ).long()
+    full = model(**embeddings).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoded = model.encode(features, mask).speech_embeddings
+        cached, computed = model(**embeddings).loss, model(features, mask, labels).loss
+    assert encoded.dtype == torch.float32
+    assert torch.equal(encoded, still.speech_embeddings)
+    assert cached == computed
+    assert cached != full  # what is trained does run in bfloat16
+
+
 def test_lora_begins_as_the_model_it_adapts(granite_folder: Path, doge_folder: Path) -> None:
     (clip,) = tiny.random_clips([31])
     logits = []

@@ -1,5 +1,6 @@
 """Frozen parts made from nothing load like any others, and nothing held out is heard while they are made."""
 
+import dataclasses
 import functools
 import itertools
 from pathlib import Path
@@ -8,18 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+import yaml
+from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
 from asr_doge.audio import synthesis
 from asr_doge.audio.log_mel import MEL_BANDS
 from asr_doge.data import digits, write_manifest
 from asr_doge.data.digits import DIGIT_WORDS, Recordings, split_voices
-from asr_doge.errors import DataError
+from asr_doge.errors import CheckpointError, ConfigError, DataError
 from asr_doge.inference import Transcriber
 from asr_doge.models import assemble_model
 from asr_doge.training import pretraining
-from asr_doge.training.pretraining import PretrainConfig, pretrain
+from asr_doge.training.pretraining import PretrainConfig, collate_ctc, pretrain
 from asr_doge.training.pretraining_speech import LESSONS, Lesson, PretrainingSpeech, collate_features, mask_features
 from tests import speech
 from tests.models import tiny
@@ -59,6 +61,7 @@ def small(output_dir: Path, fsdd: Path, **options: Any) -> PretrainConfig:
         "text_layers": 1,
         "batch_size": 3,
         "ctc_steps": 10,
+        "language_steps": 4,
         "text_steps": 4,
         "num_workers": 0,
     }
@@ -94,13 +97,13 @@ def test_the_parts_load_and_train_like_published_ones(
         assert len(loaded.processor.tokenizer(f" {word}", add_special_tokens=False).input_ids) == 1
 
 
-@pytest.mark.parametrize("stage", ["ctc", "text"])
+@pytest.mark.parametrize("stage", ["CTCStage", "DrawnOutStage", "TextStage"])
 def test_the_same_seed_gives_the_same_parts_and_an_interrupted_run_goes_on(
     fsdd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    pretrain(small(tmp_path / "whole", fsdd, text_steps=6))
+    pretrain(small(tmp_path / "whole", fsdd, language_steps=6, text_steps=6))
     with monkeypatch.context() as patch:
-        module = pretraining.CTCStage if stage == "ctc" else pretraining.TextStage
+        module = getattr(pretraining, stage)
         forward, calls = module.forward, itertools.count()
 
         @functools.wraps(forward)  # the Trainer looks at its arguments
@@ -111,23 +114,77 @@ def test_the_same_seed_gives_the_same_parts_and_an_interrupted_run_goes_on(
 
         patch.setattr(module, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            pretrain(small(tmp_path / "cut", fsdd, text_steps=6))
+            pretrain(small(tmp_path / "cut", fsdd, language_steps=6, text_steps=6))
     assert not (tmp_path / "cut" / "encoder").exists()
-    pretrain(small(tmp_path / "cut", fsdd, text_steps=6))
+    pretrain(small(tmp_path / "cut", fsdd, language_steps=6, text_steps=6))
     for part in ("encoder", "language_model"):
         whole, cut = (load_file(tmp_path / name / part / "model.safetensors") for name in ("whole", "cut"))
         assert whole.keys() == cut.keys()
         assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
 
 
-def test_both_stages_train_what_they_should(fsdd: Path, tmp_path: Path) -> None:
-    config = small(tmp_path, fsdd, ctc_steps=2, text_steps=2)
+def test_the_stages_train_what_they_should(fsdd: Path, tmp_path: Path) -> None:
+    config = small(tmp_path, fsdd, ctc_steps=2, language_steps=2, text_steps=2)
     set_seed(config.seed)
     start = {name: tensor.clone() for name, tensor in pretraining.build_encoder(config).state_dict().items()}
     pretrain(config)
     end = load_file(tmp_path / "encoder" / "model.safetensors")
     moved = {name.partition(".")[0] for name in start if not torch.equal(start[name].half(), end[name].half())}
     assert moved == {"encoder", "projector"}
+
+
+def test_stages_of_one_recipe_do_not_go_on_by_another(fsdd: Path, sentences: Path, tmp_path: Path) -> None:
+    def config(**options: Any) -> PretrainConfig:
+        return small(tmp_path, fsdd, **{"ctc_steps": 2, "language_steps": 2, "text_steps": 2, **options})
+
+    pretrain(config())
+    recipe = tmp_path / "stages" / "config.yaml"
+    written = yaml.safe_load(recipe.read_text())
+    fields = {field.name for field in dataclasses.fields(PretrainConfig)}
+    assert written.keys() == fields - {"output_dir", "num_workers"}
+    parts = {path: path.read_bytes() for path in tmp_path.glob("*/model.safetensors")}
+    assert len(parts) == 2
+    with pytest.raises(ConfigError) as caught:
+        pretrain(config(seed=1, learning_rate=1e-5, sentences_manifest=str(sentences)))
+    message = str(caught.value)
+    for finding in ("--seed (0, now 1)", "--learning_rate (0.002, now 1e-05)", "--sentences_manifest", "--output_dir"):
+        assert finding in message
+    assert "--batch_size" not in message
+    assert "\n" not in message
+    assert parts == {path: path.read_bytes() for path in parts}
+
+    recipe.unlink()  # as of a run begun before recipes were written down
+    pretrain(config(num_workers=1))
+    assert yaml.safe_load(recipe.read_text()) == written
+    assert parts == {path: path.read_bytes() for path in parts}
+    recipe.write_text("- [")
+    with pytest.raises(ConfigError, match=r"config\.yaml is damaged"):
+        pretrain(config())
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+@pytest.mark.parametrize("stage", ["ctc", "language", "text"])
+def test_a_finished_stage_with_other_weights_is_refused(fsdd: Path, tmp_path: Path, stage: str, change: str) -> None:
+    config = small(tmp_path, fsdd, ctc_steps=2, language_steps=2, text_steps=2)
+    pretrain(config)
+    path = tmp_path / "stages" / stage / "final" / "model.safetensors"
+    weights = load_file(path)
+    if change == "missing":
+        weights.popitem()
+    else:
+        weights["another"] = torch.zeros(1)
+    save_file(weights, path)
+    missing, unexpected = (1, 0) if change == "missing" else (0, 1)
+    with pytest.raises(CheckpointError, match=f"{missing} weights missing, {unexpected} unexpected") as caught:
+        pretrain(config)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("texts", [["", "one"], ["one", ""], ["", ""]])
+def test_characters_are_whole_numbers_even_of_silence(texts: list[str]) -> None:
+    batch = collate_ctc([{"input_features": torch.zeros(4, 2 * MEL_BANDS), "text": text} for text in texts])
+    assert batch["characters"].dtype == torch.long
+    assert batch["character_lengths"].tolist() == [len(text) for text in texts]
 
 
 def test_missing_recordings_are_named(fsdd: Path, tmp_path: Path) -> None:

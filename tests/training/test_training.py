@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import set_seed
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
 from asr_doge.audio import read_audio
+from asr_doge.cli.arguments import parse_config
 from asr_doge.data import read_manifest, write_manifest
+from asr_doge.data.manifest import sample_utterances
 from asr_doge.errors import AudioError, CheckpointError, ConfigError, DataError
 from asr_doge.inference import Transcriber
 from asr_doge.inference.features import FeaturesConfig, compute_features
@@ -66,8 +70,8 @@ def test_a_run_leaves_what_it_trained(run: Train, tmp_path: Path, choice: str) -
         assert all(".lora_" in name for name in stored if choice == "lora" and name.startswith("language_model"))
         assert Transcriber(loaded).transcribe([tiny.random_waveform(0.6)])
     folders = {path.name for path in tmp_path.iterdir()}
-    assert {"best", "final", "checkpoint-12"} < folders
-    assert len(folders) == 4  # one more to resume from, not every one there ever was
+    assert {"best", "final", "checkpoint-12", "train_config.yaml"} < folders
+    assert len(folders) == 5  # one more to resume from, not every one there ever was
     if choice != "full":  # resuming needs the optimizer of what is trained, and of nothing else
         assert (tmp_path / "checkpoint-12" / WEIGHTS).stat().st_size < 100_000
 
@@ -109,7 +113,7 @@ def test_eight_clips_are_learnt_by_heart(
     assert losses[-1] < 0.1 * losses[0]
     assert result.dev_cer < 0.3
     transcriber = Transcriber(load_model(result.best_dir, device="cpu"))
-    heard = [transcription.text for transcription in transcriber.transcribe([u.audio_path for u in eight])]  # type: ignore[union-attr]
+    heard = [transcription.text for transcription in transcriber.transcribe([u.audio_path for u in eight])]
     assert score([u.text for u in eight], heard).cer == pytest.approx(result.dev_cer)
 
 
@@ -143,7 +147,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
         stop_at(patch, 6)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "cut", train_language_model=choice)
-    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"best", "checkpoint-4"}
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"best", "checkpoint-4", "train_config.yaml"}
     resumed = run(tmp_path / "cut", train_language_model=choice, resume_from="latest")
     assert resumed.steps == whole.steps
     assert resumed.dev_cer == whole.dev_cer
@@ -173,7 +177,6 @@ def test_best_is_the_checkpoint_of_lowest_dev_cer(run: Train, corpus: Path, tmp_
     assert len(set(cers)) > 1
     assert result.dev_cer == min(cers)
     heard = Transcriber(load_model(result.best_dir, device="cpu")).transcribe([u.audio_path for u in dev])
-    assert isinstance(heard, list)
     assert score([u.text for u in dev], [transcription.text for transcription in heard]).cer == pytest.approx(min(cers))
     last_is_best = cers.index(min(cers)) == len(cers) - 1
     assert same_weights(result.best_dir, result.final_dir) == last_is_best
@@ -191,10 +194,11 @@ def test_training_stops_when_the_dev_set_gets_no_better(run: Train, tmp_path: Pa
 
 
 def test_only_so_many_dev_utterances_are_transcribed(run: Train, tmp_path: Path, corpus: Path) -> None:
-    dev = read_manifest(corpus / "dev_manifest.json")
+    (chosen,) = sample_utterances(read_manifest(corpus / "dev_manifest.json"), 1)
+    assert chosen.id != "dev-0"  # else the first would do as well
     result = run(tmp_path, epochs=1, eval_samples=1)
-    heard = Transcriber(load_model(result.best_dir, device="cpu")).transcribe([dev[0].audio_path])
-    assert score([dev[0].text], [heard[0].text]).cer == pytest.approx(result.dev_cer)  # type: ignore[index]
+    heard = Transcriber(load_model(result.best_dir, device="cpu")).transcribe(chosen.audio_path)
+    assert score([chosen.text], [heard.text]).cer == pytest.approx(result.dev_cer)
 
 
 def test_the_same_seed_gives_the_same_weights(run: Train, tmp_path: Path) -> None:
@@ -208,9 +212,7 @@ def test_a_new_run_does_not_touch_an_older_one(run: Train, tmp_path: Path) -> No
     """Else `latest` could be the older run's last checkpoint, and the rotation would delete either's."""
     run(tmp_path, seed=1, epochs=1)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    with pytest.raises(
-        ConfigError, match="holds the checkpoints of another run: go on with it by --resume"
-    ):
+    with pytest.raises(ConfigError, match="holds the checkpoints of another run: go on with it by --resume"):
         run(tmp_path, seed=2, epochs=1)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
@@ -225,6 +227,113 @@ def test_training_goes_on_without_what_features_could_not_read(
     result = run(tmp_path / "run", data_dir=str(data), features_dir=str(report.folder), epochs=1)
     assert result.steps == 1
     assert "left out: 1 of 5 utterances that cannot be read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"prompt": "what is said? "}, "--prompt"),
+        ({"adapter_type": "linear"}, "--adapter_type"),
+        ({"adapter_hidden_dim": 16, "adapter_output_norm": True}, "--adapter_hidden_dim, --adapter_output_norm"),
+        ({"adapter_stack": 2}, "--adapter_stack"),
+        ({"train_language_model": "lora"}, "--train_language_model"),
+    ],
+)
+def test_a_run_is_not_resumed_as_another(
+    run: Train, tmp_path: Path, stopped: Path, options: dict[str, Any], named: str
+) -> None:
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=f"checkpoint-6: that run had another {named}; give what it had") as caught:
+        run(stopped, resume_from="latest", epochs=2, **options)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("choice", ["none", "full"])
+def test_a_run_is_not_resumed_with_other_parts(run: Train, tmp_path: Path, granite_folder: Path, choice: str) -> None:
+    run(tmp_path / "run", epochs=2, train_language_model=choice)
+    options: dict[str, Any] = {"resume_from": "latest", "epochs": 4, "train_language_model": choice}
+    encoder, text = tmp_path / "encoder", tmp_path / "text"
+    shutil.copytree(granite_folder, encoder)
+    weights = load_file(encoder / WEIGHTS)
+    save_file({name: weight * 1.01 for name, weight in weights.items()}, encoder / WEIGHTS, {"format": "pt"})
+    with pytest.raises(ConfigError, match="another --speech_encoder; give"):
+        run(tmp_path / "run", speech_encoder=str(encoder), features_dir=None, **options)
+    tiny.save_language_model(tiny.llama_model(len(tiny.tokenizer())), text)
+    with pytest.raises(ConfigError, match="another --language_model; give"):
+        run(tmp_path / "run", language_model=str(text), **options)
+    assert run(tmp_path / "run", **options).steps == 12
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stopped") / "run"
+
+
+@pytest.fixture
+def stopped(run: Train, stopped_run: Path) -> Path:
+    """A run that can be resumed; not to be changed by a test."""
+    if not stopped_run.exists():
+        run(stopped_run, epochs=2)
+    return stopped_run
+
+
+def test_the_settings_are_kept_and_can_be_given_again(run: Train, tmp_path: Path) -> None:
+    run(tmp_path / "run", epochs=1, seed=7)
+    path = tmp_path / "run" / training.CONFIG_NAME
+    kept = yaml.safe_load(path.read_text())
+    assert kept["seed"] == 7
+    config = parse_config("train", training.TrainConfig, ["--config", str(path)], "")
+    assert asdict(config) == kept
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(
+    corpus: Path, granite_folder: Path, doge_folder: Path, tmp_path: Path
+) -> None:
+    """The clips have texts of several lengths: a mean of the micro-batches' means is another loss."""
+    dataset_ids = read_manifest(corpus / "train_manifest.json")[:4]
+    logs, ends = [], []
+    for size in (4, 2, 1):
+        loaded = assemble_model(granite_folder, doge_folder, device="cpu", dtype=torch.float64)
+        tiny.randomize(loaded.model.adapter, seed=1)
+        dataset = SpeechDataset(dataset_ids, loaded.processor)
+        assert len({len(dataset[index]["labels"]) for index in range(4)}) > 1
+        arguments = Seq2SeqTrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=4 // size,
+            max_steps=1,
+            optim="sgd",
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            remove_unused_columns=False,
+            label_names=["labels"],
+            use_cpu=True,
+        )
+        trainer = Seq2SeqTrainer(loaded.model, arguments, data_collator=collate_examples, train_dataset=dataset)
+        with torch.no_grad():
+            whole = float(loaded.model(**collate_examples([dataset[index] for index in range(4)])).loss)
+        trainer.train()
+        logs.append((whole, trainer.state.log_history[0]["loss"], trainer.state.log_history[0]["grad_norm"]))
+        ends.append({name: p.detach() for name, p in loaded.model.named_parameters() if p.requires_grad})
+    for whole, loss, _ in logs:
+        assert loss == pytest.approx(whole, rel=1e-4)
+    for _, _, norm in logs[1:]:
+        assert norm == pytest.approx(logs[0][2], rel=1e-4)
+    for end in ends[1:]:
+        assert all(torch.allclose(end[name], weight, rtol=1e-6, atol=1e-9) for name, weight in ends[0].items())
+
+
+def test_one_device_is_used_and_it_is_the_one_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it shows without several GPUs."""
+    arguments = Seq2SeqTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    arguments._n_gpu = 4
+    current: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "set_device_index", current.append)
+    training._use_one_device(arguments, torch.device("cuda:1"))
+    assert (arguments.n_gpu, arguments.device, current) == (1, torch.device("cuda:1"), [1])
+    assert arguments.train_batch_size == arguments.per_device_train_batch_size
 
 
 def test_what_cannot_be_resumed_is_named(run: Train, tmp_path: Path) -> None:
@@ -281,7 +390,7 @@ def test_what_is_missing_is_named(run: Train, tmp_path: Path, corpus: Path) -> N
 def test_features_of_another_encoder_are_refused(run: Train, tmp_path: Path, granite_folder: Path) -> None:
     other = tmp_path / "encoder"
     tiny.granite_model(seed=9).save_pretrained(other)
-    with pytest.raises(DataError, match=r"has encoder_fingerprint .* run 'asr-doge features' again"):
+    with pytest.raises(DataError, match=r"is of another encoder \(encoder_fingerprint .* with --overwrite"):
         run(tmp_path / "run", speech_encoder=str(other))
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from asr_doge.audio.reading import read_audio
 from asr_doge.data.atomic_writing import write_atomically
-from asr_doge.data.manifest import Utterance, read_manifest
+from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.transcription import FailedTranscription, Transcriber
 from asr_doge.models import load_model
@@ -42,9 +42,9 @@ class BenchmarkConfig:
     output_dir: str = "./benchmark"
     """Folder for the JSON report."""
     max_samples: int = 200
-    """Utterances to measure, from the start of the manifest; 0 for all."""
+    """Utterances to measure: those whose ids have the smallest SHA-256, so spread over the manifest; 0 for all."""
     num_speed_runs: int = 5
-    """Timed runs of each of a few clips, after one that is not counted."""
+    """Timed runs of each of a few clips, after one that is not counted; at least 1."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
 
@@ -91,9 +91,10 @@ class ASRDogeBenchmark:
     SPEED_CLIPS = 5
 
     def __init__(self, config: BenchmarkConfig) -> None:
-        for name in ("max_samples", "num_speed_runs"):
-            if getattr(config, name) < 0:
-                raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
+        if config.max_samples < 0:
+            raise ConfigError(f"--max_samples {config.max_samples} cannot be used: it must not be negative")
+        if config.num_speed_runs < 1:
+            raise ConfigError(f"--num_speed_runs {config.num_speed_runs} cannot be used: it must be at least 1")
         self.config = config
         self._transcriber: Transcriber | None = None
 
@@ -114,9 +115,10 @@ class ASRDogeBenchmark:
         return self._transcriber
 
     def load_samples(self) -> list[Utterance]:
-        """The test utterances that the configuration names."""
+        """The test utterances that the configuration names; of more than `max_samples`, `sample_utterances` of them."""
         manifest = Path(self.config.test_manifest or Path(self.config.data_dir) / "test_manifest.json")
-        return read_manifest(manifest)[: self.config.max_samples or None]
+        utterances = read_manifest(manifest)
+        return sample_utterances(utterances, self.config.max_samples or len(utterances))
 
     def run_full_benchmark(self, samples: Sequence[Utterance] | None = None) -> BenchmarkResult:
         """Measure accuracy on all samples and speed on a few, and write the report.
@@ -127,7 +129,11 @@ class ASRDogeBenchmark:
         Raises:
             DataError: no samples, not one that can be read, or a report that cannot be written.
         """
-        samples = self.load_samples() if samples is None else samples
+        rule = "chosen by the caller"
+        if samples is None:
+            samples = self.load_samples()
+            rule = f"at most {self.config.max_samples}, those whose ids have the smallest SHA-256"
+            rule = rule if self.config.max_samples else "all"
         if not samples:
             raise DataError("nothing to benchmark: no samples")
         results = self.transcribe_samples(samples)
@@ -141,9 +147,9 @@ class ASRDogeBenchmark:
             accuracy_by_speaker=_by_speaker(results),
             samples=results,
             parameters=asdict(counts) | {"total": counts.total, "trainable_share": counts.trainable_share},
-            report_path=Path(self.config.output_dir) / f"benchmark_{datetime.now():%Y%m%d_%H%M%S}.json",
+            report_path=Path(self.config.output_dir) / f"benchmark_{datetime.now():%Y%m%d_%H%M%S_%f}.json",
         )
-        self._write_report(result)
+        self._write_report(result, rule)
         return result
 
     def transcribe_samples(self, samples: Sequence[Utterance]) -> list[SampleResult]:
@@ -184,15 +190,14 @@ class ASRDogeBenchmark:
             waveform = read_audio(audio_path, transcriber.sampling_rate)
             result = transcriber.transcribe(waveform)
             latencies.append(time.perf_counter() - start)
-        assert not isinstance(result, list)
-        latency = statistics.median(latencies[1:] or latencies)
+        latency = statistics.median(latencies[1:])
         tokens = len(transcriber.loaded.processor.label_ids(result.text))
         return {
             "total_latency_ms": 1000 * latency,
             "real_time_factor": latency / result.duration,
             "tokens_per_second": tokens / latency,
             "audio_duration": result.duration,
-            "num_runs": float(max(1, len(latencies) - 1)),
+            "num_runs": float(self.config.num_speed_runs),
         }
 
     def _measure_speed(self, samples: Sequence[Utterance]) -> SpeedResult:
@@ -207,12 +212,13 @@ class ASRDogeBenchmark:
         }
         return SpeedResult(**medians, num_clips=count, num_runs=self.config.num_speed_runs)
 
-    def _write_report(self, result: BenchmarkResult) -> None:
+    def _write_report(self, result: BenchmarkResult, rule: str) -> None:
         report = {
             "version": 1,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "config": asdict(self.config),
             "machine": _machine(self.transcriber.loaded.model.device),
+            "which_samples": rule,
             "accuracy": asdict(result.accuracy),
             "accuracy_by_speaker": {name: asdict(scores) for name, scores in result.accuracy_by_speaker.items()},
             "speed": asdict(result.speed),

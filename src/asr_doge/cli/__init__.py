@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # else Python complains when it flushes at its end
         return 141
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise  # not about a file, so that it may well be a defect
+        return _fail(f"error: {os.fsdecode(error.filename)}: {error.strerror}")
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

@@ -1,19 +1,20 @@
 """Documented dataclasses as the command line and as YAML.
 
 Promises: every field of a verb's dataclass is a flag of the same name; `--config FILE.yaml` gives values that flags
-override; a file may serve several verbs, each in a section of its name; a mistake is one line that names the flag or
-file.
+override, wherever they stand; a file may serve several verbs, each in a section of its name; a mistake is one line that
+names the flag or file.
 It does not know what the verbs do.
 """
 
 import dataclasses
-from argparse import ArgumentError
+import re
+from argparse import Action, ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from asr_doge.cli import VERBS
 from asr_doge.errors import ConfigError
@@ -21,6 +22,13 @@ from asr_doge.errors import ConfigError
 Config = TypeVar("Config")
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Names classes as Python does in an annotation: Path, not <class 'Path'>."""
+
+    def _expand_help(self, action: Action) -> str:
+        return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", super()._expand_help(action))
 
 
 def parse_config(
@@ -33,7 +41,7 @@ def parse_config(
         config_class: a dataclass with a docstring under every field.
         arguments: what follows the verb on the command line.
         example: a command line for `--help`.
-        positional: the field that arguments without a flag go to, a list of strings.
+        positional: the field that arguments without a flag go to, a list of strings; they may stand anywhere.
 
     Raises:
         ConfigError: a flag or value that cannot be used.
@@ -42,6 +50,7 @@ def parse_config(
     parser = ArgumentParser(
         prog=f"asr-doge {verb}",
         description=f"{(config_class.__doc__ or '').strip()} For example: {example}",
+        formatter_class=_HelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,  # a mistyped flag is an error, not a guess; and `--config` must be seen as such
     )
@@ -49,18 +58,29 @@ def parse_config(
     if positional:
         parser.add_argument(positional, nargs="*", type=str, default=[], help=_field_help(config_class, positional))
     parser.add_class_arguments(config_class, as_group=False, skip={positional} if positional else set())
+    spelled, without_flag = _spell_out(arguments, verb, config_class)
     try:
-        namespace = parser.parse_args(_spell_out(arguments, verb, config_class))
+        # argparse itself takes such arguments in one place only, so that they are kept from it.
+        namespace = parser.parse_args(spelled if positional else [*spelled, *without_flag])
     except ArgumentError as error:
         raise ConfigError(f"asr-doge {verb}: {_one_line(error)}; see asr-doge {verb} --help") from error
     values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    if positional and without_flag:
+        values[positional] = without_flag
     return config_class(**values)
 
 
-def _spell_out(arguments: Sequence[str], verb: str, config_class: type) -> list[str]:
-    """Write out what jsonargparse wants in full: a boolean `--flag` as `--flag=true`, a file as its section."""
+def _spell_out(arguments: Sequence[str], verb: str, config_class: type) -> tuple[list[str], list[str]]:
+    """Arguments as jsonargparse wants them, and those that belong to no flag.
+
+    Files come first, each as its section of the YAML, for what comes later overrides; a boolean `--flag` becomes
+    `--flag=true`.
+    """
     booleans = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type in (bool, "bool")}
+    flags = {f"--{field.name}" for field in dataclasses.fields(config_class)}
+    files: list[str] = []
     spelled: list[str] = []
+    without_flag: list[str] = []
     pending = list(arguments)
     while pending:
         argument = pending.pop(0)
@@ -68,12 +88,20 @@ def _spell_out(arguments: Sequence[str], verb: str, config_class: type) -> list[
         if flag == "--config":
             if not equals and not pending:
                 raise ConfigError("--config needs a file")
-            spelled.append(f"--config={_section(Path(value if equals else pending.pop(0)), verb)}")
-        elif argument in booleans and (not pending or pending[0] not in ("true", "false")):
-            spelled.append(f"{argument}=true")
-        else:
+            files.append(f"--config={_section(Path(value if equals else pending.pop(0)), verb)}")
+        elif argument in booleans:
+            given = pending.pop(0) if pending and pending[0] in ("true", "false") else "true"
+            spelled.append(f"{argument}={given}")
+        elif argument == "--":
+            without_flag += pending
+            break
+        elif argument in flags and pending and not pending[0].startswith("--"):
+            spelled += [argument, pending.pop(0)]
+        elif argument.startswith("-") and argument != "-":
             spelled.append(argument)
-    return spelled
+        else:
+            without_flag.append(argument)
+    return [*files, *spelled], without_flag
 
 
 def _section(path: Path, verb: str) -> str:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from tqdm import tqdm
+from transformers import set_seed
 
-from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig, BenchmarkResult
-from asr_doge.cli import features, process, train, transcribe
+from asr_doge.cli import benchmark, features, process, train, transcribe
 from asr_doge.cli.arguments import parse_config
 from asr_doge.cli.console import benchmark_table, quiet_libraries
 from asr_doge.data.digits import split_voices, synthesized_clips, write_clips
@@ -20,6 +21,11 @@ from asr_doge.models import assemble_model
 
 ENCODER, LANGUAGE_MODEL = "nano/encoder", "nano/language_model"
 ADAPTER_HIDDEN_DIM = 256
+MARKER = ".asr-doge-demo"
+"""File that says of a folder that a demo made it, and may clear it."""
+PARTS = ("corpus", "processed", "checkpoints", "benchmark")
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -27,7 +33,7 @@ class DemoConfig:
     """Make a small corpus of spoken digits, train an adapter on it from a random start, and measure what it learned."""
 
     output_dir: str = "./asr-doge-demo"
-    """Folder for everything that is made."""
+    """Folder for everything that is made: an empty or new one, or that of an earlier demo, which is replaced."""
     train_utterances: int = 1200
     """Digit strings to train on; a twelfth as many are made to tune and to test on."""
     seed: int = 0
@@ -43,7 +49,8 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     start = time.perf_counter()
     folder = Path(config.output_dir)
-    corpus, processed, checkpoints = folder / "corpus", folder / "processed", folder / "checkpoints"
+    corpus, processed, checkpoints, reports = (folder / part for part in PARTS)
+    _claim(folder)
 
     console.rule("1. speech: digit strings in voices that nano has never heard")
     _synthesize(corpus, config)
@@ -56,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     console.rule("3. features: the frozen encoder, once")
     _say(console, features.run, ["features", "--data_dir", str(processed), "--speech_encoder", ENCODER])
     console.rule("4. train: the adapter, from a random start")
-    shutil.rmtree(checkpoints, ignore_errors=True)  # an earlier demo's
+    set_seed(config.seed)  # as `train` does, so that this is the adapter it starts from
     assemble_model(ENCODER, LANGUAGE_MODEL, adapter_hidden_dim=ADAPTER_HIDDEN_DIM).save(checkpoints / "untrained")
     _say(
         console,
@@ -70,7 +77,10 @@ def run(arguments: Sequence[str]) -> int:
         ],
     )
     console.rule("5. benchmark: before and after")
-    results = {name: _benchmark(checkpoints / name, processed, folder / "benchmark") for name in ("untrained", "best")}
+    results = {}
+    for name in ("untrained", "best"):
+        places = ["--checkpoint_dir", str(checkpoints / name), "--data_dir", str(processed)]
+        results[name] = _say(console, benchmark.measure, ["benchmark", *places, "--output_dir", str(reports / name)])
     console.rule("6. transcribe: a few test clips")
     clips = [str(path) for path in sorted((corpus / "audio" / "test").glob("*.wav"))[:4]]
     _say(console, transcribe.run, ["transcribe", *clips, "--model", str(checkpoints / "best")])
@@ -87,6 +97,20 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _claim(folder: Path) -> None:
+    """Make the folder, or clear it of what an earlier demo made; somebody else's is left alone."""
+    marker = folder / MARKER
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output_dir {folder} is a file: choose another")
+    if folder.exists() and not marker.exists() and any(folder.iterdir()):
+        raise ConfigError(f"--output_dir {folder} holds files that no demo made: choose another, empty or new")
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    for part in PARTS:
+        if (folder / part).exists():
+            shutil.rmtree(folder / part)
+
+
 def _synthesize(corpus: Path, config: DemoConfig) -> None:
     """Train, dev and test strings; test voices speak in neither of the others."""
     voices = split_voices().unseen
@@ -99,12 +123,7 @@ def _synthesize(corpus: Path, config: DemoConfig) -> None:
         write_clips(corpus, split, tqdm(clips, total=count, desc=f"speaking {split}", unit="utt", dynamic_ncols=True))
 
 
-def _say(console: Console, run_verb: Callable[[Sequence[str]], int], command: Sequence[str]) -> None:
+def _say(console: Console, run_verb: Callable[[Sequence[str]], Result], command: Sequence[str]) -> Result:
     """Show the command a user would type, and run it."""
     console.print(f"$ asr-doge {shlex.join(command)}", style="bold", markup=False)
-    run_verb(command[1:])
-
-
-def _benchmark(checkpoint: Path, processed: Path, output_dir: Path) -> BenchmarkResult:
-    config = BenchmarkConfig(str(checkpoint), str(processed), output_dir=str(output_dir / checkpoint.name))
-    return ASRDogeBenchmark(config).run_full_benchmark()
+    return run_verb(command[1:])

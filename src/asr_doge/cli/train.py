@@ -1,6 +1,11 @@
 """`asr-doge train`: fit the adapter."""
 
+import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.trainer_utils import get_last_checkpoint
 
 from asr_doge.cli.arguments import parse_config
 from asr_doge.cli.console import quiet_libraries
@@ -15,7 +20,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = train(config)
     except KeyboardInterrupt:
-        print(f"\nstopped; go on with: asr-doge train … --resume_from latest --output_dir {config.output_dir}")
+        if Path(config.output_dir).is_dir() and get_last_checkpoint(config.output_dir):
+            resume = () if config.resume_from == "latest" else ("--resume_from", "latest")
+            print(f"\nstopped; go on with: {shlex.join(['asr-doge', 'train', *arguments, *resume])}", file=sys.stderr)
         raise
     print(f"{result.steps} steps, best dev CER {100 * result.dev_cer:.2f} %: {result.best_dir}")
     return 0

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from asr_doge.audio.reading import find_audio_files
 from asr_doge.cli.arguments import parse_config
 from asr_doge.cli.console import quiet_libraries
-from asr_doge.errors import ASRDogeError, ConfigError
+from asr_doge.errors import AudioError, ConfigError
 from asr_doge.inference.output import OutputFormat, json_document, text_line
 from asr_doge.inference.transcription import FailedTranscription, Transcriber, Transcription
 from asr_doge.models import load_model
@@ -42,37 +42,44 @@ def run(arguments: Sequence[str]) -> int:
     if config.batch_size < 1 or config.num_beams < 1:
         raise ConfigError("--batch_size and --num_beams must be at least 1")
     quiet_libraries()
-    paths, missing = _expand(config.files)
+    sources = _expand(config.files)
     transcriber = Transcriber(load_model(config.model, device=config.device), config.batch_size, config.num_beams)
     results: list[Transcription | FailedTranscription] = []
-    failures = len(missing)
-    for result in _with_progress(transcriber.transcribe_each(paths), len(paths)):
-        results.append(result)
-        if isinstance(result, FailedTranscription):
-            failures += 1
-            tqdm.write(f"error: {result.error}", file=sys.stderr)
-        elif config.format == "txt":
-            tqdm.write(text_line(result, show_path=len(paths) > 1), file=sys.stdout)
-    for error in missing:
-        print(f"error: {error}", file=sys.stderr)
-    if config.format == "json":
-        print(json_document(results, config.model))
+    failures = 0
+    try:
+        for result in _with_progress(_transcribe_each(transcriber, sources), len(sources)):
+            results.append(result)
+            if isinstance(result, FailedTranscription):
+                failures += 1
+                tqdm.write(f"error: {result.error}", file=sys.stderr)
+            elif config.format == "txt":
+                tqdm.write(text_line(result, show_path=len(sources) > 1), file=sys.stdout)
+    finally:  # what was finished is kept, whatever stops the rest
+        if config.format == "json":
+            print(json_document(results, config.model))
     if failures:
-        print(f"{len(results) + len(missing) - failures} transcribed, {failures} failed", file=sys.stderr)
+        print(f"{len(results) - failures} transcribed, {failures} failed", file=sys.stderr)
     return 2 if failures else 0
 
 
-def _expand(files: Sequence[str]) -> tuple[list[Path], list[ASRDogeError]]:
-    """Recordings among files and folders, and an error for every folder without any."""
-    paths: list[Path] = []
-    errors: list[ASRDogeError] = []
-    for name in files:
-        path = Path(name)
+def _expand(files: Sequence[str]) -> list[Path | FailedTranscription]:
+    """Recordings among files and folders, and in its place a failure for every folder without any."""
+    sources: list[Path | FailedTranscription] = []
+    for path in map(Path, files):
         try:
-            paths += find_audio_files(path) if path.is_dir() else [path]
-        except ASRDogeError as error:
-            errors.append(error)
-    return paths, errors
+            sources += find_audio_files(path) if path.is_dir() else [path]
+        except AudioError as error:
+            sources.append(FailedTranscription(error, path))
+    return sources
+
+
+def _transcribe_each(
+    transcriber: Transcriber, sources: Sequence[Path | FailedTranscription]
+) -> Iterator[Transcription | FailedTranscription]:
+    """Results in the order of the sources."""
+    results = transcriber.transcribe_each(source for source in sources if isinstance(source, Path))
+    for source in sources:
+        yield next(results) if isinstance(source, Path) else source
 
 
 def _with_progress(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr_doge.audio.reading import find_audio_files
-from asr_doge.data.digits import DIGIT_WORDS, FSDD_TEST_TAKES
+from asr_doge.data.digits import FSDD_TEST_TAKES, FSDDRecording, list_fsdd
 from asr_doge.data.manifest import read_manifest
 from asr_doge.errors import AudioError, ConfigError, DataError
 
@@ -107,19 +107,11 @@ def _librispeech(folder: Path, split: str) -> Iterator[SourceUtterance]:
 
 # The Free Spoken Digit Dataset
 
-_FSDD_TEST_TAKES = set(FSDD_TEST_TAKES)
-_FSDD_DEV_TAKES = {take + len(_FSDD_TEST_TAKES) for take in _FSDD_TEST_TAKES}
-_FSDD_NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<take>[0-9]+)\.wav")
-
-
-def _fsdd_recordings(folder: Path) -> list[tuple[Path, re.Match[str]]]:
-    folder = folder / "recordings" if (folder / "recordings").is_dir() else folder
-    matches = ((path, _FSDD_NAME.fullmatch(path.name)) for path in sorted(folder.glob("*.wav")))
-    return [(path, match) for path, match in matches if match]
+_FSDD_DEV_TAKES = {take + len(FSDD_TEST_TAKES) for take in FSDD_TEST_TAKES}
 
 
 def _fsdd_splits(folder: Path) -> list[str]:
-    speakers = {match["speaker"] for _, match in _fsdd_recordings(folder)}
+    speakers = {recording.speaker for recording in list_fsdd(folder)}
     if not speakers:
         return []
     a_speaker = min(speakers)
@@ -129,14 +121,14 @@ def _fsdd_splits(folder: Path) -> list[str]:
 
 def _fsdd(folder: Path, split: str) -> list[SourceUtterance] | None:
     """A split is a set of recordings, with sets taken away (`-without-`) or intersected (`-of-`), left to right."""
-    recordings = _fsdd_recordings(folder)
-    speakers = {match["speaker"] for _, match in recordings}
+    recordings = list_fsdd(folder)
+    speakers = {recording.speaker for recording in recordings}
     first, *steps = re.split(r"-(without|of)-", split)
     if not {first, *steps[1::2]} <= {"train", "dev", "test", "all", *speakers}:
         return None
 
-    def belongs(match: re.Match[str]) -> bool:
-        names = _fsdd_sets(match)
+    def belongs(recording: FSDDRecording) -> bool:
+        names = _fsdd_sets(recording)
         inside = first in names
         for operator, name in zip(steps[::2], steps[1::2], strict=True):
             inside = inside and ((name in names) == (operator == "of"))
@@ -144,23 +136,22 @@ def _fsdd(folder: Path, split: str) -> list[SourceUtterance] | None:
 
     return [
         SourceUtterance(
-            id=path.stem,
-            audio_path=path,
-            raw_text=DIGIT_WORDS[int(match["digit"])],
+            id=recording.path.stem,
+            audio_path=recording.path,
+            raw_text=recording.word,
             split=split,
-            speaker=match["speaker"],
+            speaker=recording.speaker,
             language="en",
         )
-        for path, match in recordings
-        if belongs(match)
+        for recording in recordings
+        if belongs(recording)
     ]
 
 
-def _fsdd_sets(match: re.Match[str]) -> set[str]:
+def _fsdd_sets(recording: FSDDRecording) -> set[str]:
     """Names of the sets that a recording belongs to."""
-    take = int(match["take"])
-    names = {"all", match["speaker"], "test" if take in _FSDD_TEST_TAKES else "train"}
-    return names | {"dev"} if take in _FSDD_DEV_TAKES else names
+    names = {"all", recording.speaker, "test" if recording.is_test else "train"}
+    return names | {"dev"} if recording.take in _FSDD_DEV_TAKES else names
 
 
 # A folder of recordings, each with a text file beside it

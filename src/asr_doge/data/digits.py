@@ -5,6 +5,7 @@ spoken by espeak-ng; deterministic given the random generator. Voices kept out o
 It does not train anything.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from asr_doge.errors import DataError
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FSDD_TEST_TAKES = range(5)
 """Takes 0–4 of each digit and speaker are the test split of the Free Spoken Digit Dataset, by its authors' rule."""
+
+_FSDD_NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_]+)_(?P<take>[0-9]+)\.wav")
 
 Recordings = dict[str, dict[str, list[NDArray[np.float32]]]]
 """Waveforms `[samples]` at 16 kHz by speaker and digit word."""
@@ -50,6 +53,32 @@ def join_recordings(
     return np.concatenate(parts)
 
 
+@dataclass(frozen=True)
+class FSDDRecording:
+    """A file of the Free Spoken Digit Dataset, as its name describes it."""
+
+    path: Path
+    word: str
+    speaker: str
+    take: int
+
+    @property
+    def is_test(self) -> bool:
+        """Whether it belongs to the authors' test split."""
+        return self.take in FSDD_TEST_TAKES
+
+
+def list_fsdd(folder: Path) -> list[FSDDRecording]:
+    """The recordings (`{digit}_{speaker}_{take}.wav`) of a dataset folder or its `recordings` folder, by name."""
+    folder = folder / "recordings" if (folder / "recordings").is_dir() else folder
+    matches = ((path, _FSDD_NAME.fullmatch(path.name)) for path in sorted(folder.glob("*.wav")))
+    return [
+        FSDDRecording(path, DIGIT_WORDS[int(match["digit"])], match["speaker"], int(match["take"]))
+        for path, match in matches
+        if match
+    ]
+
+
 def read_fsdd(folder: Path, takes: str = "all", only: Sequence[str] = (), without: Sequence[str] = ()) -> Recordings:
     """Recordings of a Free Spoken Digit Dataset folder (`{digit}_{speaker}_{take}.wav`).
 
@@ -60,21 +89,25 @@ def read_fsdd(folder: Path, takes: str = "all", only: Sequence[str] = (), withou
         without: speakers to leave out.
 
     Raises:
-        DataError: the folder holds no such recordings.
+        DataError: the folder holds no such recordings, or none of some digit by a speaker.
     """
-    found: Recordings = {}
-    folder = folder / "recordings" if (folder / "recordings").is_dir() else folder
-    for path in sorted(folder.glob("[0-9]_*_*.wav")):
-        digit, speaker, take = path.stem.split("_")
-        is_test = int(take) in FSDD_TEST_TAKES
-        if (only and speaker not in only) or speaker in without:
+    chosen: dict[str, dict[str, list[Path]]] = {}
+    for recording in list_fsdd(folder):
+        if (only and recording.speaker not in only) or recording.speaker in without:
             continue
-        if takes not in ("all", "test" if is_test else "train"):
-            continue
-        found.setdefault(speaker, {}).setdefault(DIGIT_WORDS[int(digit)], []).append(read_audio(path))
-    if not found:
+        if takes in ("all", "test" if recording.is_test else "train"):
+            chosen.setdefault(recording.speaker, {}).setdefault(recording.word, []).append(recording.path)
+    if not chosen:
         raise DataError(f"no {takes} recordings named like 7_george_12.wav in {folder}")
-    return found
+    kind = "" if takes == "all" else f"{takes} "
+    for speaker, by_word in chosen.items():
+        if lacking := [word for word in DIGIT_WORDS if word not in by_word]:
+            missing = f"{kind}recording of {', '.join(lacking)} by {speaker}"
+            raise DataError(f"{folder} has no {missing}: add one, or leave the speaker out")
+    return {
+        speaker: {word: [read_audio(path) for path in paths] for word, paths in by_word.items()}
+        for speaker, by_word in chosen.items()
+    }
 
 
 def spoken_digits(

@@ -5,7 +5,8 @@ computed the features (`source`) and, for each shard, its size and its utterance
 stamp of the recording, number of embeddings.
 
 Promises: a shard is in the index only once it is whole on disk, so an interrupted run loses at most the shard under
-way; features of another source, or replaced by newer ones, are never returned; damage is one `DataError` line that says
+way; features of another source, or replaced by newer ones, are never returned, and those of another source only removed
+where that is asked for; damage is one `DataError` line that says
 to run `asr-doge features` again. It runs no encoder and opens no recording.
 """
 
@@ -30,13 +31,15 @@ from asr_doge.errors import DataError
 SHARD_BYTES = 64 * 1024 * 1024
 
 Source = Mapping[str, str | int | None]
-"""What computed the features: the encoder, the fingerprint of its weights, the front end's version, the type."""
+"""What the features depend on besides the audio, by name; this module only compares it. For what the package puts
+there see `asr_doge.models.encoders.loading.feature_source`."""
 
 _INDEX_NAME = "index.json"
 _LOCK_NAME = "writer.lock"
 _FORMAT = "asr-doge feature cache, version 1"
 _SHARD_NAME = re.compile(r"features-(\d{5,})\.safetensors")
 _REMEDY = "run 'asr-doge features' again"
+_OTHER_SOURCE_REMEDY = "with another --output_dir, or with --overwrite to replace them"
 
 
 def audio_stamp(path: str | os.PathLike[str]) -> str:
@@ -55,34 +58,50 @@ def audio_stamp(path: str | os.PathLike[str]) -> str:
 class FeatureCacheWriter:
     """Fill a feature cache, or go on with one.
 
-    What the folder already holds of the same source stays; of another source, it is removed. Several manifests can
-    share a folder if no id means two recordings. Use it as a context manager, or call `close`.
+    What the folder already holds of the same source stays. Several manifests can share a folder if no id means two
+    recordings. Use it as a context manager, or call `close`.
 
     Args:
         folder: the cache; made if need be.
         source: what computes the features.
         shard_bytes: size at which a shard is written, in bytes.
+        overwrite: remove features of another source; they may have cost days.
 
     Raises:
-        DataError: the folder cannot be written to, or another process is writing to it.
+        DataError: the folder cannot be written to, holds features of another source, or is being written to by another
+            process.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], source: Source, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        source: Source,
+        shard_bytes: int = SHARD_BYTES,
+        *,
+        overwrite: bool = False,
+    ) -> None:
         self._folder = Path(folder)
         self._source = dict(source)
         self._shard_bytes = shard_bytes
         self._pending: dict[str, tuple[str, Tensor]] = {}
         self._pending_bytes = 0
         self._lock = _lock(self._folder)
-        self._index = self._reusable()
-        self._write_index()
+        try:
+            self._index = self._reusable(overwrite)
+            self._write_index()
+        except DataError:
+            self._lock.close()
+            raise
 
-    def holds(self, utterance_id: str, stamp: str) -> bool:
-        """Whether the features of the recording with this `audio_stamp` are there, so that nothing need be computed."""
+    def holds(self, utterance_id: str, stamp: str | None) -> bool:
+        """Whether the features of the recording with this `audio_stamp` are there, so that nothing need be computed.
+
+        None, for a recording that is not on this machine, takes any.
+        """
         if utterance_id in self._pending:
-            return self._pending[utterance_id][0] == stamp
+            return stamp in (None, self._pending[utterance_id][0])
         entry = self._index.entries.get(utterance_id)
-        return entry is not None and entry.stamp == stamp
+        return entry is not None and stamp in (None, entry.stamp)
 
     def add(self, utterance_id: str, stamp: str, embeddings: Tensor) -> None:
         """Store the features of one utterance, in place of any older ones.
@@ -112,6 +131,10 @@ class FeatureCacheWriter:
         """Record that an utterance has no features and why, so that training leaves it out; `add` takes it back."""
         self._index.unreadable[utterance_id] = reason
 
+    def mark_readable(self, utterance_id: str) -> None:
+        """Take back `mark_unreadable` for an utterance whose features are held after all."""
+        self._index.unreadable.pop(utterance_id, None)
+
     def close(self) -> None:
         """Write what is pending, and let others write to the folder."""
         try:
@@ -130,13 +153,18 @@ class FeatureCacheWriter:
     ) -> None:
         self.close()  # after an error too: every pending utterance is complete, and cost a pass of the encoder
 
-    def _reusable(self) -> "_Index":
+    def _reusable(self, overwrite: bool) -> "_Index":
         """What is already there, whole and of the same source."""
         try:
             index = _read_index(self._folder)
         except DataError:  # no index, or one that nobody can use
             return _Index(self._source, {}, {}, {})
         if index.source != self._source:
+            if index.entries and not overwrite:
+                raise DataError(
+                    f"{self._folder} holds the features of {len(index.entries):,} utterances by another encoder: run"
+                    f" 'asr-doge features' {_OTHER_SOURCE_REMEDY}"
+                )
             return _Index(self._source, {}, {}, {})
         damaged = set(index.damaged_shards(self._folder))
         return index.without(damaged)
@@ -199,7 +227,10 @@ class FeatureCache:
         for field in [*expected, *index.source] if expected_source is not None else []:
             found, wanted = index.source.get(field), expected.get(field)
             if found != wanted:
-                raise DataError(f"feature cache {folder} has {field} {found!r}, not {wanted!r}: {_REMEDY}")
+                raise DataError(
+                    f"feature cache {folder} is of another encoder ({field} {found!r}, not {wanted!r}): run 'asr-doge"
+                    f" features' for this one, {_OTHER_SOURCE_REMEDY}"
+                )
         return cls(folder, index)
 
     @property

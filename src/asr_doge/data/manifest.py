@@ -6,10 +6,12 @@ the manifest's folder, so that the two can be moved together. NeMo's `audio_file
 recording and normalizes no text: both are as the file says.
 """
 
+import hashlib
+import heapq
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,20 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
     # An undecodable byte of a file name is a lone surrogate in Python, and has no UTF-8 form. Its backslash escape
     # happens to be the one of JSON.
     write_atomically(path, "".join(lines).encode("utf-8", "backslashreplace"))
+
+
+def sample_utterances(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
+    """At most `count` of the utterances, spread over all of them, in their order.
+
+    A manifest is often sorted by speaker or by text, so its first lines are one speaker's. Those taken are the `count`
+    whose ids have the smallest SHA-256: the same on every machine, whatever the order, and most of them the same for
+    another count or after utterances are added.
+    """
+
+    def digest(index: int) -> bytes:
+        return hashlib.sha256(utterances[index].id.encode("utf-8", "surrogatepass")).digest()
+
+    return [utterances[index] for index in sorted(heapq.nsmallest(count, range(len(utterances)), key=digest))]
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

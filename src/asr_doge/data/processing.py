@@ -29,7 +29,7 @@ _HEADER_THREADS = 8  # reading headers waits for the disk more than for the proc
 
 @dataclass(frozen=True)
 class ProcessConfig:
-    """Settings of `asr-doge process`."""
+    """Make the manifests of a corpus: measure its recordings, normalize its transcripts, and keep what is usable."""
 
     data_dir: Path
     """Folder of the corpus, as its authors lay it out."""

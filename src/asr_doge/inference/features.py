@@ -43,6 +43,8 @@ class FeaturesConfig:
     """Utterances encoded at once."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    overwrite: bool = False
+    """Replace the features of another encoder that are in output_dir."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     """Run the `features` verb over every manifest in `data_dir`.
 
     Raises:
-        DataError: no manifests, one id for two recordings, or not one readable utterance.
+        DataError: no manifests, one id for two recordings, not one readable utterance, or features of another encoder
+            in the way.
         CheckpointError: the encoder cannot be loaded.
         ConfigError: a batch size below 1.
     """
@@ -85,19 +88,27 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     folder = Path(config.output_dir) if config.output_dir else data_dir / "features"
     failed: dict[str, str] = {}
     encoded = 0
-    with FeatureCacheWriter(folder, feature_source(encoder_fingerprint(reference, encoder_config))) as writer:
-        wanted = [u for u in utterances if not _is_held(writer, u)]
+    source = feature_source(encoder_fingerprint(reference, encoder_config), encoder_config, extractor)
+    with FeatureCacheWriter(folder, source, overwrite=config.overwrite) as writer:
+        wanted = []
+        for utterance in utterances:
+            if _is_held(writer, utterance):
+                writer.mark_readable(utterance.id)
+            else:
+                wanted.append(utterance)
         with tqdm(total=len(wanted), desc="features", unit="utt", dynamic_ncols=True) as progress:
             for batch in _batches(wanted, config.batch_size):
-                waveforms = _read(batch, extractor, failed)
-                for utterance, embeddings in _encode(encoder, extractor, waveforms):
-                    writer.add(utterance.id, audio_stamp(utterance.audio_path), embeddings)
+                clips = _read(batch, extractor, failed)
+                for clip, embeddings in zip(clips, _encode(encoder, extractor, clips), strict=True):
+                    writer.add(clip.id, clip.stamp, embeddings)
                     encoded += 1
                 progress.update(len(batch))
+        if failed and len(failed) == len(utterances):  # the fault of a folder or a disk, not of each recording
+            raise DataError(
+                f"none of the {len(failed)} utterances can be read; the first: {next(iter(failed.values()))}"
+            )
         for utterance_id, reason in failed.items():
             writer.mark_unreadable(utterance_id, reason)
-    if failed and len(failed) == len(utterances):
-        raise DataError(f"none of the {len(failed)} utterances can be read; the first: {next(iter(failed.values()))}")
     return FeaturesReport(folder, encoded, len(utterances) - len(wanted), list(failed.values()))
 
 
@@ -115,7 +126,9 @@ def _distinct(utterances: Iterable[Utterance]) -> list[Utterance]:
 
 
 def _is_held(writer: FeatureCacheWriter, utterance: Utterance) -> bool:
-    return utterance.audio_path.is_file() and writer.holds(utterance.id, audio_stamp(utterance.audio_path))
+    """Whether the features are there; a recording that is not takes nothing from them, as in training."""
+    path = utterance.audio_path
+    return writer.holds(utterance.id, audio_stamp(path) if path.exists() else None)
 
 
 def _batches(utterances: Sequence[Utterance], batch_size: int) -> Iterator[list[Utterance]]:
@@ -126,14 +139,25 @@ def _batches(utterances: Sequence[Utterance], batch_size: int) -> Iterator[list[
             yield group[first : first + batch_size]
 
 
-def _read(batch: Sequence[Utterance], extractor: Any, failed: dict[str, str]) -> list[tuple[Utterance, Any]]:
+@dataclass(frozen=True)
+class _Clip:
+    """A recording that was read, and the `audio_stamp` it had before."""
+
+    id: str
+    stamp: str
+    waveform: Any
+
+
+def _read(batch: Sequence[Utterance], extractor: Any, failed: dict[str, str]) -> list[_Clip]:
     """Waveforms of those that the encoder can read whole; the others go to `failed`, each with a line."""
     longest = getattr(extractor, "n_samples", None)  # beyond it, Whisper's extractor would cut without a word
-    waveforms = []
+    clips = []
     for utterance in batch:
         try:
+            # Before it is read: of one that changes meanwhile, the features are then too old, not wrong for good.
+            stamp = audio_stamp(utterance.audio_path)
             waveform = read_audio(utterance.audio_path, extractor.sampling_rate)
-        except AudioError as error:
+        except (AudioError, DataError) as error:
             failed[utterance.id] = str(error)
             continue
         seconds = len(waveform) / extractor.sampling_rate
@@ -145,26 +169,22 @@ def _read(batch: Sequence[Utterance], extractor: Any, failed: dict[str, str]) ->
                 f" {longest / extractor.sampling_rate:.0f} s at once"
             )
         else:
-            waveforms.append((utterance, waveform))
-    return waveforms
+            clips.append(_Clip(utterance.id, stamp, waveform))
+    return clips
 
 
 @torch.inference_mode()
-def _encode(
-    encoder: SpeechEncoder, extractor: Any, waveforms: Sequence[tuple[Utterance, Any]]
-) -> Iterator[tuple[Utterance, torch.Tensor]]:
-    """Speech embeddings `[T', D]` of each utterance, on the CPU."""
-    if not waveforms:
+def _encode(encoder: SpeechEncoder, extractor: Any, clips: Sequence[_Clip]) -> Iterator[torch.Tensor]:
+    """Speech embeddings `[T', D]` of each clip, on the CPU."""
+    if not clips:
         return
     inputs = extractor(
-        [waveform for _, waveform in waveforms],
+        [clip.waveform for clip in clips],
         sampling_rate=extractor.sampling_rate,
         return_tensors="pt",
         return_attention_mask=True,
     )
     device = next(encoder.parameters()).device
     output = encoder(inputs["input_features"].to(device), inputs["attention_mask"].sum(dim=1).to(device))
-    for (utterance, _), embeddings, length in zip(
-        waveforms, output.speech_embeddings, output.speech_lengths.tolist(), strict=True
-    ):
-        yield utterance, embeddings[:length].cpu().clone()
+    for embeddings, length in zip(output.speech_embeddings, output.speech_lengths.tolist(), strict=True):
+        yield embeddings[:length].cpu().clone()

@@ -9,7 +9,7 @@ It does not print or write files (see `asr_doge.inference.output` and the comman
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -84,15 +84,22 @@ class Transcriber:
         self.num_beams = num_beams
         self.sampling_rate: int = loaded.processor.feature_extractor.sampling_rate
 
+    # Of the two a `str` fits both, being a sequence of `str`, and is the first.
+    @overload
+    def transcribe(self, source: Source) -> Transcription: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def transcribe(self, source: Sequence[Source]) -> list[Transcription]: ...
+
     def transcribe(self, source: Source | Sequence[Source]) -> Transcription | list[Transcription]:
         """Transcribe one recording, or a list of them: a list in, a list out, in order.
 
         Raises:
             AudioError: a recording cannot be read.
         """
-        if isinstance(source, list | tuple):
+        if isinstance(source, Sequence) and not isinstance(source, str):
             return [_successful(result) for result in self.transcribe_each(source)]
-        return _successful(next(self.transcribe_each([source])))  # type: ignore[list-item]
+        return _successful(next(self.transcribe_each([source])))
 
     def transcribe_each(self, sources: Iterable[Source]) -> Iterator[Transcription | FailedTranscription]:
         """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error."""
@@ -170,8 +177,22 @@ def load(model: str | Path | None = None, device: str | None = None) -> Transcri
     return Transcriber(load_model(model, device=device))
 
 
+@overload
+def transcribe(  # type: ignore[overload-overlap]
+    source: Source, model: str | Path | None = None, device: str | None = None
+) -> Transcription: ...
+
+
+@overload
 def transcribe(
-    source: Source | Sequence[Source], model: str | Path | None = None, device: str | None = None
+    source: Sequence[Source], model: str | Path | None = None, device: str | None = None
+) -> list[Transcription]: ...
+
+
+def transcribe(
+    source: Source | Sequence[Source],
+    model: str | Path | None = None,
+    device: str | None = None,
 ) -> Transcription | list[Transcription]:
     """Load a model and transcribe with it; for more than one call, keep the `Transcriber` that `load` gives.
 

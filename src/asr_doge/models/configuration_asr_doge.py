@@ -32,7 +32,8 @@ class ASRDogeConfig(PreTrainedConfig):
             None: nowhere else, so they are saved in the checkpoint itself.
         speech_encoder_revision: hub commit of those weights.
         speech_encoder_fingerprint: digest of those weights, compared on loading.
-        language_model, language_model_revision, language_model_fingerprint: the same of the language model.
+        language_model, language_model_revision, language_model_fingerprint: the same of the language model; None in
+            the checkpoints of `full` training, which hold all of it.
         adapter_type: `mlp` (two layers with GELU) or `linear` (one layer).
         adapter_hidden_dim: width between the two layers of `mlp`.
         adapter_stack: neighbouring speech embeddings joined into one before the adapter.

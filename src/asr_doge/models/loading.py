@@ -149,4 +149,7 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
     if wanted.type != "cpu" and (accelerator is None or accelerator.type != wanted.type):
         available = f"cpu and {accelerator.type}" if accelerator else "only cpu"
         raise ConfigError(f"device '{device}' is not available; this machine has {available}")
+    if wanted.type != "cpu" and (wanted.index or 0) >= torch.accelerator.device_count():
+        last = torch.accelerator.device_count() - 1
+        raise ConfigError(f"device '{device}' is not available; the last of this machine is {wanted.type}:{last}")
     return wanted

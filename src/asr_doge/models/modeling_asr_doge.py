@@ -8,6 +8,8 @@ It does not read audio or make features (see `ASRDogeProcessor`), and knows no d
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -73,6 +75,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
     base_model_prefix = ""
     _supports_sdpa = True
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # the Trainer gives `num_items_in_batch`, which it would not guess from the signature
 
     def __init__(
         self,
@@ -82,6 +85,9 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         language_model: PreTrainedModel | None = None,
     ) -> None:
         super().__init__(config)
+        # Transformers takes a class of this name for one that shifts its labels, and the Trainer would then leave each
+        # row's first label out of `num_items_in_batch`. Ours is aligned: the last speech embedding predicts it.
+        self.loss_type = None  # type: ignore[assignment]  # as transformers itself sets it
         self.encoder = encoder or encoder_family(config.encoder_config)(config.encoder_config)
         self.language_model = language_model or build_language_model(config.text_config)
         # What its publisher set for chatting (sampling, repetition penalty) would fill every gap in our own.
@@ -144,7 +150,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         lengths = attention_mask.sum(dim=1)
         features = input_features.to(self.dtype)
-        return self.encoder(features, lengths, return_ctc_logits)
+        # Never in the lower precision that the parts being trained may run in: the feature cache holds what full
+        # precision gives, and training from it and without it must be the same.
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            return self.encoder(features, lengths, return_ctc_logits)
 
     def forward(
         self,
@@ -276,7 +285,23 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         wanted = self.trained_keys()
         weights = self.state_dict() if state_dict is None else state_dict
-        super().save_pretrained(save_directory, state_dict={name: weights[name] for name in sorted(wanted)}, **options)
+        weights = {name: weights[name] for name in sorted(wanted)}
+        with self._as_saved():
+            super().save_pretrained(save_directory, state_dict=weights, **options)
+
+    @contextmanager
+    def _as_saved(self) -> Iterator[None]:
+        """The configuration of a checkpoint: it does not point to a language model of which it holds every weight."""
+        names = ("language_model", "language_model_revision", "language_model_fingerprint")
+        pointers = {name: getattr(self.config, name) for name in names}
+        try:
+            if self.config.train_language_model == "full":
+                for name in names:
+                    setattr(self.config, name, None)
+            yield
+        finally:
+            for name, pointer in pointers.items():
+                setattr(self.config, name, pointer)
 
     @classmethod
     def from_parts(

@@ -1,26 +1,29 @@
 """Making a small model from nothing: the recipe behind the bundled nano model.
 
-Promises: two stages, each a transformers Trainer run on speech made as it goes: (1) the conformer learns characters by
-CTC; (2) projector and language model learn to write what was said, through an adapter that is then thrown away, and the
-conformer goes on learning under both losses. What they give is frozen for good, and `asr-doge train` fits an adapter on
-top, from a random start, like any user's. Same seed and machine, same weights. An interrupted run continues at its last
-checkpoint.
+Promises: three stages, each a transformers Trainer run on examples made as it goes: (1) the conformer learns characters
+by CTC; (2) the language model learns to write down its own tokens, drawn out and noisy; (3) encoder and language model
+together learn to write what was said, through an adapter that is then thrown away. What they give is frozen for good,
+and `asr-doge train` fits an adapter on top, from a random start, like any user's. Same seed and machine, same weights.
+An interrupted run continues at its last checkpoint, by the recipe it began with.
 
-Stage 2 trains the language model together with the encoder, so nano's language model knows digit strings and little
-else. A published pair (Granite, Doge) needs none of this.
+nano's language model therefore knows digit strings and little else. A published pair (Granite, Doge) needs none of
+this.
 """
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import yaml
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
 from transformers import (
     DogeConfig,
     GraniteSpeechConfig,
@@ -36,20 +39,23 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.audio.log_mel import FEATURE_SIZE
+from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.digits import DIGIT_WORDS, read_fsdd
 from asr_doge.data.manifest import read_manifest
+from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, ASRDogeProcessor
 from asr_doge.models.configuration_asr_doge import DEFAULT_PROMPT
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.language_model import build_language_model
 from asr_doge.training.pretraining_speech import LAST_LESSON, LESSONS, PretrainingSpeech, collate_features
+from asr_doge.training.pretraining_text import DrawnOutStage, DrawnOutText, collate_drawn_out
 
 BLANK = 0
 CTC_VOCABULARY = 128
 """CTC ids are ASCII character codes; 0 is the blank."""
 CTC_WEIGHT = 0.3
-"""Share of the CTC loss in stage 2: enough to keep the head's drafts good."""
+"""Share of the CTC loss in stage 3: enough to keep the head's drafts good."""
 LONGEST_SENTENCE_SECONDS = 3.6
 """Longer sentences would set the length of their whole batch."""
 
@@ -83,17 +89,21 @@ class PretrainConfig:
     ctc_steps: int = 3200
     """Steps over which stage 1's learning rate would fall to zero."""
     ctc_until: float = 0.5
-    """Fraction of those steps after which stage 2 takes over, at a high learning rate again."""
-    text_steps: int = 1800
+    """Fraction of those steps after which stage 3 takes over, at a high learning rate again."""
+    language_steps: int = 500
     """Steps of stage 2."""
+    text_steps: int = 1200
+    """Steps of stage 3."""
     learning_rate: float = 2e-3
     """Highest learning rate of stage 1, after a warm-up of a tenth of the steps; it falls to zero along a cosine."""
-    text_learning_rate: float = 1e-3
+    language_learning_rate: float = 2e-3
     """The same of stage 2."""
+    text_learning_rate: float = 1e-3
+    """The same of stage 3."""
     sentence_share: float = 0.15
     """Share of stage 1's batches that are sentences, if there are any."""
     digit_sentence_share: float = 0.25
-    """Share of stage 2's batches that are such sentences as are digit strings, if there are any."""
+    """Share of stage 3's batches that are such sentences as are digit strings, if there are any."""
     num_workers: int = 1
     """Processes that make speech."""
     seed: int = 0
@@ -163,7 +173,7 @@ class CTCStage(nn.Module):
 
 def collate_ctc(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """A batch of features, and `characters` `[B, L]` with `character_lengths` `[B]`."""
-    ids = [torch.tensor(list(clip["text"].encode("ascii"))) for clip in clips]
+    ids = [torch.tensor(list(clip["text"].encode("ascii")), dtype=torch.long) for clip in clips]  # float if empty
     return collate_features(clips) | {
         "characters": pad_sequence(ids, batch_first=True),
         "character_lengths": torch.tensor([len(row) for row in ids]),
@@ -171,7 +181,7 @@ def collate_ctc(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 class TextStage(nn.Module):
-    """Stage 2: the whole model, under the language model's loss and the CTC head's."""
+    """Stage 3: the whole model, under the language model's loss and the CTC head's."""
 
     _keys_to_ignore_on_save = None  # the Trainer asks for it when it resumes, as tied weights are saved but once
 
@@ -277,20 +287,32 @@ class StopAt(TrainerCallback):
 
 
 def pretrain(config: PretrainConfig) -> None:
-    """Run both stages and write `encoder/` and `language_model/` in the output folder, each loadable by name.
+    """Run all stages and write `encoder/` and `language_model/` in the output folder, each loadable by name.
 
     Raises:
         DataError: recordings or manifest are missing.
+        ConfigError: the output folder holds stages of another recipe.
+        CheckpointError: a finished stage there holds other weights than it should.
     """
+    _refuse_another_recipe(config)
     set_seed(config.seed)
     encoder = build_encoder(config)
     stage = Stage("ctc", config.ctc_steps, config.learning_rate, config.ctc_until)
-    _run_stage(stage, config, CTCStage(encoder), _speech(config, config.ctc_steps, digits_only=False), collate_ctc)
+    speech = _speech(config, config.ctc_steps, digits_only=False)
+    write_atomically(_recipe_path(config), yaml.safe_dump(_recipe(config), sort_keys=False).encode())
+    _run_stage(stage, config, CTCStage(encoder), speech, collate_ctc)
 
     tokenizer = build_tokenizer(config)
     processor = ASRDogeProcessor(GraniteSpeechEncoder.feature_extractor(encoder.config), tokenizer)
-    set_seed(config.seed)  # so that stage 2 starts alike whether stage 1 ran in this process or before
+    set_seed(config.seed)  # so that the later stages start alike whether stage 1 ran in this process or before
     model = build_model(config, encoder, tokenizer)
+
+    stage = Stage("language", config.language_steps, config.language_learning_rate)
+    examples = DrawnOutText(
+        config.language_steps * config.batch_size, processor, model.config.prompt_ids or [], config.seed
+    )
+    model.language_model.requires_grad_(True)
+    _run_stage(stage, config, DrawnOutStage(model.language_model), examples, collate_drawn_out)
 
     def collate_text(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         return collate_ctc(clips) | {"labels": processor(text=[clip["text"] for clip in clips])["labels"]}
@@ -298,6 +320,43 @@ def pretrain(config: PretrainConfig) -> None:
     stage = Stage("text", config.text_steps, config.text_learning_rate)
     _run_stage(stage, config, TextStage(model), _speech(config, config.text_steps, digits_only=True), collate_text)
     _save(config, model, encoder, tokenizer)
+
+
+def _recipe_path(config: PretrainConfig) -> Path:
+    return Path(config.output_dir) / "stages" / "config.yaml"
+
+
+def _recipe(config: PretrainConfig) -> dict[str, Any]:
+    """What the weights depend on: all but where they go and how many processes help."""
+    recipe = {name: value for name, value in asdict(config).items() if name not in ("output_dir", "num_workers")}
+    for name in ("digits_dir", "sentences_manifest"):
+        if recipe[name] is not None:
+            recipe[name] = os.path.abspath(recipe[name])  # noqa: PTH100 - links are the user's own business
+    return recipe
+
+
+def _refuse_another_recipe(config: PretrainConfig) -> None:
+    """Stages of one recipe must not go on by another. What was begun before recipes were written down may go on."""
+    path = _recipe_path(config)
+    if not path.is_file():
+        return
+    try:
+        begun = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        begun = None
+    if not isinstance(begun, dict):
+        raise ConfigError(f"{path} is damaged: delete {path.parent}, or choose another --output_dir")
+    recipe = _recipe(config)
+    differing = [
+        f"--{name} ({begun.get(name)}, now {recipe.get(name)})"
+        for name in {**recipe, **begun}
+        if begun.get(name) != recipe.get(name)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{path.parent} was begun with another {', '.join(differing)}: give what it was begun with, choose another"
+            f" --output_dir, or delete {path.parent}"
+        )
 
 
 def _speech(config: PretrainConfig, steps: int, digits_only: bool) -> PretrainingSpeech:
@@ -325,14 +384,20 @@ def _run_stage(
     stage: Stage,
     config: PretrainConfig,
     module: nn.Module,
-    speech: PretrainingSpeech,
+    examples: Dataset[Any],
     collate: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
 ) -> None:
     """Train `module`; go on from the last checkpoint of an interrupted run, and do not repeat a finished one."""
     folder = Path(config.output_dir) / "stages" / stage.name
     finished = folder / "final" / SAFE_WEIGHTS_NAME
     if finished.is_file():
-        module.load_state_dict(load_file(finished), strict=False)  # without the output layer of `TextStage.state_dict`
+        missing, unexpected = module.load_state_dict(load_file(finished), strict=False)
+        missing = [name for name in missing if not name.endswith("lm_head.weight")]  # see `TextStage.state_dict`
+        if missing or unexpected:
+            raise CheckpointError(
+                f"{finished} is not of this recipe ({len(missing)} weights missing, {len(unexpected)} unexpected):"
+                f" delete {finished.parent}"
+            )
         return
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -353,8 +418,8 @@ def _run_stage(
         report_to="none",
         seed=config.seed,
     )
-    callbacks = [StopAt(round(stage.until * stage.steps))]
-    trainer = Trainer(module, arguments, data_collator=collate, train_dataset=speech, callbacks=callbacks)
+    callbacks: list[TrainerCallback] = [StopAt(round(stage.until * stage.steps))]
+    trainer = Trainer(module, arguments, data_collator=collate, train_dataset=examples, callbacks=callbacks)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     trainer.save_model(str(finished.parent))
 

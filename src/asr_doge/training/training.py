@@ -7,16 +7,18 @@ It does not compute features ahead (see `asr_doge.inference.features`) but uses 
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    PreTrainedConfig,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     TrainerCallback,
@@ -26,11 +28,14 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.training_args import ParallelMode
 
+from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.feature_cache import FeatureCache
-from asr_doge.data.manifest import Utterance, read_manifest
+from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.errors import AudioError, ConfigError
 from asr_doge.models import ASRDogeProcessor, LoadedModel, assemble_model, find_device
+from asr_doge.models.checkpoints import find_model
 from asr_doge.models.configuration_asr_doge import (
     DEFAULT_LANGUAGE_MODEL,
     DEFAULT_PROMPT,
@@ -38,9 +43,13 @@ from asr_doge.models.configuration_asr_doge import (
     AdapterType,
     TrainLanguageModel,
 )
-from asr_doge.models.encoders.loading import feature_source
+from asr_doge.models.encoders.loading import feature_source, settings
+from asr_doge.models.modeling_asr_doge import load_asr_doge_config
 from asr_doge.text.scoring import score
 from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
+
+CONFIG_NAME = "train_config.yaml"
+"""In `output_dir`, the settings of the run, to be given to `--config`."""
 
 
 @dataclass
@@ -90,7 +99,7 @@ class TrainConfig:
     eval_steps: int = 100
     """Steps between evaluations."""
     eval_samples: int = 200
-    """Dev utterances that each evaluation transcribes."""
+    """Dev utterances that each evaluation transcribes: those whose ids have the smallest SHA-256."""
     save_steps: int = 100
     """Steps between checkpoints; a multiple of eval_steps."""
     device: str | None = None
@@ -144,16 +153,19 @@ def train(config: TrainConfig) -> TrainResult:
         adapter_output_norm=config.adapter_output_norm,
         train_language_model=config.train_language_model,
     )
+    if checkpoint is not None:
+        _require_same_model(checkpoint, loaded.model.config)
     trainer = Seq2SeqTrainer(
         loaded.model,
         _training_arguments(config, output_dir),
         data_collator=collate_examples,
         train_dataset=_dataset(config, train_set, loaded),
-        eval_dataset=_dataset(config, _shortest_first(dev_set[: config.eval_samples]), loaded),
+        eval_dataset=_dataset(config, _shortest_first(sample_utterances(dev_set, config.eval_samples)), loaded),
         processing_class=loaded.processor,
         compute_metrics=_metrics(loaded.processor),
         callbacks=[LimitedPatience(config.patience), KeepBest(loaded, output_dir / "best")],
     )
+    write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except AudioError as error:  # raised in a worker process, it brings a traceback in its message
@@ -188,7 +200,7 @@ def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainin
         if config.wandb_entity:
             os.environ["WANDB_ENTITY"] = config.wandb_entity
     device = find_device(config.device)
-    return Seq2SeqTrainingArguments(
+    arguments = Seq2SeqTrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
@@ -216,13 +228,29 @@ def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainin
         seed=config.seed,
         disable_tqdm=False,
     )
+    _use_one_device(arguments, device)
+    return arguments
+
+
+def _use_one_device(arguments: Seq2SeqTrainingArguments, device: torch.device) -> None:
+    """Keep one process on one device; transformers would take the first, and all others by DataParallel."""
+    if device.type == "cpu" or arguments.parallel_mode == ParallelMode.DISTRIBUTED:
+        return
+    arguments._n_gpu = 1  # no flag says so
+    if device.index is not None:
+        torch.accelerator.set_device_index(device.index)  # accelerate's device is "cuda", whichever is current
+        arguments._setup_devices = device  # `arguments.device` is "cuda:0" otherwise
 
 
 def _dataset(config: TrainConfig, utterances: Sequence[Utterance], loaded: LoadedModel) -> Dataset[Example]:
     """Examples from the feature cache if there is one, else from the audio."""
     if config.features_dir is None:
         return SpeechDataset(utterances, loaded.processor)
-    source = feature_source(loaded.model.config.speech_encoder_fingerprint)
+    source = feature_source(
+        loaded.model.config.speech_encoder_fingerprint,
+        loaded.model.config.encoder_config,
+        loaded.processor.feature_extractor,
+    )
     cache = FeatureCache.open(Path(config.features_dir), expected_source=source)
     readable = [utterance for utterance in utterances if utterance.id not in cache.unreadable]
     if len(readable) < len(utterances):
@@ -265,6 +293,38 @@ def _checkpoint_to_resume(resume_from: str | None, output_dir: Path) -> str | No
     if not (Path(resume_from) / "trainer_state.json").is_file():
         raise ConfigError(f"--resume_from {resume_from}: not a checkpoint-N folder of a training run")
     return resume_from
+
+
+def _require_same_model(checkpoint: str, config: PreTrainedConfig) -> None:
+    """Refuse to put a checkpoint's weights and optimizer into another model than they were of.
+
+    Raises:
+        ConfigError: the flags give another model; the message names them.
+        CheckpointError: the checkpoint has no usable config.json.
+    """
+    before = load_asr_doge_config(find_model(Path(checkpoint)))
+    flags = [name for name in _MODEL_FLAGS if getattr(before, name) != getattr(config, name)]
+    parts = (
+        ("speech_encoder", "encoder_config", "speech_encoder_fingerprint"),
+        ("language_model", "text_config", "language_model_fingerprint"),  # no fingerprint in checkpoints of `full`
+    )
+    for flag, sub_config, fingerprint in parts:
+        old, new = (settings(getattr(side, sub_config).to_dict()) for side in (before, config))
+        if old != new or getattr(before, fingerprint) not in (None, getattr(config, fingerprint)):
+            flags.append(flag)
+    if flags:
+        named = ", ".join(f"--{name}" for name in sorted(flags))
+        raise ConfigError(
+            f"--resume_from {checkpoint}: that run had another {named}; give what it had, or start a new run in another"
+            " --output_dir"
+        )
+
+
+_MODEL_FLAGS = (
+    *("prompt", "adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm"),
+    "train_language_model",
+)
+"""Settings of the model that are fields of `ASRDogeConfig` of the same name."""
 
 
 class LimitedPatience(EarlyStoppingCallback):

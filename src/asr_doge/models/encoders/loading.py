@@ -1,5 +1,9 @@
 """Loading a speech encoder alone, without a language model or a moment's memory for random weights."""
 
+import hashlib
+import json
+from typing import Any
+
 import torch
 from accelerate import init_empty_weights
 from transformers import PreTrainedConfig
@@ -35,6 +39,31 @@ def encoder_fingerprint(reference: Reference, config: PreTrainedConfig) -> str:
     return weights_fingerprint(reference, encoder_family(config).rename_checkpoint_key)
 
 
-def feature_source(fingerprint: str | None) -> dict[str, str | int | None]:
-    """What speech embeddings in a cache depend on besides the audio; another value means other embeddings."""
-    return {"encoder_fingerprint": fingerprint, "front_end_version": FRONT_END_VERSION}
+def feature_source(fingerprint: str | None, config: PreTrainedConfig, extractor: Any) -> dict[str, str | int | None]:
+    """What speech embeddings in a cache depend on besides the audio; another value means other embeddings.
+
+    Args:
+        fingerprint: of the encoder's weights.
+        config: the encoder's; the same weights with another window or context are another encoder.
+        extractor: the encoder's feature extractor.
+    """
+    return {
+        "encoder_fingerprint": fingerprint,
+        "encoder_settings": _digest(settings(config.to_dict())),
+        "front_end_settings": _digest(settings(extractor.to_dict())),
+        "front_end_version": FRONT_END_VERSION,
+    }
+
+
+_NO_SETTINGS = {"_name_or_path", "architectures", "dtype", "processor_class", "torch_dtype", "transformers_version"}
+
+
+def settings(value: Any) -> Any:
+    """A configuration's dictionary without what says where it was, who wrote it and how its weights were stored."""
+    if isinstance(value, dict):
+        return {str(name): settings(part) for name, part in value.items() if name not in _NO_SETTINGS}
+    return [settings(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

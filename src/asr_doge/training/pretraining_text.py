@@ -1,0 +1,98 @@
+"""Text for teaching a language model from nothing to write down what it hears.
+
+Promises: an example reads like the layout of `ASRDogeForConditionalGeneration`, `[bos] prompt | speech | text [eos]`,
+but its speech is the text's own tokens, drawn out, with noise over them and silence between them. What the language
+model learns of it (where to look next) serves it with real speech, once an adapter puts that into its token embeddings;
+from real speech alone it had not found out after five times the steps.
+It does not know audio.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
+
+from asr_doge.data.digits import random_digits
+from asr_doge.models import ASRDogeProcessor
+from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+
+TEXT, TOKEN, SILENCE = 0, 1, 2
+"""What stands at a position: plain text, a token that is heard, or nothing that is heard."""
+NOISE = (0.2, 1.0)
+"""Range of the noise over what is heard, relative to the token embeddings' own scale."""
+
+
+class DrawnOutText(Dataset[dict[str, Tensor]]):
+    """Digit strings as if they were heard: example `i` depends on the seed and `i` alone.
+
+    Args:
+        size: examples.
+        processor: gives tokens.
+        prompt_ids: the model's prompt.
+        seed: of everything random.
+    """
+
+    def __init__(self, size: int, processor: ASRDogeProcessor, prompt_ids: Sequence[int], seed: int) -> None:
+        self.size = size
+        self.processor = processor
+        self.prompt_ids = list(prompt_ids)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, index, 2])
+        text = self.processor.label_ids(" ".join(random_digits(rng, (1, 8)))).tolist()
+        heard = [(0, SILENCE)] * int(rng.integers(1, 5))
+        for token in text[:-1]:
+            heard += [(token, TOKEN)] * int(rng.integers(1, 6)) + [(0, SILENCE)] * int(rng.integers(0, 5))
+        before = [(token, TEXT) for token in self.prompt_ids] + heard
+        positions = before + [(token, TEXT) for token in text]
+        return {
+            "input_ids": torch.tensor([token for token, _ in positions]),
+            "kinds": torch.tensor([kind for _, kind in positions]),
+            "labels": torch.tensor([IGNORED_LABEL] * len(before) + text),
+        }
+
+
+def collate_drawn_out(examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """`input_ids`, `kinds`, `labels` and `attention_mask`, each `[B, N]`, padded on the right."""
+    padding = {"input_ids": 0, "kinds": TEXT, "labels": IGNORED_LABEL}
+    batch = {
+        name: pad_sequence([example[name] for example in examples], batch_first=True, padding_value=value)
+        for name, value in padding.items()
+    }
+    real = [torch.ones_like(example["input_ids"]) for example in examples]
+    return batch | {"attention_mask": pad_sequence(real, batch_first=True)}
+
+
+class DrawnOutStage(nn.Module):
+    """The language model alone, reading drawn-out text."""
+
+    _keys_to_ignore_on_save = None  # the Trainer asks for it when it resumes, as tied weights are saved but once
+
+    def __init__(self, language_model: PreTrainedModel) -> None:
+        super().__init__()
+        self.language_model = language_model
+
+    def forward(self, input_ids: Tensor, kinds: Tensor, labels: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy of the text in a `collate_drawn_out` batch."""
+        embeddings = self.language_model.get_input_embeddings()(input_ids)
+        scale = embeddings.detach().square().mean().sqrt()
+        level = torch.empty(len(input_ids), 1, 1).uniform_(*NOISE).to(embeddings.device)
+        noise = torch.randn_like(embeddings) * scale * level
+        embeddings = embeddings.masked_fill((kinds == SILENCE)[..., None], 0.0)
+        embeddings = embeddings + noise.masked_fill((kinds == TEXT)[..., None], 0.0)
+        output = self.language_model(inputs_embeds=embeddings, attention_mask=attention_mask, labels=labels)
+        return {"loss": output.loss}
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override] # torch's overloads
+        """Without the output layer, which is the token embedding: safetensors refuses to store a tensor twice."""
+        weights = super().state_dict(*args, **options)
+        return {name: tensor for name, tensor in weights.items() if not name.endswith("lm_head.weight")}
