@@ -28,7 +28,7 @@ MINIMUM_SECONDS = 0.1
 """Shorter than any word: such a recording is a mistake, and gets told so."""
 SILENCE_PEAK = 10 ** (-80 / 20)
 """Nothing louder than -80 dB of full scale is digital silence, which needs no model to be empty."""
-WINDOW_SECONDS = 600.0
+WINDOW_SECONDS = 240.0
 """Audio held in memory at once, apart from a single longer recording."""
 
 
