@@ -26,7 +26,7 @@ class TranscribeConfig:
     format: OutputFormat = "txt"
     """txt: a line for each recording, after its name if there are several. json: one document."""
     batch_size: int = 8
-    """Pieces of recordings (30 seconds at most) that the model reads at once."""
+    """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
     num_beams: int = 1
     """Beams of beam search; 1 is greedy."""
     device: str | None = None

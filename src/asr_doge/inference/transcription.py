@@ -130,7 +130,8 @@ class Transcriber:
                 )
         except AudioError as error:
             return FailedTranscription(error, path)
-        return _Recording(path, duration, split_at_pauses(waveform, self.sampling_rate))
+        pieces = split_at_pauses(waveform, self.sampling_rate, self.loaded.model.config.max_audio_seconds)
+        return _Recording(path, duration, pieces)
 
     def _finish(self, window: list[_Recording | FailedTranscription]) -> Iterator[Transcription | FailedTranscription]:
         """Transcribe the pieces of all recordings held, the longest first, in batches of like length."""
@@ -151,7 +152,7 @@ class Transcriber:
 
     @torch.inference_mode()
     def transcribe_waveforms(self, waveforms: Sequence[NDArray[np.float32]]) -> list[str]:
-        """Texts of one batch of waveforms `[samples]` of at most 30 s, at the encoder's sampling rate."""
+        """Texts of one batch of pieces `[samples]`, at the encoder's sampling rate."""
         texts = [""] * len(waveforms)
         audible = [index for index, waveform in enumerate(waveforms) if np.abs(waveform).max() > SILENCE_PEAK]
         if audible:

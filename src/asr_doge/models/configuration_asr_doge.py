@@ -41,6 +41,8 @@ class ASRDogeConfig(PreTrainedConfig):
         prompt: text the language model reads before the speech.
         prompt_ids: the prompt's token ids, with the beginning-of-sequence token where the tokenizer has one.
         pad_token_id: what fills up the shorter texts of a batch; default, the language model's.
+        max_audio_seconds: longest clip of the training data; longer recordings are transcribed in pieces of at most
+            this, since a model does not know how to listen longer than it ever has.
         train_language_model: what of the language model is trained: `none`, `lora` or `full`.
         lora: options of `peft.LoraConfig` (`r`, `lora_alpha`, `lora_dropout`, `target_modules`), for `lora`.
     """
@@ -64,6 +66,7 @@ class ASRDogeConfig(PreTrainedConfig):
     prompt: str = DEFAULT_PROMPT
     prompt_ids: list[int] | None = None
     pad_token_id: int | None = None
+    max_audio_seconds: float = 30.0
     train_language_model: str = "none"
     lora: dict[str, Any] | None = None
 

@@ -1,10 +1,10 @@
 """Making a small model from nothing: the recipe behind the bundled nano model.
 
-Promises: three stages, each a transformers Trainer run on examples made as it goes: (1) the conformer learns characters
+Promises: four stages, each a transformers Trainer run on examples made as it goes: (1) the conformer learns characters
 by CTC; (2) the language model learns to write down its own tokens, drawn out and noisy; (3) encoder and language model
-together learn to write what was said, through an adapter that is then thrown away. What they give is frozen for good,
-and `asr-doge train` fits an adapter on top, from a random start, like any user's. Same seed and machine, same weights.
-An interrupted run continues at its last checkpoint, by the recipe it began with.
+together learn to write what was said, through an adapter that is then thrown away; (4) the same with longer strings.
+What they give is frozen for good, and `asr-doge train` fits an adapter on top, from a random start, like any user's.
+Same seed and machine, same weights. An interrupted run continues at its last checkpoint, by the recipe it began with.
 
 nano's language model therefore knows digit strings and little else. A published pair (Granite, Doge) needs none of
 this.
@@ -48,7 +48,14 @@ from asr_doge.models.configuration_asr_doge import DEFAULT_PROMPT
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.language_model import build_language_model
-from asr_doge.training.pretraining_speech import LAST_LESSON, LESSONS, PretrainingSpeech, collate_features
+from asr_doge.training.pretraining_speech import (
+    LAST_LESSON,
+    LESSONS,
+    LONG_LESSON,
+    Lesson,
+    PretrainingSpeech,
+    collate_features,
+)
 from asr_doge.training.pretraining_text import DrawnOutStage, DrawnOutText, collate_drawn_out
 
 BLANK = 0
@@ -94,12 +101,16 @@ class PretrainConfig:
     """Steps of stage 2."""
     text_steps: int = 1200
     """Steps of stage 3."""
+    long_text_steps: int = 480
+    """Steps of stage 4, which is stage 3 with strings of up to eight digits."""
     learning_rate: float = 2e-3
     """Highest learning rate of stage 1, after a warm-up of a tenth of the steps; it falls to zero along a cosine."""
     language_learning_rate: float = 2e-3
     """The same of stage 2."""
     text_learning_rate: float = 1e-3
     """The same of stage 3."""
+    long_text_learning_rate: float = 5e-4
+    """The same of stage 4."""
     sentence_share: float = 0.15
     """Share of stage 1's batches that are sentences, if there are any."""
     digit_sentence_share: float = 0.25
@@ -298,7 +309,7 @@ def pretrain(config: PretrainConfig) -> None:
     set_seed(config.seed)
     encoder = build_encoder(config)
     stage = Stage("ctc", config.ctc_steps, config.learning_rate, config.ctc_until)
-    speech = _speech(config, config.ctc_steps, digits_only=False)
+    speech = _speech(config, config.ctc_steps, LESSONS, config.seed)
     write_atomically(_recipe_path(config), yaml.safe_dump(_recipe(config), sort_keys=False).encode())
     _run_stage(stage, config, CTCStage(encoder), speech, collate_ctc)
 
@@ -317,8 +328,15 @@ def pretrain(config: PretrainConfig) -> None:
     def collate_text(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         return collate_ctc(clips) | {"labels": processor(text=[clip["text"] for clip in clips])["labels"]}
 
-    stage = Stage("text", config.text_steps, config.text_learning_rate)
-    _run_stage(stage, config, TextStage(model), _speech(config, config.text_steps, digits_only=True), collate_text)
+    for number, (name, steps, learning_rate, lesson) in enumerate(
+        (
+            ("text", config.text_steps, config.text_learning_rate, LAST_LESSON),
+            ("long_text", config.long_text_steps, config.long_text_learning_rate, LONG_LESSON),
+        ),
+        start=1,
+    ):
+        speech = _speech(config, steps, [lesson], config.seed + number)
+        _run_stage(Stage(name, steps, learning_rate), config, TextStage(model), speech, collate_text)
     _save(config, model, encoder, tokenizer)
 
 
@@ -359,7 +377,9 @@ def _refuse_another_recipe(config: PretrainConfig) -> None:
         )
 
 
-def _speech(config: PretrainConfig, steps: int, digits_only: bool) -> PretrainingSpeech:
+def _speech(config: PretrainConfig, steps: int, lessons: Sequence[Lesson], seed: int) -> PretrainingSpeech:
+    """Clips for a stage; the stages of the language model's get no sentences but digit strings."""
+    digits_only = lessons is not LESSONS
     recordings = read_fsdd(Path(config.digits_dir), takes="train", without=[config.dev_speaker])
     utterances = read_manifest(Path(config.sentences_manifest)) if config.sentences_manifest else []
     sentences = [
@@ -375,8 +395,8 @@ def _speech(config: PretrainConfig, steps: int, digits_only: bool) -> Pretrainin
         recordings,
         sentences,
         config.digit_sentence_share if digits_only else config.sentence_share,
-        config.seed + digits_only,
-        [LAST_LESSON] if digits_only else LESSONS,
+        seed,
+        lessons,
     )
 
 

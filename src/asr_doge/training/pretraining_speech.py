@@ -49,6 +49,8 @@ LESSONS = (Lesson(0.12, 1, 0.0), Lesson(0.3, 3, 0.5), Lesson(1.0, 5, 0.9))
 """From easy to hard: CTC finds its first alignments in clear single digits within minutes, in noisy strings hardly."""
 LAST_LESSON = Lesson(1.0, 6, 0.9, other_speakers=True)
 """What a model that can spell goes on with."""
+LONG_LESSON = Lesson(1.0, 8, 0.7, other_speakers=True)
+"""And at last, since its language model otherwise runs out of breath in longer strings, or on and on."""
 SILENT_SHARE = 0.03
 """Share of clips in which nobody speaks, so that the model learns to write nothing."""
 

@@ -5,6 +5,7 @@ checkpoints; an interrupted run resumes; the best model by dev CER is left in `O
 It does not compute features ahead (see `asr_doge.inference.features`) but uses a cache it is given.
 """
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    GenerationConfig,
     PreTrainedConfig,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -155,6 +157,8 @@ def train(config: TrainConfig) -> TrainResult:
     )
     if checkpoint is not None:
         _require_same_model(checkpoint, loaded.model.config)
+    loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
+    generation_config = copy.deepcopy(loaded.model.generation_config)
     trainer = Seq2SeqTrainer(
         loaded.model,
         _training_arguments(config, output_dir),
@@ -163,7 +167,7 @@ def train(config: TrainConfig) -> TrainResult:
         eval_dataset=_dataset(config, _shortest_first(sample_utterances(dev_set, config.eval_samples)), loaded),
         processing_class=loaded.processor,
         compute_metrics=_metrics(loaded.processor),
-        callbacks=[LimitedPatience(config.patience), KeepBest(loaded, output_dir / "best")],
+        callbacks=[LimitedPatience(config.patience), KeepBest(loaded, generation_config, output_dir / "best")],
     )
     write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
     try:
@@ -173,6 +177,7 @@ def train(config: TrainConfig) -> TrainResult:
         raise AudioError(last_line.removeprefix(f"{AudioError.__module__}.{AudioError.__name__}: ")) from error
     if trainer.state.global_step % config.eval_steps:
         trainer.evaluate()
+    loaded.model.generation_config = copy.deepcopy(generation_config)
     loaded.save(output_dir / "final")
     cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
     return TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
@@ -346,8 +351,9 @@ class LimitedPatience(EarlyStoppingCallback):
 class KeepBest(TrainerCallback):
     """Write `best` whenever an evaluation has the lowest dev CER so far."""
 
-    def __init__(self, loaded: LoadedModel, folder: Path) -> None:
+    def __init__(self, loaded: LoadedModel, generation_config: GenerationConfig, folder: Path) -> None:
         self.loaded = loaded
+        self.generation_config = generation_config  # the Trainer fills up the model's own with its defaults
         self.folder = folder
 
     def on_evaluate(
@@ -359,4 +365,5 @@ class KeepBest(TrainerCallback):
     ) -> None:
         """Compare with `state.best_metric`, which the Trainer updates after this call and keeps over a resume."""
         if state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric:
+            self.loaded.model.generation_config = copy.deepcopy(self.generation_config)
             self.loaded.save(self.folder)
