@@ -62,11 +62,10 @@ def test_it_knows_digits_in_voices_it_never_heard(nano: LoadedModel, clips: list
 
 @pytest.mark.skipif(not FSDD.is_dir(), reason="the Free Spoken Digit Dataset is not beside the checkout")
 def test_it_knows_digits_of_a_person_it_never_heard(nano: LoadedModel) -> None:
-    """The bar of the bundled model: 8 % of the words of a speaker who was kept out of training."""
-    recordings = read_fsdd(FSDD, only=["lucas"])
-    strings = list(recorded_clips(40, recordings, seed=3))
+    """The speaker kept out of training, in other strings than chose the checkpoint; docs/nano.md has the exact rate."""
+    strings = list(recorded_clips(200, read_fsdd(FSDD, only=["lucas"]), seed=11))
     heard = texts(nano, [clip.waveform for clip in strings], 8)
-    assert score([" ".join(clip.digits) for clip in strings], heard).wer <= 0.08
+    assert score([" ".join(clip.digits) for clip in strings], heard).wer <= 0.12
 
 
 @pytest.mark.parametrize("level", [None, -70.0, -50.0])

@@ -291,7 +291,13 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @contextmanager
     def _as_saved(self) -> Iterator[None]:
-        """The configuration of a checkpoint: it does not point to a language model of which it holds every weight."""
+        """The configuration of a checkpoint, to be shared.
+
+        It names no folder of this machine but the pointers', and does not point to a language model of which the
+        checkpoint holds every weight.
+        """
+        for part in (self.config.encoder_config, self.config.text_config):
+            part.name_or_path = ""
         names = ("language_model", "language_model_revision", "language_model_fingerprint")
         pointers = {name: getattr(self.config, name) for name in names}
         try:
