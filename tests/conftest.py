@@ -1,6 +1,12 @@
 """What all tests share: how hypothesis runs, and tiny models on disk, made once a session."""
 
 import os
+
+# Tiny models run faster on one thread, and on a busy machine several threads wait for each other for minutes. Before torch
+# is imported, and for the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import os
 from pathlib import Path
 
 import pytest
