@@ -1,12 +1,6 @@
 """What all tests share: how hypothesis runs, and tiny models on disk, made once a session."""
 
 import os
-
-# Tiny models run faster on one thread, and on a busy machine several threads wait for each other for minutes. Before torch
-# is imported, and for the processes that tests start.
-os.environ["OMP_NUM_THREADS"] = "1"
-
-import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +9,11 @@ from hypothesis import settings
 
 from asr_doge.models import LoadedModel, assemble_model
 from tests.models import tiny
+
+# Tiny models run faster on one thread, and on a busy machine several threads wait for each other for minutes. The
+# variable is for the processes that tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # No deadline: the first example of a test pays for imports and caches, and other work shares the machine.
 settings.register_profile("local", deadline=None)
