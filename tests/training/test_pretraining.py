@@ -63,6 +63,7 @@ def small(output_dir: Path, fsdd: Path, **options: Any) -> PretrainConfig:
         "ctc_steps": 10,
         "language_steps": 4,
         "text_steps": 4,
+        "long_text_steps": 2,
         "num_workers": 0,
     }
     return PretrainConfig(str(output_dir), str(fsdd), **defaults | options)
