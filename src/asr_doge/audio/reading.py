@@ -232,7 +232,7 @@ def _open_with_ffmpeg(path: Path) -> "tuple[InputContainer, AudioStream]":
     if stream is None:
         container.close()
         raise AudioError(f"{path} has no audio track: pass a recording with sound.")
-    return container, stream  # type: ignore[return-value]
+    return container, stream  # type: ignore[return-value]  # `best("audio")` gives audio streams only
 
 
 def _decode_with_ffmpeg(path: Path) -> tuple[NDArray[np.float32], int]:

@@ -130,7 +130,7 @@ def assemble_model(
         max_new_tokens=MAX_NEW_TOKENS,
         num_beams=1,  # said aloud, or transformers' pipeline takes 5
     )
-    return LoadedModel(model.to(find_device(device)), processor)  # type: ignore[arg-type]
+    return LoadedModel(model.to(find_device(device)), processor)  # type: ignore[arg-type]  # a wrapped `to`
 
 
 def find_device(device: str | torch.device | None = None) -> torch.device:

@@ -196,7 +196,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(  # type: ignore[override]  # speech in, where the mixin takes ids
         self,
         input_features: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -216,7 +216,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         inputs = self._layout(input_features, attention_mask, speech_embeddings)
         generation_config = copy.deepcopy(generation_config or self.generation_config)
         others = generation_config.update(**options)
-        return self.language_model.generate(  # type: ignore[operator]
+        return self.language_model.generate(  # type: ignore[operator]  # any causal LM has it
             inputs_embeds=inputs.embeddings, attention_mask=inputs.mask, generation_config=generation_config, **others
         )
 
