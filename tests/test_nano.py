@@ -15,12 +15,14 @@ from asr_doge.audio import SAMPLE_RATE
 from asr_doge.data.digits import DigitClip, read_fsdd, recorded_clips, split_voices, synthesized_clips, write_clips
 from asr_doge.data.manifest import read_manifest
 from asr_doge.data.processing import ProcessConfig, process_corpus
-from asr_doge.inference import Transcriber
-from asr_doge.inference.features import FeaturesConfig, compute_features
+from asr_doge.inference.configuration import FeaturesConfig
+from asr_doge.inference.features import compute_features
+from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import LoadedModel, assemble_model, load_model
 from asr_doge.models.checkpoints import BUNDLED_MODELS
 from asr_doge.text.scoring import score
-from asr_doge.training.training import TrainConfig, train
+from asr_doge.training.configuration import TrainConfig
+from asr_doge.training.training import train
 from tests.models import tiny
 
 FSDD = Path(__file__).parents[2] / "shared" / "data" / "fsdd"

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asr_doge.inference import Transcriber, Transcription, load, transcribe
+    from asr_doge.inference.transcription import Transcriber, Transcription, load, transcribe
 
 __version__ = version("asr-doge")
 __all__ = ["Transcriber", "Transcription", "__version__", "load", "transcribe"]
@@ -18,5 +18,5 @@ __all__ = ["Transcriber", "Transcription", "__version__", "load", "transcribe"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("asr_doge.inference"), name)
+        return getattr(import_module("asr_doge.inference.transcription"), name)
     raise AttributeError(f"module 'asr_doge' has no attribute '{name}'")

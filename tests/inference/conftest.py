@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr_doge.inference import Transcriber
+from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import load_model
 from tests import speech
 

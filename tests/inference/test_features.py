@@ -17,7 +17,8 @@ from asr_doge.data import read_manifest, write_manifest
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.errors import CheckpointError, ConfigError, DataError
 from asr_doge.inference import features as inference_features
-from asr_doge.inference.features import FeaturesConfig, FeaturesReport, compute_features
+from asr_doge.inference.configuration import FeaturesConfig
+from asr_doge.inference.features import FeaturesReport, compute_features
 from asr_doge.models import LoadedModel, LogMelFeatureExtractor, assemble_model, load_model
 from asr_doge.models.encoders.loading import feature_source
 from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples

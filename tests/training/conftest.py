@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from asr_doge.inference.features import FeaturesConfig, compute_features
+from asr_doge.inference.configuration import FeaturesConfig
+from asr_doge.inference.features import compute_features
 from asr_doge.models import loading
-from asr_doge.training.training import TrainConfig, TrainResult, train
+from asr_doge.training.configuration import TrainConfig
+from asr_doge.training.training import TrainResult, train
 from tests import speech
 
 Train = Callable[..., TrainResult]

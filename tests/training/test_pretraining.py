@@ -18,10 +18,11 @@ from asr_doge.audio.log_mel import MEL_BANDS
 from asr_doge.data import digits, write_manifest
 from asr_doge.data.digits import DIGIT_WORDS, Recordings, split_voices
 from asr_doge.errors import CheckpointError, ConfigError, DataError
-from asr_doge.inference import Transcriber
+from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import assemble_model
 from asr_doge.training import pretraining
-from asr_doge.training.pretraining import PretrainConfig, collate_ctc, pretrain
+from asr_doge.training.configuration import PretrainConfig
+from asr_doge.training.pretraining import collate_ctc, pretrain
 from asr_doge.training.pretraining_speech import LESSONS, Lesson, PretrainingSpeech, collate_features, mask_features
 from tests import speech
 from tests.models import tiny

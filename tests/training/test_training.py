@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
 from asr_doge.audio import read_audio
-from asr_doge.cli.arguments import parse_config
+from asr_doge.cli.verbs import parse_verb
 from asr_doge.data import read_manifest, write_manifest
 from asr_doge.data.manifest import sample_utterances
 from asr_doge.errors import AudioError, CheckpointError, ConfigError, DataError
-from asr_doge.inference import Transcriber
-from asr_doge.inference.features import FeaturesConfig, compute_features
+from asr_doge.inference.configuration import FeaturesConfig
+from asr_doge.inference.features import compute_features
+from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import assemble_model, load_model, loading
 from asr_doge.text.scoring import score
 from asr_doge.training import training
@@ -283,7 +284,7 @@ def test_the_settings_are_kept_and_can_be_given_again(run: Train, tmp_path: Path
     path = tmp_path / "run" / training.CONFIG_NAME
     kept = yaml.safe_load(path.read_text())
     assert kept["seed"] == 7
-    config = parse_config("train", training.TrainConfig, ["--config", str(path)], "")
+    config = parse_verb("train", ["--config", str(path)])
     assert asdict(config) == kept
 
 

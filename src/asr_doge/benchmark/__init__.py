@@ -1,5 +1,19 @@
-"""Measuring a checkpoint."""
+"""Measuring a checkpoint: `from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig`."""
 
-from asr_doge.benchmark.benchmark import ASRDogeBenchmark, BenchmarkConfig, BenchmarkResult, SampleResult, SpeedResult
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["ASRDogeBenchmark", "BenchmarkConfig", "BenchmarkResult", "SampleResult", "SpeedResult"]
+from asr_doge.benchmark.configuration import BenchmarkConfig
+
+if TYPE_CHECKING:
+    from asr_doge.benchmark.benchmark import ASRDogeBenchmark
+
+__all__ = ["ASRDogeBenchmark", "BenchmarkConfig"]
+
+
+def __getattr__(name: str) -> Any:
+    """The class that measures, once it is asked for: it loads torch, which the settings do not."""
+    if name == "ASRDogeBenchmark":
+        from asr_doge.benchmark.benchmark import ASRDogeBenchmark
+
+        return ASRDogeBenchmark
+    raise AttributeError(f"module 'asr_doge.benchmark' has no attribute '{name}'")

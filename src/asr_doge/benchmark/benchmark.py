@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from asr_doge.audio.reading import read_audio
+from asr_doge.benchmark.configuration import BenchmarkConfig
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.errors import ConfigError, DataError
@@ -27,26 +28,6 @@ from asr_doge.inference.transcription import FailedTranscription, Transcriber
 from asr_doge.models import load_model
 from asr_doge.text.normalization import normalize_training_text
 from asr_doge.text.scoring import Scores, character_error_rate, score, word_error_rate
-
-
-@dataclass
-class BenchmarkConfig:
-    """Measure a checkpoint's accuracy and speed on a test set."""
-
-    checkpoint_dir: str = "nano"
-    """Checkpoint folder, hub id, or nano."""
-    data_dir: str = "./processed"
-    """Folder with test_manifest.json, from `asr-doge process`."""
-    test_manifest: str | None = None
-    """Test manifest, if not the one in data_dir."""
-    output_dir: str = "./benchmark"
-    """Folder for the JSON report."""
-    max_samples: int = 200
-    """Utterances to measure: those whose ids have the smallest SHA-256, so spread over the manifest; 0 for all."""
-    num_speed_runs: int = 5
-    """Timed runs of each of a few clips, after one that is not counted; at least 1."""
-    device: str | None = None
-    """cpu, cuda or mps; default, an accelerator if there is one."""
 
 
 @dataclass(frozen=True)

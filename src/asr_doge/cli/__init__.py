@@ -6,22 +6,11 @@ no text or file name is beyond printing, and a reader that stops early (`asr-dog
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from io import TextIOWrapper
 
+from asr_doge.cli.verbs import VERBS, run_verb
 from asr_doge.errors import ASRDogeError
-
-VERBS = {
-    "demo": "Train and try everything on synthesized speech, in a few minutes.",
-    "transcribe": "Recordings to text.",
-    "process": "A corpus to manifests.",
-    "features": "Run the frozen encoder once over processed speech.",
-    "train": "Fit the adapter.",
-    "benchmark": "Accuracy and speed of a checkpoint.",
-    "pretrain": "Make the frozen parts of a small model, such as nano.",
-    "info": "Versions, devices, places, and the parameters of a model.",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _fail(f"asr-doge: unknown verb '{verb}'; choose from {', '.join(VERBS)}")
     try:
-        run: Callable[[Sequence[str]], int] = import_module(f"asr_doge.cli.{verb}").run
-        code = run(rest)
+        code = run_verb(verb, rest)
         sys.stdout.flush()
         return code
     except ASRDogeError as error:
@@ -67,7 +55,7 @@ def _usage() -> str:
         "",
         "Parameter-efficient speech recognition: a frozen speech encoder, a small adapter, a small language model.",
         "",
-        *(f"  {verb:<11} {meaning}" for verb, meaning in VERBS.items()),
+        *(f"  {name:<11} {verb.meaning}" for name, verb in VERBS.items()),
         "",
         "asr-doge VERB --help says more. Try: asr-doge transcribe recording.wav",
     ]

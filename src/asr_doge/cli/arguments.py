@@ -16,7 +16,6 @@ from typing import TypeVar
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from asr_doge.cli import VERBS
 from asr_doge.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -32,7 +31,12 @@ class _HelpFormatter(DefaultHelpFormatter):
 
 
 def parse_config(
-    verb: str, config_class: type[Config], arguments: Sequence[str], example: str, positional: str | None = None
+    verb: str,
+    config_class: type[Config],
+    arguments: Sequence[str],
+    example: str,
+    sections: Sequence[str],
+    positional: str | None = None,
 ) -> Config:
     """A verb's configuration from its command line.
 
@@ -41,6 +45,7 @@ def parse_config(
         config_class: a dataclass with a docstring under every field.
         arguments: what follows the verb on the command line.
         example: a command line for `--help`.
+        sections: names that sections of a YAML file may bear: those of all verbs.
         positional: the field that arguments without a flag go to, a list of strings; they may stand anywhere.
 
     Raises:
@@ -58,7 +63,7 @@ def parse_config(
     if positional:
         parser.add_argument(positional, nargs="*", type=str, default=[], help=_field_help(config_class, positional))
     parser.add_class_arguments(config_class, as_group=False, skip={positional} if positional else set())
-    spelled, without_flag = _spell_out(arguments, verb, config_class)
+    spelled, without_flag = _spell_out(arguments, verb, config_class, sections)
     try:
         # argparse itself takes such arguments in one place only, so that they are kept from it.
         namespace = parser.parse_args(spelled if positional else [*spelled, *without_flag])
@@ -70,7 +75,9 @@ def parse_config(
     return config_class(**values)
 
 
-def _spell_out(arguments: Sequence[str], verb: str, config_class: type) -> tuple[list[str], list[str]]:
+def _spell_out(
+    arguments: Sequence[str], verb: str, config_class: type, sections: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """Arguments as jsonargparse wants them, and those that belong to no flag.
 
     Files come first, each as its section of the YAML, for what comes later overrides; a boolean `--flag` becomes
@@ -88,7 +95,7 @@ def _spell_out(arguments: Sequence[str], verb: str, config_class: type) -> tuple
         if flag == "--config":
             if not equals and not pending:
                 raise ConfigError("--config needs a file")
-            files.append(f"--config={_section(Path(value if equals else pending.pop(0)), verb)}")
+            files.append(f"--config={_section(Path(value if equals else pending.pop(0)), verb, sections)}")
         elif argument in booleans:
             given = pending.pop(0) if pending and pending[0] in ("true", "false") else "true"
             spelled.append(f"{argument}={given}")
@@ -104,7 +111,7 @@ def _spell_out(arguments: Sequence[str], verb: str, config_class: type) -> tuple
     return [*files, *spelled], without_flag
 
 
-def _section(path: Path, verb: str) -> str:
+def _section(path: Path, verb: str, sections: Sequence[str]) -> str:
     """The part of a YAML file that is for `verb`, as YAML."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -117,7 +124,7 @@ def _section(path: Path, verb: str) -> str:
     if not any(isinstance(part, dict) for part in content.values()):
         return yaml.safe_dump(content)
     for name, part in content.items():  # what is in no section, or in one that no verb reads, would be lost in silence
-        if name not in VERBS or not isinstance(part, dict | None):
+        if name not in sections or not isinstance(part, dict | None):
             raise ConfigError(f"--config {path}: '{name}' is not a section; a section bears the name of a verb")
     return yaml.safe_dump(content.get(verb) or {})
 

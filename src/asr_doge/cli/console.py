@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from rich.table import Table
 from rich.text import Text
 
-from asr_doge.benchmark import BenchmarkResult
+from asr_doge.benchmark.benchmark import BenchmarkResult
 
 
 def quiet_libraries() -> None:

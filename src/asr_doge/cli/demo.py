@@ -4,7 +4,6 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,9 +11,10 @@ from rich.console import Console
 from tqdm import tqdm
 from transformers import set_seed
 
-from asr_doge.cli import benchmark, features, process, train, transcribe
-from asr_doge.cli.arguments import parse_config
+from asr_doge.benchmark.benchmark import ASRDogeBenchmark, BenchmarkResult
+from asr_doge.cli.configuration import DemoConfig
 from asr_doge.cli.console import benchmark_table, quiet_libraries
+from asr_doge.cli.verbs import parse_verb, run_verb
 from asr_doge.data.digits import split_voices, synthesized_clips, write_clips
 from asr_doge.errors import ConfigError
 from asr_doge.models import assemble_model
@@ -28,21 +28,8 @@ PARTS = ("corpus", "processed", "checkpoints", "benchmark")
 Result = TypeVar("Result")
 
 
-@dataclass
-class DemoConfig:
-    """Make a small corpus of spoken digits, train an adapter on it from a random start, and measure what it learned."""
-
-    output_dir: str = "./asr-doge-demo"
-    """Folder for everything that is made: an empty or new one, or that of an earlier demo, which is replaced."""
-    train_utterances: int = 1200
-    """Digit strings to train on; a twelfth as many are made to tune and to test on."""
-    seed: int = 0
-    """Seed of the speech and of the adapter."""
-
-
-def run(arguments: Sequence[str]) -> int:
+def run(config: DemoConfig) -> int:
     """Run the verb; returns the exit code."""
-    config = parse_config("demo", DemoConfig, arguments, "asr-doge demo --output_dir /tmp/demo")
     if config.train_utterances < 100:
         raise ConfigError(f"--train_utterances {config.train_utterances}: too few to learn from; at least 100")
     quiet_libraries()
@@ -57,17 +44,17 @@ def run(arguments: Sequence[str]) -> int:
     console.rule("2. process: corpus to manifests")
     _say(
         console,
-        process.run,
+        run_verb,
         ["process", "--dataset", "manifest", "--data_dir", str(corpus), "--output_dir", str(processed)],
     )
     console.rule("3. features: the frozen encoder, once")
-    _say(console, features.run, ["features", "--data_dir", str(processed), "--speech_encoder", ENCODER])
+    _say(console, run_verb, ["features", "--data_dir", str(processed), "--speech_encoder", ENCODER])
     console.rule("4. train: the adapter, from a random start")
     set_seed(config.seed)  # as `train` does, so that this is the adapter it starts from
     assemble_model(ENCODER, LANGUAGE_MODEL, adapter_hidden_dim=ADAPTER_HIDDEN_DIM).save(checkpoints / "untrained")
     _say(
         console,
-        train.run,
+        run_verb,
         [
             "train",
             *("--data_dir", str(processed), "--features_dir", str(processed / "features")),
@@ -80,10 +67,10 @@ def run(arguments: Sequence[str]) -> int:
     results = {}
     for name in ("untrained", "best"):
         places = ["--checkpoint_dir", str(checkpoints / name), "--data_dir", str(processed)]
-        results[name] = _say(console, benchmark.measure, ["benchmark", *places, "--output_dir", str(reports / name)])
+        results[name] = _say(console, _measure, ["benchmark", *places, "--output_dir", str(reports / name)])
     console.rule("6. transcribe: a few test clips")
     clips = [str(path) for path in sorted((corpus / "audio" / "test").glob("*.wav"))[:4]]
-    _say(console, transcribe.run, ["transcribe", *clips, "--model", str(checkpoints / "best")])
+    _say(console, run_verb, ["transcribe", *clips, "--model", str(checkpoints / "best")])
     for sample in results["best"].samples[:4]:
         console.print(f"  said: {sample.reference}")
 
@@ -123,7 +110,12 @@ def _synthesize(corpus: Path, config: DemoConfig) -> None:
         write_clips(corpus, split, tqdm(clips, total=count, desc=f"speaking {split}", unit="utt", dynamic_ncols=True))
 
 
-def _say(console: Console, run_verb: Callable[[Sequence[str]], Result], command: Sequence[str]) -> Result:
+def _measure(verb: str, arguments: Sequence[str]) -> BenchmarkResult:
+    """The `benchmark` verb without its table, for there is one of all results at the end."""
+    return ASRDogeBenchmark(parse_verb(verb, arguments)).run_full_benchmark()
+
+
+def _say(console: Console, run: Callable[[str, Sequence[str]], Result], command: Sequence[str]) -> Result:
     """Show the command a user would type, and run it."""
     console.print(f"$ asr-doge {shlex.join(command)}", style="bold", markup=False)
-    return run_verb(command[1:])
+    return run(command[0], command[1:])

@@ -1,17 +1,14 @@
 """`asr-doge features`: run the frozen encoder once over processed speech."""
 
 import sys
-from collections.abc import Sequence
 
-from asr_doge.cli.arguments import parse_config
 from asr_doge.cli.console import quiet_libraries
-from asr_doge.inference.features import FeaturesConfig, compute_features
+from asr_doge.inference.configuration import FeaturesConfig
+from asr_doge.inference.features import compute_features
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(config: FeaturesConfig) -> int:
     """Run the verb; returns the exit code."""
-    example = "asr-doge features --data_dir ./processed --speech_encoder nano/encoder"
-    config = parse_config("features", FeaturesConfig, arguments, example)
     quiet_libraries()
     report = compute_features(config)
     for line in report.failed:

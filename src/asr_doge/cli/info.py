@@ -1,8 +1,6 @@
 """`asr-doge info`: versions, devices, places, and the parameters of a model."""
 
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 
 import torch
@@ -10,24 +8,15 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from rich.console import Console
 from rich.table import Table
 
-from asr_doge.cli.arguments import parse_config
+from asr_doge.cli.configuration import InfoConfig
 from asr_doge.cli.console import quiet_libraries
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, find_device
 from asr_doge.models.checkpoints import BUNDLED_MODELS, find_model
 from asr_doge.models.modeling_asr_doge import load_asr_doge_config
 
 
-@dataclass
-class InfoConfig:
-    """Versions, devices, where models and caches live, and the parameters of a model."""
-
-    model: str = "nano"
-    """Checkpoint folder, hub id or nano; `published` is the published pair, counted without downloading it."""
-
-
-def run(arguments: Sequence[str]) -> int:
+def run(config: InfoConfig) -> int:
     """Run the verb; returns the exit code."""
-    config = parse_config("info", InfoConfig, arguments, "asr-doge info --model published")
     quiet_libraries()
     model_config = ASRDogeConfig() if config.model == "published" else load_asr_doge_config(find_model(config.model))
     console = Console(soft_wrap=True, highlight=False)

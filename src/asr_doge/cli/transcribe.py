@@ -2,41 +2,21 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from asr_doge.audio.reading import find_audio_files
-from asr_doge.cli.arguments import parse_config
 from asr_doge.cli.console import quiet_libraries
 from asr_doge.errors import AudioError, ConfigError
-from asr_doge.inference.output import OutputFormat, json_document, text_line
+from asr_doge.inference.configuration import TranscribeConfig
+from asr_doge.inference.output import json_document, text_line
 from asr_doge.inference.transcription import FailedTranscription, Transcriber, Transcription
 from asr_doge.models import load_model
 
 
-@dataclass
-class TranscribeConfig:
-    """Recordings to text. Reads WAV, FLAC, MP3, Ogg, Opus, M4A, video with sound and more, at any rate."""
-
-    files: list[str] = field(default_factory=list, metadata={"help": "Recordings, or folders of them."})
-    model: str = "nano"
-    """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
-    format: OutputFormat = "txt"
-    """txt: a line for each recording, after its name if there are several. json: one document."""
-    batch_size: int = 8
-    """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
-    num_beams: int = 1
-    """Beams of beam search; 1 is greedy."""
-    device: str | None = None
-    """cpu, cuda or mps; default, an accelerator if there is one."""
-
-
-def run(arguments: Sequence[str]) -> int:
+def run(config: TranscribeConfig) -> int:
     """Run the verb; returns 2 if a recording could not be transcribed."""
-    example = "asr-doge transcribe recording.mp3 folder/ --format json"
-    config = parse_config("transcribe", TranscribeConfig, arguments, example, positional="files")
     if not config.files:
         raise ConfigError("nothing to transcribe: give files or folders, as in asr-doge transcribe recording.wav")
     if config.batch_size < 1 or config.num_beams < 1:

@@ -18,33 +18,15 @@ from asr_doge.audio.reading import read_audio
 from asr_doge.data.feature_cache import FeatureCacheWriter, audio_stamp
 from asr_doge.data.manifest import Utterance, read_manifest
 from asr_doge.errors import AudioError, ConfigError, DataError
+from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.transcription import MINIMUM_SECONDS
 from asr_doge.models import find_device
 from asr_doge.models.checkpoints import find_model, load_model_config
-from asr_doge.models.configuration_asr_doge import DEFAULT_SPEECH_ENCODER
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source, load_encoder
 
 SORTED_GROUP = 64
 """Batches among whose clips neighbours of like length are looked for."""
-
-
-@dataclass
-class FeaturesConfig:
-    """Run the frozen encoder over processed speech once, so that training need not."""
-
-    data_dir: str = "./processed"
-    """Folder with the manifests that `asr-doge process` wrote."""
-    output_dir: str | None = None
-    """Feature cache to write; default, `features` in data_dir."""
-    speech_encoder: str = DEFAULT_SPEECH_ENCODER
-    """Speech encoder: hub id, folder, or nano/encoder."""
-    batch_size: int = 8
-    """Utterances encoded at once."""
-    device: str | None = None
-    """cpu, cuda or mps; default, an accelerator if there is one."""
-    overwrite: bool = False
-    """Replace the features of another encoder that are in output_dir."""
 
 
 @dataclass(frozen=True)

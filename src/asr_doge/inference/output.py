@@ -6,11 +6,9 @@ It knows nothing of word times or subtitles.
 
 import json
 from collections.abc import Sequence
-from typing import Literal
 
 from asr_doge.inference.transcription import FailedTranscription, Transcription
 
-OutputFormat = Literal["txt", "json"]
 SCHEMA_VERSION = 1
 
 

@@ -7,18 +7,18 @@ It does not hold weights, nor check that the frozen parts can be reached.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from transformers import CONFIG_MAPPING, AutoConfig, DogeConfig, GraniteSpeechConfig, PreTrainedConfig
 
 from asr_doge.errors import ConfigError
-
-DEFAULT_SPEECH_ENCODER = "ibm-granite/granite-speech-3.3-2b"
-DEFAULT_LANGUAGE_MODEL = "SmallDoge/Doge-320M-Checkpoint"
-DEFAULT_PROMPT = "transcribe the following audio: "
-
-AdapterType = Literal["mlp", "linear"]
-TrainLanguageModel = Literal["none", "lora", "full"]
+from asr_doge.published import (
+    DEFAULT_LANGUAGE_MODEL,
+    DEFAULT_PROMPT,
+    DEFAULT_SPEECH_ENCODER,
+    AdapterType,
+    TrainLanguageModel,
+)
 
 
 class ASRDogeConfig(PreTrainedConfig):

@@ -15,15 +15,11 @@ from transformers import AutoFeatureExtractor, GenerationConfig
 
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models.checkpoints import find_model, first_line, load_model_config, load_tokenizer
-from asr_doge.models.configuration_asr_doge import (
-    DEFAULT_LANGUAGE_MODEL,
-    DEFAULT_PROMPT,
-    DEFAULT_SPEECH_ENCODER,
-    ASRDogeConfig,
-)
+from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.encoders import encoder_family
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
+from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER
 
 DEFAULT_MODEL = "nano"
 MAX_NEW_TOKENS = 256

@@ -216,6 +216,9 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         inputs = self._layout(input_features, attention_mask, speech_embeddings)
         generation_config = copy.deepcopy(generation_config or self.generation_config)
         others = generation_config.update(**options)
+        if (generation_config.num_beams or 1) > 1 and generation_config.length_penalty is None:
+            # Transformers' own is 1, the mean over tokens, by which a repetition that never ends beats every ending.
+            generation_config.length_penalty = 0.0
         return self.language_model.generate(  # type: ignore[operator]  # any causal LM has it
             inputs_embeds=inputs.embeddings, attention_mask=inputs.mask, generation_config=generation_config, **others
         )

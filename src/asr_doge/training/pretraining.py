@@ -44,10 +44,11 @@ from asr_doge.data.digits import DIGIT_WORDS, read_fsdd
 from asr_doge.data.manifest import read_manifest
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, ASRDogeProcessor
-from asr_doge.models.configuration_asr_doge import DEFAULT_PROMPT
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.language_model import build_language_model
+from asr_doge.published import DEFAULT_PROMPT
+from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.pretraining_speech import (
     LAST_LESSON,
     LESSONS,
@@ -65,60 +66,6 @@ CTC_WEIGHT = 0.3
 """Share of the CTC loss in stage 3: enough to keep the head's drafts good."""
 LONGEST_SENTENCE_SECONDS = 3.6
 """Longer sentences would set the length of their whole batch."""
-
-
-@dataclass
-class PretrainConfig:
-    """Make the frozen parts of a small model: encoder, projector and language model."""
-
-    output_dir: str
-    """Folder to write `encoder/` and `language_model/` to."""
-    digits_dir: str
-    """Free Spoken Digit Dataset folder."""
-    sentences_manifest: str | None = None
-    """Manifest of other read speech, for the conformer to hear more voices (speechocean762 `train`)."""
-    dev_speaker: str = "lucas"
-    """FSDD speaker kept out of training."""
-    encoder_hidden_dim: int = 96
-    """Width of the conformer."""
-    encoder_layers: int = 4
-    """Layers of the conformer."""
-    speech_embedding_dim: int = 192
-    """Width of the speech embeddings the projector gives."""
-    text_hidden_dim: int = 128
-    """Width of the language model."""
-    text_layers: int = 4
-    """Layers of the language model."""
-    text_vocab_size: int = 512
-    """Tokens of the language model, byte-level BPE."""
-    batch_size: int = 24
-    """Utterances a step."""
-    ctc_steps: int = 3200
-    """Steps over which stage 1's learning rate would fall to zero."""
-    ctc_until: float = 0.5
-    """Fraction of those steps after which stage 3 takes over, at a high learning rate again."""
-    language_steps: int = 500
-    """Steps of stage 2."""
-    text_steps: int = 1200
-    """Steps of stage 3."""
-    long_text_steps: int = 480
-    """Steps of stage 4, which is stage 3 with strings of up to eight digits."""
-    learning_rate: float = 2e-3
-    """Highest learning rate of stage 1, after a warm-up of a tenth of the steps; it falls to zero along a cosine."""
-    language_learning_rate: float = 2e-3
-    """The same of stage 2."""
-    text_learning_rate: float = 1e-3
-    """The same of stage 3."""
-    long_text_learning_rate: float = 5e-4
-    """The same of stage 4."""
-    sentence_share: float = 0.15
-    """Share of stage 1's batches that are sentences, if there are any."""
-    digit_sentence_share: float = 0.25
-    """Share of stage 3's batches that are such sentences as are digit strings, if there are any."""
-    num_workers: int = 1
-    """Processes that make speech."""
-    seed: int = 0
-    """Seed of weights and data."""
 
 
 def build_encoder(config: PretrainConfig) -> GraniteSpeechEncoder:
@@ -226,7 +173,7 @@ class TextStage(nn.Module):
 
 
 def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer in which every digit word but a text's first is one token; it can write any text."""
+    """A byte-level BPE tokenizer in which every digit word is one token; it can write any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -236,7 +183,7 @@ def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [f"{DEFAULT_PROMPT}{first} {second}" for first in DIGIT_WORDS for second in DIGIT_WORDS]
+    texts = [DEFAULT_PROMPT] + [f"{first} {second}" for first in DIGIT_WORDS for second in DIGIT_WORDS]
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 

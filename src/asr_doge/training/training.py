@@ -38,88 +38,14 @@ from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.errors import AudioError, ConfigError
 from asr_doge.models import ASRDogeProcessor, LoadedModel, assemble_model, find_device
 from asr_doge.models.checkpoints import find_model
-from asr_doge.models.configuration_asr_doge import (
-    DEFAULT_LANGUAGE_MODEL,
-    DEFAULT_PROMPT,
-    DEFAULT_SPEECH_ENCODER,
-    AdapterType,
-    TrainLanguageModel,
-)
 from asr_doge.models.encoders.loading import feature_source, settings
 from asr_doge.models.modeling_asr_doge import load_asr_doge_config
 from asr_doge.text.scoring import score
+from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
 
 CONFIG_NAME = "train_config.yaml"
 """In `output_dir`, the settings of the run, to be given to `--config`."""
-
-
-@dataclass
-class TrainConfig:
-    """Train the adapter between a frozen speech encoder and a language model."""
-
-    data_dir: str = "./processed"
-    """Folder with train_manifest.json and dev_manifest.json, from `asr-doge process`."""
-    output_dir: str = "./checkpoints"
-    """Folder for checkpoints: `best` (lowest dev CER), `final`, and `checkpoint-N` to resume from."""
-    train_manifest: str | None = None
-    """Training manifest, if not the one in data_dir."""
-    dev_manifest: str | None = None
-    """Dev manifest, if not the one in data_dir."""
-    features_dir: str | None = None
-    """Feature cache from `asr-doge features`; without it every step runs the encoder anew."""
-    speech_encoder: str = DEFAULT_SPEECH_ENCODER
-    """Frozen speech encoder: hub id, folder, or nano/encoder."""
-    language_model: str = DEFAULT_LANGUAGE_MODEL
-    """Language model: hub id, folder, or nano/language_model."""
-    prompt: str = DEFAULT_PROMPT
-    """Text the language model reads before the speech."""
-    adapter_type: AdapterType = "mlp"
-    """mlp (two layers) or linear (one)."""
-    adapter_hidden_dim: int = 512
-    """Width between the two layers of mlp."""
-    adapter_stack: int = 1
-    """Neighbouring speech embeddings joined into one; 5 suits Whisper's 50 a second."""
-    adapter_output_norm: bool = False
-    """RMS norm after the adapter, at the scale of the token embeddings."""
-    train_language_model: TrainLanguageModel = "none"
-    """What of the language model is trained: none, lora or full."""
-    batch_size: int = 16
-    """Utterances a step."""
-    learning_rate: float = 2e-3
-    """Highest learning rate; it falls linearly to zero after the warm-up."""
-    weight_decay: float = 0.01
-    """AdamW weight decay."""
-    warmup_steps: int = 100
-    """Steps over which the learning rate rises."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
-    epochs: float = 1.0
-    """Passes over the training data."""
-    patience: int = 2
-    """Evaluations without a lower dev CER before training stops."""
-    eval_steps: int = 100
-    """Steps between evaluations."""
-    eval_samples: int = 200
-    """Dev utterances that each evaluation transcribes: those whose ids have the smallest SHA-256."""
-    save_steps: int = 100
-    """Steps between checkpoints; a multiple of eval_steps."""
-    device: str | None = None
-    """cpu, cuda or mps; default, an accelerator if there is one."""
-    num_workers: int = 2
-    """Processes that read audio; with a feature cache none are needed."""
-    seed: int = 0
-    """Seed of the adapter's start and the order of the data."""
-    resume_from: str | None = None
-    """A checkpoint-N folder to go on from, or `latest`."""
-    wandb_project: str | None = None
-    """Weights & Biases project to log to."""
-    wandb_entity: str | None = None
-    """Weights & Biases team or user."""
-    wandb_run_name: str | None = None
-    """Name of the run there."""
-    no_wandb: bool = False
-    """Log to no Weights & Biases even if a project is set."""
 
 
 @dataclass(frozen=True)

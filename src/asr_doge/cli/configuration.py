@@ -1,0 +1,23 @@
+"""Settings of the verbs that are the command line's own: `demo` and `info`."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class DemoConfig:
+    """Make a small corpus of spoken digits, train an adapter on it from a random start, and measure what it learned."""
+
+    output_dir: str = "./asr-doge-demo"
+    """Folder for everything that is made: an empty or new one, or that of an earlier demo, which is replaced."""
+    train_utterances: int = 1200
+    """Digit strings to train on; a twelfth as many are made to tune and to test on."""
+    seed: int = 0
+    """Seed of the speech and of the adapter."""
+
+
+@dataclass
+class InfoConfig:
+    """Versions, devices, where models and caches live, and the parameters of a model."""
+
+    model: str = "nano"
+    """Checkpoint folder, hub id or nano; `published` is the published pair, counted without downloading it."""

@@ -1,0 +1,94 @@
+"""The verbs of the command: what each is called, configured by, and run as.
+
+Promises: importing this loads no verb, so that `asr-doge` and `--help` answer at once; a verb's settings load neither
+torch nor transformers, and its work is imported when it is about to be done.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from asr_doge.cli.arguments import parse_config
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: `asr_doge.cli.NAME` has its `run(config)`, which returns the exit code.
+
+    Attributes:
+        meaning: one line.
+        config: the dataclass of its settings, as `module:name`.
+        example: a command line for `--help`.
+        positional: the field that arguments without a flag go to.
+    """
+
+    meaning: str
+    config: str
+    example: str
+    positional: str | None = None
+
+    @property
+    def config_class(self) -> type[Any]:
+        """The dataclass of its settings."""
+        module, name = self.config.split(":")
+        loaded: type[Any] = getattr(import_module(module), name)
+        return loaded
+
+
+VERBS = {
+    "demo": Verb(
+        "Train and try everything on synthesized speech, in a few minutes.",
+        "asr_doge.cli.configuration:DemoConfig",
+        "asr-doge demo --output_dir /tmp/demo",
+    ),
+    "transcribe": Verb(
+        "Recordings to text.",
+        "asr_doge.inference.configuration:TranscribeConfig",
+        "asr-doge transcribe recording.mp3 folder/ --format json",
+        positional="files",
+    ),
+    "process": Verb(
+        "A corpus to manifests.",
+        "asr_doge.data.processing:ProcessConfig",
+        "asr-doge process --dataset librispeech --data_dir ./data --output_dir ./processed",
+    ),
+    "features": Verb(
+        "Run the frozen encoder once over processed speech.",
+        "asr_doge.inference.configuration:FeaturesConfig",
+        "asr-doge features --data_dir ./processed --speech_encoder nano/encoder",
+    ),
+    "train": Verb(
+        "Fit the adapter.",
+        "asr_doge.training.configuration:TrainConfig",
+        "asr-doge train --data_dir ./processed --features_dir ./processed/features --output_dir ./checkpoints",
+    ),
+    "benchmark": Verb(
+        "Accuracy and speed of a checkpoint.",
+        "asr_doge.benchmark.configuration:BenchmarkConfig",
+        "asr-doge benchmark --checkpoint_dir ./checkpoints/best --data_dir ./processed",
+    ),
+    "pretrain": Verb(
+        "Make the frozen parts of a small model, such as nano.",
+        "asr_doge.training.configuration:PretrainConfig",
+        "asr-doge pretrain --config configs/nano.yaml --digits_dir ./fsdd --output_dir ./nano",
+    ),
+    "info": Verb(
+        "Versions, devices, places, and the parameters of a model.",
+        "asr_doge.cli.configuration:InfoConfig",
+        "asr-doge info --model published",
+    ),
+}
+
+
+def parse_verb(name: str, arguments: Sequence[str]) -> Any:
+    """The settings of a verb from what follows it on the command line; see `parse_config`."""
+    verb = VERBS[name]
+    return parse_config(name, verb.config_class, arguments, verb.example, tuple(VERBS), verb.positional)
+
+
+def run_verb(name: str, arguments: Sequence[str]) -> int:
+    """Run a verb as the command line does; returns its exit code."""
+    config = parse_verb(name, arguments)
+    run: Callable[[Any], int] = import_module(f"asr_doge.cli.{name}").run
+    return run(config)

@@ -1,0 +1,137 @@
+"""Settings of the `train` and `pretrain` verbs: command line, YAML and Python alike.
+
+Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor transformers.
+It does not check values (see `asr_doge.training.training`).
+"""
+
+from dataclasses import dataclass
+
+from asr_doge.published import (
+    DEFAULT_LANGUAGE_MODEL,
+    DEFAULT_PROMPT,
+    DEFAULT_SPEECH_ENCODER,
+    AdapterType,
+    TrainLanguageModel,
+)
+
+
+@dataclass
+class TrainConfig:
+    """Train the adapter between a frozen speech encoder and a language model."""
+
+    data_dir: str = "./processed"
+    """Folder with train_manifest.json and dev_manifest.json, from `asr-doge process`."""
+    output_dir: str = "./checkpoints"
+    """Folder for checkpoints: `best` (lowest dev CER), `final`, and `checkpoint-N` to resume from."""
+    train_manifest: str | None = None
+    """Training manifest, if not the one in data_dir."""
+    dev_manifest: str | None = None
+    """Dev manifest, if not the one in data_dir."""
+    features_dir: str | None = None
+    """Feature cache from `asr-doge features`; without it every step runs the encoder anew."""
+    speech_encoder: str = DEFAULT_SPEECH_ENCODER
+    """Frozen speech encoder: hub id, folder, or nano/encoder."""
+    language_model: str = DEFAULT_LANGUAGE_MODEL
+    """Language model: hub id, folder, or nano/language_model."""
+    prompt: str = DEFAULT_PROMPT
+    """Text the language model reads before the speech."""
+    adapter_type: AdapterType = "mlp"
+    """mlp (two layers) or linear (one)."""
+    adapter_hidden_dim: int = 512
+    """Width between the two layers of mlp."""
+    adapter_stack: int = 1
+    """Neighbouring speech embeddings joined into one; 5 suits Whisper's 50 a second."""
+    adapter_output_norm: bool = False
+    """RMS norm after the adapter, at the scale of the token embeddings."""
+    train_language_model: TrainLanguageModel = "none"
+    """What of the language model is trained: none, lora or full."""
+    batch_size: int = 16
+    """Utterances a step."""
+    learning_rate: float = 2e-3
+    """Highest learning rate; it falls linearly to zero after the warm-up."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    epochs: float = 1.0
+    """Passes over the training data."""
+    patience: int = 2
+    """Evaluations without a lower dev CER before training stops."""
+    eval_steps: int = 100
+    """Steps between evaluations."""
+    eval_samples: int = 200
+    """Dev utterances that each evaluation transcribes: those whose ids have the smallest SHA-256."""
+    save_steps: int = 100
+    """Steps between checkpoints; a multiple of eval_steps."""
+    device: str | None = None
+    """cpu, cuda or mps; default, an accelerator if there is one."""
+    num_workers: int = 2
+    """Processes that read audio; with a feature cache none are needed."""
+    seed: int = 0
+    """Seed of the adapter's start and the order of the data."""
+    resume_from: str | None = None
+    """A checkpoint-N folder to go on from, or `latest`."""
+    wandb_project: str | None = None
+    """Weights & Biases project to log to."""
+    wandb_entity: str | None = None
+    """Weights & Biases team or user."""
+    wandb_run_name: str | None = None
+    """Name of the run there."""
+    no_wandb: bool = False
+    """Log to no Weights & Biases even if a project is set."""
+
+
+@dataclass
+class PretrainConfig:
+    """Make the frozen parts of a small model: encoder, projector and language model."""
+
+    output_dir: str
+    """Folder to write `encoder/` and `language_model/` to."""
+    digits_dir: str
+    """Free Spoken Digit Dataset folder."""
+    sentences_manifest: str | None = None
+    """Manifest of other read speech, for the conformer to hear more voices (speechocean762 `train`)."""
+    dev_speaker: str = "lucas"
+    """FSDD speaker kept out of training."""
+    encoder_hidden_dim: int = 96
+    """Width of the conformer."""
+    encoder_layers: int = 4
+    """Layers of the conformer."""
+    speech_embedding_dim: int = 192
+    """Width of the speech embeddings the projector gives."""
+    text_hidden_dim: int = 128
+    """Width of the language model."""
+    text_layers: int = 4
+    """Layers of the language model."""
+    text_vocab_size: int = 512
+    """Tokens of the language model, byte-level BPE."""
+    batch_size: int = 24
+    """Utterances a step."""
+    ctc_steps: int = 3200
+    """Steps over which stage 1's learning rate would fall to zero."""
+    ctc_until: float = 0.5
+    """Fraction of those steps after which stage 3 takes over, at a high learning rate again."""
+    language_steps: int = 500
+    """Steps of stage 2."""
+    text_steps: int = 1600
+    """Steps of stage 3."""
+    long_text_steps: int = 900
+    """Steps of stage 4, which is stage 3 with strings of up to eight digits."""
+    learning_rate: float = 2e-3
+    """Highest learning rate of stage 1, after a warm-up of a tenth of the steps; it falls to zero along a cosine."""
+    language_learning_rate: float = 2e-3
+    """The same of stage 2."""
+    text_learning_rate: float = 1e-3
+    """The same of stage 3."""
+    long_text_learning_rate: float = 5e-4
+    """The same of stage 4."""
+    sentence_share: float = 0.15
+    """Share of stage 1's batches that are sentences, if there are any."""
+    digit_sentence_share: float = 0.25
+    """Share of stage 3's batches that are such sentences as are digit strings, if there are any."""
+    num_workers: int = 1
+    """Processes that make speech."""
+    seed: int = 0
+    """Seed of weights and data."""
