@@ -10,7 +10,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asr_doge.inference.transcription import Transcriber, Transcription, load, transcribe
+    from asr_doge.inference.results import Transcription
+    from asr_doge.inference.transcription import Transcriber, load, transcribe
 
 __version__ = version("asr-doge")
 __all__ = ["Transcriber", "Transcription", "__version__", "load", "transcribe"]
@@ -18,5 +19,6 @@ __all__ = ["Transcriber", "Transcription", "__version__", "load", "transcribe"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("asr_doge.inference.transcription"), name)
+        room = "results" if name == "Transcription" else "transcription"
+        return getattr(import_module(f"asr_doge.inference.{room}"), name)
     raise AttributeError(f"module 'asr_doge' has no attribute '{name}'")

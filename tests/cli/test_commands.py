@@ -20,7 +20,8 @@ from transformers.utils import logging
 
 from asr_doge.cli import console, info, train
 from asr_doge.data import read_manifest
-from asr_doge.inference.transcription import Transcriber, Transcription
+from asr_doge.inference.results import Transcription
+from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import assemble_model, load_model, loading
 from tests import speech
 from tests.cli.conftest import Command

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from asr_doge.errors import AudioError
 from asr_doge.inference.output import json_document, text_line
-from asr_doge.inference.transcription import FailedTranscription, Transcription
+from asr_doge.inference.results import FailedTranscription, Transcription
 
 SPOKEN = Transcription("it's “nine” o’clock", 1.23456, Path("a b.wav"))
 

@@ -11,14 +11,9 @@ import asr_doge
 from asr_doge.audio import read_audio
 from asr_doge.errors import AudioError
 from asr_doge.inference import transcription
+from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.segmentation import split_at_pauses
-from asr_doge.inference.transcription import (
-    FailedTranscription,
-    Transcriber,
-    Transcription,
-    load,
-    transcribe,
-)
+from asr_doge.inference.transcription import Transcriber, load, transcribe
 from asr_doge.models import load_model
 from tests.models import tiny
 from tests.speech import RATE, write_wav

@@ -24,7 +24,8 @@ from asr_doge.benchmark.configuration import BenchmarkConfig
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.errors import ConfigError, DataError
-from asr_doge.inference.transcription import FailedTranscription, Transcriber
+from asr_doge.inference.results import FailedTranscription
+from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import load_model
 from asr_doge.text.normalization import normalize_training_text
 from asr_doge.text.scoring import Scores, character_error_rate, score, word_error_rate

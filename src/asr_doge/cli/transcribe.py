@@ -11,7 +11,8 @@ from asr_doge.cli.console import quiet_libraries
 from asr_doge.errors import AudioError, ConfigError
 from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.output import json_document, text_line
-from asr_doge.inference.transcription import FailedTranscription, Transcriber, Transcription
+from asr_doge.inference.results import FailedTranscription, Transcription
+from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import load_model
 
 

@@ -7,7 +7,7 @@ It knows nothing of word times or subtitles.
 import json
 from collections.abc import Sequence
 
-from asr_doge.inference.transcription import FailedTranscription, Transcription
+from asr_doge.inference.results import FailedTranscription, Transcription
 
 SCHEMA_VERSION = 1
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from asr_doge.audio.reading import prepare_waveform, read_audio
 from asr_doge.errors import AudioError
+from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.segmentation import split_at_pauses
 from asr_doge.models import LoadedModel, load_model
 
@@ -30,29 +31,6 @@ SILENCE_PEAK = 10 ** (-80 / 20)
 """Nothing louder than -80 dB of full scale is digital silence, which needs no model to be empty."""
 WINDOW_SECONDS = 240.0
 """Audio held in memory at once, apart from a single longer recording."""
-
-
-@dataclass(frozen=True)
-class Transcription:
-    """What was said in one recording.
-
-    Attributes:
-        text: the transcript.
-        duration: length of the recording, in seconds.
-        path: the file, if it came from one.
-    """
-
-    text: str
-    duration: float
-    path: Path | None = None
-
-
-@dataclass(frozen=True)
-class FailedTranscription:
-    """A recording that could not be transcribed, and why, in one line."""
-
-    error: AudioError
-    path: Path | None = None
 
 
 @dataclass

@@ -1,0 +1,55 @@
+"""What transcription gives: text, and, where they were asked for, its stretches and words with times.
+
+Promises: times are seconds from the start of the recording, confidences are probabilities in [0, 1]; the texts of the
+segments, joined by spaces, are the text. Plain data: importing this loads neither torch nor transformers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr_doge.errors import AudioError
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a transcript: when it was said, and how sure the model is of it."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recording between two pauses or cuts; `words` is empty unless word times were asked for."""
+
+    text: str
+    start: float
+    end: float
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """What was said in one recording.
+
+    Attributes:
+        text: the transcript.
+        duration: length of the recording, in seconds.
+        path: the file, if it came from one.
+        segments: the stretches it was transcribed in.
+    """
+
+    text: str
+    duration: float
+    path: Path | None = None
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True)
+class FailedTranscription:
+    """A recording that could not be transcribed, and why, in one line."""
+
+    error: AudioError
+    path: Path | None = None
