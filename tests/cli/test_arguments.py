@@ -158,6 +158,12 @@ def test_files_may_stand_anywhere(arguments: list[str]) -> None:
     assert parse("transcribe", *arguments) == TranscribeConfig(["a.wav", "b.wav"], format="json")
 
 
+def test_files_may_stand_in_a_configuration_file(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path / "a.yaml", ["files: [a.wav, b.wav]", "format: json"])
+    assert parse("transcribe", "--config", str(path)) == TranscribeConfig(["a.wav", "b.wav"], format="json")
+    assert parse("transcribe", "--config", str(path), "c.wav") == TranscribeConfig(["c.wav"], format="json")
+
+
 def test_after_two_dashes_everything_is_a_file() -> None:
     config = parse("transcribe", "--model", "m", "--", "-odd.wav", "--model")
     assert config == TranscribeConfig(["-odd.wav", "--model"], model="m")

@@ -63,22 +63,23 @@ def parse_config(
     if positional:
         parser.add_argument(positional, nargs="*", type=str, default=[], help=_field_help(config_class, positional))
     parser.add_class_arguments(config_class, as_group=False, skip={positional} if positional else set())
-    spelled, without_flag = _spell_out(arguments, verb, config_class, sections)
+    files, spelled, without_flag = _spell_out(arguments, verb, config_class, sections)
     try:
         # argparse itself takes such arguments in one place only, so that they are kept from it.
-        namespace = parser.parse_args(spelled if positional else [*spelled, *without_flag])
+        namespace = parser.parse_args([*files, *spelled] if positional else [*files, *spelled, *without_flag])
     except ArgumentError as error:
         raise ConfigError(f"asr-doge {verb}: {_one_line(error)}; see asr-doge {verb} --help") from error
     values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
-    if positional and without_flag:
-        values[positional] = without_flag
+    if positional:  # argparse empties what no argument gives, even where a file has given it
+        in_files = [content[positional] for content in map(_content, files) if positional in content]
+        values[positional] = without_flag or (in_files[-1] if in_files else [])
     return config_class(**values)
 
 
 def _spell_out(
     arguments: Sequence[str], verb: str, config_class: type, sections: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """Arguments as jsonargparse wants them, and those that belong to no flag.
+) -> tuple[list[str], list[str], list[str]]:
+    """Arguments as jsonargparse wants them: configuration files, flags, and what belongs to no flag.
 
     Files come first, each as its section of the YAML, for what comes later overrides; a boolean `--flag` becomes
     `--flag=true`.
@@ -108,7 +109,7 @@ def _spell_out(
             spelled.append(argument)
         else:
             without_flag.append(argument)
-    return [*files, *spelled], without_flag
+    return files, spelled, without_flag
 
 
 def _section(path: Path, verb: str, sections: Sequence[str]) -> str:
@@ -127,6 +128,12 @@ def _section(path: Path, verb: str, sections: Sequence[str]) -> str:
         if name not in sections or not isinstance(part, dict | None):
             raise ConfigError(f"--config {path}: '{name}' is not a section; a section bears the name of a verb")
     return yaml.safe_dump(content.get(verb) or {})
+
+
+def _content(file: str) -> dict[str, object]:
+    """What `--config=YAML` sets."""
+    content: dict[str, object] = yaml.safe_load(file.partition("=")[2])
+    return content
 
 
 def _field_help(config_class: type, name: str) -> str:

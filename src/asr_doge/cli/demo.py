@@ -99,12 +99,13 @@ def _claim(folder: Path) -> None:
 
 
 def _synthesize(corpus: Path, config: DemoConfig) -> None:
-    """Train, dev and test strings; test voices speak in neither of the others."""
+    """Train, dev and test strings; no voice speaks in two of them."""
     voices = split_voices().unseen
-    test_voices, other_voices = voices[::4], [voice for index, voice in enumerate(voices) if index % 4]
+    test_voices, dev_voices = voices[::4], voices[1::8]
+    train_voices = sorted({*voices} - {*test_voices, *dev_voices})
     few = config.train_utterances // 12
     for number, (split, count, names) in enumerate(
-        (("train", config.train_utterances, other_voices), ("dev", few, other_voices), ("test", few, test_voices))
+        (("train", config.train_utterances, train_voices), ("dev", few, dev_voices), ("test", few, test_voices))
     ):
         clips = synthesized_clips(count, names, seed=3 * config.seed + number)
         write_clips(corpus, split, tqdm(clips, total=count, desc=f"speaking {split}", unit="utt", dynamic_ncols=True))

@@ -114,7 +114,8 @@ def find_model(name: str | Path, revision: str | None = None) -> Reference:
         return Reference(text, Path(text))
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1 or "\\" in text:
         raise CheckpointError(
-            f"unknown model '{text}': expected nano, a folder with a model, or a hub id such as owner/name"
+            f"unknown model '{text}': there is no such folder; give nano, a folder with a model, or a hub id such as"
+            " owner/name"
         )
     return Reference(text, None, revision)
 
