@@ -133,6 +133,20 @@ def test_text_of_a_batch_is_that_of_its_clips(lengths: list[int], stack: int, no
         assert row == single + [PAD] * (len(row) - len(single))
 
 
+def test_beam_search_ranks_texts_by_their_probability() -> None:
+    """And not by the mean over their tokens, by which the likeliest of all is a repetition that never ends."""
+    model = build(adapter_stack=1, adapter_output_norm=True)
+    (clip,) = tiny.random_clips([60])
+    stops = [EOS, 5, 17, 30]
+    found = model.generate(
+        clip[None], num_beams=4, num_return_sequences=4, max_new_tokens=7, pad_token_id=PAD, eos_token_id=stops
+    ).tolist()
+    texts = [row[: next((at + 1 for at, token in enumerate(row) if token in stops), len(row))] for row in found]
+    assert len({len(text) for text in texts}) > 1  # else the two rankings are the same
+    likelihoods = [-float(nll(by_hand(model, clip, text), text)) for text in texts]
+    assert likelihoods == sorted(likelihoods, reverse=True)
+
+
 def test_texts_differ_between_clips() -> None:
     """Else the equality of texts above says little."""
     model = build(adapter_stack=1, adapter_output_norm=True)
