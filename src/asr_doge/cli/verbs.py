@@ -50,7 +50,7 @@ VERBS = {
     ),
     "process": Verb(
         "A corpus to manifests.",
-        "asr_doge.data.processing:ProcessConfig",
+        "asr_doge.data.configuration:ProcessConfig",
         "asr-doge process --dataset librispeech --data_dir ./data --output_dir ./processed",
     ),
     "features": Verb(
