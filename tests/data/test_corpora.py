@@ -223,7 +223,5 @@ def test_wrong_folder_or_dataset_is_named(tmp_path: Path) -> None:
         ids("fsdd", tmp_path / "nowhere", "train")
     with pytest.raises(DataError, match=r"expected DIGIT_SPEAKER_TAKE.wav.*--dataset"):
         ids("fsdd", tmp_path, "train")
-    with pytest.raises(
-        ConfigError, match="--dataset libri is unknown: choose from librispeech, mini_"
-    ):
+    with pytest.raises(ConfigError, match="--dataset libri is unknown: choose from librispeech, mini_"):
         find_corpus("libri")
