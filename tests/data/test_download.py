@@ -3,7 +3,9 @@
 import hashlib
 import io
 import shutil
+import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,29 @@ def test_what_a_killed_run_left_is_not_taken_for_whole(tmp_path: Path, dev_clean
     unpack(tmp_path / "data" / "dev-clean.tar.gz", tmp_path / "data", "LibriSpeech/dev-clean")
     assert [path.name for path in (tmp_path / "data" / "LibriSpeech" / "dev-clean").iterdir()] == ["84"]
     assert not left.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB, where this user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("needs the right to mount a disk")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_fills_up_is_one_line_and_leaves_the_archive_alone(small_disk: Path) -> None:
+    (small_disk / "source" / "corpus").mkdir(parents=True)
+    (small_disk / "source" / "corpus" / "zeros.wav").write_bytes(bytes(1_200_000))
+    (small_disk / "a.tar.gz").write_bytes(packed(small_disk / "source", "corpus"))
+    with pytest.raises(DataError, match=r"a.tar.gz cannot be unpacked to .* \(No space left on device\)"):
+        unpack(small_disk / "a.tar.gz", small_disk, "corpus")
+    assert sorted(path.name for path in small_disk.iterdir()) == ["a.tar.gz", "source"]
 
 
 def test_another_archive_is_refused(tmp_path: Path, dev_clean: bytes) -> None:

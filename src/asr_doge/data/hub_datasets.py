@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 from tqdm import tqdm
 
 from asr_doge.data.atomic_writing import write_atomically
@@ -99,17 +100,32 @@ def _stream(
             columns[field] = present[0]
     if "text" not in columns:
         raise DataError(f"hub:{dataset}: name the transcripts with --text_column, one of {', '.join(stream.features)}")
-    stream = stream.cast_column(audio, datasets.Audio(decode=False))
+    stream = _undecoded(stream, audio)
     if config.max_utterances is not None:
         stream = stream.take(config.max_utterances)
     return iter(stream.skip(skip)), columns
 
 
-def _write_audio(audio: dict[str, Any], folder: Path, name: str) -> str:
+def _undecoded(stream: Any, audio: str) -> Any:
+    """The stream with its recordings as they are: bytes, or the paths of files."""
+    datasets = _library()
+    as_bytes = stream.cast_column(audio, datasets.Audio(decode=False))
+    try:
+        next(iter(as_bytes), None)
+    except ImportError:  # datasets wants torchcodec even to pass on the paths of files
+        return stream.cast_column(audio, datasets.Value("string"))
+    return as_bytes
+
+
+def _write_audio(audio: dict[str, Any] | str, folder: Path, name: str) -> str:
     """Write a recording under a name of our own, since theirs may be any; returns it, from `folder`."""
-    content, path = audio.get("bytes"), audio.get("path") or ""
+    stored: dict[str, Any] = {"path": audio} if isinstance(audio, str) else audio
+    content, path = stored.get("bytes"), stored.get("path") or ""
+    if content is None:
+        with fsspec.open(path, "rb") as file:  # a local file, or hf:// and the like
+            content = file.read()
     relative = f"{name}{Path(path).suffix.lower()}"
-    write_atomically(folder / relative, Path(path).read_bytes() if content is None else content)
+    write_atomically(folder / relative, content)
     return relative
 
 
