@@ -12,6 +12,7 @@ import yaml
 from asr_doge.benchmark import BenchmarkConfig
 from asr_doge.cli.configuration import InfoConfig
 from asr_doge.cli.verbs import VERBS, parse_verb
+from asr_doge.data.corpora import CORPORA
 from asr_doge.errors import ConfigError
 from asr_doge.inference.configuration import FeaturesConfig, TranscribeConfig
 from asr_doge.training.configuration import PretrainConfig, TrainConfig
@@ -273,3 +274,8 @@ def test_a_list_takes_all_that_follows_its_flag() -> None:
     assert (config.corpora, config.splits, config.keep_archives) == (["librispeech"], ["dev-clean", "test-clean"], True)
     assert parse("download", "--splits", "7", "--", "fsdd").splits == ["7"]
     assert parse("download", "--splits", "--list").splits == []
+
+
+def test_every_corpus_is_named_by_the_help(command: Command) -> None:
+    details = " ".join(command("process", "--help").out)
+    assert [name for name in CORPORA if name not in details] == []

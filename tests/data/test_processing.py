@@ -1,6 +1,7 @@
 """Every recording is kept or accounted for, and the manifests are what training reads."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -162,6 +163,14 @@ def test_the_page_shows_every_split_and_loads_nothing(tmp_path: Path) -> None:
     assert [(split.words, split.vocabulary, split.characters) for split in report.splits[:1]] == [(3, 3, "abeghlnorty")]
     assert report.splits[1].unseen_share == 1.0
     assert report.lines()[-1] == f"4 utterances kept, 2 dropped; report: {report.page}"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    write_pair(tmp_path / "corpus" / "a.wav")
+    (tmp_path / "out").mkdir(mode=0o500)
+    with pytest.raises(DataError, match="out cannot be written to: change the permissions of"):
+        process_corpus(config_for_folder(tmp_path))
 
 
 def test_output_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:

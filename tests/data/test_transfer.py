@@ -90,10 +90,18 @@ def test_other_content_is_refused_and_not_kept(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("left", [b"from another file" * 1000, CONTENT + b"too long"])
-def test_what_an_earlier_run_left_may_be_bad(tmp_path: Path, left: bytes) -> None:
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+@pytest.mark.parametrize("left", [b"from another file" * 1000, CONTENT + b"too long", CONTENT])
+def test_what_an_earlier_run_left_may_be_bad_or_whole(tmp_path: Path, left: bytes, size: int | None) -> None:
     (tmp_path / "a.part").write_bytes(left)
-    bring(Behaviour(CONTENT), tmp_path / "a")
+    bring(Behaviour(CONTENT), tmp_path / "a", size)
+    assert (tmp_path / "a").read_bytes() == CONTENT
+
+
+def test_a_file_of_unknown_size_and_checksum_is_what_the_server_says(tmp_path: Path) -> None:
+    """As GitHub's archives are; what is in them is checked when they are unpacked."""
+    (tmp_path / "a.part").write_bytes(CONTENT + b"too long")
+    bring(Behaviour(CONTENT, drop_after=200_000), tmp_path / "a", None, None)
     assert (tmp_path / "a").read_bytes() == CONTENT
 
 

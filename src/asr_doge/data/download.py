@@ -138,8 +138,9 @@ def _fetched(name: str, split: str, archive: Archive, config: DownloadConfig) ->
 
 def _from_hub(name: str, config: DownloadConfig) -> Iterator[Download]:
     dataset = name.removeprefix(HUB_PREFIX)
+    own_name = Path(dataset).name if Path(dataset).is_dir() else dataset.replace("/", "--")
+    folder = config.output_dir / "--".join(filter(None, [own_name, config.subset]))
     for split in config.splits or hub_splits(dataset, config.subset):
-        folder = config.output_dir / "--".join(filter(None, [Path(dataset).name, config.subset]))
         try:
             new = fetch_hub_split(dataset, split, folder, config)
         except DataError as error:

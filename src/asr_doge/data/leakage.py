@@ -1,8 +1,8 @@
 """What is trained on and judged by alike.
 
 Promises: finds recordings of the same bytes, whatever their names; speakers; and ids that two splits share. It reads
-the content of few files only: those whose size occurs in both splits. It does not recognize the same speech in another
-format or cut.
+few files whole: of those whose size occurs in both splits it compares 4 KB first. It does not recognize the same speech
+in another format or cut.
 """
 
 import hashlib
@@ -38,24 +38,36 @@ def find_leaks(kept: Mapping[str, Sequence[Utterance]]) -> Iterator[str]:
 
 def _same_recordings(train: Sequence[Utterance], others: Sequence[Utterance]) -> set[str]:
     """Ids of those of `others` whose recording is in `train` too."""
-    paths_by_size: dict[int, list[Path]] = {}
+    others_sizes = {_size(utterance.audio_path) for utterance in others}
+    alike: dict[tuple[int, bytes], list[Path]] = {}
     for utterance in train:
-        paths_by_size.setdefault(_size(utterance.audio_path), []).append(utterance.audio_path)
+        if _size(utterance.audio_path) in others_sizes:
+            alike.setdefault(_signature(utterance.audio_path), []).append(utterance.audio_path)
 
     @cache
-    def contents(size: int) -> frozenset[bytes]:
-        return frozenset(_digest(path) for path in paths_by_size[size])
+    def contents(signature: tuple[int, bytes]) -> frozenset[bytes]:
+        return frozenset(_digest(path) for path in alike[signature])
 
+    train_sizes = {size for size, _ in alike}
     same = set()
     for utterance in others:
-        size = _size(utterance.audio_path)
-        if size in paths_by_size and _digest(utterance.audio_path) in contents(size):
-            same.add(utterance.id)
+        if _size(utterance.audio_path) in train_sizes:
+            signature = _signature(utterance.audio_path)
+            if signature in alike and _digest(utterance.audio_path) in contents(signature):
+                same.add(utterance.id)
     return same
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size
+
+
+def _signature(path: Path) -> tuple[int, bytes]:
+    """Size and 4 KB from the middle: recordings cut to one length all have one size, and headers are alike."""
+    size = _size(path)
+    with path.open("rb") as file:
+        file.seek(size // 2)
+        return size, file.read(4096)
 
 
 def _digest(path: Path) -> bytes:

@@ -71,7 +71,7 @@ def fetch(urls: Sequence[str], target: Path, size: int | None, md5: str | None, 
 
 def _fetch_from(url: str, part: Path, size: int | None, timeout: float) -> None:
     """Bring `part` to its end from one address."""
-    fruitless = 0
+    fruitless, furthest = 0, _size(part)
     with tqdm(
         total=size,
         initial=_size(part),
@@ -81,11 +81,11 @@ def _fetch_from(url: str, part: Path, size: int | None, timeout: float) -> None:
         disable=None,  # no bar where standard error is no terminal
     ) as bar:
         while True:
-            before = _size(part)
             problem = _receive(url, part, size, timeout, bar)
             if problem is None:
                 return
-            fruitless = 0 if _size(part) > before else fruitless + 1
+            fruitless = 0 if _size(part) > furthest else fruitless + 1
+            furthest = max(furthest, _size(part))
             if fruitless == _ATTEMPTS:
                 raise _MirrorError(problem)
             time.sleep(_FIRST_PAUSE_SECONDS * 2**fruitless)
@@ -105,11 +105,12 @@ def _receive(url: str, part: Path, size: int | None, timeout: float, bar: "tqdm[
         with urlopen(Request(url, headers=headers), timeout=timeout) as response:
             promised = _append(response, part, have, size, bar)
     except HTTPError as error:
-        if error.code == 416 and have:  # nothing lies beyond what is here
-            if size is None:
+        if error.code == 416 and have:  # nothing lies beyond what is here: that is the end, or a bad beginning
+            held = error.headers.get("Content-Range", "").rpartition("/")[2]
+            if size is None and not (held.isdigit() and int(held) < have):
                 return None
             part.unlink()
-            return f"it holds {have:,} of {size:,} bytes"
+            return f"it has no byte beyond {have:,}"
         if 400 <= error.code < 500 and error.code not in (408, 429):
             raise _MirrorError(f"HTTP {error.code} {error.reason}") from None
         return f"HTTP {error.code} {error.reason}"

@@ -26,7 +26,6 @@ def find_corpus(name: str) -> Corpus:
 
 __all__ = [
     "CORPORA",
-    "LAYOUTS",
     "MISSING_AUDIO",
     "PUBLISHED",
     "Archive",
