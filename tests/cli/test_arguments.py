@@ -12,6 +12,7 @@ import yaml
 from asr_doge.benchmark import BenchmarkConfig
 from asr_doge.cli.configuration import InfoConfig
 from asr_doge.cli.verbs import VERBS, parse_verb
+from asr_doge.data.corpora import CORPORA
 from asr_doge.errors import ConfigError
 from asr_doge.inference.configuration import FeaturesConfig, TranscribeConfig
 from asr_doge.training.configuration import PretrainConfig, TrainConfig
@@ -49,8 +50,8 @@ def test_help_states_type_default_and_meaning_of_every_flag(verb: str, command: 
     assert f"For example: asr-doge {verb}" in details
     arguments, _, flags = details.partition(" options: ")
     for field in dataclasses.fields(CONFIGS[verb]):
-        if field.name == "files":
-            about = arguments.rpartition(" files ")[2]
+        if field.name == VERBS[verb].positional:
+            about = arguments.rpartition(f" {field.name} ")[2]
         else:
             about = flags.partition(f" --{field.name} ")[2].partition(" --")[0]
         meaning, _, facts = about.rpartition("(")
@@ -272,3 +273,15 @@ def test_the_published_recipe() -> None:
         eval_samples=200,
         patience=2,
     )
+
+
+def test_a_list_takes_all_that_follows_its_flag() -> None:
+    config = parse("download", "librispeech", "--splits", "dev-clean", "test-clean", "--keep_archives")
+    assert (config.corpora, config.splits, config.keep_archives) == (["librispeech"], ["dev-clean", "test-clean"], True)
+    assert parse("download", "--splits", "7", "--", "fsdd").splits == ["7"]
+    assert parse("download", "--splits", "--list").splits == []
+
+
+def test_every_corpus_is_named_by_the_help(command: Command) -> None:
+    details = " ".join(command("process", "--help").out)
+    assert [name for name in CORPORA if name not in details] == []
