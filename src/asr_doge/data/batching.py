@@ -73,4 +73,4 @@ class LengthBatches(Sampler[list[int]]):
     def padding_share(self, epoch: int = 0) -> float:
         """Padding as a fraction of all that an epoch's batches hold."""
         room = sum(len(batch) * self.lengths[batch].max() for batch in self.batches(epoch))
-        return 1 - float(self.lengths.sum()) / room if room else 0.0
+        return max(0.0, 1 - float(self.lengths.sum() / room)) if room else 0.0  # rounding may pass below 0
