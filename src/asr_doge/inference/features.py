@@ -162,13 +162,14 @@ def _plan(
             members[number].append(utterance)
     work = _Work()
     for number in sorted(members):
-        ordered = sorted(members[number], key=lambda u: (copies.get(u.id, 1), u.duration, u.id))
+        by_copies: dict[int, list[Utterance]] = defaultdict(list)
+        for utterance in sorted(members[number], key=lambda utterance: (utterance.duration, utterance.id)):
+            by_copies[copies.get(utterance.id, 1)].append(utterance)
         batches = []
-        for several in sorted({copies.get(utterance.id, 1) for utterance in ordered}):
-            alike = [utterance for utterance in ordered if copies.get(utterance.id, 1) == several]
+        for several, alike in sorted(by_copies.items()):
             start = 0
             for end in cut_by_length([several * utterance.duration for utterance in alike], batch_seconds):
-                wanted = [u for u in alike[start:end] if not _is_held(writer, u, several)]
+                wanted = [utterance for utterance in alike[start:end] if not _is_held(writer, utterance, several)]
                 work.kept += end - start - len(wanted)
                 batches += [wanted] if wanted else []
                 start = end
