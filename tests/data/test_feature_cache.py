@@ -105,7 +105,7 @@ def test_int8_keeps_each_frame_to_half_a_step(tmp_path: Path) -> None:
 
 def test_what_a_file_takes_is_foretold(tmp_path: Path) -> None:
     for dtype in ("fp32", "bf16", "int8"):
-        storage = Storage(dtype, ctc_top_k=8)  # type: ignore[arg-type]  # mypy widens the literals
+        storage = Storage(dtype, ctc_top_k=8)
         with FeatureCacheWriter(tmp_path / dtype, SOURCE, storage) as writer, writer.shard(0) as shard:
             ids = torch.zeros(5000, 8, dtype=torch.int64)
             shard.add("a", "1", [Features(torch.zeros(1000, 2048), ids, ids.float())])  # 100 s

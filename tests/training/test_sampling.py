@@ -170,7 +170,10 @@ def test_processes_share_an_epoch_and_go_on_within_it(processes: int) -> None:
 
     def dealt(rank: int, skip: int) -> list[list[int]]:
         batches = LengthBatches(lengths.tolist(), 40.0, seed=3)
-        loader = torch.utils.data.DataLoader(range(200), batch_sampler=batches, collate_fn=list)  # type: ignore[arg-type]
+        items: Any = range(200)  # a map from index to item is all that a loader asks for
+        loader: torch.utils.data.DataLoader[int] = torch.utils.data.DataLoader(
+            items, batch_sampler=batches, collate_fn=list
+        )
         prepared = prepare_data_loader(loader, num_processes=processes, process_index=rank, put_on_device=False)
         if skip:
             prepared = skip_first_batches(prepared, skip)
