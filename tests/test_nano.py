@@ -140,7 +140,7 @@ def test_an_adapter_learns_on_its_frozen_parts(tmp_path: Path) -> None:
     process_corpus(ProcessConfig(tmp_path / "corpus", processed, "manifest", test_split=""))
     compute_features(FeaturesConfig(str(processed), speech_encoder="nano/encoder", device="cpu"))
     losses = []
-    for name, features_dir in (("cached", str(processed / "features")), ("computed", None)):
+    for name, features_dir in (("cached", str(processed / "features")), ("computed", "")):
         result = train(
             TrainConfig(
                 str(processed),

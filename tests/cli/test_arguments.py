@@ -195,9 +195,9 @@ def test_numbers_may_be_written_in_any_way(tmp_path: Path, number: str) -> None:
 
 
 def test_a_file_may_serve_several_verbs(tmp_path: Path) -> None:
-    path = write_yaml(tmp_path / "a.yaml", ["train:", "  epochs: 7", "features:", "  batch_size: 2", "benchmark:"])
+    path = write_yaml(tmp_path / "a.yaml", ["train:", "  epochs: 7", "features:", "  num_workers: 2", "benchmark:"])
     assert parse("train", "--config", str(path)) == TrainConfig(epochs=7.0)
-    assert parse("features", "--config", str(path)) == FeaturesConfig(batch_size=2)
+    assert parse("features", "--config", str(path)) == FeaturesConfig(num_workers=2)
     assert parse("benchmark", "--config", str(path)) == BenchmarkConfig()
     assert parse("info", "--config", str(path)) == InfoConfig()  # no section of its own
 

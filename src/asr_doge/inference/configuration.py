@@ -9,6 +9,7 @@ from typing import Literal
 from asr_doge.published import DEFAULT_SPEECH_ENCODER
 
 OutputFormat = Literal["txt", "json"]
+StorageType = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass
@@ -35,12 +36,24 @@ class FeaturesConfig:
     data_dir: str = "./processed"
     """Folder with the manifests that `asr-doge process` wrote."""
     output_dir: str | None = None
-    """Feature cache to write; default, `features` in data_dir."""
+    """Feature cache to write, a folder or s3://… or gs://…; default, `features` in data_dir."""
     speech_encoder: str = DEFAULT_SPEECH_ENCODER
     """Speech encoder: hub id, folder, or nano/encoder."""
-    batch_size: int = 8
-    """Utterances encoded at once."""
+    batch_seconds: float = 60.0
+    """Seconds of audio encoded at once, padding included; more suits a GPU."""
+    dtype: StorageType = "fp32"
+    """How embeddings are stored: fp32 (exact), bf16 (half the disk) or int8 (a quarter, one scale a frame)."""
+    ctc_top_k: int = 8
+    """CTC labels stored of each frame, the likeliest, where the encoder has a CTC head; 0 for none."""
+    augment_copies: int = 0
+    """Copies of each utterance of train_manifest.json to store besides, varied in speed, room, noise and level."""
+    shard: str = "1/1"
+    """Which part of the files this process writes, of how many, such as 2/3: one process or machine each."""
+    shard_minutes: float = 30.0
+    """Audio in one file of the cache, in minutes, at most on average; what a killed run loses."""
+    num_workers: int = 4
+    """Threads that read audio."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     overwrite: bool = False
-    """Replace the features of another encoder that are in output_dir."""
+    """Replace the features of another encoder or storage that are in output_dir."""
