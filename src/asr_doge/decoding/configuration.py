@@ -14,7 +14,7 @@ Timestamps = Literal["none", "segment", "word"]
 DEFAULT_BEAMS = 4
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DecodingConfig:
     """How what was heard becomes text."""
 
@@ -33,8 +33,9 @@ class DecodingConfig:
     """segment: start and end of every stretch. word: of every word, with its confidence; needs a CTC head."""
     hotwords: str | None = None
     """Text file of words or phrases to listen for, one a line. They raise scores, they do not enter the prompt."""
-    hotword_weight: float = 4.0
-    """How much each hotword that was heard is favoured: added to the log-score of its tokens; 0 is not at all."""
+    hotword_weight: float = 1.0
+    """How far from the best path a hotword may be and still count as heard, in nats a letter; more finds more of them,
+    and more that were not said."""
     guard_silence: bool = True
     """Write nothing where nobody speaks: silence, steady noise and tones, or nothing in the CTC head's posteriors."""
     guard_length: bool = True

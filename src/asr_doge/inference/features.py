@@ -20,9 +20,9 @@ from asr_doge.data.manifest import Utterance, read_manifest
 from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.transcription import MINIMUM_SECONDS
-from asr_doge.models import LoadedEncoder, find_device
+from asr_doge.models import find_device
 from asr_doge.models.checkpoints import find_model, load_model_config
-from asr_doge.models.encoders import encoder_family
+from asr_doge.models.encoders import SpeechEncoder, encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source, load_encoder
 
 SORTED_GROUP = 64
@@ -66,7 +66,6 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     encoder_config = load_model_config(reference)
     encoder = load_encoder(reference, encoder_config).to(find_device(config.device))
     extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
-    hearing = LoadedEncoder(encoder, extractor)
 
     folder = Path(config.output_dir) if config.output_dir else data_dir / "features"
     failed: dict[str, str] = {}
@@ -82,7 +81,7 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
         with tqdm(total=len(wanted), desc="features", unit="utt", dynamic_ncols=True) as progress:
             for batch in _batches(wanted, config.batch_size):
                 clips = _read(batch, extractor, failed)
-                for clip, embeddings in zip(clips, _encode(hearing, clips), strict=True):
+                for clip, embeddings in zip(clips, _encode(encoder, extractor, clips), strict=True):
                     writer.add(clip.id, clip.stamp, embeddings)
                     encoded += 1
                 progress.update(len(batch))
@@ -156,10 +155,18 @@ def _read(batch: Sequence[Utterance], extractor: Any, failed: dict[str, str]) ->
     return clips
 
 
-def _encode(hearing: LoadedEncoder, clips: Sequence[_Clip]) -> Iterator[torch.Tensor]:
+@torch.inference_mode()
+def _encode(encoder: SpeechEncoder, extractor: Any, clips: Sequence[_Clip]) -> Iterator[torch.Tensor]:
     """Speech embeddings `[T', D]` of each clip, on the CPU."""
     if not clips:
         return
-    output = hearing.encode([clip.waveform for clip in clips])
+    inputs = extractor(
+        [clip.waveform for clip in clips],
+        sampling_rate=extractor.sampling_rate,
+        return_tensors="pt",
+        return_attention_mask=True,
+    )
+    device = next(encoder.parameters()).device
+    output = encoder(inputs["input_features"].to(device), inputs["attention_mask"].sum(dim=1).to(device))
     for embeddings, length in zip(output.speech_embeddings, output.speech_lengths.tolist(), strict=True):
         yield embeddings[:length].cpu().clone()
