@@ -90,7 +90,7 @@ def spoilt(draw: st.DrawFn, texts: Sequence[Sequence[int]]) -> list[int]:
     return text
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_draft_gives_the_greedy_text(
     assembled: LoadedModel, ends: list[int], texts: list[list[int]], data: st.DataObject

@@ -20,13 +20,13 @@ from asr_doge.decoding.ctc import BLANK, letter_scores
 from asr_doge.models.encoders import SpeechEncoder
 
 LEAD_SECONDS, TAIL_SECONDS = 0.06, 0.08
-"""Where nobody pauses: how much earlier than its first letter a word begins, and later than its last it ends, at most."""
+"""Where nobody pauses, at most so much before its first letter a word begins, and so much after its last it ends."""
 MOMENT_SECONDS = 0.01
 PAUSE_MOMENTS = 4
 """A shorter silence is within a word, before a plosive say."""
 PAUSE_LEVEL, FLOOR_DECIBELS = 0.1, 50.0
-"""A moment is silent if its level is nearer to the clip's quietest than to its loudest, by this share; nothing counts as
-quieter than so far below the loudest."""
+"""A moment is silent up to this share of the way, in decibels, from the clip's quiet to its loud moments, of which the
+quiet ones count as at most so far below the loud."""
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,11 @@ class Draft:
             self._costs = _next_costs(self._costs, self._characters, character)
         costs = self._costs[self._ends]
         nearest = np.flatnonzero(costs == costs.min())
-        expected = self._position + 1
-        # Of places equally near, one that the same token leads to; then the one that neither skips nor repeats.
+        expected = self._ends[self._position] + len(piece)
+        # Of places equally near, one that the same token leads to; then the one as far on as the token is long.
         self._position = min(
-            nearest.tolist(), key=lambda end: (end == 0 or self._tokens[end - 1] != token, abs(end - expected))
+            nearest.tolist(),
+            key=lambda place: (place == 0 or self._tokens[place - 1] != token, abs(self._ends[place] - expected)),
         )
 
 

@@ -2,8 +2,8 @@
 
 Promises: a hotword is looked for in the CTC posteriors (Viterbi, anywhere in the clip, between spaces); it counts as
 heard where spelling it costs less than its bonus, `weight` nats a letter, against the best path of the same frames.
-Where it is heard it replaces what the CTC text has there, and gets a bonus in the language model's scores about there,
-once. Where it is not heard nothing changes, and the prompt never does.
+Where it is heard it replaces what the CTC text has there, and gets a bonus in the language model's scores when the text
+has arrived there. Where it is not heard nothing changes, and the prompt never does.
 It does not know which decoder the scores belong to; the bonus depends on the text so far alone, so that verifying a
 draft and writing token by token still agree.
 """
@@ -21,8 +21,6 @@ from asr_doge.decoding.ctc import BLANK, letter_scores
 from asr_doge.errors import ConfigError
 from asr_doge.models.encoders import SpeechEncoder
 
-NEARBY_WORDS = 2
-"""How far from its place in the draft, in words, a hotword may be written."""
 IMPOSSIBLE = -1e9
 
 
@@ -145,9 +143,8 @@ def insert_hotwords(
 
 @dataclass(frozen=True)
 class _Favoured:
-    """A hotword on its way into a text: its words, its tokens at the start and after other words, its place, gain."""
+    """A hotword on its way into a text: its tokens at the start and after other words, its place, its gain."""
 
-    words: tuple[str, ...]
     first: tuple[int, ...]
     later: tuple[int, ...]
     place: int
@@ -160,19 +157,21 @@ class HotwordBias:
     Args:
         tokenizer: of the language model.
         spotted: hotwords heard.
-        places: number of the word of the draft that each stands at.
+        draft: the text with them, and the number of the word at which each stands, from `insert_hotwords`.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, spotted: Sequence[SpottedHotword], places: Sequence[int]
+        self, tokenizer: PreTrainedTokenizerBase, spotted: Sequence[SpottedHotword], draft: tuple[str, Sequence[int]]
     ) -> None:
+        text, places = draft
         self._tokenizer = tokenizer
+        self._draft = text.split()
+        self._costs: dict[tuple[str, ...], list[int]] = {(): list(range(len(self._draft) + 1))}
         self._favoured = []
         start = self._spell("a")
         for hotword, place in zip(spotted, places, strict=True):
             later = self._spell(f"a {hotword.text}")[len(start) :]
-            words = tuple(hotword.text.split())
-            self._favoured.append(_Favoured(words, self._spell(hotword.text), later, place, hotword.gain))
+            self._favoured.append(_Favoured(self._spell(hotword.text), later, place, hotword.gain))
 
     def _spell(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
@@ -189,12 +188,21 @@ class HotwordBias:
         return bonuses
 
     def _is_due(self, favoured: _Favoured, tokens: Sequence[int]) -> bool:
-        """Whether a text has arrived about where the hotword was heard, and does not have it yet."""
-        words = str(self._tokenizer.decode(list(tokens))).split()
-        count = len(favoured.words)
-        nearby = range(max(0, favoured.place - NEARBY_WORDS), favoured.place + NEARBY_WORDS + 1)
-        written = any(tuple(words[place : place + count]) == favoured.words for place in nearby)
-        return len(words) in nearby and not written
+        """Whether a text has arrived where the hotword was heard."""
+        words = tuple(str(self._tokenizer.decode(list(tokens))).split())
+        costs = self._distances(words)
+        nearest = [place for place, cost in enumerate(costs) if cost == min(costs)]
+        return min(nearest, key=lambda place: abs(place - len(words))) == favoured.place
+
+    def _distances(self, words: tuple[str, ...]) -> list[int]:
+        """Edit distance, in words, of a text to each prefix of the draft; remembered, for texts grow word by word."""
+        if words not in self._costs:
+            before = self._distances(words[:-1])
+            costs = [before[0] + 1]
+            for place, word in enumerate(self._draft):
+                costs.append(min(before[place] + (word != words[-1]), before[place + 1] + 1, costs[-1] + 1))
+            self._costs[words] = costs
+        return self._costs[words]
 
     def __call__(self, logits: Tensor, before: Sequence[int], between: Sequence[int]) -> Tensor:
         """Logits `[K, V]` with bonuses, of the tokens after `before` and each of the K - 1 tokens after that."""

@@ -138,10 +138,10 @@ class Recognizer:
         drafts, biases = [], []
         for row, score in zip(posteriors, scores, strict=True):
             spotted = spot_hotwords(self.encoder, row, self.hotwords, self.config.hotword_weight)
-            text, places = insert_hotwords(self.encoder, row, spotted)
-            drafts.append((text, score))
+            draft = insert_hotwords(self.encoder, row, spotted)
+            drafts.append((draft[0], score))
             tokenizer = self.loaded.processor.tokenizer if isinstance(self.loaded, LoadedModel) else None
-            biases.append(HotwordBias(tokenizer, spotted, places) if spotted and tokenizer is not None else None)
+            biases.append(HotwordBias(tokenizer, spotted, draft) if spotted and tokenizer is not None else None)
         return Heard(speech, drafts, biases)
 
     def _finish(
