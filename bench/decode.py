@@ -32,6 +32,7 @@ from transformers import LogitsProcessorList
 from asr_doge.audio.reading import read_audio
 from asr_doge.data.manifest import read_manifest
 from asr_doge.decoding.ctc import ctc_greedy_texts
+from asr_doge.decoding.decoders import LENGTH_ANYWAY, LENGTH_PER_DRAFT_TOKEN
 from asr_doge.decoding.draft import AddBias, Verifier
 from asr_doge.errors import ASRDogeError
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, load_model
@@ -44,15 +45,24 @@ THRESHOLDS = (0.3, 0.1, 0.03)
 SPEECH_EMBEDDINGS, PROMPT_TOKENS, TEXT_TOKENS = 100, 8, 40
 """Of the published sizes: 10 s of speech, the prompt, and about as many tokens as are said in that time."""
 AGREEMENTS = (1.0, 0.95, 0.8)
+DRAFTS = 4
 CERTAIN = 1e4
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What one utterance is written from: speech, the tokens of its draft, and a bias that forces a text, if any."""
+    """What one utterance is written from.
+
+    Attributes:
+        speech: what the encoder heard.
+        draft: tokens.
+        limit: the most tokens of its text, as when transcribing.
+        forced: a bias that spells a text, if any.
+    """
 
     speech: SpeechEncoderOutput
     draft: list[int]
+    limit: int
     forced: AddBias | None = None
 
 
@@ -117,15 +127,15 @@ def measure_nano(name: str, manifest: Path, most: int) -> list[Line]:
         assert speech.ctc_logits is not None
         assert speech.ctc_lengths is not None
         draft = ctc_greedy_texts(loaded.model.encoder, speech.ctc_logits, speech.ctc_lengths)[0]
-        utterances.append(Utterance(speech, loaded.processor.label_ids(normalize_training_text(draft))[:-1].tolist()))
-    limit = int(loaded.model.generation_config.max_new_tokens)
+        tokens = loaded.processor.label_ids(normalize_training_text(draft))[:-1].tolist()
+        utterances.append(Utterance(speech, tokens, LENGTH_ANYWAY + LENGTH_PER_DRAFT_TOKEN * len(tokens)))
 
     def verify(threshold: float | None) -> Write:
-        return _verify(Verifier(loaded.model, eos, tokenizer.convert_ids_to_tokens, threshold), limit)
+        return _verify(Verifier(loaded.model, eos, tokenizer.convert_ids_to_tokens, threshold))
 
     decoders: dict[str, Write] = {
-        "greedy, KV cache": _greedy(loaded.model, eos, limit),
-        "the original's loop, no cache": _uncached(loaded.model, eos, limit),
+        "greedy, KV cache": _greedy(loaded.model, eos),
+        "the original's loop, no cache": _uncached(loaded.model, eos),
         "draft": verify(None),
         **{f"draft, --accept_threshold {threshold}": verify(threshold) for threshold in THRESHOLDS},
     }
@@ -165,19 +175,19 @@ def measure_published() -> list[Line]:
         draft = text[:-1]
         for place in torch.randperm(TEXT_TOKENS)[: round((1 - agreement) * TEXT_TOKENS)].tolist():
             draft[place] = int(torch.randint(3, vocabulary, ()))
-        return Utterance(speech, draft, force)
+        return Utterance(speech, draft, 2 * TEXT_TOKENS, force)
 
-    limit = 2 * TEXT_TOKENS
     eos_ids = frozenset([eos])
-    verify = _verify(Verifier(model, eos_ids, lambda token: chr(0x4E00 + token)), limit)
-    _, warm_up = _measure("", verify, [drafted(1.0)], [])
-    del warm_up
+    verify = _verify(Verifier(model, eos_ids, lambda token: chr(0x4E00 + token)))
+    _measure("warm-up", verify, [drafted(1.0)], [])
     lines = []
     for what, write in (("greedy, KV cache", _greedy), ("the original's loop, no cache", _uncached)):
-        lines.append(_measure(what, write(model, eos_ids, limit), [drafted(1.0)], [text])[1])
+        lines.append(_measure(what, write(model, eos_ids), [drafted(1.0)], [text])[1])
     for agreement in AGREEMENTS:
-        utterances = [drafted(agreement) for _ in range(5)]
-        lines.append(_measure(f"draft, {100 * agreement:.0f} % of its tokens agree", verify, utterances, [text] * 5)[1])
+        utterances = [drafted(agreement) for _ in range(DRAFTS)]
+        lines.append(
+            _measure(f"draft, {100 * agreement:.0f} % of its tokens agree", verify, utterances, [text] * DRAFTS)[1]
+        )
     return lines
 
 
@@ -197,17 +207,17 @@ def _measure(
     return texts, Line(what, mean(passes), 1000 * mean(seconds), mean(same))
 
 
-def _verify(verifier: Verifier, limit: int) -> Write:
+def _verify(verifier: Verifier) -> Write:
     """Draft verification."""
 
     def write(utterance: Utterance) -> tuple[list[int], int]:
-        written = verifier.write(utterance.speech, [utterance.draft], [limit], [utterance.forced])[0]
+        written = verifier.write(utterance.speech, [utterance.draft], [utterance.limit], [utterance.forced])[0]
         return written.tokens, written.passes
 
     return write
 
 
-def _greedy(model: ASRDogeForConditionalGeneration, eos: frozenset[int], limit: int) -> Write:
+def _greedy(model: ASRDogeForConditionalGeneration, eos: frozenset[int]) -> Write:
     """Transformers' greedy search with its cache."""
 
     def write(utterance: Utterance) -> tuple[list[int], int]:
@@ -217,7 +227,7 @@ def _greedy(model: ASRDogeForConditionalGeneration, eos: frozenset[int], limit: 
         )
         tokens = model.generate(
             speech_embeddings=utterance.speech.speech_embeddings,
-            max_new_tokens=limit,
+            max_new_tokens=utterance.limit,
             eos_token_id=list(eos),
             num_beams=1,
             logits_processor=processors,
@@ -227,12 +237,12 @@ def _greedy(model: ASRDogeForConditionalGeneration, eos: frozenset[int], limit: 
     return write
 
 
-def _uncached(model: ASRDogeForConditionalGeneration, eos: frozenset[int], limit: int) -> Write:
+def _uncached(model: ASRDogeForConditionalGeneration, eos: frozenset[int]) -> Write:
     """The whole prefix anew for every token, as the original did."""
 
     def write(utterance: Utterance) -> tuple[list[int], int]:
         tokens: list[int] = []
-        while len(tokens) < limit and not (tokens and tokens[-1] in eos):
+        while len(tokens) < utterance.limit and not (tokens and tokens[-1] in eos):
             labels = torch.tensor([tokens]) if tokens else None
             logits = model(speech_embeddings=utterance.speech.speech_embeddings, labels=labels).logits[0, -1:]
             if utterance.forced is not None:

@@ -30,12 +30,22 @@ Posteriors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class RecognizedWord:
-    """A word, its start and end in seconds from the start of the clip, and its confidence in [0, 1]."""
+    """A word of a clip.
+
+    Attributes:
+        text: the word.
+        start, end: in seconds from the start of the clip.
+        confidence: in [0, 1].
+        log_posterior: mean over its letters, from the CTC head; None for a word that the head cannot write.
+        log_prob: sum over its tokens, from the language model; None where the decoder has none.
+    """
 
     text: str
     start: float
     end: float
     confidence: float
+    log_posterior: float | None
+    log_prob: float | None
 
 
 @dataclass(frozen=True)
@@ -174,10 +184,11 @@ class Recognizer:
         self, words: Sequence[str], log_probs: Sequence[float | None], posteriors: Posteriors, waveform: Waveform
     ) -> tuple[RecognizedWord, ...]:
         places = align_words(self.encoder, posteriors, words, waveform, self.hearing.sampling_rate)
-        return tuple(
-            RecognizedWord(word, place.start, place.end, CALIBRATION(place.log_posterior, log_prob))
-            for word, place, log_prob in zip(words, places, log_probs, strict=True)
-        )
+        timed = []
+        for word, place, log_prob in zip(words, places, log_probs, strict=True):
+            confidence = CALIBRATION(place.log_posterior, log_prob)
+            timed.append(RecognizedWord(word, place.start, place.end, confidence, place.log_posterior, log_prob))
+        return tuple(timed)
 
     def _word_log_probs(self, hypothesis: Hypothesis, count: int) -> list[float | None]:
         """Log-probability of the tokens of each of `count` words; None where the decoder gives none."""
