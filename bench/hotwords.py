@@ -1,7 +1,7 @@
 """What hotwords gain and what they cost, with each word of a list as the only hotword in turn.
 
 Example:
-    python bench/hotwords.py --manifest digit_strings/test.jsonl --words zero one two three four five six seven eight nine
+    python bench/hotwords.py --manifest digit_strings/test.jsonl --words zero one two three four five
 
 Promises: recall is the share of a word's occurrences in the references that are recognized in their place; a false
 insertion is one that is recognized where the reference has something else or nothing. Counts are summed over the words.

@@ -20,6 +20,7 @@ from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
+from asr_doge.models.loading import MAX_NEW_TOKENS
 from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
 from asr_doge.text.normalization import normalize_training_text
 
@@ -95,7 +96,7 @@ class LanguageModelDecoder(Decoder):
         settings = loaded.model.generation_config
         eos = settings.eos_token_id
         self.eos_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
-        self.max_new_tokens = int(settings.max_new_tokens)
+        self.max_new_tokens: int = settings.max_new_tokens or MAX_NEW_TOKENS
 
     def draft_tokens(self, heard: Heard) -> list[list[int]]:
         """Each draft as the language model would spell it."""
