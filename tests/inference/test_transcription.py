@@ -1,5 +1,6 @@
 """What comes out belongs to what went in, in its order, whatever the format, the length or the company."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import asr_doge
 from asr_doge.audio import read_audio
 from asr_doge.errors import AudioError
 from asr_doge.inference import transcription
-from asr_doge.inference.results import FailedTranscription, Transcription
+from asr_doge.inference.results import FailedTranscription, GuardAction, Segment, Transcription
 from asr_doge.inference.segmentation import split_at_pauses
 from asr_doge.inference.transcription import Transcriber, load, transcribe
 from asr_doge.models import load_model
+from tests.inference.conftest import UNGUARDED
 from tests.models import tiny
 from tests.speech import RATE, write_wav
 
@@ -40,22 +42,23 @@ def test_different_recordings_give_different_texts(alone: list[str]) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
 def test_batching_changes_neither_texts_nor_order(transcriber: Transcriber, alone: list[str], batch_size: int) -> None:
-    results = Transcriber(transcriber.loaded, batch_size).transcribe(WAVEFORMS)
+    results = Transcriber(transcriber.loaded, batch_size, UNGUARDED).transcribe(WAVEFORMS)
     assert [result.text for result in results] == alone
     assert [result.duration for result in results] == pytest.approx(SECONDS)
 
 
 def test_one_in_one_out_list_in_list_out(transcriber: Transcriber, alone: list[str]) -> None:
     assert transcriber.transcribe([]) == []
-    assert transcriber.transcribe(WAVEFORMS[:1]) == [Transcription(alone[0], SECONDS[0])]
-    assert transcriber.transcribe((WAVEFORMS[0],)) == [Transcription(alone[0], SECONDS[0])]
-    assert transcriber.transcribe(WAVEFORMS[0]) == Transcription(alone[0], SECONDS[0])
+    one = transcriber.transcribe(WAVEFORMS[0])
+    assert (one.text, one.duration, one.path) == (alone[0], SECONDS[0], None)
+    assert transcriber.transcribe(WAVEFORMS[:1]) == [one]
+    assert transcriber.transcribe((WAVEFORMS[0],)) == [one]
 
 
 def test_file_array_and_tensor_give_the_same_text(transcriber: Transcriber, alone: list[str], tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", WAVEFORMS[0], subtype="FLOAT")
     result = transcriber.transcribe(str(path))
-    assert result == Transcription(alone[0], SECONDS[0], path)
+    assert (result.text, result.duration, result.path) == (alone[0], SECONDS[0], path)
     stereo = np.stack([WAVEFORMS[0], WAVEFORMS[0]])
     for source in (path, torch.from_numpy(WAVEFORMS[0]), WAVEFORMS[0].astype(np.float64), stereo):
         assert text_of(transcriber, source) == alone[0]
@@ -125,12 +128,20 @@ def test_asked_for_texts_an_unreadable_recording_is_an_error(transcriber: Transc
             transcriber.transcribe(source)
 
 
-def test_digital_silence_is_empty_and_spoils_no_neighbour(transcriber: Transcriber, alone: list[str]) -> None:
+def test_segments_hold_the_text_and_its_stretches(transcriber: Transcriber, alone: list[str]) -> None:
+    one = transcriber.transcribe(WAVEFORMS[0])
+    assert one.segments == (Segment(alone[0], 0.0, SECONDS[0]),)
+    assert one.passes >= 1
+    assert one.guards == ()
+
+
+def test_digital_silence_is_empty_and_says_why(transcriber: Transcriber) -> None:
+    guarded = Transcriber(transcriber.loaded)
     silence = np.zeros(2 * RATE, dtype=np.float32)
     faint = np.full(RATE, 1e-5, dtype=np.float32)
-    results = transcriber.transcribe([silence, WAVEFORMS[0], faint, WAVEFORMS[1]])
-    assert [result.text for result in results] == ["", alone[0], "", alone[1]]
-    assert transcriber.transcribe(silence) == Transcription("", 2.0)
+    results = guarded.transcribe([silence, faint])
+    assert [result.text for result in results] == ["", ""]
+    assert results[0] == Transcription("", 2.0, guards=(GuardAction("silence", 0.0, 2.0),))
 
 
 def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber, alone: list[str]) -> None:
@@ -183,8 +194,9 @@ def test_sources_are_read_as_they_are_needed(transcriber: Transcriber, monkeypat
 
 def test_beam_search_is_the_models_own(transcriber: Transcriber) -> None:
     loaded = transcriber.loaded
+    beams = dataclasses.replace(UNGUARDED, num_beams=3)
     ids = loaded.model.generate(**loaded.processor(WAVEFORMS[0], sampling_rate=RATE), num_beams=3)
-    assert text_of(Transcriber(loaded, num_beams=3), WAVEFORMS[0]) == loaded.processor.batch_decode(ids)[0]
+    assert text_of(Transcriber(loaded, decoding=beams), WAVEFORMS[0]) == loaded.processor.batch_decode(ids)[0]
 
 
 def test_the_types_say_what_comes_out(transcriber: Transcriber, brief_folder: Path, tmp_path: Path) -> None:
@@ -211,5 +223,5 @@ def test_the_packages_front_door(brief_folder: Path, tmp_path: Path) -> None:
 
 def test_a_reloaded_model_writes_the_same(brief_folder: Path, transcriber: Transcriber, tmp_path: Path) -> None:
     transcriber.loaded.save(tmp_path / "again")
-    again = Transcriber(load_model(tmp_path / "again", device="cpu", dtype=torch.float64))
+    again = Transcriber(load_model(tmp_path / "again", device="cpu", dtype=torch.float64), decoding=UNGUARDED)
     assert again.transcribe(WAVEFORMS[:3]) == transcriber.transcribe(WAVEFORMS[:3])

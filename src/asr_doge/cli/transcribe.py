@@ -12,19 +12,19 @@ from asr_doge.errors import AudioError, ConfigError
 from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.output import json_document, text_line
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.transcription import Transcriber
-from asr_doge.models import load_model
+from asr_doge.inference.transcription import Transcriber, load
 
 
 def run(config: TranscribeConfig) -> int:
     """Run the verb; returns 2 if a recording could not be transcribed."""
     if not config.files:
         raise ConfigError("nothing to transcribe: give files or folders, as in asr-doge transcribe recording.wav")
-    if config.batch_size < 1 or config.num_beams < 1:
-        raise ConfigError("--batch_size and --num_beams must be at least 1")
+    if config.batch_size < 1:
+        raise ConfigError("--batch_size must be at least 1")
+    config.check()
     quiet_libraries()
     sources = _expand(config.files)
-    transcriber = Transcriber(load_model(config.model, device=config.device), config.batch_size, config.num_beams)
+    transcriber = load(config.model, config.device, config, config.batch_size)
     results: list[Transcription | FailedTranscription] = []
     failures = 0
     try:

@@ -6,6 +6,7 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 from dataclasses import dataclass, field
 from typing import Literal
 
+from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.published import DEFAULT_SPEECH_ENCODER
 
 OutputFormat = Literal["txt", "json"]
@@ -13,7 +14,7 @@ StorageType = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass
-class TranscribeConfig:
+class TranscribeConfig(DecodingConfig):
     """Recordings to text. Reads WAV, FLAC, MP3, Ogg, Opus, M4A, video with sound and more, at any rate."""
 
     files: list[str] = field(default_factory=list, metadata={"help": "Recordings, or folders of them."})
@@ -23,8 +24,6 @@ class TranscribeConfig:
     """txt: a line for each recording, after its name if there are several. json: one document."""
     batch_size: int = 8
     """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
-    num_beams: int = 1
-    """Beams of beam search; 1 is greedy."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
 
