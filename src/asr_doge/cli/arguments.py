@@ -11,7 +11,7 @@ import re
 from argparse import Action, ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
@@ -81,8 +81,9 @@ def _spell_out(
     """Arguments as jsonargparse wants them, and those that belong to no flag.
 
     Files come first, each as its section of the YAML, for what comes later overrides; a boolean `--flag` becomes
-    `--flag=true`.
+    `--flag=true`, a list `--flag a b` an empty one and what is appended to it.
     """
+    lists = {f"--{field.name}" for field in dataclasses.fields(config_class) if get_origin(field.type) is list}
     booleans = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type in (bool, "bool")}
     flags = {f"--{field.name}" for field in dataclasses.fields(config_class)}
     files: list[str] = []
@@ -102,6 +103,10 @@ def _spell_out(
         elif argument == "--":
             without_flag += pending
             break
+        elif argument in lists:
+            spelled.append(f"{argument}=[]")
+            while pending and not pending[0].startswith("--"):
+                spelled.append(f"{argument}+={pending.pop(0)}")
         elif argument in flags and pending and not pending[0].startswith("--"):
             spelled += [argument, pending.pop(0)]
         elif argument.startswith("-") and argument != "-":

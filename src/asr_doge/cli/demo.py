@@ -11,7 +11,8 @@ from rich.console import Console
 from tqdm import tqdm
 from transformers import set_seed
 
-from asr_doge.benchmark.benchmark import ASRDogeBenchmark, BenchmarkResult
+from asr_doge.benchmark import ASRDogeBenchmark
+from asr_doge.benchmark.results import BenchmarkResult
 from asr_doge.cli.configuration import DemoConfig
 from asr_doge.cli.console import benchmark_table, quiet_libraries
 from asr_doge.cli.verbs import parse_verb, run_verb
