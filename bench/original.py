@@ -6,7 +6,7 @@
 Promises: an independent statement of the published algorithm (no code of `asr_doge` runs in it but the log-mel front
 end, which the two share): the whole of Granite Speech resident in float32, its 2.5B language model included; batch
 size 1; for every token the language model reads the whole prefix again, with no cache. The weights are random, so the
-number of tokens is fixed. Each way runs in a process of its own, so that its peak memory is its own.
+number of tokens is fixed. The original runs in a process of its own, so that each way's peak memory is its own.
 It does not know accuracy: random weights have none.
 """
 
@@ -58,8 +58,7 @@ class Original(nn.Module):
     def transcribe(self, waveform: Tensor, prompt: Tensor, num_tokens: int) -> Tensor:
         """Token ids `[num_tokens]` of a waveform `[samples]`, after a prompt `[P]`."""
         features = log_mel_features(waveform)[None]
-        speech = self.speech.get_audio_features(features)
-        speech = getattr(speech, "pooler_output", speech)  # transformers 5 wraps the embeddings in an output
+        speech = self.speech.get_audio_features(features).pooler_output
         embed = self.language_model.get_input_embeddings()
         prefix = torch.cat([embed(prompt)[None], self.adapter(speech)], dim=1)
         tokens: list[Tensor] = []
@@ -183,16 +182,14 @@ def measure(way: str, small: bool, seconds: float, num_tokens: int, runs: int) -
 
 
 def compare(options: argparse.Namespace) -> dict[str, object]:
-    """Both ways, each in a process of its own, and what one is of the other."""
-    results: dict[str, dict[str, float]] = {}
-    for way in WAYS:
-        command = [sys.executable, __file__, "--way", way, *(["--small"] if options.small else [])]
-        command += ["--seconds", str(options.seconds), "--tokens", str(options.tokens), "--runs", str(options.runs)]
-        finished = subprocess.run(command, capture_output=True, text=True, check=False)
-        if finished.returncode:
-            sys.exit(f"error: {way} failed (too little memory?):\n{finished.stderr}")
-        results[way] = json.loads(finished.stdout.splitlines()[-1])
-    original, ours = (results[way] for way in WAYS)
+    """The original in another process, ours in this one, and what one is of the other."""
+    command = [sys.executable, __file__, "--way", "original", *(["--small"] if options.small else [])]
+    command += ["--seconds", str(options.seconds), "--tokens", str(options.tokens), "--runs", str(options.runs)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        sys.exit(f"error: the original failed (too little memory?):\n{finished.stderr}")
+    original: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
+    ours = measure("asr_doge", options.small, options.seconds, options.tokens, options.runs)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": f"{platform.system()} {platform.machine()}",
@@ -202,7 +199,8 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
         "audio_seconds": options.seconds,
         "tokens": options.tokens,
         "runs": options.runs,
-        **results,
+        "original": original,
+        "asr_doge": ours,
         "speedup": original["seconds"] / ours["seconds"],
         "memory_ratio": original["peak_rss_bytes"] / ours["peak_rss_bytes"],
     }

@@ -246,7 +246,7 @@ def interval(resampled: NDArray[np.float64]) -> Interval:
 def _duration_group(seconds: float) -> str:
     bounds = (0.0, *DURATION_BOUNDS)
     index = sum(seconds >= bound for bound in DURATION_BOUNDS)
-    return f"{bounds[index]:g}-{bounds[index + 1]:g} s" if index + 1 < len(bounds) else f"over {bounds[index]:g} s"
+    return f"{bounds[index]:g}-{bounds[index + 1]:g} s" if index + 1 < len(bounds) else f"{bounds[index]:g}+ s"
 
 
 def _sorted(groups: Mapping[str, Accuracy]) -> dict[str, Accuracy]:

@@ -172,7 +172,7 @@ class ASRDogeBenchmark:
                     outputs.check()
                     yield outcome
 
-            return transcribe_and_score(samples, transcribe_each, progress, "transcribing")
+            return transcribe_and_score(samples, transcribe_each, progress, self.config.checkpoint_dir)
 
     def _measure_peer(
         self, peer: Peer, samples: Sequence[Utterance], timed: Sequence[Utterance]

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH = 640
-_LABEL_WIDTH = 110
+WIDTH = 460
+_LABEL_WIDTH = 84
 _ROW_HEIGHT = 30
-_PLOT_HEIGHT = 200
+_PLOT_HEIGHT = 170
 _TOP, _BOTTOM, _LEFT = 24, 44, 44
 _TICKS = 4
 
@@ -56,7 +56,7 @@ def column_chart(columns: Sequence[Column], unit: str, title: str) -> Markup:
         parts.append(_text(_LEFT - 8, at + 4, f"{index * step:g}", "end"))
     parts.append(_text(_LEFT - 8, 12, unit, "end"))
     spacing = (WIDTH - _LEFT) / len(columns)
-    breadth = min(64.0, 0.6 * spacing)
+    breadth = min(56.0, 0.6 * spacing)
     for index, column in enumerate(columns):
         middle = round(_LEFT + (index + 0.5) * spacing, 1)
         parts.append(
@@ -79,7 +79,7 @@ def column_chart(columns: Sequence[Column], unit: str, title: str) -> Markup:
 def bar_chart(bars: Sequence[Bar], title: str) -> Markup:
     """Horizontal bars, each with its text; bars that start where another ends make a waterfall."""
     longest = max((bar.start + bar.length for bar in bars), default=0.0) or 1.0
-    room = WIDTH - _LABEL_WIDTH - 120  # for the text after the longest bar
+    room = WIDTH - _LABEL_WIDTH - 84  # for the text after the longest bar
     parts = []
     for index, bar in enumerate(bars):
         middle = index * _ROW_HEIGHT + _ROW_HEIGHT / 2

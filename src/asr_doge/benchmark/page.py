@@ -29,7 +29,7 @@ from asr_doge.benchmark.results import BenchmarkResult
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.errors import AudioError
 
-RULE_NAMES = {PUBLISHED_RULE: "published rule", LEADERBOARD_RULE: "Open ASR Leaderboard's rule"}
+RULE_NAMES = {PUBLISHED_RULE: "clean", LEADERBOARD_RULE: "leaderboard"}
 LONGEST_PLAYED_SECONDS = 30.0
 MOST_SPEAKERS = 20
 """Speakers in the table; of more, the worst."""
@@ -72,10 +72,10 @@ def _charts(result: BenchmarkResult) -> Iterator[tuple[str, Any]]:
         yield "Where the time goes", _waterfall(result.speed.stages_ms)
     if result.speed and result.speed.batches:
         bars = [
-            Bar(f"{batch.batch_size} at once", 0.0, batch.rtfx, f"{batch.rtfx:.1f} s of audio a second")
+            Bar(f"{batch.batch_size} at once", 0.0, batch.rtfx, f"{batch.rtfx:.1f} ×")
             for batch in result.speed.batches
         ]
-        yield "Throughput by batch size", bar_chart(bars, "throughput by batch size")
+        yield "Throughput, × real time", bar_chart(bars, "throughput by batch size")
     if result.memory and result.memory.stages:
         peaks = {stage: peak.peak_device_bytes or peak.peak_rss_bytes for stage, peak in result.memory.stages.items()}
         bars = [Bar(_stage_name(stage), 0.0, peak, f"{peak / 2**20:,.0f} MiB") for stage, peak in peaks.items()]
@@ -91,7 +91,7 @@ def _rate_chart(groups: Mapping[str, Accuracy], title: str) -> Any:
             100 * group.wer,
             100 * group.wer_interval[0],
             100 * group.wer_interval[1],
-            f"{group.num_samples:,} utt.",
+            f"n={group.num_samples:,}",
         )
         for name, group in groups.items()
     ]

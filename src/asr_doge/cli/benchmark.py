@@ -25,8 +25,6 @@ def run(config: BenchmarkConfig) -> int:
     if config.merge:
         _show(merge_reports([Path(path) for path in config.merge], Path(config.output_dir)))
         return 0
-    if config.checkpoint_dir == BenchmarkConfig.checkpoint_dir:
-        print("measuring nano, which knows digit strings only; name your own with --checkpoint_dir", file=sys.stderr)
     try:
         _show(ASRDogeBenchmark(config).run_full_benchmark())
     except KeyboardInterrupt:
@@ -55,5 +53,7 @@ def _show(result: BenchmarkResult) -> None:
     for sample in result.samples:
         if sample.error:
             console.print(f"  counted as empty: {sample.error}", markup=False)
+    if result.name == BenchmarkConfig.checkpoint_dir:
+        console.print("  this was nano, which knows digit strings only; name your own model with --checkpoint_dir")
     console.print(f"page:   {result.page_path}", soft_wrap=True, markup=False)
     console.print(f"report: {result.report_path}", soft_wrap=True, markup=False)

@@ -44,7 +44,7 @@ def accuracy_table(result: BenchmarkResult) -> Table:
     for heading in ("utterances", "WER %", "95 %", "CER %", "exact %"):
         table.add_column(heading, justify="right", no_wrap=True)
     groups = {
-        "scored by": result.accuracy_by_rule,
+        "rule": result.accuracy_by_rule,
         "length": result.accuracy_by_duration,
         "language": result.accuracy_by_language,
         "speaker": result.accuracy_by_speaker,
