@@ -34,7 +34,11 @@ def corpus(tmp_path: Path) -> Path:
 
 def benchmark_of(checkpoint: Path, corpus: Path, **options: Any) -> ASRDogeBenchmark:
     defaults: dict[str, Any] = {
-        **{"num_speed_runs": 1, "num_warmup_runs": 0, "batch_sizes": [], "embed_audio": False, "device": "cpu"},
+        "num_speed_runs": 1,
+        "num_warmup_runs": 0,
+        "batch_sizes": [],
+        "embed_audio": False,
+        "device": "cpu",
         "output_dir": str(corpus.parent / "report"),
     }
     return ASRDogeBenchmark(BenchmarkConfig(str(checkpoint), str(corpus), **defaults | options))
@@ -200,7 +204,14 @@ def test_every_field_of_the_report_is_documented(
     documentation = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
     benchmark, samples, _ = ready
     report = json.loads(benchmark.run_full_benchmark(samples[:1]).report_path.read_text())
-    fields = [*report, *report["accuracy"], *report["speed"], *report["memory"], *report["samples"][0], *report["machine"]]
+    fields = [
+        *report,
+        *report["accuracy"],
+        *report["speed"],
+        *report["memory"],
+        *report["samples"][0],
+        *report["machine"],
+    ]
     missing = [field for field in fields if f"`{field}`" not in documentation]
     assert not missing
 
@@ -228,9 +239,10 @@ def test_an_interrupted_benchmark_goes_on(
     for unfinished in folder.iterdir():
         unfinished.unlink()
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         interrupted_after(patch, 4)
-        benchmark.run_full_benchmark(samples)
+        with pytest.raises(KeyboardInterrupt):
+            benchmark.run_full_benchmark(samples)
     (unfinished,) = folder.iterdir()
     with unfinished.open("a") as file:  # as if the power had gone in the middle of a line
         file.write('\n{"id": "test-4", "text')

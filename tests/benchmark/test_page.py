@@ -91,7 +91,9 @@ def numbers(drawing: str, attribute: str) -> list[float]:
 
 
 def test_columns_are_as_high_as_their_values() -> None:
-    drawing = column_chart([Column("a<", 10, 5, 20, "x"), Column("b", 5, 5, 5, "y"), Column("c", 0, 0, 0, "z")], "%", "t")
+    drawing = column_chart(
+        [Column("a<", 10, 5, 20, "x"), Column("b", 5, 5, 5, "y"), Column("c", 0, 0, 0, "z")], "%", "t"
+    )
     heights = numbers(drawing, "height")
     assert heights == pytest.approx([heights[0], heights[0] / 2, 0.0], abs=0.2)
     assert "a&lt;" in drawing

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.data.manifest import Utterance
-from asr_doge.text.normalization import SCORING_RULES
+from asr_doge.text.normalization import SCORING_RULES, ScoringRule, normalize_for_scoring
 from asr_doge.text.scoring import Edits, Scores, character_edits, scores_of, word_edits
 
-PUBLISHED_RULE = "clean"
-LEADERBOARD_RULE = "whisper_english"
-RULES = (PUBLISHED_RULE, LEADERBOARD_RULE)
+PUBLISHED_RULE: ScoringRule = "clean"
+LEADERBOARD_RULE: ScoringRule = "whisper"
+RULES = SCORING_RULES
 
 DURATION_BOUNDS = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 """Seconds that part short utterances from long ones in the breakdown by duration."""
@@ -38,7 +38,7 @@ class SampleResult:
 
     Attributes:
         id: of the manifest.
-        reference, hypothesis: the two texts after the rule.
+        reference, hypothesis: the two texts after the published rule.
         wer, cer: rates of this pair, as fractions.
         words, characters: the errors behind them.
         raw_reference, raw_hypothesis: the two texts as they were given.
@@ -98,16 +98,17 @@ class AlignedWords:
     hypothesis: str
 
 
-def normalized(text: str, rule: str) -> str:
-    """A text as it is compared under a rule."""
-    return SCORING_RULES[rule](text)
+def normalized_pair(
+    raw_reference: str, raw_hypothesis: str, language: str | None, rule: ScoringRule
+) -> tuple[str, str]:
+    """Two texts as they are compared under a rule; an unknown language is taken for English."""
+    language = language or "en"
+    return normalize_for_scoring(raw_reference, language, rule), normalize_for_scoring(raw_hypothesis, language, rule)
 
 
-def score_sample(
-    sample: Utterance, hypothesis: str, error: str | None = None, rule: str = PUBLISHED_RULE
-) -> SampleResult:
-    """Score one transcript against its utterance."""
-    texts = normalized(sample.raw_text, rule), normalized(hypothesis, rule)
+def score_sample(sample: Utterance, hypothesis: str, error: str | None = None) -> SampleResult:
+    """Score one transcript against its utterance, under the published rule."""
+    texts = normalized_pair(sample.raw_text, hypothesis, sample.language, PUBLISHED_RULE)
     words, characters = word_edits(*texts), character_edits(*texts)
     return SampleResult(
         sample.id,
@@ -126,7 +127,7 @@ def score_sample(
     )
 
 
-def accuracy_of(results: Sequence[SampleResult], seed: int, rule: str = PUBLISHED_RULE) -> Accuracy:
+def accuracy_of(results: Sequence[SampleResult], seed: int, rule: ScoringRule = PUBLISHED_RULE) -> Accuracy:
     """Accuracy of a set of utterances, at least one.
 
     Args:
@@ -158,11 +159,11 @@ def accuracy_of(results: Sequence[SampleResult], seed: int, rule: str = PUBLISHE
     )
 
 
-def edits_of(results: Sequence[SampleResult], rule: str) -> tuple[list[Edits], list[Edits]]:
+def edits_of(results: Sequence[SampleResult], rule: ScoringRule) -> tuple[list[Edits], list[Edits]]:
     """Word and character errors of each utterance under a rule."""
     if rule == PUBLISHED_RULE:  # as they were scored
         return [result.words for result in results], [result.characters for result in results]
-    pairs = [(normalized(result.raw_reference, rule), normalized(result.raw_hypothesis, rule)) for result in results]
+    pairs = [normalized_pair(result.raw_reference, result.raw_hypothesis, result.language, rule) for result in results]
     return [word_edits(*pair) for pair in pairs], [character_edits(*pair) for pair in pairs]
 
 

@@ -37,7 +37,7 @@ from asr_doge.benchmark.transcribing import Outcome, transcribe_and_score, with_
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.transcription import Transcriber
-from asr_doge.models import load_model
+from asr_doge.models import LoadedModel, load_model
 
 
 class ASRDogeBenchmark:
@@ -57,7 +57,7 @@ class ASRDogeBenchmark:
         """
         loaded = load_model(self.config.checkpoint_dir, device=self.config.device)
         check_weights(loaded, self.config.checkpoint_dir)
-        self._transcriber = Transcriber(loaded, self.config.batch_size, self.config.num_beams)
+        self._transcriber = self._transcriber_of(loaded, self.config.batch_size)
 
     @property
     def transcriber(self) -> Transcriber:
@@ -149,6 +149,9 @@ class ASRDogeBenchmark:
             "num_runs": float(self.config.num_speed_runs),
         }
 
+    def _transcriber_of(self, loaded: LoadedModel, batch_size: int) -> Transcriber:
+        return Transcriber(loaded, batch_size, self.config.num_beams)
+
     def _rule(self) -> str:
         if not self.config.max_samples:
             return "all"
@@ -184,9 +187,10 @@ class ASRDogeBenchmark:
 
         progress = self._progress(peer)
         results, throughput = transcribe_and_score(samples, transcribe_each, progress, peer.name)
+        heard = {result.id for result in results if result.error is None}
         clips = [
             time_runs(partial(time_peer, peer, sample.audio_path), *self._runs())
-            for sample in with_bar(timed, f"timing {peer.name}")
+            for sample in with_bar([sample for sample in timed if sample.id in heard], f"timing {peer.name}")
         ]
         result = PeerResult(
             name=peer.name,
@@ -201,9 +205,7 @@ class ASRDogeBenchmark:
     def _measure_speed(self, timed: Sequence[Utterance], readable: Sequence[Utterance]) -> SpeedResult:
         clips = [self._time_clip(sample.audio_path) for sample in with_bar(timed, "timing")]
         batches = time_batches(
-            lambda size: Transcriber(self.transcriber.loaded, size, self.config.num_beams),
-            readable,
-            self.config.batch_sizes,
+            partial(self._transcriber_of, self.transcriber.loaded), readable, self.config.batch_sizes
         )
         return summarize_speed(clips, self.config.num_warmup_runs, batches)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from asr_doge.benchmark.accuracy import RULES, Interval, SampleResult, edits_of, interval, resampled_sums
 from asr_doge.benchmark.results import BenchmarkResult
 from asr_doge.errors import DataError
+from asr_doge.text.normalization import ScoringRule
 
 PERMUTATIONS = 10_000
 RESAMPLES = 10_000
@@ -83,7 +84,7 @@ def compare(first: BenchmarkResult, second: BenchmarkResult, seed: int = 0) -> C
 
 
 def compare_samples(
-    first: Sequence[SampleResult], second: Sequence[SampleResult], rule: str, seed: int
+    first: Sequence[SampleResult], second: Sequence[SampleResult], rule: ScoringRule, seed: int
 ) -> RuleComparison:
     """Compare two transcripts of each of the same utterances."""
     edits_first, edits_second = edits_of(first, rule)[0], edits_of(second, rule)[0]

@@ -72,8 +72,7 @@ def _charts(result: BenchmarkResult) -> Iterator[tuple[str, Any]]:
         yield "Where the time goes", _waterfall(result.speed.stages_ms)
     if result.speed and result.speed.batches:
         bars = [
-            Bar(f"{batch.batch_size} at once", 0.0, batch.rtfx, f"{batch.rtfx:.1f} ×")
-            for batch in result.speed.batches
+            Bar(f"{batch.batch_size} at once", 0.0, batch.rtfx, f"{batch.rtfx:.1f} ×") for batch in result.speed.batches
         ]
         yield "Throughput, × real time", bar_chart(bars, "throughput by batch size")
     if result.memory and result.memory.stages:

@@ -20,6 +20,7 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.benchmark.speed import TimedRun
 from asr_doge.errors import AudioError, CheckpointError, ConfigError
 from asr_doge.inference.results import FailedTranscription, Transcription
+from asr_doge.models.checkpoints import first_line
 
 HUGGING_FACE = "hf:"
 POCKETSPHINX = "pocketsphinx"
@@ -55,12 +56,16 @@ def load_peer(name: str, device: torch.device) -> Peer:
 
 
 def transcribe_file(peer: Peer, path: Path) -> Transcription | FailedTranscription:
-    """A file's transcript, or why it cannot be read."""
+    """A file's transcript, or why there is none: it cannot be read, or the peer fails on it."""
     try:
         waveform = read_audio(path, SAMPLE_RATE)
     except AudioError as error:
         return FailedTranscription(error, path)
-    return Transcription(peer.transcribe(waveform), len(waveform) / SAMPLE_RATE, path)
+    try:
+        text = peer.transcribe(waveform)
+    except Exception as error:  # whatever other people's code raises on one file, the others are still to come
+        return FailedTranscription(AudioError(f"{path}: {peer.name} fails on it ({first_line(error)})"), path)
+    return Transcription(text, len(waveform) / SAMPLE_RATE, path)
 
 
 def time_peer(peer: Peer, path: Path) -> TimedRun:
@@ -115,8 +120,9 @@ class HuggingFace:
                 model_kwargs={"use_safetensors": True},
             )
         except Exception as error:  # whatever the model's own loading raises
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CheckpointError(f"--peer {name} cannot be loaded as a speech recogniser: {reason}") from error
+            raise CheckpointError(
+                f"--peer {name} cannot be loaded as a speech recogniser: {first_line(error)}"
+            ) from error
         commit = getattr(self._pipeline.model.config, "_commit_hash", None)
         self.version = f"{model}{f' at {commit}' if commit else ''}, transformers {version('transformers')}"
 

@@ -38,8 +38,8 @@ class Throughput:
 
     @property
     def rtfx(self) -> float:
-        """Seconds of audio a second."""
-        return self.audio_seconds / self.seconds
+        """Seconds of audio a second; 0 if there was nothing to transcribe."""
+        return self.audio_seconds / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,17 +180,17 @@ def summarize_speed(
 
 
 def time_batches(
-    loaded_transcriber: Callable[[int], Transcriber], samples: Sequence[Utterance], sizes: Sequence[int]
+    transcriber_of: Callable[[int], Transcriber], samples: Sequence[Utterance], sizes: Sequence[int]
 ) -> list[BatchSpeed]:
     """Throughput at each batch size, over the same clips.
 
     Args:
-        loaded_transcriber: gives a transcriber of a batch size.
+        transcriber_of: gives a transcriber of a batch size.
         samples: clips that can be read; of many, some are taken that are spread over the range of lengths.
         sizes: batch sizes.
     """
     chosen = spread_over_lengths(samples, SWEEP_ROUNDS * max(sizes, default=0))
-    return [_time_batch(loaded_transcriber(size), chosen) for size in sizes]
+    return [_time_batch(transcriber_of(size), chosen) for size in sizes]
 
 
 def spread_over_lengths(samples: Sequence[Utterance], count: int) -> list[Utterance]:

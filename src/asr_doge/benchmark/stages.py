@@ -31,7 +31,7 @@ class StageObserver(Protocol):
 @contextmanager
 def observed(loaded: LoadedModel, observer: StageObserver) -> Iterator[None]:
     """Tell `observer` of every stage of whatever the model does meanwhile; reading audio is not the model's."""
-    model, processor = loaded.model, loaded.processor
+    model = loaded.model
     current: Stage = "prefill"
 
     def enter_language_model() -> Stage:
@@ -50,12 +50,10 @@ def observed(loaded: LoadedModel, observer: StageObserver) -> Iterator[None]:
         *_hooks(model.adapter, enter_adapter, observer),
         *_hooks(model.language_model, enter_language_model, observer),
     ]
-    extractor = processor.feature_extractor
-    processor.feature_extractor = _ObservedExtractor(extractor, observer)
     try:
-        yield
+        with _observed_calls(loaded.processor.feature_extractor, observer):
+            yield
     finally:
-        processor.feature_extractor = extractor
         for hook in hooks:
             hook.remove()
 
@@ -74,18 +72,22 @@ def _hooks(module: nn.Module, begin: Any, observer: StageObserver) -> list[Any]:
     return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
 
 
-class _ObservedExtractor:
-    """A feature extractor, which is no module and so has no hooks, with its calls observed."""
+@contextmanager
+def _observed_calls(extractor: Any, observer: StageObserver) -> Iterator[None]:
+    """Observe the calls of a feature extractor, which is no module and so has no hooks.
 
-    def __init__(self, extractor: Any, observer: StageObserver) -> None:
-        self._extractor = extractor
-        self._observer = observer
+    Calls are looked up on the class: the object, whoever holds it, gets one of its own meanwhile.
+    """
+    plain = type(extractor)
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        self._observer.enter("log_mel")
-        features = self._extractor(*arguments, **options)
-        self._observer.leave("log_mel")
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        observer.enter("log_mel")
+        features = plain.__call__(self, *arguments, **options)
+        observer.leave("log_mel")
         return features
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._extractor, name)
+    extractor.__class__ = type(plain.__name__, (plain,), {"__call__": call})
+    try:
+        yield
+    finally:
+        extractor.__class__ = plain
