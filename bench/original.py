@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from transformers import (
     GenerationConfig,
     GraniteSpeechConfig,
     GraniteSpeechForConditionalGeneration,
+    PreTrainedConfig,
 )
 
 from asr_doge.audio.log_mel import log_mel_features
@@ -49,8 +51,9 @@ class Original(nn.Module):
     def __init__(self, granite: GraniteSpeechConfig, doge: DogeConfig, hidden_dim: int) -> None:
         super().__init__()
         self.speech = GraniteSpeechForConditionalGeneration(granite)
+        speech_size = cast(PreTrainedConfig, granite.text_config).hidden_size
         self.adapter = nn.Sequential(
-            nn.Linear(granite.text_config.hidden_size, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, doge.hidden_size)
+            nn.Linear(speech_size, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, doge.hidden_size)
         )
         self.language_model = DogeForCausalLM(doge)
 
@@ -84,8 +87,8 @@ def granite_config(small: bool) -> GraniteSpeechConfig:
             "tie_word_embeddings": True,
         }
         return GraniteSpeechConfig(
-            encoder_config=config.encoder_config.to_dict(),
-            projector_config=config.projector_config.to_dict(),
+            encoder_config=cast(PreTrainedConfig, config.encoder_config).to_dict(),
+            projector_config=cast(PreTrainedConfig, config.projector_config).to_dict(),
             text_config=text,
             window_size=config.window_size,
             downsample_rate=config.downsample_rate,

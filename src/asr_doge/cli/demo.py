@@ -80,7 +80,7 @@ def run(config: DemoConfig) -> int:
     console.print(f"corpus      {corpus}\nmanifests   {processed}\nfeatures    {processed / 'features'}")
     console.print(f"checkpoint  {checkpoints / 'best'}")
     for name, result in results.items():
-        console.print(f"report      {result.report_path} ({name})")
+        console.print(f"report      {result.page_path} ({name})")
     console.print(f"{time.perf_counter() - start:.0f} seconds in all")
     return 0
 
