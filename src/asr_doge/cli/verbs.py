@@ -70,7 +70,7 @@ VERBS = {
         "asr-doge train --data_dir ./processed --features_dir ./processed/features --output_dir ./checkpoints",
     ),
     "benchmark": Verb(
-        "Accuracy and speed of a checkpoint.",
+        "Accuracy, speed and memory of a checkpoint.",
         "asr_doge.benchmark.configuration:BenchmarkConfig",
         "asr-doge benchmark --checkpoint_dir ./checkpoints/best --data_dir ./processed",
     ),
