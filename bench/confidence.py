@@ -49,8 +49,8 @@ def main() -> int:
     right = [is_right for _, _, is_right in words]
     print(f"{len(words)} words, {100 * sum(right) / len(words):.1f} % right; expected calibration error:")
     for name, calibration in (("in the code", CALIBRATION), ("fitted", fitted)):
-        error = expected_calibration_error([calibration(ctc, lm) for ctc, lm, _ in words], right)
-        print(f"  {name}: {100 * error:.1f} %")
+        distance = expected_calibration_error([calibration(ctc, lm) for ctc, lm, _ in words], right)
+        print(f"  {name}: {100 * distance:.1f} %")
     return 0
 
 
@@ -91,7 +91,7 @@ def fit(words: Words) -> Calibration:
         value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     ctc, language_model = F.softplus(weights[1:]).tolist()
     return Calibration(round(weights[0].item(), 2), round(ctc, 2), round(language_model, 2))
 

@@ -42,7 +42,7 @@ def main() -> int:
     references = [utterance.text for utterance in utterances]
     print("| decoder | weight | recall | false insertions |\n|---|---|---|---|")
     for decoder in ("ctc", "draft"):
-        plain = recognize(loaded, clips, DecodingConfig(decoder=decoder))  # type: ignore[arg-type]
+        plain = recognize(loaded, clips, DecodingConfig(decoder=decoder))
         print(row(decoder, "none", [count(references, plain, word) for word in flags.words]))
         for weight in flags.weights:
             counts = []
@@ -50,7 +50,7 @@ def main() -> int:
                 with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
                     file.write(word)
                     file.flush()
-                    config = DecodingConfig(decoder=decoder, hotwords=file.name, hotword_weight=weight)  # type: ignore[arg-type]
+                    config = DecodingConfig(decoder=decoder, hotwords=file.name, hotword_weight=weight)
                     counts.append(count(references, recognize(loaded, clips, config), word))
             print(row(decoder, f"{weight:g}", counts), flush=True)
     return 0

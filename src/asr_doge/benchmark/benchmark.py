@@ -6,7 +6,7 @@ It does not score, time or draw itself: see `accuracy`, `speed`, `memory`, `repo
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from asr_doge.benchmark.speed import (
 )
 from asr_doge.benchmark.transcribing import Outcome, transcribe_and_score, with_bar
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
+from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import LoadedModel, load_model
@@ -150,7 +151,7 @@ class ASRDogeBenchmark:
         }
 
     def _transcriber_of(self, loaded: LoadedModel, batch_size: int) -> Transcriber:
-        return Transcriber(loaded, batch_size, self.config.num_beams)
+        return Transcriber(loaded, batch_size, self.config)
 
     def _rule(self) -> str:
         if not self.config.max_samples:
@@ -163,7 +164,8 @@ class ASRDogeBenchmark:
             recogniser = f"{peer.name} {peer.version}"
         else:
             weights = fingerprint(self.transcriber.loaded, self.config.checkpoint_dir)
-            recogniser = f"{weights} {self.config.num_beams} beams"
+            decoding = {field.name: getattr(self.config, field.name) for field in fields(DecodingConfig)}
+            recogniser = f"{weights} {decoding}"
         return Progress(Path(self.config.output_dir), recogniser, str(self.shard))
 
     def _transcribe(self, samples: Sequence[Utterance], progress: Progress) -> tuple[list[SampleResult], Throughput]:
@@ -257,7 +259,6 @@ def _check_settings(config: BenchmarkConfig) -> None:
     least = {
         "num_speed_runs": 1,
         "batch_size": 1,
-        "num_beams": 1,
         "max_samples": 0,
         "num_warmup_runs": 0,
         "num_worst": 0,
@@ -266,3 +267,4 @@ def _check_settings(config: BenchmarkConfig) -> None:
     for name, value, bound in [*values, *(("batch_sizes", size, 1) for size in config.batch_sizes)]:
         if value < bound:
             raise ConfigError(f"--{name} {value} cannot be used: it must be at least {bound}")
+    config.check()

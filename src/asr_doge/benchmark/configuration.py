@@ -5,9 +5,11 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 
 from dataclasses import dataclass, field
 
+from asr_doge.decoding.configuration import DecodingConfig
+
 
 @dataclass
-class BenchmarkConfig:
+class BenchmarkConfig(DecodingConfig):
     """Measure a checkpoint's accuracy, speed and memory on a test set, or compare two reports of that."""
 
     checkpoint_dir: str = "nano"
@@ -28,8 +30,6 @@ class BenchmarkConfig:
     """Pieces of recordings that the model reads at once while accuracy is measured; has no bearing on the texts."""
     batch_sizes: list[int] = field(default_factory=lambda: [1, 8])
     """Batch sizes whose throughput is measured."""
-    num_beams: int = 1
-    """Beams of beam search; 1 is greedy."""
     peer: list[str] = field(default_factory=list)
     """Other recognisers to measure on the same files: pocketsphinx, or hf:ID_OR_FOLDER for a Hugging Face model."""
     shard: str | None = None

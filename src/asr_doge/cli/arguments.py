@@ -12,7 +12,7 @@ import re
 from argparse import Action, ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
@@ -99,7 +99,7 @@ def _spell_out(
     `--flag=true`, and `--flag a b` of a list `--flag=["a", "b"]`.
     """
     booleans = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type in (bool, "bool")}
-    lists = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type in (list[str], "list[str]")}
+    lists = {f"--{field.name}" for field in dataclasses.fields(config_class) if get_origin(field.type) is list}
     flags = {f"--{field.name}" for field in dataclasses.fields(config_class)}
     files: list[str] = []
     spelled: list[str] = []
