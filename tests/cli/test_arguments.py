@@ -1,6 +1,7 @@
 """Flags, help and configuration files of every verb: a mistake is one line that names what to mend."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_help_states_type_default_and_meaning_of_every_flag(verb: str, command: 
         if field.name == VERBS[verb].positional:
             about = arguments.rpartition(f" {field.name} ")[2]
         else:
-            about = flags.partition(f" --{field.name} ")[2].partition(" --")[0]
+            about = re.split(r" --\w+ [A-Z{\[]", flags.partition(f" --{field.name} ")[2])[0]  # up to the next flag
         meaning, _, facts = about.rpartition("(")
         assert "type: " in facts, field.name
         assert "default: " in facts or "required" in facts, field.name
@@ -241,6 +242,8 @@ def test_both_recipes_are_there() -> None:
 def test_the_default_recipe_is_the_default(verb: str) -> None:
     default, written = parse(verb), parse(verb, "--config", str(DEFAULT_RECIPE))
     for field in dataclasses.fields(CONFIGS[verb]):
+        if (verb, field.name) == ("benchmark", "checkpoint_dir"):
+            continue  # the one that the recipe trained, not the bundled nano
         if getattr(default, field.name) is not None:  # None is the corpus's own split, which the recipe writes out
             assert getattr(written, field.name) == getattr(default, field.name), field.name
 
