@@ -2,11 +2,12 @@
 
 Promises: results come in the order of the inputs; a recording that cannot be read is reported in its place and costs
 the others nothing; pieces of many recordings are batched with others of like length, and how they are batched does not
-change their text. Memory does not grow with the number of files.
+change their text. Memory grows neither with the number of files nor with their length.
 It does not print or write files (see `asr_doge.inference.output` and the command line).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -16,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asr_doge.audio.reading import prepare_waveform, read_audio
+from asr_doge.audio.reading import prepare_waveform, read_blocks
 from asr_doge.errors import AudioError
-from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.segmentation import split_at_pauses
+from asr_doge.inference.results import FailedTranscription, Segment, Transcription
+from asr_doge.inference.segmentation import Piece, pieces_of, stitch
 from asr_doge.models import LoadedModel, load_model
 
 Source = str | Path | NDArray[Any] | Tensor
@@ -30,21 +31,32 @@ MINIMUM_SECONDS = 0.1
 SILENCE_PEAK = 10 ** (-80 / 20)
 """Nothing louder than -80 dB of full scale is digital silence, which needs no model to be empty."""
 WINDOW_SECONDS = 240.0
-"""Audio held in memory at once, apart from a single longer recording."""
+"""Audio held in memory at once."""
+BLOCK_SAMPLES = 1 << 16
+"""How much of an array is looked at at once."""
 
 
 @dataclass
 class _Recording:
-    """A recording on its way: its pieces, and the texts of those that are done."""
+    """A recording on its way: how much of it was read, and what was said in each of its pieces."""
 
     path: Path | None
-    duration: float
-    pieces: list[NDArray[np.float32]]
-    texts: dict[int, str] = field(default_factory=dict)
+    samples: int = 0
+    overlaps: list[bool] = field(default_factory=list)
+    segments: dict[int, Segment] = field(default_factory=dict)
+    is_read: bool = False
+    error: AudioError | None = None
 
-    def finished(self) -> Transcription:
-        text = " ".join(text for _, text in sorted(self.texts.items()) if text)
-        return Transcription(text, self.duration, self.path)
+    @property
+    def is_done(self) -> bool:
+        return self.is_read and (self.error is not None or len(self.segments) == len(self.overlaps))
+
+    def finished(self, sampling_rate: int) -> Transcription | FailedTranscription:
+        if self.error is not None:
+            return FailedTranscription(self.error, self.path)
+        segments = stitch([segment for _, segment in sorted(self.segments.items())], self.overlaps)
+        text = " ".join(segment.text for segment in segments)
+        return Transcription(text, self.samples / sampling_rate, self.path, tuple(segments))
 
 
 class Transcriber:
@@ -61,6 +73,7 @@ class Transcriber:
         self.batch_size = batch_size
         self.num_beams = num_beams
         self.sampling_rate: int = loaded.processor.feature_extractor.sampling_rate
+        self.max_seconds = loaded.model.config.max_audio_seconds
 
     # Of the two a `str` fits both, being a sequence of `str`, and is the first.
     @overload
@@ -79,54 +92,79 @@ class Transcriber:
             return [_successful(result) for result in self.transcribe_each(source)]
         return _successful(next(self.transcribe_each([source])))
 
-    def transcribe_each(self, sources: Iterable[Source]) -> Iterator[Transcription | FailedTranscription]:
-        """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error."""
-        window: list[_Recording | FailedTranscription] = []
-        held_seconds = 0.0
-        for source in sources:
-            recording = self._read(source)
-            window.append(recording)
-            held_seconds += recording.duration if isinstance(recording, _Recording) else 0.0
-            if held_seconds >= WINDOW_SECONDS:
-                yield from self._finish(window)
-                window, held_seconds = [], 0.0
-        yield from self._finish(window)
+    def transcribe_each(
+        self, sources: Iterable[Source], on_progress: Callable[[float], None] = lambda seconds: None
+    ) -> Iterator[Transcription | FailedTranscription]:
+        """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
-    def _read(self, source: Source) -> _Recording | FailedTranscription:
-        path = None
+        Args:
+            sources: read one after the other, as they are needed.
+            on_progress: called with the seconds of audio that were transcribed since the last call.
+        """
+        recordings: deque[_Recording] = deque()
+        pieces: list[tuple[_Recording, int, Piece]] = []
+        for source in sources:
+            recording = _Recording(Path(source) if isinstance(source, str | Path) else None)
+            recordings.append(recording)
+            for piece in self._pieces(source, recording):
+                if piece.is_gap:
+                    recording.overlaps[-1:] = [False] * bool(recording.overlaps)
+                    on_progress(len(piece.samples) / self.sampling_rate)
+                    continue
+                pieces.append((recording, len(recording.overlaps), piece))
+                recording.overlaps.append(piece.overlaps_next)
+                if sum(len(held.samples) for _, _, held in pieces) >= WINDOW_SECONDS * self.sampling_rate:
+                    self._work_off(pieces, on_progress)
+                    pieces = []
+                    yield from self._finished(recordings)
+        self._work_off(pieces, on_progress)
+        yield from self._finished(recordings)
+
+    def _pieces(self, source: Source, recording: _Recording) -> Iterator[Piece]:
+        """The pieces of a recording as they are read; an error ends them."""
         try:
-            if isinstance(source, str | Path):
-                path = Path(source)
-                waveform = read_audio(path, self.sampling_rate)
-            else:
-                waveform = prepare_waveform(source, self.sampling_rate, self.sampling_rate)
-            duration = len(waveform) / self.sampling_rate
+            yield from pieces_of(self._blocks(source, recording), self.max_seconds)
+            duration = recording.samples / self.sampling_rate
             if duration < MINIMUM_SECONDS:
                 raise AudioError(
-                    f"{path or 'array'} is {1000 * duration:.0f} ms long: too short to hold a word"
+                    f"{recording.path or 'array'} is {1000 * duration:.0f} ms long: too short to hold a word"
                     f" (at least {1000 * MINIMUM_SECONDS:.0f} ms)"
                 )
         except AudioError as error:
-            return FailedTranscription(error, path)
-        pieces = split_at_pauses(waveform, self.sampling_rate, self.loaded.model.config.max_audio_seconds)
-        return _Recording(path, duration, pieces)
+            recording.error = error
+        recording.is_read = True
 
-    def _finish(self, window: list[_Recording | FailedTranscription]) -> Iterator[Transcription | FailedTranscription]:
-        """Transcribe the pieces of all recordings held, the longest first, in batches of like length."""
-        pieces = [
-            (recording, index)
-            for recording in window
-            if isinstance(recording, _Recording)
-            for index in range(len(recording.pieces))
-        ]
-        pieces.sort(key=lambda piece: len(piece[0].pieces[piece[1]]), reverse=True)
+    def _blocks(self, source: Source, recording: _Recording) -> Iterator[NDArray[np.float32]]:
+        """A recording block by block, counted."""
+        if isinstance(source, str | Path):
+            blocks = read_blocks(source, self.sampling_rate)
+        else:
+            waveform = prepare_waveform(source, self.sampling_rate, self.sampling_rate)
+            blocks = (waveform[start : start + BLOCK_SAMPLES] for start in range(0, len(waveform), BLOCK_SAMPLES))
+        for block in blocks:
+            recording.samples += len(block)
+            yield block
+
+    def _work_off(self, pieces: list[tuple[_Recording, int, Piece]], on_progress: Callable[[float], None]) -> None:
+        """Transcribe all pieces held, the longest first, in batches of like length."""
+        pieces = [held for held in pieces if held[0].error is None]
+        pieces.sort(key=lambda held: len(held[2].samples), reverse=True)
         for start in range(0, len(pieces), self.batch_size):
             batch = pieces[start : start + self.batch_size]
-            texts = self.transcribe_waveforms([recording.pieces[index] for recording, index in batch])
-            for (recording, index), text in zip(batch, texts, strict=True):
-                recording.texts[index] = text
-        for result in window:
-            yield result.finished() if isinstance(result, _Recording) else result
+            segments = self.transcribe_pieces([piece for _, _, piece in batch])
+            for (recording, index, _), segment in zip(batch, segments, strict=True):
+                recording.segments[index] = segment
+            on_progress(sum(len(piece.samples) for _, _, piece in batch) / self.sampling_rate)
+
+    def _finished(self, recordings: deque[_Recording]) -> Iterator[Transcription | FailedTranscription]:
+        """Take the recordings off that are done, up to the first that is not."""
+        while recordings and recordings[0].is_done:
+            yield recordings.popleft().finished(self.sampling_rate)
+
+    def transcribe_pieces(self, pieces: Sequence[Piece]) -> list[Segment]:
+        """What was said in each piece of one batch; in files and streams alike."""
+        texts = self.transcribe_waveforms([piece.samples for piece in pieces])
+        return [piece.segment(text) for piece, text in zip(pieces, texts, strict=True)]
 
     @torch.inference_mode()
     def transcribe_waveforms(self, waveforms: Sequence[NDArray[np.float32]]) -> list[str]:
