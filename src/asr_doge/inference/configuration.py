@@ -12,20 +12,18 @@ from asr_doge.published import DEFAULT_SPEECH_ENCODER
 class TranscribeConfig:
     """Recordings to text. Reads WAV, FLAC, MP3, Ogg, Opus, M4A, video with sound and more, at any rate."""
 
-    files: list[str] = field(
-        default_factory=list, metadata={"help": "Recordings, or folders of them; with --stream one recording, or -."}
-    )
+    files: list[str] = field(default_factory=list, metadata={"help": "Recordings, or folders of them."})
     model: str = "nano"
     """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
     format: str = "txt"
-    """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; with --output_dir also several, as in srt,json."""
+    """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; with output_dir also several, as in srt,json."""
     output_dir: str | None = None
     """Folder for a file for each recording and format; default, everything is printed. Files that are there stay."""
     overwrite: bool = False
     """Transcribe recordings anew whose files are in output_dir already."""
     stream: bool = False
-    """Transcribe one recording while it comes in, as in: arecord -t raw -f S16_LE -r 16000 | asr-doge transcribe
-    --stream -. The - stands for 16-bit little-endian mono samples without a header from standard input."""
+    """Transcribe one recording while it comes in: a file, or - for standard input, which must then be 16-bit
+    little-endian mono samples without a header."""
     stream_rate: int = 16000
     """Sampling rate of the samples from standard input, in Hz."""
     batch_size: int = 8
