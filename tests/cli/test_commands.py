@@ -149,8 +149,8 @@ def test_what_was_finished_outlives_an_interrupt(
 ) -> None:
     transcribe_each = Transcriber.transcribe_each
 
-    def interrupted(self: Transcriber, sources: Any) -> Iterator[Any]:
-        yield next(transcribe_each(self, sources))
+    def interrupted(self: Transcriber, sources: Any, *options: Any) -> Iterator[Any]:
+        yield next(transcribe_each(self, sources, *options))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Transcriber, "transcribe_each", interrupted)

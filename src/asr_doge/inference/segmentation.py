@@ -30,6 +30,7 @@ WINDOW_SECONDS = 0.1
 """Length of a moment, when the quietest is looked for."""
 STITCHED_WORDS = 8
 """Words at the joint of two overlapping pieces among which the same ones are looked for; more than 1.5 s holds."""
+_BLOCK_SAMPLES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,15 @@ class Segmenter:
     def feed(self, samples: NDArray[np.float32]) -> list[Piece]:
         """Take more `[samples]` at 16 kHz, of any number; returns the pieces that they complete."""
         pieces = []
-        self._open = np.concatenate([self._open, samples])
-        for is_speech in self._detector.feed(samples):
-            self._spoken += [self._frames] * is_speech
-            self._frames += 1
-            piece = self._cut()
-            if piece is not None:
-                pieces.append(piece)
+        for start in range(0, len(samples), _BLOCK_SAMPLES):  # little at a time, for every cut copies what is left
+            block = samples[start : start + _BLOCK_SAMPLES]
+            self._open = np.concatenate([self._open, block])
+            for is_speech in self._detector.feed(block):
+                self._spoken += [self._frames] * is_speech
+                self._frames += 1
+                piece = self._cut()
+                if piece is not None:
+                    pieces.append(piece)
         return pieces
 
     def finish(self) -> list[Piece]:

@@ -32,8 +32,6 @@ SILENCE_PEAK = 10 ** (-80 / 20)
 """Nothing louder than -80 dB of full scale is digital silence, which needs no model to be empty."""
 WINDOW_SECONDS = 240.0
 """Audio held in memory at once."""
-BLOCK_SAMPLES = 1 << 16
-"""How much of an array is looked at at once."""
 
 
 @dataclass
@@ -139,8 +137,7 @@ class Transcriber:
         if isinstance(source, str | Path):
             blocks = read_blocks(source, self.sampling_rate)
         else:
-            waveform = prepare_waveform(source, self.sampling_rate, self.sampling_rate)
-            blocks = (waveform[start : start + BLOCK_SAMPLES] for start in range(0, len(waveform), BLOCK_SAMPLES))
+            blocks = iter([prepare_waveform(source, self.sampling_rate, self.sampling_rate)])
         for block in blocks:
             recording.samples += len(block)
             yield block
