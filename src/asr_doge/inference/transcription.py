@@ -57,6 +57,10 @@ class _Recording:
         return Transcription(text, self.samples / sampling_rate, self.path, tuple(segments))
 
 
+_Held = tuple[_Recording, int, Piece]
+"""A piece that waits for its turn, and which one of which recording it is."""
+
+
 class Transcriber:
     """A loaded model with everything needed to transcribe.
 
@@ -100,7 +104,16 @@ class Transcriber:
             on_progress: called with the seconds of audio that were transcribed since the last call.
         """
         recordings: deque[_Recording] = deque()
-        pieces: list[tuple[_Recording, int, Piece]] = []
+        for pieces in self._windows(sources, recordings, on_progress):
+            self._work_off(pieces, on_progress)
+            while recordings and recordings[0].is_done:
+                yield recordings.popleft().finished(self.sampling_rate)
+
+    def _windows(
+        self, sources: Iterable[Source], recordings: deque[_Recording], on_progress: Callable[[float], None]
+    ) -> Iterator[list[_Held]]:
+        """Read recordings, appending them to `recordings`, and give their pieces whenever enough are held."""
+        window: list[_Held] = []
         for source in sources:
             recording = _Recording(Path(source) if isinstance(source, str | Path) else None)
             recordings.append(recording)
@@ -109,14 +122,18 @@ class Transcriber:
                     recording.overlaps[-1:] = [False] * bool(recording.overlaps)
                     on_progress(len(piece.samples) / self.sampling_rate)
                     continue
-                pieces.append((recording, len(recording.overlaps), piece))
+                if self._is_enough(window):  # now, as what is wrong with a recording shows only after its last piece
+                    yield window
+                    window = []
+                window.append((recording, len(recording.overlaps), piece))
                 recording.overlaps.append(piece.overlaps_next)
-                if sum(len(held.samples) for _, _, held in pieces) >= WINDOW_SECONDS * self.sampling_rate:
-                    self._work_off(pieces, on_progress)
-                    pieces = []
-                    yield from self._finished(recordings)
-        self._work_off(pieces, on_progress)
-        yield from self._finished(recordings)
+            if not window or self._is_enough(window):
+                yield window
+                window = []
+        yield window
+
+    def _is_enough(self, window: list[_Held]) -> bool:
+        return sum(len(piece.samples) for _, _, piece in window) >= WINDOW_SECONDS * self.sampling_rate
 
     def _pieces(self, source: Source, recording: _Recording) -> Iterator[Piece]:
         """The pieces of a recording as they are read; an error ends them."""
@@ -142,7 +159,7 @@ class Transcriber:
             recording.samples += len(block)
             yield block
 
-    def _work_off(self, pieces: list[tuple[_Recording, int, Piece]], on_progress: Callable[[float], None]) -> None:
+    def _work_off(self, pieces: list[_Held], on_progress: Callable[[float], None]) -> None:
         """Transcribe all pieces held, the longest first, in batches of like length."""
         pieces = [held for held in pieces if held[0].error is None]
         pieces.sort(key=lambda held: len(held[2].samples), reverse=True)
@@ -152,11 +169,6 @@ class Transcriber:
             for (recording, index, _), segment in zip(batch, segments, strict=True):
                 recording.segments[index] = segment
             on_progress(sum(len(piece.samples) for _, _, piece in batch) / self.sampling_rate)
-
-    def _finished(self, recordings: deque[_Recording]) -> Iterator[Transcription | FailedTranscription]:
-        """Take the recordings off that are done, up to the first that is not."""
-        while recordings and recordings[0].is_done:
-            yield recordings.popleft().finished(self.sampling_rate)
 
     def transcribe_pieces(self, pieces: Sequence[Piece]) -> list[Segment]:
         """What was said in each piece of one batch; in files and streams alike."""
