@@ -48,6 +48,11 @@ VERBS = {
         "asr-doge transcribe recording.mp3 folder/ --format json",
         positional="files",
     ),
+    "listen": Verb(
+        "Transcribe what a microphone hears.",
+        "asr_doge.inference.configuration:ListenConfig",
+        "asr-doge listen --format jsonl",
+    ),
     "process": Verb(
         "A corpus to manifests.",
         "asr_doge.data.processing:ProcessConfig",
