@@ -87,7 +87,7 @@ def test_json_is_one_document(command: Command, model: Path, recordings: Path) -
     results = document["results"]
     paths = [recordings / name for name in ("b.wav", "missing.wav", "a b.flac", "b.wav", "deep/c.ogg")]
     assert [entry["path"] for entry in results] == [str(path) for path in paths]
-    assert [list(entry) for entry in results].count(["path", "duration", "text"]) == 4
+    assert [list(entry) for entry in results].count(["path", "duration", "text", "segments"]) == 4
     assert "does not exist" in results[1]["error"]
     assert results[0] == results[3]
     assert results[0]["duration"] == 0.8
@@ -109,14 +109,56 @@ def test_folders_without_recordings_are_in_the_json_document_too(
     assert outcome.err[-1] == "1 transcribed, 2 failed"
 
 
+def test_a_folder_of_files_in_several_formats(command: Command, model: Path, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("transcribe", recordings, "--format", "txt,srt", "--output_dir", out, "--model", model)
+    outcome = command(*arguments)
+    assert (outcome.code, outcome.out, outcome.err) == (0, [], ["3 transcribed, 0 failed"])
+    names = [f"{name}.{ending}" for name in ("a b", "b", "deep/c") for ending in ("srt", "txt")]
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == names
+    assert (out / "b.txt").read_text() == heard(model, recordings / "b.wav") + "\n"
+
+
+def test_an_interrupted_folder_is_gone_on_with(command: Command, model: Path, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("transcribe", recordings, "--output_dir", out, "--model", model)
+    (recordings / "bad.wav").write_text("no sound")
+    outcome = command(*arguments)
+    assert outcome.code == 2
+    assert outcome.err[-1] == "3 transcribed, 1 failed"
+    (out / "b.txt").unlink()
+    (out / "a b.txt").write_text("mended by hand")
+    outcome = command(*arguments)
+    assert outcome.err[-2:] == [
+        f"2 already in {out}, left as they are; --overwrite makes them anew",
+        "1 transcribed, 1 failed",
+    ]
+    assert (out / "b.txt").is_file()
+    assert (out / "a b.txt").read_text() == "mended by hand"
+    assert command(*arguments, "--overwrite").err[-1] == "3 transcribed, 1 failed"
+    assert (out / "a b.txt").read_text() != "mended by hand"
+
+
+def test_tables_and_json_lines_are_printed_as_they_come(command: Command, model: Path, recordings: Path) -> None:
+    missing = recordings / "missing.wav"
+    lines = command("transcribe", missing, recordings, "--format", "jsonl", "--model", model).out
+    assert [json.loads(line)["path"] for line in lines] == [
+        str(recordings / name) for name in ("missing.wav", "a b.flac", "b.wav", "deep/c.ogg")
+    ]
+    rows = command("transcribe", missing, recordings, "--format", "tsv", "--model", model).out
+    assert [row.split("\t")[0] for row in rows] == ["path", *(json.loads(line)["path"] for line in lines[1:])]
+    (first, *_) = command("transcribe", recordings, "--format", "ctm", "--model", model).out
+    assert first.startswith("a_b 1 0.000 ")
+
+
 @pytest.mark.parametrize("output_format", ["json", "txt"])
 def test_what_was_finished_outlives_an_interrupt(
     command: Command, model: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch, output_format: str
 ) -> None:
     transcribe_each = Transcriber.transcribe_each
 
-    def interrupted(self: Transcriber, sources: Any) -> Iterator[Any]:
-        yield next(transcribe_each(self, sources))
+    def interrupted(self: Transcriber, sources: Any, *options: Any) -> Iterator[Any]:
+        yield next(transcribe_each(self, sources, *options))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Transcriber, "transcribe_each", interrupted)

@@ -7,18 +7,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import asr_doge
-from asr_doge.audio import read_audio
+from asr_doge.audio import Voice, read_audio, synthesize
 from asr_doge.errors import AudioError
 from asr_doge.inference import transcription
-from asr_doge.inference.results import FailedTranscription, GuardAction, Segment, Transcription
-from asr_doge.inference.segmentation import split_at_pauses
+from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
+from asr_doge.inference.segmentation import pieces_of
 from asr_doge.inference.transcription import Transcriber, load, transcribe
 from asr_doge.models import load_model
 from tests.inference.conftest import UNGUARDED
 from tests.models import tiny
 from tests.speech import RATE, write_wav
+
+SENTENCES = ("one two three four five six", "seven eight nine", "zero one two three")
+
+
+def spoken(text: str) -> NDArray[np.float32]:
+    return synthesize(text, Voice("en-us"))
+
 
 SECONDS = (1.7, 0.4, 0.9, 2.6, 0.5, 1.2, 0.7, 2.0, 0.3)
 WAVEFORMS = [tiny.random_waveform(seconds, seed=seed) for seed, seconds in enumerate(SECONDS)]
@@ -51,8 +59,7 @@ def test_one_in_one_out_list_in_list_out(transcriber: Transcriber, alone: list[s
     assert transcriber.transcribe([]) == []
     one = transcriber.transcribe(WAVEFORMS[0])
     assert (one.text, one.duration, one.path) == (alone[0], SECONDS[0], None)
-    assert transcriber.transcribe(WAVEFORMS[:1]) == [one]
-    assert transcriber.transcribe((WAVEFORMS[0],)) == [one]
+    assert transcriber.transcribe(WAVEFORMS[:1]) == transcriber.transcribe((WAVEFORMS[0],)) == [one]
 
 
 def test_file_array_and_tensor_give_the_same_text(transcriber: Transcriber, alone: list[str], tmp_path: Path) -> None:
@@ -130,7 +137,8 @@ def test_asked_for_texts_an_unreadable_recording_is_an_error(transcriber: Transc
 
 def test_segments_hold_the_text_and_its_stretches(transcriber: Transcriber, alone: list[str]) -> None:
     one = transcriber.transcribe(WAVEFORMS[0])
-    assert one.segments == (Segment(alone[0], 0.0, SECONDS[0]),)
+    assert [segment.text for segment in one.segments] == [alone[0]]
+    assert 0.0 <= one.segments[0].start <= one.segments[0].end <= SECONDS[0]
     assert one.passes >= 1
     assert one.guards == ()
 
@@ -145,22 +153,46 @@ def test_digital_silence_is_empty_and_says_why(transcriber: Transcriber) -> None
 
 
 def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber, alone: list[str]) -> None:
-    pause = np.zeros(RATE, dtype=np.float32)
-    parts = [tiny.random_waveform(seconds, seed=seed) for seed, seconds in ((20, 24.0), (21, 25.0), (22, 8.0))]
-    long = np.concatenate([parts[0], pause, parts[1], pause, parts[2]])
+    parts = [spoken(sentence) for sentence in SENTENCES]
+    long = np.concatenate([part for sentence in parts for part in (sentence, np.zeros(2 * RATE, dtype=np.float32))])
     results = transcriber.transcribe([long, WAVEFORMS[0]])
-    assert results[0].duration == pytest.approx(59.0)
+    assert results[0].duration == pytest.approx(len(long) / RATE)
     assert results[1].text == alone[0]
-    pieces = split_at_pauses(long, RATE)
-    assert len(pieces) == 3
-    assert results[0].text == " ".join(text_of(transcriber, piece) for piece in pieces)
+    pieces = [piece for piece in pieces_of([long]) if not piece.is_gap]
+    assert len(pieces) == len(parts)
+    texts = [text_of(transcriber, piece.samples) for piece in pieces]
+    assert results[0].text == " ".join(texts)
+    segments = results[0].segments
+    assert [segment.text for segment in segments] == texts
+    begun = 0.0
+    for segment, part in zip(segments, parts, strict=True):
+        assert begun - 0.1 <= segment.start < segment.end <= begun + len(part) / RATE + 0.5
+        begun += len(part) / RATE + 2.0
 
 
-def test_a_silent_piece_leaves_no_gap_in_the_text(transcriber: Transcriber) -> None:
-    long = np.concatenate([np.zeros(29 * RATE, dtype=np.float32), WAVEFORMS[3]])
-    text = text_of(transcriber, long)
-    assert text
-    assert text == text.strip()
+def test_a_recording_that_breaks_off_late_fails_as_a_whole(
+    transcriber: Transcriber, alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was transcribed of it already is no transcript of it."""
+    monkeypatch.setattr(transcription, "WINDOW_SECONDS", 2.0)
+    whole = np.concatenate([spoken(sentence) for sentence in SENTENCES for _ in range(4)])
+    path = write_wav(tmp_path / "cut.flac", whole)
+    path.write_bytes(path.read_bytes()[:-20_000])
+    first, failure, last = transcriber.transcribe_each([WAVEFORMS[0], path, WAVEFORMS[1]])
+    assert isinstance(failure, FailedTranscription)
+    assert "truncated or corrupt" in str(failure.error)
+    assert isinstance(first, Transcription)
+    assert isinstance(last, Transcription)
+    assert [first.text, last.text] == alone[:2]
+
+
+def test_progress_adds_up_to_the_audio(transcriber: Transcriber) -> None:
+    heard: list[float] = []
+    silence = np.zeros(3 * RATE, dtype=np.float32)
+    sources = [np.concatenate([spoken(SENTENCES[0]), silence, silence, spoken(SENTENCES[1])]), WAVEFORMS[0]]
+    results = list(transcriber.transcribe_each(sources, heard.append))
+    assert sum(heard) == pytest.approx(sum(len(source) for source in sources) / RATE)
+    assert len(results) == 2
 
 
 def test_windows_keep_order_and_failures(

@@ -54,6 +54,11 @@ VERBS = {
         "asr-doge download librispeech --output_dir ./data --splits train-clean-100 dev-clean test-clean",
         positional="corpora",
     ),
+    "listen": Verb(
+        "Transcribe what a microphone hears.",
+        "asr_doge.inference.configuration:ListenConfig",
+        "asr-doge listen --format jsonl",
+    ),
     "process": Verb(
         "A corpus to manifests.",
         "asr_doge.data.configuration:ProcessConfig",

@@ -29,6 +29,10 @@ PAUSE_LEVEL, FLOOR_DECIBELS = 0.1, 50.0
 quiet ones count as at most so far below the loud."""
 
 
+UNHEARD = -20.0
+"""Log-posterior of the words of a text that does not fit on its clip."""
+
+
 @dataclass(frozen=True)
 class AlignedWord:
     """A word's place, in seconds, and the mean log-posterior of its letters (None if the head can write none)."""
@@ -68,7 +72,8 @@ def align_words(
     emissions, owner = _emissions(encoder, log_posteriors, words)
     path = _best_path(emissions, log_posteriors[:, BLANK])
     if path is None:
-        return [AlignedWord(a, b, None) for a, b in pairwise(np.linspace(0, seconds, len(words) + 1).tolist())]
+        edges = np.linspace(0, seconds, len(words) + 1).tolist()
+        return [AlignedWord(start, end, UNHEARD) for start, end in pairwise(edges)]
     marked = [_marks(path, np.flatnonzero(owner == number), emissions) for number in range(len(words))]
     return _place(marked, 1 / encoder.ctc_frame_rate_hz, seconds, _pauses(waveform, sampling_rate))
 

@@ -32,7 +32,8 @@ class DecodingConfig:
     timestamps: Timestamps = "none"
     """segment: start and end of every stretch. word: of every word, with its confidence; needs a CTC head."""
     hotwords: str | None = None
-    """Text file of words or phrases to listen for, one a line. They raise scores, they do not enter the prompt."""
+    """Text file of words or phrases to listen for, one a line, spelled as in transcripts. They raise scores, and do not
+    enter the prompt."""
     hotword_weight: float = 1.0
     """How far from the best path a hotword may be and still count as heard, in nats a letter; more finds more of them,
     and more that were not said."""
@@ -57,8 +58,6 @@ class DecodingConfig:
             raise ConfigError(f"--num_beams is for --decoder beam, not {self.decoder}; leave one of them out")
         if self.accept_threshold is not None and not 0 < self.accept_threshold <= 1:
             raise ConfigError(f"--accept_threshold {self.accept_threshold} is not a probability above 0 and up to 1")
-        if self.accept_threshold is not None and self.decoder not in (None, "draft"):
-            raise ConfigError(f"--accept_threshold is for --decoder draft, not {self.decoder}")
         if self.hotword_weight < 0:
             raise ConfigError(f"--hotword_weight {self.hotword_weight} must not be negative")
 

@@ -237,6 +237,8 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     encoder = loaded.encoder if isinstance(loaded, LoadedEncoder) else loaded.model.encoder
     if name in ("ctc", "draft") and not encoder.has_ctc:
         raise ConfigError(f"--decoder {name} needs an encoder with a CTC head, which this one lacks; use greedy")
+    if config.accept_threshold is not None and name != "draft":
+        raise ConfigError(f"--accept_threshold is for --decoder draft, and this is {name}; leave it out")
     if name == "ctc":
         return CTCDecoder()
     if isinstance(loaded, LoadedEncoder):

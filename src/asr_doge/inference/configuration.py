@@ -9,7 +9,6 @@ from typing import Literal
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.published import DEFAULT_SPEECH_ENCODER
 
-OutputFormat = Literal["txt", "json"]
 StorageType = Literal["fp32", "bf16", "int8"]
 
 
@@ -20,12 +19,35 @@ class TranscribeConfig(DecodingConfig):
     files: list[str] = field(default_factory=list, metadata={"help": "Recordings, or folders of them."})
     model: str = "nano"
     """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
-    format: OutputFormat = "txt"
-    """txt: a line for each recording, after its name if there are several. json: one document."""
+    format: str = "txt"
+    """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; with output_dir also several, as in srt,json."""
+    output_dir: str | None = None
+    """Folder for a file for each recording and format; default, everything is printed. Files that are there stay."""
+    overwrite: bool = False
+    """Transcribe recordings anew whose files are in output_dir already."""
+    stream: bool = False
+    """Transcribe one recording while it comes in: a file, or - for standard input, which must then be 16-bit
+    little-endian mono samples without a header."""
+    stream_rate: int = 16000
+    """Sampling rate of the samples from standard input, in Hz."""
     batch_size: int = 8
     """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+
+
+@dataclass
+class ListenConfig:
+    """Transcribe what a microphone hears, until Ctrl-C. Needs the `listen` extra: pip install "asr-doge[listen]"."""
+
+    model: str = "nano"
+    """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
+    format: str = "txt"
+    """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; only txt and jsonl show anything before the end."""
+    microphone: str | None = None
+    """Name of a microphone, or a part of it; default, the system's own choice."""
+    device: str | None = None
+    """Where the model runs: cpu, cuda or mps; default, an accelerator if there is one."""
 
 
 @dataclass

@@ -2,11 +2,12 @@
 
 Promises: results come in the order of the inputs; a recording that cannot be read is reported in its place and costs
 the others nothing; pieces of many recordings are batched with others of like length, and how they are batched does not
-change their text. Memory does not grow with the number of files.
+change their text. Memory grows neither with the number of files nor with their length.
 It does not print or write files (see `asr_doge.inference.output` and the command line).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asr_doge.audio.reading import prepare_waveform, read_audio
+from asr_doge.audio.reading import prepare_waveform, read_blocks
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError
@@ -27,7 +28,7 @@ from asr_doge.inference.results import (
     Transcription,
     Word,
 )
-from asr_doge.inference.segmentation import split_at_pauses
+from asr_doge.inference.segmentation import Piece, pieces_of, stitch
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 
 Source = str | Path | NDArray[Any] | Tensor
@@ -38,41 +39,53 @@ MINIMUM_SECONDS = 0.1
 LONGEST_SECONDS = 30.0
 """What an encoder alone reads at once; a whole model's configuration says it."""
 WINDOW_SECONDS = 240.0
-"""Audio held in memory at once, apart from a single longer recording."""
+"""Audio held in memory at once."""
 
 
 @dataclass
 class _Recording:
-    """A recording on its way: its pieces, and what was recognized in those that are done."""
+    """A recording on its way: how much of it was read, and what was said in each of its pieces."""
 
     path: Path | None
-    duration: float
-    sampling_rate: int
-    pieces: list[NDArray[np.float32]]
-    recognized: dict[int, Recognition] = field(default_factory=dict)
+    samples: int = 0
+    overlaps: list[bool] = field(default_factory=list)
+    segments: dict[int, Segment] = field(default_factory=dict)
+    guards: list[GuardAction] = field(default_factory=list)
+    passes: int = 0
+    is_read: bool = False
+    error: AudioError | None = None
 
-    def finished(self) -> Transcription:
-        segments: list[Segment] = []
-        guards: list[GuardAction] = []
-        start = 0.0
-        for index, piece in enumerate(self.pieces):
-            recognition, end = self.recognized[index], start + len(piece) / self.sampling_rate
-            guards += [GuardAction(guard, start, end) for guard in recognition.guards]
-            segments += [segment_of(recognition, start, end)] if recognition.text else []
-            start = end
+    @property
+    def is_done(self) -> bool:
+        return self.is_read and (self.error is not None or len(self.segments) == len(self.overlaps))
+
+    def add(self, index: int, piece: Piece, recognition: Recognition) -> None:
+        self.segments[index] = segment_of(recognition, piece)
+        self.guards += [GuardAction(guard, piece.start, piece.end) for guard in recognition.guards]
+        self.passes += recognition.passes
+
+    def finished(self, sampling_rate: int) -> Transcription | FailedTranscription:
+        if self.error is not None:
+            return FailedTranscription(self.error, self.path)
+        segments = stitch([segment for _, segment in sorted(self.segments.items())], self.overlaps)
         text = " ".join(segment.text for segment in segments)
-        passes = sum(recognition.passes for recognition in self.recognized.values())
-        return Transcription(text, self.duration, self.path, tuple(segments), tuple(guards), passes)
+        guards = tuple(sorted(self.guards, key=lambda action: action.start))
+        return Transcription(text, self.samples / sampling_rate, self.path, tuple(segments), guards, self.passes)
 
 
-def segment_of(recognition: Recognition, start: float, end: float) -> Segment:
-    """What was recognized in the piece of a recording from `start` to `end` (seconds)."""
+_Held = tuple[_Recording, int, Piece]
+"""A piece that waits for its turn, and which one of which recording it is."""
+
+
+def segment_of(recognition: Recognition, piece: Piece) -> Segment:
+    """What was recognized in a piece of a recording, with times from the recording's start."""
+    start, end = piece.speech or (piece.start, piece.end)
+    if recognition.speech is not None:
+        start, end = (min(piece.start + moment, piece.end) for moment in recognition.speech)
     words = tuple(
-        Word(word.text, start + word.start, min(start + word.end, end), word.confidence) for word in recognition.words
+        Word(word.text, piece.start + word.start, min(piece.start + word.end, piece.end), word.confidence)
+        for word in recognition.words
     )
-    speech = recognition.speech
-    if speech is not None:
-        start, end = start + speech[0], min(start + speech[1], end)
     alternatives = tuple(Alternative(text, score) for text, score in recognition.alternatives)
     return Segment(recognition.text, start, end, words, alternatives)
 
@@ -127,54 +140,86 @@ class Transcriber:
             return [_successful(result) for result in self.transcribe_each(source)]
         return _successful(next(self.transcribe_each([source])))
 
-    def transcribe_each(self, sources: Iterable[Source]) -> Iterator[Transcription | FailedTranscription]:
-        """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error."""
-        window: list[_Recording | FailedTranscription] = []
-        held_seconds = 0.0
-        for source in sources:
-            recording = self._read(source)
-            window.append(recording)
-            held_seconds += recording.duration if isinstance(recording, _Recording) else 0.0
-            if held_seconds >= WINDOW_SECONDS:
-                yield from self._finish(window)
-                window, held_seconds = [], 0.0
-        yield from self._finish(window)
+    def transcribe_each(
+        self, sources: Iterable[Source], on_progress: Callable[[float], None] = lambda seconds: None
+    ) -> Iterator[Transcription | FailedTranscription]:
+        """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
-    def _read(self, source: Source) -> _Recording | FailedTranscription:
-        path = None
+        Args:
+            sources: read one after the other, as they are needed.
+            on_progress: called with the seconds of audio that were transcribed since the last call.
+        """
+        recordings: deque[_Recording] = deque()
+        for pieces in self._windows(sources, recordings, on_progress):
+            self._work_off(pieces, on_progress)
+            while recordings and recordings[0].is_done:
+                yield recordings.popleft().finished(self.sampling_rate)
+
+    def _windows(
+        self, sources: Iterable[Source], recordings: deque[_Recording], on_progress: Callable[[float], None]
+    ) -> Iterator[list[_Held]]:
+        """Read recordings, appending them to `recordings`, and give their pieces whenever enough are held."""
+        window: list[_Held] = []
+        for source in sources:
+            recording = _Recording(Path(source) if isinstance(source, str | Path) else None)
+            recordings.append(recording)
+            for piece in self._pieces(source, recording):
+                if piece.is_gap:
+                    recording.overlaps[-1:] = [False] * bool(recording.overlaps)
+                    on_progress(len(piece.samples) / self.sampling_rate)
+                    continue
+                if self._is_enough(window):  # now, as what is wrong with a recording shows only after its last piece
+                    yield window
+                    window = []
+                window.append((recording, len(recording.overlaps), piece))
+                recording.overlaps.append(piece.overlaps_next)
+            if not window or self._is_enough(window):
+                yield window
+                window = []
+        yield window
+
+    def _is_enough(self, window: list[_Held]) -> bool:
+        return sum(len(piece.samples) for _, _, piece in window) >= WINDOW_SECONDS * self.sampling_rate
+
+    def _pieces(self, source: Source, recording: _Recording) -> Iterator[Piece]:
+        """The pieces of a recording as they are read; an error ends them."""
         try:
-            if isinstance(source, str | Path):
-                path = Path(source)
-                waveform = read_audio(path, self.sampling_rate)
-            else:
-                waveform = prepare_waveform(source, self.sampling_rate, self.sampling_rate)
-            duration = len(waveform) / self.sampling_rate
+            yield from pieces_of(self._blocks(source, recording), self.max_seconds)
+            duration = recording.samples / self.sampling_rate
             if duration < MINIMUM_SECONDS:
                 raise AudioError(
-                    f"{path or 'array'} is {1000 * duration:.0f} ms long: too short to hold a word"
+                    f"{recording.path or 'array'} is {1000 * duration:.0f} ms long: too short to hold a word"
                     f" (at least {1000 * MINIMUM_SECONDS:.0f} ms)"
                 )
         except AudioError as error:
-            return FailedTranscription(error, path)
-        pieces = split_at_pauses(waveform, self.sampling_rate, self.max_seconds)
-        return _Recording(path, duration, self.sampling_rate, pieces)
+            recording.error = error
+        recording.is_read = True
 
-    def _finish(self, window: list[_Recording | FailedTranscription]) -> Iterator[Transcription | FailedTranscription]:
-        """Transcribe the pieces of all recordings held, the longest first, in batches of like length."""
-        pieces = [
-            (recording, index)
-            for recording in window
-            if isinstance(recording, _Recording)
-            for index in range(len(recording.pieces))
-        ]
-        pieces.sort(key=lambda piece: len(piece[0].pieces[piece[1]]), reverse=True)
+    def _blocks(self, source: Source, recording: _Recording) -> Iterator[NDArray[np.float32]]:
+        """A recording block by block, counted."""
+        if isinstance(source, str | Path):
+            blocks = read_blocks(source, self.sampling_rate)
+        else:
+            blocks = iter([prepare_waveform(source, self.sampling_rate, self.sampling_rate)])
+        for block in blocks:
+            recording.samples += len(block)
+            yield block
+
+    def _work_off(self, pieces: list[_Held], on_progress: Callable[[float], None]) -> None:
+        """Transcribe all pieces held, the longest first, in batches of like length."""
+        pieces = [held for held in pieces if held[0].error is None]
+        pieces.sort(key=lambda held: len(held[2].samples), reverse=True)
         for start in range(0, len(pieces), self.batch_size):
             batch = pieces[start : start + self.batch_size]
-            recognized = self.recognizer.recognize([recording.pieces[index] for recording, index in batch])
-            for (recording, index), recognition in zip(batch, recognized, strict=True):
-                recording.recognized[index] = recognition
-        for result in window:
-            yield result.finished() if isinstance(result, _Recording) else result
+            recognitions = self.recognizer.recognize([piece.samples for _, _, piece in batch])
+            for (recording, index, piece), recognition in zip(batch, recognitions, strict=True):
+                recording.add(index, piece, recognition)
+            on_progress(sum(len(piece.samples) for _, _, piece in batch) / self.sampling_rate)
+
+    def transcribe_pieces(self, pieces: Sequence[Piece]) -> list[Segment]:
+        """What was said in each piece of one batch, as in a file."""
+        recognitions = self.recognizer.recognize([piece.samples for piece in pieces])
+        return [segment_of(recognition, piece) for recognition, piece in zip(recognitions, pieces, strict=True)]
 
 
 def load(
