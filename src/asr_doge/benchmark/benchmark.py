@@ -86,7 +86,10 @@ class ASRDogeBenchmark:
         Raises:
             CheckpointError, ConfigError: as in `asr_doge.models.load_model`.
         """
-        self._transcriber = Transcriber(load_model(self.config.checkpoint_dir, device=self.config.device))
+        config = self.config
+        self._transcriber = Transcriber(
+            load_model(config.checkpoint_dir, device=config.device, quantization=config.quantization)
+        )
 
     @property
     def transcriber(self) -> Transcriber:

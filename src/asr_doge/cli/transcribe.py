@@ -24,7 +24,8 @@ def run(config: TranscribeConfig) -> int:
         raise ConfigError("--batch_size and --num_beams must be at least 1")
     quiet_libraries()
     sources = _expand(config.files)
-    transcriber = Transcriber(load_model(config.model, device=config.device), config.batch_size, config.num_beams)
+    loaded = load_model(config.model, device=config.device, quantization=config.quantization)
+    transcriber = Transcriber(loaded, config.batch_size, config.num_beams)
     results: list[Transcription | FailedTranscription] = []
     failures = 0
     try:

@@ -6,7 +6,7 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 from dataclasses import dataclass, field
 from typing import Literal
 
-from asr_doge.published import DEFAULT_SPEECH_ENCODER
+from asr_doge.published import DEFAULT_SPEECH_ENCODER, Quantization
 
 OutputFormat = Literal["txt", "json"]
 
@@ -26,6 +26,8 @@ class TranscribeConfig:
     """Beams of beam search; 1 is greedy."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    quantization: Quantization = "none"
+    """int8: 8-bit matrices, on the CPU: less than half the time and a third of the memory, nearly the same text."""
 
 
 @dataclass

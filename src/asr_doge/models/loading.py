@@ -8,7 +8,7 @@ It does not know what the model is then used for.
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import AutoFeatureExtractor, GenerationConfig
@@ -19,7 +19,8 @@ from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.encoders import encoder_family
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
-from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER
+from asr_doge.models.quantization import quantize_linear_layers
+from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER, Quantization
 
 DEFAULT_MODEL = "nano"
 MAX_NEW_TOKENS = 256
@@ -48,7 +49,11 @@ class LoadedModel:
 
 
 def load_model(
-    name: str | Path | None = None, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+    name: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization = "none",
 ) -> LoadedModel:
     """Load a trained model.
 
@@ -56,15 +61,26 @@ def load_model(
         name: checkpoint folder, hub id, or bundled name; default `nano`.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; default, an accelerator if there is one.
         dtype: of the weights in memory.
+        quantization: `int8` for matrices of 8 bits (see `asr_doge.models.quantization`), for inference on the CPU.
 
     Raises:
         CheckpointError: the checkpoint or a part it points to is missing or damaged.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or it cannot run quantized models.
     """
+    found_device = find_device(device)
+    if quantization not in get_args(Quantization):
+        raise ConfigError(f"quantization must be one of {', '.join(get_args(Quantization))}; got '{quantization}'")
+    if quantization != "none" and found_device.type != "cpu":
+        raise ConfigError(
+            f"--quantization {quantization} runs on the CPU only, not on {found_device}; give --device cpu"
+        )
     reference = find_model(name if name is not None else DEFAULT_MODEL)
     model = ASRDogeForConditionalGeneration.from_pretrained(
-        reference.folder or reference.name, dtype=dtype, device_map=find_device(device)
+        reference.folder or reference.name, dtype=dtype, device_map=found_device
     )
+    if quantization == "int8":
+        quantize_linear_layers(model.encoder)
+        quantize_linear_layers(model.language_model)
     reference.required_file("tokenizer.json")
     tokenizer = load_tokenizer(reference)
     try:
