@@ -19,7 +19,6 @@ from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.encoders import encoder_family
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
-from asr_doge.models.quantization import quantize_linear_layers
 from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER, Quantization
 
 DEFAULT_MODEL = "nano"
@@ -76,11 +75,8 @@ def load_model(
         )
     reference = find_model(name if name is not None else DEFAULT_MODEL)
     model = ASRDogeForConditionalGeneration.from_pretrained(
-        reference.folder or reference.name, dtype=dtype, device_map=found_device
+        reference.folder or reference.name, dtype=dtype, device_map=found_device, quantization=quantization
     )
-    if quantization == "int8":
-        quantize_linear_layers(model.encoder)
-        quantize_linear_layers(model.language_model)
     reference.required_file("tokenizer.json")
     tokenizer = load_tokenizer(reference)
     try:
