@@ -5,8 +5,9 @@
     python bench/speed.py --small                           # tiny sizes, to see that it runs
 
 Promises: the model is loaded from a checkpoint on disk by the function that every verb uses; each way runs in a process
-of its own, so that its peak memory is its own, after loading and one run that is not counted. Weights are random, so
-the number of tokens is fixed. "greedy" writes them one by one with the cache; "draft" reads them in one pass, which is
+of its own, so that its peak memory is its own, after loading and one run that is not counted. Beside the time on the
+clock stands the processor's, which on one thread (OMP_NUM_THREADS=1) hardly depends on what else the machine does.
+Weights are random, so the number of tokens is fixed. "greedy" writes them one by one with the cache; "draft" reads them in one pass, which is
 what draft verification costs when the draft is right.
 It does not know accuracy: random weights have none.
 """
@@ -110,34 +111,39 @@ def draft(loaded: LoadedModel, batch: Batch, num_tokens: int) -> Any:
     return loaded.model(*batch, labels=labels).logits.argmax(dim=-1)
 
 
-def median_seconds(function: Callable[[], Any], runs: int) -> float:
-    """Median wall time of `runs` calls after one that is not counted."""
-    times = []
-    for _ in range(runs + 1):
-        start = time.perf_counter()
+def timed(name: str, function: Callable[[], Any], runs: int, audio_seconds: float) -> dict[str, float]:
+    """Medians of `runs` calls, for which everything is warm: seconds, the processor's seconds, and both per audio."""
+    wall, processor = [], []
+    for _ in range(runs):
+        start, processor_start = time.perf_counter(), time.process_time()
         function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+        wall.append(time.perf_counter() - start)
+        processor.append(time.process_time() - processor_start)
+    seconds, processor_seconds = statistics.median(wall), statistics.median(processor)
+    return {
+        f"{name}_seconds": seconds,
+        f"{name}_cpu_seconds": processor_seconds,
+        f"{name}_rtf": seconds / audio_seconds,
+        f"{name}_cpu_rtf": processor_seconds / audio_seconds,
+    }
 
 
-def measure(way: str, checkpoint: Path, seconds: float, num_tokens: int, runs: int) -> dict[str, float]:
+def measure(way: str, checkpoint: Path, seconds: float, num_tokens: int, runs: int, batch: bool) -> dict[str, float]:
     """Measure one way in this process: seconds, bytes and real-time factors (seconds of work per second of audio)."""
-    start = time.perf_counter()
+    start, processor_start = time.perf_counter(), time.process_time()
     loaded = load_model(checkpoint, device="cpu", **WAYS[way])
-    load_seconds = time.perf_counter() - start
+    figures = {"load_seconds": time.perf_counter() - start}
     one = noise(loaded, [seconds])
     draft(loaded, one, num_tokens)
-    figures = {"load_seconds": load_seconds, "cold_start_seconds": time.perf_counter() - start}
-    figures["peak_rss_after_loading_bytes"] = peak_rss()
-    figures["encode_seconds"] = median_seconds(lambda: loaded.model.encode(*one), runs)
-    figures["draft_seconds"] = median_seconds(lambda: draft(loaded, one, num_tokens), runs)
-    figures["greedy_seconds"] = median_seconds(lambda: greedy(loaded, one, num_tokens), runs)
+    figures["cold_start_seconds"] = time.perf_counter() - start
+    figures["cold_start_cpu_seconds"] = time.process_time() - processor_start
+    figures |= timed("encode", lambda: loaded.model.encode(*one), runs, seconds)
+    figures |= timed("draft", lambda: draft(loaded, one, num_tokens), runs, seconds)
+    figures |= timed("greedy", lambda: greedy(loaded, one, num_tokens), runs, seconds)
     figures["peak_rss_bytes"] = peak_rss()
-    mixed = noise(loaded, MIXED_SECONDS)
-    figures["batch_draft_seconds"] = median_seconds(lambda: draft(loaded, mixed, num_tokens), runs)
-    for name in ("draft", "greedy"):
-        figures[f"{name}_rtf"] = figures[f"{name}_seconds"] / seconds
-    figures["batch_draft_rtf"] = figures["batch_draft_seconds"] / sum(MIXED_SECONDS)
+    if batch:
+        mixed = noise(loaded, MIXED_SECONDS)
+        figures |= timed("batch_draft", lambda: draft(loaded, mixed, num_tokens), runs, sum(MIXED_SECONDS))
     return figures
 
 
@@ -165,9 +171,10 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             str(Path(__file__).with_name("original.py")), "--way", "original", *common, *small
         )
         print(f"original   {results['original']}", flush=True)
-    checkpoint = make_checkpoint(folder, options.small, getattr(torch, options.stored))
+    batch = [] if options.batch else ["--no-batch"]
+    checkpoint = options.checkpoint or make_checkpoint(folder, options.small, getattr(torch, options.stored))
     for way in options.ways:
-        results[way] = in_own_process(__file__, "--way", way, "--checkpoint", str(checkpoint), *common)
+        results[way] = in_own_process(__file__, "--way", way, "--checkpoint", str(checkpoint), *common, *batch)
         print(line(way, results[way]), flush=True)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -186,8 +193,9 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def line(way: str, figures: dict[str, float]) -> str:
     """One row of the table."""
     return (
-        f"{way:<10} RTF draft {figures['draft_rtf']:.3f}  greedy {figures['greedy_rtf']:.3f}"
-        f"  batch of 8 {figures['batch_draft_rtf']:.3f}  encoder {figures['encode_seconds']:.2f} s"
+        f"{way:<10} RTF draft {figures['draft_rtf']:.3f} (cpu {figures['draft_cpu_rtf']:.3f})"
+        f"  greedy {figures['greedy_rtf']:.3f} (cpu {figures['greedy_cpu_rtf']:.3f})"
+        f"  batch of 8 {figures.get('batch_draft_rtf', 0):.3f} (cpu {figures.get('batch_draft_cpu_rtf', 0):.3f})"
         f"  load {figures['load_seconds']:.1f} s  cold start {figures['cold_start_seconds']:.1f} s"
         f"  peak {figures['peak_rss_bytes'] / 1e9:.2f} GB"
     )
@@ -201,15 +209,17 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="default: all")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the recording (default 10)")
     parser.add_argument("--tokens", type=int, default=30, help="tokens that are written (default 30)")
-    parser.add_argument("--runs", type=int, default=3, help="timed runs, after one that is not counted (default 3)")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs, after loading and a first one (default 3)")
     parser.add_argument("--stored", choices=["float32", "bfloat16"], default="float32", help="of the files on disk")
     parser.add_argument("--folder", type=Path, help="folder for the checkpoint (default: a temporary one)")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--way", choices=WAYS, help="measure one way only, in this process, and print it as JSON")
-    parser.add_argument("--checkpoint", type=Path, help="of --way")
+    parser.add_argument("--checkpoint", type=Path, help="use this one (default: make one of random weights)")
+    parser.add_argument("--batch", action=argparse.BooleanOptionalAction, default=True, help="a batch of 8, 79 s")
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(measure(options.way, options.checkpoint, options.seconds, options.tokens, options.runs)))
+        arguments = (options.checkpoint, options.seconds, options.tokens, options.runs, options.batch)
+        print(json.dumps(measure(options.way, *arguments)))
         return 0
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         report = compare(options, Path(folder))

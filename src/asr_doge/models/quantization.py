@@ -17,7 +17,7 @@ SMALLEST = 32
 """Inputs and outputs from which a layer is quantized; below, rounding costs more than it saves."""
 _STEPS = 127
 _QUIETEST = 1e-30
-_ROWS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 128
 
 
 class Int8Linear(nn.Module):
@@ -73,7 +73,7 @@ def _round_matrix(weight: Tensor) -> tuple[Tensor, Tensor]:
     """`[outputs, ...]` as 8-bit integers, and the scale of each output `[outputs]`."""
     rounded = torch.empty_like(weight, dtype=torch.int8, memory_format=torch.contiguous_format)
     scale = torch.empty(len(weight), device=weight.device)
-    # A large head in parts: what is computed on the way to 8 bits takes several times as much memory as they do.
+    # A few rows at a time: what is computed on the way to 8 bits takes several times as much memory as they do.
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         rows, scales = _round_rows(weight[part].flatten(1))
