@@ -107,7 +107,7 @@ def greedy(loaded: LoadedModel, batch: Batch, num_tokens: int) -> Any:
 @torch.inference_mode()
 def draft(loaded: LoadedModel, batch: Batch, num_tokens: int) -> Any:
     """Everything from features to the verdict on a draft of `num_tokens` tokens."""
-    labels = torch.randint(3, 100, (len(batch[0]), num_tokens))
+    labels = torch.randint(3, 100, (len(batch[0]), num_tokens), device=loaded.model.device)
     return loaded.model(*batch, labels=labels).logits.argmax(dim=-1)
 
 
