@@ -11,3 +11,4 @@ DEFAULT_PROMPT = "transcribe the following audio: "
 
 AdapterType = Literal["mlp", "linear"]
 TrainLanguageModel = Literal["none", "lora", "full"]
+Quantization = Literal["none", "int8"]

@@ -56,7 +56,9 @@ class ASRDogeBenchmark:
         Raises:
             CheckpointError, ConfigError: as in `asr_doge.models.load_model`; also for weights that are NaN.
         """
-        loaded = load_model(self.config.checkpoint_dir, device=self.config.device)
+        loaded = load_model(
+            self.config.checkpoint_dir, device=self.config.device, quantization=self.config.quantization
+        )
         check_weights(loaded, self.config.checkpoint_dir)
         self._transcriber = self._transcriber_of(loaded, self.config.batch_size)
 

@@ -6,6 +6,7 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 from dataclasses import dataclass, field
 
 from asr_doge.decoding.configuration import DecodingConfig
+from asr_doge.published import Quantization
 
 
 @dataclass
@@ -42,6 +43,8 @@ class BenchmarkConfig(DecodingConfig):
     """Seed of the resampling behind confidence intervals and significance."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    quantization: Quantization = "none"
+    """int8: 8-bit matrices, on the CPU: less than half the time and a third of the memory, nearly the same text."""
     compare: list[str] = field(default_factory=list)
     """Measure nothing; compare two JSON reports on the utterances of both."""
     merge: list[str] = field(default_factory=list)

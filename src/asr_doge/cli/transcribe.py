@@ -87,7 +87,7 @@ def _stream(config: TranscribeConfig, output_format: str) -> int:
     """Transcribe standard input, or a file as if it came in just now."""
     (name,) = config.files
     quiet_libraries()
-    transcriber = load(config.model, config.device, config)
+    transcriber = load(config.model, config.device, config, quantization=config.quantization)
     rate = transcriber.sampling_rate
     blocks = pcm_blocks(sys.stdin.buffer, config.stream_rate, rate) if name == "-" else read_blocks(name, rate)
     return print_live(blocks, transcriber, output_format, config.model, None if name == "-" else Path(name))
@@ -114,7 +114,7 @@ def _expand(files: Sequence[str]) -> tuple[list[Path | FailedTranscription], dic
 
 def _transcribe_each(config: TranscribeConfig, sources: Sequence[Path | FailedTranscription]) -> Iterator[Result]:
     """Results in the order of the sources, with a bar on stderr where there is somebody to see it."""
-    transcriber = load(config.model, config.device, config, config.batch_size)
+    transcriber = load(config.model, config.device, config, config.batch_size, config.quantization)
     paths = [source for source in sources if isinstance(source, Path)]
     is_seen = sys.stderr.isatty()
     with tqdm(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import DEFAULT_SPEECH_ENCODER
+from asr_doge.published import DEFAULT_SPEECH_ENCODER, Quantization
 
 StorageType = Literal["fp32", "bf16", "int8"]
 
@@ -34,6 +34,8 @@ class TranscribeConfig(DecodingConfig):
     """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    quantization: Quantization = "none"
+    """int8: 8-bit matrices, on the CPU: less than half the time and a third of the memory, nearly the same text."""
 
 
 @dataclass

@@ -30,6 +30,7 @@ from asr_doge.inference.results import (
 )
 from asr_doge.inference.segmentation import Piece, pieces_of, stitch
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
+from asr_doge.published import Quantization
 
 Source = str | Path | NDArray[Any] | Tensor
 """A file, or a mono waveform `[samples]` (or `[channels, samples]`) at 16 kHz."""
@@ -227,6 +228,7 @@ def load(
     device: str | None = None,
     decoding: DecodingConfig | None = None,
     batch_size: int = 8,
+    quantization: Quantization = "none",
 ) -> Transcriber:
     """Load a model for transcription; for `--decoder ctc`, its encoder alone.
 
@@ -236,12 +238,14 @@ def load(
         device: `cpu`, `cuda`, `mps`; default, an accelerator if there is one.
         decoding: how what was heard becomes text.
         batch_size: pieces the model reads at once.
+        quantization: as in `asr_doge.models.load_model`.
 
     Raises:
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
     """
     alone = decoding is not None and decoding.decoder == "ctc"
-    loaded = load_encoder_alone(model, device=device) if alone else load_model(model, device=device)
+    load_parts = load_encoder_alone if alone else load_model
+    loaded = load_parts(model, device=device, quantization=quantization)
     return Transcriber(loaded, batch_size, decoding)
 
 

@@ -8,9 +8,10 @@ It does not know what the tensors mean.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ BUNDLED_MODELS = {
     "nano/language_model": ASSETS / "nano" / "language_model",
 }
 """Models inside the package. A local folder of the same name is written `./nano`."""
+
+TENSORS_AT_ONCE = 16
+"""About half a layer of the published encoder, 60 MB."""
+SMALL_TENSOR = 2**18
+"""Elements up to which a tensor is copied rather than mapped: a single bias would keep a whole part mapped."""
 
 RenameKey = Callable[[str], str | None]
 
@@ -173,12 +179,7 @@ def read_weights(reference: Reference, rename_key: RenameKey) -> dict[str, Tenso
     Raises:
         CheckpointError: no safetensors file, one that is damaged, or a shard that is missing.
     """
-    tensors = {}
-    for path, keys in _weight_files(reference, rename_key).items():
-        with _open_weights(reference, path) as stored:
-            for key, name in keys.items():
-                tensors[name] = stored.get_tensor(key)
-    return tensors
+    return {name: tensor for part in _read_in_parts(reference, rename_key) for name, tensor in part.items()}
 
 
 def weights_fingerprint(reference: Reference, rename_key: RenameKey) -> str:
@@ -199,17 +200,42 @@ def weights_fingerprint(reference: Reference, rename_key: RenameKey) -> str:
     return hashlib.sha256(b"".join(seen[name] for name in sorted(seen))).hexdigest()[:16]
 
 
-def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str, dtype: torch.dtype) -> None:
-    """Put `tensors` into `module` (which may be on the meta device), floating ones as `dtype`.
+def load_weights(
+    module: nn.Module,
+    reference: Reference,
+    rename_key: RenameKey,
+    source: str,
+    dtype: torch.dtype,
+    optional: Collection[str] = (),
+) -> None:
+    """Put the wanted tensors of a checkpoint into `module` (which may be on the meta device), floating ones as `dtype`.
+
+    Matrices of this type are mapped from disk, not copied; of others a few at a time are in memory as they are stored.
+
+    Args:
+        module: what they are for.
+        reference, rename_key: as in `read_weights`.
+        source: what messages call the checkpoint.
+        dtype: of the floating weights in memory.
+        optional: names that may be missing.
 
     Raises:
-        CheckpointError: a weight is missing, unexpected or of another shape; the message names them.
+        CheckpointError: as in `read_weights`; or a weight is missing, unexpected or of another shape; the message
+            names them.
     """
     expected = module.state_dict()
-    check_keys(expected.keys(), tensors.keys(), source)
-    check_shapes(expected, tensors, source)
-    converted = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    module.load_state_dict(converted, assign=True)
+    found: set[str] = set()
+    for tensors in _read_in_parts(reference, rename_key):
+        found |= tensors.keys()
+        known = {name: tensor for name, tensor in tensors.items() if name in expected}
+        check_shapes(expected, known, source)
+        converted = {
+            name: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=tensor.numel() <= SMALL_TENSOR)
+            for name, tensor in known.items()
+        }
+        module.load_state_dict(converted, strict=False, assign=True)
+        del tensors, known, converted  # before the next part is mapped
+    check_keys(expected.keys() - (set(optional) - found), found, source)
 
 
 def check_keys(expected: Iterable[str], found: Iterable[str], source: str) -> None:
@@ -253,6 +279,21 @@ def _weight_files(reference: Reference, rename_key: RenameKey) -> dict[Path, dic
         if (name := rename_key(key)) is not None:
             shards.setdefault(shard, {})[key] = name
     return {reference.required_file(shard): keys for shard, keys in shards.items()}
+
+
+def _read_in_parts(reference: Reference, rename_key: RenameKey) -> Iterator[dict[str, Tensor]]:
+    """The wanted tensors by their wanted names, `TENSORS_AT_ONCE` at a time.
+
+    They are mapped from the file, and what was read of a mapping counts as memory until the last of its tensors is
+    gone. So each part has a mapping of its own.
+    """
+    for path, keys in _weight_files(reference, rename_key).items():
+        names = iter(keys.items())
+        while part := list(islice(names, TENSORS_AT_ONCE)):
+            with _open_weights(reference, path) as stored:
+                tensors = {name: stored.get_tensor(key) for key, name in part}
+            yield tensors
+            del tensors
 
 
 @contextmanager

@@ -5,14 +5,18 @@ published under older key names load as they are; attention is `sdpa`, since Dog
 It does not know about speech.
 """
 
+import re
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import Reference, check_keys, first_line, listed
+from asr_doge.models.checkpoints import Reference, check_keys, first_line, listed, load_weights
+from asr_doge.models.quantization import quantize_linear_layers
 
 LEGACY_DOGE_KEYS = {
     r"\bword_embed\b": "embed_tokens",
@@ -31,6 +35,39 @@ ATTENTION = "sdpa"
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A language model with random weights."""
     return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, trust_remote_code=False)
+
+
+def load_quantized_language_model(
+    reference: Reference, config: PreTrainedConfig, dtype: torch.dtype
+) -> PreTrainedModel:
+    """A language model with the weights of a checkpoint in 8 bits, which are never all in memory as they are stored.
+
+    A head that is the token embedding stays so, since transformers keeps tying the two.
+
+    Raises:
+        CheckpointError: a weight is missing or unexpected (the message names it), or a file is.
+    """
+    with init_empty_weights(include_buffers=False):
+        model = build_language_model(config)
+    tied: dict[str, str] = model.all_tied_weights_keys
+    head = model.get_output_embeddings()
+    quantize_linear_layers(model)
+    if tied:
+        model.set_output_embeddings(head)
+    load_weights(model, reference, _present_name(config), f"language model '{reference.name}'", dtype, optional=tied)
+    model.tie_weights()
+    return model.eval()
+
+
+def _present_name(config: PreTrainedConfig) -> Callable[[str], str]:
+    """What renames the weights of a checkpoint as transformers names them today."""
+
+    def rename(key: str) -> str:
+        for old, new in (LEGACY_DOGE_KEYS if config.model_type == "doge" else {}).items():
+            key = re.sub(old, new, key)
+        return key
+
+    return rename
 
 
 def load_language_model(reference: Reference, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

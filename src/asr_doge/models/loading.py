@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import AutoFeatureExtractor, GenerationConfig
@@ -24,7 +24,7 @@ from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration, load_frozen_encoder
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
-from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER
+from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER, Quantization
 
 DEFAULT_MODEL = "nano"
 MAX_NEW_TOKENS = 256
@@ -87,7 +87,11 @@ class LoadedModel:
 
 
 def load_model(
-    name: str | Path | None = None, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+    name: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization = "none",
 ) -> LoadedModel:
     """Load a trained model.
 
@@ -95,14 +99,16 @@ def load_model(
         name: checkpoint folder, hub id, or bundled name; default `nano`.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; default, an accelerator if there is one.
         dtype: of the weights in memory.
+        quantization: `int8` for matrices of 8 bits (see `asr_doge.models.quantization`), for inference on the CPU.
 
     Raises:
         CheckpointError: the checkpoint or a part it points to is missing or damaged.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or it cannot run quantized models.
     """
+    found_device = _device_for(quantization, device)
     reference = find_model(name if name is not None else DEFAULT_MODEL)
     model = ASRDogeForConditionalGeneration.from_pretrained(
-        reference.folder or reference.name, dtype=dtype, device_map=find_device(device)
+        reference.folder or reference.name, dtype=dtype, device_map=found_device, quantization=quantization
     )
     reference.required_file("tokenizer.json")
     tokenizer = load_tokenizer(reference)
@@ -115,28 +121,43 @@ def load_model(
     return LoadedModel(model, ASRDogeProcessor(feature_extractor, tokenizer))
 
 
+def _device_for(quantization: Quantization, device: str | torch.device | None) -> torch.device:
+    """The device asked for, if models so quantized run there."""
+    found = find_device(device)
+    if quantization not in get_args(Quantization):
+        raise ConfigError(f"quantization must be one of {', '.join(get_args(Quantization))}; got '{quantization}'")
+    if quantization != "none" and found.type != "cpu":
+        raise ConfigError(f"--quantization {quantization} runs on the CPU only, not on {found}; give --device cpu")
+    return found
+
+
 def load_encoder_alone(
-    name: str | Path | None = None, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+    name: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization = "none",
 ) -> LoadedEncoder:
     """Load a speech encoder without adapter or language model.
 
     Args:
         name: an ASR-Doge checkpoint, or a model whose encoder a family of `asr_doge.models.encoders` reads (published
             Granite Speech, say): folder, hub id, or bundled name; default `nano`.
-        device, dtype: as in `load_model`.
+        device, dtype, quantization: as in `load_model`.
 
     Raises:
         CheckpointError, ConfigError: as in `load_model`.
     """
+    found_device = _device_for(quantization, device)
     reference = find_model(name if name is not None else DEFAULT_MODEL)
     config = load_model_config(reference)
     if not isinstance(config, ASRDogeConfig):
-        encoder = load_encoder(reference, config, dtype)
+        encoder = load_encoder(reference, config, dtype, quantization)
     elif config.speech_encoder is None:  # the checkpoint's own, among its other weights
-        return load_model(name, device=device, dtype=dtype).hearing
+        return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
     else:
-        encoder, config = load_frozen_encoder(config, dtype), config.encoder_config
-    return LoadedEncoder(encoder.to(find_device(device)), encoder_family(config).feature_extractor(config))
+        encoder, config = load_frozen_encoder(config, dtype, quantization), config.encoder_config
+    return LoadedEncoder(encoder.to(found_device), encoder_family(config).feature_extractor(config))
 
 
 def assemble_model(

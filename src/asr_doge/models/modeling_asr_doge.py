@@ -37,7 +37,14 @@ from asr_doge.models.checkpoints import (
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family, length_mask
 from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
-from asr_doge.models.language_model import build_language_model, load_language_model, rename_language_model_key
+from asr_doge.models.language_model import (
+    build_language_model,
+    load_language_model,
+    load_quantized_language_model,
+    rename_language_model_key,
+)
+from asr_doge.models.quantization import quantize_linear_layers
+from asr_doge.published import Quantization
 
 IGNORED_LABEL = -100
 
@@ -178,7 +185,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attention_mask: `[B, T]`, 1 at real frames.
             return_ctc_logits: also return the CTC head's logits.
         """
-        lengths = attention_mask.sum(dim=1)
+        lengths = attention_mask.long().sum(dim=1)
         features = input_features.to(self.dtype)
         # Never in the lower precision that the parts being trained may run in: the feature cache holds what full
         # precision gives, and training from it and without it must be the same.
@@ -313,7 +320,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         elif speech_embeddings is not None and input_features is None:
             if attention_mask is None:
                 attention_mask = _all_real(speech_embeddings, speech_embeddings.shape[1])
-            lengths = attention_mask.sum(dim=1)
+            lengths = attention_mask.long().sum(dim=1)
         else:
             raise ValueError("give either input_features or speech_embeddings")
         speech, lengths = self.adapter(speech_embeddings.to(self.dtype), lengths)
@@ -388,21 +395,26 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_parts(
-        cls, config: ASRDogeConfig, *, dtype: torch.dtype = torch.float32
+        cls, config: ASRDogeConfig, *, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
     ) -> "ASRDogeForConditionalGeneration":
         """The frozen parts that `config` points to, with an untrained adapter.
+
+        With `quantization`, some of it is still whole: parts with random weights, a head tied to the token embedding,
+        and a language model that was trained too.
 
         Raises:
             CheckpointError: a part cannot be found or loaded, or has changed since its fingerprint was taken.
         """
         encoder = language_model = None
         if config.speech_encoder is not None:
-            encoder = load_frozen_encoder(config, dtype)
+            encoder = load_frozen_encoder(config, dtype, quantization)
         if config.language_model is not None:
             reference = _find_part("language_model", config.language_model, config.language_model_revision)
             found = weights_fingerprint(reference, rename_language_model_key)
             config.language_model_fingerprint = _same_fingerprint(reference, config.language_model_fingerprint, found)
-            language_model = load_language_model(reference, config.text_config, dtype)
+            quantize = quantization == "int8" and config.train_language_model == "none"
+            load = load_quantized_language_model if quantize else load_language_model
+            language_model = load(reference, config.text_config, dtype)
         model = cls(config, encoder=encoder, language_model=language_model)
         model.adapter.match_scale(model.get_input_embeddings().weight)
         return model.to(dtype)  # type: ignore[arg-type]
@@ -416,6 +428,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         revision: str | None = None,
         dtype: torch.dtype | str | None = None,
         device_map: Any = None,
+        quantization: Quantization = "none",
         **_: Any,
     ) -> "ASRDogeForConditionalGeneration":
         """A trained model: the frozen parts its configuration points to, and the checkpoint's own weights.
@@ -426,6 +439,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             revision: of a hub id.
             dtype: of the weights in memory; default float32.
             device_map: a device for the whole model (`"cuda"`, `torch.device(...)`).
+            quantization: `int8` for matrices of 8 bits, on the CPU only (see `asr_doge.models.quantization`).
             _: options of the Auto classes that have no meaning here.
 
         Raises:
@@ -433,17 +447,22 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         reference = find_model(pretrained_model_name_or_path, revision)
         config = config or load_asr_doge_config(reference)
-        model = cls.from_parts(config, dtype=_resolve_dtype(dtype))
+        model = cls.from_parts(config, dtype=_resolve_dtype(dtype), quantization=quantization)
         tensors = read_weights(reference, lambda key: key)
         check_keys(model.trained_keys(), tensors.keys(), f"checkpoint '{reference.name}'")
         check_shapes(model.state_dict(), tensors, f"checkpoint '{reference.name}'")
         model.load_state_dict(tensors, strict=False)
+        if quantization == "int8":  # what `from_parts` had to leave
+            quantize_linear_layers(model.encoder)
+            quantize_linear_layers(model.language_model)
         model.generation_config = load_generation_config(reference)
         model.name_or_path = reference.name
         return model.to(device_map) if device_map is not None else model
 
 
-def load_frozen_encoder(config: ASRDogeConfig, dtype: torch.dtype = torch.float32) -> SpeechEncoder:
+def load_frozen_encoder(
+    config: ASRDogeConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
+) -> SpeechEncoder:
     """The speech encoder that a checkpoint points to, and no more of it.
 
     Raises:
@@ -452,7 +471,7 @@ def load_frozen_encoder(config: ASRDogeConfig, dtype: torch.dtype = torch.float3
     reference = _find_part("speech_encoder", str(config.speech_encoder), config.speech_encoder_revision)
     found = encoder_fingerprint(reference, config.encoder_config)
     config.speech_encoder_fingerprint = _same_fingerprint(reference, config.speech_encoder_fingerprint, found)
-    return load_encoder(reference, config.encoder_config, dtype)
+    return load_encoder(reference, config.encoder_config, dtype, quantization)
 
 
 def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:

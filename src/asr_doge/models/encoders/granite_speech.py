@@ -1,9 +1,11 @@
 """Granite Speech: IBM's conformer encoder with its q-former projector, and nothing else of the checkpoint.
 
 Promises: for a clip alone, the same speech embeddings as `GraniteSpeechForConditionalGeneration.get_audio_features`;
-for a padded batch, the same embeddings each clip would get alone. Upstream's forward takes no length mask: its
-attention, depthwise convolution and q-former all read the padding, so clips change with their neighbours. This module
-runs upstream's layers (and therefore its weights) and masks those three places.
+for a padded batch, the same embeddings each clip would get alone, at no cost for the padding. Upstream's forward takes
+no length mask: its attention, depthwise convolution and q-former all read the padding, so clips change with their
+neighbours. This module runs upstream's layers (and therefore its weights) on the real frames of all clips, one clip
+after another: most layers see single frames, attention sees blocks of one clip, and between clips the convolution sees
+silence.
 
 It does not know the language model of the full checkpoint; none of its 2.5B parameters is read or allocated.
 Source: transformers `granite_speech`; https://huggingface.co/ibm-granite/granite-speech-3.3-2b.
@@ -21,6 +23,7 @@ from transformers.models.granite_speech.modeling_granite_speech import (
     GraniteSpeechConformerAttention,
     GraniteSpeechConformerBlock,
     GraniteSpeechConformerConvModule,
+    GraniteSpeechConformerDepthWiseConv1d,
     GraniteSpeechCTCEncoder,
     GraniteSpeechEncoderProjector,
 )
@@ -60,11 +63,13 @@ class GraniteSpeechEncoder(SpeechEncoder):
 
     def project(self, hidden_states: Tensor, input_lengths: Tensor) -> Tensor:
         """Speech embeddings `[B, T', D]` of conformer states `[B, T, hidden]`; `input_lengths` is `[B]`."""
-        frame_mask = length_mask(input_lengths, hidden_states.shape[1])
+        num_frames = hidden_states.shape[1]
+        packed = hidden_states[length_mask(input_lengths, num_frames)]
         # A clip's last window is completed with zeros, as upstream does for a clip alone.
-        speech_embeddings = self.projector(hidden_states.masked_fill(~frame_mask[..., None], 0.0))
-        speech_mask = length_mask(self.output_lengths(input_lengths), speech_embeddings.shape[1])
-        return speech_embeddings.masked_fill(~speech_mask[..., None], 0.0)
+        windows = _Rooms(input_lengths, _whole(input_lengths, self.config.window_size)).spread(packed)
+        embeddings = self.projector(windows[None])[0]
+        most = -(-num_frames // self.config.window_size) * self.embeddings_per_window
+        return _padded(embeddings, length_mask(self.output_lengths(input_lengths), most))
 
     def ctc_logits(self, input_features: Tensor, input_lengths: Tensor) -> Tensor:
         """CTC logits `[B, T, V]` alone, without running the projector; arguments as in `forward`."""
@@ -95,78 +100,152 @@ class GraniteSpeechEncoder(SpeechEncoder):
         return [ord(character) for character in text if 0 < ord(character) < self.encoder.out.out_features]
 
     def conformer(self, input_features: Tensor, input_lengths: Tensor) -> Tensor:
-        """Conformer states `[B, T, hidden]`; what stands at padded frames is finite and meaningless.
+        """Conformer states `[B, T, hidden]`, zero at padded frames.
 
         Args:
             input_features: `[B, T, 160]`.
             input_lengths: `[B]`.
         """
-        num_frames = input_features.shape[1]
+        frame_mask = length_mask(input_lengths, input_features.shape[1])
         # Attention is local to blocks of `context_size` frames. A batch whose longest clip is shorter than a block
         # needs a shorter one only: the frames left out would all be masked.
-        block = min(self.encoder.config.context_size, num_frames)
-        padding = -num_frames % block
-        frame_mask = length_mask(input_lengths, num_frames + padding)
-        # Whatever stands in the padding: one huge or NaN value there would reach real frames as 0 × inf.
-        input_features = input_features.masked_fill(~frame_mask[:, :num_frames, None], 0.0)
-        hidden_states = F.pad(self.encoder.input_linear(input_features), (0, 0, 0, padding))
-        distances = self.encoder.attention_dists[:block, :block]
+        block = min(self.encoder.config.context_size, int(input_lengths.max()))
+        distances = _distances(self.encoder.attention_dists[:block, :block])
+        blocks = _Rooms(input_lengths, _whole(input_lengths, block))
+        hidden_states = self.encoder.input_linear(input_features[frame_mask])  # [N, hidden], as up to the end
         layers = cast(list[GraniteSpeechConformerBlock], list(self.encoder.layers))
+        gapped = _Rooms(input_lengths, input_lengths + max(layers[0].conv.depth_conv.padding))
         for index, layer in enumerate(layers, start=1):
             hidden_states = hidden_states + 0.5 * layer.ff1(hidden_states)
-            hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, distances, frame_mask)
-            hidden_states = hidden_states + _convolution(layer.conv, hidden_states, frame_mask)
+            hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, distances, blocks)
+            hidden_states = hidden_states + _convolution(layer.conv, hidden_states, gapped)
             hidden_states = hidden_states + 0.5 * layer.ff2(hidden_states)
             hidden_states = layer.post_norm(hidden_states)
             if index == len(layers) // 2:  # self-conditioning on the CTC posteriors half way
                 posteriors = self.encoder.out(hidden_states).softmax(dim=-1)
                 hidden_states = hidden_states + self.encoder.out_mid(posteriors)
-        return hidden_states[:, :num_frames]
+        return _padded(hidden_states, frame_mask)
+
+
+class _Rooms:
+    """A layout of `S` rows that gives each clip of a batch a room, its `N` frames in all at the rooms' beginnings.
+
+    Args:
+        lengths: `[B]`, frames of each clip.
+        sizes: `[B]`, rows of its room.
+    """
+
+    def __init__(self, lengths: Tensor, sizes: Tensor) -> None:
+        spare = sizes - lengths
+        before = (spare.cumsum(0) - spare).repeat_interleave(lengths)
+        self.rows = torch.arange(len(before), device=lengths.device) + before
+        """`[N]`, the row of each frame."""
+        self.num_rows = int(sizes.sum())
+
+    def spread(self, packed: Tensor) -> Tensor:
+        """The layout `[S, D]` of packed frames `[N, D]`, zero elsewhere."""
+        return packed.new_zeros(self.num_rows, packed.shape[1]).index_copy(0, self.rows, packed)
+
+    def pack(self, spread: Tensor) -> Tensor:
+        """The frames `[N, D]` of a layout `[S, D]`."""
+        return spread.index_select(0, self.rows)
+
+    def mask(self) -> Tensor:
+        """`[S]`, True where a frame stands."""
+        return torch.zeros(self.num_rows, dtype=torch.bool, device=self.rows.device).index_fill(0, self.rows, True)
+
+
+def _whole(lengths: Tensor, size: int) -> Tensor:
+    """`lengths` completed to multiples of `size`."""
+    return (lengths + size - 1) // size * size
+
+
+def _padded(packed: Tensor, mask: Tensor) -> Tensor:
+    """`[B, T, D]`, zero where `mask` `[B, T]` is False and elsewhere the rows of `packed` `[N, D]`."""
+    padded = packed.new_zeros(*mask.shape, packed.shape[1])
+    padded[mask] = packed
+    return padded
+
+
+def _distances(of_pairs: Tensor) -> Tensor:
+    """`[2 * block]` indices into the relative position embedding, from the greatest distance query - key downwards.
+
+    Args:
+        of_pairs: `[block, block]`, the index of each (query, key), which depends on their distance alone.
+    """
+    falling = torch.cat([of_pairs[:, 0].flip(0), of_pairs[0, 1:]])
+    return F.pad(falling, (0, 1))  # to an even width, for aligned rows; the last column is never looked at
 
 
 def _block_attention(
-    attention: GraniteSpeechConformerAttention, hidden_states: Tensor, distances: Tensor, frame_mask: Tensor
+    attention: GraniteSpeechConformerAttention, hidden_states: Tensor, distances: Tensor, blocks: _Rooms
 ) -> Tensor:
-    """Self-attention within blocks of `len(distances)` frames, with Shaw's relative positions and masked padding.
+    """Self-attention `[N, hidden]` within blocks of one clip, with Shaw's relative positions.
 
     Args:
-        hidden_states: `[B, T, hidden]`, `T` a multiple of the block.
-        distances: `[block, block]`, index into the relative position embedding of each (query, key).
-        frame_mask: `[B, T]`, True at real frames.
+        hidden_states: `[N, hidden]`.
+        distances: `[2 * block]`, from `_distances`.
+        blocks: rooms of whole blocks.
     """
-    batch, frames, _ = hidden_states.shape
-    block = distances.shape[0]
-    shape = (batch * frames // block, block, attention.num_heads, attention.dim_head)
+    block = len(distances) // 2
+    shape = (blocks.num_rows // block, block, attention.num_heads, attention.dim_head)
     normed = attention.pre_norm(hidden_states)
-    query = attention.to_q(normed).reshape(shape).transpose(1, 2)  # [blocks, heads, block, d]
-    key, value = (part.reshape(shape).transpose(1, 2) for part in attention.to_kv(normed).chunk(2, dim=-1))
-    positions = attention.rel_pos_emb(distances)  # [block, block, d]
-    bias = torch.einsum("bhcd,crd->bhcr", query, positions) * attention.scale
-    key_mask = frame_mask.reshape(-1, 1, 1, block)
-    # The lowest finite value, not -inf: a block that is all padding must stay finite.
-    bias = bias.masked_fill(~key_mask, torch.finfo(bias.dtype).min)
+    query, key, value = (
+        blocks.spread(part).view(shape) for part in (attention.to_q(normed), *attention.to_kv(normed).chunk(2, dim=-1))
+    )
+    bias = _relative_bias(query, attention.rel_pos_emb(distances) * attention.scale)
+    bias.masked_fill_(~blocks.mask().view(-1, 1, 1, block), float("-inf"))  # every block has a frame to attend to
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [blocks, heads, block, d]
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=attention.scale)
-    mixed = mixed.transpose(1, 2).reshape(batch, frames, -1)
-    return attention.dropout(attention.to_out(mixed))
+    return attention.dropout(attention.to_out(blocks.pack(mixed.transpose(1, 2).reshape(blocks.num_rows, -1))))
 
 
-def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor, frame_mask: Tensor) -> Tensor:
-    """The conformer's convolution module with padding read as zeros, which is what a clip alone sees at its ends.
+def _relative_bias(query: Tensor, positions: Tensor) -> Tensor:
+    """What relative positions add to attention scores, `[blocks, heads, block, block]`.
+
+    Each query is compared with each distance once, where upstream makes an embedding of every pair of positions and
+    compares with those.
 
     Args:
-        hidden_states: `[B, T, hidden]`.
-        frame_mask: `[B, T]`, True at real frames.
+        query: `[blocks, block, heads, d]`.
+        positions: `[2 * block, d]`, embeddings of the distances of `_distances`.
     """
-    channels_first = module.norm(hidden_states).transpose(1, 2)  # [B, hidden, T]
-    gated = module.glu(module.up_conv(channels_first)).masked_fill(~frame_mask[:, None, :], 0.0)
-    normed = _batch_norm(module.batch_norm, module.depth_conv(gated), frame_mask)
-    return module.dropout(module.down_conv(module.silu(normed)).transpose(1, 2))
+    scores = (query @ positions.T).contiguous()
+    blocks, block, heads, width = scores.shape
+    # Query c finds key r at distance c - r, in column block - 1 - (c - r): one further left for each query.
+    strides = (block * heads * width, width, heads * width - 1, 1)
+    return scores.as_strided((blocks, heads, block, block), strides, block - 1)
 
 
-def _batch_norm(batch_norm: nn.BatchNorm1d, channels_first: Tensor, frame_mask: Tensor) -> Tensor:
-    """Batch norm of `[B, C, T]`; in training its statistics are of real frames only."""
-    if not batch_norm.training:
-        return batch_norm(channels_first)
-    normed = torch.zeros_like(channels_first).transpose(1, 2)
-    normed[frame_mask] = batch_norm(channels_first.transpose(1, 2)[frame_mask])
-    return normed.transpose(1, 2)
+def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor, gapped: _Rooms) -> Tensor:
+    """The conformer's convolution module `[N, hidden]`; around each clip it reads zeros, as for a clip alone.
+
+    Args:
+        hidden_states: `[N, hidden]`.
+        gapped: rooms that end with as many zeros as the convolution reaches.
+    """
+    gated = F.glu(_pointwise(module.up_conv, module.norm(hidden_states)), dim=-1)
+    mixed = gapped.pack(_depthwise(module.depth_conv, gapped.spread(gated)))
+    return module.dropout(_pointwise(module.down_conv, module.silu(module.batch_norm(mixed))))
+
+
+def _pointwise(layer: nn.Module, frames: Tensor) -> Tensor:
+    """A convolution of width 1 (or the linear layer that quantization made of it) on frames `[N, C]`."""
+    if isinstance(layer, nn.Conv1d):
+        return F.linear(frames, layer.weight.squeeze(-1), layer.bias)
+    return layer(frames)
+
+
+def _depthwise(module: GraniteSpeechConformerDepthWiseConv1d, frames: Tensor) -> Tensor:
+    """The depthwise convolution on frames `[S, C]`.
+
+    On the CPU as a sum of shifted products: torch's own takes ten times as long there.
+    """
+    if frames.device.type != "cpu":
+        return module(frames.T[None])[0].T
+    taps = module.conv.weight.squeeze(1).T.contiguous()  # [kernel, C]
+    padded = F.pad(frames, (0, 0, *module.padding))
+    mixed = padded[: len(frames)] * taps[0]
+    for shift, tap in enumerate(taps[1:], start=1):
+        mixed.addcmul_(padded[shift : shift + len(frames)], tap)
+    return mixed

@@ -8,20 +8,28 @@ import torch
 from accelerate import init_empty_weights
 from transformers import PreTrainedConfig
 
-from asr_doge.models.checkpoints import Reference, assign_weights, read_weights, weights_fingerprint
+from asr_doge.models.checkpoints import Reference, load_weights, weights_fingerprint
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
+from asr_doge.models.quantization import quantize_linear_layers
+from asr_doge.published import Quantization
 
 FRONT_END_VERSION = 1
 """Raised whenever the same waveform gives other input features, so that no cache of older ones is used."""
 
 
-def load_encoder(reference: Reference, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> SpeechEncoder:
+def load_encoder(
+    reference: Reference,
+    config: PreTrainedConfig,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization = "none",
+) -> SpeechEncoder:
     """A frozen speech encoder with the weights of a checkpoint.
 
     Args:
         reference: the checkpoint, of which only the encoder's tensors are read.
         config: its configuration.
         dtype: of the weights in memory.
+        quantization: see `asr_doge.models.quantization`.
 
     Raises:
         CheckpointError: no family reads it, or a weight is missing, unexpected or damaged.
@@ -29,8 +37,9 @@ def load_encoder(reference: Reference, config: PreTrainedConfig, dtype: torch.dt
     family = encoder_family(config)
     with init_empty_weights(include_buffers=False):
         encoder = family(config)
-    tensors = read_weights(reference, family.rename_checkpoint_key)
-    assign_weights(encoder, tensors, f"speech encoder '{reference.name}'", dtype)
+    if quantization == "int8":
+        quantize_linear_layers(encoder)
+    load_weights(encoder, reference, family.rename_checkpoint_key, f"speech encoder '{reference.name}'", dtype)
     return encoder.requires_grad_(False).eval()
 
 

@@ -1,0 +1,146 @@
+"""Published sizes on a GPU: real-time factors by batch size, how well the encoder uses the device, and the memory.
+
+    python bench/gpu.py --output gpu.json                   # minutes, one GPU
+    python bench/gpu.py --small --device cpu                # tiny sizes, to see that it runs
+
+Promises: random weights in bfloat16, loaded by the function that every verb uses; a fixed number of tokens, "draft"
+reading them in one pass and "greedy" writing them one by one (see bench/speed.py). The encoder's share of the peak is
+its floating point operations per second over those of a large matrix product, both measured here. "original" computes
+as the published code does (float32, batch 1, the whole prefix again for every token), without its idle 2.5B language
+model in memory. RTFx is seconds of audio per second of work.
+It does not know accuracy: random weights have none. It has not been run on a GPU yet.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from speed import Batch, draft, greedy, make_checkpoint, noise
+from torch.utils.flop_counter import FlopCounterMode
+
+from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.models import LoadedModel, find_device, load_model
+
+BATCH_SIZES = (1, 8, 32, 64, 128, 256)
+PEAK_SIZE = 8192
+
+
+def seconds_of(function: Callable[[], Any], device: torch.device, runs: int = 3) -> float:
+    """Median time of a call, after two that are not counted."""
+    times = []
+    for _ in range(runs + 2):
+        start = time.perf_counter()
+        function()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def measured_peak(device: torch.device, size: int) -> float:
+    """Floating point operations per second of a `size` × `size` product in bfloat16."""
+    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    return 2 * size**3 / seconds_of(lambda: matrix @ matrix, device)
+
+
+@torch.inference_mode()
+def original(loaded: LoadedModel, batch: Batch, num_tokens: int) -> None:
+    """The published way: for every token, the language model reads everything from the beginning."""
+    speech = loaded.model.encode(*batch).speech_embeddings
+    prefix, _ = loaded.model.adapter(speech, torch.tensor([speech.shape[1]], device=speech.device))
+    embed = loaded.model.get_input_embeddings()
+    for _ in range(num_tokens):
+        logits = loaded.model.language_model(inputs_embeds=prefix, use_cache=False).logits
+        prefix = torch.cat([prefix, embed(logits[:, -1:].argmax(dim=-1))], dim=1)
+
+
+def measure_original(checkpoint: Path, device: torch.device, seconds: float, num_tokens: int) -> float:
+    """RTFx of the published way, in float32."""
+    loaded = load_model(checkpoint, device=device)
+    one = on(device, noise(loaded, [seconds]))
+    return seconds / seconds_of(lambda: original(loaded, one, num_tokens), device, runs=1)
+
+
+def on(device: torch.device, batch: Batch) -> Batch:
+    """A batch on a device."""
+    return batch[0].to(device), batch[1].to(device)
+
+
+def measure_batch(loaded: LoadedModel, size: int, seconds: float, num_tokens: int) -> dict[str, float]:
+    """One batch size: RTFx, the encoder's operations per second, and the memory."""
+    device = loaded.model.device
+    batch = on(device, noise(loaded, [seconds] * size))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with FlopCounterMode(display=False) as counter:
+        loaded.model.encode(*batch)
+    encode_seconds = seconds_of(lambda: loaded.model.encode(*batch), device)
+    return {
+        "batch_size": size,
+        "encode_seconds": encode_seconds,
+        "encoder_flops_per_second": counter.get_total_flops() / encode_seconds,
+        "draft_rtfx": size * seconds / seconds_of(lambda: draft(loaded, batch, num_tokens), device),
+        "greedy_rtfx": size * seconds / seconds_of(lambda: greedy(loaded, batch, num_tokens), device, runs=1),
+        "peak_device_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
+    }
+
+
+def measure(options: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, Any]:
+    """Everything, printed as it comes."""
+    checkpoint = make_checkpoint(folder, options.small, torch.bfloat16)
+    original_rtfx = measure_original(checkpoint, device, options.seconds, options.tokens)
+    print(f"original   RTFx {original_rtfx:.1f}", flush=True)
+    loaded = load_model(checkpoint, device=device, dtype=torch.bfloat16)
+    peak = measured_peak(device, 256 if options.small else PEAK_SIZE)
+    print(f"peak       {peak / 1e12:.1f} TFLOP/s in a matrix product", flush=True)
+    batches = []
+    for size in options.batch_sizes:
+        figures = measure_batch(loaded, size, options.seconds, options.tokens)
+        figures["encoder_share_of_peak"] = figures["encoder_flops_per_second"] / peak
+        print(
+            f"batch {size:>4} RTFx draft {figures['draft_rtfx']:.0f}  greedy {figures['greedy_rtfx']:.0f}"
+            f"  encoder at {100 * figures['encoder_share_of_peak']:.0f} % of the peak"
+            f"  {figures['peak_device_bytes'] / 1e9:.1f} GB",
+            flush=True,
+        )
+        batches.append(figures)
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "torch": torch.__version__,
+        "sizes": "small" if options.small else "published",
+        "audio_seconds": options.seconds,
+        "tokens": options.tokens,
+        "matmul_peak_flops_per_second": peak,
+        "original_rtfx": original_rtfx,
+        "batches": batches,
+    }
+
+
+def main() -> int:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--device", help="default: the machine's accelerator")
+    parser.add_argument("--small", action="store_true", help="tiny sizes instead of the published ones")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=BATCH_SIZES, help=f"default {BATCH_SIZES}")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each recording (default 10)")
+    parser.add_argument("--tokens", type=int, default=30, help="tokens that are written (default 30)")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = measure(options, find_device(options.device), Path(folder))
+    if options.output:
+        write_atomically(options.output, (json.dumps(report, indent=2) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""Time, memory and start-up at published sizes, by precision, beside the original's way in the same run.
+
+    python bench/speed.py --output speed.json               # 4 GB of disk, 4 GB of memory, minutes
+    python bench/speed.py --original --output speed.json    # with bench/original.py's yardstick: 14 GB of memory
+    python bench/speed.py --small                           # tiny sizes, to see that it runs
+
+Promises: the model is loaded from a checkpoint on disk by the function that every verb uses; each way runs in a process
+of its own, so that its peak memory is its own, after loading and one run that is not counted. Beside the time on the
+clock stands the processor's, which on one thread (OMP_NUM_THREADS=1) hardly depends on what else the machine does.
+Weights are random, so the number of tokens is fixed: "greedy" writes them one by one with the cache, "draft" reads them
+in one pass, which is what draft verification costs when the draft is right.
+It does not know accuracy: random weights have none.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import DogeConfig, DogeForCausalLM, GraniteSpeechConfig, PreTrainedConfig
+
+from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.models import LoadedModel, assemble_model, load_model
+from asr_doge.models.checkpoints import find_model, load_tokenizer
+from asr_doge.models.configuration_asr_doge import published_encoder_config, published_text_config
+from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
+
+WAYS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "bfloat16": {"dtype": torch.bfloat16},
+    "int8": {"quantization": "int8"},
+}
+SAMPLE_RATE = 16_000
+MIXED_SECONDS = (2.0, 4.0, 6.0, 8.0, 10.0, 13.0, 16.0, 20.0)
+Batch = tuple[Tensor, Tensor]
+"""Input features `[B, T, F]` and their mask `[B, T]`."""
+
+
+def configurations(small: bool) -> tuple[GraniteSpeechConfig, DogeConfig]:
+    """The published encoder and language model, or tiny ones of the same kind."""
+    granite, doge = published_encoder_config(), published_text_config()
+    if small:
+        granite.encoder_config.update({"num_layers": 2, "hidden_dim": 32, "num_heads": 2, "dim_head": 16})
+        granite.projector_config.update(
+            {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "encoder_hidden_size": 32}
+        )
+        doge.update({"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2})
+    return granite, doge
+
+
+def make_checkpoint(folder: Path, small: bool, stored: torch.dtype) -> Path:
+    """A checkpoint of random weights, its frozen parts beside it as their publishers lay them out."""
+    granite, doge = configurations(small)
+    encoder_folder, text_folder = folder / "encoder", folder / "language_model"
+    _save_part(GraniteSpeechEncoder(granite), granite, encoder_folder, stored)
+    _save_part(DogeForCausalLM(doge), doge, text_folder, stored)
+    load_tokenizer(find_model("nano")).save_pretrained(text_folder)
+    assemble_model(encoder_folder, text_folder, device="cpu").save(folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+def _save_part(model: nn.Module, config: PreTrainedConfig, folder: Path, stored: torch.dtype) -> None:
+    """Random weights under which nothing vanishes: denormal numbers would slow every product several times."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "norm" in name.lower() or "residual" in name or parameter.ndim < 2:
+            parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            parameter.data.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
+    folder.mkdir(parents=True)
+    tied = {"lm_head.weight"}  # Doge's, which is the embedding
+    weights = {
+        name: tensor.to(stored) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+        if name not in tied
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(folder)
+
+
+def noise(loaded: LoadedModel, seconds: Sequence[float]) -> Batch:
+    """Features of clips of noise, padded to the longest."""
+    rng = np.random.default_rng(0)
+    waveforms = [0.1 * rng.standard_normal(round(length * SAMPLE_RATE)).astype(np.float32) for length in seconds]
+    batch = loaded.processor(audio=waveforms, sampling_rate=SAMPLE_RATE)
+    return batch["input_features"], batch["attention_mask"]
+
+
+def greedy(loaded: LoadedModel, batch: Batch, num_tokens: int) -> Any:
+    """Everything from features to `num_tokens` tokens, one by one."""
+    return loaded.model.generate(*batch, min_new_tokens=num_tokens, max_new_tokens=num_tokens, num_beams=1)
+
+
+@torch.inference_mode()
+def draft(loaded: LoadedModel, batch: Batch, num_tokens: int) -> Any:
+    """Everything from features to the verdict on a draft of `num_tokens` tokens."""
+    labels = torch.randint(3, 100, (len(batch[0]), num_tokens), device=loaded.model.device)
+    return loaded.model(*batch, labels=labels).logits.argmax(dim=-1)
+
+
+def timed(name: str, function: Callable[[], Any], runs: int, audio_seconds: float) -> dict[str, float]:
+    """Medians of `runs` calls, for which everything is warm: seconds, the processor's seconds, and both per audio."""
+    wall, processor = [], []
+    for _ in range(runs):
+        start, processor_start = time.perf_counter(), time.process_time()
+        function()
+        wall.append(time.perf_counter() - start)
+        processor.append(time.process_time() - processor_start)
+    seconds, processor_seconds = statistics.median(wall), statistics.median(processor)
+    return {
+        f"{name}_seconds": seconds,
+        f"{name}_cpu_seconds": processor_seconds,
+        f"{name}_rtf": seconds / audio_seconds,
+        f"{name}_cpu_rtf": processor_seconds / audio_seconds,
+    }
+
+
+def measure(way: str, checkpoint: Path, seconds: float, num_tokens: int, runs: int, batch: bool) -> dict[str, float]:
+    """Measure one way in this process: seconds, bytes and real-time factors (seconds of work per second of audio)."""
+    start, processor_start = time.perf_counter(), time.process_time()
+    loaded = load_model(checkpoint, device="cpu", **WAYS[way])
+    figures = {"load_seconds": time.perf_counter() - start}
+    one = noise(loaded, [seconds])
+    draft(loaded, one, num_tokens)
+    figures["cold_start_seconds"] = time.perf_counter() - start
+    figures["cold_start_cpu_seconds"] = time.process_time() - processor_start
+    figures |= timed("encode", lambda: loaded.model.encode(*one), runs, seconds)
+    figures |= timed("draft", lambda: draft(loaded, one, num_tokens), runs, seconds)
+    figures |= timed("greedy", lambda: greedy(loaded, one, num_tokens), runs, seconds)
+    figures["peak_rss_bytes"] = peak_rss()
+    if batch:
+        mixed = noise(loaded, MIXED_SECONDS)
+        figures |= timed("batch_draft", lambda: draft(loaded, mixed, num_tokens), runs, sum(MIXED_SECONDS))
+    return figures
+
+
+def peak_rss() -> float:
+    """Most memory this process ever held, in bytes; weights mapped from disk count once they have been read."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def in_own_process(*arguments: str) -> dict[str, float]:
+    """The figures that a script prints as its last line, in JSON."""
+    finished = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    if finished.returncode:
+        sys.exit(f"error: {' '.join(arguments)} failed (too little memory?):\n{finished.stderr}")
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Every way, each in a process of its own."""
+    common = ["--seconds", str(options.seconds), "--tokens", str(options.tokens), "--runs", str(options.runs)]
+    results = {}
+    if options.original:
+        small = ["--small"] if options.small else []
+        results["original"] = in_own_process(
+            str(Path(__file__).with_name("original.py")), "--way", "original", *common, *small
+        )
+        print(f"original   {results['original']}", flush=True)
+    batch = [] if options.batch else ["--no-batch"]
+    checkpoint = options.checkpoint or make_checkpoint(folder, options.small, getattr(torch, options.stored))
+    for way in options.ways:
+        results[way] = in_own_process(__file__, "--way", way, "--checkpoint", str(checkpoint), *common, *batch)
+        print(line(way, results[way]), flush=True)
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "sizes": "small" if options.small else "published",
+        "stored": options.stored,
+        "audio_seconds": options.seconds,
+        "tokens": options.tokens,
+        "runs": options.runs,
+        "results": results,
+    }
+
+
+def line(way: str, figures: dict[str, float]) -> str:
+    """One row of the table."""
+    return (
+        f"{way:<10} RTF draft {figures['draft_rtf']:.3f} (cpu {figures['draft_cpu_rtf']:.3f})"
+        f"  greedy {figures['greedy_rtf']:.3f} (cpu {figures['greedy_cpu_rtf']:.3f})"
+        f"  batch of 8 {figures.get('batch_draft_rtf', 0):.3f} (cpu {figures.get('batch_draft_cpu_rtf', 0):.3f})"
+        f"  load {figures['load_seconds']:.1f} s  cold start {figures['cold_start_seconds']:.1f} s"
+        f"  peak {figures['peak_rss_bytes'] / 1e9:.2f} GB"
+    )
+
+
+def main() -> int:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--small", action="store_true", help="tiny sizes instead of the published ones")
+    parser.add_argument("--original", action="store_true", help="first the original's way, which takes 14 GB")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="default: all")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the recording (default 10)")
+    parser.add_argument("--tokens", type=int, default=30, help="tokens that are written (default 30)")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs, after loading and a first one (default 3)")
+    parser.add_argument("--stored", choices=["float32", "bfloat16"], default="float32", help="of the files on disk")
+    parser.add_argument("--folder", type=Path, help="folder for the checkpoint (default: a temporary one)")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--way", choices=WAYS, help="measure one way only, in this process, and print it as JSON")
+    parser.add_argument("--checkpoint", type=Path, help="use this one (default: make one of random weights)")
+    parser.add_argument("--batch", action=argparse.BooleanOptionalAction, default=True, help="a batch of 8, 79 s")
+    options = parser.parse_args()
+    if options.way:
+        arguments = (options.checkpoint, options.seconds, options.tokens, options.runs, options.batch)
+        print(json.dumps(measure(options.way, *arguments)))
+        return 0
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        report = compare(options, Path(folder))
+    if options.output:
+        write_atomically(options.output, (json.dumps(report, indent=2) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
