@@ -12,9 +12,10 @@ from transformers import pipeline
 
 import asr_doge
 from asr_doge.audio import SAMPLE_RATE
+from asr_doge.data.configuration import ProcessConfig
 from asr_doge.data.digits import DigitClip, read_fsdd, recorded_clips, split_voices, synthesized_clips, write_clips
 from asr_doge.data.manifest import read_manifest
-from asr_doge.data.processing import ProcessConfig, process_corpus
+from asr_doge.data.processing import process_corpus
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
 from asr_doge.inference.transcription import Transcriber

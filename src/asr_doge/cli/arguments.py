@@ -7,11 +7,12 @@ It does not know what the verbs do.
 """
 
 import dataclasses
+import json
 import re
 from argparse import Action, ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
@@ -23,8 +24,21 @@ Config = TypeVar("Config")
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
+_LIST_METAVAR = re.compile(r"--(\w+) \[ITEM,\.\.\.\](, --\1\+ \[ITEM,\.\.\.\])?")
+
+
+def _plain_list(match: re.Match[str]) -> str:
+    return f"--{match[1]} {match[1].upper()} ..."
+
+
 class _HelpFormatter(DefaultHelpFormatter):
-    """Names classes as Python does in an annotation: Path, not <class 'Path'>."""
+    """Names classes as Python does in an annotation: Path, not <class 'Path'>; and lists as `_spell_out` takes them."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        return _LIST_METAVAR.sub(_plain_list, super()._format_action_invocation(action))
+
+    def _format_usage(self, *arguments: Any, **options: Any) -> str:
+        return _LIST_METAVAR.sub(_plain_list, super()._format_usage(*arguments, **options))
 
     def _expand_help(self, action: Action) -> str:
         return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", super()._expand_help(action))
@@ -81,11 +95,12 @@ def _spell_out(
     """Arguments as jsonargparse wants them, and those that belong to no flag.
 
     Files come first, each as its section of the YAML, for what comes later overrides; a boolean `--flag` becomes
-    `--flag=true`, a list `--flag a b` an empty one and what is appended to it.
+    `--flag=true`, and `--flag a b` of a list `--flag=["a", "b"]`.
     """
-    lists = {f"--{field.name}" for field in dataclasses.fields(config_class) if get_origin(field.type) is list}
-    booleans = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type in (bool, "bool")}
-    flags = {f"--{field.name}" for field in dataclasses.fields(config_class)}
+    fields = dataclasses.fields(config_class)
+    booleans = {f"--{field.name}" for field in fields if field.type in (bool, "bool")}
+    lists = {f"--{field.name}": get_args(field.type)[0] for field in fields if get_origin(field.type) is list}
+    flags = {f"--{field.name}" for field in fields}
     files: list[str] = []
     spelled: list[str] = []
     without_flag: list[str] = []
@@ -100,13 +115,13 @@ def _spell_out(
         elif argument in booleans:
             given = pending.pop(0) if pending and pending[0] in ("true", "false") else "true"
             spelled.append(f"{argument}={given}")
+        elif argument in lists:
+            count = next((i for i, later in enumerate(pending) if later.startswith("--")), len(pending))
+            spelled.append(f"{argument}={_yaml_list(pending[:count], lists[argument])}")
+            del pending[:count]
         elif argument == "--":
             without_flag += pending
             break
-        elif argument in lists:
-            spelled.append(f"{argument}=[]")
-            while pending and not pending[0].startswith("--"):
-                spelled.append(f"{argument}+={pending.pop(0)}")
         elif argument in flags and pending and not pending[0].startswith("--"):
             spelled += [argument, pending.pop(0)]
         elif argument.startswith("-") and argument != "-":
@@ -114,6 +129,11 @@ def _spell_out(
         else:
             without_flag.append(argument)
     return [*files, *spelled], without_flag
+
+
+def _yaml_list(values: Sequence[str], kind: type) -> str:
+    """A list as YAML; texts stay texts whatever they look like, other values are for the parser to judge."""
+    return json.dumps(values) if kind is str else f"[{', '.join(values)}]"
 
 
 def _section(path: Path, verb: str, sections: Sequence[str]) -> str:

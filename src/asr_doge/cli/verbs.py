@@ -48,9 +48,15 @@ VERBS = {
         "asr-doge transcribe recording.mp3 folder/ --format json",
         positional="files",
     ),
+    "download": Verb(
+        "Fetch a corpus; --list names them.",
+        "asr_doge.data.configuration:DownloadConfig",
+        "asr-doge download librispeech --output_dir ./data --splits train-clean-100 dev-clean test-clean",
+        positional="corpora",
+    ),
     "process": Verb(
         "A corpus to manifests.",
-        "asr_doge.data.processing:ProcessConfig",
+        "asr_doge.data.configuration:ProcessConfig",
         "asr-doge process --dataset librispeech --data_dir ./data --output_dir ./processed",
     ),
     "features": Verb(
