@@ -24,7 +24,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"inference", "decoding", "models", "data"} | GROUND_FLOOR,
     "serving": {"inference"},
 }
-"""`errors` and `published` may be imported by all. `cli` may import every room and the package itself; no room may import `cli`."""
+"""`errors` and `published` may be imported by all.
+
+`cli` may import every room and the package itself; no room may import `cli`."""
 EVERY_ROOM = {*MAY_IMPORT, "cli"}
 
 modules = sorted(PACKAGE.rglob("*.py"))

@@ -56,9 +56,8 @@ class ASRDogeBenchmark:
         Raises:
             CheckpointError, ConfigError: as in `asr_doge.models.load_model`; also for weights that are NaN.
         """
-        loaded = load_model(
-            self.config.checkpoint_dir, device=self.config.device, quantization=self.config.quantization
-        )
+        config = self.config
+        loaded = load_model(config.checkpoint_dir, device=config.device, quantization=config.quantization)
         check_weights(loaded, config.checkpoint_dir)
         self._transcriber = self._transcriber_of(loaded, config.batch_size)
 
