@@ -4,10 +4,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from transformers.trainer_utils import get_last_checkpoint
-
 from asr_doge.cli.console import quiet_libraries
 from asr_doge.training.configuration import TrainConfig
+from asr_doge.training.record import RECORD_NAME
 from asr_doge.training.training import CONFIG_NAME, train
 
 
@@ -17,7 +16,7 @@ def run(config: TrainConfig) -> int:
     try:
         result = train(config)
     except KeyboardInterrupt:
-        if Path(config.output_dir).is_dir() and get_last_checkpoint(config.output_dir):
+        if (Path(config.output_dir) / RECORD_NAME).is_file():
             settings = str(Path(config.output_dir) / CONFIG_NAME)
             command = ["asr-doge", "train", "--config", settings, "--resume_from", "latest"]
             print(f"\nstopped; go on with: {shlex.join(command)}", file=sys.stderr)

@@ -4,7 +4,7 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 It does not check values (see `asr_doge.training.training`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asr_doge.published import (
     DEFAULT_LANGUAGE_MODEL,
@@ -46,9 +46,18 @@ class TrainConfig:
     train_language_model: TrainLanguageModel = "none"
     """What of the language model is trained: none, lora or full."""
     batch_size: int = 16
-    """Utterances a step."""
+    """Utterances a step, over all processes."""
+    gradient_accumulation_steps: int = 1
+    """Parts that each process cuts its share of a batch into, for memory; the result is the same."""
     learning_rate: float = 2e-3
     """Highest learning rate; it falls linearly to zero after the warm-up."""
+    language_model_learning_rate: float | None = None
+    """The same of what is trained of the language model; default, learning_rate."""
+    encoder_learning_rate: float | None = None
+    """The same of what is trained of the encoder."""
+    stages: list[dict[str, float]] = field(default_factory=list)
+    """Stages one after the other, in YAML, in place of epochs and the learning rates: each has `epochs` and, by part,
+    `adapter_learning_rate`, `language_model_learning_rate`, `encoder_learning_rate` (default 0: not trained)."""
     weight_decay: float = 0.01
     """AdamW weight decay."""
     warmup_steps: int = 100
@@ -71,8 +80,12 @@ class TrainConfig:
     """Processes that read audio; with a feature cache none are needed."""
     seed: int = 0
     """Seed of the adapter's start and the order of the data."""
+    max_unreadable: int = 20
+    """Recordings that cannot be read and are left out before training stops (without a feature cache)."""
     resume_from: str | None = None
     """A checkpoint-N folder to go on from, or `latest`."""
+    allow_config_change: bool = False
+    """Resume even if settings or data are not those the run began with."""
     wandb_project: str | None = None
     """Weights & Biases project to log to."""
     wandb_entity: str | None = None

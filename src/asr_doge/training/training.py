@@ -7,45 +7,43 @@ It does not compute features ahead (see `asr_doge.inference.features`) but uses 
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from torch.utils.data import Dataset
-from transformers import (
-    EarlyStoppingCallback,
-    EvalPrediction,
-    GenerationConfig,
-    PreTrainedConfig,
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import ProgressCallback, Seq2SeqTrainingArguments, set_seed
 from transformers.training_args import ParallelMode
 
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
-from asr_doge.errors import AudioError, ConfigError
-from asr_doge.models import ASRDogeProcessor, LoadedModel, assemble_model, find_device
-from asr_doge.models.checkpoints import find_model
-from asr_doge.models.encoders.loading import feature_source, settings
-from asr_doge.models.modeling_asr_doge import load_asr_doge_config
-from asr_doge.text.scoring import score
+from asr_doge.errors import AudioError, ConfigError, DataError, TrainingError
+from asr_doge.models import LoadedModel, assemble_model, find_device
+from asr_doge.models.encoders.loading import feature_source
+from asr_doge.training.callbacks import KeepBest, LimitedPatience, MarkComplete, Progress, StopWhenAsked
 from asr_doge.training.configuration import TrainConfig
-from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
+from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset
+from asr_doge.training.evaluation import Evaluation
+from asr_doge.training.examples import NamedExamples, collate_named
+from asr_doge.training.record import describe_data, describe_machine, write_record
+from asr_doge.training.resuming import (
+    checkpoint_to_resume,
+    remove_old,
+    require_same_model,
+    require_same_run,
+)
+from asr_doge.training.schedule import Schedule, read_schedule
+from asr_doge.training.trainer import SpeechTrainer
 
 CONFIG_NAME = "train_config.yaml"
 """In `output_dir`, the settings of the run, to be given to `--config`."""
+KEPT_CHECKPOINTS = 2
+"""Newest `checkpoint-N` folders that stay."""
 
 
 @dataclass(frozen=True)
@@ -62,80 +60,166 @@ def train(config: TrainConfig) -> TrainResult:
     """Run the `train` verb.
 
     Raises:
-        ASRDogeError: data, model parts or flags that cannot be used.
+        ASRDogeError: data, model parts or flags that cannot be used, or a run that cannot go on.
+        KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
     _check_flags(config)
+    schedule = read_schedule(config)
     output_dir = Path(config.output_dir)
-    checkpoint = _checkpoint_to_resume(config.resume_from, output_dir)
+    checkpoint = checkpoint_to_resume(config.resume_from, output_dir)
     set_seed(config.seed)
     train_set = read_manifest(Path(config.train_manifest or Path(config.data_dir) / "train_manifest.json"))
     dev_set = read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json"))
-    loaded = assemble_model(
+    data = describe_data({"train": train_set, "dev": dev_set})
+    loaded = _assemble(config)
+    if checkpoint is not None:
+        require_same_model(checkpoint, loaded.model.config)
+        if not config.allow_config_change:
+            require_same_run(checkpoint, asdict(config), data)
+    loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
+    generation_config = copy.deepcopy(loaded.model.generation_config)
+    trainer = _trainer(config, schedule, loaded, train_set, sample_utterances(dev_set, config.eval_samples))
+    record = {
+        "config": asdict(config),
+        "data": data,
+        "parameters": asdict(loaded.model.count_parameters()),
+        "machine": describe_machine(trainer.args.device, trainer.args.world_size),
+        "resumed_from": checkpoint.name if checkpoint else None,
+    }
+    if trainer.is_world_process_zero():
+        remove_old(output_dir, KEPT_CHECKPOINTS)
+        write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
+        write_record(output_dir, record)
+    _run(trainer, config, checkpoint)
+    cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
+    result = TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
+    if trainer.is_world_process_zero():
+        loaded.model.generation_config = generation_config
+        loaded.save(result.final_dir)
+        reached = {"steps": result.steps, "dev_cer": result.dev_cer, "unreadable": len(trainer.unreadable)}
+        write_record(output_dir, {**record, "result": reached})
+    return result
+
+
+def _check_flags(config: TrainConfig) -> None:
+    """Refuse, before anything is loaded, numbers that training could not use."""
+    positive = ("adapter_hidden_dim", "adapter_stack", "batch_size", "epochs", "eval_samples", "eval_steps")
+    for name in (*positive, "gradient_accumulation_steps", "patience", "save_steps"):
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
+    rates = ("learning_rate", "language_model_learning_rate", "encoder_learning_rate")
+    for name in (*rates, "max_grad_norm", "max_unreadable", "num_workers", "warmup_steps", "weight_decay"):
+        if (getattr(config, name) or 0) < 0:
+            raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
+    if config.save_steps % config.eval_steps:
+        raise ConfigError(f"save_steps ({config.save_steps}) must be a multiple of eval_steps ({config.eval_steps})")
+    shares = _processes() * config.gradient_accumulation_steps
+    if config.batch_size % shares:
+        raise ConfigError(
+            f"--batch_size {config.batch_size} cannot be cut into {shares} equal parts ({_processes()} processes ×"
+            f" --gradient_accumulation_steps {config.gradient_accumulation_steps}): give a multiple of {shares}"
+        )
+    if config.wandb_project is not None and not config.no_wandb and find_spec("wandb") is None:
+        raise ConfigError("--wandb_project needs the package wandb: pip install 'asr-doge[wandb]', or give --no_wandb")
+
+
+def _processes() -> int:
+    """Processes of this run, as torchrun and `accelerate launch` tell each of them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _device(config: TrainConfig) -> torch.device:
+    """The device of this process: the one asked for, or its own among several of the kind."""
+    device = find_device(config.device)
+    if _processes() == 1 or device.type == "cpu":
+        return device
+    return find_device(f"{device.type}:{os.environ.get('LOCAL_RANK', '0')}")
+
+
+def _assemble(config: TrainConfig) -> LoadedModel:
+    """The untrained model that the flags describe."""
+    return assemble_model(
         config.speech_encoder,
         config.language_model,
         prompt=config.prompt,
-        device=config.device,
+        device=_device(config),
         adapter_type=config.adapter_type,
         adapter_hidden_dim=config.adapter_hidden_dim,
         adapter_stack=config.adapter_stack,
         adapter_output_norm=config.adapter_output_norm,
         train_language_model=config.train_language_model,
     )
-    if checkpoint is not None:
-        _require_same_model(checkpoint, loaded.model.config)
-    loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
-    generation_config = copy.deepcopy(loaded.model.generation_config)
-    trainer = Seq2SeqTrainer(
+
+
+def _trainer(
+    config: TrainConfig,
+    schedule: Schedule,
+    loaded: LoadedModel,
+    train_set: Sequence[Utterance],
+    dev_set: Sequence[Utterance],
+) -> SpeechTrainer:
+    """The Trainer with its data and callbacks."""
+    output_dir = Path(config.output_dir)
+    train_set, train_examples = _dataset(config, train_set, loaded)
+    dev_set, dev_examples = _readable(*_dataset(config, _shortest_first(dev_set), loaded))
+    trainer = SpeechTrainer(
         loaded.model,
-        _training_arguments(config, output_dir),
-        data_collator=collate_examples,
-        train_dataset=_dataset(config, train_set, loaded),
-        eval_dataset=_dataset(config, _shortest_first(sample_utterances(dev_set, config.eval_samples)), loaded),
+        _training_arguments(config, schedule, output_dir),
+        data_collator=collate_named,
+        train_dataset=NamedExamples(train_set, train_examples),
+        eval_dataset=NamedExamples(dev_set, dev_examples),
         processing_class=loaded.processor,
-        compute_metrics=_metrics(loaded.processor),
-        callbacks=[LimitedPatience(config.patience), KeepBest(loaded, generation_config, output_dir / "best")],
+        compute_metrics=Evaluation(loaded.processor, dev_set),
+        callbacks=[
+            LimitedPatience(config.patience, schedule.epochs_before_last),
+            KeepBest(loaded, copy.deepcopy(loaded.model.generation_config), output_dir / "best"),
+            MarkComplete(KEPT_CHECKPOINTS),
+        ],
+        schedule=schedule,
+        utterances=train_set,
+        max_unreadable=config.max_unreadable,
     )
-    write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Progress(trainer))
+    return trainer
+
+
+def _run(trainer: SpeechTrainer, config: TrainConfig, checkpoint: Path | None) -> None:
+    """Train to the end, which is evaluated too."""
+    stop = StopWhenAsked()
+    trainer.add_callback(stop)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except AudioError as error:  # raised in a worker process, it brings a traceback in its message
         last_line = str(error).strip().splitlines()[-1]
         raise AudioError(last_line.removeprefix(f"{AudioError.__module__}.{AudioError.__name__}: ")) from error
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"--batch_size {config.batch_size} does not fit into the memory of {trainer.args.device}: raise"
+            " --gradient_accumulation_steps, which cuts it into parts, or lower it"
+        ) from error
+    finally:
+        stop.restore()
+    if stop.asked:
+        raise KeyboardInterrupt
     if trainer.state.global_step % config.eval_steps:
         trainer.evaluate()
-    loaded.model.generation_config = copy.deepcopy(generation_config)
-    loaded.save(output_dir / "final")
-    cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
-    return TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
 
 
-def _check_flags(config: TrainConfig) -> None:
-    """Refuse, before anything is loaded, numbers that training could not use."""
-    positive = ("adapter_hidden_dim", "adapter_stack", "batch_size", "epochs", "eval_samples", "eval_steps")
-    for name in (*positive, "patience", "save_steps"):
-        if getattr(config, name) <= 0:
-            raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
-    for name in ("learning_rate", "max_grad_norm", "num_workers", "warmup_steps", "weight_decay"):
-        if getattr(config, name) < 0:
-            raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
-    if config.save_steps % config.eval_steps:
-        raise ConfigError(f"save_steps ({config.save_steps}) must be a multiple of eval_steps ({config.eval_steps})")
-    if config.wandb_project is not None and not config.no_wandb and find_spec("wandb") is None:
-        raise ConfigError("--wandb_project needs the package wandb: pip install 'asr-doge[wandb]', or give --no_wandb")
-
-
-def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainingArguments:
+def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path) -> Seq2SeqTrainingArguments:
     use_wandb = config.wandb_project is not None and not config.no_wandb
     if use_wandb:
         os.environ["WANDB_PROJECT"] = str(config.wandb_project)
         if config.wandb_entity:
             os.environ["WANDB_ENTITY"] = config.wandb_entity
-    device = find_device(config.device)
+    device = _device(config)
+    batch_size = config.batch_size // _processes() // config.gradient_accumulation_steps
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(output_dir),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
+        num_train_epochs=schedule.epochs,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         warmup_steps=config.warmup_steps,
@@ -143,11 +227,11 @@ def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainin
         eval_strategy="steps",
         eval_steps=config.eval_steps,
         save_steps=config.save_steps,
-        save_total_limit=2,
         metric_for_best_model="cer",
         greater_is_better=False,
         predict_with_generate=True,
-        logging_steps=min(25, config.eval_steps),
+        logging_steps=_logging_steps(config.eval_steps),
+        logging_nan_inf_filter=False,  # SpeechTrainer stops instead
         dataloader_pin_memory=device.type == "cuda",
         report_to="wandb" if use_wandb else "none",
         run_name=config.wandb_run_name,
@@ -156,11 +240,18 @@ def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainin
         label_names=["labels"],
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
         use_cpu=device.type == "cpu",
+        ddp_backend="gloo" if device.type == "cpu" and _processes() > 1 else None,
+        ddp_find_unused_parameters=False,
         seed=config.seed,
         disable_tqdm=False,
     )
     _use_one_device(arguments, device)
     return arguments
+
+
+def _logging_steps(eval_steps: int) -> int:
+    """At most 25, and a divisor: a mean loss that spans a checkpoint would be lost in part when the run resumes."""
+    return max(steps for steps in range(1, min(25, eval_steps) + 1) if eval_steps % steps == 0)
 
 
 def _use_one_device(arguments: Seq2SeqTrainingArguments, device: torch.device) -> None:
@@ -173,10 +264,12 @@ def _use_one_device(arguments: Seq2SeqTrainingArguments, device: torch.device) -
         arguments._setup_devices = device  # `arguments.device` is "cuda:0" otherwise
 
 
-def _dataset(config: TrainConfig, utterances: Sequence[Utterance], loaded: LoadedModel) -> Dataset[Example]:
-    """Examples from the feature cache if there is one, else from the audio."""
+def _dataset(
+    config: TrainConfig, utterances: Sequence[Utterance], loaded: LoadedModel
+) -> tuple[Sequence[Utterance], Dataset[Example]]:
+    """Examples from the feature cache if there is one, else from the audio, and the utterances they are of."""
     if config.features_dir is None:
-        return SpeechDataset(utterances, loaded.processor)
+        return utterances, SpeechDataset(utterances, loaded.processor)
     source = feature_source(
         loaded.model.config.speech_encoder_fingerprint,
         loaded.model.config.encoder_config,
@@ -187,109 +280,30 @@ def _dataset(config: TrainConfig, utterances: Sequence[Utterance], loaded: Loade
     if len(readable) < len(utterances):
         print(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
     cache.require_fresh(readable)
-    return CachedSpeechDataset(readable, loaded.processor, cache)
+    return readable, CachedSpeechDataset(readable, loaded.processor, cache)
+
+
+def _readable(
+    utterances: Sequence[Utterance], examples: Dataset[Example]
+) -> tuple[Sequence[Utterance], Dataset[Example]]:
+    """Without what cannot be read, so that every evaluation is of the same utterances, in whichever process.
+
+    Raises:
+        DataError: nothing remains.
+    """
+    if not isinstance(examples, SpeechDataset):
+        return utterances, examples
+    named_examples = NamedExamples(utterances, examples)
+    tried = (named_examples[index] for index in range(len(utterances)))
+    unreadable = {named.id: named.reason for named in tried if named.example is None}
+    for reason in unreadable.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    readable = [utterance for utterance in utterances if utterance.id not in unreadable]
+    if not readable:
+        raise DataError(f"none of the {len(utterances)} dev utterances can be read; {next(iter(unreadable.values()))}")
+    return readable, SpeechDataset(readable, examples.processor)
 
 
 def _shortest_first(utterances: Sequence[Utterance]) -> list[Utterance]:
     """Neighbours of like length, so that evaluation pads little."""
     return sorted(utterances, key=lambda utterance: utterance.duration)
-
-
-def _metrics(processor: ASRDogeProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
-    """WER, CER and exact match of generated texts, as fractions."""
-
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
-        references, hypotheses = (
-            processor.batch_decode(torch.as_tensor(ids)) for ids in (prediction.label_ids, prediction.predictions)
-        )
-        scores = score(references, hypotheses)
-        return {"wer": scores.wer, "cer": scores.cer, "exact_match": scores.perfect_match_rate}
-
-    return compute
-
-
-def _checkpoint_to_resume(resume_from: str | None, output_dir: Path) -> str | None:
-    if resume_from is None:
-        if output_dir.is_dir() and get_last_checkpoint(str(output_dir)) is not None:
-            raise ConfigError(
-                f"{output_dir} holds the checkpoints of another run: go on with it by --resume_from latest, or choose"
-                " another --output_dir"
-            )
-        return None
-    if resume_from == "latest":
-        found = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
-        if found is None:
-            raise ConfigError(f"--resume_from latest: there is no checkpoint-N folder in {output_dir}")
-        return found
-    if not (Path(resume_from) / "trainer_state.json").is_file():
-        raise ConfigError(f"--resume_from {resume_from}: not a checkpoint-N folder of a training run")
-    return resume_from
-
-
-def _require_same_model(checkpoint: str, config: PreTrainedConfig) -> None:
-    """Refuse to put a checkpoint's weights and optimizer into another model than they were of.
-
-    Raises:
-        ConfigError: the flags give another model; the message names them.
-        CheckpointError: the checkpoint has no usable config.json.
-    """
-    before = load_asr_doge_config(find_model(Path(checkpoint)))
-    flags = [name for name in _MODEL_FLAGS if getattr(before, name) != getattr(config, name)]
-    parts = (
-        ("speech_encoder", "encoder_config", "speech_encoder_fingerprint"),
-        ("language_model", "text_config", "language_model_fingerprint"),  # no fingerprint in checkpoints of `full`
-    )
-    for flag, sub_config, fingerprint in parts:
-        old, new = (settings(getattr(side, sub_config).to_dict()) for side in (before, config))
-        if old != new or getattr(before, fingerprint) not in (None, getattr(config, fingerprint)):
-            flags.append(flag)
-    if flags:
-        named = ", ".join(f"--{name}" for name in sorted(flags))
-        raise ConfigError(
-            f"--resume_from {checkpoint}: that run had another {named}; give what it had, or start a new run in another"
-            " --output_dir"
-        )
-
-
-_MODEL_FLAGS = (
-    *("prompt", "adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm"),
-    "train_language_model",
-)
-"""Settings of the model that are fields of `ASRDogeConfig` of the same name."""
-
-
-class LimitedPatience(EarlyStoppingCallback):
-    """Early stopping that goes on counting over a resume, where transformers' own starts anew."""
-
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **report: Any,
-    ) -> None:
-        """Count the evaluations since the best one of the run that is resumed."""
-        super().on_train_begin(args, state, control, **report)
-        cers = [entry["eval_cer"] for entry in state.log_history if "eval_cer" in entry]
-        self.early_stopping_patience_counter = len(cers) - 1 - cers.index(min(cers)) if cers else 0
-
-
-class KeepBest(TrainerCallback):
-    """Write `best` whenever an evaluation has the lowest dev CER so far."""
-
-    def __init__(self, loaded: LoadedModel, generation_config: GenerationConfig, folder: Path) -> None:
-        self.loaded = loaded
-        self.generation_config = generation_config  # the Trainer fills up the model's own with its defaults
-        self.folder = folder
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **report: Any,
-    ) -> None:
-        """Compare with `state.best_metric`, which the Trainer updates after this call and keeps over a resume."""
-        if state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric:
-            self.loaded.model.generation_config = copy.deepcopy(self.generation_config)
-            self.loaded.save(self.folder)
