@@ -35,8 +35,7 @@ def same_weights(a: Path, b: Path) -> bool:
 
 def train_and_be_killed(config: TrainConfig, writes: int) -> int:
     """Run in another process, which SIGKILLs itself at its `writes`-th write to the run's folder; its exit code."""
-    context = multiprocessing.get_context("forkserver")  # imports the package once, for all runs
-    context.set_forkserver_preload(["asr_doge.training.training"])
+    context = multiprocessing.get_context("fork")  # which need not import the package anew
     process = context.Process(target=_train, args=(config, writes))
     process.start()
     process.join()

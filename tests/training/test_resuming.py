@@ -86,7 +86,7 @@ def test_a_run_killed_again_and_again_ends_where_an_uninterrupted_one_does(
     chance = random.Random(0)
     config = settings(tmp_path / "killed", **options)
     kills = 0
-    while train_and_be_killed(config, chance.randint(10, 50)) == -signal.SIGKILL:
+    while train_and_be_killed(config, chance.randint(15, 60)) == -signal.SIGKILL:
         kills += 1
         config = settings(tmp_path / "killed", resume_from="latest", **options)
         assert kills < 30, "it makes no headway"

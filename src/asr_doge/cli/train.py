@@ -1,5 +1,6 @@
 """`asr-doge train`: fit the adapter."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -21,5 +22,6 @@ def run(config: TrainConfig) -> int:
             command = ["asr-doge", "train", "--config", settings, "--resume_from", "latest"]
             print(f"\nstopped; go on with: {shlex.join(command)}", file=sys.stderr)
         raise
-    print(f"{result.steps} steps, best dev CER {100 * result.dev_cer:.2f} %: {result.best_dir}")
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
+        print(f"{result.steps} steps, best dev CER {100 * result.dev_cer:.2f} %: {result.best_dir}")
     return 0

@@ -7,6 +7,7 @@ They do not know how the model or the data are made.
 
 import copy
 import signal
+import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -173,4 +174,4 @@ class Progress(ProgressCallback):
             self.training_bar.set_postfix(shown)
         if "eval_cer" in logs:
             rates = ", ".join(f"{name.upper()} {100 * logs[f'eval_{name}']:.2f} %" for name in ("wer", "cer"))
-            self.training_bar.write(f"step {state.global_step}: dev {rates}, loss {logs['eval_loss']:.3f}")
+            self.training_bar.write(f"step {state.global_step}: dev {rates}, loss {logs['eval_loss']:.3f}", sys.stderr)

@@ -11,6 +11,7 @@ from asr_doge.published import (
     DEFAULT_PROMPT,
     DEFAULT_SPEECH_ENCODER,
     AdapterType,
+    TrainEncoder,
     TrainLanguageModel,
 )
 
@@ -36,15 +37,29 @@ class TrainConfig:
     prompt: str = DEFAULT_PROMPT
     """Text the language model reads before the speech."""
     adapter_type: AdapterType = "mlp"
-    """mlp (two layers) or linear (one)."""
+    """mlp (two layers), linear (one), conv (mlp that sees the embeddings before and after too), or qformer (a learned
+    query reads adapter_stack embeddings by attention)."""
     adapter_hidden_dim: int = 512
-    """Width between the two layers of mlp."""
+    """Width between the two layers of mlp and conv, and of qformer's attention."""
     adapter_stack: int = 1
     """Neighbouring speech embeddings joined into one; 5 suits Whisper's 50 a second."""
     adapter_output_norm: bool = False
     """RMS norm after the adapter, at the scale of the token embeddings."""
     train_language_model: TrainLanguageModel = "none"
     """What of the language model is trained: none, lora or full."""
+    train_encoder: TrainEncoder = "none"
+    """What of the encoder is trained: none, lora, or last_k (its last layers); but for none, the feature cache is of no
+    use."""
+    train_encoder_layers: int = 2
+    """How many layers last_k are."""
+    lora_rank: int = 8
+    """Rank of LoRA's updates."""
+    lora_alpha: float = 16.0
+    """LoRA's updates are multiplied by lora_alpha / lora_rank."""
+    lora_dropout: float = 0.0
+    """Dropout before LoRA's updates, in the language model."""
+    lora_targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the layers that LoRA updates, such as q_proj; all-linear is all but the output's."""
     batch_size: int = 16
     """Utterances a step, over all processes."""
     gradient_accumulation_steps: int = 1

@@ -98,7 +98,7 @@ _MODEL_FLAGS = {
     name: name
     for name in (
         *("prompt", "adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm"),
-        "train_language_model",
+        *("train_language_model", "train_encoder", "train_encoder_layers"),
     )
 }
 """Flags that shape the model, and the field of `ASRDogeConfig` that each sets."""

@@ -9,8 +9,9 @@ The loop is transformers' own. It does not know the flags of the command.
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -22,8 +23,10 @@ from transformers import Seq2SeqTrainer
 
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import AudioError, TrainingError
+from asr_doge.models import ASRDogeProcessor
 from asr_doge.models.checkpoints import first_line
-from asr_doge.training.examples import IDS, UNREADABLE
+from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+from asr_doge.training.examples import IDS, UNREADABLE, NamedExamples
 from asr_doge.training.schedule import PARTS, Schedule
 
 NAMED_IDS = 8
@@ -115,10 +118,32 @@ class SpeechTrainer(Seq2SeqTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
         **options: Any,
-    ) -> tuple[float | None, Tensor | None, Tensor | None]:
-        """A batch of an evaluation."""
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """A batch of an evaluation; its loss is such that the mean over utterances is the mean over all their tokens.
+
+        Else the loss would depend on which utterances share a batch, and so on the number of processes.
+        """
         given = {name: value for name, value in inputs.items() if name not in (IDS, UNREADABLE)}
-        return super().prediction_step(model, given, prediction_loss_only, ignore_keys, **options)
+        loss, texts, labels = super().prediction_step(model, given, prediction_loss_only, ignore_keys, **options)
+        is_label = given["labels"] != IGNORED_LABEL
+        if loss is not None:
+            loss = loss * is_label.sum() / len(is_label) / self.tokens_per_evaluated_utterance
+        return loss, texts, labels
+
+    def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
+        """An evaluation, of each utterance once.
+
+        Seq2SeqTrainer would count twice what several processes are given to make up whole batches.
+        """
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*arguments, **options)
+
+    @cached_property
+    def tokens_per_evaluated_utterance(self) -> float:
+        """Labels of the dev set, over its utterances."""
+        utterances = cast(NamedExamples, self.eval_dataset).utterances
+        processor = cast(ASRDogeProcessor, self.processing_class)
+        return fmean(len(processor.label_ids(utterance.text)) for utterance in utterances)
 
     def _count_unreadable(self, unreadable: Mapping[str, str]) -> None:
         for utterance_id, reason in unreadable.items():

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -104,15 +105,33 @@ def train(config: TrainConfig) -> TrainResult:
 def _check_flags(config: TrainConfig) -> None:
     """Refuse, before anything is loaded, numbers that training could not use."""
     positive = ("adapter_hidden_dim", "adapter_stack", "batch_size", "epochs", "eval_samples", "eval_steps")
-    for name in (*positive, "gradient_accumulation_steps", "patience", "save_steps"):
+    for name in (
+        *positive,
+        "gradient_accumulation_steps",
+        "lora_rank",
+        "patience",
+        "save_steps",
+        "train_encoder_layers",
+    ):
         if getattr(config, name) <= 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
     rates = ("learning_rate", "language_model_learning_rate", "encoder_learning_rate")
-    for name in (*rates, "max_grad_norm", "max_unreadable", "num_workers", "warmup_steps", "weight_decay"):
+    for name in (
+        *rates,
+        "lora_alpha",
+        "lora_dropout",
+        "max_grad_norm",
+        "max_unreadable",
+        "num_workers",
+        "warmup_steps",
+        "weight_decay",
+    ):
         if (getattr(config, name) or 0) < 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
     if config.save_steps % config.eval_steps:
         raise ConfigError(f"save_steps ({config.save_steps}) must be a multiple of eval_steps ({config.eval_steps})")
+    if config.features_dir is not None and config.train_encoder != "none":
+        print(f"--train_encoder {config.train_encoder}: the feature cache is of the frozen encoder, and is not used")
     shares = _processes() * config.gradient_accumulation_steps
     if config.batch_size % shares:
         raise ConfigError(
@@ -148,7 +167,20 @@ def _assemble(config: TrainConfig) -> LoadedModel:
         adapter_stack=config.adapter_stack,
         adapter_output_norm=config.adapter_output_norm,
         train_language_model=config.train_language_model,
+        train_encoder=config.train_encoder,
+        train_encoder_layers=config.train_encoder_layers,
+        lora=_lora_options(config) if "lora" in (config.train_language_model, config.train_encoder) else None,
     )
+
+
+def _lora_options(config: TrainConfig) -> dict[str, Any]:
+    """As `peft.LoraConfig` has them."""
+    return {
+        "r": config.lora_rank,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "target_modules": "all-linear" if config.lora_targets == ["all-linear"] else config.lora_targets,
+    }
 
 
 def _trainer(
@@ -235,7 +267,7 @@ def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Pat
         dataloader_pin_memory=device.type == "cuda",
         report_to="wandb" if use_wandb else "none",
         run_name=config.wandb_run_name,
-        dataloader_num_workers=0 if config.features_dir else config.num_workers,
+        dataloader_num_workers=0 if config.features_dir and config.train_encoder == "none" else config.num_workers,
         remove_unused_columns=False,
         label_names=["labels"],
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
@@ -268,7 +300,7 @@ def _dataset(
     config: TrainConfig, utterances: Sequence[Utterance], loaded: LoadedModel
 ) -> tuple[Sequence[Utterance], Dataset[Example]]:
     """Examples from the feature cache if there is one, else from the audio, and the utterances they are of."""
-    if config.features_dir is None:
+    if config.features_dir is None or config.train_encoder != "none":
         return utterances, SpeechDataset(utterances, loaded.processor)
     source = feature_source(
         loaded.model.config.speech_encoder_fingerprint,
