@@ -9,6 +9,7 @@ import pytest
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
 from asr_doge.models import loading
+from asr_doge.training import callbacks
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.training import TrainResult, train
 from tests import speech
@@ -58,6 +59,7 @@ def settings(corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path)
 
 @pytest.fixture
 def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """`train` with these settings."""
+    """`train` with these settings, without its pictures, which take longer than such a run (`test_curves` draws)."""
     monkeypatch.setattr(loading, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
+    monkeypatch.setattr(callbacks, "draw_curves", lambda *_: None)
     return lambda output_dir, **options: train(settings(output_dir, **options))

@@ -8,12 +8,15 @@ from pathlib import Path
 from asr_doge.cli.console import quiet_libraries
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.record import RECORD_NAME
-from asr_doge.training.training import CONFIG_NAME, train
+from asr_doge.training.training import CONFIG_NAME, plan, train
 
 
 def run(config: TrainConfig) -> int:
     """Run the verb; returns the exit code."""
     quiet_libraries()
+    if config.plan:
+        print("\n".join(plan(config).lines()))
+        return 0
     try:
         result = train(config)
     except KeyboardInterrupt:

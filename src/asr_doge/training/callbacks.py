@@ -25,8 +25,14 @@ from transformers import (
 )
 
 from asr_doge.models import LoadedModel
+from asr_doge.training.curves import draw_curves
+from asr_doge.training.evaluation import Evaluation
 from asr_doge.training.resuming import COMPLETE_NAME, remove_old
 from asr_doge.training.trainer import SpeechTrainer, writing
+
+HYPOTHESES_NAME = "hypotheses.jsonl"
+"""In the run's folder, what the last evaluation heard."""
+SECONDS_BETWEEN_DRAWINGS = 60.0
 
 
 class LimitedPatience(EarlyStoppingCallback):
@@ -137,6 +143,28 @@ class StopWhenAsked(TrainerCallback):
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
+
+
+class Show(TrainerCallback):
+    """Keep `hypotheses.jsonl` and the curves of a run's folder up to date, the curves not too often."""
+
+    def __init__(self, evaluation: Evaluation, folder: Path) -> None:
+        self.evaluation = evaluation
+        self.folder = folder
+        self._drawn = time.monotonic()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write what was heard."""
+        if state.is_world_process_zero:
+            self.evaluation.write_hypotheses(self.folder / HYPOTHESES_NAME)
+            if time.monotonic() - self._drawn > SECONDS_BETWEEN_DRAWINGS:
+                self.draw(state)
+
+    def draw(self, state: TrainerState) -> None:
+        """Draw the curves anew."""
+        if state.is_world_process_zero:
+            draw_curves(self.folder, state.log_history, self.evaluation.hypotheses)
+            self._drawn = time.monotonic()
 
 
 class Progress(ProgressCallback):

@@ -97,6 +97,8 @@ class TrainConfig:
     """Seed of the adapter's start and the order of the data."""
     max_unreadable: int = 20
     """Recordings that cannot be read and are left out before training stops (without a feature cache)."""
+    plan: bool = False
+    """Print parameters and the memory that training will need, and stop."""
     resume_from: str | None = None
     """A checkpoint-N folder to go on from, or `latest`."""
     allow_config_change: bool = False

@@ -131,9 +131,10 @@ class SpeechTrainer(Seq2SeqTrainer):
         return loss, texts, labels
 
     def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
-        """An evaluation, of each utterance once.
+        """An evaluation, in whose texts each utterance counts once.
 
-        Seq2SeqTrainer would count twice what several processes are given to make up whole batches.
+        Seq2SeqTrainer would count twice what several processes are given to make up whole batches. (Their loss still
+        does, in the last batch; it chooses nothing.)
         """
         self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(*arguments, **options)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -26,11 +26,13 @@ from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.errors import AudioError, ConfigError, DataError, TrainingError
 from asr_doge.models import LoadedModel, assemble_model, find_device
 from asr_doge.models.encoders.loading import feature_source
-from asr_doge.training.callbacks import KeepBest, LimitedPatience, MarkComplete, Progress, StopWhenAsked
+from asr_doge.training.callbacks import KeepBest, LimitedPatience, MarkComplete, Progress, Show, StopWhenAsked
+from asr_doge.training.card import write_card
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset
 from asr_doge.training.evaluation import Evaluation
 from asr_doge.training.examples import NamedExamples, collate_named
+from asr_doge.training.plan import MemoryPlan, longest_batch, plan_memory
 from asr_doge.training.record import describe_data, describe_machine, write_record
 from asr_doge.training.resuming import (
     checkpoint_to_resume,
@@ -57,6 +59,19 @@ class TrainResult:
     dev_cer: float
 
 
+@dataclass
+class _Run:
+    """Everything that a run needs, checked and loaded."""
+
+    trainer: SpeechTrainer
+    show: Show
+    loaded: LoadedModel
+    checkpoint: Path | None
+    """To go on from."""
+    record: dict[str, Any]
+    """What `run.json` says of it."""
+
+
 def train(config: TrainConfig) -> TrainResult:
     """Run the `train` verb.
 
@@ -64,10 +79,43 @@ def train(config: TrainConfig) -> TrainResult:
         ASRDogeError: data, model parts or flags that cannot be used, or a run that cannot go on.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
+    run = _prepare(config)
+    trainer, loaded, output_dir = run.trainer, run.loaded, Path(config.output_dir)
+    generation_config = copy.deepcopy(loaded.model.generation_config)  # the Trainer fills it up with its defaults
+    if trainer.is_world_process_zero():
+        _say_plan(_plan(run, config), config)
+        remove_old(output_dir, KEPT_CHECKPOINTS)
+        write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
+        write_record(output_dir, run.record)
+    _run_to_the_end(run, config)
+    cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
+    result = TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
+    if trainer.is_world_process_zero():
+        loaded.model.generation_config = generation_config
+        loaded.save(result.final_dir)
+        reached = {"steps": result.steps, "dev_cer": result.dev_cer, "unreadable": len(trainer.unreadable)}
+        record = {**run.record, "result": reached}
+        write_record(output_dir, record)
+        for folder in (result.best_dir, result.final_dir):
+            write_card(folder, record)
+    return result
+
+
+def plan(config: TrainConfig) -> MemoryPlan:
+    """What `train` would need, without training.
+
+    Raises:
+        ASRDogeError: as `train`.
+    """
+    return _plan(_prepare(config), config)
+
+
+def _prepare(config: TrainConfig) -> _Run:
+    """Check and load everything."""
     _check_flags(config)
     schedule = read_schedule(config)
     output_dir = Path(config.output_dir)
-    checkpoint = checkpoint_to_resume(config.resume_from, output_dir)
+    checkpoint = None if config.plan else checkpoint_to_resume(config.resume_from, output_dir)
     set_seed(config.seed)
     train_set = read_manifest(Path(config.train_manifest or Path(config.data_dir) / "train_manifest.json"))
     dev_set = read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json"))
@@ -78,8 +126,8 @@ def train(config: TrainConfig) -> TrainResult:
         if not config.allow_config_change:
             require_same_run(checkpoint, asdict(config), data)
     loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
-    generation_config = copy.deepcopy(loaded.model.generation_config)
-    trainer = _trainer(config, schedule, loaded, train_set, sample_utterances(dev_set, config.eval_samples))
+    dev_sample = sample_utterances(dev_set, config.eval_samples)
+    trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample)
     record = {
         "config": asdict(config),
         "data": data,
@@ -87,19 +135,7 @@ def train(config: TrainConfig) -> TrainResult:
         "machine": describe_machine(trainer.args.device, trainer.args.world_size),
         "resumed_from": checkpoint.name if checkpoint else None,
     }
-    if trainer.is_world_process_zero():
-        remove_old(output_dir, KEPT_CHECKPOINTS)
-        write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
-        write_record(output_dir, record)
-    _run(trainer, config, checkpoint)
-    cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
-    result = TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
-    if trainer.is_world_process_zero():
-        loaded.model.generation_config = generation_config
-        loaded.save(result.final_dir)
-        reached = {"steps": result.steps, "dev_cer": result.dev_cer, "unreadable": len(trainer.unreadable)}
-        write_record(output_dir, {**record, "result": reached})
-    return result
+    return _Run(trainer, show, loaded, checkpoint, record)
 
 
 def _check_flags(config: TrainConfig) -> None:
@@ -189,11 +225,12 @@ def _trainer(
     loaded: LoadedModel,
     train_set: Sequence[Utterance],
     dev_set: Sequence[Utterance],
-) -> SpeechTrainer:
-    """The Trainer with its data and callbacks."""
+) -> tuple[SpeechTrainer, Show]:
+    """The Trainer with its data and callbacks, and what shows its progress in the run's folder."""
     output_dir = Path(config.output_dir)
     train_set, train_examples = _dataset(config, train_set, loaded)
     dev_set, dev_examples = _readable(*_dataset(config, _shortest_first(dev_set), loaded))
+    evaluation = Evaluation(loaded.processor, dev_set)
     trainer = SpeechTrainer(
         loaded.model,
         _training_arguments(config, schedule, output_dir),
@@ -201,7 +238,7 @@ def _trainer(
         train_dataset=NamedExamples(train_set, train_examples),
         eval_dataset=NamedExamples(dev_set, dev_examples),
         processing_class=loaded.processor,
-        compute_metrics=Evaluation(loaded.processor, dev_set),
+        compute_metrics=evaluation,
         callbacks=[
             LimitedPatience(config.patience, schedule.epochs_before_last),
             KeepBest(loaded, copy.deepcopy(loaded.model.generation_config), output_dir / "best"),
@@ -211,17 +248,41 @@ def _trainer(
         utterances=train_set,
         max_unreadable=config.max_unreadable,
     )
+    show = Show(evaluation, output_dir)
+    trainer.add_callback(show)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress(trainer))
-    return trainer
+    return trainer, show
 
 
-def _run(trainer: SpeechTrainer, config: TrainConfig, checkpoint: Path | None) -> None:
+def _plan(run: _Run, config: TrainConfig) -> MemoryPlan:
+    examples = cast(NamedExamples, run.trainer.train_dataset)
+    return plan_memory(
+        run.loaded.model,
+        longest_batch(examples.utterances, examples.__getitem__, collate_named),
+        _utterances_at_once(config),
+        bf16=run.trainer.args.bf16,
+    )
+
+
+def _say_plan(planned: MemoryPlan, config: TrainConfig) -> None:
+    """Print it, and a warning if the device has not that much memory."""
+    print("\n".join(planned.lines()))
+    if not planned.fits:
+        largest = planned.largest_batch * (config.batch_size // _utterances_at_once(config))
+        print(
+            f"warning: --batch_size {config.batch_size} may not fit, {largest} does; or raise"
+            " --gradient_accumulation_steps",
+            file=sys.stderr,
+        )
+
+
+def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
     """Train to the end, which is evaluated too."""
-    stop = StopWhenAsked()
+    trainer, stop = run.trainer, StopWhenAsked()
     trainer.add_callback(stop)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     except AudioError as error:  # raised in a worker process, it brings a traceback in its message
         last_line = str(error).strip().splitlines()[-1]
         raise AudioError(last_line.removeprefix(f"{AudioError.__module__}.{AudioError.__name__}: ")) from error
@@ -232,10 +293,16 @@ def _run(trainer: SpeechTrainer, config: TrainConfig, checkpoint: Path | None) -
         ) from error
     finally:
         stop.restore()
+    if trainer.state.global_step % config.eval_steps and not stop.asked:
+        trainer.evaluate()
+    run.show.draw(trainer.state)
     if stop.asked:
         raise KeyboardInterrupt
-    if trainer.state.global_step % config.eval_steps:
-        trainer.evaluate()
+
+
+def _utterances_at_once(config: TrainConfig) -> int:
+    """Of a process."""
+    return config.batch_size // (_processes() * config.gradient_accumulation_steps)
 
 
 def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path) -> Seq2SeqTrainingArguments:
@@ -245,12 +312,11 @@ def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Pat
         if config.wandb_entity:
             os.environ["WANDB_ENTITY"] = config.wandb_entity
     device = _device(config)
-    batch_size = config.batch_size // _processes() // config.gradient_accumulation_steps
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=schedule.epochs,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
+        per_device_train_batch_size=_utterances_at_once(config),
+        per_device_eval_batch_size=_utterances_at_once(config),
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -265,7 +331,7 @@ def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Pat
         logging_steps=_logging_steps(config.eval_steps),
         logging_nan_inf_filter=False,  # SpeechTrainer stops instead
         dataloader_pin_memory=device.type == "cuda",
-        report_to="wandb" if use_wandb else "none",
+        report_to=[name for name, used in (("wandb", use_wandb), ("tensorboard", find_spec("tensorboard"))) if used],
         run_name=config.wandb_run_name,
         dataloader_num_workers=0 if config.features_dir and config.train_encoder == "none" else config.num_workers,
         remove_unused_columns=False,
