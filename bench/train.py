@@ -3,7 +3,7 @@
 Example:
     python bench/train.py --table trained --data_dir ./strings/processed --output_dir ./bench_train --epochs 3
 
-`trained` compares --train_language_model none, lora and full; `adapters` the kinds of adapter, the language model frozen.
+`trained` compares --train_language_model none, lora and full; `adapters` the kinds of adapter.
 Promises: the same data, seed, batches and number of steps for every row; WER and CER are of the test manifest, by the
 checkpoint that the dev set chose; a row that is already there (an interrupted run) is not trained again. Rows run one
 after the other on the same machine, so their times compare only if it had nothing else to do.
@@ -96,7 +96,9 @@ def _row(name: str, options: dict[str, Any], flags: argparse.Namespace) -> dict[
     ).run_full_benchmark()
     row = {
         **{rate: asdict(report.accuracy)[rate] for rate in ("wer", "cer", "perfect_match_rate")},
-        **{"trainable": report.parameters["trainable"], "dev_cer": result.dev_cer, "seconds": seconds},
+        "trainable": report.parameters["trainable"],
+        "dev_cer": result.dev_cer,
+        "seconds": seconds,
     }
     write_atomically(path, json.dumps(row).encode())
     return row

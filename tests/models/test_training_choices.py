@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from asr_doge.cli import main
 from asr_doge.errors import ConfigError
 from asr_doge.models import assemble_model, load_model
 from tests.models import tiny
@@ -61,3 +62,28 @@ def test_lora_is_as_large_and_where_it_is_told(granite_folder: Path, doge_folder
     with pytest.raises(ConfigError, match=r"lora_targets.*no_such_layer") as caught:
         trained(r=3, target_modules=["no_such_layer"])
     assert "\n" not in str(caught.value)
+
+
+def test_merged_lora_says_the_same_without_lora(
+    granite_folder: Path, doge_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = assemble_model(granite_folder, doge_folder, device="cpu", dtype=torch.float64, train_language_model="lora")
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if ".lora_" in name:
+                parameter.copy_(0.1 * torch.randn_like(parameter))
+    loaded.save(tmp_path / "lora")
+    flags = ["--checkpoint_dir", str(tmp_path / "lora"), "--output_dir", str(tmp_path / "merged")]
+    assert main(["merge", *flags]) == 0
+    merged, before = (
+        load_model(tmp_path / name, device="cpu", dtype=torch.float64).model for name in ("merged", "lora")
+    )
+    assert not any(".lora_" in name for name, _ in merged.named_parameters())
+    batch = loaded.processor([tiny.random_waveform(0.7)], ["the fox"], sampling_rate=16_000)
+    difference = (merged(**batch).logits - before(**batch).logits).abs().max()
+    assert difference < 1e-5  # merged in float32
+    capsys.readouterr()
+    assert main(["merge", *flags]) == 2
+    assert "exists: choose a new folder" in capsys.readouterr().err
+    assert main(["merge", "--checkpoint_dir", "nano", "--output_dir", str(tmp_path / "new")]) == 2
+    assert "there is no LoRA to merge" in capsys.readouterr().err

@@ -95,7 +95,8 @@ def plan_memory(
     gradients = sum(parameter.nbytes for parameter in trained)
     was_training = model.training
     model.train()
-    with torch.random.fork_rng():  # dropout; the run is to be the same with a plan and without
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):  # dropout; the run is to be the same with a plan and without
         one, two = (_activations(model, batch_of(count), bf16) for count in (1, 2))
     model.train(was_training)
     return MemoryPlan(

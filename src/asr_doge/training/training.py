@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 import yaml
 from torch.utils.data import Dataset
-from transformers import ProgressCallback, Seq2SeqTrainingArguments, set_seed
+from transformers import GenerationConfig, ProgressCallback, Seq2SeqTrainingArguments, set_seed
 from transformers.training_args import ParallelMode
 
 from asr_doge.data.atomic_writing import write_atomically
@@ -41,7 +41,7 @@ from asr_doge.training.resuming import (
     require_same_run,
 )
 from asr_doge.training.schedule import Schedule, read_schedule
-from asr_doge.training.trainer import SpeechTrainer
+from asr_doge.training.trainer import SpeechTrainer, writing
 
 CONFIG_NAME = "train_config.yaml"
 """In `output_dir`, the settings of the run, to be given to `--config`."""
@@ -70,6 +70,8 @@ class _Run:
     """To go on from."""
     record: dict[str, Any]
     """What `run.json` says of it."""
+    generation_config: GenerationConfig
+    """As it is to be saved; the Trainer fills up the model's own with its defaults."""
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -81,7 +83,6 @@ def train(config: TrainConfig) -> TrainResult:
     """
     run = _prepare(config)
     trainer, loaded, output_dir = run.trainer, run.loaded, Path(config.output_dir)
-    generation_config = copy.deepcopy(loaded.model.generation_config)  # the Trainer fills it up with its defaults
     if trainer.is_world_process_zero():
         _say_plan(_plan(run, config), config)
         remove_old(output_dir, KEPT_CHECKPOINTS)
@@ -91,8 +92,9 @@ def train(config: TrainConfig) -> TrainResult:
     cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
     result = TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
     if trainer.is_world_process_zero():
-        loaded.model.generation_config = generation_config
-        loaded.save(result.final_dir)
+        loaded.model.generation_config = run.generation_config
+        with writing(result.final_dir):
+            loaded.save(result.final_dir)
         reached = {"steps": result.steps, "dev_cer": result.dev_cer, "unreadable": len(trainer.unreadable)}
         record = {**run.record, "result": reached}
         write_record(output_dir, record)
@@ -126,6 +128,7 @@ def _prepare(config: TrainConfig) -> _Run:
         if not config.allow_config_change:
             require_same_run(checkpoint, asdict(config), data)
     loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
+    generation_config = copy.deepcopy(loaded.model.generation_config)
     dev_sample = sample_utterances(dev_set, config.eval_samples)
     trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample)
     record = {
@@ -135,33 +138,25 @@ def _prepare(config: TrainConfig) -> _Run:
         "machine": describe_machine(trainer.args.device, trainer.args.world_size),
         "resumed_from": checkpoint.name if checkpoint else None,
     }
-    return _Run(trainer, show, loaded, checkpoint, record)
+    return _Run(trainer, show, loaded, checkpoint, record, generation_config)
+
+
+_POSITIVE = (
+    *("adapter_hidden_dim", "adapter_stack", "batch_size", "epochs", "eval_samples", "eval_steps", "patience"),
+    *("gradient_accumulation_steps", "lora_rank", "save_steps", "train_encoder_layers"),
+)
+_NOT_NEGATIVE = (
+    *("learning_rate", "language_model_learning_rate", "encoder_learning_rate", "warmup_steps", "weight_decay"),
+    *("lora_alpha", "lora_dropout", "max_grad_norm", "max_unreadable", "num_workers"),
+)
 
 
 def _check_flags(config: TrainConfig) -> None:
     """Refuse, before anything is loaded, numbers that training could not use."""
-    positive = ("adapter_hidden_dim", "adapter_stack", "batch_size", "epochs", "eval_samples", "eval_steps")
-    for name in (
-        *positive,
-        "gradient_accumulation_steps",
-        "lora_rank",
-        "patience",
-        "save_steps",
-        "train_encoder_layers",
-    ):
+    for name in _POSITIVE:
         if getattr(config, name) <= 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
-    rates = ("learning_rate", "language_model_learning_rate", "encoder_learning_rate")
-    for name in (
-        *rates,
-        "lora_alpha",
-        "lora_dropout",
-        "max_grad_norm",
-        "max_unreadable",
-        "num_workers",
-        "warmup_steps",
-        "weight_decay",
-    ):
+    for name in _NOT_NEGATIVE:
         if (getattr(config, name) or 0) < 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
     if config.save_steps % config.eval_steps:
