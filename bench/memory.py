@@ -27,7 +27,7 @@ from asr_doge.training.plan import plan_memory
 SIZES: tuple[dict[str, Any], ...] = (
     {"hidden_size": 256, "layers": 4, "vocab": 8000, "train": "none", "batch": 32},
     {"hidden_size": 384, "layers": 4, "vocab": 8000, "train": "lora", "batch": 16},
-    {"hidden_size": 768, "layers": 4, "vocab": 8000, "train": "full", "batch": 2},
+    {"hidden_size": 768, "layers": 4, "vocab": 8000, "train": "full", "batch": 4},
 )
 SPEECH_LENGTH, TEXT_LENGTH = 150, 40
 THRESHOLD_NAME, THRESHOLD = "MALLOC_MMAP_THRESHOLD_", "65536"

@@ -1,12 +1,19 @@
 """Learning rates rise, fall and change hands as the stages say."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from asr_doge.errors import ConfigError
+from asr_doge.training import training
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.schedule import PARTS, Schedule, Stage, read_schedule
+from tests.training.conftest import Train
+from tests.training.runs import WEIGHTS
 
 
 def test_one_stage_is_the_published_schedule() -> None:
@@ -62,3 +69,23 @@ def test_rates_stay_between_zero_and_the_highest(epochs: list[float], steps: int
 def test_stages_that_make_no_sense_are_refused(stage: dict[str, float], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         read_schedule(TrainConfig(stages=[{"epochs": 1, "adapter_learning_rate": 1e-3}, stage]))
+
+
+def test_a_part_stays_as_it_was_until_its_stage(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "KEPT_CHECKPOINTS", 10)
+    stages = [
+        {"epochs": 2, "adapter_learning_rate": 1e-2},
+        {"epochs": 2, "language_model_learning_rate": 1e-2},
+    ]
+    run(tmp_path, stages=stages, train_language_model="lora", eval_steps=3, save_steps=3)
+    middle, end = (load_file(tmp_path / f"checkpoint-{step}" / WEIGHTS) for step in (6, 12))
+    updates = [name for name in middle if ".lora_B." in name]
+    assert updates
+    assert all(not middle[name].any() and end[name].any() for name in updates)
+    assert all(torch.equal(middle[name], end[name]) for name in middle if name.startswith("adapter."))
+
+
+def test_patience_counts_in_the_last_stage_only(run: Train, tmp_path: Path) -> None:
+    """Nothing is learnt, so that only the first evaluation is ever the best."""
+    stages = [{"epochs": 2, "adapter_learning_rate": 0.0}, {"epochs": 3, "adapter_learning_rate": 0.0}]
+    assert run(tmp_path, stages=stages, eval_steps=1, save_steps=1, patience=2).steps == 6 + 2
