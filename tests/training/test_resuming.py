@@ -168,7 +168,7 @@ def test_the_same_data_elsewhere_is_the_same_data(run: Train, corpus: Path, tmp_
         ({"adapter_type": "linear"}, "--adapter_type"),
         ({"adapter_hidden_dim": 16, "adapter_output_norm": True}, "--adapter_hidden_dim, --adapter_output_norm"),
         ({"adapter_stack": 2}, "--adapter_stack"),
-        ({"train_language_model": "lora"}, "--train_language_model"),
+        ({"train_language_model": "lora"}, r"--lora_\*, --train_language_model"),
     ],
 )
 def test_a_run_is_not_resumed_as_another(

@@ -143,6 +143,7 @@ class StopWhenAsked(TrainerCallback):
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
 
 class Show(TrainerCallback):
