@@ -24,6 +24,7 @@ from asr_doge.decoding import DecodingConfig
 from asr_doge.inference.results import Transcription
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import assemble_model, load_model, loading
+from asr_doge.training.record import write_record
 from tests import speech
 from tests.cli.conftest import Command
 from tests.models import tiny
@@ -402,14 +403,16 @@ def test_what_is_missing_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("checkpoint", [None, "checkpoint-3"])
+@pytest.mark.parametrize("began", [False, True])
 def test_an_interrupted_training_says_how_to_go_on_if_it_can(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str | None
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: bool
 ) -> None:
     output_dir = tmp_path / "my checkpoints"
 
     def interrupted(config: object) -> None:
-        (output_dir / (checkpoint or "best")).mkdir(parents=True)
+        output_dir.mkdir()
+        if began:
+            write_record(output_dir, {})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train", interrupted)
@@ -419,7 +422,7 @@ def test_an_interrupted_training_says_how_to_go_on_if_it_can(
     advice = [line.partition("stopped; go on with: ")[2] for line in outcome.err if "stopped" in line]
     settings = str(output_dir / "train_config.yaml")
     expected = ["asr-doge", "train", "--config", settings, "--resume_from", "latest"]
-    assert [shlex.split(line) for line in advice] == ([expected] if checkpoint else [])
+    assert [shlex.split(line) for line in advice] == ([expected] if began else [])
 
 
 def test_a_file_that_the_system_refuses_is_one_line(command: Command, tmp_path: Path) -> None:
