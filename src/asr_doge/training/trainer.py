@@ -179,7 +179,12 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save has no error class of its own
-        raise TrainingError(
-            f"{folder} cannot be written ({first_line(error)}): make room, then go on with --resume_from latest;"
-            " what was saved before is whole"
-        ) from error
+        raise not_written(folder, error) from error
+
+
+def not_written(folder: Path, error: Exception) -> TrainingError:
+    """What to say when `folder` cannot be written."""
+    return TrainingError(
+        f"{folder} cannot be written ({first_line(error)}): make room, then go on with --resume_from latest; what was"
+        " saved before is whole"
+    )
