@@ -20,7 +20,7 @@ class MergeConfig:
     """Make a checkpoint with LoRA one without: the same model, as large as the language model."""
 
     checkpoint_dir: str
-    """Checkpoint folder or hub id, trained with --train_language_model lora."""
+    """Checkpoint folder or hub id, that holds LoRA of the language model."""
     output_dir: str
     """Folder to write; it must not exist."""
 

@@ -189,11 +189,6 @@ class SpeechTrainer(Seq2SeqTrainer):
                 for parameter in getattr(self.trained_model, part).parameters():
                     parameter.grad = None
 
-    def log(self, *arguments: Any, **options: Any) -> None:
-        """Log to wherever the run does; TensorBoard writes to its folder."""
-        with writing(Path(str(self.args.output_dir)), (OSError,)):
-            super().log(*arguments, **options)
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with writing(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)
@@ -216,22 +211,21 @@ class _TellEpoch(TrainerCallback):
 
 
 @contextmanager
-def writing(
-    folder: Path, errors: tuple[type[Exception], ...] = (OSError, SafetensorError, RuntimeError)
-) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """Turn what a full disk brings about into one line.
-
-    Args:
-        folder: what is written.
-        errors: what a full disk brings about; by default also what torch.save raises, which is RuntimeError.
 
     Raises:
         TrainingError: `folder` cannot be written.
     """
     try:
         yield
-    except errors as error:
-        raise TrainingError(
-            f"{folder} cannot be written ({first_line(error)}): make room, then go on with --resume_from latest;"
-            " what was saved before is whole"
-        ) from error
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save has no error class of its own
+        raise not_written(folder, error) from error
+
+
+def not_written(folder: Path, error: Exception) -> TrainingError:
+    """What to say when `folder` cannot be written."""
+    return TrainingError(
+        f"{folder} cannot be written ({first_line(error)}): make room, then go on with --resume_from latest; what was"
+        " saved before is whole"
+    )

@@ -41,7 +41,7 @@ from asr_doge.training.resuming import (
     require_same_run,
 )
 from asr_doge.training.schedule import Schedule, read_schedule
-from asr_doge.training.trainer import SpeechTrainer, writing
+from asr_doge.training.trainer import SpeechTrainer, not_written, writing
 
 CONFIG_NAME = "train_config.yaml"
 """In `output_dir`, the settings of the run, to be given to `--config`."""
@@ -331,6 +331,8 @@ def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
             f"--batch_size {config.batch_size} does not fit into the memory of {trainer.args.device}: raise"
             " --gradient_accumulation_steps, which cuts it into parts, or lower it"
         ) from error
+    except OSError as error:  # of a logger, whose file is in the run's folder
+        raise not_written(Path(config.output_dir), error) from error
     finally:
         stop.restore()
     if trainer.state.global_step % config.eval_steps and not stop.asked:
