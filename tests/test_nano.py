@@ -12,9 +12,10 @@ from transformers import pipeline
 
 import asr_doge
 from asr_doge.audio import SAMPLE_RATE
+from asr_doge.data.configuration import ProcessConfig
 from asr_doge.data.digits import DigitClip, read_fsdd, recorded_clips, split_voices, synthesized_clips, write_clips
 from asr_doge.data.manifest import read_manifest
-from asr_doge.data.processing import ProcessConfig, process_corpus
+from asr_doge.data.processing import process_corpus
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
 from asr_doge.inference.transcription import Transcriber
@@ -67,7 +68,7 @@ def test_it_knows_digits_of_a_person_it_never_heard(nano: LoadedModel) -> None:
     """The speaker kept out of training, in other strings than chose the checkpoint; docs/nano.md has the exact rate."""
     strings = list(recorded_clips(200, read_fsdd(FSDD, only=["lucas"]), seed=11))
     heard = texts(nano, [clip.waveform for clip in strings], 8)
-    assert score([" ".join(clip.digits) for clip in strings], heard).wer <= 0.12
+    assert score([" ".join(clip.digits) for clip in strings], heard).wer <= 0.08
 
 
 @pytest.mark.parametrize("level", [None, -70.0, -50.0])
@@ -139,7 +140,7 @@ def test_an_adapter_learns_on_its_frozen_parts(tmp_path: Path) -> None:
     process_corpus(ProcessConfig(tmp_path / "corpus", processed, "manifest", test_split=""))
     compute_features(FeaturesConfig(str(processed), speech_encoder="nano/encoder", device="cpu"))
     losses = []
-    for name, features_dir in (("cached", str(processed / "features")), ("computed", None)):
+    for name, features_dir in (("cached", str(processed / "features")), ("computed", "")):
         result = train(
             TrainConfig(
                 str(processed),

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -12,10 +13,12 @@ from asr_doge.audio.augmentation import (
     Augmentation,
     add_noise,
     change_speed,
+    mask_features,
     reverberate,
     scale_level,
     telephone_band,
 )
+from asr_doge.audio.log_mel import MEL_BANDS
 from asr_doge.errors import ConfigError
 
 RATE = 16_000
@@ -172,3 +175,20 @@ def test_a_room_keeps_length_level_and_the_order_of_events() -> None:
 def test_a_wrong_setting_is_named(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"Augmentation\.{field} "):
         Augmentation(**{field: value})
+
+
+def test_a_clip_that_would_become_too_long_keeps_its_speed() -> None:
+    slower = Augmentation(**{**vars(NOTHING), "speed_probability": 1, "speed": (0.5, 0.5)})
+    clip = white(0.1)
+    assert len(slower(clip, RATE, np.random.default_rng(0), longest=2 * len(clip))) == 2 * len(clip)
+    assert slower(clip, RATE, np.random.default_rng(0), longest=2 * len(clip) - 1) is clip
+
+
+def test_masks_hide_some_and_leave_the_rest() -> None:
+    features = torch.rand(200, 2 * MEL_BANDS) + 0.5
+    masked = mask_features(features.clone(), np.random.default_rng(1))
+    hidden = masked == 0
+    assert 0 < hidden.float().mean() < 0.5
+    assert torch.equal(masked[~hidden], features[~hidden])
+    assert torch.equal(hidden[:, :MEL_BANDS], hidden[:, MEL_BANDS:])  # the same bands in both frames of a row
+    mask_features(torch.ones(1, 2 * MEL_BANDS), np.random.default_rng(0))  # shorter than a mask

@@ -1,5 +1,6 @@
 """Any recording becomes one finite mono waveform, and any bad one becomes one clear line."""
 
+import io
 import os
 import struct
 import subprocess
@@ -20,7 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from asr_doge.audio.reading import AUDIO_EXTENSIONS, audio_duration, find_audio_files, prepare_waveform, read_audio
+from asr_doge.audio.reading import (
+    AUDIO_EXTENSIONS,
+    audio_duration,
+    find_audio_files,
+    pcm_blocks,
+    prepare_waveform,
+    read_audio,
+    read_blocks,
+)
 from asr_doge.errors import AudioError
 
 SECONDS = 2
@@ -473,3 +482,62 @@ def test_a_folder_without_recordings_says_what_would_count(tmp_path: Path) -> No
         find_audio_files(tmp_path / "absent")
     with pytest.raises(AudioError, match="is a file, not a folder"):
         find_audio_files(tmp_path / "notes.txt")
+
+
+# --- block by block -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "rate"), [("a.wav", 16000), ("a.flac", 44100), ("a.mp3", 22050)])
+def test_blocks_join_up_to_the_recording(tmp_path: Path, name: str, rate: int) -> None:
+    soundfile.write(tmp_path / name, np.tile(tone(rate, 10)[:, None], 2), rate)
+    blocks = list(read_blocks(tmp_path / name))
+    assert len(blocks) > 1
+    assert all(block.size and block.dtype == np.float32 for block in blocks)
+    np.testing.assert_array_equal(np.concatenate(blocks), read_audio(tmp_path / name))
+
+
+def test_what_is_wrong_further_on_shows_when_it_is_reached(tmp_path: Path) -> None:
+    path = tmp_path / "late.wav"
+    samples = tone(16000, 20)
+    samples[-5] = np.nan
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    blocks = read_blocks(path)
+    assert next(blocks).size
+    with pytest.raises(AudioError, match=r"late.wav contains NaN"):
+        list(blocks)
+
+
+@pytest.mark.parametrize("rate", [1, 100, 5_000_000])
+def test_a_rate_that_no_recording_has_is_named(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "lie.wav"
+    whole = bytearray(write_wav(path))
+    whole[24:28] = struct.pack("<I", rate)
+    path.write_bytes(whole)
+    with pytest.raises(AudioError, match=rf"lie.wav states a sampling rate of {rate} Hz, .*: correct its header"):
+        read_audio(path)
+
+
+# --- samples without a header ---------------------------------------------------------------------------------------
+
+
+class Pipe(io.BytesIO):
+    """Gives a few bytes at a time, as pipes do, and not always whole samples."""
+
+    def read1(self, size: int | None = -1) -> bytes:
+        return self.read(min(size or 0, 4097))
+
+
+@pytest.mark.parametrize("rate", [16000, 8000])
+def test_samples_from_a_pipe(rate: int) -> None:
+    integers = (tone(rate) * 32767).astype("<i2")
+    waveform = np.concatenate(list(pcm_blocks(Pipe(integers.tobytes()), rate)))
+    np.testing.assert_allclose(waveform, prepare_waveform(integers.astype(np.int16), rate), atol=1e-6)
+
+
+def test_a_pipe_that_ends_within_a_sample_is_told_after_its_samples() -> None:
+    heard: list[NDArray[np.float32]] = []
+    with pytest.raises(AudioError, match="ends in the middle of a sample"):
+        heard.extend(pcm_blocks(Pipe(b"\x00\x40" * 3 + b"\x01"), 16000))
+    assert np.concatenate(heard).tolist() == [0.5, 0.5, 0.5]
+    with pytest.raises(AudioError, match="sampling rate of -1 Hz"):
+        list(pcm_blocks(Pipe(b""), -1))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_doge.audio.resampling import resample
+from asr_doge.audio.resampling import resample, resample_blocks
 
 
 def tone(frequency: float, rate: int, seconds: float = 1.0) -> np.ndarray:
@@ -43,3 +43,15 @@ def test_equal_rates_cost_nothing() -> None:
 def test_an_impossible_rate_is_refused(rates: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="positive"):
         resample(tone(440, 16000), *rates)
+
+
+@settings(max_examples=30)
+@given(
+    st.sampled_from([(8000, 16000), (44100, 16000), (48000, 16000), (11025, 16000), (16000, 16000), (22051, 16000)]),
+    st.lists(st.integers(1, 60_000), min_size=1, max_size=6),
+)
+def test_in_blocks_it_is_the_same(rates: tuple[int, int], sizes: list[int]) -> None:
+    waveform = np.random.default_rng(0).normal(0, 0.1, sum(sizes)).astype(np.float32)
+    blocks = np.split(waveform, np.cumsum(sizes)[:-1])
+    joined = np.concatenate(list(resample_blocks(blocks, *rates)))
+    np.testing.assert_allclose(joined, resample(waveform, *rates), atol=1e-6)

@@ -1,18 +1,23 @@
 """The numbers are those of the texts, every sample counts, and the report can be read by others."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import jiwer
 import pytest
+from safetensors.torch import load_file, save_file
 
 from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig
+from asr_doge.benchmark.benchmark import merge_reports
+from asr_doge.benchmark.report import read_report, report_document
+from asr_doge.benchmark.stages import STAGES
 from asr_doge.data import Utterance, read_manifest, write_manifest
 from asr_doge.data.manifest import sample_utterances
 from asr_doge.errors import CheckpointError, ConfigError, DataError
+from asr_doge.inference.transcription import Transcriber
 from asr_doge.text.normalization import normalize_training_text
 from tests import speech
 
@@ -28,7 +33,16 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def benchmark_of(checkpoint: Path, corpus: Path, **options: Any) -> ASRDogeBenchmark:
-    defaults: dict[str, Any] = {"num_speed_runs": 1, "device": "cpu", "output_dir": str(corpus.parent / "report")}
+    defaults: dict[str, Any] = {
+        "num_speed_runs": 1,
+        "num_warmup_runs": 0,
+        "batch_sizes": [],
+        "embed_audio": False,
+        "device": "cpu",
+        "decoder": "greedy",  # as many passes as tokens
+        "guard_silence": False,  # nobody speaks in these clips
+        "output_dir": str(corpus.parent / "report"),
+    }
     return ASRDogeBenchmark(BenchmarkConfig(str(checkpoint), str(corpus), **defaults | options))
 
 
@@ -58,6 +72,10 @@ def test_the_published_names(checkpoint: Path, corpus: Path) -> None:
     speed = benchmark.benchmark_speed(str(samples[0].audio_path))
     assert {"total_latency_ms", "real_time_factor", "tokens_per_second"} <= speed.keys()
     assert all(value > 0 for value in speed.values())
+    stages = sum(speed[f"{stage}_ms"] for stage in (*STAGES, "other"))
+    assert stages == pytest.approx(speed["total_latency_ms"])
+    assert speed["audio_ms"] < speed["first_token_ms"] < speed["total_latency_ms"]
+    assert speed["language_model_passes"] == 12  # as many tokens as the checkpoint writes
     assert speed["real_time_factor"] == pytest.approx(speed["total_latency_ms"] / 1000 / speed["audio_duration"])
     assert speed["audio_duration"] == pytest.approx(samples[0].duration)
 
@@ -130,7 +148,8 @@ def test_samples_are_a_spread_of_the_manifest(checkpoint: Path, corpus: Path, ma
 def test_no_report_replaces_another(checkpoint: Path, corpus: Path) -> None:
     benchmark = benchmark_of(checkpoint, corpus)
     samples = benchmark.load_samples()[:1]
-    paths = [benchmark.run_full_benchmark(samples).report_path for _ in range(3)]
+    results = [benchmark.run_full_benchmark(samples) for _ in range(2)]
+    paths = [path for result in results for path in (result.report_path, result.page_path)]
     assert sorted((corpus.parent / "report").iterdir()) == sorted(set(paths)) == sorted(paths)
 
 
@@ -148,22 +167,23 @@ def test_texts_go_through_the_published_rule(ready: tuple[ASRDogeBenchmark, list
         assert result.hypothesis == normalize_training_text(result.hypothesis)
 
 
-def test_the_report_says_all_of_it(checkpoint: Path, corpus: Path) -> None:
+def test_the_report_says_all_of_it_and_is_read_back(checkpoint: Path, corpus: Path) -> None:
     write_manifest(
         corpus / "test_manifest.json",
         [replace(sample, raw_text="naïve “café”") for sample in read_manifest(corpus / "test_manifest.json")],
     )
-    result = benchmark_of(checkpoint, corpus, num_speed_runs=2).run_full_benchmark()
-    assert list((corpus.parent / "report").iterdir()) == [result.report_path]
+    result = benchmark_of(checkpoint, corpus, num_speed_runs=2, batch_sizes=[1, 3]).run_full_benchmark()
+    assert sorted((corpus.parent / "report").iterdir()) == sorted([result.report_path, result.page_path])
     text = result.report_path.read_text(encoding="utf-8")
     report = json.loads(text)
-    assert report["accuracy"] == asdict(result.accuracy)
-    assert report["accuracy_by_speaker"] == {name: asdict(s) for name, s in result.accuracy_by_speaker.items()}
-    assert report["speed"] == asdict(result.speed)
-    assert report["samples"] == [asdict(sample) for sample in result.samples]
-    assert report["config"]["checkpoint_dir"] == str(checkpoint)
-    assert report["speed"]["num_clips"] == 5
-    assert report["speed"]["num_runs"] == 2
+    assert report["accuracy"] == json.loads(json.dumps(asdict(result.accuracy)))
+    assert report["accuracy_by_speaker"].keys() == {"ann", "bob"}
+    assert report["accuracy_by_rule"]["clean"] == report["accuracy"]
+    assert [sample["id"] for sample in report["samples"]] == [sample.id for sample in result.samples]
+    assert report["config"]["checkpoint_dir"] == report["name"] == str(checkpoint)
+    assert (report["speed"]["num_clips"], report["speed"]["num_runs"]) == (5, 2)
+    assert [batch["batch_size"] for batch in report["speed"]["batches"]] == [1, 3]
+    assert all(batch["num_clips"] == 6 and batch["rtfx"] > 0 for batch in report["speed"]["batches"])
     assert {"device", "torch", "transformers", "asr-doge", "python"} <= report["machine"].keys()
     assert report["date"].endswith("+00:00")
     assert "naïve café" in text  # readable as it stands
@@ -171,6 +191,127 @@ def test_the_report_says_all_of_it(checkpoint: Path, corpus: Path) -> None:
     assert counts["encoder"] + counts["adapter"] + counts["language_model"] == counts["total"]
     assert counts["trainable"] == counts["adapter"]
     assert counts["trainable_share"] == pytest.approx(counts["adapter"] / counts["total"])
+    memory = report["memory"]
+    assert memory["weights_bytes"] < memory["peak_rss_bytes"]
+    for stage in memory["stages"].values():
+        assert memory["weights_bytes"] < stage["peak_rss_bytes"] <= memory["peak_rss_bytes"]
+    again = read_report(result.report_path)
+    assert again == result
+    assert json.loads(json.dumps(report_document(again))) == report
+
+
+def test_every_field_of_the_report_is_documented(
+    ready: tuple[ASRDogeBenchmark, list[Utterance], list[str]],
+) -> None:
+    documentation = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    benchmark, samples, _ = ready
+    report = json.loads(benchmark.run_full_benchmark(samples[:1]).report_path.read_text())
+    fields = [
+        *report,
+        *report["accuracy"],
+        *report["speed"],
+        *report["memory"],
+        *report["samples"][0],
+        *report["machine"],
+    ]
+    missing = [field for field in fields if f"`{field}`" not in documentation]
+    assert not missing
+
+
+def interrupted_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let every transcriber be stopped by Ctrl-C after some recordings."""
+    whole = Transcriber.transcribe_each
+
+    def some(self: Transcriber, sources: Iterable[Any]) -> Iterator[Any]:
+        for number, result in enumerate(whole(self, sources)):
+            if number == count:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(Transcriber, "transcribe_each", some)
+
+
+def test_an_interrupted_benchmark_goes_on(
+    checkpoint: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = benchmark_of(checkpoint, corpus)
+    samples = benchmark.load_samples()
+    heard = [result.hypothesis for result in benchmark.transcribe_samples(samples)]
+    folder = corpus.parent / "report"
+    for unfinished in folder.iterdir():
+        unfinished.unlink()
+
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            benchmark.run_full_benchmark(samples)
+    (unfinished,) = folder.iterdir()
+    with unfinished.open("a") as file:  # as if the power had gone in the middle of a line
+        file.write('\n{"id": "test-4", "text')
+    samples[0].audio_path.write_bytes(samples[1].audio_path.read_bytes())  # another recording since
+
+    asked: list[str] = []
+    whole = Transcriber.transcribe_each
+
+    def noting(self: Transcriber, sources: Iterable[Any]) -> Iterator[Any]:
+        sources = list(sources)
+        asked.extend(source.stem for source in sources if isinstance(source, Path))  # not what is timed afterwards
+        return whole(self, sources)
+
+    monkeypatch.setattr(Transcriber, "transcribe_each", noting)
+    result = benchmark_of(checkpoint, corpus).run_full_benchmark(samples)
+    assert asked[:3] == ["test-0", "test-4", "test-5"]
+    assert "3 of 6 are finished already" in capsys.readouterr().err
+    assert [sample.hypothesis for sample in result.samples] == [heard[1], *heard[1:]]
+    assert sorted(folder.iterdir()) == sorted([result.report_path, result.page_path])
+
+
+def test_another_checkpoint_starts_anew(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    other = speech.brief_checkpoint(checkpoint, tmp_path / "other", tokens=5)
+    first = benchmark_of(checkpoint, corpus).transcribe_samples(benchmark_of(checkpoint, corpus).load_samples())
+    second = benchmark_of(other, corpus).transcribe_samples(benchmark_of(other, corpus).load_samples())
+    assert all(len(short.raw_hypothesis) < len(long.raw_hypothesis) for short, long in zip(second, first, strict=True))
+
+
+def test_shards_joined_are_the_whole(checkpoint: Path, corpus: Path) -> None:
+    whole = benchmark_of(checkpoint, corpus).run_full_benchmark()
+    parts = [benchmark_of(checkpoint, corpus, shard=f"{index}/4").run_full_benchmark() for index in (1, 2, 3, 4)]
+    assert [len(part.samples) for part in parts] == [2, 2, 1, 1]
+    assert [part.speed is not None for part in parts] == [True, False, False, False]
+    paths = [part.report_path for part in parts]
+    merged = merge_reports(paths[::-1], corpus.parent / "merged")
+    assert merged.samples == whole.samples
+    assert merged.accuracy == whole.accuracy
+    assert merged.speed == parts[0].speed
+    assert merged.throughput.audio_seconds == pytest.approx(whole.throughput.audio_seconds)
+    assert read_report(merged.report_path) == merged
+    assert merged.page_path.exists()
+    for wrong, message in (
+        (paths[:3], "shard 4 of 4 is missing"),
+        ([*paths, paths[0]], "are both of shard 1/4"),
+        ([whole.report_path], "is the report of a whole"),
+    ):
+        with pytest.raises(DataError, match=message):
+            merge_reports(wrong, corpus.parent / "merged")
+    other = benchmark_of(checkpoint, corpus, shard="4/4", decoder="beam", num_beams=2).run_full_benchmark()
+    with pytest.raises(DataError, match="they differ in decoder, num_beams"):
+        merge_reports([*paths[:3], other.report_path], corpus.parent / "merged")
+
+
+def test_nan_is_not_measured(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    broken = speech.brief_checkpoint(checkpoint, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    name = "adapter.layers.0.weight"
+    weights[name][0, 0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"'{broken}' holds NaN or infinity in {name}"):
+        benchmark_of(broken, corpus).run_full_benchmark()
+    weights[name][0, 0] = 1e38  # a number, but twice of it is none
+    weights["adapter.layers.2.weight"][:] = 1e38
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"'{broken}' gives NaN on these recordings"):
+        benchmark_of(broken, corpus).run_full_benchmark()
+    assert not (corpus.parent / "report").exists()  # no text made of NaN is kept
 
 
 @pytest.mark.parametrize(
@@ -179,10 +320,16 @@ def test_the_report_says_all_of_it(checkpoint: Path, corpus: Path) -> None:
         ({"max_samples": -1}, "max_samples"),
         ({"num_speed_runs": -1}, "num_speed"),
         ({"num_speed_runs": 0}, "at least 1"),
+        ({"batch_sizes": [1, 0]}, "batch_sizes 0"),
+        ({"shard": "3/2"}, "shard 3/2"),
+        ({"shard": "half"}, "shard half"),
+        ({"shard": "7/9"}, "only 6 samples"),
+        ({"peer": ["nobody"]}, "peer nobody: no such peer"),
+        ({"device": "cuda:99"}, "'cuda:99' is not available"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(
-    checkpoint: Path, corpus: Path, options: dict[str, int], flag: str
+    checkpoint: Path, corpus: Path, options: dict[str, Any], flag: str
 ) -> None:
     with pytest.raises(ConfigError, match=flag):
         benchmark_of(checkpoint, corpus, **options).run_full_benchmark()

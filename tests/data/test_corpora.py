@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_doge.data.corpora import CORPORA, find_corpus
+from asr_doge.data.corpora import CORPORA, Rejected, SourceUtterance, find_corpus
 from asr_doge.errors import ConfigError, DataError
 from tests.data.corpus_layouts import write_fsdd, write_librispeech, write_recording
 
@@ -14,23 +14,70 @@ def ids(dataset: str, folder: Path, split: str) -> list[str]:
     return [utterance.id for utterance in find_corpus(dataset).read(folder, split)]
 
 
+def listed(dataset: str, folder: Path, split: str) -> list[SourceUtterance]:
+    return [u for u in find_corpus(dataset).read(folder, split) if isinstance(u, SourceUtterance)]
+
+
+def faults(dataset: str, folder: Path, split: str) -> dict[str, tuple[str, str | None]]:
+    return {u.id: (u.reason, u.detail) for u in find_corpus(dataset).read(folder, split) if isinstance(u, Rejected)}
+
+
 def test_librispeech_with_and_without_its_outer_folder(tmp_path: Path) -> None:
     write_librispeech(tmp_path)
-    listed = find_corpus("librispeech").read(tmp_path, "train-clean-100")
-    assert listed == find_corpus("librispeech").read(tmp_path / "LibriSpeech", "train-clean-100")
-    assert [(u.id, u.raw_text, u.speaker) for u in listed] == [
-        ("19-198-0000", "NORTHANGER ABBEY", "19"),
-        ("19-198-0001", "IT'S A SMALL-TOWN STORY", "19"),
-        ("26-198-0000", "HELLO", "26"),
+    train = listed("librispeech", tmp_path, "train-clean-100")
+    assert train == listed("mini_librispeech", tmp_path / "LibriSpeech", "train-clean-100")
+    assert [(u.id, u.raw_text, u.speaker, u.language) for u in train] == [
+        ("19-198-0000", "NORTHANGER ABBEY", "19", "en"),
+        ("19-198-0001", "IT'S A SMALL-TOWN STORY", "19", "en"),
+        ("26-198-0000", "HELLO", "26", "en"),
     ]
-    assert all(u.audio_path.is_file() for u in listed)
+    assert all(u.audio_path.is_file() for u in train)
 
 
-def test_librispeech_recording_without_a_line(tmp_path: Path) -> None:
+def test_librispeech_lines_that_miss_or_are_garbled(tmp_path: Path) -> None:
     chapter = write_librispeech(tmp_path) / "LibriSpeech" / "dev-clean" / "84" / "198"
-    write_recording(chapter / "84-198-0009.flac")
-    problems = {u.id: u.problem for u in find_corpus("librispeech").read(tmp_path, "dev-clean")}
-    assert problems == {"84-198-0000": None, "84-198-0009": "84-198.trans.txt does not list it"}
+    for number in (8, 9):
+        write_recording(chapter / f"84-198-000{number}.flac")
+    with (chapter / "84-198.trans.txt").open("ab") as transcripts:
+        transcripts.write(b"84-198-0008 CAF\xc9\n84-198-0007 SILENCE\n")
+    assert [u.id for u in listed("librispeech", tmp_path, "dev-clean")] == ["84-198-0000", "84-198-0007"]
+    found = faults("librispeech", tmp_path, "dev-clean")
+    assert found["84-198-0009"] == (
+        "no transcript",
+        f"{chapter / '84-198-0009.flac'}: 84-198.trans.txt does not list it",
+    )
+    assert "the line of 84-198-0008 is not UTF-8" in str(found["84-198-0008"][1])
+
+
+def test_ljspeech_by_chapter(tmp_path: Path) -> None:
+    root = tmp_path / "LJSpeech-1.1"
+    for id_ in ("LJ001-0001", "LJ049-0001", "LJ050-0001", "LJ050-0002"):
+        write_recording(root / "wavs" / f"{id_}.wav")
+    lines = ["LJ001-0001|In 1465|In fourteen sixty-five", 'LJ049-0001|Say "no"|Say "no"', "LJ050-0001|A|A"]
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+    (train,) = listed("ljspeech", tmp_path, "train")
+    assert (train.raw_text, train.speaker, train.language) == ("In fourteen sixty-five", "LJ", "en")
+    assert [u.raw_text for u in listed("ljspeech", tmp_path, "dev")] == ['Say "no"']
+    assert [u.id for u in listed("ljspeech", root, "test")] == ["LJ050-0001"]
+    assert faults("ljspeech", root, "all").keys() == {"LJ050-0002"}
+
+
+def test_speechocean762_holds_out_speakers(tmp_path: Path) -> None:
+    root = tmp_path / "speechocean762"
+    for split, speakers in (("train", range(20)), ("test", range(20, 22))):
+        recordings = [(f"{speaker:04d}1", f"{speaker:04d}") for speaker in speakers]
+        (root / split).mkdir(parents=True)
+        for name, value in (("wav.scp", "WAVE/{}.WAV"), ("text", "WE CALL IT BEAR"), ("utt2spk", "{}")):
+            lines = [f"{id_}\t{value.format(speaker)}\n" for id_, speaker in recordings]
+            (root / split / name).write_text("".join(lines))
+        for _, speaker in recordings:
+            write_recording(root / "WAVE" / f"{speaker}.WAV")
+    dev = listed("speechocean762", tmp_path, "dev")
+    assert [(u.id, u.speaker, u.language) for u in dev] == [("00091", "0009", "en"), ("00191", "0019", "en")]
+    assert all(u.audio_path.is_file() for u in dev)
+    assert len(ids("speechocean762", tmp_path, "train")) == 20
+    assert not set(ids("speechocean762", root, "train-without-dev")) & {u.id for u in dev}
+    assert len(ids("speechocean762", root, "test")) == 2
 
 
 def test_fsdd_splits_by_take_and_speaker(tmp_path: Path) -> None:
@@ -48,7 +95,7 @@ def test_fsdd_splits_by_take_and_speaker(tmp_path: Path) -> None:
     }
     assert {split: len(ids("fsdd", tmp_path, split)) for split in sizes} == sizes
     assert not set(ids("fsdd", tmp_path, "train")) & set(ids("fsdd", tmp_path, "test"))
-    (first, *_) = find_corpus("fsdd").read(tmp_path / "recordings", "test")
+    (first, *_) = listed("fsdd", tmp_path / "recordings", "test")
     assert (first.id, first.raw_text, first.speaker) == ("3_george_0", "three", "george")
 
 
@@ -63,22 +110,87 @@ def test_folder_of_recordings_with_text_beside(tmp_path: Path) -> None:
         write_recording(tmp_path / name).with_suffix(".txt").write_text(text)
     write_recording(tmp_path / "test" / "c.wav")
     write_recording(tmp_path / "test" / "d.wav").with_suffix(".txt").write_bytes(b"caf\xe9")
-    train = find_corpus("folder").read(tmp_path, "train")
-    assert [(u.id, u.raw_text) for u in train] == [("train/b.v2", "Two"), ("train/deep/a", "One")]
-    test = find_corpus("folder").read(tmp_path, "test")
-    problems = {u.id: u.problem for u in test}
-    assert problems["test/c"] == "c.txt is missing"
-    assert "not UTF-8" in (problems["test/d"] or "")
-    assert len(ids("folder", tmp_path, "all")) == len(ids("folder", tmp_path, ".")) == 5
+    (tmp_path / "test" / "e.txt").write_text("nobody said this")
+    assert [(u.id, u.raw_text) for u in listed("folder", tmp_path, "train")] == [
+        ("train/b.v2", "Two"),
+        ("train/deep/a", "One"),
+    ]
+    assert {id_: reason for id_, (reason, _) in faults("folder", tmp_path, "test").items()} == {
+        "test/c": "no transcript",
+        "test/d": "no transcript",
+        "test/e": "missing audio",
+    }
+    assert "d.txt: not UTF-8" in str(faults("folder", tmp_path, "test")["test/d"][1])
+    assert len(ids("folder", tmp_path, "all")) == len(ids("folder", tmp_path, ".")) == 6
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.json", "train_manifest.json"])
 def test_manifests_by_any_of_their_names(tmp_path: Path, name: str) -> None:
-    line = {"audio_filepath": "clips/x.wav", "text": "HELLO", "speaker": "s1"}
-    (tmp_path / name).write_text(json.dumps(line) + "\n")
-    (utterance,) = find_corpus("manifest").read(tmp_path, "train")
-    assert (utterance.id, utterance.raw_text, utterance.speaker) == ("x", "HELLO", "s1")
+    line = {"audio_filepath": "clips/x.wav", "text": "HELLO", "speaker": "s1", "language": "de"}
+    (tmp_path / name).write_bytes(json.dumps(line).encode() + b'\n{"audio_path": "y.wav", "text": "caf\xe9"}\n{\n')
+    (utterance,) = listed("manifest", tmp_path, "train")
+    assert (utterance.id, utterance.raw_text, utterance.speaker, utterance.language) == ("x", "HELLO", "s1", "de")
     assert utterance.audio_path == tmp_path / "clips" / "x.wav"
+    assert faults("manifest", tmp_path, "train") == {
+        f"{name}:2": ("malformed line", f"{tmp_path / name} line 2: not UTF-8; save the file as UTF-8"),
+        f"{name}:3": ("malformed line", f"{tmp_path / name} line 3: not JSON; write one object a line"),
+    }
+
+
+def test_tables_with_columns_of_many_names(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_bytes(
+        '\ufeffPath,Sentence,client_id,locale\nä b.wav,"One, two\nthree",ann,de\n,no recording,,\n'.encode()
+        + b"c.wav,,bob,en\nd.wav,caf\xe9,bob,en\ne.wav\n"
+    )
+    (utterance,) = listed("table", tmp_path, "train")
+    assert utterance == SourceUtterance("ä b", tmp_path / "ä b.wav", "One, two\nthree", "ann", "de")
+    found = faults("table", tmp_path, "train")
+    assert [reason for reason, _ in found.values()] == [
+        "missing audio",
+        "no transcript",
+        "malformed line",
+        "no transcript",
+    ]
+    assert f"{tmp_path / 'train.csv'} line 6: not UTF-8; save the file as UTF-8" in [d for _, d in found.values()]
+    (tmp_path / "dev.tsv").write_text('id\taudio\ttext\n7\tx.wav\t"quoted"\n')
+    assert [(u.id, u.raw_text) for u in listed("table", tmp_path, "dev")] == [("7", "quoted")]
+    (tmp_path / "test.csv").write_text("path,words\nx.wav,hello\n")
+    with pytest.raises(DataError, match=r"test.csv has no column of transcripts: call it one of raw_text, text,"):
+        ids("table", tmp_path, "test")
+
+
+def test_common_voice(tmp_path: Path) -> None:
+    rows = ['s1\tcommon_voice_hi_1.mp3\t\u0928\u092e "\u0938\thi', "s2\told_release\tzwei\tde"]
+    (tmp_path / "dev.tsv").write_text("\n".join(["client_id\tpath\tsentence\tlocale", *rows]), encoding="utf-8")
+    assert listed("common_voice", tmp_path, "dev") == [
+        SourceUtterance(
+            "common_voice_hi_1", tmp_path / "clips" / "common_voice_hi_1.mp3", '\u0928\u092e "\u0938', "s1", "hi"
+        ),
+        SourceUtterance("old_release", tmp_path / "clips" / "old_release.mp3", "zwei", "s2", "de"),
+    ]
+
+
+def test_kaldi_directories(tmp_path: Path) -> None:
+    data = tmp_path / "train"
+    data.mkdir()
+    scp = {"u1": "wav/a b.wav", "u2": "sox x.wav -t wav - |", "u3": "/far/c.wav", "u4": "d.wav", "u6": "e.wav"}
+    (data / "wav.scp").write_text("".join(f"{id_} {path}\n" for id_, path in scp.items()))
+    (data / "text").write_bytes(b"u1 hello  world \nu2 two\nu3 drei\nu5 five\nu6 caf\xe9\n")
+    (data / "utt2spk").write_text("u1 ann\nu3 bob\n")
+    (data / "utt2lang").write_text("u3 de\n")
+    assert listed("kaldi", tmp_path, "train") == [
+        SourceUtterance("u1", tmp_path / "wav" / "a b.wav", "hello  world", "ann"),
+        SourceUtterance("u3", Path("/far/c.wav"), "drei", "bob", "de"),
+    ]
+    assert {id_: reason for id_, (reason, _) in faults("kaldi", tmp_path, "train").items()} == {
+        "u2": "missing audio",
+        "u4": "no transcript",
+        "u5": "missing audio",
+        "u6": "malformed line",
+    }
+    (data / "segments").touch()
+    with pytest.raises(DataError, match="segments cuts long recordings"):
+        ids("kaldi", tmp_path, "train")
 
 
 def test_unknown_split_names_those_that_exist(tmp_path: Path) -> None:
@@ -87,13 +199,18 @@ def test_unknown_split_names_those_that_exist(tmp_path: Path) -> None:
     write_recording(tmp_path / "folder" / "eval" / "a.wav")
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "heldout_manifest.json").touch()
+    (tmp_path / "tables" / "a").mkdir(parents=True)
+    (tmp_path / "tables" / "eval.tsv").touch()
+    (tmp_path / "tables" / "a" / "wav.scp").touch()
     cases = {
+        "table": ("tables", "eval"),
+        "common_voice": ("tables", "eval"),
+        "kaldi": ("tables", "a"),
         "librispeech": ("libri", "dev-clean, test-clean, train-clean-100"),
         "fsdd": ("fsdd", "train, dev, test, all, george, lucas, train-without-dev"),
         "folder": ("folder", "all, eval"),
         "manifest": ("manifests", "heldout"),
     }
-    assert cases.keys() == CORPORA.keys()
     for dataset, (folder, splits) in cases.items():
         with pytest.raises(DataError, match=f"no split 'trian': choose from {splits}"):
             ids(dataset, tmp_path / folder, "trian")
@@ -106,5 +223,5 @@ def test_wrong_folder_or_dataset_is_named(tmp_path: Path) -> None:
         ids("fsdd", tmp_path / "nowhere", "train")
     with pytest.raises(DataError, match=r"expected DIGIT_SPEAKER_TAKE.wav.*--dataset"):
         ids("fsdd", tmp_path, "train")
-    with pytest.raises(ConfigError, match="--dataset libri is unknown: choose from librispeech, fsdd"):
+    with pytest.raises(ConfigError, match="--dataset libri is unknown: choose from librispeech, mini_"):
         find_corpus("libri")

@@ -1,149 +1,228 @@
 """What was stored comes back; what is stale, half-written or of another encoder never does."""
 
-import json
 import multiprocessing
 import os
 import pickle
+import uuid
+from collections.abc import Iterable
 from multiprocessing.context import ForkContext, SpawnContext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import fsspec
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr_doge.data.feature_cache import FeatureCache, FeatureCacheWriter, audio_stamp
+from asr_doge.data.feature_cache import FeatureCache, FeatureCacheWriter, audio_stamp, shard_count, shard_of
+from asr_doge.data.feature_shards import Features, Storage, bytes_per_second
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import DataError
 
 SOURCE: dict[str, str | int | None] = {"encoder": "nano", "fingerprint": "ab12", "front_end": 1, "revision": None}
+STRANGE_IDS = st.text() | st.sampled_from(["__metadata__", "../x", "a/b", "\udc80", "\ud800", "\\udc80", "\x00"])
 
 
-def features(number: int, length: int = 3) -> Tensor:
+def features(number: float, length: int = 3) -> Tensor:
     return torch.full((length, 4), float(number))
 
 
-def fill(folder: Path, ids: range | list[str], stamp: str = "1-1", shard_bytes: int = 100) -> None:
-    """Each utterance of 48 bytes; three to a shard."""
-    with FeatureCacheWriter(folder, SOURCE, shard_bytes) as writer:
-        for number, id_ in enumerate(ids):
-            writer.add(str(id_), stamp, features(number))
+def add(
+    writer: FeatureCacheWriter, wanted: Iterable[tuple[str, str, Tensor]], unreadable: dict[str, str] | None = None
+) -> None:
+    """Put utterances into the files that they belong in, as `asr-doge features` does."""
+    wanted = list(wanted)
+    for number in range(writer.num_shards):
+        mine = [item for item in wanted if writer.shard_of(item[0]) == number]
+        marks = {id_: reason for id_, reason in (unreadable or {}).items() if writer.shard_of(id_) == number}
+        with writer.shard(number) as shard:
+            for id_, stamp, tensor in mine:
+                shard.add(id_, stamp, [Features(tensor)])
+            for id_, reason in marks.items():
+                shard.mark_unreadable(id_, reason)
 
 
-def shards(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("features-*"))
+def fill(folder: Path | str, ids: Iterable[object], stamp: str = "1-1", num_shards: int = 4) -> None:
+    with FeatureCacheWriter(folder, SOURCE, num_shards=num_shards) as writer:
+        add(writer, ((str(id_), stamp, features(number)) for number, id_ in enumerate(ids)))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("features-*")}
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.dictionaries(
-        st.text() | st.sampled_from(["__metadata__", "../x", "a/b", "\udc80", "\\udc80", "\x00"]),
-        st.tuples(st.integers(0, 5), st.sampled_from([torch.float32, torch.bfloat16, torch.float16])),
-    ),
-    st.integers(1, 400),
-)
-def test_round_trip(stored: dict[str, tuple[int, torch.dtype]], shard_bytes: int) -> None:
-    tensors = {id_: torch.randn(length, 4).to(dtype) for id_, (length, dtype) in stored.items()}
+@given(st.dictionaries(STRANGE_IDS, st.integers(0, 5)), st.sampled_from([1, 2, 8]), st.booleans())
+def test_round_trip(lengths: dict[str, int], num_shards: int, bf16: bool) -> None:
+    stored = {
+        id_: Features(
+            torch.randn(length, 4).to(torch.bfloat16 if bf16 else torch.float32),
+            torch.randint(0, 300, (5 * length, 2)),
+            torch.randn(5 * length, 2).to(torch.bfloat16),
+        )
+        for id_, length in lengths.items()
+    }
+    storage = Storage("bf16" if bf16 else "fp32", ctc_top_k=2)
     with TemporaryDirectory() as folder:
-        with FeatureCacheWriter(folder, SOURCE, shard_bytes) as writer:
-            for id_, tensor in tensors.items():
-                writer.add(id_, f"stamp {id_}", tensor)
+        with FeatureCacheWriter(folder, SOURCE, storage, num_shards=num_shards) as writer:
+            for number in range(num_shards):
+                with writer.shard(number) as shard:
+                    for id_, one in stored.items():
+                        if writer.shard_of(id_) == number:
+                            shard.add(id_, f"stamp {id_}", [one, Features(2 * one.embeddings, *ctc(one))])
+        if not stored:
+            return
         cache = FeatureCache.open(folder, expected_source=SOURCE)
-        assert cache.source == SOURCE
-        assert sorted(cache) == sorted(tensors)
-        assert len(cache) == len(tensors)
-        for id_, tensor in tensors.items():
-            assert id_ in cache
-            assert torch.equal(cache[id_], tensor)
-            assert cache[id_].dtype == tensor.dtype
-            assert cache.num_embeddings(id_) == len(tensor)
+        assert (cache.source, cache.storage) == (SOURCE, storage)
+        assert sorted(cache) == sorted(stored)
+        assert len(cache) == len(stored)
+        for id_, one in stored.items():
+            found = cache.features(id_)
+            assert torch.equal(cache[id_], one.embeddings)
+            assert cache[id_].dtype == one.embeddings.dtype
+            assert all(torch.equal(a, b) for a, b in zip(ctc(found), ctc(one), strict=True))
+            assert torch.equal(cache.features(id_, copy=1).embeddings, 2 * one.embeddings)
+            assert (cache.num_embeddings(id_), cache.num_copies(id_)) == (len(one.embeddings), 2)
             assert cache.stamp(id_) == f"stamp {id_}"
 
 
-def test_slices_of_one_batch_and_changes_by_the_caller(tmp_path: Path) -> None:
+def ctc(features: Features) -> tuple[Tensor, Tensor]:
+    assert features.ctc_ids is not None
+    assert features.ctc_log_probs is not None
+    return features.ctc_ids, features.ctc_log_probs
+
+
+def test_int8_keeps_each_frame_to_half_a_step(tmp_path: Path) -> None:
+    frames = torch.randn(50, 16) * torch.logspace(-6, 3, 50)[:, None]
+    frames[7] = 0.0
+    with FeatureCacheWriter(tmp_path, SOURCE, Storage("int8")) as writer:
+        add(writer, [("a", "1", frames)])
+    error = (FeatureCache.open(tmp_path)["a"] - frames).abs()
+    assert (error <= 0.51 * frames.abs().amax(dim=1, keepdim=True) / 127).all()
+
+
+def test_what_a_file_takes_is_foretold(tmp_path: Path) -> None:
+    for dtype in ("fp32", "bf16", "int8"):
+        storage = Storage(dtype, ctc_top_k=8)
+        with FeatureCacheWriter(tmp_path / dtype, SOURCE, storage) as writer, writer.shard(0) as shard:
+            ids = torch.zeros(5000, 8, dtype=torch.int64)
+            shard.add("a", "1", [Features(torch.zeros(1000, 2048), ids, ids.float())])  # 100 s
+        (path,) = (tmp_path / dtype).glob("features-*")
+        assert path.stat().st_size == pytest.approx(100 * bytes_per_second(storage, 2048, 10.0, 50.0), rel=1e-3)
+
+
+def test_reading_copies_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, range(3), num_shards=1)
+    cache = FeatureCache.open(tmp_path)
+    assert cache["0"].data_ptr() == cache["0"].data_ptr()
+    assert cache["0"].untyped_storage().data_ptr() == cache["1"].untyped_storage().data_ptr()
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(tmp_path / "features-00000-of-00001.safetensors") in maps.read_text()
+
+
+def test_slices_of_one_batch_that_changes_afterwards(tmp_path: Path) -> None:
     batch = torch.randn(2, 5, 4, requires_grad=True)
-    with FeatureCacheWriter(tmp_path, SOURCE) as writer:
-        writer.add("a", "1", batch[0])
-        writer.add("b", "1", batch[1, :3])
+    with FeatureCacheWriter(tmp_path, SOURCE) as writer, writer.shard(0) as shard:
+        shard.add("a", "1", [Features(batch[0])])
+        shard.add("b", "1", [Features(batch[1, :3])])
         with torch.no_grad():
             expected = batch[1, :3].clone()
             batch.zero_()  # the encoder may reuse its output
-    cache = FeatureCache.open(tmp_path)
-    cache["b"].zero_()
-    assert torch.equal(cache["b"], expected)
+    assert torch.equal(FeatureCache.open(tmp_path)["b"], expected)
 
 
-def test_interrupted_run_keeps_its_finished_shards(tmp_path: Path) -> None:
-    writer = FeatureCacheWriter(tmp_path, SOURCE, shard_bytes=100)
-    for number in range(8):
-        writer.add(str(number), "1-1", features(number))
-    del writer  # killed: the last two were never written
-    (tmp_path / "features-00002.safetensors.99.tmp").write_bytes(b"half")
-    (tmp_path / "features-00002.safetensors").write_bytes(b"whole, but not in the index")
-    assert set(FeatureCache.open(tmp_path)) == set("012345")
-    with FeatureCacheWriter(tmp_path, SOURCE, shard_bytes=100) as writer:
-        missing = [number for number in range(8) if not writer.holds(str(number), "1-1")]
-        assert missing == [6, 7]
-        for number in missing:
-            writer.add(str(number), "1-1", features(number))
-    cache = FeatureCache.open(tmp_path)
-    assert all(torch.equal(cache[str(number)], features(number)) for number in range(8))
-    assert shards(tmp_path) == [f"features-0000{n}.safetensors" for n in range(3)]
+def test_parts_by_several_writers_are_the_whole_byte_for_byte(tmp_path: Path) -> None:
+    wanted = [(str(number), "1-1", features(number)) for number in range(40)]
+    with FeatureCacheWriter(tmp_path / "whole", SOURCE, num_shards=8) as writer:
+        add(writer, wanted)
+    writers = [FeatureCacheWriter(tmp_path / "parts", SOURCE, num_shards=8, part=(part, 3)) for part in (1, 2, 3)]
+    for writer in writers:  # all of them at once, in one folder
+        for number in range(8):
+            mine = [item for item in wanted if writer.shard_of(item[0]) == number]
+            with writer.shard(number) as shard:
+                for id_, stamp, tensor in mine:
+                    shard.add(id_, stamp, [Features(tensor)])
+        writer.close()
+    assert len(contents(tmp_path / "whole")) > 3
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
-def test_kill_between_shard_and_index(tmp_path: Path) -> None:
-    fill(tmp_path, range(3))
-    index = (tmp_path / "index.json").read_bytes()
-    fill(tmp_path, ["new1", "new2", "new3"])
-    (tmp_path / "index.json").write_bytes(index)
-    assert set(FeatureCache.open(tmp_path)) == set("012")
-    fill(tmp_path, ["other"])
-    assert set(FeatureCache.open(tmp_path)) == {*"012", "other"}
+def test_order_and_interruptions_leave_no_trace(tmp_path: Path) -> None:
+    fill(tmp_path / "at once", range(20))
+    wanted = [(str(number), "1-1", features(number)) for number in range(20)]
+    for some in (wanted[13:], wanted[:7], wanted[7:13]):
+        with FeatureCacheWriter(tmp_path / "bit by bit", SOURCE, num_shards=4) as writer:
+            add(writer, some)
+    assert contents(tmp_path / "bit by bit") == contents(tmp_path / "at once")
 
 
-@pytest.mark.parametrize("remaining", [0, 50, None])
-def test_shard_that_lost_its_tail(tmp_path: Path, remaining: int | None) -> None:
-    fill(tmp_path, range(6))
-    shard = tmp_path / "features-00001.safetensors"
+def test_a_killed_writer_leaves_whole_files_only(tmp_path: Path) -> None:
+    fill(tmp_path, range(20))
+    before = contents(tmp_path)
+    victim = "features-00002-of-00004.safetensors"
+    (tmp_path / victim).rename(tmp_path / f"{victim}.99.tmp")  # killed while it was written
+    lost = [str(number) for number in range(20) if shard_of(str(number), 4) == 2]
+    assert lost
+    assert set(FeatureCache.open(tmp_path)) == {str(number) for number in range(20)} - set(lost)
+    with FeatureCacheWriter(tmp_path, SOURCE, num_shards=4) as writer:
+        assert [str(number) for number in range(20) if not writer.holds(str(number), "1-1")] == lost
+        add(writer, ((id_, "1-1", features(float(id_))) for id_ in lost))
+    assert contents(tmp_path) == before  # and the leftover is gone
+
+
+@pytest.mark.parametrize("remaining", [0, 5, 50, -1, None])
+def test_a_file_that_lost_its_tail(tmp_path: Path, remaining: int | None) -> None:
+    fill(tmp_path, range(20))
+    before = contents(tmp_path)
+    shard = tmp_path / "features-00001-of-00004.safetensors"
+    size = shard.stat().st_size
     if remaining is None:
-        shard.unlink()
+        shard.write_bytes(os.urandom(size))
     else:
-        os.truncate(shard, remaining)
-    with pytest.raises(DataError, match=r"features-00001.safetensors is missing or not whole; run 'asr-doge features'"):
+        os.truncate(shard, remaining if remaining >= 0 else size + remaining)
+    with pytest.raises(DataError, match=r"features-00001-of-00004.safetensors is .*; run 'asr-doge features' again"):
         FeatureCache.open(tmp_path)
-    with FeatureCacheWriter(tmp_path, SOURCE) as writer:
-        assert [number for number in range(6) if not writer.holds(str(number), "1-1")] == [3, 4, 5]
-        for number in (3, 4, 5):
-            writer.add(str(number), "1-1", features(number))
-    cache = FeatureCache.open(tmp_path)
-    assert all(torch.equal(cache[str(number)], features(number)) for number in range(6))
+    with FeatureCacheWriter(tmp_path, SOURCE, num_shards=4) as writer:
+        missing = [str(number) for number in range(20) if not writer.holds(str(number), "1-1")]
+        assert missing == [str(number) for number in range(20) if shard_of(str(number), 4) == 1]
+        add(writer, ((id_, "1-1", features(float(id_))) for id_ in missing))
+    assert contents(tmp_path) == before
 
 
 def test_stale_features_are_replaced(tmp_path: Path) -> None:
     fill(tmp_path, range(3), stamp="old")
-    with FeatureCacheWriter(tmp_path, SOURCE) as writer:
+    with FeatureCacheWriter(tmp_path, SOURCE, num_shards=4) as writer:
         assert not writer.holds("1", "new")
-        writer.add("1", "new", features(99, length=5))
+        assert not writer.holds("1", "old", copies=2)
+        assert writer.holds("1", None)
+        add(writer, [("1", "new", features(99, length=5))])
         assert writer.holds("1", "new")
     cache = FeatureCache.open(tmp_path)
     assert torch.equal(cache["1"], features(99, length=5))
     assert (cache.stamp("1"), cache.stamp("2")) == ("new", "old")
-    fill(tmp_path, range(3), stamp="newest")
-    assert len(shards(tmp_path)) == 1  # nothing of the former shards is in use
 
 
-def test_added_twice_before_a_shard_is_written(tmp_path: Path) -> None:
-    with FeatureCacheWriter(tmp_path, SOURCE) as writer:
-        writer.add("a", "1", features(1))
-        writer.add("a", "2", features(2))
-        assert writer.holds("a", "2")
-        assert not writer.holds("a", "1")
-    assert torch.equal(FeatureCache.open(tmp_path)["a"], features(2))
+def test_a_corpus_that_outgrows_its_files(tmp_path: Path) -> None:
+    """Old features stay where they are and are found; what is newer counts, wherever it is."""
+    fill(tmp_path, range(10), stamp="old", num_shards=2)
+    with FeatureCacheWriter(tmp_path, SOURCE, num_shards=8) as writer:
+        assert all(writer.holds(str(number), "old") for number in range(10))
+        add(writer, [("3", "new", features(33)), *((str(n), "new", features(n)) for n in range(10, 20))])
+    for part in (1, 2, 3):  # each sees those older files that hold utterances of its own
+        with FeatureCacheWriter(tmp_path, SOURCE, num_shards=2, part=(part, 3)) as writer:
+            assert writer.num_shards == 8
+            mine = [n for n in range(20) if writer.shard_of(str(n)) is not None]
+            assert all(writer.holds(str(n), "old" if n < 10 and n != 3 else "new") for n in mine)
+    cache = FeatureCache.open(tmp_path)
+    assert len(cache) == 20
+    assert torch.equal(cache["3"], features(33))
+    assert torch.equal(cache["4"], features(4))
 
 
-def test_another_source_starts_afresh(tmp_path: Path) -> None:
+def test_another_source_or_storage_is_never_mixed_in(tmp_path: Path) -> None:
     fill(tmp_path, range(3))
     (tmp_path / "notes.txt").write_text("not ours")
     other = {**SOURCE, "fingerprint": "cd34"}
@@ -152,41 +231,43 @@ def test_another_source_starts_afresh(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\(dtype None, not 'float16'\)"):
         FeatureCache.open(tmp_path, expected_source={**SOURCE, "dtype": "float16"})
     for _ in range(2):  # the second finds the folder as free as the first
-        with pytest.raises(DataError, match=r"holds the features of 3 utterances by another encoder: .* --overwrite"):
+        with pytest.raises(DataError, match=r"holds the features of 3 utterances by another encoder .* --overwrite"):
             FeatureCacheWriter(tmp_path, other)
+    with pytest.raises(DataError, match=r"by another storage \(--dtype fp32, not bf16\): .* --overwrite"):
+        FeatureCacheWriter(tmp_path, SOURCE, Storage("bf16"))
     assert len(FeatureCache.open(tmp_path, expected_source=SOURCE)) == 3
     with FeatureCacheWriter(tmp_path, other, overwrite=True) as writer:
         assert not writer.holds("0", "1-1")
-    assert len(FeatureCache.open(tmp_path, expected_source=other)) == 0
-    assert shards(tmp_path) == []
+    assert contents(tmp_path) == {}
     assert (tmp_path / "notes.txt").exists()
 
 
-def test_an_empty_cache_of_another_source_is_in_nobodys_way(tmp_path: Path) -> None:
-    FeatureCacheWriter(tmp_path, SOURCE).close()
-    FeatureCacheWriter(tmp_path, {**SOURCE, "fingerprint": "cd34"}).close()
-    assert FeatureCache.open(tmp_path).source["fingerprint"] == "cd34"
+def test_files_of_two_encoders_put_into_one_folder_by_hand(tmp_path: Path) -> None:
+    fill(tmp_path / "a", ["x"], num_shards=1)
+    with FeatureCacheWriter(tmp_path / "b", {**SOURCE, "fingerprint": "cd34"}, num_shards=2) as writer:
+        add(writer, [("y", "1", features(1))])
+    (path,) = (tmp_path / "b").glob("features-*")
+    path.rename(tmp_path / "a" / path.name)
+    with pytest.raises(DataError, match="mixes features of two encoders"):
+        FeatureCache.open(tmp_path / "a")
 
 
 def test_marks_of_unreadable_recordings_come_and_go(tmp_path: Path) -> None:
     fill(tmp_path, range(2))
-    with FeatureCacheWriter(tmp_path, SOURCE) as writer:
-        for id_ in ("0", "1", "gone"):
-            writer.mark_unreadable(id_, "no sound")
-        writer.add("0", "2-2", features(5))
-    assert set(FeatureCache.open(tmp_path).unreadable) == {"1", "gone"}
-    with FeatureCacheWriter(tmp_path, SOURCE) as writer:
-        assert writer.holds("1", None)
-        assert not writer.holds("gone", None)
-        writer.mark_readable("1")
-        writer.mark_readable("never marked")
-    assert set(FeatureCache.open(tmp_path).unreadable) == {"gone"}
+    with FeatureCacheWriter(tmp_path, SOURCE, num_shards=4) as writer:
+        add(writer, [], dict.fromkeys(("0", "1", "gone"), "no sound"))
+        assert (writer.unreadable("gone"), writer.unreadable("never")) == ("no sound", None)
+        assert not writer.holds("1", "1-1")
+    assert set(FeatureCache.open(tmp_path).unreadable) == {"0", "1", "gone"}
+    fill(tmp_path, range(2))
+    cache = FeatureCache.open(tmp_path)
+    assert (set(cache.unreadable), set(cache)) == ({"gone"}, {"0", "1"})
 
 
 def test_error_in_the_run_keeps_what_was_computed(tmp_path: Path) -> None:
     def interrupted_run() -> None:
-        with FeatureCacheWriter(tmp_path, SOURCE) as writer:
-            writer.add("a", "1", features(1))
+        with FeatureCacheWriter(tmp_path, SOURCE) as writer, writer.shard(0) as shard:
+            shard.add("a", "1", [Features(features(1))])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -194,10 +275,12 @@ def test_error_in_the_run_keeps_what_was_computed(tmp_path: Path) -> None:
     assert "a" in FeatureCache.open(tmp_path)
 
 
-def test_second_writer_is_refused(tmp_path: Path) -> None:
-    with FeatureCacheWriter(tmp_path, SOURCE), pytest.raises(DataError, match="being written by another process"):
-        FeatureCacheWriter(tmp_path, SOURCE)
-    FeatureCacheWriter(tmp_path, SOURCE).close()
+def test_second_writer_of_the_same_part_is_refused(tmp_path: Path) -> None:
+    with FeatureCacheWriter(tmp_path, SOURCE, part=(1, 2)):
+        with pytest.raises(DataError, match="being written by another process"):
+            FeatureCacheWriter(tmp_path, SOURCE, part=(1, 2))
+        FeatureCacheWriter(tmp_path, SOURCE, part=(2, 2)).close()
+    FeatureCacheWriter(tmp_path, SOURCE, part=(1, 2)).close()
 
 
 def read_in_child(cache: FeatureCache, queue: "multiprocessing.Queue[float]") -> None:
@@ -208,7 +291,7 @@ def read_in_child(cache: FeatureCache, queue: "multiprocessing.Queue[float]") ->
 def test_worker_processes_read_for_themselves(tmp_path: Path, context: ForkContext | SpawnContext) -> None:
     fill(tmp_path, range(3))
     cache = FeatureCache.open(tmp_path)
-    assert cache["0"].sum() == 0  # the parent holds an open shard
+    assert cache["0"].sum() == 0  # the parent holds an open file
     queue = context.Queue()
     worker = context.Process(target=read_in_child, args=(cache, queue))
     worker.start()
@@ -223,14 +306,48 @@ def test_pickled_cache_reads_on(tmp_path: Path) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(cache))["2"], features(2))
 
 
+def test_a_cache_that_is_not_on_this_machine(tmp_path: Path) -> None:
+    """`memory://` is what fsspec brings along; the same bytes lie there as would lie in a folder."""
+    url = f"memory://caches/{uuid.uuid4()}"
+    assert not FeatureCache.exists(url)
+    fill(url, range(10))
+    fill(tmp_path, range(10))
+    assert FeatureCache.exists(url)
+    there = fsspec.filesystem("memory")
+    found = {path.rpartition("/")[2]: there.cat_file(path) for path in there.ls(url, detail=False)}
+    assert found == contents(tmp_path)
+    cache = FeatureCache.open(url, expected_source=SOURCE)
+    assert all(torch.equal(cache[str(number)], features(number)) for number in range(10))
+    with FeatureCacheWriter(url, SOURCE, num_shards=4) as writer:
+        assert writer.holds("3", "1-1")
+        assert writer.store.free_bytes() is None
+        add(writer, [("3", "2-2", features(7, length=0)), ("new", "1", features(8))])
+    cache = FeatureCache.open(url)
+    assert cache["3"].shape == (0, 4)
+    assert torch.equal(cache["new"], features(8))
+    with FeatureCacheWriter(url, {"other": 1}, overwrite=True):
+        assert not FeatureCache.exists(url)
+
+
+def test_places_that_cannot_be_reached(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nonsense://x cannot be opened .*: give a folder"):
+        FeatureCache.open("nonsense://x")
+    with pytest.raises(DataError, match=r"is no feature cache .*run 'asr-doge features'"):
+        FeatureCache.open(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="file cannot be written to"):
+        FeatureCacheWriter(tmp_path / "file", SOURCE)
+    with pytest.raises(DataError, match="file cannot be read"):
+        FeatureCache.open(tmp_path / "file")
+
+
 def test_require_fresh_names_missing_and_stale(tmp_path: Path) -> None:
     audio = tmp_path / "a.wav"
     audio.write_bytes(b"sound")
     here, moved = (Utterance(id_, tmp_path / f"{id_}.wav", "x", "x", 1.0) for id_ in ("a", "moved"))
     folder = tmp_path / "cache"
     with FeatureCacheWriter(folder, SOURCE) as writer:
-        writer.add("a", audio_stamp(audio), features(1))
-        writer.add("moved", "5-5", features(2))
+        add(writer, [("a", audio_stamp(audio), features(1)), ("moved", "5-5", features(2))])
     cache = FeatureCache.open(folder)
     cache.require_fresh([here, moved])
     with pytest.raises(DataError, match=r"lacks 1 of 2 utterances .the first: 'b'"):
@@ -253,25 +370,26 @@ def test_stamp_follows_content_and_time(tmp_path: Path) -> None:
         audio_stamp(tmp_path / "gone.wav")
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": 3}', json.dumps({"format": "x", "shards": {}})])
-def test_unusable_index(tmp_path: Path, content: str) -> None:
-    fill(tmp_path, range(3))
-    (tmp_path / "index.json").write_text(content)
-    with pytest.raises(DataError, match=r"index.json is .*run 'asr-doge features' again"):
-        FeatureCache.open(tmp_path)
-    fill(tmp_path, range(3))
-    assert len(FeatureCache.open(tmp_path)) == 3
+@given(st.floats(0, 1e9), st.floats(1, 1e5))
+def test_as_many_files_as_the_audio_needs(seconds: float, shard_seconds: float) -> None:
+    count = shard_count(seconds, shard_seconds)
+    assert count.bit_count() == 1
+    assert count * shard_seconds >= seconds
+    assert count == 1 or count / 2 * shard_seconds < seconds
 
 
-def test_folder_without_a_cache(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no feature cache .*run 'asr-doge features'"):
-        FeatureCache.open(tmp_path / "nowhere")
+def test_utterances_spread_over_the_files() -> None:
+    counts = [0] * 16
+    for number in range(1600):
+        counts[shard_of(f"speaker-{number:05d}", 16)] += 1
+    assert 50 < min(counts) < max(counts) < 200
 
 
 def test_misuse_is_refused(tmp_path: Path) -> None:
-    writer = FeatureCacheWriter(tmp_path, SOURCE)
-    with pytest.raises(ValueError, match=r"expected embeddings \[T', D\]"):
-        writer.add("a", "1", torch.zeros(1, 2, 3))
-    writer.close()
-    with pytest.raises(ValueError, match="closed"):
-        writer.add("a", "1", features(1))
+    with FeatureCacheWriter(tmp_path, SOURCE) as writer, writer.shard(0) as shard:
+        with pytest.raises(ValueError, match=r"expected embeddings \[T', D\]"):
+            shard.add("a", "1", [Features(torch.zeros(1, 2, 3))])
+        with pytest.raises(ValueError, match="CTC label"):
+            shard.add("a", "1", [Features(features(1), torch.full((3, 1), 40_000), features(1)[:, :1])])
+    with pytest.raises(ValueError, match="closed"), writer.shard(0):
+        pass

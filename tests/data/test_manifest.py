@@ -157,7 +157,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"\n\n")
     with pytest.raises(DataError, match="holds no utterances"):
         read_manifest(path)
-    path.write_bytes(b'{"id": "a"}\n{"text": "caf\xe9"}\n')
+    path.write_bytes(b'\n{"text": "caf\xe9"}\n')
     with pytest.raises(DataError, match="line 2: not UTF-8"):
         read_manifest(path)
     with pytest.raises(DataError, match="cannot be read"):

@@ -1,11 +1,18 @@
 """Every recording is kept or accounted for, and the manifests are what training reads."""
 
 import json
+import os
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from asr_doge.data import ProcessConfig, process_corpus, read_manifest, write_manifest
+from asr_doge.audio import SAMPLE_RATE
+from asr_doge.data import read_manifest, write_manifest
+from asr_doge.data.configuration import ENCODER_SAMPLE_RATE, ProcessConfig
+from asr_doge.data.processing import process_corpus
 from asr_doge.errors import ConfigError, DataError
 from tests.data.corpus_layouts import write_fsdd, write_librispeech, write_recording
 
@@ -41,7 +48,28 @@ def test_same_corpus_same_bytes_and_no_other_files(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     process_corpus(config)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-    assert before.keys() == {"train_manifest.json", "dev_manifest.json", "test_manifest.json"}
+    manifests = {"train_manifest.json", "dev_manifest.json", "test_manifest.json"}
+    assert before.keys() == {*manifests, "dropped.tsv", "report.html"}
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
+    write_librispeech(tmp_path / "corpus")
+    contents = []
+    for workers in (1, 7):
+        process_corpus(ProcessConfig(tmp_path / "corpus", tmp_path / "out", num_workers=workers))
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
+    assert contents[0] == contents[1]
+
+
+def test_manifests_move_with_the_corpus(tmp_path: Path) -> None:
+    """By relative paths, spaces and other scripts included."""
+    home = tmp_path / "old home"
+    write_pair(home / "my corpus" / "größe 你好.wav", "größe")
+    process_corpus(ProcessConfig(home / "my corpus", home / "out", "folder", "all", "", ""))
+    home.rename(tmp_path / "new home")
+    (utterance,) = read_manifest(tmp_path / "new home" / "out" / "train_manifest.json")
+    assert utterance.audio_path.is_file()
+    assert (utterance.id, utterance.text) == ("größe 你好", "größe")
 
 
 def test_bad_recordings_are_counted_and_the_rest_survives(tmp_path: Path) -> None:
@@ -70,6 +98,86 @@ def test_bad_recordings_are_counted_and_the_rest_survives(tmp_path: Path) -> Non
     assert "broken0.wav" in report.examples[0]
     assert report.examples[-1] == "and 5 more"
     assert any("dropped 7: unreadable audio" in line for line in report.lines())
+    header, *dropped = (tmp_path / "out" / "dropped.tsv").read_text().splitlines()
+    assert header == "manifest\tid\treason\tdetail"
+    assert len(dropped) == 12
+    assert "train\tshort\tshorter than 0.5 s\t" in dropped
+
+
+def test_only_verifying_finds_a_recording_that_breaks_off(tmp_path: Path) -> None:
+    for name in ("whole", "cut"):
+        write_pair(tmp_path / "corpus" / f"{name}.flac", seconds=2.0)
+    cut = tmp_path / "corpus" / "cut.flac"
+    cut.write_bytes(cut.read_bytes()[:-20_000])
+    headers_only = config_for_folder(tmp_path)
+    assert process_corpus(headers_only).splits[0].dropped == {}
+    (report,) = process_corpus(replace(headers_only, verify=True)).splits
+    assert report.dropped == {"unreadable audio": 1}
+    assert "cut.flac is truncated or corrupt" in report.examples[0]
+    assert [u.duration for u in read_manifest(report.manifest)] == [2.0]
+
+
+def test_transcripts_outside_the_limits_are_counted(tmp_path: Path) -> None:
+    for text in ("a", "fine", "quite a long one", "far too long to be said"):
+        write_pair(tmp_path / "corpus" / f"{text}.wav", text)
+    limits = replace(config_for_folder(tmp_path), min_chars=2, max_chars=20, max_chars_per_second=10.0)
+    (report,) = process_corpus(limits).splits
+    assert report.dropped == {
+        "fewer than 2 characters": 1,
+        "more than 10.0 characters a second": 1,
+        "more than 20 characters": 1,
+    }
+    assert [u.id for u in read_manifest(report.manifest)] == ["fine"]
+
+
+def test_a_language_is_the_corpus_own_or_the_one_given(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_recording(tmp_path / "corpus" / f"{name}.wav")
+    lines = [{"audio_path": "a.wav", "text": "eins", "language": "de"}, {"audio_path": "b.wav", "text": "un"}]
+    (tmp_path / "corpus" / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = ProcessConfig(
+        tmp_path / "corpus", tmp_path / "out", "manifest", dev_split="", test_split="", language="fr"
+    )
+    (report,) = process_corpus(config).splits
+    assert [u.language for u in read_manifest(report.manifest)] == ["de", "fr"]
+    assert report.languages == ("de", "fr")
+
+
+def test_the_page_shows_every_split_and_loads_nothing(tmp_path: Path) -> None:
+    write_librispeech(tmp_path / "corpus")
+    broken = tmp_path / "corpus" / "LibriSpeech" / "train-clean-100" / "19" / "198" / "19-198-0001.flac"
+    broken.write_bytes(b"no sound")
+    write_recording(broken.with_name("<script>.flac"))
+    report = process_corpus(ProcessConfig(tmp_path / "corpus", tmp_path / "out"))
+    page = report.page.read_text()
+    tags: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: tags.append(tag)  # type: ignore[method-assign]
+    parser.feed(page)
+    assert tags.count("svg") == 6
+    assert "script" not in tags
+    assert "&lt;script&gt;.flac" in page
+    assert "train-clean-100" in page
+    assert "unreadable audio" in page
+    assert not re.search(r"(src|href|@import|url\()", page)
+    assert [(split.words, split.vocabulary, split.characters) for split in report.splits[:1]] == [(3, 3, "abeghlnorty")]
+    assert report.splits[1].unseen_share == 1.0
+    assert report.lines()[-1] == f"4 utterances kept, 2 dropped; report: {report.page}"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    write_pair(tmp_path / "corpus" / "a.wav")
+    (tmp_path / "out").mkdir(mode=0o500)
+    with pytest.raises(DataError, match="out cannot be written to: change the permissions of"):
+        process_corpus(config_for_folder(tmp_path))
+
+
+def test_output_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
+    write_pair(tmp_path / "corpus" / "a.wav")
+    (tmp_path / "out").touch()
+    with pytest.raises(DataError, match=r"out cannot be made: .*out is a file; choose another folder"):
+        process_corpus(config_for_folder(tmp_path))
 
 
 def test_manifest_naming_missing_audio(tmp_path: Path) -> None:
@@ -102,13 +210,35 @@ def test_missing_split_writes_nothing(tmp_path: Path) -> None:
 def test_speakers_and_recordings_in_two_splits_are_reported(tmp_path: Path) -> None:
     write_fsdd(tmp_path / "corpus")
     config = ProcessConfig(tmp_path / "corpus", tmp_path / "out", "fsdd", "train", "dev", "test")
-    in_dev, in_test = process_corpus(config).warnings
-    assert in_dev.startswith("20 recordings in both train and dev")
-    assert in_test.startswith("2 speakers in both train and test (george, lucas)")
+    in_dev, of_dev, of_test = process_corpus(config).warnings
+    assert in_dev.startswith("20 recordings in both train and dev (3_george_5, 3_george_6,")
+    assert of_dev.startswith("2 speakers in both train and dev")
+    assert of_test == "2 speakers in both train and test (george, lucas): test shows no new speakers"
     held_out = ProcessConfig(
         tmp_path / "corpus", tmp_path / "out", "fsdd", "train-without-lucas", "dev-of-lucas", "test-of-lucas"
     )
     assert process_corpus(held_out).warnings == ()
+
+
+def test_a_recording_is_known_again_under_another_name(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            write_pair(tmp_path / "corpus" / split / f"{split}-{name}.wav")
+    copy = tmp_path / "corpus" / "test" / "copy.wav"
+    copy.write_bytes((tmp_path / "corpus" / "train" / "train-a.wav").read_bytes())
+    copy.with_suffix(".txt").write_text("hello")
+    config = ProcessConfig(tmp_path / "corpus", tmp_path / "out", "folder", dev_split="")
+    assert process_corpus(config).warnings == (
+        "1 recording in both train and test (test/copy): results on test will look too good",
+    )
+
+
+def test_an_id_of_two_recordings_in_two_splits_is_reported(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_recording(tmp_path / "corpus" / split / "x.wav")
+        (tmp_path / "corpus" / f"{split}.csv").write_text(f"path,text\n{split}/x.wav,hello\n")
+    (warning,) = process_corpus(ProcessConfig(tmp_path / "corpus", tmp_path / "out", "table", dev_split="")).warnings
+    assert warning == "1 id in both train and test (x), for different recordings: give each an id of its own"
 
 
 def test_limits_that_take_most_of_a_split_are_reported(tmp_path: Path) -> None:
@@ -136,6 +266,13 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
         ProcessConfig(tmp_path, tmp_path, sample_rate=8000)
     with pytest.raises(ConfigError, match=r"--min_duration 3.0 and --max_duration 2.0"):
         ProcessConfig(tmp_path, tmp_path, min_duration=3.0, max_duration=2.0)
+    with pytest.raises(ConfigError, match=r"--min_chars 5 and --max_chars 4"):
+        ProcessConfig(tmp_path, tmp_path, min_chars=5, max_chars=4)
+    with pytest.raises(ConfigError, match=r"--max_chars_per_second 0"):
+        ProcessConfig(tmp_path, tmp_path, max_chars_per_second=0)
+    with pytest.raises(ConfigError, match=r"--num_workers 0"):
+        ProcessConfig(tmp_path, tmp_path, num_workers=0)
+    assert ENCODER_SAMPLE_RATE == SAMPLE_RATE
     with pytest.raises(ConfigError, match="all empty"):
         process_corpus(ProcessConfig(tmp_path, tmp_path, train_split="", dev_split="", test_split=""))
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_doge.decoding import ctc_greedy_texts
+from asr_doge.decoding.ctc import ctc_greedy_texts
 from asr_doge.models import LoadedModel
 
 BLANK = "_"

@@ -1,7 +1,11 @@
 """The feature cache holds what the model computes, and is filled once."""
 
 import json
+import multiprocessing
 import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,16 @@ from torch import Tensor
 
 from asr_doge.audio import read_audio
 from asr_doge.data import read_manifest, write_manifest
+from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.stores import LocalStore
 from asr_doge.errors import CheckpointError, ConfigError, DataError
 from asr_doge.inference import features as inference_features
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import FeaturesReport, compute_features
 from asr_doge.models import LoadedModel, LogMelFeatureExtractor, assemble_model, load_model
+from asr_doge.models.encoders import ENCODERS, SpeechEncoderOutput
+from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.loading import feature_source
 from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
 from tests import speech
@@ -32,6 +40,11 @@ def features(data: Path, encoder: Path, **options: object) -> FeaturesReport:
 
 def counts(report: FeaturesReport) -> tuple[int, int, int]:
     return report.encoded, report.kept, len(report.failed)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The cache's files, leftovers of a killed run included."""
+    return {path.name: path.read_bytes() for path in folder.glob("features-*")}
 
 
 def copy_of_encoder(granite_folder: Path, folder: Path, scale: float) -> Path:
@@ -65,8 +78,8 @@ def loss_and_logits(loaded: LoadedModel, examples: list[Example]) -> tuple[Tenso
 
 def test_training_from_the_cache_gives_the_same_loss(corpus: Path, granite_folder: Path, loaded: LoadedModel) -> None:
     """Equality 3."""
-    report = features(corpus, granite_folder, batch_size=2)
-    assert report.folder == corpus / "features"
+    report = features(corpus, granite_folder, batch_seconds=3)
+    assert report.folder == str(corpus / "features")
     config = loaded.model.config
     source = feature_source(
         config.speech_encoder_fingerprint, config.encoder_config, loaded.processor.feature_extractor
@@ -91,16 +104,16 @@ def test_training_from_the_cache_gives_the_same_loss(corpus: Path, granite_folde
 
 def test_a_second_run_encodes_nothing(corpus: Path, granite_folder: Path) -> None:
     assert counts(features(corpus, granite_folder)) == (9, 0, 0)
-    before = {path.name: path.read_bytes() for path in (corpus / "features").iterdir()}
+    before = contents(corpus / "features")
     assert counts(features(corpus, granite_folder)) == (0, 9, 0)
-    assert {path.name: path.read_bytes() for path in (corpus / "features").iterdir()} == before
+    assert contents(corpus / "features") == before
 
 
 def test_new_and_changed_recordings_are_encoded(corpus: Path, granite_folder: Path) -> None:
     features(corpus, granite_folder)
     utterances = read_manifest(corpus / "train_manifest.json")
     cache = FeatureCache.open(corpus / "features")
-    before = {utterance.id: cache[utterance.id] for utterance in utterances}
+    before = {utterance.id: cache[utterance.id].clone() for utterance in utterances}
     changed = utterances[1]
     speech.write_wav(changed.audio_path, tiny.random_waveform(changed.duration, seed=77))
     os.utime(changed.audio_path, ns=(1, 1))
@@ -116,10 +129,10 @@ def test_another_encoder_computes_everything_anew(corpus: Path, granite_folder: 
     other = copy_of_encoder(granite_folder, tmp_path / "other", 1.01)
     same = copy_of_encoder(granite_folder, tmp_path / "same", 1.0)
     assert counts(features(corpus, same)) == (0, 9, 0)
-    before = {path: path.read_bytes() for path in (corpus / "features").iterdir()}
-    with pytest.raises(DataError, match=r"features holds the features of 9 utterances by another encoder: .*--output"):
+    before = contents(corpus / "features")
+    with pytest.raises(DataError, match=r"features holds the features of 9 utterances by another encoder .*--output"):
         features(corpus, other)
-    assert {path: path.read_bytes() for path in (corpus / "features").iterdir()} == before
+    assert contents(corpus / "features") == before
     assert counts(features(corpus, other, output_dir=str(tmp_path / "others"))) == (9, 0, 0)
     assert counts(features(corpus, granite_folder)) == (0, 9, 0)
     assert counts(features(corpus, other, overwrite=True)) == (9, 0, 0)
@@ -174,7 +187,7 @@ def test_a_repaired_recording_is_used_again(corpus: Path, granite_folder: Path) 
     assert list(FeatureCache.open(report.folder).unreadable) == [broken.id]
     broken.audio_path.write_bytes(sound)
     os.utime(broken.audio_path, ns=(status.st_atime_ns, status.st_mtime_ns))  # from a backup, as it was
-    assert counts(features(corpus, granite_folder)) == (0, 9, 0)
+    assert counts(features(corpus, granite_folder)) == (1, 8, 0)
     assert not FeatureCache.open(report.folder).unreadable
 
 
@@ -183,7 +196,7 @@ def test_an_audio_folder_that_is_away_costs_nothing(corpus: Path, granite_folder
     audio.rename(elsewhere)
     with pytest.raises(DataError, match="none of the 9 utterances can be read"):
         features(corpus, granite_folder)
-    assert not FeatureCache.open(corpus / "features").unreadable
+    assert not FeatureCache.exists(corpus / "features")
     elsewhere.rename(audio)
     assert counts(features(corpus, granite_folder)) == (9, 0, 0)
     audio.rename(elsewhere)
@@ -216,7 +229,7 @@ def test_unreadable_recordings_are_left_out_and_named(corpus: Path, granite_fold
     broken.audio_path.write_bytes(b"RIFF, but no sound")
     gone.audio_path.unlink()
     speech.write_wav(short.audio_path, tiny.random_waveform(0.01))
-    report = features(corpus, granite_folder, batch_size=3)
+    report = features(corpus, granite_folder, batch_seconds=4)
     assert counts(report) == (6, 0, 3)
     for line, utterance in zip(sorted(report.failed), (broken, gone, short), strict=True):
         assert str(utterance.audio_path) in line
@@ -273,5 +286,202 @@ def test_what_is_missing_is_named(corpus: Path, granite_folder: Path, tmp_path: 
         features(tmp_path / "nowhere", granite_folder)
     with pytest.raises(CheckpointError, match="no-such-encoder"):
         features(corpus, tmp_path / "no-such-encoder")
-    with pytest.raises(ConfigError, match="batch_size"):
-        features(corpus, granite_folder, batch_size=0)
+
+
+PIECEMEAL: dict[str, Any] = {"shard_minutes": 0.02, "batch_seconds": 2.0, "augment_copies": 1}
+"""Many small files and batches, so that there is something to interrupt and to divide."""
+
+
+def run_and_die(corpus: Path, encoder: Path, folder: Path, written: int) -> None:
+    """In a process of its own: be killed half-way through the writing of a file."""
+    files = 0
+
+    def write(store: LocalStore, name: str, content: bytes) -> None:
+        nonlocal files
+        if files == written:
+            (store.folder / f"{name}.{os.getpid()}.tmp").write_bytes(content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        files += 1
+        write_atomically(store.folder / name, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalStore, "write", write)
+        features(corpus, encoder, output_dir=str(folder), **PIECEMEAL)
+
+
+def run_part(corpus: Path, encoder: Path, folder: Path, part: str) -> None:
+    features(corpus, encoder, output_dir=str(folder), shard=part, **PIECEMEAL)
+
+
+def start(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+@pytest.fixture
+def whole(corpus: Path, granite_folder: Path, tmp_path: Path) -> dict[str, bytes]:
+    """The files of an undisturbed run."""
+    features(corpus, granite_folder, output_dir=str(tmp_path / "whole"), **PIECEMEAL)
+    found = contents(tmp_path / "whole")
+    assert len(found) > 3
+    return found
+
+
+@pytest.mark.parametrize("written", [0, 2])
+def test_killed_at_any_moment_and_run_again(
+    corpus: Path, granite_folder: Path, tmp_path: Path, whole: dict[str, bytes], written: int
+) -> None:
+    process = start(run_and_die, corpus, granite_folder, tmp_path / "cut", written)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(contents(tmp_path / "cut")) == written + 1  # whole ones, and the temporary one
+    before = {name: (tmp_path / "cut" / name).stat().st_mtime_ns for name in whole.keys() & contents(tmp_path / "cut")}
+    assert len(before) == written
+    report = features(corpus, granite_folder, output_dir=str(tmp_path / "cut"), **PIECEMEAL)
+    assert report.encoded + report.kept == 9
+    assert (report.kept > 0) == (written > 0)
+    assert contents(tmp_path / "cut") == whole
+    assert before == {name: (tmp_path / "cut" / name).stat().st_mtime_ns for name in before}  # not redone
+
+
+def test_three_processes_are_one_byte_for_byte(
+    corpus: Path, granite_folder: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    parts = [start(run_part, corpus, granite_folder, tmp_path / "parts", f"{number}/3") for number in (1, 2, 3)]
+    for process in parts:
+        process.join()
+        assert process.exitcode == 0
+    assert contents(tmp_path / "parts") == whole
+    assert len(FeatureCache.open(tmp_path / "parts")) == 9
+
+
+def test_ctrl_c_loses_no_batch(
+    corpus: Path, granite_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"batch_seconds": 2.0}  # one file
+    features(corpus, granite_folder, output_dir=str(tmp_path / "whole"), **options)
+    batches = 0
+
+    class Interrupted(GraniteSpeechEncoder):
+        def forward(self, *arguments: Any, **named: Any) -> SpeechEncoderOutput:
+            nonlocal batches
+            batches += 1
+            if batches == 3:
+                raise KeyboardInterrupt
+            return super().forward(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(ENCODERS, "granite_speech", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            features(corpus, granite_folder, output_dir=str(tmp_path / "cut"), **options)
+    report = features(corpus, granite_folder, output_dir=str(tmp_path / "cut"), **options)
+    assert report.kept >= 2
+    assert report.encoded + report.kept == 9
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bf16", 2e-3), ("int8", 5e-3)])
+def test_smaller_storage_changes_the_loss_little(
+    corpus: Path, granite_folder: Path, loaded: LoadedModel, dtype: str, tolerance: float
+) -> None:
+    """Equality 3, to the rounding of the storage."""
+    cache = FeatureCache.open(features(corpus, granite_folder, dtype=dtype).folder)
+    utterances = read_manifest(corpus / "train_manifest.json")
+    cached, computed = (
+        [dataset[index] for index in range(len(utterances))]
+        for dataset in (
+            CachedSpeechDataset(utterances, loaded.processor, cache),
+            SpeechDataset(utterances, loaded.processor),
+        )
+    )
+    loss, wanted = loss_and_logits(loaded, cached)[0], loss_and_logits(loaded, computed)[0]
+    assert 0 < abs(loss - wanted) < tolerance * wanted
+
+
+def test_the_ctc_head_is_kept_too(corpus: Path, granite_folder: Path, loaded: LoadedModel) -> None:
+    utterance, *_ = read_manifest(corpus / "test_manifest.json")
+    cache = FeatureCache.open(features(corpus, granite_folder, ctc_top_k=5).folder)
+    found = cache.features(utterance.id)
+    batch = loaded.processor(audio=read_audio(utterance.audio_path), sampling_rate=16_000)
+    logits = loaded.model.encode(batch["input_features"], batch["attention_mask"], return_ctc_logits=True).ctc_logits
+    assert logits is not None
+    best = logits[0].log_softmax(dim=-1).topk(5)
+    assert found.ctc_ids is not None
+    assert found.ctc_log_probs is not None
+    assert torch.equal(found.ctc_ids[:, 0].long(), best.indices[:, 0])
+    torch.testing.assert_close(found.ctc_log_probs.float(), best.values, rtol=1e-2, atol=1e-2)
+
+
+def test_an_encoder_without_a_ctc_head(corpus: Path, whisper_folder: Path) -> None:
+    cache = FeatureCache.open(features(corpus, whisper_folder).folder)
+    assert cache.features("test-0").ctc_ids is None
+
+
+def test_training_utterances_get_augmented_copies(corpus: Path, granite_folder: Path, tmp_path: Path) -> None:
+    plain = FeatureCache.open(features(corpus, granite_folder, output_dir=str(tmp_path / "plain")).folder)
+    caches = [
+        FeatureCache.open(features(corpus, granite_folder, augment_copies=2, output_dir=str(tmp_path / name)).folder)
+        for name in ("a", "b")
+    ]
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    for utterance in read_manifest(corpus / "train_manifest.json"):
+        assert caches[0].num_copies(utterance.id) == 3
+        original, one, two = (caches[0].features(utterance.id, copy).embeddings for copy in range(3))
+        torch.testing.assert_close(original, plain[utterance.id], rtol=1e-3, atol=1e-4)
+        assert original.shape != one.shape or not torch.allclose(original, one, atol=1e-2)
+        assert one.shape != two.shape or not torch.allclose(one, two, atol=1e-2)
+    assert caches[0].num_copies("dev-0") == 1
+    assert counts(features(corpus, granite_folder, augment_copies=2, output_dir=str(tmp_path / "a"))) == (0, 9, 0)
+    with pytest.raises(DataError, match=r"another storage \(--augment_copies 2, not 0\)"):
+        features(corpus, granite_folder, output_dir=str(tmp_path / "a"))
+
+
+def test_a_cache_elsewhere(corpus: Path, granite_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = "memory://features-of-a-corpus"
+    assert counts(features(corpus, granite_folder, output_dir=url)) == (9, 0, 0)
+    assert "9 utterances to encode, 0.00 h, into 1 of 1 files, about" in capsys.readouterr().err
+    assert counts(features(corpus, granite_folder, output_dir=url)) == (0, 9, 0)
+    features(corpus, granite_folder)
+    here, there = FeatureCache.open(corpus / "features"), FeatureCache.open(url)
+    assert all(torch.equal(here[id_], there[id_]) for id_ in here)
+
+
+def test_a_disk_that_is_too_small(corpus: Path, granite_folder: Path) -> None:
+    """A manifest that claims more audio than any disk holds the features of."""
+    train = read_manifest(corpus / "train_manifest.json")
+    write_manifest(corpus / "train_manifest.json", [replace(utterance, duration=1e15) for utterance in train])
+    with pytest.raises(DataError, match=r"features has .* free and the features need about [\d,]+\.\d TB: make room"):
+        features(corpus, granite_folder)
+    assert not FeatureCache.exists(corpus / "features")
+
+
+def test_a_file_without_any_readable_recording(corpus: Path, granite_folder: Path) -> None:
+    """Whatever the order of the files, only a corpus without any is an error."""
+    *broken, good = read_manifest(corpus / "train_manifest.json")
+    for name in ("dev_manifest.json", "test_manifest.json"):
+        (corpus / name).unlink()
+    for utterance in broken:
+        utterance.audio_path.write_bytes(b"no sound")
+    report = features(corpus, granite_folder, shard_minutes=0.001)
+    assert counts(report) == (1, 0, 4)
+    cache = FeatureCache.open(report.folder)
+    assert (set(cache), set(cache.unreadable)) == ({good.id}, {utterance.id for utterance in broken})
+    before = contents(corpus / "features")
+    assert counts(features(corpus, granite_folder, shard_minutes=0.001)) == (0, 1, 4)
+    assert contents(corpus / "features") == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"shard": shard} for shard in ("0/3", "4/3", "3", "a/b", "1/0", "-1/3", "")),
+        *({name: 0} for name in ("batch_seconds", "shard_minutes", "num_workers")),
+        *({name: -1} for name in ("augment_copies", "ctc_top_k")),
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_named(corpus: Path, granite_folder: Path, options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigError, match=rf"^--{name} {value} cannot be used: "):
+        features(corpus, granite_folder, **options)

@@ -1,22 +1,32 @@
 """What comes out belongs to what went in, in its order, whatever the format, the length or the company."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import asr_doge
-from asr_doge.audio import read_audio
+from asr_doge.audio import Voice, read_audio, synthesize
 from asr_doge.errors import AudioError
 from asr_doge.inference import transcription
-from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.segmentation import split_at_pauses
+from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
+from asr_doge.inference.segmentation import pieces_of
 from asr_doge.inference.transcription import Transcriber, load, transcribe
 from asr_doge.models import load_model
+from tests.inference.conftest import UNGUARDED
 from tests.models import tiny
 from tests.speech import RATE, write_wav
+
+SENTENCES = ("one two three four five six", "seven eight nine", "zero one two three")
+
+
+def spoken(text: str) -> NDArray[np.float32]:
+    return synthesize(text, Voice("en-us"))
+
 
 SECONDS = (1.7, 0.4, 0.9, 2.6, 0.5, 1.2, 0.7, 2.0, 0.3)
 WAVEFORMS = [tiny.random_waveform(seconds, seed=seed) for seed, seconds in enumerate(SECONDS)]
@@ -40,22 +50,22 @@ def test_different_recordings_give_different_texts(alone: list[str]) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
 def test_batching_changes_neither_texts_nor_order(transcriber: Transcriber, alone: list[str], batch_size: int) -> None:
-    results = Transcriber(transcriber.loaded, batch_size).transcribe(WAVEFORMS)
+    results = Transcriber(transcriber.loaded, batch_size, UNGUARDED).transcribe(WAVEFORMS)
     assert [result.text for result in results] == alone
     assert [result.duration for result in results] == pytest.approx(SECONDS)
 
 
 def test_one_in_one_out_list_in_list_out(transcriber: Transcriber, alone: list[str]) -> None:
     assert transcriber.transcribe([]) == []
-    assert transcriber.transcribe(WAVEFORMS[:1]) == [Transcription(alone[0], SECONDS[0])]
-    assert transcriber.transcribe((WAVEFORMS[0],)) == [Transcription(alone[0], SECONDS[0])]
-    assert transcriber.transcribe(WAVEFORMS[0]) == Transcription(alone[0], SECONDS[0])
+    one = transcriber.transcribe(WAVEFORMS[0])
+    assert (one.text, one.duration, one.path) == (alone[0], SECONDS[0], None)
+    assert transcriber.transcribe(WAVEFORMS[:1]) == transcriber.transcribe((WAVEFORMS[0],)) == [one]
 
 
 def test_file_array_and_tensor_give_the_same_text(transcriber: Transcriber, alone: list[str], tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", WAVEFORMS[0], subtype="FLOAT")
     result = transcriber.transcribe(str(path))
-    assert result == Transcription(alone[0], SECONDS[0], path)
+    assert (result.text, result.duration, result.path) == (alone[0], SECONDS[0], path)
     stereo = np.stack([WAVEFORMS[0], WAVEFORMS[0]])
     for source in (path, torch.from_numpy(WAVEFORMS[0]), WAVEFORMS[0].astype(np.float64), stereo):
         assert text_of(transcriber, source) == alone[0]
@@ -125,31 +135,64 @@ def test_asked_for_texts_an_unreadable_recording_is_an_error(transcriber: Transc
             transcriber.transcribe(source)
 
 
-def test_digital_silence_is_empty_and_spoils_no_neighbour(transcriber: Transcriber, alone: list[str]) -> None:
+def test_segments_hold_the_text_and_its_stretches(transcriber: Transcriber, alone: list[str]) -> None:
+    one = transcriber.transcribe(WAVEFORMS[0])
+    assert [segment.text for segment in one.segments] == [alone[0]]
+    assert 0.0 <= one.segments[0].start <= one.segments[0].end <= SECONDS[0]
+    assert one.passes >= 1
+    assert one.guards == ()
+
+
+def test_digital_silence_is_empty_and_says_why(transcriber: Transcriber) -> None:
+    guarded = Transcriber(transcriber.loaded)
     silence = np.zeros(2 * RATE, dtype=np.float32)
     faint = np.full(RATE, 1e-5, dtype=np.float32)
-    results = transcriber.transcribe([silence, WAVEFORMS[0], faint, WAVEFORMS[1]])
-    assert [result.text for result in results] == ["", alone[0], "", alone[1]]
-    assert transcriber.transcribe(silence) == Transcription("", 2.0)
+    results = guarded.transcribe([silence, faint])
+    assert [result.text for result in results] == ["", ""]
+    assert results[0] == Transcription("", 2.0, guards=(GuardAction("silence", 0.0, 2.0),))
 
 
 def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber, alone: list[str]) -> None:
-    pause = np.zeros(RATE, dtype=np.float32)
-    parts = [tiny.random_waveform(seconds, seed=seed) for seed, seconds in ((20, 24.0), (21, 25.0), (22, 8.0))]
-    long = np.concatenate([parts[0], pause, parts[1], pause, parts[2]])
+    parts = [spoken(sentence) for sentence in SENTENCES]
+    long = np.concatenate([part for sentence in parts for part in (sentence, np.zeros(2 * RATE, dtype=np.float32))])
     results = transcriber.transcribe([long, WAVEFORMS[0]])
-    assert results[0].duration == pytest.approx(59.0)
+    assert results[0].duration == pytest.approx(len(long) / RATE)
     assert results[1].text == alone[0]
-    pieces = split_at_pauses(long, RATE)
-    assert len(pieces) == 3
-    assert results[0].text == " ".join(text_of(transcriber, piece) for piece in pieces)
+    pieces = [piece for piece in pieces_of([long]) if not piece.is_gap]
+    assert len(pieces) == len(parts)
+    texts = [text_of(transcriber, piece.samples) for piece in pieces]
+    assert results[0].text == " ".join(texts)
+    segments = results[0].segments
+    assert [segment.text for segment in segments] == texts
+    begun = 0.0
+    for segment, part in zip(segments, parts, strict=True):
+        assert begun - 0.1 <= segment.start < segment.end <= begun + len(part) / RATE + 0.5
+        begun += len(part) / RATE + 2.0
 
 
-def test_a_silent_piece_leaves_no_gap_in_the_text(transcriber: Transcriber) -> None:
-    long = np.concatenate([np.zeros(29 * RATE, dtype=np.float32), WAVEFORMS[3]])
-    text = text_of(transcriber, long)
-    assert text
-    assert text == text.strip()
+def test_a_recording_that_breaks_off_late_fails_as_a_whole(
+    transcriber: Transcriber, alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was transcribed of it already is no transcript of it."""
+    monkeypatch.setattr(transcription, "WINDOW_SECONDS", 2.0)
+    whole = np.concatenate([spoken(sentence) for sentence in SENTENCES for _ in range(4)])
+    path = write_wav(tmp_path / "cut.flac", whole)
+    path.write_bytes(path.read_bytes()[:-20_000])
+    first, failure, last = transcriber.transcribe_each([WAVEFORMS[0], path, WAVEFORMS[1]])
+    assert isinstance(failure, FailedTranscription)
+    assert "truncated or corrupt" in str(failure.error)
+    assert isinstance(first, Transcription)
+    assert isinstance(last, Transcription)
+    assert [first.text, last.text] == alone[:2]
+
+
+def test_progress_adds_up_to_the_audio(transcriber: Transcriber) -> None:
+    heard: list[float] = []
+    silence = np.zeros(3 * RATE, dtype=np.float32)
+    sources = [np.concatenate([spoken(SENTENCES[0]), silence, silence, spoken(SENTENCES[1])]), WAVEFORMS[0]]
+    results = list(transcriber.transcribe_each(sources, heard.append))
+    assert sum(heard) == pytest.approx(sum(len(source) for source in sources) / RATE)
+    assert len(results) == 2
 
 
 def test_windows_keep_order_and_failures(
@@ -183,8 +226,9 @@ def test_sources_are_read_as_they_are_needed(transcriber: Transcriber, monkeypat
 
 def test_beam_search_is_the_models_own(transcriber: Transcriber) -> None:
     loaded = transcriber.loaded
+    beams = dataclasses.replace(UNGUARDED, num_beams=3)
     ids = loaded.model.generate(**loaded.processor(WAVEFORMS[0], sampling_rate=RATE), num_beams=3)
-    assert text_of(Transcriber(loaded, num_beams=3), WAVEFORMS[0]) == loaded.processor.batch_decode(ids)[0]
+    assert text_of(Transcriber(loaded, decoding=beams), WAVEFORMS[0]) == loaded.processor.batch_decode(ids)[0]
 
 
 def test_the_types_say_what_comes_out(transcriber: Transcriber, brief_folder: Path, tmp_path: Path) -> None:
@@ -211,5 +255,5 @@ def test_the_packages_front_door(brief_folder: Path, tmp_path: Path) -> None:
 
 def test_a_reloaded_model_writes_the_same(brief_folder: Path, transcriber: Transcriber, tmp_path: Path) -> None:
     transcriber.loaded.save(tmp_path / "again")
-    again = Transcriber(load_model(tmp_path / "again", device="cpu", dtype=torch.float64))
+    again = Transcriber(load_model(tmp_path / "again", device="cpu", dtype=torch.float64), decoding=UNGUARDED)
     assert again.transcribe(WAVEFORMS[:3]) == transcriber.transcribe(WAVEFORMS[:3])

@@ -45,16 +45,30 @@ def test_training_text_is_stable_and_single_spaced(text: str) -> None:
     assert once == once.lower()
 
 
-def test_scoring_forgives_what_the_leaderboard_forgives() -> None:
-    assert normalize_for_scoring("Um, Mr. Brown won't pay [laughs] $20") == normalize_for_scoring(
-        "mister brown will not pay twenty dollars"
+@pytest.mark.parametrize("language", ["en", "en-GB", "en_US", "eng", "English"])
+def test_scoring_forgives_what_the_leaderboard_forgives(language: str) -> None:
+    assert normalize_for_scoring("Um, Mr. Brown won't pay [laughs] $20 for colour", language) == normalize_for_scoring(
+        "mister brown will not pay twenty dollars for color", language
     )
 
 
-def test_scoring_rules_differ_on_digit_strings() -> None:
-    spoken = "four seven one"
-    assert SCORING_RULES["whisper_english"](spoken) == "471"
-    assert SCORING_RULES["clean"](spoken) == spoken
+def test_other_languages_go_through_the_basic_normalizer() -> None:
+    assert normalize_for_scoring("Une maison (rires), à 20 %!", "fr") == "une maison à 20"
+    assert (
+        normalize_for_scoring("\u041f\u0440\u0438\u0432\u0435\u0442!", "ru") == "\u043f\u0440\u0438\u0432\u0435\u0442"
+    )
+    assert normalize_for_scoring("um we won't", "de") == "um we won t"
+
+
+def test_scoring_rules_differ_on_digit_strings_and_on_vowel_signs() -> None:
+    spoken = "Four, seven one!"
+    assert normalize_for_scoring(spoken, rule="whisper") == "471"
+    assert normalize_for_scoring(spoken, rule="clean") == "four seven one"
+    namaste = "\u0928\u092e\u0938\u094d\u0924\u0947"
+    assert normalize_for_scoring(namaste, "hi", "clean") == namaste
+    assert SCORING_RULES == ("clean", "whisper")
+    with pytest.raises(ValueError, match="no scoring rule 'clear': choose from clean, whisper"):
+        normalize_for_scoring(spoken, "en", "clear")  # type: ignore[arg-type]
 
 
 def test_importing_the_room_loads_no_transformers() -> None:

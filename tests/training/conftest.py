@@ -25,7 +25,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def cache(corpus: Path, granite_folder: Path) -> Path:
     """The corpus's features."""
-    return compute_features(FeaturesConfig(str(corpus), speech_encoder=str(granite_folder), device="cpu")).folder
+    return Path(compute_features(FeaturesConfig(str(corpus), speech_encoder=str(granite_folder), device="cpu")).folder)
 
 
 @pytest.fixture

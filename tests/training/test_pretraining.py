@@ -23,7 +23,7 @@ from asr_doge.models import assemble_model
 from asr_doge.training import pretraining
 from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.pretraining import collate_ctc, pretrain
-from asr_doge.training.pretraining_speech import LESSONS, Lesson, PretrainingSpeech, collate_features, mask_features
+from asr_doge.training.pretraining_speech import LESSONS, Lesson, PretrainingSpeech, collate_features
 from tests import speech
 from tests.models import tiny
 
@@ -258,15 +258,6 @@ def test_some_clips_are_silent_and_sentences_come_later(sentences: Path) -> None
     assert "a text" not in texts[: int(LESSONS[0].until * 160)]
     assert 20 < texts.count("a text") < 100
     assert "a text" not in [noise_speech(size=160)[index]["text"] for index in range(160)]
-
-
-def test_masks_hide_some_and_leave_the_rest() -> None:
-    features = torch.rand(200, 2 * MEL_BANDS) + 0.5
-    masked = mask_features(features.clone(), np.random.default_rng(1))
-    hidden = masked == 0
-    assert 0 < hidden.float().mean() < 0.5
-    assert torch.equal(masked[~hidden], features[~hidden])
-    mask_features(torch.ones(1, 2 * MEL_BANDS), np.random.default_rng(0))  # shorter than a mask
 
 
 def test_a_batch_knows_its_lengths() -> None:

@@ -127,14 +127,14 @@ def test_the_adapter_alone_learns_too(run: Train, tmp_path: Path) -> None:
 def test_cached_and_computed_features_train_alike(run: Train, tmp_path: Path) -> None:
     """Equality 3, over a run."""
     run(tmp_path / "cached")
-    run(tmp_path / "computed", features_dir=None)
+    run(tmp_path / "computed", features_dir="")
     for cached, computed in zip(log_of(tmp_path / "cached"), log_of(tmp_path / "computed"), strict=True):
         assert cached == pytest.approx(computed, rel=1e-3)
 
 
 def test_workers_change_nothing(run: Train, tmp_path: Path) -> None:
     for workers in (0, 2):
-        run(tmp_path / str(workers), features_dir=None, num_workers=workers, epochs=2, eval_steps=3, save_steps=3)
+        run(tmp_path / str(workers), features_dir="", num_workers=workers, epochs=2, eval_steps=3, save_steps=3)
     assert same_weights(tmp_path / "0" / "final", tmp_path / "2" / "final")
 
 
@@ -225,7 +225,7 @@ def test_training_goes_on_without_what_features_could_not_read(
     broken = read_manifest(data / "train_manifest.json")[1]
     broken.audio_path.write_bytes(b"RIFF, but no sound")
     report = compute_features(FeaturesConfig(str(data), speech_encoder=str(granite_folder), device="cpu"))
-    result = run(tmp_path / "run", data_dir=str(data), features_dir=str(report.folder), epochs=1)
+    result = run(tmp_path / "run", data_dir=str(data), features_dir=report.folder, epochs=1)
     assert result.steps == 1
     assert "left out: 1 of 5 utterances that cannot be read" in capsys.readouterr().out
 
@@ -259,7 +259,7 @@ def test_a_run_is_not_resumed_with_other_parts(run: Train, tmp_path: Path, grani
     weights = load_file(encoder / WEIGHTS)
     save_file({name: weight * 1.01 for name, weight in weights.items()}, encoder / WEIGHTS, {"format": "pt"})
     with pytest.raises(ConfigError, match="another --speech_encoder; give"):
-        run(tmp_path / "run", speech_encoder=str(encoder), features_dir=None, **options)
+        run(tmp_path / "run", speech_encoder=str(encoder), features_dir="", **options)
     tiny.save_language_model(tiny.llama_model(len(tiny.tokenizer())), text)
     with pytest.raises(ConfigError, match="another --language_model; give"):
         run(tmp_path / "run", language_model=str(text), **options)
@@ -414,7 +414,7 @@ def test_a_recording_that_cannot_be_read_is_named_in_one_line(
     broken = data / "audio" / "train-3.wav"
     broken.write_bytes(b"RIFF, but no sound")
     with pytest.raises(AudioError) as caught:
-        run(tmp_path / "run", data_dir=str(data), features_dir=None, num_workers=workers)
+        run(tmp_path / "run", data_dir=str(data), features_dir="", num_workers=workers)
     assert "\n" not in str(caught.value)
     assert str(broken) in str(caught.value)
 
@@ -423,7 +423,7 @@ def test_a_recording_too_short_for_a_frame_is_named(run: Train, tmp_path: Path, 
     data = shutil.copytree(corpus, tmp_path / "data")
     short = speech.write_wav(data / "audio" / "train-5.wav", tiny.random_waveform(0.01))
     with pytest.raises(AudioError, match=f"{short}.*257 samples"):
-        run(tmp_path / "run", data_dir=str(data), features_dir=None)
+        run(tmp_path / "run", data_dir=str(data), features_dir="")
 
 
 def test_batches_are_padded_where_the_model_does_not_look(

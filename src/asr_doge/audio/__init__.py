@@ -12,7 +12,14 @@ from asr_doge.audio.augmentation import (
     scale_level,
     telephone_band,
 )
-from asr_doge.audio.reading import AUDIO_EXTENSIONS, audio_duration, find_audio_files, prepare_waveform, read_audio
+from asr_doge.audio.reading import (
+    AUDIO_EXTENSIONS,
+    audio_duration,
+    find_audio_files,
+    prepare_waveform,
+    read_audio,
+    read_blocks,
+)
 from asr_doge.audio.resampling import SAMPLE_RATE, resample
 from asr_doge.audio.synthesis import Voice, synthesize, voice_names
 
@@ -27,6 +34,7 @@ __all__ = [
     "find_audio_files",
     "prepare_waveform",
     "read_audio",
+    "read_blocks",
     "resample",
     "reverberate",
     "scale_level",

@@ -1,17 +1,21 @@
 """Vary a recording so that a model does not learn its microphone, its room or its loudness.
 
-Promises: every function leaves its input alone, returns float32, draws only from the generator it is given (same
-generator state, same samples) and keeps silence silent. It does not know transcripts, files or models, and it bounds no
-peak: a raised level may pass 1, as log-mel features do not mind.
+Promises: every function draws only from the generator it is given (same generator state, same result); those of
+waveforms leave their input alone, return float32 and keep silence silent. It does not know transcripts, files or
+models, and it bounds no peak: a raised level may pass 1, as log-mel features do not mind.
 """
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.resampling import resample
 from asr_doge.errors import ConfigError
+
+if TYPE_CHECKING:  # this room is imported for settings and help too, which torch would slow
+    from torch import Tensor
 
 _TELEPHONE_RATE = 8_000
 # In cycles per sample: 50 Hz at 16 kHz. Coloured noise stays level below it, else most of its power would lie
@@ -142,7 +146,11 @@ class Augmentation:
                 )
 
     def __call__(
-        self, waveform: NDArray[np.float32], sampling_rate: int, rng: np.random.Generator
+        self,
+        waveform: NDArray[np.float32],
+        sampling_rate: int,
+        rng: np.random.Generator,
+        longest: int | None = None,
     ) -> NDArray[np.float32]:
         """Vary one clip.
 
@@ -150,12 +158,14 @@ class Augmentation:
             waveform: `[samples]`, float32.
             sampling_rate: of `waveform`, in Hz.
             rng: source of randomness; the same state gives the same result.
+            longest: samples the result may have; a clip that would become longer keeps its speed.
 
         Returns:
             `[other samples]`, float32: the length follows the speed. The input itself where chance chose no change.
         """
         if rng.random() < self.speed_probability:
-            waveform = change_speed(waveform, rng.uniform(*self.speed))
+            other_speed = change_speed(waveform, rng.uniform(*self.speed))
+            waveform = other_speed if longest is None or len(other_speed) <= longest else waveform
         if rng.random() < self.reverberation_probability:
             waveform = reverberate(waveform, sampling_rate, rng.uniform(*self.rt60_seconds), rng)
         if rng.random() < self.noise_probability:
@@ -165,6 +175,25 @@ class Augmentation:
         if rng.random() < self.gain_probability:
             waveform = scale_level(waveform, rng.uniform(*self.gain_db))
         return waveform
+
+
+def mask_features(features: "Tensor", rng: np.random.Generator, frame_stack: int = 2) -> "Tensor":
+    """Hide two bands of frequencies and two moments (SpecAugment, https://arxiv.org/abs/1904.08779).
+
+    Args:
+        features: `[T, F]`, changed in place; every row is `frame_stack` frames of `F / frame_stack` mel bands.
+        rng: source of the masks: up to 12 bands and 6 rows each.
+        frame_stack: see `features`.
+    """
+    bands = features.shape[1] // frame_stack
+    for _ in range(2):
+        width, moment = int(rng.integers(0, 13)), int(rng.integers(0, 7))
+        band = int(rng.integers(0, bands - width))
+        start = int(rng.integers(0, max(1, len(features) - moment)))
+        for first in range(band, features.shape[1], bands):
+            features[:, first : first + width] = 0.0
+        features[start : start + moment] = 0.0
+    return features
 
 
 def _power(waveform: NDArray[np.float32]) -> float:

@@ -1,9 +1,10 @@
-"""Read any recording as one mono waveform.
+"""Read any recording as one mono waveform, or block by block.
 
 Promises: whatever the file's format, rate and channels, the result is float32 `[samples]` at the wanted rate, finite
-and not empty; a bad file gives one `AudioError` line that names it and the remedy. The full-rate signal is held once,
-as mono, so an hour is readable on a small machine. It does not know features, transcripts or manifests. What it cannot
-tell: an Ogg file cut at its end looks like a shorter whole one, as its header states no length, and so do W64 and RF64.
+and not empty; a bad file gives one `AudioError` line that names it and the remedy. Block by block, memory does not grow
+with the length of the recording. It does not know features, transcripts or manifests. What it cannot tell: an Ogg file
+cut at its end looks like a shorter whole one, as its header states no length, and so do W64 and RF64; and a header that
+states a wrong rate which a recording could have is believed.
 
 soundfile (libsndfile) reads the common formats; PyAV (FFmpeg) reads the others, such as the sound of a video.
 """
@@ -13,12 +14,12 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from asr_doge.audio.resampling import SAMPLE_RATE, resample
+from asr_doge.audio.resampling import SAMPLE_RATE, resample, resample_blocks
 from asr_doge.errors import AudioError
 
 # soundfile and av are imported where used: they load large libraries, which `asr-doge --help` should not wait for.
@@ -42,6 +43,7 @@ _FFMPEG_FORMATS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tta,w64,wav,wv"
 )
 _BLOCK_SAMPLES = 1 << 16
+_BELIEVABLE_RATES = range(1_000, 1_000_001)
 _LARGEST_FLOAT = 256.0  # generous to hot float recordings, far below unscaled 16-bit values
 # A recorder that writes to a pipe cannot know the length, and states one of the largest numbers instead.
 _UNKNOWN_BYTES = 0x7FFF0000
@@ -64,10 +66,64 @@ def read_audio(path: str | os.PathLike[str], sampling_rate: int = SAMPLE_RATE) -
     Raises:
         AudioError: the file is missing, unreadable, no audio, truncated, corrupt, empty, or holds NaN.
     """
+    return _gather(read_blocks(path, sampling_rate))
+
+
+def read_blocks(path: str | os.PathLike[str], sampling_rate: int = SAMPLE_RATE) -> Iterator[NDArray[np.float32]]:
+    """Read a recording, or the sound of a video, a few seconds at a time; the blocks join up to `read_audio`.
+
+    Args:
+        path, sampling_rate: as in `read_audio`.
+
+    Yields:
+        `[samples]`, float32, never empty.
+
+    Raises:
+        AudioError: as in `read_audio`; what is wrong further on shows only when it is reached.
+    """
     path = Path(path)
     _check_file(path)
-    waveform, rate = _decode(path)
-    return prepare_waveform(waveform, rate, sampling_rate, name=str(path))
+    decoded = ((block, rate) for block, rate in _decode(path) if block.size)
+    first = next(decoded, None)
+    if first is None:
+        raise AudioError(f"{path} holds no samples: record or export it again.")
+    rate = first[1]
+    if rate not in _BELIEVABLE_RATES:
+        raise AudioError(f"{path} states a sampling rate of {rate} Hz, which no recording has: correct its header.")
+    blocks = (_usable(block, str(path)) for block, _ in chain([first], decoded))
+    yield from resample_blocks(blocks, rate, sampling_rate)
+
+
+def pcm_blocks(file: BinaryIO, from_rate: int, to_rate: int = SAMPLE_RATE) -> Iterator[NDArray[np.float32]]:
+    """Samples without a header, from a pipe or a file, as they come.
+
+    Args:
+        file: 16-bit little-endian mono samples. A buffered reader gives what is there; others are waited for.
+        from_rate: their rate, in Hz. Another than `to_rate` delays them by a second or two.
+        to_rate: wanted rate, in Hz.
+
+    Yields:
+        `[samples]`, float32.
+
+    Raises:
+        AudioError: a rate that no recording has, or, after all blocks, an end amid a sample.
+    """
+    if from_rate not in _BELIEVABLE_RATES:
+        raise AudioError(f"a sampling rate of {from_rate} Hz cannot be right: pass the rate that was recorded at")
+    yield from resample_blocks(_samples_of(file), from_rate, to_rate)
+
+
+def _samples_of(file: BinaryIO) -> Iterator[NDArray[np.float32]]:
+    read = getattr(file, "read1", file.read)
+    odd = b""
+    while content := read(_BLOCK_SAMPLES):
+        content = odd + content
+        whole = len(content) // 2 * 2
+        odd = content[whole:]
+        if whole:
+            yield np.frombuffer(content[:whole], dtype="<i2").astype(np.float32) / np.float32(32768)
+    if odd:
+        raise AudioError("the stream ends in the middle of a sample: send 16-bit samples, and all of the last one.")
 
 
 def audio_duration(path: str | os.PathLike[str]) -> float:
@@ -110,14 +166,7 @@ def prepare_waveform(
     """
     if from_rate < 1:
         raise AudioError(f"{name} has a sampling rate of {from_rate} Hz: pass the rate it was recorded at.")
-    mono = _to_mono(_to_numpy(array, name), name)
-    # min and max carry NaN and infinity through, without a temporary as long as the recording.
-    low, high = float(mono.min()), float(mono.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise AudioError(f"{name} contains NaN or infinite samples: export it again.")
-    if max(-low, high) > _LARGEST_FLOAT:
-        raise AudioError(f"{name} has floating-point samples up to {max(-low, high):.0f}: scale them to [-1, 1].")
-    return resample(mono, from_rate, to_rate)
+    return resample(_usable(_to_mono(_to_numpy(array, name)), name), from_rate, to_rate)
 
 
 def find_audio_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -172,22 +221,37 @@ def _check_length(path: Path, found: float, promised: float, tolerance: float) -
         raise _broken(path, f"its header promises {promised:.2f} s, but it holds {found:.2f} s")
 
 
-def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
-    """Mono `[samples]` and its rate in Hz. What libsndfile gives up on, FFmpeg decides."""
+def _usable(mono: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """The samples themselves, if sound can have them."""
+    # min and max carry NaN and infinity through, without a temporary as long as the recording.
+    low, high = float(mono.min()), float(mono.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise AudioError(f"{name} contains NaN or infinite samples: export it again.")
+    if max(-low, high) > _LARGEST_FLOAT:
+        raise AudioError(f"{name} has floating-point samples up to {max(-low, high):.0f}: scale them to [-1, 1].")
+    return mono
+
+
+def _decode(path: Path) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Mono blocks `[samples]`, each with its rate in Hz. What libsndfile gives up on, FFmpeg decides."""
     import soundfile
 
+    done = 0
     try:
         with soundfile.SoundFile(str(path)) as file:
-            frames, rate = file.frames, file.samplerate
-            if frames == 0:  # a WAV of a recorder that never came to write the length
-                return _decode_with_ffmpeg(path)
-            waveform = _gather(_soundfile_blocks(file))
-            if frames < _UNKNOWN_FRAMES:
-                promised = max(frames / rate, _promised_seconds(file))
-                _check_length(path, waveform.size / rate, promised, _SOUNDFILE_SHORTFALL_SECONDS)
-            return waveform, rate
+            if file.frames:  # else a WAV of a recorder that never came to write the length
+                for block in _soundfile_blocks(file):
+                    done += block.size
+                    yield block, file.samplerate
+                if file.frames < _UNKNOWN_FRAMES:
+                    promised = max(file.frames / file.samplerate, _promised_seconds(file))
+                    _check_length(path, done / file.samplerate, promised, _SOUNDFILE_SHORTFALL_SECONDS)
+                return
     except (soundfile.LibsndfileError, TypeError):  # TypeError: a name ending in .raw
-        return _decode_with_ffmpeg(path)
+        pass
+    for block, rate in _decode_with_ffmpeg(path):
+        yield block[done:], rate
+        done = max(done - block.size, 0)
 
 
 def _soundfile_blocks(file: "SoundFile") -> Iterator[NDArray[np.float32]]:
@@ -235,11 +299,12 @@ def _open_with_ffmpeg(path: Path) -> "tuple[InputContainer, AudioStream]":
     return container, stream  # type: ignore[return-value]  # `best("audio")` gives audio streams only
 
 
-def _decode_with_ffmpeg(path: Path) -> tuple[NDArray[np.float32], int]:
+def _decode_with_ffmpeg(path: Path) -> Iterator[tuple[NDArray[np.float32], int]]:
     import av
 
     container, stream = _open_with_ffmpeg(path)
     with container:
+        done, rate = 0, 1
         try:
             frames = container.decode(stream)
             first = next(frames, None)
@@ -248,14 +313,16 @@ def _decode_with_ffmpeg(path: Path) -> tuple[NDArray[np.float32], int]:
             # The first frame knows the rate: for AAC with spectral band replication the header states half of it.
             rate = first.sample_rate
             to_planes = av.AudioResampler(format="fltp")
-            planes = chain.from_iterable(to_planes.resample(frame) for frame in chain([first], frames, [None]))
-            waveform = _gather(plane.to_ndarray().mean(axis=0) for plane in planes)
+            for frame in chain([first], frames, [None]):
+                for plane in to_planes.resample(frame):
+                    block = plane.to_ndarray().mean(axis=0)
+                    done += block.size
+                    yield block, rate
         except (av.FFmpegError, ValueError) as error:
             raise _broken(path, getattr(error, "strerror", None) or str(error)) from None
         if stream.duration is not None and stream.time_base is not None and container.format.name != "aac":
             promised = float(stream.duration * stream.time_base)
-            _check_length(path, waveform.size / rate, promised, _FFMPEG_SHORTFALL_SECONDS)
-    return waveform, rate
+            _check_length(path, done / rate, promised, _FFMPEG_SHORTFALL_SECONDS)
 
 
 def _ffmpeg_duration(path: Path) -> float:
@@ -293,7 +360,7 @@ def _to_numpy(array: Any, name: str) -> NDArray[Any]:
     return samples
 
 
-def _to_mono(samples: NDArray[Any], name: str) -> NDArray[np.float32]:
+def _to_mono(samples: NDArray[Any]) -> NDArray[np.float32]:
     """Mean over the channels, full scale at 1: `[samples]` or two axes in, `[samples]` out."""
     with np.errstate(over="ignore", invalid="ignore"):  # infinities are found and named by the caller
         if samples.ndim == 2:

@@ -1,10 +1,12 @@
 """Change a waveform's sampling rate.
 
 Promises: `resample` keeps the duration and the level, removes what the new rate cannot hold, and returns the input
-itself when the two rates are equal. It does not know files, channels or models.
+itself when the two rates are equal; `resample_blocks` does the same to a recording that comes in blocks, in memory of a
+few seconds. It does not know files, channels or models.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,3 +39,34 @@ def resample(waveform: NDArray[np.float32], from_rate: int, to_rate: int) -> NDA
     divisor = math.gcd(from_rate, to_rate)
     resampled = resample_poly(waveform, to_rate // divisor, from_rate // divisor)
     return np.asarray(resampled, dtype=np.float32)
+
+
+def resample_blocks(
+    blocks: Iterable[NDArray[np.float32]], from_rate: int, to_rate: int
+) -> Iterator[NDArray[np.float32]]:
+    """Resample a waveform that comes in blocks; the results join up to `resample` of all of it.
+
+    Args:
+        blocks: `[samples]` each, of any length.
+        from_rate, to_rate: as in `resample`.
+    """
+    if from_rate == to_rate:
+        yield from blocks
+        return
+    divisor = math.gcd(from_rate, to_rate)
+    up, down = to_rate // divisor, from_rate // divisor
+    # Only at multiples of `down` does an output sample fall on an input sample, so that it is there that one may cut.
+    # The filter reaches 10 * max(up, down) / up input samples to either side; that much is read again.
+    reach = down * math.ceil((10 * max(up, down) / up + 1) / down)
+    held = np.zeros(0, dtype=np.float32)
+    before = 0  # samples at the start of `held` that are done, and there for the filter only
+    for block in blocks:
+        held = np.concatenate([held, block])
+        ready = (held.size - before - reach) // down * down
+        if ready >= from_rate:
+            end = before + ready
+            yield resample(held[: end + reach], from_rate, to_rate)[before // down * up : end // down * up]
+            kept = max(end - reach, 0)
+            held, before = held[kept:], end - kept
+    if held.size > before:
+        yield resample(held, from_rate, to_rate)[before // down * up :]

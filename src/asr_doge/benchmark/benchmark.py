@@ -1,95 +1,65 @@
-"""Accuracy and speed of a checkpoint on a test set: the published Python interface and the `benchmark` verb.
+"""Accuracy, speed and memory of a checkpoint on a test set: the published Python interface and the `benchmark` verb.
 
-Promises: the model is loaded and run as `transcribe` loads and runs it; references and hypotheses go through the
-published "clean" rule; every sample counts; speed is measured after a warm-up, per clip, with batch size 1; the JSON
-report says on what machine, when, and with which versions.
-It does not compare models or draw plots.
+Promises: the model is loaded and run as `transcribe` loads and runs it; every sample counts; what an interrupted run
+has transcribed, the next one need not; the report says on what machine, when, with which weights and versions.
+It does not score, time or draw itself: see `accuracy`, `speed`, `memory`, `report` and `page`.
 """
 
-import json
-import platform
-import statistics
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from asr_doge.audio.reading import read_audio
+from asr_doge.benchmark.about import describe_machine, describe_model, fingerprint
+from asr_doge.benchmark.accuracy import SampleResult
 from asr_doge.benchmark.configuration import BenchmarkConfig
-from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.benchmark.health import check_weights, watched_outputs
+from asr_doge.benchmark.memory import MemoryResult, measure_memory
+from asr_doge.benchmark.page import write_page
+from asr_doge.benchmark.peers import Peer, load_peer, time_peer, transcribe_file
+from asr_doge.benchmark.progress import Progress
+from asr_doge.benchmark.report import read_report, write_report
+from asr_doge.benchmark.results import BenchmarkResult, PeerResult, Throughput
+from asr_doge.benchmark.sharding import merge_results, parse_shard
+from asr_doge.benchmark.speed import (
+    SPEED_CLIPS,
+    SpeedResult,
+    TimedRun,
+    spread_over_lengths,
+    summarize_speed,
+    time_batches,
+    time_clip,
+    time_runs,
+)
+from asr_doge.benchmark.transcribing import Outcome, transcribe_and_score, with_bar
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
+from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import ConfigError, DataError
-from asr_doge.inference.results import FailedTranscription
 from asr_doge.inference.transcription import Transcriber
-from asr_doge.models import load_model
-from asr_doge.text.normalization import normalize_training_text
-from asr_doge.text.scoring import Scores, character_error_rate, score, word_error_rate
-
-
-@dataclass(frozen=True)
-class SampleResult:
-    """One utterance: reference and hypothesis after the clean rule, and the rates of this pair as fractions."""
-
-    id: str
-    reference: str
-    hypothesis: str
-    wer: float
-    cer: float
-    speaker: str | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class SpeedResult:
-    """Medians over the timed clips; see `ASRDogeBenchmark.benchmark_speed` for the units."""
-
-    total_latency_ms: float
-    real_time_factor: float
-    tokens_per_second: float
-    num_clips: int
-    num_runs: int
-
-
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """Everything one benchmark measured."""
-
-    accuracy: Scores
-    speed: SpeedResult
-    accuracy_by_speaker: dict[str, Scores]
-    samples: list[SampleResult]
-    parameters: dict[str, float]
-    report_path: Path
+from asr_doge.models import LoadedModel, load_model
 
 
 class ASRDogeBenchmark:
     """The published interface: `load_models()`, then `run_full_benchmark(samples)` or `benchmark_speed(path)`."""
 
-    SPEED_CLIPS = 5
-
     def __init__(self, config: BenchmarkConfig) -> None:
-        if config.max_samples < 0:
-            raise ConfigError(f"--max_samples {config.max_samples} cannot be used: it must not be negative")
-        if config.num_speed_runs < 1:
-            raise ConfigError(f"--num_speed_runs {config.num_speed_runs} cannot be used: it must be at least 1")
+        _check_settings(config)
         self.config = config
+        self.shard = parse_shard(config.shard)
         self._transcriber: Transcriber | None = None
 
     def load_models(self) -> None:
         """Load the checkpoint and the frozen parts it points to.
 
         Raises:
-            CheckpointError, ConfigError: as in `asr_doge.models.load_model`.
+            CheckpointError, ConfigError: as in `asr_doge.models.load_model`; also for weights that are NaN.
         """
         config = self.config
-        self._transcriber = Transcriber(
-            load_model(config.checkpoint_dir, device=config.device, quantization=config.quantization)
-        )
+        loaded = load_model(config.checkpoint_dir, device=config.device, quantization=config.quantization)
+        check_weights(loaded, config.checkpoint_dir)
+        self._transcriber = self._transcriber_of(loaded, config.batch_size)
 
     @property
     def transcriber(self) -> Transcriber:
@@ -106,130 +76,196 @@ class ASRDogeBenchmark:
         return sample_utterances(utterances, self.config.max_samples or len(utterances))
 
     def run_full_benchmark(self, samples: Sequence[Utterance] | None = None) -> BenchmarkResult:
-        """Measure accuracy on all samples and speed on a few, and write the report.
+        """Measure accuracy on all samples, speed and memory on a few, and write the JSON report and its HTML page.
+
+        Of a `shard`, only its samples are transcribed, and only the first measures speed and memory.
 
         Args:
             samples: utterances; default, `load_samples()`.
 
         Raises:
             DataError: no samples, not one that can be read, or a report that cannot be written.
+            CheckpointError, ConfigError: as in `load_models`; also for outputs that are NaN, and for a peer.
         """
-        rule = "chosen by the caller"
-        if samples is None:
-            samples = self.load_samples()
-            rule = f"at most {self.config.max_samples}, those whose ids have the smallest SHA-256"
-            rule = rule if self.config.max_samples else "all"
+        rule = self._rule() if samples is None else "chosen by the caller"
+        samples = self.load_samples() if samples is None else samples
         if not samples:
             raise DataError("nothing to benchmark: no samples")
-        results = self.transcribe_samples(samples)
+        samples = self.shard.of(samples)
+        peers = [load_peer(name, self.transcriber.loaded.model.device) for name in self.config.peer]
+        progress = self._progress()
+        results, throughput = self._transcribe(samples, progress)
         readable = [sample for sample, result in zip(samples, results, strict=True) if result.error is None]
         if not readable:
             raise DataError(f"none of the {len(samples)} samples can be read; the first: {results[0].error}")
-        counts = self.transcriber.loaded.model.count_parameters()
+        timed = spread_over_lengths(readable, SPEED_CLIPS) if self.shard.index == 1 else []
+        measured_peers = [self._measure_peer(peer, samples, timed) for peer in peers]
         result = BenchmarkResult(
-            accuracy=_scores(results),
-            speed=self._measure_speed(readable),
-            accuracy_by_speaker=_by_speaker(results),
+            name=self.config.checkpoint_dir,
             samples=results,
-            parameters=asdict(counts) | {"total": counts.total, "trainable_share": counts.trainable_share},
-            report_path=Path(self.config.output_dir) / f"benchmark_{datetime.now():%Y%m%d_%H%M%S_%f}.json",
+            throughput=throughput,
+            speed=self._measure_speed(timed, readable) if timed else None,
+            memory=self._measure_memory(timed[-1]) if timed else None,
+            seed=self.config.seed,
+            which_samples=rule,
+            peers=[peer for peer, _ in measured_peers],
+            report_path=_report_path(Path(self.config.output_dir)),
+            **self._about(),
         )
-        self._write_report(result, rule)
+        _write(result)
+        for finished in (progress, *(finished for _, finished in measured_peers)):
+            finished.remove()
         return result
 
     def transcribe_samples(self, samples: Sequence[Utterance]) -> list[SampleResult]:
         """Transcribe and score; a clip that cannot be read counts as an empty hypothesis, with its error noted."""
-        outcomes = self.transcriber.transcribe_each(sample.audio_path for sample in samples)
-        results = []
-        for sample, outcome in tqdm(
-            zip(samples, outcomes, strict=True), total=len(samples), desc="transcribing", unit="utt", dynamic_ncols=True
-        ):
-            failed = isinstance(outcome, FailedTranscription)
-            reference = normalize_training_text(sample.raw_text)
-            hypothesis = "" if failed else normalize_training_text(outcome.text)
-            results.append(
-                SampleResult(
-                    sample.id,
-                    reference,
-                    hypothesis,
-                    word_error_rate(reference, hypothesis),
-                    character_error_rate(reference, hypothesis),
-                    sample.speaker,
-                    str(outcome.error) if failed else None,
-                )
-            )
-        return results
+        return self._transcribe(samples, self._progress())[0]
 
     def benchmark_speed(self, audio_path: str | Path) -> dict[str, float]:
-        """Time one clip with batch size 1, reading it included.
+        """Time one clip with batch size 1, from the file to the text.
 
         Returns:
-            `total_latency_ms` (median over `num_speed_runs`, after one warm-up), `real_time_factor` (latency over the
-            clip's length; less than 1 is faster than speech), `tokens_per_second` (of generated text),
-            `audio_duration` (seconds), `num_runs`.
+            Medians over `num_speed_runs`, after the warm-up: `total_latency_ms`, `real_time_factor` (latency over the
+            clip's length; less than 1 is faster than speech), `rtfx` (its inverse), `tokens_per_second` (of generated
+            text), `first_token_ms`; means: `language_model_passes`, and of each stage `audio_ms`, `log_mel_ms`,
+            `encoder_ms`, `adapter_ms`, `prefill_ms`, `generation_ms`, `other_ms`; also `latency_p90_ms`,
+            `latency_p99_ms`, `audio_duration` (seconds), `num_runs`.
+
+        Raises:
+            AudioError: it cannot be read.
         """
-        transcriber = self.transcriber
-        latencies = []
-        for _ in range(self.config.num_speed_runs + 1):
-            start = time.perf_counter()
-            waveform = read_audio(audio_path, transcriber.sampling_rate)
-            result = transcriber.transcribe(waveform)
-            latencies.append(time.perf_counter() - start)
-        latency = statistics.median(latencies[1:])
-        tokens = len(transcriber.loaded.processor.label_ids(result.text))
+        runs = self._time_clip(audio_path)
+        speed = summarize_speed([runs], self.config.num_warmup_runs)
         return {
-            "total_latency_ms": 1000 * latency,
-            "real_time_factor": latency / result.duration,
-            "tokens_per_second": tokens / latency,
-            "audio_duration": result.duration,
+            "total_latency_ms": speed.total_latency_ms,
+            "real_time_factor": speed.real_time_factor,
+            "rtfx": 1 / speed.real_time_factor,
+            "tokens_per_second": speed.tokens_per_second,
+            # Digital silence never reaches the language model: its text is there at the end.
+            "first_token_ms": speed.total_latency_ms if speed.first_token_ms is None else speed.first_token_ms,
+            "language_model_passes": speed.language_model_passes,
+            **{f"{stage}_ms": value for stage, value in speed.stages_ms.items()},
+            "latency_p90_ms": speed.latency_p90_ms,
+            "latency_p99_ms": speed.latency_p99_ms,
+            "audio_duration": runs[0].duration,
             "num_runs": float(self.config.num_speed_runs),
         }
 
-    def _measure_speed(self, samples: Sequence[Utterance]) -> SpeedResult:
-        """Time a few clips spread over the range of lengths."""
-        by_length = sorted(samples, key=lambda sample: sample.duration)
-        count = min(self.SPEED_CLIPS, len(by_length))
-        chosen = [by_length[round((index + 0.5) * len(by_length) / count - 0.5)] for index in range(count)]
-        measured = [self.benchmark_speed(sample.audio_path) for sample in chosen]
-        medians = {
-            name: statistics.median(clip[name] for clip in measured)
-            for name in ("total_latency_ms", "real_time_factor", "tokens_per_second")
-        }
-        return SpeedResult(**medians, num_clips=count, num_runs=self.config.num_speed_runs)
+    def _transcriber_of(self, loaded: LoadedModel, batch_size: int) -> Transcriber:
+        return Transcriber(loaded, batch_size, self.config)
 
-    def _write_report(self, result: BenchmarkResult, rule: str) -> None:
-        report = {
-            "version": 1,
+    def _rule(self) -> str:
+        if not self.config.max_samples:
+            return "all"
+        return f"at most {self.config.max_samples}, those whose ids have the smallest SHA-256"
+
+    def _progress(self, peer: Peer | None = None) -> Progress:
+        """What an earlier run has finished that would be the same now."""
+        if peer is not None:
+            recogniser = f"{peer.name} {peer.version}"
+        else:
+            weights = fingerprint(self.transcriber.loaded, self.config.checkpoint_dir)
+            decoding = {field.name: getattr(self.config, field.name) for field in fields(DecodingConfig)}
+            recogniser = f"{weights} {self.config.quantization} {decoding}"
+        return Progress(Path(self.config.output_dir), recogniser, str(self.shard))
+
+    def _transcribe(self, samples: Sequence[Utterance], progress: Progress) -> tuple[list[SampleResult], Throughput]:
+        """Our own transcripts, scored. NaN stops it before a text made of it is kept."""
+        with watched_outputs(self.transcriber.loaded, self.config.checkpoint_dir) as outputs:
+
+            def transcribe_each(pending: Iterable[Utterance]) -> Iterator[Outcome]:
+                for outcome in self.transcriber.transcribe_each(sample.audio_path for sample in pending):
+                    outputs.check()
+                    yield outcome
+
+            return transcribe_and_score(samples, transcribe_each, progress, self.config.checkpoint_dir)
+
+    def _measure_peer(
+        self, peer: Peer, samples: Sequence[Utterance], timed: Sequence[Utterance]
+    ) -> tuple[PeerResult, Progress]:
+        """A peer's transcripts, scored, and its speed."""
+
+        def transcribe_each(pending: Iterable[Utterance]) -> Iterator[Outcome]:
+            return (transcribe_file(peer, sample.audio_path) for sample in pending)
+
+        progress = self._progress(peer)
+        results, throughput = transcribe_and_score(samples, transcribe_each, progress, peer.name)
+        heard = {result.id for result in results if result.error is None}
+        clips = [
+            time_runs(partial(time_peer, peer, sample.audio_path), *self._runs())
+            for sample in with_bar([sample for sample in timed if sample.id in heard], f"timing {peer.name}")
+        ]
+        result = PeerResult(
+            name=peer.name,
+            version=peer.version,
+            samples=results,
+            throughput=throughput,
+            speed=summarize_speed(clips, self.config.num_warmup_runs) if clips else None,
+            seed=self.config.seed,
+        )
+        return result, progress
+
+    def _measure_speed(self, timed: Sequence[Utterance], readable: Sequence[Utterance]) -> SpeedResult:
+        clips = [self._time_clip(sample.audio_path) for sample in with_bar(timed, "timing")]
+        batches = time_batches(
+            partial(self._transcriber_of, self.transcriber.loaded), readable, self.config.batch_sizes
+        )
+        return summarize_speed(clips, self.config.num_warmup_runs, batches)
+
+    def _measure_memory(self, sample: Utterance) -> MemoryResult:
+        return measure_memory(self.transcriber, sample.audio_path)
+
+    def _time_clip(self, path: str | Path) -> list[TimedRun]:
+        return time_runs(partial(time_clip, self.transcriber, path), *self._runs())
+
+    def _runs(self) -> tuple[int, int]:
+        return self.config.num_speed_runs, self.config.num_warmup_runs
+
+    def _about(self) -> dict[str, Any]:
+        """What was measured, where and when."""
+        loaded = self.transcriber.loaded
+        counts = loaded.model.count_parameters()
+        weights = fingerprint(loaded, self.config.checkpoint_dir)
+        return {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "config": asdict(self.config),
-            "machine": _machine(self.transcriber.loaded.model.device),
-            "which_samples": rule,
-            "accuracy": asdict(result.accuracy),
-            "accuracy_by_speaker": {name: asdict(scores) for name, scores in result.accuracy_by_speaker.items()},
-            "speed": asdict(result.speed),
-            "parameters": result.parameters,
-            "samples": [asdict(sample) for sample in result.samples],
+            "machine": describe_machine(loaded.model.device),
+            "model": describe_model(loaded) | {"fingerprint": weights},
+            "parameters": asdict(counts) | {"total": counts.total, "trainable_share": counts.trainable_share},
         }
-        # As in manifests: a lone surrogate in a path has a JSON escape, but no UTF-8 form.
-        content = json.dumps(report, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        write_atomically(result.report_path, content)
 
 
-def _scores(results: Sequence[SampleResult]) -> Scores:
-    return score([result.reference for result in results], [result.hypothesis for result in results])
+def merge_reports(paths: Sequence[Path], output_dir: Path) -> BenchmarkResult:
+    """Join the reports of all shards, and write the report of the whole and its page.
+
+    Raises:
+        DataError: a report is missing, damaged, there twice, or of another benchmark; or the new one cannot be written.
+    """
+    result = merge_results([read_report(path) for path in paths], _report_path(output_dir))
+    _write(result)
+    return result
 
 
-def _by_speaker(results: Sequence[SampleResult]) -> dict[str, Scores]:
-    speakers = sorted({result.speaker for result in results if result.speaker is not None})
-    return {speaker: _scores([result for result in results if result.speaker == speaker]) for speaker in speakers}
+def _write(result: BenchmarkResult) -> None:
+    write_report(result)
+    write_page(result)
 
 
-def _machine(device: torch.device) -> dict[str, str | int]:
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("asr-doge", "torch", "transformers")},
+def _report_path(folder: Path) -> Path:
+    """A name of its own for every report."""
+    return folder / f"benchmark_{datetime.now():%Y%m%d_%H%M%S_%f}.json"
+
+
+def _check_settings(config: BenchmarkConfig) -> None:
+    least = {
+        "num_speed_runs": 1,
+        "batch_size": 1,
+        "max_samples": 0,
+        "num_warmup_runs": 0,
+        "num_worst": 0,
     }
+    values = [(name, getattr(config, name), bound) for name, bound in least.items()]
+    for name, value, bound in [*values, *(("batch_sizes", size, 1) for size in config.batch_sizes)]:
+        if value < bound:
+            raise ConfigError(f"--{name} {value} cannot be used: it must be at least {bound}")
+    config.check()

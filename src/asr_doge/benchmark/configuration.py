@@ -3,14 +3,15 @@
 Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor transformers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.published import Quantization
 
 
 @dataclass
-class BenchmarkConfig:
-    """Measure a checkpoint's accuracy and speed on a test set."""
+class BenchmarkConfig(DecodingConfig):
+    """Measure a checkpoint's accuracy, speed and memory on a test set, or compare two reports of that."""
 
     checkpoint_dir: str = "nano"
     """Checkpoint folder, hub id, or nano."""
@@ -19,12 +20,32 @@ class BenchmarkConfig:
     test_manifest: str | None = None
     """Test manifest, if not the one in data_dir."""
     output_dir: str = "./benchmark"
-    """Folder for the JSON report."""
+    """Folder for the reports: one JSON file and one HTML page a run."""
     max_samples: int = 200
     """Utterances to measure: those whose ids have the smallest SHA-256, so spread over the manifest; 0 for all."""
     num_speed_runs: int = 5
-    """Timed runs of each of a few clips, after one that is not counted; at least 1."""
+    """Timed runs of each of a few clips, at batch size 1; at least 1."""
+    num_warmup_runs: int = 1
+    """Runs of each clip before those, which are not counted."""
+    batch_size: int = 8
+    """Pieces of recordings that the model reads at once while accuracy is measured; has no bearing on the texts."""
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 8])
+    """Batch sizes whose throughput is measured."""
+    peer: list[str] = field(default_factory=list)
+    """Other recognisers to measure on the same files: pocketsphinx, or hf:ID_OR_FOLDER for a Hugging Face model."""
+    shard: str | None = None
+    """Measure only a part of the samples: 2/4 is the second of four parts. Join their reports with --merge."""
+    num_worst: int = 10
+    """Worst utterances to show on the HTML page."""
+    embed_audio: bool = True
+    """Put the recordings of the worst utterances into the HTML page."""
+    seed: int = 0
+    """Seed of the resampling behind confidence intervals and significance."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: less than half the time and a third of the memory, nearly the same text."""
+    compare: list[str] = field(default_factory=list)
+    """Measure nothing; compare two JSON reports on the utterances of both."""
+    merge: list[str] = field(default_factory=list)
+    """Measure nothing; join the JSON reports of all shards into one."""

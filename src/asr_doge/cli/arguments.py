@@ -7,11 +7,12 @@ It does not know what the verbs do.
 """
 
 import dataclasses
+import json
 import re
 from argparse import Action, ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
@@ -23,8 +24,21 @@ Config = TypeVar("Config")
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
+_LIST_METAVAR = re.compile(r"--(\w+) \[ITEM,\.\.\.\](, --\1\+ \[ITEM,\.\.\.\])?")
+
+
+def _plain_list(match: re.Match[str]) -> str:
+    return f"--{match[1]} {match[1].upper()} ..."
+
+
 class _HelpFormatter(DefaultHelpFormatter):
-    """Names classes as Python does in an annotation: Path, not <class 'Path'>."""
+    """Names classes as Python does in an annotation: Path, not <class 'Path'>; and lists as `_spell_out` takes them."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        return _LIST_METAVAR.sub(_plain_list, super()._format_action_invocation(action))
+
+    def _format_usage(self, *arguments: Any, **options: Any) -> str:
+        return _LIST_METAVAR.sub(_plain_list, super()._format_usage(*arguments, **options))
 
     def _expand_help(self, action: Action) -> str:
         return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", super()._expand_help(action))
@@ -82,9 +96,10 @@ def _spell_out(
     """Arguments as jsonargparse wants them: configuration files, flags, and what belongs to no flag.
 
     Files come first, each as its section of the YAML, for what comes later overrides; a boolean `--flag` becomes
-    `--flag=true`.
+    `--flag=true`, and `--flag a b` of a list `--flag=["a", "b"]`.
     """
     booleans = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type in (bool, "bool")}
+    lists = {f"--{field.name}" for field in dataclasses.fields(config_class) if get_origin(field.type) is list}
     flags = {f"--{field.name}" for field in dataclasses.fields(config_class)}
     files: list[str] = []
     spelled: list[str] = []
@@ -100,6 +115,10 @@ def _spell_out(
         elif argument in booleans:
             given = pending.pop(0) if pending and pending[0] in ("true", "false") else "true"
             spelled.append(f"{argument}={given}")
+        elif argument in lists:
+            count = next((i for i, later in enumerate(pending) if later.startswith("--")), len(pending))
+            spelled.append(f"{argument}={json.dumps(pending[:count])}")
+            del pending[:count]
         elif argument == "--":
             without_flag += pending
             break

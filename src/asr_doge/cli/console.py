@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from rich.table import Table
 from rich.text import Text
 
-from asr_doge.benchmark.benchmark import BenchmarkResult
+from asr_doge.benchmark.compare import Comparison
+from asr_doge.benchmark.results import BenchmarkResult, RecogniserResult
+from asr_doge.benchmark.speed import SpeedResult
 
 
 def quiet_libraries() -> None:
@@ -22,25 +24,91 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else tokenizers warns of every worker process
 
 
-def benchmark_table(results: Mapping[str, BenchmarkResult]) -> Table:
-    """One column of rates, speed and parameters for each named result, so that two fit the narrowest terminal."""
+def benchmark_table(results: Mapping[str, RecogniserResult]) -> Table:
+    """One column of figures for each named result, so that two fit the narrowest terminal."""
     table = Table()
     table.add_column("", no_wrap=True)
     for name in results:
         table.add_column(Text(name), justify="right", overflow="fold")
     for measure, value in _MEASURES.items():
-        table.add_row(measure, *(value(result) for result in results.values()))
+        cells = [value(result) for result in results.values()]
+        if any(cells):
+            table.add_row(measure, *cells)
     return table
 
 
-_MEASURES: dict[str, Callable[[BenchmarkResult], str]] = {
+def accuracy_table(result: BenchmarkResult) -> Table:
+    """Accuracy by rule, by length, by language and by speaker, with intervals."""
+    table = Table()
+    table.add_column("", overflow="fold")
+    for heading in ("utterances", "WER %", "95 %", "CER %", "exact %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    groups = {
+        "rule": result.accuracy_by_rule,
+        "length": result.accuracy_by_duration,
+        "language": result.accuracy_by_language,
+        "speaker": result.accuracy_by_speaker,
+    }
+    for group, parts in groups.items():
+        for name, accuracy in parts.items():
+            low, high = accuracy.wer_interval
+            table.add_row(
+                Text(f"{group} {name}"),
+                f"{accuracy.num_samples:,}",
+                f"{100 * accuracy.wer:.2f}",
+                f"{100 * low:.2f} - {100 * high:.2f}",
+                f"{100 * accuracy.cer:.2f}",
+                f"{100 * accuracy.perfect_match_rate:.1f}",
+            )
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """What became of the word error rate, a row a rule."""
+    table = Table(title=f"{comparison.num_common:,} utterances of both")
+    for heading in ("scored by", "WER % 1 → 2", "difference", "95 %", "p", "better / worse"):
+        table.add_column(heading, justify="left" if heading == "scored by" else "right", no_wrap=True)
+    for rule, found in comparison.by_rule.items():
+        low, high = found.interval
+        table.add_row(
+            rule,
+            f"{100 * found.wer_first:.2f} → {100 * found.wer_second:.2f}",
+            f"{100 * found.difference:+.2f}",
+            f"{100 * low:+.2f} - {100 * high:+.2f}",
+            f"{found.p_value:.4f}",
+            f"{found.better} / {found.worse}",
+        )
+    return table
+
+
+def _of_speed(show: Callable[[SpeedResult], str]) -> Callable[[RecogniserResult], str]:
+    """A measure that is empty where speed was not measured."""
+    return lambda result: show(result.speed) if result.speed else ""
+
+
+def _of_model(show: Callable[[BenchmarkResult], str]) -> Callable[[RecogniserResult], str]:
+    """A measure that peers have not."""
+    return lambda result: show(result) if isinstance(result, BenchmarkResult) else ""
+
+
+def _memory(result: BenchmarkResult) -> str:
+    if result.memory is None:
+        return ""
+    return f"{(result.memory.peak_device_bytes or result.memory.peak_rss_bytes) / 2**20:,.0f}"
+
+
+_MEASURES: dict[str, Callable[[RecogniserResult], str]] = {
     "WER % ± std": lambda result: f"{100 * result.accuracy.wer:.2f} ± {100 * result.accuracy.wer_std:.1f}",
     "CER % ± std": lambda result: f"{100 * result.accuracy.cer:.2f} ± {100 * result.accuracy.cer_std:.1f}",
     "exact match %": lambda result: f"{100 * result.accuracy.perfect_match_rate:.1f}",
     "utterances": lambda result: f"{result.accuracy.num_samples:,}",
-    "real-time factor": lambda result: f"{result.speed.real_time_factor:.3f}",
-    "latency, ms a clip": lambda result: f"{result.speed.total_latency_ms:.0f}",
-    "tokens a second": lambda result: f"{result.speed.tokens_per_second:.0f}",
-    "trainable parameters": lambda result: f"{result.parameters['trainable']:,.0f}",
-    "their share %": lambda result: f"{100 * result.parameters['trainable_share']:.2f}",
+    "real-time factor": _of_speed(lambda speed: f"{speed.real_time_factor:.3f}"),
+    "latency, ms a clip": _of_speed(lambda speed: f"{speed.total_latency_ms:.0f}"),
+    "  p90, p99": _of_speed(lambda speed: f"{speed.latency_p90_ms:.0f}, {speed.latency_p99_ms:.0f}"),
+    "first token, ms": _of_speed(lambda speed: "" if speed.first_token_ms is None else f"{speed.first_token_ms:.0f}"),
+    "tokens a second": _of_speed(lambda speed: f"{speed.tokens_per_second:.0f}" if speed.stages_ms else ""),
+    "× real time, batched": lambda result: f"{result.throughput.rtfx:.1f}",
+    "peak memory, MiB": _of_model(_memory),
+    "trainable parameters": _of_model(lambda result: f"{result.parameters['trainable']:,.0f}"),
+    "their share %": _of_model(lambda result: f"{100 * result.parameters['trainable_share']:.2f}"),
 }

@@ -11,7 +11,8 @@ from rich.console import Console
 from tqdm import tqdm
 from transformers import set_seed
 
-from asr_doge.benchmark.benchmark import ASRDogeBenchmark, BenchmarkResult
+from asr_doge.benchmark import ASRDogeBenchmark
+from asr_doge.benchmark.results import BenchmarkResult
 from asr_doge.cli.configuration import DemoConfig
 from asr_doge.cli.console import benchmark_table, quiet_libraries
 from asr_doge.cli.verbs import parse_verb, run_verb
@@ -79,7 +80,7 @@ def run(config: DemoConfig) -> int:
     console.print(f"corpus      {corpus}\nmanifests   {processed}\nfeatures    {processed / 'features'}")
     console.print(f"checkpoint  {checkpoints / 'best'}")
     for name, result in results.items():
-        console.print(f"report      {result.report_path} ({name})")
+        console.print(f"report      {result.page_path} ({name})")
     console.print(f"{time.perf_counter() - start:.0f} seconds in all")
     return 0
 

@@ -1,6 +1,7 @@
 """`asr-doge process`: a corpus to manifests."""
 
-from asr_doge.data.processing import ProcessConfig, process_corpus
+from asr_doge.data.configuration import ProcessConfig
+from asr_doge.data.processing import process_corpus
 
 
 def run(config: ProcessConfig) -> int:

@@ -1,72 +1,183 @@
-"""`asr-doge transcribe`: recordings to text."""
+"""`asr-doge transcribe`: recordings to text, printed or as files, or one recording while it comes in."""
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from asr_doge.audio.reading import find_audio_files
+from asr_doge.audio.reading import audio_duration, find_audio_files, pcm_blocks, read_blocks
 from asr_doge.cli.console import quiet_libraries
+from asr_doge.cli.live import print_live
 from asr_doge.errors import AudioError, ConfigError
 from asr_doge.inference.configuration import TranscribeConfig
-from asr_doge.inference.output import json_document, text_line
+from asr_doge.inference.output import (
+    TSV_HEADER,
+    OutputFolder,
+    Result,
+    ctm_rows,
+    document,
+    json_document,
+    json_line,
+    parse_formats,
+    text_line,
+    tsv_rows,
+)
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.transcription import Transcriber
-from asr_doge.models import load_model
+from asr_doge.inference.transcription import load
+
+ONE_RECORDING_FORMATS = ("srt", "vtt", "textgrid")
+"""Formats of which a file holds one recording."""
 
 
 def run(config: TranscribeConfig) -> int:
     """Run the verb; returns 2 if a recording could not be transcribed."""
+    formats = _check(config)
+    if config.stream:
+        return _stream(config, formats[0])
+    sources, names = _expand(config.files)
+    folder = OutputFolder(Path(config.output_dir), formats, config.model, names) if config.output_dir else None
+    if folder is None and formats[0] in ONE_RECORDING_FORMATS and len(sources) > 1:
+        raise ConfigError(f"--format {formats[0]} holds one recording, and there are {len(sources)}: add --output_dir")
+    kept = 0
+    if folder is not None and not config.overwrite:
+        wanted = [source for source in sources if not isinstance(source, Path) or not folder.is_done(source)]
+        kept, sources = len(sources) - len(wanted), wanted
+    quiet_libraries()
+    sink = _Files(folder) if folder is not None else _Printer(formats[0], config.model, show_path=len(sources) > 1)
+    transcribed = failed = 0
+    try:
+        for result in _transcribe_each(config, sources) if sources else ():
+            sink.add(result)
+            if isinstance(result, FailedTranscription):
+                failed += 1
+                tqdm.write(f"error: {result.error}", file=sys.stderr)
+            else:
+                transcribed += 1
+    finally:  # what was finished is kept, whatever stops the rest
+        sink.close()
+    if kept:
+        print(f"{kept} already in {config.output_dir}, left as they are; --overwrite makes them anew", file=sys.stderr)
+    if failed or folder is not None:
+        print(f"{transcribed} transcribed, {failed} failed", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _check(config: TranscribeConfig) -> list[str]:
+    """The formats, if all settings go together."""
     if not config.files:
         raise ConfigError("nothing to transcribe: give files or folders, as in asr-doge transcribe recording.wav")
-    if config.batch_size < 1 or config.num_beams < 1:
-        raise ConfigError("--batch_size and --num_beams must be at least 1")
+    if config.batch_size < 1:
+        raise ConfigError("--batch_size must be at least 1")
+    config.check()
+    formats = parse_formats(config.format)
+    if len(formats) > 1 and config.output_dir is None:
+        raise ConfigError(f"--format {config.format}: several formats need --output_dir")
+    if config.stream and len(config.files) > 1:
+        raise ConfigError(f"--stream takes one recording, or - for standard input, not {len(config.files)}")
+    if config.stream and config.output_dir is not None:
+        raise ConfigError("--stream prints: leave --output_dir out, and send the output to a file")
+    if not config.stream and "-" in config.files:
+        raise ConfigError("- is standard input, which needs --stream (a file of this name is ./-)")
+    return formats
+
+
+def _stream(config: TranscribeConfig, output_format: str) -> int:
+    """Transcribe standard input, or a file as if it came in just now."""
+    (name,) = config.files
     quiet_libraries()
-    sources = _expand(config.files)
-    loaded = load_model(config.model, device=config.device, quantization=config.quantization)
-    transcriber = Transcriber(loaded, config.batch_size, config.num_beams)
-    results: list[Transcription | FailedTranscription] = []
-    failures = 0
-    try:
-        for result in _with_progress(_transcribe_each(transcriber, sources), len(sources)):
-            results.append(result)
-            if isinstance(result, FailedTranscription):
-                failures += 1
-                tqdm.write(f"error: {result.error}", file=sys.stderr)
-            elif config.format == "txt":
-                tqdm.write(text_line(result, show_path=len(sources) > 1), file=sys.stdout)
-    finally:  # what was finished is kept, whatever stops the rest
-        if config.format == "json":
-            print(json_document(results, config.model))
-    if failures:
-        print(f"{len(results) - failures} transcribed, {failures} failed", file=sys.stderr)
-    return 2 if failures else 0
+    transcriber = load(config.model, config.device, config, quantization=config.quantization)
+    rate = transcriber.sampling_rate
+    blocks = pcm_blocks(sys.stdin.buffer, config.stream_rate, rate) if name == "-" else read_blocks(name, rate)
+    return print_live(blocks, transcriber, output_format, config.model, None if name == "-" else Path(name))
 
 
-def _expand(files: Sequence[str]) -> list[Path | FailedTranscription]:
-    """Recordings among files and folders, and in its place a failure for every folder without any."""
+def _expand(files: Sequence[str]) -> tuple[list[Path | FailedTranscription], dict[Path, Path]]:
+    """Recordings among files and folders, and in its place a failure for every folder without any.
+
+    Also what each recording is called within an output folder: as within the folder it was found in.
+    """
     sources: list[Path | FailedTranscription] = []
+    names: dict[Path, Path] = {}
     for path in map(Path, files):
         try:
-            sources += find_audio_files(path) if path.is_dir() else [path]
+            found = {file: file.relative_to(path) for file in find_audio_files(path)} if path.is_dir() else None
         except AudioError as error:
             sources.append(FailedTranscription(error, path))
-    return sources
+            continue
+        found = found or {path: Path(path.name)}
+        sources += found
+        names |= found
+    return sources, names
 
 
-def _transcribe_each(
-    transcriber: Transcriber, sources: Sequence[Path | FailedTranscription]
-) -> Iterator[Transcription | FailedTranscription]:
-    """Results in the order of the sources."""
-    results = transcriber.transcribe_each(source for source in sources if isinstance(source, Path))
-    for source in sources:
-        yield next(results) if isinstance(source, Path) else source
+def _transcribe_each(config: TranscribeConfig, sources: Sequence[Path | FailedTranscription]) -> Iterator[Result]:
+    """Results in the order of the sources, with a bar on stderr where there is somebody to see it."""
+    transcriber = load(config.model, config.device, config, config.batch_size, config.quantization)
+    paths = [source for source in sources if isinstance(source, Path)]
+    is_seen = sys.stderr.isatty()
+    with tqdm(
+        total=sum(map(_duration, paths)) if is_seen else None,
+        disable=not is_seen,
+        desc="transcribing",
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of audio [{elapsed}<{remaining}]",
+        dynamic_ncols=True,
+    ) as bar:
+        results = transcriber.transcribe_each(paths, bar.update)
+        for source in sources:
+            yield next(results) if isinstance(source, Path) else source
 
 
-def _with_progress(
-    results: Iterator[Transcription | FailedTranscription], total: int
-) -> Iterator[Transcription | FailedTranscription]:
-    """A bar on stderr where there is something to wait for and somebody to see it."""
-    disable = total < 2 or not sys.stderr.isatty()
-    yield from tqdm(results, total=total, unit="file", desc="transcribing", disable=disable, dynamic_ncols=True)
+def _duration(path: Path) -> float:
+    """Seconds, for the bar; what cannot be read will be reported when its turn comes."""
+    with suppress(AudioError):
+        return audio_duration(path)
+    return 0.0
+
+
+class _Files:
+    """Writes results to a folder."""
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self._folder = folder
+
+    def add(self, result: Result) -> None:
+        if isinstance(result, Transcription):
+            self._folder.write(result)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class _Printer:
+    """Prints results as they come, or, where the format is one document, at the end."""
+
+    def __init__(self, output_format: str, model: str, show_path: bool) -> None:
+        self._format, self._model, self._show_path = output_format, model, show_path
+        self._results: list[Result] = []
+        if output_format == "tsv":
+            print(TSV_HEADER)
+
+    def add(self, result: Result) -> None:
+        for line in self._lines(result):
+            tqdm.write(line, file=sys.stdout)
+        if self._format == "json":
+            self._results.append(result)
+
+    def _lines(self, result: Result) -> list[str]:
+        if self._format == "jsonl":
+            return [json_line(result, self._model)]
+        if isinstance(result, FailedTranscription) or self._format == "json":
+            return []
+        if self._format == "txt":
+            return [text_line(result, self._show_path)]
+        if self._format == "tsv":
+            return tsv_rows(result)
+        if self._format == "ctm":
+            return ctm_rows(result)
+        return [document(result, self._format, self._model).rstrip("\n")]
+
+    def close(self) -> None:
+        if self._format == "json":
+            print(json_document(self._results, self._model))

@@ -48,9 +48,20 @@ VERBS = {
         "asr-doge transcribe recording.mp3 folder/ --format json",
         positional="files",
     ),
+    "download": Verb(
+        "Fetch a corpus; --list names them.",
+        "asr_doge.data.configuration:DownloadConfig",
+        "asr-doge download librispeech --output_dir ./data --splits train-clean-100 dev-clean test-clean",
+        positional="corpora",
+    ),
+    "listen": Verb(
+        "Transcribe what a microphone hears.",
+        "asr_doge.inference.configuration:ListenConfig",
+        "asr-doge listen --format jsonl",
+    ),
     "process": Verb(
         "A corpus to manifests.",
-        "asr_doge.data.processing:ProcessConfig",
+        "asr_doge.data.configuration:ProcessConfig",
         "asr-doge process --dataset librispeech --data_dir ./data --output_dir ./processed",
     ),
     "features": Verb(
@@ -64,7 +75,7 @@ VERBS = {
         "asr-doge train --data_dir ./processed --features_dir ./processed/features --output_dir ./checkpoints",
     ),
     "benchmark": Verb(
-        "Accuracy and speed of a checkpoint.",
+        "Accuracy, speed and memory of a checkpoint.",
         "asr_doge.benchmark.configuration:BenchmarkConfig",
         "asr-doge benchmark --checkpoint_dir ./checkpoints/best --data_dir ./processed",
     ),

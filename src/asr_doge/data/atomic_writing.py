@@ -14,6 +14,21 @@ TEMPORARY_SUFFIX = ".tmp"
 """Ending of a file that is being written; one that outlives its process is safe to delete."""
 
 
+def check_writable(folder: Path) -> None:
+    """Find out that nothing can be written to a folder before hours of work are spent on what is to go there.
+
+    Raises:
+        DataError: the folder cannot be written to, or cannot be made.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise DataError(f"{folder} cannot be made: {existing} is a file; choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise DataError(
+            f"{folder} cannot be written to: change the permissions of {existing}, or choose another folder"
+        )
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path`, by way of a temporary file beside it; missing folders are made.
 

@@ -1,43 +1,52 @@
-"""The feature cache: speech embeddings on disk, computed once and read many times.
+"""The feature cache: what the frozen encoder hears, on disk, computed once and read many times.
 
-Format: a folder with `index.json` and shards `features-00000.safetensors`, … of about 64 MB. The index states what
-computed the features (`source`) and, for each shard, its size and its utterances: id, key of the tensor in the shard,
-stamp of the recording, number of embeddings.
+Layout: a folder of files `features-00002-of-00008.safetensors` (see `asr_doge.data.feature_shards`), and nothing else
+that matters. In which of the files an utterance is follows from its id alone, so that several machines can fill a
+folder without talking to each other, and the cache is whatever files the folder lists. Their number is a power of two;
+a corpus that outgrows it gets files of a larger number beside the older ones, and where both hold an utterance the
+larger number counts.
 
-Promises: a shard is in the index only once it is whole on disk, so an interrupted run loses at most the shard under
-way; features of another source, or replaced by newer ones, are never returned, and those of another source only removed
-where that is asked for; damage is one `DataError` line that says
+Promises: a file is there whole or not at all, so a killed run loses at most the file under way; features of another
+source or storage are never returned, and only removed where that is asked for; damage is one `DataError` line that says
 to run `asr-doge features` again. It runs no encoder and opens no recording.
 """
 
-import json
+import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from asr_doge.data.atomic_writing import TEMPORARY_SUFFIX, write_atomically
+from asr_doge.data.feature_shards import (
+    DamagedShardError,
+    Entry,
+    Features,
+    Rows,
+    ShardHeader,
+    Source,
+    Storage,
+    from_storage,
+    read_header,
+    read_rows,
+    row_range,
+    shard_bytes,
+    to_storage,
+)
 from asr_doge.data.manifest import Utterance
+from asr_doge.data.stores import LocalStore, Store, open_store
 from asr_doge.errors import DataError
 
-SHARD_BYTES = 64 * 1024 * 1024
-
-Source = Mapping[str, str | int | None]
-"""What the features depend on besides the audio, by name; this module only compares it. For what the package puts
-there see `asr_doge.models.encoders.loading.feature_source`."""
-
-_INDEX_NAME = "index.json"
-_LOCK_NAME = "writer.lock"
-_FORMAT = "asr-doge feature cache, version 1"
-_SHARD_NAME = re.compile(r"features-(\d{5,})\.safetensors")
+_SHARD_NAME = re.compile(r"features-(\d{5,})-of-(\d{5,})\.safetensors")
+_OPEN_SHARDS = 1024  # a process may map only so many files
 _REMEDY = "run 'asr-doge features' again"
 _OTHER_SOURCE_REMEDY = "with another --output_dir, or with --overwrite to replace them"
 
@@ -55,94 +64,126 @@ def audio_stamp(path: str | os.PathLike[str]) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-class FeatureCacheWriter:
-    """Fill a feature cache, or go on with one.
+def shard_count(seconds: float, shard_seconds: float) -> int:
+    """Files for so much audio: the power of two that leaves at most `shard_seconds` for each, on average."""
+    count = 1
+    while count * shard_seconds < seconds:
+        count *= 2
+    return count
 
-    What the folder already holds of the same source stays. Several manifests can share a folder if no id means two
-    recordings. Use it as a context manager, or call `close`.
+
+def shard_of(utterance_id: str, num_shards: int) -> int:
+    """The file, from 0, that an utterance belongs in: the same on every machine."""
+    digest = hashlib.sha256(utterance_id.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") % num_shards
+
+
+class FeatureCacheWriter:
+    """Fill a feature cache, or a part of one, or go on with it.
+
+    What the folder already holds of the same source and storage stays. Several manifests can share a folder if no id
+    means two recordings. Use it as a context manager, or call `close`.
 
     Args:
-        folder: the cache; made if need be.
+        folder: the cache, a path or URL; made if need be.
         source: what computes the features.
-        shard_bytes: size at which a shard is written, in bytes.
-        overwrite: remove features of another source; they may have cost days.
+        storage: how they are stored.
+        num_shards: files to lay the cache out in (`shard_count`); more if the folder already has more.
+        part: which of how many parts of the files this process fills, such as `(1, 3)`.
+        overwrite: remove features of another source or storage; they may have cost days.
 
     Raises:
-        DataError: the folder cannot be written to, holds features of another source, or is being written to by another
-            process.
+        DataError: the folder cannot be written to, holds features of another source or storage, or its part is being
+            written by another process.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
         source: Source,
-        shard_bytes: int = SHARD_BYTES,
+        storage: Storage | None = None,
         *,
+        num_shards: int = 1,
+        part: tuple[int, int] = (1, 1),
         overwrite: bool = False,
     ) -> None:
-        self._folder = Path(folder)
-        self._source = dict(source)
-        self._shard_bytes = shard_bytes
-        self._pending: dict[str, tuple[str, Tensor]] = {}
-        self._pending_bytes = 0
-        self._lock = _lock(self._folder)
+        self.store = open_store(folder)
+        self.source = dict(source)
+        self.storage = storage or Storage()
+        self._part = part
+        self._lock = _lock(self.store, part)
         try:
-            self._index = self._reusable(overwrite)
-            self._write_index()
+            headers = self._usable_headers(overwrite)
+            layouts = [_numbers(name)[1] for name in headers]
+            self.num_shards: int = max([num_shards, *layouts])
+            self._headers = {name: header for name, header in headers.items() if self._may_hold_mine(name)}
+            self._index = _Index(self._headers)
         except DataError:
-            self._lock.close()
+            self.close()
             raise
 
-    def holds(self, utterance_id: str, stamp: str | None) -> bool:
+    def shard_of(self, utterance_id: str) -> int | None:
+        """The file, from 0, that an utterance belongs in; None if another part fills it."""
+        number = shard_of(utterance_id, self.num_shards)
+        return number if number % self._part[1] == self._part[0] - 1 else None
+
+    def holds(self, utterance_id: str, stamp: str | None, copies: int = 1) -> bool:
         """Whether the features of the recording with this `audio_stamp` are there, so that nothing need be computed.
-
-        None, for a recording that is not on this machine, takes any.
-        """
-        if utterance_id in self._pending:
-            return stamp in (None, self._pending[utterance_id][0])
-        entry = self._index.entries.get(utterance_id)
-        return entry is not None and stamp in (None, entry.stamp)
-
-    def add(self, utterance_id: str, stamp: str, embeddings: Tensor) -> None:
-        """Store the features of one utterance, in place of any older ones.
 
         Args:
             utterance_id: any text.
-            stamp: `audio_stamp` of the recording, taken before it was encoded.
-            embeddings: `[T', D]`, on any device; its type is kept.
+            stamp: None, for a recording that is not on this machine, takes any.
+            copies: how many are wanted, the recording itself included.
+        """
+        _, entry = self._index.entries.get(utterance_id, (None, None))
+        return entry is not None and stamp in (None, entry.stamp) and len(entry.copies) == copies
+
+    def unreadable(self, utterance_id: str) -> str | None:
+        """Why the utterance had no features when it was last tried, if it had none."""
+        return self._index.unreadable.get(utterance_id)
+
+    @contextmanager
+    def shard(self, number: int) -> Iterator["ShardWriter"]:
+        """Fill one file; it is written at the end of the block if anything was added to it.
+
+        After an error too: what was added is complete, and cost a pass of the encoder.
 
         Raises:
-            DataError: a shard is full and cannot be written.
+            DataError: it cannot be written.
         """
-        if self._lock.closed:
+        if self._lock is not None and self._lock.closed:
             raise ValueError("the feature cache is closed")
-        if embeddings.ndim != 2:
-            raise ValueError(f"expected embeddings [T', D], got {list(embeddings.shape)}")
-        # A copy, always: a slice of a batch would keep the whole batch in memory, and be refused for sharing it.
-        tensor = embeddings.detach().cpu().clone().contiguous()
-        if utterance_id in self._pending:
-            self._pending_bytes -= self._pending[utterance_id][1].nbytes
-        self._pending[utterance_id] = (stamp, tensor)
-        self._pending_bytes += tensor.nbytes
-        if self._pending_bytes >= self._shard_bytes:
-            self._write_shard()
+        name = f"features-{number:05d}-of-{self.num_shards:05d}.safetensors"
+        if isinstance(self.store, LocalStore):
+            self.store.remove_leftovers(name)
+        shard = ShardWriter(self.storage)
+        try:
+            yield shard
+        finally:
+            if shard.changed:
+                self._write(name, shard)
 
-    def mark_unreadable(self, utterance_id: str, reason: str) -> None:
-        """Record that an utterance has no features and why, so that training leaves it out; `add` takes it back."""
-        self._index.unreadable[utterance_id] = reason
-
-    def mark_readable(self, utterance_id: str) -> None:
-        """Take back `mark_unreadable` for an utterance whose features are held after all."""
-        self._index.unreadable.pop(utterance_id, None)
+    def _write(self, name: str, shard: "ShardWriter") -> None:
+        """Put what the file holds already and what is new into one."""
+        header = self._headers.get(name)
+        utterances = dict(shard.utterances)
+        unreadable = dict(shard.unreadable)
+        if header is not None:
+            rows = _Rows(self.store, name, header)
+            for id_, entry in header.entries.items():
+                if id_ not in utterances and id_ not in unreadable:
+                    utterances[id_] = entry.stamp, [rows.read(place) for place in entry.copies]
+            for id_, reason in header.unreadable.items():
+                if id_ not in utterances:
+                    unreadable.setdefault(id_, reason)
+        content = shard_bytes(self.source, self.storage, utterances, unreadable)
+        self.store.write(name, content)
+        self._headers[name] = read_header(lambda start, stop: content[start:stop], len(content))
+        self._index.take(name, self._headers[name])
 
     def close(self) -> None:
-        """Write what is pending, and let others write to the folder."""
-        try:
-            if self._pending:
-                self._write_shard()
-            else:
-                self._write_index()
-        finally:
+        """Let others write to this part."""
+        if self._lock is not None:
             self._lock.close()
 
     def __enter__(self) -> "FeatureCacheWriter":
@@ -151,105 +192,145 @@ class FeatureCacheWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()  # after an error too: every pending utterance is complete, and cost a pass of the encoder
+        self.close()
 
-    def _reusable(self, overwrite: bool) -> "_Index":
-        """What is already there, whole and of the same source."""
-        try:
-            index = _read_index(self._folder)
-        except DataError:  # no index, or one that nobody can use
-            return _Index(self._source, {}, {}, {})
-        if index.source != self._source:
-            if index.entries and not overwrite:
-                raise DataError(
-                    f"{self._folder} holds the features of {len(index.entries):,} utterances by another encoder: run"
-                    f" 'asr-doge features' {_OTHER_SOURCE_REMEDY}"
-                )
-            return _Index(self._source, {}, {}, {})
-        damaged = set(index.damaged_shards(self._folder))
-        return index.without(damaged)
+    def _may_hold_mine(self, name: str) -> bool:
+        """Whether utterances of this part can be in the file; their remainders tell, as counts are powers of two."""
+        number, count = _numbers(name)
+        step = self._part[1]
+        return any(other % step == self._part[0] - 1 for other in range(number, self.num_shards, count))
 
-    def _write_shard(self) -> None:
-        numbers = [int(match[1]) for name in self._index.shard_bytes if (match := _SHARD_NAME.fullmatch(name))]
-        name = f"features-{max(numbers, default=-1) + 1:05d}.safetensors"
-        # Keyed by position: safetensors reserves a key and refuses some characters, and an id may be anything.
-        content = safetensors.torch.save(
-            {str(key): tensor for key, (_, tensor) in enumerate(self._pending.values())}, {"format": "pt"}
-        )
-        write_atomically(self._folder / name, content)
-        self._index.shard_bytes[name] = len(content)
-        for key, (utterance_id, (stamp, tensor)) in enumerate(self._pending.items()):
-            self._index.entries[utterance_id] = _Entry(name, str(key), stamp, len(tensor))
-            self._index.unreadable.pop(utterance_id, None)
-        self._pending, self._pending_bytes = {}, 0
-        self._write_index()
+    def _usable_headers(self, overwrite: bool) -> dict[str, ShardHeader]:
+        """What is there already; what nobody can use any more is removed."""
+        headers, damaged = _read_headers(self.store)
+        others = {
+            name: header
+            for name, header in headers.items()
+            if header.source != self.source or header.storage != self.storage
+        }
+        count = sum(len(header.entries) for header in others.values())
+        if count and not overwrite:
+            finding = _difference(next(iter(others.values())), self.source, self.storage)
+            raise DataError(
+                f"{self.store} holds the features of {count:,} utterances by another {finding}: run 'asr-doge features'"
+                f" {_OTHER_SOURCE_REMEDY}"
+            )
+        for name in (*others, *damaged):
+            self.store.remove(name)
+        return {name: header for name, header in headers.items() if name not in others}
 
-    def _write_index(self) -> None:
-        """Record what is there, then remove what is not recorded: never the other way round, lest the index lie."""
-        used = {entry.shard for entry in self._index.entries.values()}
-        self._index = self._index.without(self._index.shard_bytes.keys() - used)
-        write_atomically(self._folder / _INDEX_NAME, self._index.to_json())
-        for path in self._folder.iterdir():
-            is_shard = _SHARD_NAME.fullmatch(path.name) is not None
-            is_leftover = path.suffix == TEMPORARY_SUFFIX and path.name.startswith(("features-", _INDEX_NAME))
-            if is_leftover or (is_shard and path.name not in used):
-                path.unlink()
+
+class ShardWriter:
+    """What is to be added to one file of the cache."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.utterances: dict[str, tuple[str, list[dict[str, Tensor]]]] = {}
+        self.unreadable: dict[str, str] = {}
+        self._storage = storage
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.utterances or self.unreadable)
+
+    def add(self, utterance_id: str, stamp: str, copies: Sequence[Features]) -> None:
+        """Store the features of one utterance, in place of any older ones.
+
+        Args:
+            utterance_id: any text.
+            stamp: `audio_stamp` of the recording, taken before it was encoded.
+            copies: of the recording itself, then of its augmented copies.
+        """
+        for features in copies:
+            if features.embeddings.ndim != 2:
+                raise ValueError(f"expected embeddings [T', D], got {list(features.embeddings.shape)}")
+        self.utterances[utterance_id] = stamp, [to_storage(features, self._storage.dtype) for features in copies]
+        self.unreadable.pop(utterance_id, None)
+
+    def mark_unreadable(self, utterance_id: str, reason: str) -> None:
+        """Record that an utterance has no features and why, so that training leaves it out; `add` takes it back."""
+        self.unreadable[utterance_id] = reason
+        self.utterances.pop(utterance_id, None)
 
 
 class FeatureCache:
-    """Features by utterance id, read from disk when asked for.
+    """Features by utterance id, read when asked for.
 
-    It may be handed to the worker processes of a data loader, forked or spawned; each opens the shards for itself.
+    On this machine the files are mapped into memory and what is returned are views of them, so that reading copies
+    nothing; from elsewhere only the bytes of the utterance travel. It may be handed to the worker processes of a data
+    loader, forked or spawned.
     """
 
-    def __init__(self, folder: Path, index: "_Index") -> None:
-        self._folder = folder
-        self._index = index
-        self._shards: dict[str, Any] = {}
-        self._process = os.getpid()
+    def __init__(self, store: Store, headers: dict[str, ShardHeader]) -> None:
+        self._store = store
+        self._headers = headers
+        self._index = _Index(headers)
+        self._rows: OrderedDict[str, _Rows] = OrderedDict()
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], expected_source: Source | None = None) -> "FeatureCache":
         """Open a cache; no features are read yet.
 
         Args:
-            folder: where `FeatureCacheWriter` wrote.
+            folder: a path or URL where `FeatureCacheWriter` wrote.
             expected_source: what the features must have been computed by; None takes any.
 
         Raises:
-            DataError: no cache there, a missing or damaged shard, or another source than expected.
+            DataError: no cache there, a damaged file, or another source than expected.
         """
-        folder = Path(folder)
-        index = _read_index(folder)
-        for name in index.damaged_shards(folder):
-            raise DataError(f"feature cache {folder}: {name} is missing or not whole; {_REMEDY}")
-        expected = dict(expected_source or {})
-        for field in [*expected, *index.source] if expected_source is not None else []:
-            found, wanted = index.source.get(field), expected.get(field)
-            if found != wanted:
+        store = open_store(folder)
+        headers, damaged = _read_headers(store)
+        for name, finding in damaged.items():
+            raise DataError(f"feature cache {store}: {name} {finding}; {_REMEDY}")
+        if not headers:
+            raise DataError(f"{store} is no feature cache (no features-*.safetensors): run 'asr-doge features'")
+        first = next(iter(headers.values()))
+        for header in headers.values():
+            if expected_source is not None and header.source != expected_source:
+                finding = _difference(header, expected_source, header.storage)
                 raise DataError(
-                    f"feature cache {folder} is of another encoder ({field} {found!r}, not {wanted!r}): run 'asr-doge"
-                    f" features' for this one, {_OTHER_SOURCE_REMEDY}"
+                    f"feature cache {store} is of another {finding}: run 'asr-doge features' for this one,"
+                    f" {_OTHER_SOURCE_REMEDY}"
                 )
-        return cls(folder, index)
+            if (header.source, header.storage) != (first.source, first.storage):
+                raise DataError(
+                    f"feature cache {store} mixes features of two encoders or ways of storage: run 'asr-doge features'"
+                    f" {_OTHER_SOURCE_REMEDY}"
+                )
+        return cls(store, headers)
+
+    @classmethod
+    def exists(cls, folder: str | os.PathLike[str]) -> bool:
+        """Whether there is a cache at all, usable or not."""
+        return any(_SHARD_NAME.fullmatch(name) for name in open_store(folder).sizes())
 
     @property
     def source(self) -> dict[str, str | int | None]:
         """What computed the features."""
-        return dict(self._index.source)
+        return dict(next(iter(self._headers.values())).source)
 
-    def stamp(self, utterance_id: str) -> str:
-        """The `audio_stamp` of the recording when its features were computed."""
-        return self._entry(utterance_id).stamp
+    @property
+    def storage(self) -> Storage:
+        """How they are stored."""
+        return next(iter(self._headers.values())).storage
 
     @property
     def unreadable(self) -> Mapping[str, str]:
         """Utterances that were tried and have no features, each with the reason."""
         return self._index.unreadable
 
-    def num_embeddings(self, utterance_id: str) -> int:
+    def stamp(self, utterance_id: str) -> str:
+        """The `audio_stamp` of the recording when its features were computed."""
+        return self._find(utterance_id)[1].stamp
+
+    def num_copies(self, utterance_id: str) -> int:
+        """How often the utterance is there: itself and its augmented copies."""
+        return len(self._find(utterance_id)[1].copies)
+
+    def num_embeddings(self, utterance_id: str, copy: int = 0) -> int:
         """T', without reading the features."""
-        return self._entry(utterance_id).length
+        place = self._find(utterance_id)[1].copies[copy]
+        return place.stop - place.start
 
     def require_fresh(self, utterances: Iterable[Utterance]) -> None:
         """Check that the features of all utterances are there and that no recording changed since.
@@ -269,9 +350,27 @@ class FeatureCache:
         for ids, finding in ((missing, "lacks"), (stale, "is older than the recordings of")):
             if ids:
                 raise DataError(
-                    f"feature cache {self._folder} {finding} {len(ids):,} of {len(utterances):,} utterances"
+                    f"feature cache {self._store} {finding} {len(ids):,} of {len(utterances):,} utterances"
                     f" (the first: {ids[0]!r}): {_REMEDY}"
                 )
+
+    def features(self, utterance_id: str, copy: int = 0) -> Features:
+        """All that is stored of an utterance, or of one of its augmented copies (from 1).
+
+        Not to be written to. `Features.embeddings` is of the type it was stored in; int8 comes back as float32.
+
+        Raises:
+            DataError: the cache lacks the utterance, or its file is damaged.
+        """
+        name, entry = self._find(utterance_id)
+        try:
+            return from_storage(self._rows_of(name).read(entry.copies[copy]))
+        except (OSError, SafetensorError, DamagedShardError):
+            raise DataError(f"feature cache {self._store}: {name} is damaged; {_REMEDY}") from None
+
+    def __getitem__(self, utterance_id: str) -> Tensor:
+        """Speech embeddings `[T', D]` of an utterance; see `features`."""
+        return self.features(utterance_id).embeddings
 
     def __contains__(self, utterance_id: object) -> bool:
         return utterance_id in self._index.entries
@@ -282,109 +381,104 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._index.entries)
 
-    def __getitem__(self, utterance_id: str) -> Tensor:
-        """Speech embeddings `[T', D]` of the type they were stored in; the caller may change them.
-
-        Raises:
-            DataError: the cache lacks the utterance, or its shard is damaged.
-        """
-        entry = self._entry(utterance_id)
-        try:
-            # A copy, as every tensor of a shard otherwise shares one memory map, and writing to it would be read back.
-            embeddings: Tensor = self._shard(entry.shard).get_tensor(entry.key).clone()
-        except (OSError, SafetensorError):
-            raise DataError(f"feature cache {self._folder}: {entry.shard} is damaged; {_REMEDY}") from None
-        return embeddings
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_shards": {}}
+        return {**self.__dict__, "_rows": OrderedDict()}
 
-    def _entry(self, utterance_id: str) -> "_Entry":
+    def _find(self, utterance_id: str) -> tuple[str, Entry]:
         try:
             return self._index.entries[utterance_id]
         except KeyError:
-            raise DataError(f"feature cache {self._folder} lacks utterance {utterance_id!r}: {_REMEDY}") from None
+            raise DataError(f"feature cache {self._store} lacks utterance {utterance_id!r}: {_REMEDY}") from None
 
-    def _shard(self, name: str) -> Any:
-        if self._process != os.getpid():  # forked: the parent's handles are not ours to use
-            self._shards, self._process = {}, os.getpid()
-        if name not in self._shards:
-            self._shards[name] = safe_open(self._folder / name, framework="pt")
-        return self._shards[name]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    shard: str
-    key: str
-    stamp: str
-    length: int
-    """Number of embeddings, T'."""
+    def _rows_of(self, name: str) -> "_Rows":
+        """The open file; those used least lately are closed."""
+        if name not in self._rows:
+            self._rows[name] = _Rows(self._store, name, self._headers[name])
+            if len(self._rows) > _OPEN_SHARDS:
+                self._rows.popitem(last=False)
+        self._rows.move_to_end(name)
+        return self._rows[name]
 
 
-@dataclass(frozen=True)
 class _Index:
-    source: dict[str, str | int | None]
-    shard_bytes: dict[str, int]
-    """Size of each shard's file."""
-    entries: dict[str, _Entry]
-    """Where each utterance is."""
-    unreadable: dict[str, str]
-    """Why an utterance has no features."""
+    """Where each utterance is, over all files; the larger number of files counts where several hold it."""
 
-    def damaged_shards(self, folder: Path) -> list[str]:
-        """Shards that are missing or of another size than when they were written."""
-        sizes = {
-            name: (folder / name).stat().st_size if (folder / name).is_file() else None for name in self.shard_bytes
-        }
-        return [name for name, size in self.shard_bytes.items() if sizes[name] != size]
+    def __init__(self, headers: Mapping[str, ShardHeader]) -> None:
+        self.entries: dict[str, tuple[str, Entry]] = {}
+        self.unreadable: dict[str, str] = {}
+        for name in sorted(headers, key=lambda name: _numbers(name)[::-1]):
+            self.take(name, headers[name])
 
-    def without(self, shards: Iterable[str]) -> "_Index":
-        shards = set(shards)
-        return _Index(
-            self.source,
-            {name: size for name, size in self.shard_bytes.items() if name not in shards},
-            {id_: entry for id_, entry in self.entries.items() if entry.shard not in shards},
-            self.unreadable,
-        )
-
-    def to_json(self) -> bytes:
-        shards: dict[str, Any] = {name: {"bytes": size, "utterances": {}} for name, size in self.shard_bytes.items()}
-        for id_, entry in self.entries.items():
-            fields = {"key": entry.key, "stamp": entry.stamp, "num_embeddings": entry.length}
-            shards[entry.shard]["utterances"][id_] = fields
-        content = {"format": _FORMAT, "source": self.source, "shards": shards, "unreadable": self.unreadable}
-        # As in manifests: a lone surrogate in an id has a JSON escape, but no UTF-8 form.
-        return json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    def take(self, name: str, header: ShardHeader) -> None:
+        """Note what a file holds, over what was noted before."""
+        for id_, entry in header.entries.items():
+            self.entries[id_] = name, entry
+            self.unreadable.pop(id_, None)
+        for id_, reason in header.unreadable.items():
+            self.unreadable[id_] = reason
+            self.entries.pop(id_, None)
 
 
-def _read_index(folder: Path) -> _Index:
-    path = folder / _INDEX_NAME
+class _Rows:
+    """The stored rows of one file: mapped into memory where it is on this machine, else fetched."""
+
+    def __init__(self, store: Store, name: str, header: ShardHeader) -> None:
+        self._read = partial(store.read, name)
+        self._header = header
+        self._mapped: dict[str, Tensor] | None = None
+        path = store.local_path(name)
+        if path is not None:
+            file = safe_open(path, framework="pt")
+            self._mapped = {tensor: file.get_tensor(tensor) for tensor in header.tensors}
+
+    def read(self, place: Rows) -> dict[str, Tensor]:
+        """Rows of one copy, by the name of their tensor."""
+        if self._mapped is None:
+            return read_rows(self._read, self._header, place)
+        return {name: tensor[slice(*row_range(name, place))] for name, tensor in self._mapped.items()}
+
+
+def _numbers(name: str) -> tuple[int, int]:
+    """A file's number and of how many it is one."""
+    match = _SHARD_NAME.fullmatch(name)
+    assert match is not None  # only such names are listed
+    return int(match[1]), int(match[2])
+
+
+def _read_headers(store: Store) -> tuple[dict[str, ShardHeader], dict[str, str]]:
+    """Headers of the whole files, and what is wrong with the others."""
+    headers, damaged = {}, {}
+    for name, size in sorted(store.sizes().items()):
+        if _SHARD_NAME.fullmatch(name):
+            try:
+                headers[name] = read_header(partial(store.read, name), size)
+            except DamagedShardError as error:
+                damaged[name] = str(error)
+    return headers, damaged
+
+
+def _difference(header: ShardHeader, source: Source, storage: Storage) -> str:
+    """What tells a file from what is wanted, such as `encoder (front_end_version 1, not 2)`."""
+    for field in sorted({*header.source, *source}):
+        found, wanted = header.source.get(field), source.get(field)
+        if found != wanted:
+            return f"encoder ({field} {found!r}, not {wanted!r})"
+    for field, wanted in vars(storage).items():
+        found = getattr(header.storage, field)
+        if found != wanted:
+            return f"storage (--{field} {found}, not {wanted})"
+    raise ValueError("there is no difference")
+
+
+def _lock(store: Store, part: tuple[int, int]) -> BinaryIO | None:
+    """Keep a second writer of the same part out, who would do its work twice. It ends with the process."""
+    if not isinstance(store, LocalStore):
+        return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != _FORMAT:
-            raise DataError(f"{path} is of another version than {_FORMAT!r}: {_REMEDY}")
-        shards = content["shards"]
-        entries = {
-            id_: _Entry(name, fields["key"], fields["stamp"], fields["num_embeddings"])
-            for name, shard in shards.items()
-            for id_, fields in shard["utterances"].items()
-        }
-        shard_bytes = {name: shard["bytes"] for name, shard in shards.items()}
-        return _Index(content["source"], shard_bytes, entries, content["unreadable"])
-    except OSError:
-        raise DataError(f"{folder} is no feature cache (no readable {_INDEX_NAME}): run 'asr-doge features'") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{path} is damaged: {_REMEDY}") from None
-
-
-def _lock(folder: Path) -> BinaryIO:
-    """Keep a second writer out: two would number their shards alike. The system ends the lock with the process."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK_NAME).open("wb")
+        store.folder.mkdir(parents=True, exist_ok=True)
+        file = (store.folder / f"writer-{part[0]}-of-{part[1]}.lock").open("wb")
     except OSError as error:
-        raise DataError(f"{folder} cannot be written to ({error.strerror}): choose another folder") from None
+        raise DataError(f"{store} cannot be written to ({error.strerror}): choose another folder") from None
     if sys.platform != "win32":
         import fcntl
 
@@ -392,7 +486,7 @@ def _lock(folder: Path) -> BinaryIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise DataError(f"feature cache {folder} is being written by another process: wait for it") from None
+            raise DataError(f"feature cache {store} is being written by another process: wait for it") from None
         except OSError:  # some network folders have no locks
             pass
     return file

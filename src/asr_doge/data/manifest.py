@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.data.text_files import NOT_UTF8, is_utf8, read_lines
 from asr_doge.errors import DataError
 
 
@@ -56,14 +57,11 @@ def read_manifest(path: str | os.PathLike[str], *, need_durations: bool = True) 
         DataError: the file is missing, unreadable, not UTF-8 or empty, or a line is malformed or repeats an id.
     """
     path = Path(path)
-    folder = Path(os.path.abspath(path.parent))  # noqa: PTH100 - `resolve` would replace the user's links
     utterances = []
     lines_by_id: dict[str, int] = {}
-    for number, fields in _json_lines(path):
-        try:
-            utterance = _utterance(fields, folder, need_durations)
-        except ValueError as error:
-            raise DataError(f"{path} line {number}: {error}") from None
+    for number, utterance in scan_manifest(path, need_durations=need_durations):
+        if isinstance(utterance, str):
+            raise DataError(f"{path} line {number}: {utterance}")
         if utterance.id in lines_by_id:
             first = lines_by_id[utterance.id]
             raise DataError(
@@ -75,6 +73,27 @@ def read_manifest(path: str | os.PathLike[str], *, need_durations: bool = True) 
     if not utterances:
         raise DataError(f"{path} holds no utterances: make it again with 'asr-doge process'")
     return utterances
+
+
+def scan_manifest(path: Path, *, need_durations: bool) -> Iterator[tuple[int, Utterance | str]]:
+    """Go through a manifest that may be partly malformed.
+
+    Yields:
+        The number of each line that is not blank, from 1, and its utterance, or what is wrong with it.
+
+    Raises:
+        DataError: the file is missing or unreadable.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist: make it with 'asr-doge process', or correct the path")
+    folder = Path(os.path.abspath(path.parent))  # noqa: PTH100 - `resolve` would replace the user's links
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, _utterance(_fields(line), folder, need_durations)
+        except ValueError as error:
+            yield number, str(error)
 
 
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
@@ -110,30 +129,17 @@ def sample_utterances(utterances: Sequence[Utterance], count: int) -> list[Utter
     return [utterances[index] for index in sorted(heapq.nsmallest(count, range(len(utterances)), key=digest))]
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers, from 1, and objects."""
+def _fields(line: str) -> dict[str, Any]:
+    """One line as an object; a ValueError says what is wrong and how to mend it."""
+    if not is_utf8(line):
+        raise ValueError(NOT_UTF8)
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: make it with 'asr-doge process', or correct the path") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): give the path of a manifest") from None
-    try:
-        text = content.decode("utf-8-sig")  # some editors put a byte-order mark in front
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} line {number}: not UTF-8; save the file as UTF-8") from None
-    # Not `splitlines`: JSON allows U+2028 and its like inside a string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError):
-            raise DataError(f"{path} line {number}: not JSON; write one object a line") from None
-        if not isinstance(fields, dict):
-            raise DataError(f"{path} line {number}: not a JSON object; write {{...}} on each line")
-        yield number, fields
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON; write one object a line") from None
+    if not isinstance(fields, dict):
+        raise ValueError("not a JSON object; write {...} on each line")
+    return fields
 
 
 def _utterance(fields: dict[str, Any], folder: Path, need_duration: bool) -> Utterance:

@@ -1,5 +1,9 @@
-"""From scores to token ids and text. Greedy and beam search over the language model are transformers' own."""
+"""From what the encoder heard to words: decoders, word times, confidence, guards, hotwords.
 
-from asr_doge.decoding.ctc import ctc_greedy_texts
+One interface: `asr_doge.decoding.recognition.Recognizer` turns waveforms into `Recognition`s by the decoder that a
+`DecodingConfig` names. Importing this room loads neither torch nor transformers.
+"""
 
-__all__ = ["ctc_greedy_texts"]
+from asr_doge.decoding.configuration import DecoderName, DecodingConfig, Timestamps
+
+__all__ = ["DecoderName", "DecodingConfig", "Timestamps"]

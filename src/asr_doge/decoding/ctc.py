@@ -6,6 +6,8 @@ It does not know the language model.
 
 from itertools import groupby
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asr_doge.models.encoders import SpeechEncoder
@@ -26,3 +28,23 @@ def ctc_greedy_texts(encoder: SpeechEncoder, ctc_logits: Tensor, ctc_lengths: Te
         encoder.ctc_text([label for label, _ in groupby(row[:length].tolist()) if label != BLANK]).strip()
         for row, length in zip(best, ctc_lengths.tolist(), strict=True)
     ]
+
+
+def ctc_log_posteriors(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[NDArray[np.float32]]:
+    """Log-posteriors of each clip of a batch, `[T, V]` on the CPU, without padding; arguments as above."""
+    rows = ctc_logits.float().log_softmax(dim=-1).cpu().numpy()
+    return [row[:length] for row, length in zip(rows, ctc_lengths.tolist(), strict=True)]
+
+
+def letter_scores(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], text: str) -> NDArray[np.float32]:
+    """Log-posteriors `[T, L]` of the letters of a text, of those that the head can write.
+
+    A letter counts in either case, for a text may be lower-cased where the head's is not.
+    """
+    columns = []
+    for letter in text:
+        forms = [encoder.ctc_ids(form) for form in {letter, letter.lower(), letter.upper()}]
+        ids = [form[0] for form in forms if len(form) == 1]
+        if ids:
+            columns.append(log_posteriors[:, ids].max(axis=1))
+    return np.stack(columns, axis=1) if columns else log_posteriors[:, :0]

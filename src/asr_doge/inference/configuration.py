@@ -6,28 +6,50 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 from dataclasses import dataclass, field
 from typing import Literal
 
+from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.published import DEFAULT_SPEECH_ENCODER, Quantization
 
-OutputFormat = Literal["txt", "json"]
+StorageType = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass
-class TranscribeConfig:
+class TranscribeConfig(DecodingConfig):
     """Recordings to text. Reads WAV, FLAC, MP3, Ogg, Opus, M4A, video with sound and more, at any rate."""
 
     files: list[str] = field(default_factory=list, metadata={"help": "Recordings, or folders of them."})
     model: str = "nano"
     """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
-    format: OutputFormat = "txt"
-    """txt: a line for each recording, after its name if there are several. json: one document."""
+    format: str = "txt"
+    """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; with output_dir also several, as in srt,json."""
+    output_dir: str | None = None
+    """Folder for a file for each recording and format; default, everything is printed. Files that are there stay."""
+    overwrite: bool = False
+    """Transcribe recordings anew whose files are in output_dir already."""
+    stream: bool = False
+    """Transcribe one recording while it comes in: a file, or - for standard input, which must then be 16-bit
+    little-endian mono samples without a header."""
+    stream_rate: int = 16000
+    """Sampling rate of the samples from standard input, in Hz."""
     batch_size: int = 8
     """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
-    num_beams: int = 1
-    """Beams of beam search; 1 is greedy."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: less than half the time and a third of the memory, nearly the same text."""
+
+
+@dataclass
+class ListenConfig:
+    """Transcribe what a microphone hears, until Ctrl-C. Needs the `listen` extra: pip install "asr-doge[listen]"."""
+
+    model: str = "nano"
+    """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
+    format: str = "txt"
+    """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; only txt and jsonl show anything before the end."""
+    microphone: str | None = None
+    """Name of a microphone, or a part of it; default, the system's own choice."""
+    device: str | None = None
+    """Where the model runs: cpu, cuda or mps; default, an accelerator if there is one."""
 
 
 @dataclass
@@ -37,12 +59,24 @@ class FeaturesConfig:
     data_dir: str = "./processed"
     """Folder with the manifests that `asr-doge process` wrote."""
     output_dir: str | None = None
-    """Feature cache to write; default, `features` in data_dir."""
+    """Feature cache to write, a folder or s3://… or gs://…; default, `features` in data_dir."""
     speech_encoder: str = DEFAULT_SPEECH_ENCODER
     """Speech encoder: hub id, folder, or nano/encoder."""
-    batch_size: int = 8
-    """Utterances encoded at once."""
+    batch_seconds: float = 60.0
+    """Seconds of audio encoded at once, padding included; more suits a GPU."""
+    dtype: StorageType = "fp32"
+    """How embeddings are stored: fp32 (exact), bf16 (half the disk) or int8 (a quarter, one scale a frame)."""
+    ctc_top_k: int = 8
+    """CTC labels stored of each frame, the likeliest, where the encoder has a CTC head; 0 for none."""
+    augment_copies: int = 0
+    """Copies of each utterance of train_manifest.json to store besides, varied in speed, room, noise and level."""
+    shard: str = "1/1"
+    """Which part of the files this process writes, of how many, such as 2/3: one process or machine each."""
+    shard_minutes: float = 30.0
+    """Audio in one file of the cache, in minutes, at most on average; what a killed run loses."""
+    num_workers: int = 4
+    """Threads that read audio."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     overwrite: bool = False
-    """Replace the features of another encoder that are in output_dir."""
+    """Replace the features of another encoder or storage that are in output_dir."""

@@ -1,21 +1,31 @@
 """The frozen encoder over a corpus, once, into the feature cache.
 
 Promises: what the cache holds is what the model's `encode` gives for the same audio, so training from it gives the
-same loss; only utterances that are new or whose audio changed are encoded; clips that cannot be read are named, counted
-and left out. No language model is loaded.
+same loss (to the rounding of the storage type); only utterances that are new or whose audio changed are encoded; the
+same corpus gives the same bytes on the same machine, whether by one process or several, interrupted or not; clips that
+cannot be read are named, counted and left out. No language model is loaded, and no more audio is held than two batches.
 It does not know the cache's files (see `asr_doge.data.feature_cache`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import sys
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from asr_doge.audio.augmentation import Augmentation
 from asr_doge.audio.reading import read_audio
-from asr_doge.data.feature_cache import FeatureCacheWriter, audio_stamp
+from asr_doge.data.batching import cut_by_length
+from asr_doge.data.feature_cache import FeatureCacheWriter, audio_stamp, shard_count
+from asr_doge.data.feature_shards import Features, Storage, bytes_per_second
 from asr_doge.data.manifest import Utterance, read_manifest
 from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.inference.configuration import FeaturesConfig
@@ -25,8 +35,9 @@ from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source, load_encoder
 
-SORTED_GROUP = 64
-"""Batches among whose clips neighbours of like length are looked for."""
+_LAST_WINDOW_SECONDS = 0.2
+"""Audio that the encoder's last window of a clip stands for beyond the clip's end, on average and rounded up."""
+_AUGMENTED_MANIFEST = "train_manifest.json"
 
 
 @dataclass(frozen=True)
@@ -34,13 +45,13 @@ class FeaturesReport:
     """What the `features` verb did.
 
     Attributes:
-        folder: the cache.
+        folder: the cache, a path or URL.
         encoded: utterances encoded in this run.
         kept: utterances that were there already.
         failed: one line for each utterance that could not be read.
     """
 
-    folder: Path
+    folder: str
     encoded: int
     kept: int
     failed: list[str]
@@ -50,48 +61,66 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     """Run the `features` verb over every manifest in `data_dir`.
 
     Raises:
-        DataError: no manifests, one id for two recordings, not one readable utterance, or features of another encoder
-            in the way.
+        DataError: no manifests, one id for two recordings, not one readable utterance, features of another encoder in
+            the way, or too little space on the disk.
         CheckpointError: the encoder cannot be loaded.
-        ConfigError: a batch size below 1.
+        ConfigError: a flag's value that cannot be used.
     """
-    if config.batch_size < 1:
-        raise ConfigError("--batch_size must be at least 1")
+    part = _check_flags(config)
     data_dir = Path(config.data_dir)
-    manifests = sorted(data_dir.glob("*_manifest.json"))
-    if not manifests:
-        raise DataError(f"no *_manifest.json in {data_dir}; run `asr-doge process` first")
-    utterances = _distinct(utterance for manifest in manifests for utterance in read_manifest(manifest))
+    utterances, augmented = _read_manifests(data_dir)
     reference = find_model(config.speech_encoder)
     encoder_config = load_model_config(reference)
     encoder = load_encoder(reference, encoder_config).to(find_device(config.device))
     extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
-
-    folder = Path(config.output_dir) if config.output_dir else data_dir / "features"
-    failed: dict[str, str] = {}
-    encoded = 0
+    storage = Storage(config.dtype, config.ctc_top_k if encoder.has_ctc else 0, config.augment_copies)
+    copies = dict.fromkeys(augmented, 1 + config.augment_copies)
+    seconds = sum(utterance.duration * copies.get(utterance.id, 1) for utterance in utterances)
+    folder = config.output_dir or str(data_dir / "features")
     source = feature_source(encoder_fingerprint(reference, encoder_config), encoder_config, extractor)
-    with FeatureCacheWriter(folder, source, overwrite=config.overwrite) as writer:
-        wanted = []
-        for utterance in utterances:
-            if _is_held(writer, utterance):
-                writer.mark_readable(utterance.id)
-            else:
-                wanted.append(utterance)
-        with tqdm(total=len(wanted), desc="features", unit="utt", dynamic_ncols=True) as progress:
-            for batch in _batches(wanted, config.batch_size):
-                clips = _read(batch, extractor, failed)
-                for clip, embeddings in zip(clips, _encode(encoder, extractor, clips), strict=True):
-                    writer.add(clip.id, clip.stamp, embeddings)
-                    encoded += 1
-                progress.update(len(batch))
-        if failed and len(failed) == len(utterances):  # the fault of a folder or a disk, not of each recording
-            raise DataError(
-                f"none of the {len(failed)} utterances can be read; the first: {next(iter(failed.values()))}"
-            )
-        for utterance_id, reason in failed.items():
-            writer.mark_unreadable(utterance_id, reason)
-    return FeaturesReport(folder, encoded, len(utterances) - len(wanted), list(failed.values()))
+    with FeatureCacheWriter(
+        folder,
+        source,
+        storage,
+        num_shards=shard_count(seconds, 60 * config.shard_minutes),
+        part=part,
+        overwrite=config.overwrite,
+    ) as writer:
+        work = _plan(writer, utterances, copies, config.batch_seconds)
+        _require_space(
+            writer,
+            work,
+            copies,
+            bytes_per_second(storage, encoder.hidden_size, encoder.frame_rate_hz, encoder.ctc_frame_rate_hz),
+        )
+        run = _Run(writer, encoder, extractor, copies, config.num_workers)
+        run.do(work)
+    return FeaturesReport(folder, run.encoded, work.kept, list(run.failed.values()))
+
+
+def _check_flags(config: FeaturesConfig) -> tuple[int, int]:
+    """Refuse numbers that cannot be used; the part of `--shard`."""
+    for name in ("batch_seconds", "shard_minutes", "num_workers"):
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
+    for name in ("augment_copies", "ctc_top_k"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
+    number, _, count = config.shard.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"--shard {config.shard} cannot be used: give a number of how many, from 1/3 to 3/3")
+    return int(number), int(count)
+
+
+def _read_manifests(data_dir: Path) -> tuple[list[Utterance], set[str]]:
+    """All utterances by id, and the ids of those that get augmented copies."""
+    manifests = sorted(data_dir.glob("*_manifest.json"))
+    if not manifests:
+        raise DataError(f"no *_manifest.json in {data_dir}; run `asr-doge process` first")
+    by_name = {manifest.name: read_manifest(manifest) for manifest in manifests}
+    utterances = _distinct(utterance for found in by_name.values() for utterance in found)
+    augmented = {utterance.id for utterance in by_name.get(_AUGMENTED_MANIFEST, ())}
+    return sorted(utterances, key=lambda utterance: utterance.id), augmented
 
 
 def _distinct(utterances: Iterable[Utterance]) -> list[Utterance]:
@@ -107,66 +136,236 @@ def _distinct(utterances: Iterable[Utterance]) -> list[Utterance]:
     return list(by_id.values())
 
 
-def _is_held(writer: FeatureCacheWriter, utterance: Utterance) -> bool:
+@dataclass
+class _Work:
+    """What is to be encoded: batches of utterances for each file of the cache."""
+
+    shards: dict[int, list[list[Utterance]]] = field(default_factory=dict)
+    kept: int = 0
+
+    def utterances(self) -> Iterator[Utterance]:
+        return (utterance for batches in self.shards.values() for batch in batches for utterance in batch)
+
+
+def _plan(
+    writer: FeatureCacheWriter, utterances: Sequence[Utterance], copies: dict[str, int], batch_seconds: float
+) -> _Work:
+    """Batches of like length within each file.
+
+    They are cut as if nothing were there yet, and what is there is then left out of them: so an interrupted run is gone
+    on with in the same batches, and gives the same bytes.
+    """
+    members: dict[int, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        number = writer.shard_of(utterance.id)
+        if number is not None:
+            members[number].append(utterance)
+    work = _Work()
+    for number in sorted(members):
+        by_copies: dict[int, list[Utterance]] = defaultdict(list)
+        for utterance in sorted(members[number], key=lambda utterance: (utterance.duration, utterance.id)):
+            by_copies[copies.get(utterance.id, 1)].append(utterance)
+        batches = []
+        for several, alike in sorted(by_copies.items()):
+            start = 0
+            for end in cut_by_length([several * utterance.duration for utterance in alike], batch_seconds):
+                wanted = [utterance for utterance in alike[start:end] if not _is_held(writer, utterance, several)]
+                work.kept += end - start - len(wanted)
+                batches += [wanted] if wanted else []
+                start = end
+        if batches:
+            work.shards[number] = batches
+    return work
+
+
+def _is_held(writer: FeatureCacheWriter, utterance: Utterance, copies: int) -> bool:
     """Whether the features are there; a recording that is not takes nothing from them, as in training."""
     path = utterance.audio_path
-    return writer.holds(utterance.id, audio_stamp(path) if path.exists() else None)
+    return writer.holds(utterance.id, audio_stamp(path) if path.exists() else None, copies)
 
 
-def _batches(utterances: Sequence[Utterance], batch_size: int) -> Iterator[list[Utterance]]:
-    """Batches of like length, from neighbours in the manifest (which are often neighbours on disk)."""
-    for start in range(0, len(utterances), batch_size * SORTED_GROUP):
-        group = sorted(utterances[start : start + batch_size * SORTED_GROUP], key=lambda u: u.duration)
-        for first in range(0, len(group), batch_size):
-            yield group[first : first + batch_size]
+def _require_space(writer: FeatureCacheWriter, work: _Work, copies: dict[str, int], per_second: float) -> None:
+    """State what the disk will have to take, and refuse to start if it cannot.
+
+    Raises:
+        DataError: it cannot.
+    """
+    counts = [(utterance.duration, copies.get(utterance.id, 1)) for utterance in work.utterances()]
+    seconds = sum(duration * count for duration, count in counts)
+    needed = per_second * sum((duration + _LAST_WINDOW_SECONDS) * count for duration, count in counts)
+    free = writer.store.free_bytes()
+    available = f", of {_readable(free)} that are free" if free is not None else ""
+    print(
+        f"features: {len(counts):,} utterances to encode, {seconds / 3600:.2f} h, into {len(work.shards)} of"
+        f" {writer.num_shards} files, about {_readable(needed)}{available}: {writer.store}",
+        file=sys.stderr,
+    )
+    if free is not None and needed > free:
+        raise DataError(
+            f"{writer.store} has {_readable(free)} free and the features need about {_readable(needed)}: make room,"
+            " choose another --output_dir, or a smaller --dtype (bf16, int8)"
+        )
+
+
+def _readable(size: float) -> str:
+    """Bytes, in the unit that suits their number."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
 
 
 @dataclass(frozen=True)
 class _Clip:
-    """A recording that was read, and the `audio_stamp` it had before."""
+    """A recording that was read, with its augmented copies, and the `audio_stamp` it had before."""
 
     id: str
     stamp: str
-    waveform: Any
+    waveforms: list[NDArray[np.float32]]
 
 
-def _read(batch: Sequence[Utterance], extractor: Any, failed: dict[str, str]) -> list[_Clip]:
-    """Waveforms of those that the encoder can read whole; the others go to `failed`, each with a line."""
-    longest = getattr(extractor, "n_samples", None)  # beyond it, Whisper's extractor would cut without a word
-    clips = []
-    for utterance in batch:
-        try:
-            # Before it is read: of one that changes meanwhile, the features are then too old, not wrong for good.
-            stamp = audio_stamp(utterance.audio_path)
-            waveform = read_audio(utterance.audio_path, extractor.sampling_rate)
-        except (AudioError, DataError) as error:
-            failed[utterance.id] = str(error)
-            continue
-        seconds = len(waveform) / extractor.sampling_rate
-        if seconds < MINIMUM_SECONDS:
-            failed[utterance.id] = f"{utterance.audio_path} is {1000 * seconds:.0f} ms long: too short to hold a word"
-        elif longest is not None and len(waveform) > longest:
-            failed[utterance.id] = (
-                f"{utterance.audio_path} is {seconds:.1f} s long: this encoder reads at most"
-                f" {longest / extractor.sampling_rate:.0f} s at once"
+class _Run:
+    """Reads ahead, encodes, and stores.
+
+    Attributes:
+        encoded: utterances stored so far.
+        failed: why others were not, by id.
+    """
+
+    def __init__(
+        self, writer: FeatureCacheWriter, encoder: SpeechEncoder, extractor: Any, copies: dict[str, int], threads: int
+    ) -> None:
+        self.encoded = 0
+        self.failed: dict[str, str] = {}
+        self._writer = writer
+        self._encoder = encoder
+        self._extractor = extractor
+        self._copies = copies
+        self._threads = threads
+
+    def do(self, work: _Work) -> None:
+        """Fill the files one by one.
+
+        Raises:
+            DataError: not one utterance can be read, or a file cannot be written.
+        """
+        without_any: list[tuple[int, list[Utterance]]] = []
+        queue = [(number, batch) for number, batches in work.shards.items() for batch in batches]
+        with (
+            ThreadPoolExecutor(self._threads) as pool,
+            tqdm(total=sum(len(batch) for _, batch in queue), desc="features", unit="utt", dynamic_ncols=True) as bar,
+        ):
+            read = self._read_ahead(pool, [batch for _, batch in queue])
+            for number, batches in work.shards.items():
+                with self._writer.shard(number) as shard:
+                    for batch in batches:
+                        clips = next(read)
+                        encoded = list(self._encode(clips))  # a batch is stored whole or not, lest its rest be another
+                        for clip, copies in zip(clips, encoded, strict=True):
+                            shard.add(clip.id, clip.stamp, copies)
+                        self.encoded += len(clips)
+                        bar.update(len(batch))
+                    members = [utterance for batch in batches for utterance in batch]
+                    if self.encoded or work.kept:
+                        self._mark(shard.mark_unreadable, members)
+                    else:
+                        without_any.append((number, members))
+        if self.failed and not self.encoded and not work.kept:  # the fault of a folder or a disk, not of each recording
+            raise DataError(
+                f"none of the {len(self.failed)} utterances can be read; the first: {next(iter(self.failed.values()))}"
             )
-        else:
-            clips.append(_Clip(utterance.id, stamp, waveform))
-    return clips
+        for number, members in without_any:
+            with self._writer.shard(number) as shard:
+                self._mark(shard.mark_unreadable, members)
+
+    def _mark(self, mark: Callable[[str, str], None], members: Sequence[Utterance]) -> None:
+        """Note those of a file that failed, unless the file says so already."""
+        for utterance in members:
+            reason = self.failed.get(utterance.id)
+            if reason is not None and self._writer.unreadable(utterance.id) != reason:
+                mark(utterance.id, reason)
+
+    def _read_ahead(self, pool: ThreadPoolExecutor, batches: Sequence[list[Utterance]]) -> Iterator[list[_Clip]]:
+        """Clips of each batch, the next being read while one is encoded; those that fail are in `failed`."""
+        ahead: deque[list[tuple[Utterance, Future[_Clip]]]] = deque()
+        for batch in [*batches, None]:
+            if batch is not None:
+                ahead.append([(utterance, pool.submit(self._read, utterance)) for utterance in batch])
+            while len(ahead) > (1 if batch is not None else 0):
+                clips = []
+                for utterance, future in ahead.popleft():
+                    try:
+                        clips.append(future.result())
+                    except (AudioError, DataError) as error:
+                        self.failed[utterance.id] = str(error)
+                yield clips
+
+    def _read(self, utterance: Utterance) -> _Clip:
+        """A recording that the encoder can read whole.
+
+        Raises:
+            AudioError, DataError: it cannot be read, or is too short or too long.
+        """
+        path, rate = utterance.audio_path, self._extractor.sampling_rate
+        # Before it is read: of one that changes meanwhile, the features are then too old, not wrong for good.
+        stamp = audio_stamp(path)
+        waveform = read_audio(path, rate)
+        seconds = len(waveform) / rate
+        longest = getattr(self._extractor, "n_samples", None)  # beyond it, Whisper's would cut without a word
+        if seconds < MINIMUM_SECONDS:
+            raise AudioError(f"{path} is {1000 * seconds:.0f} ms long: too short to hold a word")
+        if longest is not None and len(waveform) > longest:
+            raise AudioError(
+                f"{path} is {seconds:.1f} s long: this encoder reads at most {longest / rate:.0f} s at once"
+            )
+        copies = range(1, self._copies.get(utterance.id, 1))
+        return _Clip(
+            utterance.id, stamp, [waveform, *(augmented_copy(waveform, rate, utterance.id, n, longest) for n in copies)]
+        )
+
+    @torch.inference_mode()
+    def _encode(self, clips: Sequence[_Clip]) -> Iterator[list[Features]]:
+        """Features of each clip and its copies."""
+        if not clips:
+            return
+        inputs = self._extractor(
+            [waveform for clip in clips for waveform in clip.waveforms],
+            sampling_rate=self._extractor.sampling_rate,
+            return_tensors="pt",
+            return_attention_mask=True,
+        )
+        device = next(self._encoder.parameters()).device
+        lengths = inputs["attention_mask"].sum(dim=1).to(device)
+        top_k = self._writer.storage.ctc_top_k
+        output = self._encoder(inputs["input_features"].to(device), lengths, return_ctc_logits=top_k > 0)
+        speech = output.speech_embeddings.cpu()
+        speech_lengths = output.speech_lengths.tolist()
+        features = [Features(rows[:length]) for rows, length in zip(speech, speech_lengths, strict=True)]
+        if top_k:
+            best = output.ctc_logits.log_softmax(dim=-1).topk(min(top_k, output.ctc_logits.shape[-1]), dim=-1)
+            features = [
+                Features(one.embeddings, ids[:length], log_probs[:length])
+                for one, ids, log_probs, length in zip(
+                    features, best.indices.cpu(), best.values.cpu(), output.ctc_lengths.tolist(), strict=True
+                )
+            ]
+        each = iter(features)
+        for clip in clips:
+            yield [next(each) for _ in clip.waveforms]
 
 
-@torch.inference_mode()
-def _encode(encoder: SpeechEncoder, extractor: Any, clips: Sequence[_Clip]) -> Iterator[torch.Tensor]:
-    """Speech embeddings `[T', D]` of each clip, on the CPU."""
-    if not clips:
-        return
-    inputs = extractor(
-        [clip.waveform for clip in clips],
-        sampling_rate=extractor.sampling_rate,
-        return_tensors="pt",
-        return_attention_mask=True,
-    )
-    device = next(encoder.parameters()).device
-    output = encoder(inputs["input_features"].to(device), inputs["attention_mask"].sum(dim=1).to(device))
-    for embeddings, length in zip(output.speech_embeddings, output.speech_lengths.tolist(), strict=True):
-        yield embeddings[:length].cpu().clone()
+def augmented_copy(
+    waveform: NDArray[np.float32], sampling_rate: int, utterance_id: str, number: int, longest: int | None = None
+) -> NDArray[np.float32]:
+    """The `number`-th (from 1) varied copy of a recording, the same whenever it is made.
+
+    Args:
+        waveform: `[samples]`.
+        sampling_rate: of `waveform`, in Hz.
+        utterance_id: with `number`, what the variation is drawn from.
+        number: of the copy.
+        longest: see `Augmentation`.
+    """
+    digest = hashlib.sha256(utterance_id.encode("utf-8", "surrogatepass")).digest()
+    return Augmentation()(waveform, sampling_rate, np.random.default_rng([number, *digest]), longest)

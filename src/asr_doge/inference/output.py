@@ -1,31 +1,293 @@
-"""Transcripts as text or JSON.
+"""Transcripts as text, tables, subtitles and annotations that other programs read.
 
-Promises: `txt` is one line a recording; `json` is one document with a version, the results in order and the failures.
-It knows nothing of word times or subtitles.
+Promises: `FORMATS` names every format; `document` writes one recording in any of them, `json_document` many and their
+failures in one. JSON follows `docs/transcription.schema.json` and names its version. Times are seconds; where word
+times are unknown, CTM shares a segment's time out among its words, and the others show segments.
+An `OutputFolder` writes a file for each recording and format, whole or not at all, and knows what is there already.
+It does not transcribe, and prints nothing.
 """
 
+import html
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from asr_doge.inference.results import FailedTranscription, Transcription
+from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.errors import ConfigError
+from asr_doge.inference.results import FailedTranscription, Segment, Transcription, Word
+from asr_doge.inference.subtitles import Cue, subtitle_cues, timed_words
+
+if TYPE_CHECKING:  # it loads torch
+    from asr_doge.inference.stream import StreamUpdate
 
 SCHEMA_VERSION = 1
+TSV_HEADER = "path\tstart\tend\ttext"
+
+Result = Transcription | FailedTranscription
 
 
 def text_line(result: Transcription, show_path: bool) -> str:
     """The transcript, after its file's name and a tab if there are several."""
-    text = " ".join(result.text.split())  # nothing keeps a language model from writing line breaks
+    text = _one_line(result.text)  # nothing keeps a language model from writing line breaks
     return f"{result.path}\t{text}" if show_path else text
 
 
-def json_document(results: Sequence[Transcription | FailedTranscription], model: str) -> str:
+def json_document(results: Sequence[Result], model: str) -> str:
     """All results as one JSON document."""
     entries = [_json_entry(result) for result in results]
     return json.dumps({"version": SCHEMA_VERSION, "model": model, "results": entries}, indent=2, ensure_ascii=False)
 
 
-def _json_entry(result: Transcription | FailedTranscription) -> dict[str, str | float | None]:
-    path = str(result.path) if result.path else None
+def json_line(result: Result, model: str) -> str:
+    """One result as a line of JSON."""
+    return json.dumps({"version": SCHEMA_VERSION, "model": model} | _json_entry(result), ensure_ascii=False)
+
+
+def stream_line(update: "StreamUpdate") -> str:
+    """A change of a stream as a line of JSON."""
+    return json.dumps({"version": SCHEMA_VERSION} | _plain(update), ensure_ascii=False)
+
+
+def tsv_rows(result: Transcription) -> list[str]:
+    """A row for each segment, under `TSV_HEADER`."""
+    path = _one_line(str(result.path or ""))
+    return [f"{path}\t{s.start:.3f}\t{s.end:.3f}\t{_one_line(s.text)}" for s in _segments(result)]
+
+
+def ctm_rows(result: Transcription) -> list[str]:
+    """A row for each word, as NIST's scoring tools want them: recording, channel, start, duration, word, confidence."""
+    name = "_".join((result.path.stem if result.path else "audio").split()) or "audio"
+    words = [word for segment in _segments(result) for word in timed_words(segment)]
+    return [
+        f"{name} 1 {word.start:.3f} {max(word.end - word.start, 0.001):.3f} {_one_line(word.text)}"
+        + ("" if word.confidence is None else f" {word.confidence:.3f}")
+        for word in words
+    ]
+
+
+def srt(result: Transcription) -> str:
+    """SubRip subtitles."""
+    blocks = [
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{_cue_text(cue)}\n"
+        for number, cue in enumerate(subtitle_cues(_segments(result)), 1)
+    ]
+    return "\n".join(blocks)
+
+
+def vtt(result: Transcription) -> str:
+    """WebVTT subtitles; where word times are known, each word but a cue's first bears its own."""
+    has_word_times = all(segment.words for segment in _segments(result))
+    blocks = [
+        f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{_vtt_text(cue, has_word_times)}\n"
+        for cue in subtitle_cues(_segments(result))
+    ]
+    return "\n".join(["WEBVTT\n", *blocks])
+
+
+def textgrid(result: Transcription) -> str:
+    """A Praat TextGrid with a tier of segments and, where their times are known, one of words."""
+    segments = _segments(result)
+    words = [word for segment in segments for word in segment.words]
+    tiers = {"segments": _tiled(segments, result.duration)}
+    if words:
+        tiers["words"] = _tiled(words, result.duration)
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {result.duration:.3f}",
+        "tiers? <exists>",
+        f"size = {len(tiers)}",
+        "item []:",
+    ]
+    for number, (name, intervals) in enumerate(tiers.items(), 1):
+        lines += [
+            f"    item [{number}]:",
+            '        class = "IntervalTier"',
+            f'        name = "{name}"',
+            "        xmin = 0",
+            f"        xmax = {result.duration:.3f}",
+            f"        intervals: size = {len(intervals)}",
+        ]
+        for index, (start, end, text) in enumerate(intervals, 1):
+            quoted = _one_line(text).replace('"', '""')
+            lines += [
+                f"        intervals [{index}]:",
+                f"            xmin = {start:.3f}",
+                f"            xmax = {end:.3f}",
+                f'            text = "{quoted}"',
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def document(result: Transcription, output_format: str, model: str) -> str:
+    """A file of one recording.
+
+    Args:
+        result: the recording.
+        output_format: of `FORMATS`.
+        model: name of the model, for JSON.
+    """
+    return FORMATS[output_format](result, model)
+
+
+FORMATS: dict[str, Callable[[Transcription, str], str]] = {
+    "txt": lambda result, model: text_line(result, show_path=False) + "\n",
+    "json": lambda result, model: json_document([result], model) + "\n",
+    "jsonl": lambda result, model: json_line(result, model) + "\n",
+    "srt": lambda result, model: srt(result),
+    "vtt": lambda result, model: vtt(result),
+    "tsv": lambda result, model: "\n".join([TSV_HEADER, *tsv_rows(result)]) + "\n",
+    "ctm": lambda result, model: "".join(f"{row}\n" for row in ctm_rows(result)),
+    "textgrid": lambda result, model: textgrid(result),
+}
+"""How a recording is written in each format; the second argument is the model's name."""
+_ENDINGS = {name: f".{name}" for name in FORMATS} | {"textgrid": ".TextGrid"}
+
+
+def parse_formats(text: str) -> list[str]:
+    """The formats of a list such as `srt,json`.
+
+    Raises:
+        ConfigError: one that is none.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in FORMATS:
+            raise ConfigError(f"--format '{name}' is unknown: choose from {', '.join(FORMATS)}, or several with commas")
+    return names
+
+
+class OutputFolder:
+    """A folder of transcripts: one file for each recording and format, named like the recording.
+
+    Recordings of one name in one folder (`a.wav` and `a.mp3`) keep their endings: `a.wav.srt`, `a.mp3.srt`.
+
+    Args:
+        folder: where to write; made with the first file.
+        formats: of `FORMATS`.
+        model: name of the model, for JSON.
+        targets: each recording and what to call it within the folder, a relative path.
+
+    Raises:
+        ConfigError: the folder is a file, or two recordings would be written to one.
+    """
+
+    def __init__(self, folder: Path, formats: Sequence[str], model: str, targets: Mapping[Path, Path]) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--output_dir {folder} is a file: choose a folder")
+        self._folder, self._formats, self._model = folder, formats, model
+        self._stems = _distinct_stems(targets)
+
+    def files(self, path: Path) -> list[Path]:
+        """The files of a recording, in the order of the formats."""
+        stem = self._stems[path]
+        return [self._folder / stem.with_name(stem.name + _ENDINGS[name]) for name in self._formats]
+
+    def is_done(self, path: Path) -> bool:
+        """Whether all its files are there."""
+        return all(file.is_file() for file in self.files(path))
+
+    def write(self, result: Transcription) -> list[Path]:
+        """Write the files of a recording; returns them.
+
+        Raises:
+            DataError: a file cannot be written.
+        """
+        assert result.path is not None
+        files = self.files(result.path)
+        for name, file in zip(self._formats, files, strict=True):
+            # A name that is not UTF-8 may stand in JSON or a table.
+            write_atomically(file, document(result, name, self._model).encode("utf-8", "backslashreplace"))
+        return files
+
+
+def _distinct_stems(names: Mapping[Path, Path]) -> dict[Path, Path]:
+    """What each recording's files are called, without a format's ending."""
+    stems = {path: name.with_suffix("") for path, name in names.items()}
+    uses = Counter(stems.values())
+    distinct = {path: names[path] if uses[stem] > 1 else stem for path, stem in stems.items()}
+    by_stem: dict[Path, Path] = {}
+    for path, stem in distinct.items():
+        if stem in by_stem:
+            raise ConfigError(f"--output_dir: {by_stem[stem]} and {path} would both be written as {stem}: rename one")
+        by_stem[stem] = path
+    return distinct
+
+
+def _segments(result: Transcription) -> tuple[Segment, ...]:
+    """Those of the result, or one that is all of it."""
+    if result.segments or not result.text:
+        return result.segments
+    return (Segment(result.text, 0.0, result.duration),)
+
+
+def _json_entry(result: Result) -> dict[str, Any]:
     if isinstance(result, FailedTranscription):
-        return {"path": path, "error": str(result.error)}
-    return {"path": path, "duration": round(result.duration, 3), "text": result.text}
+        return {"path": _plain(result.path), "error": str(result.error)}
+    first = {"path": _plain(result.path), "duration": _plain(result.duration), "text": result.text}
+    return first | {name: value for name, value in _plain(result).items() if name not in first}
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, times and probabilities to three places, paths as text."""
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 3)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _clock(seconds: float, point: str) -> str:
+    """Hours, minutes, seconds and milliseconds: 01:02:03.004."""
+    milliseconds = round(1000 * seconds)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}{point}{milliseconds % 1000:03d}"
+
+
+def _cue_text(cue: Cue) -> str:
+    return "\n".join(" ".join(word.text for word in line) for line in cue.lines)
+
+
+def _vtt_text(cue: Cue, has_word_times: bool) -> str:
+    """Lines of a cue; a time is written only where it is within the cue and later than the one before."""
+    latest = round(1000 * cue.start)
+    lines = []
+    for line in cue.lines:
+        parts = []
+        for word in line:
+            at = round(1000 * word.start)
+            stamp = ""
+            if has_word_times and latest < at < round(1000 * cue.end):
+                stamp, latest = f"<{_clock(word.start, '.')}>", at
+            parts.append(stamp + html.escape(word.text, quote=False))
+        lines.append(" ".join(parts))
+    return "\n".join(lines)
+
+
+def _tiled(spans: Sequence[Segment | Word], duration: float) -> list[tuple[float, float, str]]:
+    """Intervals of whole milliseconds from 0 to `duration` without gap or overlap, as a tier must have them."""
+    end_of_all = round(1000 * duration)
+    intervals: list[tuple[int, int, str]] = []
+    reached = 0
+    for position, span in enumerate(spans):
+        rest = len(spans) - position - 1
+        start = min(max(round(1000 * span.start), reached), end_of_all - rest - 1)
+        end = min(max(round(1000 * span.end), start + 1), end_of_all - rest)
+        if start > reached:
+            intervals.append((reached, start, ""))
+        intervals.append((start, end, span.text))
+        reached = end
+    if reached < end_of_all:
+        intervals.append((reached, end_of_all, ""))
+    return [(start / 1000, end / 1000, text) for start, end, text in intervals]

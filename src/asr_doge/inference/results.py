@@ -21,13 +21,38 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One of several texts that beam search found, and the natural logarithm of its probability."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Segment:
-    """A stretch of a recording between two pauses or cuts; `words` is empty unless word times were asked for."""
+    """A stretch of a recording between two pauses or cuts.
+
+    Attributes:
+        text: what was said.
+        start, end: from its first word to its last where times were asked for and the model has them; else the cuts.
+        words: empty unless word times were asked for.
+        alternatives: the best first; empty unless several texts were asked for.
+    """
 
     text: str
     start: float
     end: float
     words: tuple[Word, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True)
+class GuardAction:
+    """A stretch on whose text a guard acted, and which: `silence`, `length` or `loop`."""
+
+    guard: str
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -38,13 +63,17 @@ class Transcription:
         text: the transcript.
         duration: length of the recording, in seconds.
         path: the file, if it came from one.
-        segments: the stretches it was transcribed in.
+        segments: the stretches in which something was said.
+        guards: what the guards did.
+        passes: times the language model ran for it.
     """
 
     text: str
     duration: float
     path: Path | None = None
     segments: tuple[Segment, ...] = ()
+    guards: tuple[GuardAction, ...] = ()
+    passes: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,65 +2,127 @@
 
 Promises: results come in the order of the inputs; a recording that cannot be read is reported in its place and costs
 the others nothing; pieces of many recordings are batched with others of like length, and how they are batched does not
-change their text. Memory does not grow with the number of files.
+change their text. Memory grows neither with the number of files nor with their length.
 It does not print or write files (see `asr_doge.inference.output` and the command line).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asr_doge.audio.reading import prepare_waveform, read_audio
+from asr_doge.audio.reading import prepare_waveform, read_blocks
+from asr_doge.decoding.configuration import DecodingConfig
+from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError
-from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.segmentation import split_at_pauses
-from asr_doge.models import LoadedModel, load_model
+from asr_doge.inference.results import (
+    Alternative,
+    FailedTranscription,
+    GuardAction,
+    Segment,
+    Transcription,
+    Word,
+)
+from asr_doge.inference.segmentation import Piece, pieces_of, stitch
+from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
+from asr_doge.published import Quantization
 
 Source = str | Path | NDArray[Any] | Tensor
 """A file, or a mono waveform `[samples]` (or `[channels, samples]`) at 16 kHz."""
 
 MINIMUM_SECONDS = 0.1
 """Shorter than any word: such a recording is a mistake, and gets told so."""
-SILENCE_PEAK = 10 ** (-80 / 20)
-"""Nothing louder than -80 dB of full scale is digital silence, which needs no model to be empty."""
+LONGEST_SECONDS = 30.0
+"""What an encoder alone reads at once; a whole model's configuration says it."""
 WINDOW_SECONDS = 240.0
-"""Audio held in memory at once, apart from a single longer recording."""
+"""Audio held in memory at once."""
 
 
 @dataclass
 class _Recording:
-    """A recording on its way: its pieces, and the texts of those that are done."""
+    """A recording on its way: how much of it was read, and what was said in each of its pieces."""
 
     path: Path | None
-    duration: float
-    pieces: list[NDArray[np.float32]]
-    texts: dict[int, str] = field(default_factory=dict)
+    samples: int = 0
+    overlaps: list[bool] = field(default_factory=list)
+    segments: dict[int, Segment] = field(default_factory=dict)
+    guards: list[GuardAction] = field(default_factory=list)
+    passes: int = 0
+    is_read: bool = False
+    error: AudioError | None = None
 
-    def finished(self) -> Transcription:
-        text = " ".join(text for _, text in sorted(self.texts.items()) if text)
-        return Transcription(text, self.duration, self.path)
+    @property
+    def is_done(self) -> bool:
+        return self.is_read and (self.error is not None or len(self.segments) == len(self.overlaps))
+
+    def add(self, index: int, piece: Piece, recognition: Recognition) -> None:
+        self.segments[index] = segment_of(recognition, piece)
+        self.guards += [GuardAction(guard, piece.start, piece.end) for guard in recognition.guards]
+        self.passes += recognition.passes
+
+    def finished(self, sampling_rate: int) -> Transcription | FailedTranscription:
+        if self.error is not None:
+            return FailedTranscription(self.error, self.path)
+        segments = stitch([segment for _, segment in sorted(self.segments.items())], self.overlaps)
+        text = " ".join(segment.text for segment in segments)
+        guards = tuple(sorted(self.guards, key=lambda action: action.start))
+        return Transcription(text, self.samples / sampling_rate, self.path, tuple(segments), guards, self.passes)
+
+
+_Held = tuple[_Recording, int, Piece]
+"""A piece that waits for its turn, and which one of which recording it is."""
+
+
+def segment_of(recognition: Recognition, piece: Piece) -> Segment:
+    """What was recognized in a piece of a recording, with times from the recording's start."""
+    start, end = piece.speech or (piece.start, piece.end)
+    if recognition.speech is not None:
+        start, end = (min(piece.start + moment, piece.end) for moment in recognition.speech)
+    words = tuple(
+        Word(word.text, piece.start + word.start, min(piece.start + word.end, piece.end), word.confidence)
+        for word in recognition.words
+    )
+    alternatives = tuple(Alternative(text, score) for text, score in recognition.alternatives)
+    return Segment(recognition.text, start, end, words, alternatives)
 
 
 class Transcriber:
     """A loaded model with everything needed to transcribe.
 
     Args:
-        loaded: from `load_model`.
+        loaded: from `load_model`, or from `load_encoder_alone` to hear what the encoder's CTC head holds.
         batch_size: pieces the model reads at once.
-        num_beams: 1 is greedy; more is beam search.
+        decoding: how what was heard becomes text; default, the encoder's draft verified.
+
+    Raises:
+        ConfigError: the model cannot be decoded so.
     """
 
-    def __init__(self, loaded: LoadedModel, batch_size: int = 8, num_beams: int = 1) -> None:
-        self.loaded = loaded
+    def __init__(
+        self, loaded: LoadedModel | LoadedEncoder, batch_size: int = 8, decoding: DecodingConfig | None = None
+    ) -> None:
+        self.recognizer = Recognizer(loaded, decoding or DecodingConfig())
         self.batch_size = batch_size
-        self.num_beams = num_beams
-        self.sampling_rate: int = loaded.processor.feature_extractor.sampling_rate
+        hearing = self.recognizer.hearing
+        self.sampling_rate = hearing.sampling_rate
+        longest = loaded.model.config.max_audio_seconds if isinstance(loaded, LoadedModel) else LONGEST_SECONDS
+        self.max_seconds = min(longest, hearing.max_seconds)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The whole model.
+
+        Raises:
+            ValueError: only an encoder was loaded.
+        """
+        if isinstance(self.recognizer.loaded, LoadedEncoder):
+            raise ValueError("there is no whole model: only its encoder was loaded")
+        return self.recognizer.loaded
 
     # Of the two a `str` fits both, being a sequence of `str`, and is the first.
     @overload
@@ -79,92 +141,132 @@ class Transcriber:
             return [_successful(result) for result in self.transcribe_each(source)]
         return _successful(next(self.transcribe_each([source])))
 
-    def transcribe_each(self, sources: Iterable[Source]) -> Iterator[Transcription | FailedTranscription]:
-        """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error."""
-        window: list[_Recording | FailedTranscription] = []
-        held_seconds = 0.0
-        for source in sources:
-            recording = self._read(source)
-            window.append(recording)
-            held_seconds += recording.duration if isinstance(recording, _Recording) else 0.0
-            if held_seconds >= WINDOW_SECONDS:
-                yield from self._finish(window)
-                window, held_seconds = [], 0.0
-        yield from self._finish(window)
+    def transcribe_each(
+        self, sources: Iterable[Source], on_progress: Callable[[float], None] = lambda seconds: None
+    ) -> Iterator[Transcription | FailedTranscription]:
+        """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
-    def _read(self, source: Source) -> _Recording | FailedTranscription:
-        path = None
+        Args:
+            sources: read one after the other, as they are needed.
+            on_progress: called with the seconds of audio that were transcribed since the last call.
+        """
+        recordings: deque[_Recording] = deque()
+        for pieces in self._windows(sources, recordings, on_progress):
+            self._work_off(pieces, on_progress)
+            while recordings and recordings[0].is_done:
+                yield recordings.popleft().finished(self.sampling_rate)
+
+    def _windows(
+        self, sources: Iterable[Source], recordings: deque[_Recording], on_progress: Callable[[float], None]
+    ) -> Iterator[list[_Held]]:
+        """Read recordings, appending them to `recordings`, and give their pieces whenever enough are held."""
+        window: list[_Held] = []
+        for source in sources:
+            recording = _Recording(Path(source) if isinstance(source, str | Path) else None)
+            recordings.append(recording)
+            for piece in self._pieces(source, recording):
+                if piece.is_gap:
+                    recording.overlaps[-1:] = [False] * bool(recording.overlaps)
+                    on_progress(len(piece.samples) / self.sampling_rate)
+                    continue
+                if self._is_enough(window):  # now, as what is wrong with a recording shows only after its last piece
+                    yield window
+                    window = []
+                window.append((recording, len(recording.overlaps), piece))
+                recording.overlaps.append(piece.overlaps_next)
+            if not window or self._is_enough(window):
+                yield window
+                window = []
+        yield window
+
+    def _is_enough(self, window: list[_Held]) -> bool:
+        return sum(len(piece.samples) for _, _, piece in window) >= WINDOW_SECONDS * self.sampling_rate
+
+    def _pieces(self, source: Source, recording: _Recording) -> Iterator[Piece]:
+        """The pieces of a recording as they are read; an error ends them."""
         try:
-            if isinstance(source, str | Path):
-                path = Path(source)
-                waveform = read_audio(path, self.sampling_rate)
-            else:
-                waveform = prepare_waveform(source, self.sampling_rate, self.sampling_rate)
-            duration = len(waveform) / self.sampling_rate
+            yield from pieces_of(self._blocks(source, recording), self.max_seconds)
+            duration = recording.samples / self.sampling_rate
             if duration < MINIMUM_SECONDS:
                 raise AudioError(
-                    f"{path or 'array'} is {1000 * duration:.0f} ms long: too short to hold a word"
+                    f"{recording.path or 'array'} is {1000 * duration:.0f} ms long: too short to hold a word"
                     f" (at least {1000 * MINIMUM_SECONDS:.0f} ms)"
                 )
         except AudioError as error:
-            return FailedTranscription(error, path)
-        pieces = split_at_pauses(waveform, self.sampling_rate, self.loaded.model.config.max_audio_seconds)
-        return _Recording(path, duration, pieces)
+            recording.error = error
+        recording.is_read = True
 
-    def _finish(self, window: list[_Recording | FailedTranscription]) -> Iterator[Transcription | FailedTranscription]:
-        """Transcribe the pieces of all recordings held, the longest first, in batches of like length."""
-        pieces = [
-            (recording, index)
-            for recording in window
-            if isinstance(recording, _Recording)
-            for index in range(len(recording.pieces))
-        ]
-        pieces.sort(key=lambda piece: len(piece[0].pieces[piece[1]]), reverse=True)
+    def _blocks(self, source: Source, recording: _Recording) -> Iterator[NDArray[np.float32]]:
+        """A recording block by block, counted."""
+        if isinstance(source, str | Path):
+            blocks = read_blocks(source, self.sampling_rate)
+        else:
+            blocks = iter([prepare_waveform(source, self.sampling_rate, self.sampling_rate)])
+        for block in blocks:
+            recording.samples += len(block)
+            yield block
+
+    def _work_off(self, pieces: list[_Held], on_progress: Callable[[float], None]) -> None:
+        """Transcribe all pieces held, the longest first, in batches of like length."""
+        pieces = [held for held in pieces if held[0].error is None]
+        pieces.sort(key=lambda held: len(held[2].samples), reverse=True)
         for start in range(0, len(pieces), self.batch_size):
             batch = pieces[start : start + self.batch_size]
-            texts = self.transcribe_waveforms([recording.pieces[index] for recording, index in batch])
-            for (recording, index), text in zip(batch, texts, strict=True):
-                recording.texts[index] = text
-        for result in window:
-            yield result.finished() if isinstance(result, _Recording) else result
+            recognitions = self.recognizer.recognize([piece.samples for _, _, piece in batch])
+            for (recording, index, piece), recognition in zip(batch, recognitions, strict=True):
+                recording.add(index, piece, recognition)
+            on_progress(sum(len(piece.samples) for _, _, piece in batch) / self.sampling_rate)
 
-    @torch.inference_mode()
-    def transcribe_waveforms(self, waveforms: Sequence[NDArray[np.float32]]) -> list[str]:
-        """Texts of one batch of pieces `[samples]`, at the encoder's sampling rate."""
-        texts = [""] * len(waveforms)
-        audible = [index for index, waveform in enumerate(waveforms) if np.abs(waveform).max() > SILENCE_PEAK]
-        if audible:
-            batch = self.loaded.processor(
-                audio=[waveforms[index] for index in audible], sampling_rate=self.sampling_rate
-            ).to(self.loaded.model.device)
-            ids = self.loaded.model.generate(**batch, num_beams=self.num_beams)
-            for index, text in zip(audible, self.loaded.processor.batch_decode(ids), strict=True):
-                texts[index] = text
-        return texts
+    def transcribe_pieces(self, pieces: Sequence[Piece]) -> list[Segment]:
+        """What was said in each piece of one batch, as in a file."""
+        recognitions = self.recognizer.recognize([piece.samples for piece in pieces])
+        return [segment_of(recognition, piece) for recognition, piece in zip(recognitions, pieces, strict=True)]
 
 
-def load(model: str | Path | None = None, device: str | None = None) -> Transcriber:
-    """Load a model for transcription.
+def load(
+    model: str | Path | None = None,
+    device: str | None = None,
+    decoding: DecodingConfig | None = None,
+    batch_size: int = 8,
+    quantization: Quantization = "none",
+) -> Transcriber:
+    """Load a model for transcription; for `--decoder ctc`, its encoder alone.
 
     Args:
-        model: checkpoint folder, hub id, or bundled name; default, the bundled `nano` (spoken digits).
+        model: checkpoint folder, hub id, or bundled name; default, the bundled `nano` (spoken digits). For the decoder
+            `ctc` also a bare encoder, such as published Granite Speech.
         device: `cpu`, `cuda`, `mps`; default, an accelerator if there is one.
+        decoding: how what was heard becomes text.
+        batch_size: pieces the model reads at once.
+        quantization: `int8` for 8-bit matrices, on the CPU.
 
     Raises:
-        CheckpointError, ConfigError: as in `asr_doge.models.load_model`.
+        CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
     """
-    return Transcriber(load_model(model, device=device))
+    alone = decoding is not None and decoding.decoder == "ctc"
+    loaded = (
+        load_encoder_alone(model, device=device, quantization=quantization)
+        if alone
+        else load_model(model, device=device, quantization=quantization)
+    )
+    return Transcriber(loaded, batch_size, decoding)
 
 
 @overload
 def transcribe(  # type: ignore[overload-overlap]
-    source: Source, model: str | Path | None = None, device: str | None = None
+    source: Source,
+    model: str | Path | None = None,
+    device: str | None = None,
+    decoding: DecodingConfig | None = None,
 ) -> Transcription: ...
 
 
 @overload
 def transcribe(
-    source: Sequence[Source], model: str | Path | None = None, device: str | None = None
+    source: Sequence[Source],
+    model: str | Path | None = None,
+    device: str | None = None,
+    decoding: DecodingConfig | None = None,
 ) -> list[Transcription]: ...
 
 
@@ -172,18 +274,19 @@ def transcribe(
     source: Source | Sequence[Source],
     model: str | Path | None = None,
     device: str | None = None,
+    decoding: DecodingConfig | None = None,
 ) -> Transcription | list[Transcription]:
     """Load a model and transcribe with it; for more than one call, keep the `Transcriber` that `load` gives.
 
     Args:
         source: a file, a 16 kHz waveform, or a list of either.
-        model, device: as in `load`.
+        model, device, decoding: as in `load`.
 
     Raises:
         AudioError: a recording cannot be read.
         CheckpointError, ConfigError: the model cannot be loaded.
     """
-    return load(model, device).transcribe(source)
+    return load(model, device, decoding).transcribe(source)
 
 
 def _successful(result: Transcription | FailedTranscription) -> Transcription:

@@ -5,7 +5,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MA
 
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
-from asr_doge.models.loading import LoadedModel, assemble_model, find_device, load_model
+from asr_doge.models.loading import (
+    LoadedEncoder,
+    LoadedModel,
+    assemble_model,
+    find_device,
+    load_encoder_alone,
+    load_model,
+)
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration, ParameterCounts
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 
@@ -20,10 +27,12 @@ __all__ = [
     "ASRDogeConfig",
     "ASRDogeForConditionalGeneration",
     "ASRDogeProcessor",
+    "LoadedEncoder",
     "LoadedModel",
     "LogMelFeatureExtractor",
     "ParameterCounts",
     "assemble_model",
     "find_device",
+    "load_encoder_alone",
     "load_model",
 ]

@@ -1,11 +1,14 @@
 """Loading a model: the one way in for training, transcription, benchmark and server.
 
 Promises: `load_model` gives the model and processor of any checkpoint; `assemble_model` puts an untrained adapter
-between any supported encoder and any causal language model.
+between any supported encoder and any causal language model; `load_encoder_alone` reads the encoder and nothing else, of
+a checkpoint or of a published model.
 It does not know what the model is then used for.
 """
 
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -16,8 +19,10 @@ from transformers import AutoFeatureExtractor, GenerationConfig
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models.checkpoints import find_model, first_line, load_model_config, load_tokenizer
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
-from asr_doge.models.encoders import encoder_family
-from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
+from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family
+from asr_doge.models.encoders.loading import load_encoder
+from asr_doge.models.feature_extraction_asr_doge import Waveform
+from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration, load_frozen_encoder
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER, Quantization
 
@@ -26,11 +31,45 @@ MAX_NEW_TOKENS = 256
 
 
 @dataclass
+class LoadedEncoder:
+    """A speech encoder ready to use, on its device, with the feature extractor that it was trained with."""
+
+    encoder: SpeechEncoder
+    feature_extractor: Any
+
+    @property
+    def sampling_rate(self) -> int:
+        """Of the waveforms it reads, in Hz."""
+        return int(self.feature_extractor.sampling_rate)
+
+    @property
+    def max_seconds(self) -> float:
+        """Longest clip that the feature extractor takes whole."""
+        limit = getattr(self.feature_extractor, "n_samples", None)  # Whisper's, which would cut without a word
+        return limit / self.sampling_rate if limit is not None else math.inf
+
+    def encode(self, waveforms: Sequence[Waveform], return_ctc_logits: bool = False) -> SpeechEncoderOutput:
+        """What it hears in a batch of clips `[samples]`, each as if it were alone."""
+        inputs = self.feature_extractor(
+            list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt", return_attention_mask=True
+        )
+        weight = next(self.encoder.parameters())
+        lengths = inputs["attention_mask"].sum(dim=1).to(weight.device)
+        with torch.no_grad():
+            return self.encoder(inputs["input_features"].to(weight.device, weight.dtype), lengths, return_ctc_logits)
+
+
+@dataclass
 class LoadedModel:
     """A model ready to use, on its device, in eval mode."""
 
     model: ASRDogeForConditionalGeneration
     processor: ASRDogeProcessor
+
+    @property
+    def hearing(self) -> LoadedEncoder:
+        """Its encoder alone."""
+        return LoadedEncoder(self.model.encoder, self.processor.feature_extractor)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint folder, whole or not at all; one that is there is replaced."""
@@ -66,13 +105,7 @@ def load_model(
         CheckpointError: the checkpoint or a part it points to is missing or damaged.
         ConfigError: there is no such device, or it cannot run quantized models.
     """
-    found_device = find_device(device)
-    if quantization not in get_args(Quantization):
-        raise ConfigError(f"quantization must be one of {', '.join(get_args(Quantization))}; got '{quantization}'")
-    if quantization != "none" and found_device.type != "cpu":
-        raise ConfigError(
-            f"--quantization {quantization} runs on the CPU only, not on {found_device}; give --device cpu"
-        )
+    found_device = _find_device_for(quantization, device)
     reference = find_model(name if name is not None else DEFAULT_MODEL)
     model = ASRDogeForConditionalGeneration.from_pretrained(
         reference.folder or reference.name, dtype=dtype, device_map=found_device, quantization=quantization
@@ -86,6 +119,35 @@ def load_model(
             f"checkpoint '{reference.name}' has no usable processor configuration: {first_line(error)}"
         ) from error
     return LoadedModel(model, ASRDogeProcessor(feature_extractor, tokenizer))
+
+
+def load_encoder_alone(
+    name: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization = "none",
+) -> LoadedEncoder:
+    """Load a speech encoder without adapter or language model.
+
+    Args:
+        name: an ASR-Doge checkpoint, or a model whose encoder a family of `asr_doge.models.encoders` reads (published
+            Granite Speech, say): folder, hub id, or bundled name; default `nano`.
+        device, dtype, quantization: as in `load_model`.
+
+    Raises:
+        CheckpointError, ConfigError: as in `load_model`.
+    """
+    found_device = _find_device_for(quantization, device)
+    reference = find_model(name if name is not None else DEFAULT_MODEL)
+    config = load_model_config(reference)
+    if not isinstance(config, ASRDogeConfig):
+        encoder = load_encoder(reference, config, dtype, quantization)
+    elif config.speech_encoder is None:  # the checkpoint's own, among its other weights
+        return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
+    else:
+        encoder, config = load_frozen_encoder(config, dtype, quantization), config.encoder_config
+    return LoadedEncoder(encoder.to(found_device), encoder_family(config).feature_extractor(config))
 
 
 def assemble_model(
@@ -139,6 +201,16 @@ def assemble_model(
         num_beams=1,  # said aloud, or transformers' pipeline takes 5
     )
     return LoadedModel(model.to(find_device(device)), processor)  # type: ignore[arg-type]  # a wrapped `to`
+
+
+def _find_device_for(quantization: Quantization, device: str | torch.device | None) -> torch.device:
+    """`find_device`, if what it finds can run a model quantized so."""
+    found = find_device(device)
+    if quantization not in get_args(Quantization):
+        raise ConfigError(f"quantization must be one of {', '.join(get_args(Quantization))}; got '{quantization}'")
+    if quantization != "none" and found.type != "cpu":
+        raise ConfigError(f"--quantization {quantization} runs on the CPU only, not on {found}; give --device cpu")
+    return found
 
 
 def find_device(device: str | torch.device | None = None) -> torch.device:

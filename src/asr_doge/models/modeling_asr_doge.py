@@ -4,7 +4,8 @@ Promises: training and generation read the same layout, `[bos] prompt | speech |
 masked out of attention and loss, so that a clip's loss, logits and text do not depend on its neighbours. Frozen parts
 stay in eval mode, out of the optimizer and out of the checkpoint; `save_pretrained` writes what was trained and
 `from_pretrained` finds the rest by the pointers in the configuration.
-It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own.
+It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own; `read`
+and `read_on` are what `asr_doge.decoding` builds on.
 """
 
 import copy
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from asr_doge.errors import CheckpointError
@@ -66,6 +67,35 @@ class ParameterCounts:
     def trainable_share(self) -> float:
         """Trainable parameters as a fraction of all."""
         return self.trainable / self.total
+
+
+@dataclass
+class Reading:
+    """What the language model has read of a batch, over a cache that rows share though they accept unequal lengths.
+
+    A column that a row rejected is masked for that row alone; columns that every row rejected are cut off.
+
+    Attributes:
+        cache: keys and values of N columns.
+        mask: `[B, N]`, 1 at what a row has really read.
+    """
+
+    cache: Cache
+    mask: Tensor
+
+    def reject(self, counts: Tensor) -> None:
+        """Forget each row's last columns; `counts` `[B]` says how many."""
+        columns = self.mask.shape[1]
+        kept = torch.arange(columns, device=self.mask.device)[None, :] < columns - counts[:, None]
+        shared = int(counts.min())
+        self.mask = (self.mask * kept)[:, : columns - shared]
+        if shared:
+            self.cache.crop(-shared)
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with some rows only; `rows` are their indices."""
+        self.cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
 
 
 class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -230,6 +260,50 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds=inputs.embeddings, attention_mask=inputs.mask, generation_config=generation_config, **others
         )
 
+    @torch.no_grad()
+    def read(self, speech_embeddings: Tensor, attention_mask: Tensor, text: Tensor) -> tuple[Tensor, Reading]:
+        """Read prompt, speech and text in one pass, to go on from later with `read_on`.
+
+        Args:
+            speech_embeddings, attention_mask: `[B, T', D]` and `[B, T']`, as in `forward`.
+            text: `[B, L]`, token ids, -100 at padding.
+
+        Returns:
+            Logits `[B, L + 1, V]`, as in `forward` with labels, and what was read.
+        """
+        inputs = self._layout(None, attention_mask, speech_embeddings, text)
+        output = self.language_model(
+            inputs_embeds=inputs.embeddings,
+            attention_mask=inputs.mask,
+            position_ids=inputs.position_ids,
+            logits_to_keep=text.shape[1] + 1,
+            use_cache=True,
+        )
+        return output.logits, Reading(output.past_key_values, inputs.mask)
+
+    @torch.no_grad()
+    def read_on(self, reading: Reading, text: Tensor) -> Tensor:
+        """Read more text after what was read; `reading` then holds it too.
+
+        Args:
+            reading: of the same rows.
+            text: `[B, L]`, token ids, -100 at padding; at least one token a row.
+
+        Returns:
+            Logits `[B, L, V]`, right-aligned: the predictions made after each token.
+        """
+        real = text != IGNORED_LABEL
+        inputs = _line_up(self.get_input_embeddings()(text.masked_fill(~real, 0)), real, None)
+        past = reading.mask.sum(dim=1, keepdim=True)
+        reading.mask = torch.cat([reading.mask, inputs.mask], dim=1)
+        return self.language_model(
+            inputs_embeds=inputs.embeddings,
+            attention_mask=reading.mask,
+            position_ids=past + inputs.position_ids,
+            past_key_values=reading.cache,
+            use_cache=True,
+        ).logits
+
     def _layout(
         self,
         input_features: Tensor | None,
@@ -333,10 +407,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         encoder = language_model = None
         if config.speech_encoder is not None:
-            reference = _find_part("speech_encoder", config.speech_encoder, config.speech_encoder_revision)
-            found = encoder_fingerprint(reference, config.encoder_config)
-            config.speech_encoder_fingerprint = _same_fingerprint(reference, config.speech_encoder_fingerprint, found)
-            encoder = load_encoder(reference, config.encoder_config, dtype, quantization)
+            encoder = load_frozen_encoder(config, dtype, quantization)
         if config.language_model is not None:
             reference = _find_part("language_model", config.language_model, config.language_model_revision)
             found = weights_fingerprint(reference, rename_language_model_key)
@@ -389,6 +460,20 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return model.to(device_map) if device_map is not None else model
 
 
+def load_frozen_encoder(
+    config: ASRDogeConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
+) -> SpeechEncoder:
+    """The speech encoder that a checkpoint points to, and no more of it.
+
+    Raises:
+        CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
+    """
+    reference = _find_part("speech_encoder", str(config.speech_encoder), config.speech_encoder_revision)
+    found = encoder_fingerprint(reference, config.encoder_config)
+    config.speech_encoder_fingerprint = _same_fingerprint(reference, config.speech_encoder_fingerprint, found)
+    return load_encoder(reference, config.encoder_config, dtype, quantization)
+
+
 def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
     """The configuration of an ASR-Doge checkpoint.
 
@@ -399,7 +484,7 @@ def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
     if not isinstance(config, ASRDogeConfig):
         raise CheckpointError(
             f"'{reference.name}' is a '{config.model_type}' model, not an ASR-Doge checkpoint; to train an adapter on"
-            " it give it as speech_encoder or language_model"
+            " it give it as speech_encoder or language_model; to hear what its own CTC head holds, --decoder ctc"
         )
     return config
 

@@ -34,6 +34,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
+        self.out_features, self.in_features = weight.shape[:2]  # as `nn.Linear` calls them
         rounded, scale = _round_matrix(weight.detach())
         self.weight = nn.Parameter(rounded, requires_grad=False)
         self.register_buffer("scale", scale, persistent=False)

@@ -4,6 +4,6 @@ Promises: plain functions from text to text that need no model and no network. I
 tokenizers.
 """
 
-from asr_doge.text.normalization import SCORING_RULES, normalize_for_scoring, normalize_training_text
+from asr_doge.text.normalization import SCORING_RULES, ScoringRule, normalize_for_scoring, normalize_training_text
 
-__all__ = ["SCORING_RULES", "normalize_for_scoring", "normalize_training_text"]
+__all__ = ["SCORING_RULES", "ScoringRule", "normalize_for_scoring", "normalize_training_text"]

@@ -1,14 +1,19 @@
 """Bring transcripts to the form that is trained on, and to the forms in which they are compared.
 
 Promises: `normalize_training_text` is the published rule, keeps every script and accent, and changes nothing the second
-time. `SCORING_RULES` names the ways to compare a transcript with its reference; each is applied to both. No rule needs
-a download. It does not know which rule a benchmark prefers, and it reads no language but English out of numbers.
+time. `normalize_for_scoring` applies a named rule, to references and to results alike. No rule needs a download or a
+model. It does not know which rule a benchmark prefers, and it reads no language but English out of numbers.
 """
 
 import re
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Literal, get_args
+
+ScoringRule = Literal["clean", "whisper"]
+"""Rules to compare transcripts by; see `normalize_for_scoring`."""
+SCORING_RULES: tuple[ScoringRule, ...] = get_args(ScoringRule)
 
 # The typographic apostrophe, the modifier letter (a letter to Unicode) and the full-width one.
 _APOSTROPHES = str.maketrans({"\u2019": "'", "\u02bc": "'", "\uff07": "'"})
@@ -35,27 +40,36 @@ def normalize_training_text(text: str) -> str:
     return unicodedata.normalize("NFC", " ".join(spoken))
 
 
-def normalize_for_scoring(text: str) -> str:
-    """Whisper's English normalizer, which the Open ASR Leaderboard applies to references and to results.
+def normalize_for_scoring(text: str, language: str = "en", rule: ScoringRule = "whisper") -> str:
+    """The form in which a transcript is compared.
 
-    It expands contractions and titles, drops fillers and bracketed remarks, and writes numbers as figures. Of figures
-    it makes one word: "four seven one" becomes "471", so one wrong digit makes the whole string wrong. For speech that
-    is mostly digits use the rule "clean" instead.
+    `clean` is the published rule, `normalize_training_text`, for every language.
 
-    One part is left out: the leaderboard's list of 1,700 British spellings, which is to be had only by download. Where
-    one side writes "colour" and the other "color", this rule counts an error that the leaderboard forgives.
+    `whisper` is what published tables use. English goes through Whisper's English normalizer, as on the Open ASR
+    Leaderboard: it expands contractions and titles, drops fillers and bracketed remarks, writes British spellings the
+    American way and numbers as figures. Of figures it makes one word: "four seven one" becomes "471", so one wrong
+    digit makes the whole string wrong; for speech that is mostly digits use `clean`. Other languages go through its
+    basic normalizer: lower case, no bracketed remarks, no symbols. That one takes vowel signs for symbols: for Hindi,
+    Thai and other scripts that have them use `clean`, which keeps them.
 
     Args:
-        text: one transcript, in English.
+        text: one transcript.
+        language: its language, as a code such as `en` or `en-GB`, or as `english`; `whisper` alone looks at it.
+        rule: one of `SCORING_RULES`.
+
+    Raises:
+        ValueError: no rule of that name.
     """
-    return _whisper_normalizer()(text).strip()
+    if rule == "clean":
+        return normalize_training_text(text)
+    if rule == "whisper":
+        return _whisper_normalizer(_is_english(language))(text).strip()
+    raise ValueError(f"no scoring rule {rule!r}: choose from {', '.join(SCORING_RULES)}")
 
 
-SCORING_RULES: dict[str, Callable[[str], str]] = {
-    "clean": normalize_training_text,
-    "whisper_english": normalize_for_scoring,
-}
-"""Rules to compare transcripts by: `clean`, the published one, and `whisper_english`, the Open ASR Leaderboard's."""
+def _is_english(language: str) -> bool:
+    """Whether a language code or name (`en`, `eng`, `en-GB`, `en_US`, `English`) means English."""
+    return re.split("[-_]", language.lower())[0] in ("en", "eng", "english")
 
 
 def _kind(character: str) -> str:
@@ -73,9 +87,12 @@ def _kept(character: str) -> str:
     return ""
 
 
-@lru_cache(maxsize=1)
-def _whisper_normalizer() -> Callable[[str], str]:
-    # Imported here: transformers takes a second to import, and the training rule does not need it.
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+@lru_cache(maxsize=2)
+def _whisper_normalizer(english: bool) -> Callable[[str], str]:
+    # Imported here: the training rule does not need it. This package carries the list of British spellings that
+    # transformers' copy of the same code wants as an argument.
+    from whisper_normalizer.basic import BasicTextNormalizer
+    from whisper_normalizer.english import EnglishTextNormalizer
 
-    return EnglishTextNormalizer({})
+    normalizer: Callable[[str], str] = EnglishTextNormalizer() if english else BasicTextNormalizer()
+    return normalizer

@@ -32,14 +32,55 @@ class Scores:
     num_samples: int
 
 
+@dataclass(frozen=True)
+class Edits:
+    """What turns a reference into a hypothesis, counted.
+
+    Attributes:
+        substitutions, deletions, insertions: words (or characters) of each kind of error.
+        units: words (or characters) of the reference.
+    """
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    units: int
+
+    @property
+    def errors(self) -> int:
+        """Errors of every kind."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Errors over units; an empty reference counts as one unit, so that invented words cost something."""
+        return self.errors / max(1, self.units)
+
+
+def word_edits(reference: str, hypothesis: str) -> Edits:
+    """Word errors of one utterance."""
+    if not reference.split():  # jiwer refuses an empty reference
+        return Edits(0, 0, len(hypothesis.split()), 0)
+    found = jiwer.process_words(reference, hypothesis)
+    return Edits(found.substitutions, found.deletions, found.insertions, len(reference.split()))
+
+
+def character_edits(reference: str, hypothesis: str) -> Edits:
+    """Character errors of one utterance."""
+    if not reference:
+        return Edits(0, 0, len(hypothesis), 0)
+    found = jiwer.process_characters(reference, hypothesis)
+    return Edits(found.substitutions, found.deletions, found.insertions, len(reference))
+
+
 def word_error_rate(reference: str, hypothesis: str) -> float:
     """WER of one utterance; an empty reference has as many errors as the hypothesis has words, over one."""
-    return _rate(_word_errors(reference, hypothesis), len(reference.split()))
+    return word_edits(reference, hypothesis).rate
 
 
 def character_error_rate(reference: str, hypothesis: str) -> float:
     """CER of one utterance; an empty reference as in `word_error_rate`."""
-    return _rate(_character_errors(reference, hypothesis), len(reference))
+    return character_edits(reference, hypothesis).rate
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
@@ -51,33 +92,21 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
     if not references or len(references) != len(hypotheses):
         raise ValueError(f"cannot score {len(hypotheses)} hypotheses against {len(references)} references")
     pairs = list(zip(references, hypotheses, strict=True))
-    word_errors = [_word_errors(*pair) for pair in pairs]
-    character_errors = [_character_errors(*pair) for pair in pairs]
-    words = [len(reference.split()) for reference in references]
-    characters = [len(reference) for reference in references]
+    return scores_of([word_edits(*pair) for pair in pairs], [character_edits(*pair) for pair in pairs])
+
+
+def scores_of(words: Sequence[Edits], characters: Sequence[Edits]) -> Scores:
+    """Error rates of utterances whose errors are counted already, at least one; a rate of each kind from each list."""
     return Scores(
-        wer=_rate(sum(word_errors), sum(words)),
-        cer=_rate(sum(character_errors), sum(characters)),
-        wer_std=pstdev(map(_rate, word_errors, words)),
-        cer_std=pstdev(map(_rate, character_errors, characters)),
-        perfect_match_rate=fmean(reference.split() == hypothesis.split() for reference, hypothesis in pairs),
-        num_samples=len(pairs),
+        wer=corpus_rate(words),
+        cer=corpus_rate(characters),
+        wer_std=pstdev(edits.rate for edits in words),
+        cer_std=pstdev(edits.rate for edits in characters),
+        perfect_match_rate=fmean(edits.errors == 0 for edits in words),
+        num_samples=len(words),
     )
 
 
-def _rate(errors: int, units: int) -> float:
-    return errors / max(1, units)
-
-
-def _word_errors(reference: str, hypothesis: str) -> int:
-    if not reference.split():  # jiwer refuses an empty reference
-        return len(hypothesis.split())
-    alignment = jiwer.process_words(reference, hypothesis)
-    return alignment.substitutions + alignment.deletions + alignment.insertions
-
-
-def _character_errors(reference: str, hypothesis: str) -> int:
-    if not reference:
-        return len(hypothesis)
-    alignment = jiwer.process_characters(reference, hypothesis)
-    return alignment.substitutions + alignment.deletions + alignment.insertions
+def corpus_rate(edits: Sequence[Edits]) -> float:
+    """Errors over units of the whole set; a set without units counts as one unit."""
+    return sum(part.errors for part in edits) / max(1, sum(part.units for part in edits))

@@ -28,7 +28,8 @@ class TrainConfig:
     dev_manifest: str | None = None
     """Dev manifest, if not the one in data_dir."""
     features_dir: str | None = None
-    """Feature cache from `asr-doge features`; without it every step runs the encoder anew."""
+    """Feature cache from `asr-doge features`, a folder or URL; default, `features` in data_dir if it is there. Empty
+    ("") uses none: every step then runs the encoder anew."""
     speech_encoder: str = DEFAULT_SPEECH_ENCODER
     """Frozen speech encoder: hub id, folder, or nano/encoder."""
     language_model: str = DEFAULT_LANGUAGE_MODEL
@@ -47,6 +48,15 @@ class TrainConfig:
     """What of the language model is trained: none, lora or full."""
     batch_size: int = 16
     """Utterances a step."""
+    batch_seconds: float | None = None
+    """Seconds of audio a step, padding included, in batches of like length; default, batch_size utterances a step."""
+    augment: bool = False
+    """Vary recordings (speed, room, noise, band, level) and mask their features (SpecAugment), anew each epoch; without
+    a feature cache only. With one, make copies by `features --augment_copies`, which training then draws from."""
+    frame_dropping: float = 0.0
+    """Share of speech embeddings left out at random; with a feature cache only."""
+    embedding_noise: float = 0.0
+    """Noise added to speech embeddings, as a fraction of their level; with a feature cache only."""
     learning_rate: float = 2e-3
     """Highest learning rate; it falls linearly to zero after the warm-up."""
     weight_decay: float = 0.01

@@ -1,17 +1,21 @@
 """Utterances as training examples, from the audio itself or from the feature cache, and batches of them.
 
-Promises: both sources give batches that the model reads the same way, so a cached feature trains like a computed one.
-They do not know the Trainer.
+Promises: both sources give batches that the model reads the same way, so a cached feature trains like a computed one;
+how an example is varied depends on the seed, the epoch and its place in the manifest alone, so that a resumed run and
+any number of worker processes see the same. They do not know the Trainer.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from asr_doge.audio.augmentation import Augmentation, mask_features
+from asr_doge.audio.log_mel import FEATURE_SIZE, FRAME_STACK
 from asr_doge.audio.reading import read_audio
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance
@@ -22,53 +26,120 @@ from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 Example = dict[str, Tensor]
 
 
-class SpeechDataset(Dataset[Example]):
-    """Examples of `input_features` `[T, F]` and `labels` `[L]`, computed from the audio when asked for.
+class UtteranceDataset(Dataset[Example]):
+    """What the two sources have in common.
 
-    A recording that cannot be read, or not whole, is an AudioError.
+    Args:
+        utterances: of a manifest.
+        processor: makes input features and labels.
+        seed: of the variations.
     """
 
-    def __init__(self, utterances: Sequence[Utterance], processor: ASRDogeProcessor) -> None:
+    def __init__(self, utterances: Sequence[Utterance], processor: ASRDogeProcessor, seed: int = 0) -> None:
         self.utterances = utterances
         self.processor = processor
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, whose variations come next."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.utterances)
 
+    def _rng(self, index: int) -> np.random.Generator:
+        """What the variation of one example in this epoch is drawn from."""
+        return np.random.default_rng([self.seed, self.epoch, index])
+
+
+class SpeechDataset(UtteranceDataset):
+    """Examples of `input_features` `[T, F]` and `labels` `[L]`, computed from the audio when asked for.
+
+    A recording that cannot be read, or not whole, is an AudioError.
+
+    Args:
+        utterances, processor, seed: as in `UtteranceDataset`.
+        augment: vary the recordings (`Augmentation`) and mask their features (SpecAugment).
+    """
+
+    def __init__(
+        self, utterances: Sequence[Utterance], processor: ASRDogeProcessor, augment: bool = False, seed: int = 0
+    ) -> None:
+        super().__init__(utterances, processor, seed)
+        self.augmentation = Augmentation() if augment else None
+
     def __getitem__(self, index: int) -> Example:
         utterance = self.utterances[index]
-        sampling_rate = self.processor.feature_extractor.sampling_rate
-        waveform = read_audio(utterance.audio_path, sampling_rate)
+        extractor, rng = self.processor.feature_extractor, self._rng(index)
+        waveform = read_audio(utterance.audio_path, extractor.sampling_rate)
+        if self.augmentation is not None:
+            longest = getattr(extractor, "n_samples", None)
+            waveform = self.augmentation(waveform, extractor.sampling_rate, rng, longest)
         try:
-            batch = self.processor(audio=waveform, sampling_rate=sampling_rate)
+            batch = self.processor(audio=waveform, sampling_rate=extractor.sampling_rate)
         except ValueError as error:  # too short for one frame, or longer than the encoder reads
             raise AudioError(f"{utterance.audio_path}: {error}; leave it out of the manifest") from error
+        features, mask = batch["input_features"][0], batch["attention_mask"][0]
+        if self.augmentation is not None:
+            frames = features if len(features) == len(mask) else features.T  # Whisper's are [mels, T]
+            mask_features(frames[: int(mask.sum())], rng, FRAME_STACK if frames.shape[1] == FEATURE_SIZE else 1)
         return {
-            "input_features": batch["input_features"][0],
-            "attention_mask": batch["attention_mask"][0],
+            "input_features": features,
+            "attention_mask": mask,
             "labels": self.processor.label_ids(utterance.text),
         }
 
 
-class CachedSpeechDataset(Dataset[Example]):
-    """Examples of `speech_embeddings` `[T', D]` and `labels` `[L]`, the former read from the feature cache."""
+class CachedSpeechDataset(UtteranceDataset):
+    """Examples of `speech_embeddings` `[T', D]` and `labels` `[L]`, the former read from the feature cache.
 
-    def __init__(self, utterances: Sequence[Utterance], processor: ASRDogeProcessor, cache: FeatureCache) -> None:
-        self.utterances = utterances
-        self.processor = processor
+    Args:
+        utterances, processor, seed: as in `UtteranceDataset`.
+        cache: holds all the utterances.
+        use_copies: draw one of the augmented copies, or the original, each epoch.
+        frame_dropping: share of the embeddings that is left out at random.
+        embedding_noise: level of white noise to add, relative to the embeddings' own (RMS).
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        processor: ASRDogeProcessor,
+        cache: FeatureCache,
+        seed: int = 0,
+        *,
+        use_copies: bool = False,
+        frame_dropping: float = 0.0,
+        embedding_noise: float = 0.0,
+    ) -> None:
+        super().__init__(utterances, processor, seed)
         self.cache = cache
-
-    def __len__(self) -> int:
-        return len(self.utterances)
+        self.use_copies = use_copies
+        self.frame_dropping = frame_dropping
+        self.embedding_noise = embedding_noise
 
     def __getitem__(self, index: int) -> Example:
         utterance = self.utterances[index]
-        embeddings = self.cache[utterance.id]
+        rng = self._rng(index)
+        copy = int(rng.integers(self.cache.num_copies(utterance.id))) if self.use_copies else 0
+        embeddings = self._varied(self.cache.features(utterance.id, copy).embeddings, rng)
         return {
             "speech_embeddings": embeddings,
             "attention_mask": torch.ones(len(embeddings), dtype=torch.long),
             "labels": self.processor.label_ids(utterance.text),
         }
+
+    def _varied(self, embeddings: Tensor, rng: np.random.Generator) -> Tensor:
+        """`[T', D]` to `[at most T', D]`, of which at least one is left."""
+        if self.frame_dropping:
+            kept = torch.from_numpy(rng.random(len(embeddings)) >= self.frame_dropping)
+            embeddings = embeddings[kept] if kept.any() else embeddings[:1]
+        if self.embedding_noise:
+            level = self.embedding_noise * embeddings.float().square().mean().sqrt()
+            noise = torch.from_numpy(rng.standard_normal(embeddings.shape, dtype=np.float32))
+            embeddings = embeddings.float() + level * noise
+        return embeddings
 
 
 def collate_examples(examples: Sequence[Example]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from asr_doge.audio.augmentation import Augmentation
+from asr_doge.audio.augmentation import Augmentation, mask_features
 from asr_doge.audio.log_mel import MEL_BANDS, log_mel_features
 from asr_doge.audio.reading import read_audio
 from asr_doge.audio.resampling import SAMPLE_RATE
@@ -154,22 +154,6 @@ def bend_features(features: Tensor, rng: np.random.Generator) -> Tensor:
     below, above = source.floor().long(), source.ceil().long()
     bent = torch.lerp(frames[:, below], frames[:, above], (source - below).to(frames.dtype))
     return bent.reshape(-1, features.shape[1])
-
-
-def mask_features(features: Tensor, rng: np.random.Generator) -> Tensor:
-    """Hide two bands of frequencies and two moments (SpecAugment, https://arxiv.org/abs/1904.08779).
-
-    Args:
-        features: `[T, 160]`, changed in place; every frame is two of 80 mel bands.
-        rng: source of the masks.
-    """
-    for _ in range(2):
-        width, moment = int(rng.integers(0, 13)), int(rng.integers(0, 7))
-        band = int(rng.integers(0, MEL_BANDS - width))
-        start = int(rng.integers(0, max(1, len(features) - moment)))
-        features.view(-1, 2, MEL_BANDS)[:, :, band : band + width] = 0.0
-        features[start : start + moment] = 0.0
-    return features
 
 
 def collate_features(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

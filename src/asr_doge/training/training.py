@@ -2,26 +2,24 @@
 
 Promises: transformers' Trainer with the published recipe as defaults; only what is trained is in the optimizer and the
 checkpoints; an interrupted run resumes; the best model by dev CER is left in `OUTPUT/best`, the last in `OUTPUT/final`.
-It does not compute features ahead (see `asr_doge.inference.features`) but uses a cache it is given.
+It does not compute features ahead (see `asr_doge.inference.features`) but uses a cache that it is given or finds.
 """
 
 import copy
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     GenerationConfig,
     PreTrainedConfig,
-    Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     TrainerCallback,
     TrainerControl,
@@ -33,16 +31,18 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.training_args import ParallelMode
 
 from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.data.batching import LengthBatches
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
-from asr_doge.errors import AudioError, ConfigError
+from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.models import ASRDogeProcessor, LoadedModel, assemble_model, find_device
 from asr_doge.models.checkpoints import find_model
 from asr_doge.models.encoders.loading import feature_source, settings
 from asr_doge.models.modeling_asr_doge import load_asr_doge_config
 from asr_doge.text.scoring import score
 from asr_doge.training.configuration import TrainConfig
-from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
+from asr_doge.training.datasets import CachedSpeechDataset, SpeechDataset, UtteranceDataset, collate_examples
+from asr_doge.training.sampling import SpeechTrainer
 
 CONFIG_NAME = "train_config.yaml"
 """In `output_dir`, the settings of the run, to be given to `--config`."""
@@ -64,7 +64,9 @@ def train(config: TrainConfig) -> TrainResult:
     Raises:
         ASRDogeError: data, model parts or flags that cannot be used.
     """
+    config = replace(config, features_dir=_features_folder(config))
     _check_flags(config)
+    _check_variations(config)
     output_dir = Path(config.output_dir)
     checkpoint = _checkpoint_to_resume(config.resume_from, output_dir)
     set_seed(config.seed)
@@ -85,11 +87,13 @@ def train(config: TrainConfig) -> TrainResult:
         _require_same_model(checkpoint, loaded.model.config)
     loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
     generation_config = copy.deepcopy(loaded.model.generation_config)
-    trainer = Seq2SeqTrainer(
+    train_dataset = _dataset(config, train_set, loaded, training=True)
+    trainer = SpeechTrainer(
         loaded.model,
         _training_arguments(config, output_dir),
+        batches=_batches(config, train_dataset.utterances),
         data_collator=collate_examples,
-        train_dataset=_dataset(config, train_set, loaded),
+        train_dataset=train_dataset,
         eval_dataset=_dataset(config, _shortest_first(sample_utterances(dev_set, config.eval_samples)), loaded),
         processing_class=loaded.processor,
         compute_metrics=_metrics(loaded.processor),
@@ -115,13 +119,29 @@ def _check_flags(config: TrainConfig) -> None:
     for name in (*positive, "patience", "save_steps"):
         if getattr(config, name) <= 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
-    for name in ("learning_rate", "max_grad_norm", "num_workers", "warmup_steps", "weight_decay"):
+    if config.batch_seconds is not None and config.batch_seconds <= 0:
+        raise ConfigError(f"--batch_seconds {config.batch_seconds} cannot be used: it must be more than 0")
+    for name in ("embedding_noise", "learning_rate", "max_grad_norm", "num_workers", "warmup_steps", "weight_decay"):
         if getattr(config, name) < 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
     if config.save_steps % config.eval_steps:
         raise ConfigError(f"save_steps ({config.save_steps}) must be a multiple of eval_steps ({config.eval_steps})")
     if config.wandb_project is not None and not config.no_wandb and find_spec("wandb") is None:
         raise ConfigError("--wandb_project needs the package wandb: pip install 'asr-doge[wandb]', or give --no_wandb")
+
+
+def _check_variations(config: TrainConfig) -> None:
+    """Refuse to vary what the source of the features does not hold."""
+    if not 0 <= config.frame_dropping < 1:
+        raise ConfigError(f"--frame_dropping {config.frame_dropping} cannot be used: choose a share from 0 to below 1")
+    if config.augment and config.features_dir:
+        raise ConfigError(
+            "--augment varies recordings, and a feature cache holds none: make copies by 'asr-doge features"
+            ' --augment_copies\', or give --features_dir ""'
+        )
+    for name in ("frame_dropping", "embedding_noise"):
+        if getattr(config, name) and not config.features_dir:
+            raise ConfigError(f"--{name} varies cached features: run 'asr-doge features' first")
 
 
 def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainingArguments:
@@ -173,21 +193,57 @@ def _use_one_device(arguments: Seq2SeqTrainingArguments, device: torch.device) -
         arguments._setup_devices = device  # `arguments.device` is "cuda:0" otherwise
 
 
-def _dataset(config: TrainConfig, utterances: Sequence[Utterance], loaded: LoadedModel) -> Dataset[Example]:
-    """Examples from the feature cache if there is one, else from the audio."""
-    if config.features_dir is None:
-        return SpeechDataset(utterances, loaded.processor)
+def _features_folder(config: TrainConfig) -> str:
+    """The feature cache to train from: the one that is given, else one that is found; empty for none. Says so."""
+    found = str(Path(config.data_dir) / "features")
+    if config.features_dir is not None:
+        folder = config.features_dir
+    else:
+        folder = found if not config.augment and FeatureCache.exists(found) else ""
+    print(f"features: from the cache {folder}" if folder else "features: computed at every step, from no cache")
+    return folder
+
+
+def _dataset(
+    config: TrainConfig, utterances: Sequence[Utterance], loaded: LoadedModel, *, training: bool = False
+) -> UtteranceDataset:
+    """Examples from the feature cache if there is one, else from the audio; only those for training are varied."""
+    if not config.features_dir:
+        return SpeechDataset(utterances, loaded.processor, training and config.augment, config.seed)
     source = feature_source(
         loaded.model.config.speech_encoder_fingerprint,
         loaded.model.config.encoder_config,
         loaded.processor.feature_extractor,
     )
-    cache = FeatureCache.open(Path(config.features_dir), expected_source=source)
-    readable = [utterance for utterance in utterances if utterance.id not in cache.unreadable]
+    try:
+        cache = FeatureCache.open(config.features_dir, expected_source=source)
+        readable = [utterance for utterance in utterances if utterance.id not in cache.unreadable]
+        cache.require_fresh(readable)
+    except DataError as error:
+        raise DataError(f'{error}; or give --features_dir "" to compute features at every step') from None
     if len(readable) < len(utterances):
         print(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
-    cache.require_fresh(readable)
-    return CachedSpeechDataset(readable, loaded.processor, cache)
+    if not training:
+        return CachedSpeechDataset(readable, loaded.processor, cache)
+    return CachedSpeechDataset(
+        readable,
+        loaded.processor,
+        cache,
+        config.seed,
+        use_copies=True,
+        frame_dropping=config.frame_dropping,
+        embedding_noise=config.embedding_noise,
+    )
+
+
+def _batches(config: TrainConfig, utterances: Sequence[Utterance]) -> LengthBatches | None:
+    """Batches of so many seconds, if they are asked for; says what they hold."""
+    if config.batch_seconds is None:
+        return None
+    batches = LengthBatches([utterance.duration for utterance in utterances], config.batch_seconds, config.seed)
+    share = 100 * batches.padding_share()
+    print(f"batches: {len(batches):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding")
+    return batches
 
 
 def _shortest_first(utterances: Sequence[Utterance]) -> list[Utterance]:

@@ -37,7 +37,7 @@ class SpeechEncoder(nn.Module, ABC):
 
     Class attributes:
         model_type: the transformers `model_type` of the checkpoints this family reads.
-        has_ctc: whether there is a CTC head (`ctc_logits` and `ctc_text` then work).
+        has_ctc: whether there is a CTC head (`ctc_logits`, `ctc_text` and `ctc_ids` then work).
 
     Attributes:
         hidden_size: width `D` of the speech embeddings.
@@ -83,6 +83,10 @@ class SpeechEncoder(nn.Module, ABC):
 
     def ctc_text(self, ids: Sequence[int]) -> str:
         """Text of CTC ids after repeats are collapsed and blanks (id 0) dropped."""
+        raise ValueError(f"{type(self).__name__} has no CTC head")
+
+    def ctc_ids(self, text: str) -> list[int]:
+        """CTC ids that spell a text, without those of its characters that the head cannot write."""
         raise ValueError(f"{type(self).__name__} has no CTC head")
 
 

@@ -95,6 +95,10 @@ class GraniteSpeechEncoder(SpeechEncoder):
         """Granite's CTC ids are character codes."""
         return "".join(map(chr, ids))
 
+    def ctc_ids(self, text: str) -> list[int]:
+        """See `ctc_text`; id 0 is the blank."""
+        return [ord(character) for character in text if 0 < ord(character) < self.encoder.out.out_features]
+
     def conformer(self, input_features: Tensor, input_lengths: Tensor) -> Tensor:
         """Conformer states `[B, T, hidden]`, zero at padded frames.
 

@@ -1,0 +1,84 @@
+"""What was measured, and on what machine.
+
+Promises: enough to tell whether two reports may be compared, and whether a transcript made earlier would be the same
+now. It names no user or host, and no folder but the model's own as the user wrote it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import torch
+
+from asr_doge.models import LoadedModel
+from asr_doge.models.checkpoints import find_model, weights_fingerprint
+
+PACKAGES = ("asr-doge", "torch", "transformers", "tokenizers", "numpy", "jiwer")
+
+
+def describe_machine(device: torch.device) -> dict[str, str | int]:
+    """The machine, and the device that the model is on; memory in bytes."""
+    on_cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_cuda else device.type,
+        "processor": _processor(),
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "device_memory_bytes": torch.cuda.get_device_properties(device).total_memory if on_cuda else 0,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def describe_model(loaded: LoadedModel) -> dict[str, str | int | float | None]:
+    """What was put together, from its configuration."""
+    model = loaded.model
+    return {
+        "speech_encoder": model.config.speech_encoder,
+        "speech_encoder_revision": model.config.speech_encoder_revision,
+        "language_model": model.config.language_model,
+        "language_model_revision": model.config.language_model_revision,
+        "adapter_type": model.config.adapter_type,
+        "adapter_hidden_dim": model.config.adapter_hidden_dim,
+        "adapter_stack": model.config.adapter_stack,
+        "train_language_model": model.config.train_language_model,
+        "max_audio_seconds": model.config.max_audio_seconds,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def fingerprint(loaded: LoadedModel, checkpoint: str) -> str:
+    """Digest of all that a transcript depends on besides the recording and the settings of this run.
+
+    Args:
+        loaded: the model.
+        checkpoint: what it was loaded from.
+    """
+    config = loaded.model.config
+    parts = [
+        weights_fingerprint(find_model(checkpoint), lambda key: key),
+        config.speech_encoder_fingerprint,
+        config.language_model_fingerprint,
+        config.prompt_ids,
+        config.max_audio_seconds,
+        loaded.model.generation_config.to_dict(),
+        version("asr-doge"),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

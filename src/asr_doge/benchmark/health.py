@@ -1,0 +1,64 @@
+"""Whether a model computes numbers at all.
+
+Promises: NaN in a model's weights or in its outputs is one error line that says where, instead of a transcript that
+looks like any other bad one. Outputs are looked at without making an accelerator wait.
+It does not judge whether the numbers are good.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr_doge.errors import CheckpointError
+from asr_doge.models import LoadedModel
+
+
+def check_weights(loaded: LoadedModel, name: str) -> None:
+    """Look at every weight.
+
+    Raises:
+        CheckpointError: one is NaN or infinite.
+    """
+    for weight, tensor in loaded.model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"checkpoint '{name}' holds NaN or infinity in {weight}: take an earlier one, or train again"
+            )
+
+
+class OutputWatch:
+    """Remembers whether the language model has given NaN since `watched_outputs` began."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self._name = name
+        self._seen = torch.zeros((), dtype=torch.bool, device=device)
+
+    def look(self, logits: Tensor) -> None:
+        """Note NaN in logits `[B, L, V]`."""
+        self._seen = self._seen | torch.isnan(logits).any()
+
+    def check(self) -> None:
+        """Raise a CheckpointError if there was NaN."""
+        if bool(self._seen):
+            raise CheckpointError(
+                f"checkpoint '{self._name}' gives NaN on these recordings: its weights are damaged or too large;"
+                " take an earlier one, or train again"
+            )
+
+
+@contextmanager
+def watched_outputs(loaded: LoadedModel, name: str) -> Iterator[OutputWatch]:
+    """Watch the language model's outputs."""
+    watch = OutputWatch(name, loaded.model.device)
+
+    def look(_: Any, __: Any, output: Any) -> None:
+        watch.look(output.logits)
+
+    hook = loaded.model.language_model.register_forward_hook(look)
+    try:
+        yield watch
+    finally:
+        hook.remove()

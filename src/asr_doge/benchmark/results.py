@@ -1,0 +1,125 @@
+"""What a benchmark found, as plain data.
+
+Promises: transcripts and times are stored, accuracy is derived from them, so that a report read back from disk says
+what it said when it was written.
+It does not measure, read or write.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from asr_doge.benchmark.accuracy import (
+    PUBLISHED_RULE,
+    RULES,
+    Accuracy,
+    SampleResult,
+    accuracy_by_duration,
+    accuracy_by_language,
+    accuracy_by_speaker,
+    accuracy_of,
+)
+from asr_doge.benchmark.memory import MemoryResult
+from asr_doge.benchmark.speed import SpeedResult
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """How long it took to transcribe all samples that could be read.
+
+    Attributes:
+        audio_seconds, seconds: their length, and the time it took, reading them included.
+    """
+
+    audio_seconds: float
+    seconds: float
+
+    @property
+    def rtfx(self) -> float:
+        """Seconds of audio a second; 0 if there was nothing to transcribe."""
+        return self.audio_seconds / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecogniserResult:
+    """What one recogniser made of the samples.
+
+    Attributes:
+        name: as the user wrote it.
+        samples: every utterance, scored under the published rule.
+        throughput: over all of them.
+        speed: at batch size 1; None where this part of the samples was not to measure it.
+        seed: of the confidence intervals.
+    """
+
+    name: str
+    samples: list[SampleResult]
+    throughput: Throughput
+    speed: SpeedResult | None
+    seed: int
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Under the published rule."""
+        return self.accuracy_by_rule[PUBLISHED_RULE]
+
+    @cached_property
+    def accuracy_by_rule(self) -> dict[str, Accuracy]:
+        """Under the published rule and the Open ASR Leaderboard's."""
+        return {rule: accuracy_of(self.samples, self.seed, rule) for rule in RULES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerResult(RecogniserResult):
+    """What a peer made of them; `version` is the package's and the model's."""
+
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkResult(RecogniserResult):
+    """Everything one benchmark measured.
+
+    Attributes:
+        date: ISO 8601, UTC.
+        config: the settings.
+        machine: device, processor, memory, system, versions.
+        model: what was loaded, with its fingerprint.
+        parameters: by part, and the trainable ones.
+        which_samples: how they were chosen.
+        memory: None where `speed` is.
+        peers: other recognisers on the same samples.
+        report_path: the JSON report; the HTML page lies beside it.
+    """
+
+    date: str
+    config: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    model: Mapping[str, Any]
+    parameters: Mapping[str, float]
+    which_samples: str
+    memory: MemoryResult | None
+    peers: list[PeerResult]
+    report_path: Path
+
+    @property
+    def page_path(self) -> Path:
+        """The HTML page."""
+        return self.report_path.with_suffix(".html")
+
+    @cached_property
+    def accuracy_by_speaker(self) -> dict[str, Accuracy]:
+        """Of each speaker, where speakers are known."""
+        return accuracy_by_speaker(self.samples, self.seed)
+
+    @cached_property
+    def accuracy_by_duration(self) -> dict[str, Accuracy]:
+        """Of short and long utterances."""
+        return accuracy_by_duration(self.samples, self.seed)
+
+    @cached_property
+    def accuracy_by_language(self) -> dict[str, Accuracy]:
+        """Of each language, where languages are known."""
+        return accuracy_by_language(self.samples, self.seed)

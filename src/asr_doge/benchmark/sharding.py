@@ -1,0 +1,119 @@
+"""Measuring a big test set in parts, by processes that do not know each other.
+
+Promises: the parts of a set are alike (every n-th utterance), together they are the whole of it, and their reports
+joined are the report of the whole, utterances in the same order. Reports that do not belong together are refused.
+It does not start processes.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from asr_doge.benchmark.results import BenchmarkResult, RecogniserResult, Throughput
+from asr_doge.errors import ConfigError, DataError
+
+Item = TypeVar("Item")
+_OWN_SETTINGS = {"shard", "device", "output_dir", "merge", "batch_size", "batch_sizes"}
+"""Settings in which the parts of one benchmark may differ."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `count`, counted from 1."""
+
+    index: int
+    count: int
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """This part of a list.
+
+        Raises:
+            ConfigError: it would be empty.
+        """
+        part = list(items[self.index - 1 :: self.count])
+        if not part:
+            raise ConfigError(f"--shard {self}: there are only {len(items)} samples; use fewer parts")
+        return part
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def parse_shard(text: str | None) -> Shard:
+    """`2/4` as a shard; None is the whole.
+
+    Raises:
+        ConfigError: it is no such part.
+    """
+    if text is None:
+        return Shard(1, 1)
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--shard {text} is no part of a whole: write 1/4, 2/4, 3/4 or 4/4")
+    return Shard(int(match[1]), int(match[2]))
+
+
+def merge_results(parts: Sequence[BenchmarkResult], report_path: Path) -> BenchmarkResult:
+    """The result of the whole from those of all its parts; speed and memory are those of the first.
+
+    Raises:
+        DataError: a part is missing, there twice, or of another benchmark.
+    """
+    ordered = _in_order(parts)
+    first = ordered[0]
+    for part in ordered[1:]:
+        _check_same(first, part)
+    peers = [
+        replace(peer, **_joined([part.peers[index] for part in ordered])) for index, peer in enumerate(first.peers)
+    ]
+    config = dict(first.config) | {"shard": None}
+    return replace(first, **_joined(ordered), peers=peers, config=config, report_path=report_path)
+
+
+def _in_order(parts: Sequence[BenchmarkResult]) -> list[BenchmarkResult]:
+    by_index: dict[int, BenchmarkResult] = {}
+    counts = set()
+    for part in parts:
+        if part.config["shard"] is None:
+            raise DataError(f"{part.report_path} is the report of a whole: --merge takes reports of --shard")
+        shard = parse_shard(part.config["shard"])
+        if shard.index in by_index:
+            raise DataError(f"{part.report_path} and {by_index[shard.index].report_path} are both of shard {shard}")
+        by_index[shard.index] = part
+        counts.add(shard.count)
+    if len(counts) != 1:
+        raise DataError(f"these reports are of {' and '.join(map(str, sorted(counts)))} parts: merge those of one set")
+    (count,) = counts
+    missing = [str(index) for index in range(1, count + 1) if index not in by_index]
+    if missing:
+        raise DataError(f"the report of shard {', '.join(missing)} of {count} is missing: give all of them to --merge")
+    return [by_index[index] for index in range(1, count + 1)]
+
+
+def _check_same(first: BenchmarkResult, other: BenchmarkResult) -> None:
+    different = [
+        name for name, value in first.config.items() if name not in _OWN_SETTINGS and other.config.get(name) != value
+    ]
+    if first.model["fingerprint"] != other.model["fingerprint"]:
+        different.append("the model's weights")
+    if [peer.version for peer in first.peers] != [peer.version for peer in other.peers]:
+        different.append("peers")
+    if different:
+        raise DataError(
+            f"{first.report_path} and {other.report_path} are not of one benchmark:"
+            f" they differ in {', '.join(different)}"
+        )
+
+
+def _joined(parts: Sequence[RecogniserResult]) -> dict[str, Any]:
+    """Samples in the order of the whole, and the time of all parts together."""
+    count = len(parts)
+    total = sum(len(part.samples) for part in parts)
+    return {
+        "samples": [parts[index % count].samples[index // count] for index in range(total)],
+        "throughput": Throughput(
+            sum(part.throughput.audio_seconds for part in parts), sum(part.throughput.seconds for part in parts)
+        ),
+    }

@@ -1,0 +1,220 @@
+"""How fast a model transcribes: latency clip by clip, stage by stage, and throughput by batch size.
+
+Promises: every timed run goes from the file on disk to the text, through the calls that `transcribe` makes; on an
+accelerator each stage is waited for; runs that warm up are not counted; percentiles are of single runs.
+It does not know what was said: whether the texts are right is `accuracy`'s.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from asr_doge.audio.reading import read_audio
+from asr_doge.benchmark.stages import STAGES, Stage, observed
+from asr_doge.data.manifest import Utterance
+from asr_doge.inference.transcription import Transcriber
+
+SPEED_CLIPS = 5
+"""Clips whose latency is measured, spread over the range of lengths."""
+SWEEP_ROUNDS = 2
+"""Batches of the largest size that the throughput is measured on."""
+
+
+@dataclass(frozen=True)
+class TimedRun:
+    """One clip transcribed once.
+
+    Attributes:
+        total: seconds from opening the file to the text.
+        duration: seconds of audio.
+        tokens: of the text, with the one that ends it; of a peer, its words.
+        stages: seconds in each stage that was watched.
+        first_token: seconds until the language model's first pass was done, if it was watched.
+        passes: of the language model.
+    """
+
+    total: float
+    duration: float
+    tokens: int
+    stages: dict[Stage, float] = field(default_factory=dict)
+    first_token: float | None = None
+    passes: int = 0
+
+
+@dataclass(frozen=True)
+class BatchSpeed:
+    """Throughput of several clips together.
+
+    Attributes:
+        batch_size: pieces that the model reads at once.
+        num_clips: clips transcribed.
+        audio_seconds, seconds: their length, and how long it took, reading them included.
+        rtfx: the one over the other: seconds of audio a second.
+    """
+
+    batch_size: int
+    num_clips: int
+    audio_seconds: float
+    seconds: float
+    rtfx: float
+
+
+@dataclass(frozen=True)
+class SpeedResult:
+    """Speed at batch size 1 over some clips, each run several times.
+
+    Attributes:
+        total_latency_ms, real_time_factor, tokens_per_second: medians over the clips of their medians.
+        rtfx: seconds of audio a second, all runs together.
+        latency_p50_ms, latency_p90_ms, latency_p99_ms: percentiles over all runs.
+        first_token_ms: median time to the first token; None where it cannot be seen.
+        language_model_passes: mean over the runs; 0 where they cannot be seen.
+        stages_ms: mean over all runs of each stage and of what is in none (`other`); empty where they cannot be seen.
+        num_clips, num_runs, num_warmup_runs: clips, timed runs of each, runs before those.
+        batches: throughput by batch size.
+    """
+
+    total_latency_ms: float
+    real_time_factor: float
+    tokens_per_second: float
+    rtfx: float
+    latency_p50_ms: float
+    latency_p90_ms: float
+    latency_p99_ms: float
+    first_token_ms: float | None
+    language_model_passes: float
+    stages_ms: dict[str, float]
+    num_clips: int
+    num_runs: int
+    num_warmup_runs: int
+    batches: tuple[BatchSpeed, ...] = ()
+
+
+class StageClock:
+    """An observer that adds up the time in each stage.
+
+    Args:
+        device: the model's; an accelerator works on after its calls return, so it is waited for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._start = self._entered = self._now()
+        self.seconds: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
+        self.passes = 0
+        self.first_token: float | None = None
+
+    def enter(self, stage: Stage) -> None:
+        """Start the stage's clock."""
+        self._entered = self._now()
+
+    def leave(self, stage: Stage) -> None:
+        """Stop it."""
+        now = self._now()
+        self.seconds[stage] += now - self._entered
+        self.passes += stage in ("prefill", "generation")
+        if stage == "prefill" and self.first_token is None:
+            self.first_token = now - self._start
+
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return self._now() - self._start
+
+    def _now(self) -> float:
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+        return time.perf_counter()
+
+
+def time_clip(transcriber: Transcriber, path: str | Path) -> TimedRun:
+    """Transcribe one clip with batch size 1, timing its stages.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    clock = StageClock(transcriber.loaded.model.device)
+    with observed(transcriber.loaded, clock):
+        clock.enter("audio")
+        waveform = read_audio(path, transcriber.sampling_rate)
+        clock.leave("audio")
+        result = transcriber.transcribe(waveform)
+        total = clock.total()
+    tokens = len(transcriber.loaded.processor.label_ids(result.text))
+    return TimedRun(total, result.duration, tokens, clock.seconds, clock.first_token, clock.passes)
+
+
+def time_runs(time_once: Callable[[], TimedRun], runs: int, warmup_runs: int) -> list[TimedRun]:
+    """What `runs` runs took, after some that are not counted."""
+    return [time_once() for _ in range(warmup_runs + runs)][warmup_runs:]
+
+
+def summarize_speed(
+    clips: Sequence[Sequence[TimedRun]], warmup_runs: int, batches: Sequence[BatchSpeed] = ()
+) -> SpeedResult:
+    """Speed over some clips, from the runs of each."""
+    runs = [run for clip in clips for run in clip]
+    latencies = [1000 * run.total for run in runs]
+    p50, p90, p99 = (float(value) for value in np.percentile(latencies, [50, 90, 99]))
+    first_tokens = [1000 * run.first_token for run in runs if run.first_token is not None]
+    return SpeedResult(
+        total_latency_ms=median(1000 * median(run.total for run in clip) for clip in clips),
+        real_time_factor=median(median(run.total for run in clip) / clip[0].duration for clip in clips),
+        tokens_per_second=median(median(run.tokens / run.total for run in clip) for clip in clips),
+        rtfx=sum(run.duration for run in runs) / sum(run.total for run in runs),
+        latency_p50_ms=p50,
+        latency_p90_ms=p90,
+        latency_p99_ms=p99,
+        first_token_ms=median(first_tokens) if first_tokens else None,
+        language_model_passes=sum(run.passes for run in runs) / len(runs),
+        stages_ms=_mean_stages(runs),
+        num_clips=len(clips),
+        num_runs=len(clips[0]),
+        num_warmup_runs=warmup_runs,
+        batches=tuple(batches),
+    )
+
+
+def time_batches(
+    transcriber_of: Callable[[int], Transcriber], samples: Sequence[Utterance], sizes: Sequence[int]
+) -> list[BatchSpeed]:
+    """Throughput at each batch size, over the same clips.
+
+    Args:
+        transcriber_of: gives a transcriber of a batch size.
+        samples: clips that can be read; of many, some are taken that are spread over the range of lengths.
+        sizes: batch sizes.
+    """
+    chosen = spread_over_lengths(samples, SWEEP_ROUNDS * max(sizes, default=0))
+    return [_time_batch(transcriber_of(size), chosen) for size in sizes]
+
+
+def spread_over_lengths(samples: Sequence[Utterance], count: int) -> list[Utterance]:
+    """At most `count` utterances at even steps from the shortest to the longest."""
+    by_length = sorted(samples, key=lambda sample: sample.duration)
+    count = min(count, len(by_length))
+    return [by_length[round((index + 0.5) * len(by_length) / count - 0.5)] for index in range(count)]
+
+
+def _time_batch(transcriber: Transcriber, samples: Sequence[Utterance]) -> BatchSpeed:
+    clock = StageClock(transcriber.loaded.model.device)
+    results = transcriber.transcribe([sample.audio_path for sample in samples])
+    seconds = clock.total()
+    audio_seconds = sum(result.duration for result in results)
+    return BatchSpeed(transcriber.batch_size, len(samples), audio_seconds, seconds, audio_seconds / seconds)
+
+
+def _mean_stages(runs: Sequence[TimedRun]) -> dict[str, float]:
+    """Milliseconds of each stage, and of the rest, in the order of the flow."""
+    watched = [run for run in runs if run.stages]
+    if not watched:
+        return {}
+    means: dict[str, float] = {
+        stage: 1000 * sum(run.stages[stage] for run in watched) / len(watched) for stage in STAGES
+    }
+    means["other"] = 1000 * sum(run.total for run in watched) / len(watched) - sum(means.values())
+    return means

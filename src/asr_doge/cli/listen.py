@@ -1,0 +1,81 @@
+"""`asr-doge listen`: transcribe what a microphone hears, until Ctrl-C."""
+
+import queue
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_doge.cli.console import quiet_libraries
+from asr_doge.cli.live import print_live
+from asr_doge.errors import AudioError, ConfigError
+from asr_doge.inference.configuration import ListenConfig
+from asr_doge.inference.output import parse_formats
+from asr_doge.inference.transcription import Transcriber
+from asr_doge.models import load_model
+
+BLOCK_SECONDS = 0.1
+
+
+def run(config: ListenConfig) -> int:
+    """Run the verb; returns the exit code."""
+    formats = parse_formats(config.format)
+    if len(formats) > 1:
+        raise ConfigError(f"--format {config.format}: listen prints one format")
+    sounddevice = _sounddevice()
+    quiet_libraries()
+    transcriber = Transcriber(load_model(config.model, device=config.device))
+    blocks = microphone_blocks(sounddevice, config.microphone, transcriber.sampling_rate)
+    return print_live(blocks, transcriber, formats[0], config.model, path=None)
+
+
+def microphone_blocks(sounddevice: Any, microphone: str | None, sampling_rate: int) -> Iterator[NDArray[np.float32]]:
+    """What a microphone hears, in blocks `[samples]` without end; each holds all that came since the last.
+
+    Args:
+        sounddevice: the library of that name.
+        microphone: its name or a part of it; None is the system's choice.
+        sampling_rate: in Hz.
+
+    Raises:
+        AudioError: there is no such microphone, or it cannot record so.
+    """
+    heard: queue.SimpleQueue[NDArray[np.float32]] = queue.SimpleQueue()
+
+    def keep(samples: NDArray[np.float32], frames: int, time: object, status: object) -> None:
+        heard.put(samples[:, 0].copy())  # the library uses its buffer again
+
+    try:
+        with sounddevice.InputStream(
+            samplerate=sampling_rate,
+            blocksize=round(BLOCK_SECONDS * sampling_rate),
+            device=microphone,
+            channels=1,
+            dtype="float32",
+            callback=keep,
+        ):
+            print("listening; Ctrl-C ends it", file=sys.stderr)
+            while True:
+                blocks = [heard.get()]
+                blocks += [heard.get() for _ in range(heard.qsize())]  # while the model was busy
+                yield np.concatenate(blocks)
+    except (sounddevice.PortAudioError, ValueError) as error:
+        name = f"microphone '{microphone}'" if microphone else "the microphone"
+        raise AudioError(f"{name} cannot be used ({' '.join(str(error).split())}): choose another") from error
+
+
+def _sounddevice() -> Any:
+    """The library, which is an extra because it needs PortAudio of the system.
+
+    Raises:
+        ConfigError: it, or PortAudio, is not there.
+    """
+    try:
+        import sounddevice
+    except ImportError:
+        raise ConfigError('listen needs the sounddevice library: pip install "asr-doge[listen]"') from None
+    except OSError as error:
+        raise ConfigError(f"listen needs PortAudio ({error}): install it, as in apt install libportaudio2") from None
+    return sounddevice

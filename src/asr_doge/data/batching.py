@@ -1,0 +1,76 @@
+"""Batches of like length, bounded by their total length and not by their count.
+
+Promises: no batch takes more room than the limit, padding included (a single item longer than it is a batch by itself);
+every item comes once an epoch; which items share a batch, and the order of the batches, changes by epoch and depends on
+the lengths, the seed and the epoch alone, so that any process on any machine can go on in the middle of an epoch. Every
+epoch has the same number of batches, which schedulers of the learning rate rely on.
+It knows lengths of any unit (seconds, tokens), and neither audio nor text.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+_JITTER = 0.02
+"""Lengths are taken for up to e^±this of what they are before they are sorted, so that neighbours change by epoch."""
+
+
+def cut_by_length(lengths: Sequence[float], limit: float) -> list[int]:
+    """Cut ascending `lengths` into runs of which none takes more room than `limit` once padded.
+
+    Returns:
+        Where each run ends; a run is what lies between two ends, and holds at least one item.
+    """
+    ends = []
+    start = 0
+    for index, length in enumerate(lengths):
+        if index > start and length * (index - start + 1) > limit:
+            ends.append(index)
+            start = index
+    return [*ends, len(lengths)] if lengths else []
+
+
+class LengthBatches(Sampler[list[int]]):
+    """A batch sampler for a data loader: lists of indices, of like length.
+
+    `set_epoch` chooses the epoch. The batches of several processes are every other one of these, as `accelerate` deals
+    them out.
+
+    Args:
+        lengths: of each item.
+        limit: of a batch: the number of its items times the longest of them.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Sequence[float], limit: float, seed: int = 0) -> None:
+        self.lengths: NDArray[np.float64] = np.asarray(lengths, dtype=np.float64)
+        self.seed = seed
+        self.epoch = 0
+        # After jitter, the item in place k is at most e^(2 jitter) times as long as the k-th shortest is.
+        self._ends = cut_by_length(sorted(self.lengths * math.exp(2 * _JITTER)), limit)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, whose batches come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches(self.epoch))
+
+    def batches(self, epoch: int, skip: int = 0) -> list[list[int]]:
+        """Batches of an epoch; the first `skip` are left out, for a run that has done them."""
+        rng = np.random.default_rng([self.seed, epoch])
+        jittered = self.lengths * np.exp(rng.uniform(-_JITTER, _JITTER, len(self.lengths)))
+        order = np.argsort(jittered, kind="stable")
+        batches = [part.tolist() for part in np.split(order, self._ends[:-1])] if self._ends else []
+        return [batches[index] for index in rng.permutation(len(batches))][skip:]
+
+    def padding_share(self, epoch: int = 0) -> float:
+        """Padding as a fraction of all that an epoch's batches hold."""
+        room = sum(len(batch) * self.lengths[batch].max() for batch in self.batches(epoch))
+        return max(0.0, 1 - float(self.lengths.sum() / room)) if room else 0.0  # rounding may pass below 0

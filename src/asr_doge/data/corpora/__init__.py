@@ -1,0 +1,38 @@
+"""Corpora as data: a registry of small declarations.
+
+Promises: `find_corpus(name)` knows which splits a folder offers, lists a split's recordings with their transcripts, and
+says what can be downloaded. To add a corpus, write its two functions and declare it in `published.py` or `layouts.py`.
+"""
+
+from asr_doge.data.corpora.base import Archive, Corpus, Listed, Rejected, SourceUtterance
+from asr_doge.data.corpora.layouts import LAYOUTS, MISSING_AUDIO, manifest_of_split
+from asr_doge.data.corpora.published import PUBLISHED
+from asr_doge.errors import ConfigError
+
+CORPORA: dict[str, Corpus] = {**PUBLISHED, **LAYOUTS}
+"""Every corpus and layout by its name on the command line."""
+
+
+def find_corpus(name: str) -> Corpus:
+    """The declaration of a corpus.
+
+    Raises:
+        ConfigError: no corpus of that name.
+    """
+    if name not in CORPORA:
+        raise ConfigError(f"--dataset {name} is unknown: choose from {', '.join(CORPORA)}")
+    return CORPORA[name]
+
+
+__all__ = [
+    "CORPORA",
+    "MISSING_AUDIO",
+    "PUBLISHED",
+    "Archive",
+    "Corpus",
+    "Listed",
+    "Rejected",
+    "SourceUtterance",
+    "find_corpus",
+    "manifest_of_split",
+]

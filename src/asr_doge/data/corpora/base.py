@@ -1,0 +1,98 @@
+"""What a corpus declares, and what reading one gives.
+
+Promises: a corpus is data: names, addresses and two small functions. Reading a split lists its recordings in an order
+that depends on names alone; what is wrong with one of them costs that one. It opens no recording and normalizes no
+text.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asr_doge.errors import DataError
+
+
+@dataclass(frozen=True)
+class SourceUtterance:
+    """One recording as its corpus lists it."""
+
+    id: str
+    audio_path: Path
+    raw_text: str
+    """The transcript, untouched."""
+    speaker: str | None = None
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A recording or a transcript that cannot be used."""
+
+    id: str
+    """Its id, or the file and line that should have given it one."""
+    reason: str
+    """A few words that are counted by."""
+    detail: str | None = None
+    """A line that names the file and the fault; None where a mere limit was exceeded."""
+
+
+Listed = SourceUtterance | Rejected
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download."""
+
+    urls: tuple[str, ...]
+    """The same file at several addresses, the first tried first."""
+    unpacks_to: str
+    """The folder in it that is whole or absent, such as `LibriSpeech/dev-clean`."""
+    unpacked_bytes: int
+    """Room that it takes once unpacked, rounded up; an estimate."""
+    bytes: int | None
+    """Exact size, if known."""
+    md5: str | None
+    """As its publisher states it, if known."""
+    hours: float | None
+    """Speech in it, as its publisher states it."""
+
+    @property
+    def name(self) -> str:
+        """Its file name."""
+        return self.urls[0].rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus or a layout of one. Both functions are given the folder, which exists."""
+
+    layout: str
+    """How the files lie, and what splits there are; for help texts."""
+    default_splits: tuple[str, str, str]
+    """Splits to train on, to tune on and to test on; empty for one that the corpus has not."""
+    splits: Callable[[Path], list[str]]
+    """Names of the splits that a folder offers; of an open-ended set, the main ones."""
+    list_split: Callable[[Path, str], Iterable[Listed] | None]
+    """The utterances of a split; None if the folder has no such split."""
+    root: str = ""
+    """Folder that the archives unpack to: both it and the folder around it are accepted."""
+    licence: str = ""
+    """Of the recordings; empty for a layout, which says nothing of what is in it."""
+    archives: Mapping[str, Archive] = field(default_factory=dict)
+    """What can be downloaded, by split."""
+
+    def read(self, folder: Path, split: str) -> list[Listed]:
+        """List a split.
+
+        Raises:
+            DataError: no such folder or split, an empty split, or an unreadable list of transcripts.
+        """
+        if not folder.is_dir():
+            raise DataError(f"{folder} is no folder: give --data_dir the corpus's folder")
+        root = folder / self.root if (folder / self.root).is_dir() else folder
+        listed = list(self.list_split(root, split) or ())
+        if not listed:
+            found = ", ".join(self.splits(root))
+            remedy = f"choose from {found}" if found else f"expected {self.layout}; name another layout with --dataset"
+            raise DataError(f"{folder} has no split '{split}': {remedy}")
+        return listed

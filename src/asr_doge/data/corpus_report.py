@@ -1,0 +1,230 @@
+"""What became of a corpus: figures for a terminal, and one HTML page with histograms.
+
+Promises: the page is a single file that loads nothing from elsewhere, and the same corpus gives the same bytes. It
+reads no recording: everything is in the utterances.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from asr_doge.data.corpora import Rejected
+from asr_doge.data.manifest import Utterance
+
+_EXAMPLES_SHOWN = 5
+_BINS = 30
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What became of one split."""
+
+    role: str
+    """`train`, `dev` or `test`."""
+    split: str
+    """The corpus's own name for it."""
+    manifest: Path
+    durations: tuple[float, ...]
+    """Lengths of what was kept, in seconds."""
+    text_lengths: tuple[int, ...]
+    """Characters of the normalized transcripts."""
+    speakers: int
+    """Different speakers of what was kept; 0 if the corpus does not name them."""
+    languages: tuple[str, ...]
+    """Those that the corpus names."""
+    words: int
+    """Words of all transcripts."""
+    vocabulary: int
+    """Different words."""
+    characters: str
+    """Different characters, in order."""
+    unseen_share: float | None
+    """Share of the words that are not in train's; None where there is no train to compare with."""
+    dropped: dict[str, int]
+    """Number of recordings by the reason they were dropped for."""
+    examples: tuple[str, ...]
+    """The first few faulty recordings, a line each; a mere length outside the limits is no fault."""
+
+    @classmethod
+    def of(
+        cls,
+        role: str,
+        split: str,
+        manifest: Path,
+        kept: Sequence[Utterance],
+        rejected: Sequence[Rejected],
+        train: Sequence[Utterance],
+    ) -> "SplitReport":
+        """Count what was kept of a split and what was not; `train` is what was kept to train on."""
+        counts = Counter(word for utterance in kept for word in utterance.text.split())
+        known = {word for utterance in train for word in utterance.text.split()}
+        unseen = sum(count for word, count in counts.items() if word not in known)
+        details = [fault.detail for fault in rejected if fault.detail]
+        more = [f"and {len(details) - _EXAMPLES_SHOWN:,} more"] if len(details) > _EXAMPLES_SHOWN else []
+        return cls(
+            role=role,
+            split=split,
+            manifest=manifest,
+            durations=tuple(utterance.duration for utterance in kept),
+            text_lengths=tuple(len(utterance.text) for utterance in kept),
+            speakers=len({utterance.speaker for utterance in kept if utterance.speaker}),
+            languages=tuple(sorted({utterance.language for utterance in kept if utterance.language})),
+            words=counts.total(),
+            vocabulary=len(counts),
+            characters="".join(sorted({character for word in counts for character in word})),
+            unseen_share=unseen / counts.total() if known and counts else None,
+            dropped=dict(sorted(Counter(fault.reason for fault in rejected).items())),
+            examples=(*details[:_EXAMPLES_SHOWN], *more),
+        )
+
+    @property
+    def kept(self) -> int:
+        """Utterances that were kept."""
+        return len(self.durations)
+
+    @property
+    def seconds(self) -> float:
+        """Length of what was kept."""
+        return math.fsum(self.durations)
+
+    def lines(self) -> list[str]:
+        """The report, for a terminal."""
+        speakers = f", {_counted(self.speakers, 'speaker')}" if self.speakers else ""
+        unseen = f"; {self.unseen_share:.1%} of the words are not in train" if self.unseen_share else ""
+        lines = [
+            f"{self.role} ({self.split}): {_counted(self.kept, 'utterance')}, {self.seconds / 3600:.2f} h{speakers}"
+            f" -> {self.manifest}",
+            f"  {_counted(self.words, 'word')}, {self.vocabulary:,} different, of {len(self.characters)} characters"
+            + unseen,
+        ]
+        lines += [f"  dropped {count:,}: {reason}" for reason, count in self.dropped.items()]
+        return lines + [f"    {example}" for example in self.examples]
+
+
+@dataclass(frozen=True)
+class ProcessReport:
+    """What `process_corpus` did."""
+
+    dataset: str
+    splits: tuple[SplitReport, ...]
+    warnings: tuple[str, ...]
+    """What may make results look better, or the corpus smaller, than they are."""
+    page: Path
+    """The HTML page."""
+
+    def lines(self) -> list[str]:
+        """The report, for a terminal."""
+        kept, dropped = sum(s.kept for s in self.splits), sum(sum(s.dropped.values()) for s in self.splits)
+        total = f"{_counted(kept, 'utterance')} kept, {dropped:,} dropped; report: {self.page}"
+        return [
+            *(line for split in self.splits for line in split.lines()),
+            *(f"warning: {warning}" for warning in self.warnings),
+            total,
+        ]
+
+
+def report_page(report: ProcessReport) -> str:
+    """The report as one HTML page."""
+    sections = "".join(_section(split) for split in report.splits)
+    warnings = "".join(f"<li>{escape(warning)}</li>" for warning in report.warnings)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{escape(report.dataset)}: corpus report</title><style>{_STYLE}</style></head><body>
+<h1>{escape(report.dataset)}</h1>
+{f'<ul class="warnings">{warnings}</ul>' if warnings else ""}
+{_overview(report.splits)}
+{sections}</body></html>
+"""
+
+
+def _overview(splits: Sequence[SplitReport]) -> str:
+    header = "".join(f"<th>{name}</th>" for name in ("", *_FIGURES))
+    rows = "".join(
+        f"<tr><th>{split.role}</th>"
+        + "".join(f"<td>{escape(figure(split))}</td>" for figure in _FIGURES.values())
+        + "</tr>"
+        for split in splits
+    )
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+_FIGURES: dict[str, Callable[[SplitReport], str]] = {
+    "split": lambda s: s.split,
+    "utterances": lambda s: f"{s.kept:,}",
+    "hours": lambda s: f"{s.seconds / 3600:.2f}",
+    "shortest – median – longest, s": lambda s: " – ".join(f"{x:.1f}" for x in _spread(s.durations)),
+    "speakers": lambda s: f"{s.speakers:,}" if s.speakers else "not named",
+    "languages": lambda s: ", ".join(s.languages) or "not named",
+    "words": lambda s: f"{s.words:,}",
+    "different": lambda s: f"{s.vocabulary:,}",
+    "not in train": lambda s: "–" if s.unseen_share is None else f"{s.unseen_share:.1%}",
+    "dropped": lambda s: f"{sum(s.dropped.values()):,}",
+}
+
+
+def _section(split: SplitReport) -> str:
+    dropped = "".join(f"<tr><th>{escape(reason)}</th><td>{n:,}</td></tr>" for reason, n in split.dropped.items())
+    examples = "".join(f"<li>{escape(example)}</li>" for example in split.examples)
+    charts = _histogram("duration, seconds", split.durations) + _histogram("transcript, characters", split.text_lengths)
+    return f"""<h2>{split.role} <small>{escape(split.split)}</small></h2>
+<div class="charts">{charts}</div>
+<p>Characters: <code>{escape(split.characters)}</code></p>
+{f"<table><caption>dropped</caption>{dropped}</table>" if dropped else "<p>Nothing was dropped.</p>"}
+{f"<ul>{examples}</ul>" if examples else ""}
+"""
+
+
+def _histogram(title: str, values: Sequence[float]) -> str:
+    """A histogram as SVG; hovering over a bar gives its range and count."""
+    step = _round_step(max(values) / _BINS, whole=isinstance(values[0], int))
+    counts = Counter(int(value / step) for value in values)
+    bins = max(counts) + 1
+    width, height, left, bottom = 520, 200, 46, 34
+    bar, scale = (width - left - 8) / bins, (height - bottom - 22) / max(counts.values())
+    bars = "".join(
+        f'<rect x="{left + index * bar:.1f}" y="{height - bottom - count * scale:.1f}" width="{max(bar - 1, 0.5):.1f}"'
+        f' height="{count * scale:.1f}"><title>{index * step:g} to {(index + 1) * step:g}: {count:,}</title></rect>'
+        for index, count in sorted(counts.items())
+    )
+    every = _round_step(bins / 8, whole=True)
+    ticks = "".join(
+        f'<text x="{left + index * bar:.1f}" y="{height - bottom + 14}" text-anchor="middle">{index * step:g}</text>'
+        for index in range(0, bins + 1, int(every))
+    )
+    return f"""<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">
+<text x="{left}" y="14" class="title">{escape(title)}</text>{bars}
+<line x1="{left}" y1="{height - bottom}" x2="{width - 8}" y2="{height - bottom}"/>{ticks}
+<text x="{left - 6}" y="30" text-anchor="end">{max(counts.values()):,}</text>
+<text x="{left - 6}" y="{height - bottom}" text-anchor="end">0</text></svg>"""
+
+
+def _round_step(least: float, whole: bool) -> float:
+    """The smallest of 1, 2 and 5 times a power of ten that is not below `least`; at least 1 if `whole`."""
+    power = 10.0 ** math.floor(math.log10(max(least, 1e-3)))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * 0.999)
+    return max(step, 1.0) if whole else step
+
+
+def _spread(values: Iterable[float]) -> tuple[float, float, float]:
+    ordered = sorted(values)
+    return ordered[0], ordered[len(ordered) // 2], ordered[-1]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#1d2433;background:#fff}
+h1{font-size:1.6rem}h2{margin-top:2.2rem}small{color:#68738a;font-weight:normal}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.8rem 0}caption{text-align:left;color:#68738a}
+th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #dde2ec}tbody th{text-align:left}
+.charts{display:flex;flex-wrap:wrap;gap:1rem}svg{flex:1 1 420px;max-width:540px}rect{fill:#3e6fb5}
+svg text{font-size:11px;fill:#68738a}svg .title{font-size:13px;fill:#1d2433}line{stroke:#9aa5b8}
+.warnings{background:#fff4d6;padding:.7rem 2rem;border-radius:6px}code{overflow-wrap:anywhere}
+@media(prefers-color-scheme:dark){body{background:#151922;color:#dfe5f0}.warnings{background:#4a3b10}
+th,td{border-color:#333c4e}svg .title{fill:#dfe5f0}rect{fill:#6f9fe0}}
+"""

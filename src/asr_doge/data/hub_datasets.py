@@ -1,0 +1,149 @@
+"""Hugging Face datasets as corpora: streamed to a folder that `process --dataset manifest` reads.
+
+Promises: recordings are kept as they come, undecoded, so that our own reader decodes them and nothing else is needed;
+an interrupted run goes on where it stopped; `SPLIT.jsonl` appears when the split is whole. It needs the `datasets`
+extra, and holds one utterance at a time.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from tqdm import tqdm
+
+from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.data.configuration import DownloadConfig
+from asr_doge.data.transfer import PART_SUFFIX
+from asr_doge.errors import ConfigError, DataError
+
+HUB_PREFIX = "hub:"
+
+_TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_text", "raw_text")
+_ID_COLUMNS = ("id", "utterance_id", "segment_id")
+_SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
+_LANGUAGE_COLUMNS = ("language", "locale", "lang")
+
+
+def hub_splits(dataset: str, subset: str | None) -> list[str]:
+    """Names of a dataset's splits.
+
+    Raises:
+        ConfigError: the `datasets` extra is not installed.
+        DataError: no such dataset, or it is out of reach.
+    """
+    try:
+        names: list[str] = _library().get_dataset_split_names(dataset, subset)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unreachable(dataset, error) from error
+    return names
+
+
+def fetch_hub_split(dataset: str, split: str, folder: Path, config: DownloadConfig) -> bool:
+    """Write `folder/SPLIT.jsonl` and the recordings it names; returns whether there was anything left to do.
+
+    Raises:
+        ConfigError: the `datasets` extra is not installed.
+        DataError: no such dataset or split, no column of audio or of transcripts, or the output cannot be written.
+    """
+    manifest = folder / f"{split}.jsonl"
+    if manifest.exists():
+        return False
+    part = manifest.with_name(manifest.name + PART_SUFFIX)
+    lines = _whole_lines(part)
+    try:
+        examples, columns = _stream(dataset, split, config, skip=len(lines))
+        folder.mkdir(parents=True, exist_ok=True)
+        with part.open("a", encoding="utf-8") as file:
+            for number, example in enumerate(tqdm(examples, desc=split, initial=len(lines), disable=None), len(lines)):
+                audio_path = _write_audio(example[columns["audio"]], folder, f"audio/{split}/{number:08d}")
+                file.write(_line(example, columns, audio_path, f"{split}-{number:08d}"))
+                file.flush()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unreachable(f"{dataset}, split {split}", error) from error
+    if not part.stat().st_size:
+        part.unlink()
+        raise DataError(f"hub:{dataset} has nothing in split {split}: choose another with --splits")
+    part.replace(manifest)
+    return True
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ConfigError("hub: needs Hugging Face datasets: pip install 'asr-doge[datasets]'") from None
+    return datasets
+
+
+def _stream(
+    dataset: str, split: str, config: DownloadConfig, skip: int
+) -> tuple[Iterator[dict[str, Any]], dict[str, str]]:
+    """Examples after the first `skip`, audio undecoded, and the columns they have for what a manifest holds."""
+    datasets = _library()
+    stream = datasets.load_dataset(dataset, config.subset, split=split, streaming=True)
+    if stream.features is None:
+        stream = stream._resolve_features()  # reads the head of the first file; there is no public way
+    audio = next((name for name, kind in stream.features.items() if isinstance(kind, datasets.Audio)), None)
+    if audio is None:
+        raise DataError(f"hub:{dataset} has no column of audio: its columns are {', '.join(stream.features)}")
+    columns = {"audio": audio}
+    wanted = {
+        "text": (config.text_column,) if config.text_column else _TEXT_COLUMNS,
+        "id": _ID_COLUMNS,
+        "speaker": _SPEAKER_COLUMNS,
+        "language": _LANGUAGE_COLUMNS,
+    }
+    for field, names in wanted.items():
+        if present := [name for name in names if name in stream.features]:
+            columns[field] = present[0]
+    if "text" not in columns:
+        raise DataError(f"hub:{dataset}: name the transcripts with --text_column, one of {', '.join(stream.features)}")
+    stream = _undecoded(stream, audio)
+    if config.max_utterances is not None:
+        stream = stream.take(config.max_utterances)
+    return iter(stream.skip(skip)), columns
+
+
+def _undecoded(stream: Any, audio: str) -> Any:
+    """The stream with its recordings as they are: bytes, or the paths of files."""
+    datasets = _library()
+    as_bytes = stream.cast_column(audio, datasets.Audio(decode=False))
+    try:
+        next(iter(as_bytes), None)
+    except ImportError:  # datasets wants torchcodec even to pass on the paths of files
+        return stream.cast_column(audio, datasets.Value("string"))
+    return as_bytes
+
+
+def _write_audio(audio: dict[str, Any] | str, folder: Path, name: str) -> str:
+    """Write a recording under a name of our own, since theirs may be any; returns it, from `folder`."""
+    stored: dict[str, Any] = {"path": audio} if isinstance(audio, str) else audio
+    content, path = stored.get("bytes"), stored.get("path") or ""
+    if content is None:
+        with fsspec.open(path, "rb") as file:  # a local file, or hf:// and the like
+            content = file.read()
+    relative = f"{name}{Path(path).suffix.lower()}"
+    write_atomically(folder / relative, content)
+    return relative
+
+
+def _line(example: dict[str, Any], columns: dict[str, str], audio_path: str, default_id: str) -> str:
+    fields = {field: example[column] for field, column in columns.items() if field != "audio"}
+    known = {field: str(value) for field, value in fields.items() if value is not None}
+    return json.dumps({"id": default_id, "audio_path": audio_path, "text": "", **known}, ensure_ascii=False) + "\n"
+
+
+def _whole_lines(part: Path) -> list[bytes]:
+    """Lines that an interrupted run finished; one that it did not finish is cut off."""
+    if not part.exists():
+        return []
+    lines = [line for line in part.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    write_atomically(part, b"".join(lines))
+    return lines
+
+
+def _unreachable(dataset: str, error: Exception) -> DataError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return DataError(f"hub:{dataset} cannot be had: {reason}; check the name and the network, and run again")

@@ -1,0 +1,180 @@
+"""A folder of files, on this machine or in the cloud, behind the few operations that the feature cache needs.
+
+Promises: a file appears under its name whole or not at all; what cannot be done is one `DataError` line. Anything with
+`://` in it goes through fsspec (`memory://` comes with it, `s3://` and `gs://` with the extras of those names); any
+other path is a folder of this machine. It does not know what the files hold.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from asr_doge.data.atomic_writing import TEMPORARY_SUFFIX, write_atomically
+from asr_doge.errors import DataError
+
+_PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""The extra that brings a protocol."""
+
+
+class Store(Protocol):
+    """A folder; names are without folders."""
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file; empty if there is no such folder."""
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop` of a file; fewer where it ends before.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file in the place of any older one, whole or not at all.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is not there is no error."""
+
+    def free_bytes(self) -> int | None:
+        """What the disk still takes; None where there is no limit or none is known."""
+
+    def local_path(self, name: str) -> Path | None:
+        """Where the file can be mapped into memory, if it can."""
+
+
+def open_store(folder: str | os.PathLike[str]) -> Store:
+    """The store at a path or URL.
+
+    Raises:
+        DataError: a protocol that fsspec does not know, or whose package is not installed.
+    """
+    url = os.fspath(folder)
+    if "://" not in url:
+        return LocalStore(Path(url))
+    protocol = url.partition("://")[0]
+    try:
+        import fsspec  # here: only those who leave this machine need it
+
+        filesystem, root = fsspec.core.url_to_fs(url)
+    except ImportError:
+        extra = _PACKAGES.get(protocol)
+        remedy = f"pip install 'asr-doge[{extra}]'" if extra else f"install fsspec's package for {protocol}://"
+        raise DataError(f"{url} needs a package that is not installed: {remedy}") from None
+    except ValueError as error:
+        raise DataError(f"{url} cannot be opened ({error}): give a folder, s3://… or gs://…") from None
+    return RemoteStore(url, filesystem, root.rstrip("/"))
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """A folder of this machine; made when the first file is written."""
+
+    folder: Path
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def sizes(self) -> dict[str, int]:
+        """See `Store.sizes`; temporary files are none."""
+        if not self.folder.exists():
+            return {}
+        try:
+            with os.scandir(self.folder) as found:
+                return {
+                    file.name: file.stat().st_size
+                    for file in found
+                    if file.is_file() and not file.name.endswith(TEMPORARY_SUFFIX)
+                }
+        except OSError as error:
+            raise DataError(f"{self.folder} cannot be read ({error.strerror}): give a folder") from None
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """See `Store.read`."""
+        try:
+            with (self.folder / name).open("rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+        except OSError as error:
+            raise DataError(f"{self.folder / name} cannot be read ({error.strerror})") from None
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Store.write`."""
+        write_atomically(self.folder / name, content)
+
+    def remove(self, name: str) -> None:
+        """See `Store.remove`."""
+        (self.folder / name).unlink(missing_ok=True)
+
+    def remove_leftovers(self, name: str) -> None:
+        """Remove what a killed process left of its writing a file; not while another may be writing it."""
+        for path in self.folder.glob(f"{name}.*{TEMPORARY_SUFFIX}"):
+            path.unlink(missing_ok=True)
+
+    def free_bytes(self) -> int | None:
+        """See `Store.free_bytes`."""
+        there = next(parent for parent in (self.folder.absolute(), *self.folder.absolute().parents) if parent.exists())
+        return shutil.disk_usage(there).free
+
+    def local_path(self, name: str) -> Path | None:
+        """See `Store.local_path`."""
+        return self.folder / name
+
+
+@dataclass(frozen=True)
+class RemoteStore:
+    """A folder that fsspec reaches; a file is one object, which such stores replace as a whole."""
+
+    url: str
+    filesystem: Any
+    root: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def sizes(self) -> dict[str, int]:
+        """See `Store.sizes`."""
+        try:
+            self.filesystem.invalidate_cache()  # other machines write here too
+            found = self.filesystem.ls(self.root, detail=True)
+        except FileNotFoundError:
+            return {}
+        except Exception as error:  # each cloud's client has errors of its own
+            raise DataError(f"{self.url} cannot be read: {_one_line(error)}") from error
+        return {entry["name"].rpartition("/")[2]: entry["size"] for entry in found if entry["type"] == "file"}
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """See `Store.read`."""
+        try:
+            return bytes(self.filesystem.cat_file(f"{self.root}/{name}", start=start, end=stop))
+        except Exception as error:
+            raise DataError(f"{self.url}/{name} cannot be read: {_one_line(error)}") from error
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Store.write`."""
+        try:
+            self.filesystem.pipe_file(f"{self.root}/{name}", content)
+        except Exception as error:
+            raise DataError(f"{self.url}/{name} cannot be written: {_one_line(error)}") from error
+
+    def remove(self, name: str) -> None:
+        """See `Store.remove`."""
+        if self.filesystem.exists(f"{self.root}/{name}"):
+            self.filesystem.rm_file(f"{self.root}/{name}")
+
+    def free_bytes(self) -> int | None:
+        """Unknown."""
+        return None
+
+    def local_path(self, name: str) -> Path | None:
+        """None: the file is elsewhere."""
+        return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

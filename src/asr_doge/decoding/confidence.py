@@ -1,0 +1,50 @@
+"""How sure a word is: a probability from what the CTC head and the language model each gave it.
+
+Promises: a confidence in [0, 1] that rises with both; `expected_calibration_error` says how far such numbers are from
+the share of words that are right.
+It does not know how the words were found.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A logistic regression on the two log-probabilities, fitted by `bench/confidence.py`.
+
+    Attributes:
+        intercept: of a word of which both are certain.
+        ctc: weight of the mean log-posterior of its letters.
+        language_model: weight of the log-probability of its tokens.
+    """
+
+    intercept: float
+    ctc: float
+    language_model: float
+
+    def __call__(self, ctc: float | None, language_model: float | None) -> float:
+        """Probability that a word is right; of a part that has no say, None."""
+        evidence = self.intercept + self.ctc * (ctc or 0.0) + self.language_model * (language_model or 0.0)
+        return 1 / (1 + math.exp(-max(evidence, -50.0)))
+
+
+CALIBRATION = Calibration(intercept=5.65, ctc=0.61, language_model=3.93)
+"""Fitted on nano and spoken digits; another model may be surer or less sure than it is (see docs/decoding.md)."""
+
+
+def expected_calibration_error(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10) -> float:
+    """Mean distance between confidence and share of right words, over `bins` equal intervals of confidence.
+
+    Args:
+        confidences: of each word, in [0, 1].
+        correct: whether it is right.
+        bins: intervals.
+    """
+    values, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    places = np.minimum((values * bins).astype(int), bins - 1)
+    gaps = [abs(values[places == b].sum() - right[places == b].sum()) for b in range(bins)]
+    return float(sum(gaps) / max(len(values), 1))

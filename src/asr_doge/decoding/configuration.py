@@ -1,0 +1,69 @@
+"""Settings of decoding: command line, YAML and Python alike.
+
+Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor transformers.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from asr_doge.errors import ConfigError
+
+DecoderName = Literal["draft", "greedy", "beam", "ctc"]
+Timestamps = Literal["none", "segment", "word"]
+
+DEFAULT_BEAMS = 4
+
+
+@dataclass(kw_only=True)
+class DecodingConfig:
+    """How what was heard becomes text."""
+
+    decoder: DecoderName | None = None
+    """draft: the language model verifies the encoder's CTC draft, for the text of greedy in fewer passes. greedy: token
+    by token. beam: the best of several texts. ctc: the encoder alone, which needs no training and loads no language
+    model. Default: draft where the encoder has a CTC head, else greedy."""
+    num_beams: int = 1
+    """Beams of beam search, at least 2 (which is then the decoder); with `--decoder beam` and no number, 4."""
+    n_best: int = 1
+    """Texts of each piece to give as alternatives with their scores; at most the beams."""
+    accept_threshold: float | None = None
+    """Take a token of the draft if the language model gives it at least this probability, 0 to 1, even where it would
+    have written another: faster, and no longer exactly greedy. Default: off."""
+    timestamps: Timestamps = "none"
+    """segment: start and end of every stretch. word: of every word, with its confidence; needs a CTC head."""
+    hotwords: str | None = None
+    """Text file of words or phrases to listen for, one a line, spelled as in transcripts. They raise scores, and do not
+    enter the prompt."""
+    hotword_weight: float = 1.0
+    """How far from the best path a hotword may be and still count as heard, in nats a letter; more finds more of them,
+    and more that were not said."""
+    guard_silence: bool = True
+    """Write nothing where nobody speaks: silence, steady noise and tones, or nothing in the CTC head's posteriors."""
+    guard_length: bool = True
+    """Stop a text that grows far longer than the encoder's draft of it."""
+    guard_loops: bool = True
+    """Cut a phrase that repeats over and over where the encoder's draft does not."""
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            ConfigError: the message names the flag.
+        """
+        if self.num_beams < 1:
+            raise ConfigError("--num_beams must be at least 1")
+        if not 1 <= self.n_best <= self.beams:
+            raise ConfigError(f"--n_best {self.n_best} needs at least as many beams; give --num_beams {self.n_best}")
+        if self.num_beams > 1 and self.decoder not in (None, "beam"):
+            raise ConfigError(f"--num_beams is for --decoder beam, not {self.decoder}; leave one of them out")
+        if self.accept_threshold is not None and not 0 < self.accept_threshold <= 1:
+            raise ConfigError(f"--accept_threshold {self.accept_threshold} is not a probability above 0 and up to 1")
+        if self.hotword_weight < 0:
+            raise ConfigError(f"--hotword_weight {self.hotword_weight} must not be negative")
+
+    @property
+    def beams(self) -> int:
+        """Beams of beam search; 1 where there is none."""
+        if self.num_beams > 1:
+            return self.num_beams
+        return DEFAULT_BEAMS if self.decoder == "beam" else 1

@@ -1,0 +1,261 @@
+"""The decoders: what was heard to texts, under one interface.
+
+Promises: `build_decoder` gives the one that a configuration names, or says in one line why it cannot; every decoder
+gives for each clip its texts, the best first, each clip's as if it were alone.
+It does not know audio, times or guards (see `asr_doge.decoding.recognition`). Greedy and beam search over the language
+model are transformers' own.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from asr_doge.decoding.configuration import DecoderName, DecodingConfig
+from asr_doge.decoding.draft import Verifier
+from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
+from asr_doge.errors import ConfigError
+from asr_doge.models import LoadedEncoder, LoadedModel
+from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
+from asr_doge.models.loading import MAX_NEW_TOKENS
+from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+from asr_doge.text.normalization import normalize_training_text
+
+LENGTH_PER_DRAFT_TOKEN, LENGTH_ANYWAY = 2, 16
+"""A text may have this many tokens for each of its draft, and so many more."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One text of a clip.
+
+    Attributes:
+        text: without special tokens or space at the ends.
+        score: natural logarithm of its probability (of its best path's, for CTC); None if nobody asked for it.
+        tokens: the language model's, with the end-of-sequence token if it was reached; empty for CTC.
+        log_probs: of each token, where the decoder has them.
+        passes: times the language model ran for it.
+        cut: whether it was stopped at its length limit.
+    """
+
+    text: str
+    score: float | None = None
+    tokens: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
+    passes: int = 0
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the encoder heard in a batch of B clips.
+
+    Attributes:
+        speech: the encoder's output, with CTC logits if there is a head.
+        drafts: the CTC head's text of each clip and its score; None without a head.
+        biases: hotwords heard in each clip; None where none are wanted.
+    """
+
+    speech: SpeechEncoderOutput
+    drafts: list[tuple[str, float]] | None = None
+    biases: list[HotwordBias | None] | None = None
+
+
+class Decoder(ABC):
+    """Texts of a batch."""
+
+    @abstractmethod
+    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+        """For each clip its texts, the best first."""
+
+
+class CTCDecoder(Decoder):
+    """The encoder's own text."""
+
+    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+        """See `Decoder.decode`."""
+        assert heard.drafts is not None
+        return [[Hypothesis(text, score)] for text, score in heard.drafts]
+
+
+class LanguageModelDecoder(Decoder):
+    """What the decoders that write with the language model share.
+
+    Args:
+        loaded: the model.
+        bound_length: whether a draft bounds the length of its text (see `LENGTH_PER_DRAFT_TOKEN`).
+    """
+
+    def __init__(self, loaded: LoadedModel, bound_length: bool) -> None:
+        self.model = loaded.model
+        self.processor = loaded.processor
+        self.bound_length = bound_length
+        settings = loaded.model.generation_config
+        eos = settings.eos_token_id
+        self.eos_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
+        self.max_new_tokens: int = settings.max_new_tokens or MAX_NEW_TOKENS
+
+    def draft_tokens(self, heard: Heard) -> list[list[int]]:
+        """Each draft as the language model would spell it."""
+        if heard.drafts is None:
+            return [[] for _ in heard.speech.speech_lengths]
+        return [self.processor.label_ids(normalize_training_text(text))[:-1].tolist() for text, _ in heard.drafts]
+
+    def limits(self, drafts: Sequence[Sequence[int]], heard: Heard) -> list[int]:
+        """The most tokens of each text."""
+        if not self.bound_length or heard.drafts is None:
+            return [self.max_new_tokens] * len(drafts)
+        return [min(self.max_new_tokens, LENGTH_ANYWAY + LENGTH_PER_DRAFT_TOKEN * len(draft)) for draft in drafts]
+
+    def hypothesis(
+        self, tokens: Sequence[int], limit: int, passes: int, score: float | None, log_probs: Sequence[float] = ()
+    ) -> Hypothesis:
+        """One text of its tokens."""
+        text = self.processor.batch_decode([list(tokens)])[0]
+        is_cut = limit < self.max_new_tokens and len(tokens) >= limit and tokens[-1] not in self.eos_ids
+        return Hypothesis(text, score, tuple(tokens), tuple(log_probs), passes, is_cut)
+
+
+class DraftDecoder(LanguageModelDecoder):
+    """Greedy text by verifying the CTC draft; see `asr_doge.decoding.draft`."""
+
+    def __init__(self, loaded: LoadedModel, bound_length: bool, accept_threshold: float | None) -> None:
+        super().__init__(loaded, bound_length)
+        piece = loaded.processor.tokenizer.convert_ids_to_tokens
+        self.verifier = Verifier(self.model, self.eos_ids, piece, accept_threshold)
+
+    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+        """See `Decoder.decode`."""
+        drafts = self.draft_tokens(heard)
+        limits = self.limits(drafts, heard)
+        written = self.verifier.write(heard.speech, drafts, limits, heard.biases)
+        return [
+            [self.hypothesis(row.tokens, limit, row.passes, sum(row.log_probs), row.log_probs)]
+            for row, limit in zip(written, limits, strict=True)
+        ]
+
+
+class SearchDecoder(LanguageModelDecoder):
+    """Greedy or beam search token by token.
+
+    Args:
+        loaded, bound_length: as above.
+        num_beams: 1 is greedy.
+        n_best: texts to give of each clip.
+        score_tokens: whether to give the log-probabilities of the best text's tokens, which takes one pass more.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        bound_length: bool = False,
+        num_beams: int = 1,
+        n_best: int = 1,
+        score_tokens: bool = False,
+    ) -> None:
+        super().__init__(loaded, bound_length)
+        self.num_beams = num_beams
+        self.n_best = n_best
+        self.score_tokens = score_tokens
+
+    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+        """See `Decoder.decode`."""
+        speech = heard.speech
+        limits = self.limits(self.draft_tokens(heard), heard)
+        biased = [HotwordLogitsProcessor(heard.biases, self.num_beams)] if heard.biases else []
+        found = self.model.generate(
+            speech_embeddings=speech.speech_embeddings,
+            attention_mask=length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1]),
+            num_beams=self.num_beams,
+            num_return_sequences=self.n_best,
+            max_new_tokens=max(limits),
+            logits_processor=LogitsProcessorList(biased),
+            return_dict_in_generate=True,
+            output_scores=self.num_beams > 1,  # they come with the score of each sequence
+        )
+        texts = self._ended(found.sequences, limits)
+        scores = found.sequences_scores.tolist() if self.num_beams > 1 else [None] * len(texts)
+        log_probs: list[Sequence[float]] = [()] * len(texts)
+        if self.score_tokens:
+            log_probs[:: self.n_best] = score_tokens(self.model, speech, texts[:: self.n_best])
+        hypotheses = [
+            self.hypothesis(tokens, limits[index // self.n_best], len(tokens), score, row)
+            for index, (tokens, score, row) in enumerate(zip(texts, scores, log_probs, strict=True))
+        ]
+        return [hypotheses[start : start + self.n_best] for start in range(0, len(hypotheses), self.n_best)]
+
+    def _ended(self, sequences: Tensor, limits: Sequence[int]) -> list[list[int]]:
+        """Each sequence up to its end or its limit."""
+        ended = []
+        for index, tokens in enumerate(sequences.tolist()):
+            limit = limits[index // self.n_best]
+            end = next((place for place, token in enumerate(tokens) if token in self.eos_ids), len(tokens))
+            ended.append(tokens[: min(end + 1, limit)])
+        return ended
+
+
+@torch.inference_mode()
+def score_tokens(
+    model: torch.nn.Module, speech: SpeechEncoderOutput, rows: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """Natural logarithms of the probability of each token of each row's text, in one pass."""
+    width = max(map(len, rows))
+    labels = torch.full((len(rows), width), IGNORED_LABEL)
+    for place, row in zip(labels, rows, strict=True):
+        place[: len(row)] = torch.tensor(row, dtype=torch.long)
+    mask = length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1])
+    labels = labels.to(mask.device)
+    logits = model(speech_embeddings=speech.speech_embeddings, attention_mask=mask, labels=labels).logits
+    scores = []
+    for row_logits, row in zip(logits, rows, strict=True):
+        log_probs = row_logits[len(row_logits) - len(row) - 1 : -1].float().log_softmax(dim=-1)
+        scores.append(log_probs.gather(1, torch.tensor(row, device=mask.device)[:, None])[:, 0].tolist())
+    return scores
+
+
+def choose_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -> DecoderName:
+    """The decoder that the configuration names, or the default of this model."""
+    if config.decoder is not None:
+        return config.decoder
+    if isinstance(loaded, LoadedEncoder):
+        return "ctc"
+    if config.num_beams > 1:
+        return "beam"
+    return "draft" if loaded.model.encoder.has_ctc and not _obstacle(loaded) else "greedy"
+
+
+def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -> Decoder:
+    """The decoder that `choose_decoder` chooses.
+
+    Raises:
+        ConfigError: this model cannot be decoded so.
+    """
+    name = choose_decoder(config, loaded)
+    encoder = loaded.encoder if isinstance(loaded, LoadedEncoder) else loaded.model.encoder
+    if name in ("ctc", "draft") and not encoder.has_ctc:
+        raise ConfigError(f"--decoder {name} needs an encoder with a CTC head, which this one lacks; use greedy")
+    if config.accept_threshold is not None and name != "draft":
+        raise ConfigError(f"--accept_threshold is for --decoder draft, and this is {name}; leave it out")
+    if name == "ctc":
+        return CTCDecoder()
+    if isinstance(loaded, LoadedEncoder):
+        raise ConfigError(f"--decoder {name} needs a language model; with the encoder alone, use ctc")
+    if name == "draft":
+        if obstacle := _obstacle(loaded):
+            raise ConfigError(f"--decoder draft would not give the text of greedy: {obstacle}; use greedy")
+        return DraftDecoder(loaded, config.guard_length, config.accept_threshold)
+    with_scores = config.timestamps == "word"
+    return SearchDecoder(loaded, config.guard_length, config.beams, config.n_best, with_scores)
+
+
+def _obstacle(loaded: LoadedModel) -> str | None:
+    """Why reading several tokens at once is not the same as one by one for this language model; None if it is."""
+    config = loaded.model.config.text_config
+    if getattr(config, "is_moe", False):  # Doge's router mixes neighbouring positions
+        return "its mixture of experts reads ahead"
+    if getattr(config, "sliding_window", None) is not None:
+        return "its cache forgets what lies behind a sliding window"
+    return None

@@ -1,0 +1,201 @@
+"""Draft verification: the language model's greedy text, read from a draft instead of written token by token.
+
+Promises: the tokens are those that greedy search gives, whatever the draft is worth: a token is taken only where it is
+the language model's own first choice after the ones before it. A good draft costs one pass, a useless one as many as
+greedy search. Rows of a batch accept as much as each of them can. (As with any other batching, sums are done in another
+order than one token at a time: where two tokens score the same to within rounding, either may be first.)
+It does not know where drafts come from.
+
+A pass reads the tokens that are certain but not read yet, then what is left of the draft. The agreeing prefix is
+accepted; the language model's own next token follows it; then the draft goes on from where it is nearest, by edit
+distance, to the text so far.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from asr_doge.models import ASRDogeForConditionalGeneration
+from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
+from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+
+WINDOW = 24
+"""Draft tokens read at once after the first disagreement: the next one is likely not far, and what is read beyond it is
+read in vain."""
+
+AddBias = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]
+"""Logits `[K, V]` after adding a row's bias, given the tokens before them and the K - 1 tokens between them."""
+
+
+@dataclass
+class Written:
+    """What one row of a batch came to.
+
+    Attributes:
+        tokens: with the end-of-sequence token, if it was reached.
+        log_probs: natural logarithm of the probability of each.
+        passes: times the language model ran for this row.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    passes: int = 0
+
+
+class Draft:
+    """A draft's tokens, and where in it a text that may differ from it has arrived.
+
+    Args:
+        tokens: ids.
+        pieces: the characters that each stands for, by which the two texts are compared: a word spelled otherwise falls
+            into other tokens.
+    """
+
+    def __init__(self, tokens: Sequence[int], pieces: Sequence[str]) -> None:
+        self._tokens = list(tokens)
+        self._ends = np.cumsum([0, *map(len, pieces)])
+        self._characters = _code_points("".join(pieces))
+        self._costs = np.arange(len(self._characters) + 1)  # edit distance of the text so far to each prefix
+        self._position = 0
+
+    def rest(self, most: int | None = None) -> list[int]:
+        """The tokens that are expected next, `most` of them at most."""
+        return self._tokens[self._position :][:most]
+
+    def follow(self, token: int, piece: str) -> None:
+        """Move on by a token of the text."""
+        for character in _code_points(piece):
+            self._costs = _next_costs(self._costs, self._characters, character)
+        costs = self._costs[self._ends]
+        nearest = np.flatnonzero(costs == costs.min())
+        expected = self._ends[self._position] + len(piece)
+        # Of places equally near, one that the same token leads to; then the one as far on as the token is long.
+        self._position = min(
+            nearest.tolist(),
+            key=lambda place: (place == 0 or self._tokens[place - 1] != token, abs(self._ends[place] - expected)),
+        )
+
+
+@dataclass
+class _Row:
+    """An utterance on its way: its place in the batch, its draft, and how many tokens it may have."""
+
+    index: int
+    draft: Draft
+    limit: int
+    written: Written
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """Greedy text of a batch by way of drafts.
+
+    Args:
+        model: whose language model decides.
+        eos_ids: tokens that end a text.
+        piece: the characters a token stands for.
+        accept_threshold: probability from which a draft's token is taken though it is not the first choice.
+        window: see `WINDOW`.
+    """
+
+    model: ASRDogeForConditionalGeneration
+    eos_ids: frozenset[int]
+    piece: Callable[[int], str]
+    accept_threshold: float | None = None
+    window: int = WINDOW
+
+    @torch.inference_mode()
+    def write(
+        self,
+        speech: SpeechEncoderOutput,
+        drafts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        add_bias: Sequence[AddBias | None] | None = None,
+    ) -> list[Written]:
+        """Texts of a batch.
+
+        Args:
+            speech: what the encoder heard.
+            drafts: token ids of each row's draft; any at all, and none is as good as any.
+            limits: the most tokens of each row.
+            add_bias: of each row, what is added to its logits.
+        """
+        rows = [
+            _Row(index, Draft(tokens, [self.piece(token) for token in tokens]), limit, Written())
+            for index, (tokens, limit) in enumerate(zip(drafts, limits, strict=True))
+        ]
+        results = [row.written for row in rows]
+        proposals = [row.draft.rest(row.limit) for row in rows]
+        mask = length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1])
+        logits, reading = self.model.read(speech.speech_embeddings, mask, self._batch(proposals))
+        while True:
+            rejected = [
+                self._take(
+                    row, proposal, scores[-len(proposal) - 1 :].float(), add_bias[row.index] if add_bias else None
+                )
+                for row, proposal, scores in zip(rows, proposals, logits, strict=True)
+            ]
+            going = [number for number, row in enumerate(rows) if not row.finished]
+            if not going:
+                return results
+            if len(going) < len(rows):
+                reading.select(torch.tensor(going, device=logits.device))
+                rows, rejected = [rows[number] for number in going], [rejected[number] for number in going]
+            reading.reject(torch.tensor(rejected, device=logits.device))
+            proposals = [row.draft.rest(min(self.window, row.limit - len(row.written.tokens))) for row in rows]
+            unread = [[row.written.tokens[-1], *proposal] for row, proposal in zip(rows, proposals, strict=True)]
+            logits = self.model.read_on(reading, self._batch(unread))
+
+    def _take(self, row: _Row, proposal: Sequence[int], logits: Tensor, add_bias: AddBias | None) -> int:
+        """Accept what agrees and one token more; returns how many of the proposed tokens were rejected.
+
+        Args:
+            proposal: K draft tokens.
+            logits: `[K + 1, V]`, the predictions before, between and after them.
+        """
+        if add_bias is not None:
+            logits = add_bias(logits, row.written.tokens, proposal)
+        proposed = torch.tensor(proposal, dtype=torch.long, device=logits.device)
+        choices = logits.argmax(dim=-1)
+        agrees = choices[:-1] == proposed
+        log_probs = logits.log_softmax(dim=-1)
+        if self.accept_threshold is not None:
+            likely = log_probs[:-1].gather(1, proposed[:, None])[:, 0].exp() >= self.accept_threshold
+            agrees |= likely
+        accepted = int(agrees.long().cumprod(dim=0).sum())
+        taken = [*proposal[:accepted], int(choices[accepted])]
+        scores = log_probs[: accepted + 1].gather(1, torch.tensor(taken, device=logits.device)[:, None])[:, 0]
+        row.written.passes += 1
+        for token, score in zip(taken, scores.tolist(), strict=True):
+            row.written.tokens.append(token)
+            row.written.log_probs.append(score)
+            if token in self.eos_ids or len(row.written.tokens) >= row.limit:
+                row.finished = True
+                break
+            row.draft.follow(token, self.piece(token))
+        return len(proposal) - accepted
+
+    def _batch(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Token ids `[B, L]`, -100 at padding."""
+        tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+        return pad_sequence(tensors, batch_first=True, padding_value=IGNORED_LABEL).to(self.model.device)
+
+
+def _code_points(text: str) -> NDArray[np.int64]:
+    return np.array([ord(character) for character in text], dtype=np.int64)
+
+
+def _next_costs(costs: NDArray[np.int64], draft: NDArray[np.int64], character: int) -> NDArray[np.int64]:
+    """The next row of the edit-distance table: the text one `character` longer, against every prefix of the draft."""
+    extended = np.empty_like(costs)
+    extended[0] = costs[0] + 1
+    extended[1:] = np.minimum(costs[1:] + 1, costs[:-1] + (draft != character))
+    steps = np.arange(len(costs))
+    # Leaving out characters of the draft costs one each: a running minimum instead of a loop over the row.
+    return np.minimum.accumulate(extended - steps) + steps

@@ -1,0 +1,100 @@
+"""Guards: what keeps a language model from writing what nobody said.
+
+Promises: each guard is one function without state, and says whether it acted; none of them changes a text of speech
+that the CTC head hears well.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_doge.decoding.ctc import BLANK
+
+GuardName = Literal["silence", "length", "loop"]
+
+SILENCE_PEAK = 10 ** (-80 / 20)
+"""Nothing louder than -80 dB of full scale is digital silence, which needs no model to be empty."""
+FRAME_SECONDS = 0.025
+STEADY_DECIBELS = 3.0
+"""Noise and tones keep their level within this; speech, with its pauses and consonants, does not, even in noise."""
+STEADY_SECONDS = 0.5
+"""Shorter clips are not judged by their steadiness: a vowel may be as long."""
+SURE_POSTERIOR, SURE_LETTER = 0.7, 0.9
+"""Mean posterior of the letters of the CTC text below which it is no speech; and of a single letter."""
+
+LONGEST_PHRASE = 8
+LOOP_REPEATS, LOOP_REPEATS_WITHOUT_DRAFT = 4, 8
+"""A phrase said so many times in a row may be a loop; with a draft, only in a text that is far longer than it."""
+WORDS_PER_DRAFT_WORD, WORDS_ANYWAY = 1.5, 2
+
+
+def is_quiet_or_steady(waveform: NDArray[np.float32], sampling_rate: int) -> bool:
+    """Whether a clip `[samples]` is silence, or sound of one level throughout."""
+    if np.abs(waveform).max() <= SILENCE_PEAK:
+        return True
+    if len(waveform) < STEADY_SECONDS * sampling_rate:
+        return False
+    frame = int(FRAME_SECONDS * sampling_rate)
+    frames = waveform[: len(waveform) // frame * frame].reshape(-1, frame)
+    levels = 10 * np.log10(np.square(frames, dtype=np.float64).mean(axis=1) + 1e-12)
+    low, high = np.percentile(levels, [5, 95])
+    return bool(high - low < STEADY_DECIBELS)
+
+
+def hears_no_speech(log_posteriors: NDArray[np.float32]) -> bool:
+    """Whether the CTC head is blank, or unsure of every letter, through a clip `[T, V]`."""
+    best = log_posteriors.argmax(axis=1)
+    spoken = best != BLANK
+    if not spoken.any():
+        return True
+    letters = np.count_nonzero(spoken & (best != np.concatenate([[BLANK], best[:-1]])))
+    sureness = float(np.exp(log_posteriors.max(axis=1)[spoken].mean()))
+    return sureness < (SURE_LETTER if letters == 1 else SURE_POSTERIOR)
+
+
+def without_loops(words: Sequence[str], draft: Sequence[str] | None) -> list[int]:
+    """Numbers of the words to keep of a text: of a phrase that goes round and round, as often as the draft has it.
+
+    Args:
+        words: of the text.
+        draft: words of the CTC text, if there is a head.
+    """
+    if draft is not None and len(words) <= WORDS_PER_DRAFT_WORD * len(draft) + WORDS_ANYWAY:
+        return list(range(len(words)))  # who says "no no no no" is not cut short
+    limit = LOOP_REPEATS if draft is not None else LOOP_REPEATS_WITHOUT_DRAFT
+    kept: list[int] = []
+    place = 0
+    while place < len(words):
+        length, repeats = _loop_at(words, place)
+        said = max(1, _most_repeats(draft, length)) if draft is not None else 1
+        if repeats >= limit and repeats > said:
+            kept += range(place, place + length * said)
+            place += length * repeats
+        else:
+            kept.append(place)
+            place += 1
+    return kept
+
+
+def _loop_at(words: Sequence[str], place: int) -> tuple[int, int]:
+    """Length and repeats of the phrase that repeats most from `place` on."""
+    loops = ((length, _repeats(words, place, length)) for length in range(1, LONGEST_PHRASE + 1))
+    return max(loops, key=lambda loop: loop[1])
+
+
+def _repeats(words: Sequence[str], place: int, length: int) -> int:
+    """How many times the phrase of `length` words at `place` is said in a row."""
+    phrase = list(words[place : place + length])
+    if len(phrase) < length:
+        return 0
+    count = 1
+    while list(words[place + count * length : place + (count + 1) * length]) == phrase:
+        count += 1
+    return count
+
+
+def _most_repeats(words: Sequence[str], length: int) -> int:
+    """The most times in a row that any phrase of `length` words is said."""
+    return max((_repeats(words, place, length) for place in range(len(words))), default=0)

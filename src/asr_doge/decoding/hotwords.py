@@ -1,0 +1,236 @@
+"""Hotwords: words to listen for, favoured where the CTC head nearly hears them and nowhere else.
+
+Promises: a hotword is looked for in the CTC posteriors (Viterbi, anywhere in the clip, between spaces); it counts as
+heard where spelling it costs less than its bonus, `weight` nats a letter, against the best path of the same frames.
+Where it is heard it replaces what the CTC text has there, and gets a bonus in the language model's scores when the text
+has arrived there. Where it is not heard nothing changes, and the prompt never does.
+It does not know which decoder the scores belong to; the bonus depends on the text so far alone, so that verifying a
+draft and writing token by token still agree.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
+
+from asr_doge.decoding.ctc import BLANK, letter_scores
+from asr_doge.errors import ConfigError
+from asr_doge.models.encoders import SpeechEncoder
+
+IMPOSSIBLE = -1e9
+
+
+def read_hotwords(path: str | Path) -> list[str]:
+    """Words or phrases of a text file, one a line; empty lines and those that begin with # are left out.
+
+    Raises:
+        ConfigError: it cannot be read, or holds none.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise ConfigError(f"--hotwords {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--hotwords {path}: not UTF-8 text; save it as UTF-8") from error
+    words = [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
+    if not words:
+        raise ConfigError(f"--hotwords {path}: no words in it; write one a line")
+    return list(dict.fromkeys(words))
+
+
+@dataclass(frozen=True)
+class SpottedHotword:
+    """A hotword that was heard: in CTC frames `[start, end)`, and by how many nats its bonus exceeds its cost."""
+
+    text: str
+    start: int
+    end: int
+    gain: float
+
+
+def spot_hotwords(
+    encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], hotwords: Sequence[str], weight: float
+) -> list[SpottedHotword]:
+    """The hotwords heard in a clip, in order, of which no two overlap.
+
+    Args:
+        encoder: whose CTC head it is.
+        log_posteriors: `[T, V]`.
+        hotwords: words or phrases.
+        weight: bonus, in nats a letter.
+    """
+    # Against the best label of each frame, what is spelled costs nothing where it is the best path. A frame of space
+    # at both ends stands for the clip's edges.
+    relative = log_posteriors - log_posteriors.max(axis=1, keepdims=True)
+    edge = np.full((1, relative.shape[1]), IMPOSSIBLE, dtype=np.float32)
+    edge[:, encoder.ctc_ids(" ")] = 0.0
+    relative = np.concatenate([edge, relative, edge])
+    found = []
+    for text in hotwords:
+        letters = letter_scores(encoder, relative, f" {text} ")
+        if letters.shape[1] < 3:  # none that the head can write
+            continue
+        costs, starts = _spell(letters, relative[:, BLANK])
+        bonus = weight * (letters.shape[1] - 2)
+        found += [
+            SpottedHotword(text, int(starts[end]), end - 1, bonus + float(costs[end]))
+            for end in np.flatnonzero(costs + bonus > 0).tolist()
+        ]
+    chosen: list[SpottedHotword] = []
+    for candidate in sorted(found, key=lambda spotted: -spotted.gain):
+        if all(candidate.end <= other.start or candidate.start >= other.end for other in chosen):
+            chosen.append(candidate)
+    return sorted(chosen, key=lambda spotted: spotted.start)
+
+
+def _spell(letters: NDArray[np.float32], blank: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """For each frame, the score of spelling all letters up to it, and the frame where that begins.
+
+    Args:
+        letters: `[T, L]`, relative log-posteriors.
+        blank: `[T]`, of the blank.
+
+    Returns:
+        Score and first frame, `[T]` each.
+    """
+    frames, count = letters.shape
+    scores = np.repeat(blank[:, None], 2 * count - 1, axis=1).astype(np.float64)
+    scores[:, ::2] = letters
+    may_skip = np.zeros(2 * count - 1, dtype=bool)
+    may_skip[2::2] = (letters[:, 1:] != letters[:, :-1]).any(axis=0)
+    best = np.full(2 * count - 1, IMPOSSIBLE)
+    began = np.zeros(2 * count - 1, dtype=np.int64)
+    ends, starts = np.full(frames, IMPOSSIBLE), np.zeros(frames, dtype=np.int64)
+    for frame in range(frames):
+        stepped, skipped = np.roll(best, 1), np.where(may_skip, np.roll(best, 2), IMPOSSIBLE)
+        stepped[0] = 0.0  # it may begin at any frame
+        options = np.stack([best, stepped, skipped])
+        choice = options.argmax(axis=0)
+        stepped_from = np.roll(began, 1)
+        stepped_from[0] = frame
+        began = np.choose(choice, [began, stepped_from, np.roll(began, 2)])
+        best = options.max(axis=0) + scores[frame]
+        ends[frame], starts[frame] = best[-1], began[-1]
+    return ends, starts
+
+
+def insert_hotwords(
+    encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], spotted: Sequence[SpottedHotword]
+) -> tuple[str, list[int]]:
+    """The CTC text of a clip with each hotword in place of what the best path has there.
+
+    Returns:
+        The text, and for each hotword the number of its first word.
+    """
+    best = log_posteriors.argmax(axis=1)
+    words: list[str] = []
+    places: list[int] = []
+    frame = 0
+    for hotword in [*spotted, None]:
+        stretch = best[frame : hotword.start if hotword else len(best)]
+        changed = stretch[np.flatnonzero(np.diff(stretch, prepend=-1))]
+        words += encoder.ctc_text(changed[changed != BLANK].tolist()).split()
+        if hotword is not None:
+            places.append(len(words))
+            words += hotword.text.split()
+            frame = hotword.end
+    return " ".join(words), places
+
+
+@dataclass(frozen=True)
+class _Favoured:
+    """A hotword on its way into a text: its tokens at the start and after other words, its place, its gain."""
+
+    first: tuple[int, ...]
+    later: tuple[int, ...]
+    place: int
+    gain: float
+
+
+class HotwordBias:
+    """What is added to the language model's scores of one clip.
+
+    Args:
+        tokenizer: of the language model.
+        spotted: hotwords heard.
+        draft: the text with them, and the number of the word at which each stands, from `insert_hotwords`.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, spotted: Sequence[SpottedHotword], draft: tuple[str, Sequence[int]]
+    ) -> None:
+        text, places = draft
+        self._tokenizer = tokenizer
+        self._draft = text.split()
+        self._costs: dict[tuple[str, ...], list[int]] = {(): list(range(len(self._draft) + 1))}
+        self._favoured = []
+        start = self._spell("a")
+        for hotword, place in zip(spotted, places, strict=True):
+            later = self._spell(f"a {hotword.text}")[len(start) :]
+            self._favoured.append(_Favoured(self._spell(hotword.text), later, place, hotword.gain))
+
+    def _spell(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    def bonuses(self, tokens: Sequence[int]) -> dict[int, float]:
+        """Nats by token that may follow the text so far."""
+        bonuses: dict[int, float] = {}
+        for favoured in self._favoured:
+            for done in range(min(len(tokens), len(favoured.later)) + 1):
+                before, begun = tokens[: len(tokens) - done], tuple(tokens[len(tokens) - done :])
+                spelling = favoured.later if before else favoured.first
+                if begun == spelling[:done] and done < len(spelling) and self._is_due(favoured, before):
+                    bonuses[spelling[done]] = max(favoured.gain, bonuses.get(spelling[done], 0.0))
+        return bonuses
+
+    def _is_due(self, favoured: _Favoured, tokens: Sequence[int]) -> bool:
+        """Whether a text has arrived where the hotword was heard."""
+        words = tuple(str(self._tokenizer.decode(list(tokens))).split())
+        costs = self._distances(words)
+        nearest = [place for place, cost in enumerate(costs) if cost == min(costs)]
+        return min(nearest, key=lambda place: abs(place - len(words))) == favoured.place
+
+    def _distances(self, words: tuple[str, ...]) -> list[int]:
+        """Edit distance, in words, of a text to each prefix of the draft; remembered, for texts grow word by word."""
+        if words not in self._costs:
+            before = self._distances(words[:-1])
+            costs = [before[0] + 1]
+            for place, word in enumerate(self._draft):
+                costs.append(min(before[place] + (word != words[-1]), before[place + 1] + 1, costs[-1] + 1))
+            self._costs[words] = costs
+        return self._costs[words]
+
+    def __call__(self, logits: Tensor, before: Sequence[int], between: Sequence[int]) -> Tensor:
+        """Logits `[K, V]` with bonuses, of the tokens after `before` and each of the K - 1 tokens after that."""
+        logits = logits.clone()
+        for place, row in enumerate(logits):
+            for token, bonus in self.bonuses([*before, *between[:place]]).items():
+                row[token] += bonus
+        return logits
+
+
+class HotwordLogitsProcessor(LogitsProcessor):
+    """The same for transformers' own searches.
+
+    Args:
+        biases: of each clip.
+        num_beams: rows of each clip.
+    """
+
+    def __init__(self, biases: Sequence[HotwordBias | None], num_beams: int) -> None:
+        self.biases = biases
+        self.num_beams = num_beams
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores `[B, V]` of what follows `input_ids` `[B, written so far]`."""
+        scores = scores.clone()
+        for index, row in enumerate(scores):
+            bias = self.biases[index // self.num_beams]
+            if bias is not None:
+                for token, bonus in bias.bonuses(input_ids[index].tolist()).items():
+                    row[token] += bonus
+        return scores

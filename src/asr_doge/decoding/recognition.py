@@ -1,0 +1,216 @@
+"""Waveforms to recognitions: the encoder, the guards, a decoder, and the times and confidences of its words.
+
+Promises: one path for every decoder, for a whole model and for an encoder alone; a clip's recognition does not depend
+on its batch; what a guard did is named in its recognition.
+It does not read files, cut recordings or know formats.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from asr_doge.decoding.alignment import align_words
+from asr_doge.decoding.confidence import CALIBRATION
+from asr_doge.decoding.configuration import DecodingConfig
+from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
+from asr_doge.decoding.decoders import Heard, Hypothesis, build_decoder
+from asr_doge.decoding.guards import GuardName, hears_no_speech, is_quiet_or_steady, without_loops
+from asr_doge.decoding.hotwords import HotwordBias, insert_hotwords, read_hotwords, spot_hotwords
+from asr_doge.errors import ConfigError
+from asr_doge.models import LoadedEncoder, LoadedModel
+from asr_doge.models.encoders import SpeechEncoderOutput
+
+Waveform = NDArray[np.float32]
+Posteriors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RecognizedWord:
+    """A word of a clip.
+
+    Attributes:
+        text: the word.
+        start, end: in seconds from the start of the clip.
+        confidence: in [0, 1].
+        log_posterior: mean over its letters, from the CTC head; None for a word that the head cannot write.
+        log_prob: sum over its tokens, from the language model; None where the decoder has none.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+    log_posterior: float | None
+    log_prob: float | None
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What was said in one clip.
+
+    Attributes:
+        text: the best text.
+        words: of it, with times; empty unless they were asked for.
+        speech: start of the first word and end of the last, in seconds, where times were asked for.
+        alternatives: texts, the best first, each with its score; empty unless several were asked for.
+        guards: those that acted.
+        passes: times the language model ran.
+    """
+
+    text: str = ""
+    words: tuple[RecognizedWord, ...] = ()
+    speech: tuple[float, float] | None = None
+    alternatives: tuple[tuple[str, float], ...] = ()
+    guards: tuple[GuardName, ...] = ()
+    passes: int = 0
+
+
+class Recognizer:
+    """A loaded model, or an encoder alone, with a decoder.
+
+    Args:
+        loaded: from `load_model` or `load_encoder_alone`.
+        config: how to decode.
+
+    Raises:
+        ConfigError: the configuration contradicts itself or the model.
+    """
+
+    def __init__(self, loaded: LoadedModel | LoadedEncoder, config: DecodingConfig) -> None:
+        config.check()
+        self.loaded = loaded
+        self.config = config
+        self.hearing = loaded if isinstance(loaded, LoadedEncoder) else loaded.hearing
+        self.encoder = self.hearing.encoder
+        self.decoder = build_decoder(config, loaded)
+        self.hotwords = read_hotwords(config.hotwords) if config.hotwords else []
+        if not self.encoder.has_ctc:
+            for flag, wanted in (("timestamps word", config.timestamps == "word"), ("hotwords", self.hotwords)):
+                if wanted:
+                    raise ConfigError(f"--{flag} needs an encoder with a CTC head, which this one lacks")
+
+    @torch.inference_mode()
+    def recognize(self, waveforms: Sequence[Waveform]) -> list[Recognition]:
+        """What was said in each clip `[samples]` of a batch, at the encoder's sampling rate."""
+        results = [Recognition(guards=("silence",))] * len(waveforms)
+        rate = self.hearing.sampling_rate
+        guarded = self.config.guard_silence
+        heard_of = [i for i, clip in enumerate(waveforms) if not (guarded and is_quiet_or_steady(clip, rate))]
+        if not heard_of:
+            return results
+        speech = self.hearing.encode([waveforms[i] for i in heard_of], self.encoder.has_ctc)
+        posteriors = self._posteriors(speech)
+        spoken = list(range(len(heard_of)))
+        if posteriors is not None and guarded:
+            spoken = [row for row in spoken if not hears_no_speech(posteriors[row])]
+        if not spoken:
+            return results
+        speech = _rows(speech, spoken)
+        posteriors = [posteriors[row] for row in spoken] if posteriors is not None else None
+        found = self._decode(speech, posteriors, [waveforms[heard_of[row]] for row in spoken])
+        for row, recognition in zip(spoken, found, strict=True):
+            results[heard_of[row]] = recognition
+        return results
+
+    def _posteriors(self, speech: SpeechEncoderOutput) -> list[Posteriors] | None:
+        if speech.ctc_logits is None or speech.ctc_lengths is None:
+            return None
+        return ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
+
+    def _decode(
+        self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None, waveforms: Sequence[Waveform]
+    ) -> list[Recognition]:
+        """Recognitions of clips in which somebody speaks."""
+        heard = self._listen(speech, posteriors)
+        rows = self.decoder.decode(heard)
+        return [
+            self._finish(
+                hypotheses,
+                waveforms[index],
+                heard.drafts[index][0] if heard.drafts is not None else None,
+                posteriors[index] if posteriors is not None else None,
+            )
+            for index, hypotheses in enumerate(rows)
+        ]
+
+    def _listen(self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None) -> Heard:
+        """Drafts, and the hotwords in them."""
+        if posteriors is None or speech.ctc_logits is None or speech.ctc_lengths is None:
+            return Heard(speech)
+        scores = [float(row.max(axis=1).sum()) for row in posteriors]
+        if not self.hotwords:
+            texts = ctc_greedy_texts(self.encoder, speech.ctc_logits, speech.ctc_lengths)
+            return Heard(speech, list(zip(texts, scores, strict=True)))
+        drafts, biases = [], []
+        for row, score in zip(posteriors, scores, strict=True):
+            spotted = spot_hotwords(self.encoder, row, self.hotwords, self.config.hotword_weight)
+            draft = insert_hotwords(self.encoder, row, spotted)
+            drafts.append((draft[0], score))
+            tokenizer = self.loaded.processor.tokenizer if isinstance(self.loaded, LoadedModel) else None
+            biases.append(HotwordBias(tokenizer, spotted, draft) if spotted and tokenizer is not None else None)
+        return Heard(speech, drafts, biases)
+
+    def _finish(
+        self, hypotheses: Sequence[Hypothesis], waveform: Waveform, draft: str | None, posteriors: Posteriors | None
+    ) -> Recognition:
+        """The best text after the guards, with its words' times if they are wanted."""
+        best = hypotheses[0]
+        guards: list[GuardName] = ["length"] if best.cut else []
+        words = best.text.split()
+        kept = list(range(len(words)))
+        if self.config.guard_loops:
+            kept = without_loops(words, draft.split() if draft is not None else None)
+            guards += ["loop"] if len(kept) < len(words) else []
+        text = best.text if len(kept) == len(words) else " ".join(words[number] for number in kept)
+        timed: tuple[RecognizedWord, ...] = ()
+        if self.config.timestamps != "none" and posteriors is not None and kept:
+            certainty = self._word_log_probs(best, len(words))
+            certainty = [certainty[number] for number in kept]
+            timed = self._time([words[number] for number in kept], certainty, posteriors, waveform)
+        return Recognition(
+            text,
+            words=timed if self.config.timestamps == "word" else (),
+            speech=(timed[0].start, timed[-1].end) if timed else None,
+            alternatives=tuple((one.text, one.score or 0.0) for one in hypotheses) if self.config.n_best > 1 else (),
+            guards=tuple(guards),
+            passes=best.passes,
+        )
+
+    def _time(
+        self, words: Sequence[str], log_probs: Sequence[float | None], posteriors: Posteriors, waveform: Waveform
+    ) -> tuple[RecognizedWord, ...]:
+        places = align_words(self.encoder, posteriors, words, waveform, self.hearing.sampling_rate)
+        timed = []
+        for word, place, log_prob in zip(words, places, log_probs, strict=True):
+            confidence = CALIBRATION(place.log_posterior, log_prob)
+            timed.append(RecognizedWord(word, place.start, place.end, confidence, place.log_posterior, log_prob))
+        return tuple(timed)
+
+    def _word_log_probs(self, hypothesis: Hypothesis, count: int) -> list[float | None]:
+        """Log-probability of the tokens of each of `count` words; None where the decoder gives none."""
+        if not hypothesis.log_probs or isinstance(self.loaded, LoadedEncoder):
+            return [None] * count
+        tokenizer = self.loaded.processor.tokenizer
+        sums = [0.0] * count
+        for end, log_prob in enumerate(hypothesis.log_probs, start=1):
+            so_far = str(tokenizer.decode(list(hypothesis.tokens[:end]), skip_special_tokens=True)).split()
+            sums[min(max(len(so_far), 1), count) - 1] += log_prob if len(so_far) else 0.0
+        return list(sums)
+
+
+def _rows(speech: SpeechEncoderOutput, rows: Sequence[int]) -> SpeechEncoderOutput:
+    """Some clips of a batch."""
+
+    def chosen(tensor: Tensor | None) -> Tensor | None:
+        return tensor[list(rows)] if tensor is not None else None
+
+    return SpeechEncoderOutput(
+        speech.speech_embeddings[list(rows)],
+        speech.speech_lengths[list(rows)],
+        chosen(speech.ctc_logits),
+        chosen(speech.ctc_lengths),
+    )

@@ -1,0 +1,132 @@
+"""Transcribe speech while it comes in: from a microphone, a pipe, or a file read at its own pace.
+
+Promises: words that are committed are never taken back before their segment ends, and until then only more are added;
+a segment ends where somebody pauses, and is then transcribed as the same stretch of a file is, so that the finished
+transcript is the file's. A word is committed when two hypotheses in a row agree on it and on all before it. The work
+for a second of audio is bounded: only the segment that is still open is transcribed again, and the longer it is, the
+more rarely.
+It does not record or print (see the command line), and looks at no clock: how often a hypothesis is made depends on
+the audio, and if the model is slower than the speaker, whatever has come meanwhile is fed at once.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.inference.results import Segment, Transcription
+from asr_doge.inference.segmentation import Piece, Segmenter, common_prefix, stitch
+from asr_doge.inference.transcription import Transcriber
+
+HOP_SECONDS = 0.32
+"""Audio between two hypotheses, at least."""
+MOST_WORK = 16
+"""Seconds of audio transcribed for a hypothesis per second of new audio, at most."""
+
+
+@dataclass(frozen=True)
+class StreamUpdate:
+    """What changed.
+
+    Attributes:
+        seconds: audio heard so far.
+        finished: segments that ended, whose text will not change any more.
+        committed: words of the open segment on which two hypotheses agreed.
+        tentative: what the latest hypothesis holds beyond them; it may change.
+    """
+
+    seconds: float
+    finished: tuple[Segment, ...]
+    committed: str
+    tentative: str
+
+
+class StreamTranscriber:
+    """Transcribes one stream.
+
+    Args:
+        transcriber: the model, from `asr_doge.load`; it may serve several streams in turn.
+    """
+
+    def __init__(self, transcriber: Transcriber) -> None:
+        self._transcriber = transcriber
+        self._segmenter = Segmenter(transcriber.max_seconds)
+        self._samples = 0
+        self._finished: list[Segment] = []
+        self._joined: list[Segment] = []  # ended too, but the next overlaps their last and may mend its end
+        self._hypothesis: list[str] = []
+        self._committed: list[str] = []
+        self._looked_at = 0.0  # seconds of audio at the latest hypothesis
+
+    @property
+    def seconds(self) -> float:
+        """Audio heard so far."""
+        return self._samples / SAMPLE_RATE
+
+    def feed(self, samples: NDArray[np.float32]) -> StreamUpdate | None:
+        """Take more `[samples]`, mono at 16 kHz, of any number; returns what changed, if anything did."""
+        self._samples += len(samples)
+        finished = self._end_segments(self._segmenter.feed(samples))
+        piece = self._segmenter.open_piece
+        before = (self._committed, self._hypothesis)
+        if self.seconds - self._looked_at >= max(HOP_SECONDS, (piece.end - piece.start) / MOST_WORK):
+            self._looked_at = self.seconds
+            self._look_at(piece)
+        if not finished and before == (self._committed, self._hypothesis):
+            return None
+        return self._update(finished)
+
+    def finish(self) -> StreamUpdate:
+        """The stream has ended: all that was said is finished."""
+        finished = self._end_segments(self._segmenter.finish())
+        return self._update([*finished, *self._release()])
+
+    def transcription(self) -> Transcription:
+        """All segments that are finished."""
+        text = " ".join(segment.text for segment in self._finished)
+        return Transcription(text, self.seconds, segments=tuple(self._finished))
+
+    def _end_segments(self, pieces: list[Piece]) -> list[Segment]:
+        """Transcribe pieces for good; returns the segments that are finished by that."""
+        finished: list[Segment] = []
+        for piece in pieces:
+            if piece.is_gap:
+                finished += self._release()
+                continue
+            self._joined += self._transcriber.transcribe_pieces([piece])
+            if not piece.overlaps_next:
+                finished += self._release()
+        return finished
+
+    def _release(self) -> list[Segment]:
+        """Finish what has ended."""
+        segments = stitch(self._joined, [True] * len(self._joined))
+        self._finished += segments
+        self._joined, self._hypothesis, self._committed = [], [], []
+        return segments
+
+    def _look_at(self, piece: Piece) -> None:
+        """Make a hypothesis of the open piece, and commit what it shares with the one before."""
+        heard = self._transcriber.transcribe_pieces([piece]) if piece.speech is not None else []
+        segments = [*self._joined, *heard]
+        words = " ".join(segment.text for segment in stitch(segments, [True] * len(segments))).split()
+        agreed = words[: common_prefix(words, self._hypothesis)]
+        if common_prefix(agreed, self._committed) == len(self._committed):
+            self._committed = agreed
+        self._hypothesis = words
+
+    def _update(self, finished: list[Segment]) -> StreamUpdate:
+        tentative = self._hypothesis[len(self._committed) :]
+        return StreamUpdate(self.seconds, tuple(finished), " ".join(self._committed), " ".join(tentative))
+
+
+def stream(blocks: Iterable[NDArray[np.float32]], transcriber: Transcriber) -> Iterator[StreamUpdate]:
+    """Transcribe blocks `[samples]`, mono at 16 kHz, as they come, to their end."""
+    live = StreamTranscriber(transcriber)
+    for block in blocks:
+        update = live.feed(block)
+        if update is not None:
+            yield update
+    yield live.finish()

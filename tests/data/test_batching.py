@@ -1,0 +1,57 @@
+"""Every item once an epoch, in batches that fit, the same for the same seed and epoch."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr_doge.data.batching import LengthBatches, cut_by_length
+
+lengths_of_items = st.lists(st.floats(0.05, 60.0), max_size=200)
+
+
+@given(lengths_of_items, st.floats(0.1, 300.0), st.integers(0, 3), st.integers(0, 3))
+def test_every_item_once_and_no_batch_too_large(lengths: list[float], limit: float, seed: int, epoch: int) -> None:
+    batches = LengthBatches(lengths, limit, seed)
+    drawn = batches.batches(epoch)
+    assert sorted(index for batch in drawn for index in batch) == list(range(len(lengths)))
+    assert len(drawn) == len(batches)
+    for batch in drawn:
+        assert batch
+        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= limit * (1 + 1e-9)
+    assert 0 <= batches.padding_share(epoch) < 1
+
+
+@given(lengths_of_items, st.floats(1.0, 300.0))
+def test_the_same_epoch_is_the_same_anywhere_and_another_is_not(lengths: list[float], limit: float) -> None:
+    one, two = LengthBatches(lengths, limit, seed=5), LengthBatches(lengths, limit, seed=5)
+    two.set_epoch(3)
+    assert list(two) == one.batches(3)
+    assert one.batches(3, skip=2) == one.batches(3)[2:]
+    assert {len(one.batches(epoch)) for epoch in range(4)} == {len(one)}
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_company() -> None:
+    lengths = np.random.default_rng(0).uniform(2, 15, 500).tolist()
+    batches, other = LengthBatches(lengths, 120.0, seed=0), LengthBatches(lengths, 120.0, seed=1)
+    first, second = batches.batches(0), batches.batches(1)
+    assert first != second
+    assert other.batches(0) != first
+    assert len({frozenset(batch) for batch in first} & {frozenset(batch) for batch in second}) < len(first) / 2
+
+
+def test_little_padding_and_nearly_full_batches() -> None:
+    lengths = np.random.default_rng(0).gamma(4.0, 1.5, 3000).tolist()
+    batches = LengthBatches(lengths, 120.0)
+    assert batches.padding_share() < 0.05
+    assert sum(lengths) / (120.0 * len(batches)) > 0.85
+
+
+@given(st.lists(st.floats(0.1, 50.0), max_size=60).map(sorted), st.floats(0.1, 100.0))
+def test_runs_are_as_long_as_they_can_be(lengths: list[float], limit: float) -> None:
+    ends = cut_by_length(lengths, limit)
+    starts = [0, *ends[:-1]]
+    assert (ends[-1] if ends else 0) == len(lengths)
+    for start, end in zip(starts, ends, strict=bool(ends)):
+        assert end - start == 1 or (end - start) * lengths[end - 1] <= limit
+        if end < len(lengths):
+            assert (end - start + 1) * lengths[end] > limit

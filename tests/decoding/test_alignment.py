@@ -1,0 +1,94 @@
+"""Words stand where their letters are, within the clip and in order, whatever the text."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from asr_doge.decoding.alignment import UNHEARD, AlignedWord, align_words
+from asr_doge.models import LoadedModel
+
+RATE = 16_000
+FRAME = RATE // 50
+
+
+def posteriors(path: str) -> NDArray[np.float32]:
+    """Sure of one character a frame; `_` is blank."""
+    rows = np.full((len(path), 128), 0.001, dtype=np.float32)
+    rows[np.arange(len(path)), [0 if character == "_" else ord(character) for character in path]] = 0.9
+    return np.log(rows)
+
+
+def clip(path: str, silent: str = "_ ") -> NDArray[np.float32]:
+    """Noise, but silence at the frames of `silent` characters."""
+    noise = np.random.default_rng(0).standard_normal(len(path) * FRAME) * 0.1
+    loud = np.repeat([character not in silent for character in path], FRAME)
+    return (noise * loud).astype(np.float32)
+
+
+def align(loaded: LoadedModel, path: str, text: str, waveform: NDArray[np.float32] | None = None) -> list[AlignedWord]:
+    sound = clip(path) if waveform is None else waveform
+    return align_words(loaded.model.encoder, posteriors(path), text.split(), sound, RATE)
+
+
+def test_words_begin_and_end_at_the_pauses(assembled: LoadedModel) -> None:
+    one, two = align(assembled, "____oonnee____ _____twwoo____", "one two")
+    assert (one.start, one.end) == pytest.approx((0.08, 0.20))
+    assert (two.start, two.end) == pytest.approx((0.40, 0.50))
+    assert one.log_posterior == pytest.approx(np.log(0.9 / posteriors_total()), abs=0.2)
+
+
+def posteriors_total() -> float:
+    """What a row of `posteriors` sums to."""
+    return 0.9 + 127 * 0.001
+
+
+def test_without_a_pause_words_meet_between_their_letters(assembled: LoadedModel) -> None:
+    path = "__oonnee tttwwoo__"
+    one, two = align(assembled, path, "one two", clip(path, silent=""))
+    assert one.end <= two.start
+    assert 0.14 <= one.end <= 0.20
+    assert 0.10 <= two.start <= 0.20
+
+
+def test_another_text_than_the_paths_is_aligned_as_well_as_it_goes(assembled: LoadedModel) -> None:
+    right = align(assembled, "____oonnee____ _____twwoo____", "one two")
+    wrong = align(assembled, "____oonnee____ _____twwoo____", "ore too")
+    assert [word.start for word in wrong] == pytest.approx([word.start for word in right], abs=0.1)
+    for sure, unsure in zip(right, wrong, strict=True):
+        assert sure.log_posterior is not None
+        assert unsure.log_posterior is not None
+        assert unsure.log_posterior < sure.log_posterior - 1
+
+
+def test_case_does_not_matter(assembled: LoadedModel) -> None:
+    path = "____oonnee____ _____twwoo____"
+    assert align(assembled, path, "ONE Two") == align(assembled, path, "one two")
+    assert align(assembled, path.upper(), "one two") == align(assembled, path, "one two")
+
+
+def test_words_that_the_head_cannot_write_take_no_time(assembled: LoadedModel) -> None:
+    one, foreign, two = align(assembled, "____oonnee____ _____twwoo____", "one 一二 two")
+    assert foreign == AlignedWord(one.end, one.end, None)
+    assert two.start > one.end
+
+
+def test_a_text_too_long_for_its_clip_is_spread_over_it(assembled: LoadedModel) -> None:
+    words = align(assembled, "_on_", "many more letters than frames")
+    assert words[0].start == 0.0
+    assert words[-1].end == pytest.approx(0.08)
+    assert all(word.log_posterior == UNHEARD for word in words)
+
+
+@given(
+    path=st.text(alphabet="_ abc", min_size=1, max_size=40),
+    words=st.lists(st.text(alphabet="abcé一", min_size=1, max_size=4), min_size=1, max_size=6),
+)
+def test_words_are_in_order_and_within_the_clip(assembled: LoadedModel, path: str, words: list[str]) -> None:
+    aligned = align(assembled, path, " ".join(words), clip(path))
+    assert len(aligned) == len(words)
+    times = [time for word in aligned for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert times[0] >= 0.0
+    assert times[-1] <= len(path) / 50 + 1e-6

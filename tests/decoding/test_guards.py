@@ -1,0 +1,83 @@
+"""Silence, noise and loops are known for what they are, and speech is not taken for them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr_doge.decoding.guards import hears_no_speech, is_quiet_or_steady, without_loops
+
+RATE = 16_000
+
+
+def posteriors(*frames: tuple[int, float]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Log-posteriors in which each frame gives its label so much, and the others the rest."""
+    rows = [[(1 - sure) / 9 if label != place else sure for place in range(10)] for label, sure in frames]
+    return np.log(np.array(rows, dtype=np.float32))
+
+
+@pytest.mark.parametrize("decibels", [-90, -60, -30, -6])
+def test_noise_is_steady_at_any_level(decibels: float) -> None:
+    noise = np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
+    assert is_quiet_or_steady(noise * np.float32(10 ** (decibels / 20)), RATE)
+
+
+@pytest.mark.parametrize("hertz", [50, 440, 3000])
+def test_a_tone_is_steady(hertz: float) -> None:
+    tone = np.sin(2 * np.pi * hertz * np.arange(4 * RATE) / RATE)
+    assert is_quiet_or_steady((0.3 * tone).astype(np.float32), RATE)
+
+
+def test_what_swells_and_fades_is_not() -> None:
+    noise = np.random.default_rng(0).standard_normal(4 * RATE)
+    swelling = noise * (1.2 + np.sin(2 * np.pi * 3 * np.arange(4 * RATE) / RATE))
+    assert not is_quiet_or_steady((0.05 * swelling).astype(np.float32), RATE)
+
+
+def test_a_clip_as_short_as_a_vowel_is_not_judged_by_its_level() -> None:
+    vowel = np.sin(2 * np.pi * 200 * np.arange(RATE // 4) / RATE).astype(np.float32)
+    assert not is_quiet_or_steady(vowel, RATE)
+    assert is_quiet_or_steady(np.zeros(RATE // 4, dtype=np.float32), RATE)
+
+
+def test_blanks_and_doubtful_letters_are_no_speech() -> None:
+    blank = (0, 0.99)
+    assert hears_no_speech(posteriors(*[blank] * 5))
+    assert hears_no_speech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)))
+    assert not hears_no_speech(posteriors(blank, (3, 0.95), blank, (4, 0.6), (5, 0.9)))
+
+
+def test_a_single_letter_must_be_surer() -> None:
+    blank = (0, 0.99)
+    assert hears_no_speech(posteriors(blank, (3, 0.8), (3, 0.8), blank))
+    assert not hears_no_speech(posteriors(blank, (3, 0.95), (3, 0.95), blank))
+    assert not hears_no_speech(posteriors(blank, (3, 0.8), blank, (3, 0.8)))  # two letters
+
+
+def kept(text: str, draft: str | None) -> str:
+    words = text.split()
+    return " ".join(words[n] for n in without_loops(words, draft.split() if draft is not None else None))
+
+
+@pytest.mark.parametrize(
+    ("text", "draft", "expected"),
+    [
+        ("a b" + " c" * 20, "a b c", "a b c"),
+        ("so it goes" + " and so on" * 9, "so it goes and so on", "so it goes and so on"),
+        ("a" + " b c" * 10 + " d e", "a b c d e", "a b c d e"),
+        ("no no no no no", "no no no no no", "no no no no no"),
+        ("no no no no no", "no nno nono", "no no no no no"),  # about as long as the draft: said, if not drafted so
+        ("a a a" + " a" * 20, "a a a", "a a a"),
+        ("a b c", "", "a b c"),
+        ("ha" + " ha" * 11, None, "ha"),
+        ("ha ha ha ha", None, "ha ha ha ha"),
+        ("", "", ""),
+    ],
+)
+def test_only_what_goes_round_and_round_is_cut(text: str, draft: str | None, expected: str) -> None:
+    assert kept(text, draft) == expected
+
+
+@given(st.lists(st.sampled_from(["one", "two", "three"]), max_size=12))
+def test_a_text_like_its_draft_is_left_alone(words: list[str]) -> None:
+    assert without_loops(words, words) == list(range(len(words)))

@@ -1,0 +1,125 @@
+"""A stream says early what its recording says, takes nothing back that it committed, and does bounded work."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
+from asr_doge.inference.results import Segment
+from asr_doge.inference.segmentation import Piece
+from asr_doge.inference.stream import MOST_WORK, StreamTranscriber, StreamUpdate, stream
+from asr_doge.inference.transcription import Transcriber, load
+
+Waveform = NDArray[np.float32]
+BLOCK = SAMPLE_RATE // 10
+PAUSE = np.zeros(round(1.5 * SAMPLE_RATE), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def nano() -> Transcriber:
+    return load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def speech() -> Waveform:
+    """Two sentences and the pauses after them."""
+    said = [synthesize(text, Voice(words_per_minute=130)) for text in ("one two three four", "nine eight seven")]
+    return np.concatenate([said[0], PAUSE, said[1], PAUSE])
+
+
+def blocks_of(waveform: Waveform, size: int = BLOCK) -> list[Waveform]:
+    return np.split(waveform, range(size, len(waveform), size))
+
+
+def finished(updates: Sequence[StreamUpdate]) -> list[Segment]:
+    return [segment for update in updates for segment in update.finished]
+
+
+def test_the_finished_text_is_the_files(nano: Transcriber, speech: Waveform) -> None:
+    live = StreamTranscriber(nano)
+    for block in blocks_of(speech):
+        live.feed(block)
+    live.finish()
+    whole = nano.transcribe(speech)
+    assert live.transcription().segments == whole.segments
+    assert len(whole.segments) == 2
+    assert (live.transcription().text, live.transcription().duration) == (whole.text, whole.duration)
+
+
+@settings(max_examples=3)
+@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=4))
+def test_however_it_arrives(transcriber: Transcriber, speech: Waveform, sizes: list[int]) -> None:
+    sizes = [*sizes, 12_345] * (1 + len(speech) // sum([*sizes, 12_345]))
+    updates = list(stream(np.split(speech, np.cumsum(sizes)[np.cumsum(sizes) < len(speech)]), transcriber))
+    assert tuple(finished(updates)) == transcriber.transcribe(speech).segments
+    assert updates[-1].seconds == pytest.approx(len(speech) / SAMPLE_RATE)
+
+
+def test_committed_words_stay_until_their_segment_ends(nano: Transcriber, speech: Waveform) -> None:
+    committed: list[str] = []
+    early = 0
+    for update in stream(blocks_of(speech), nano):
+        words = update.committed.split()
+        if update.finished:
+            committed = []
+        assert words[: len(committed)] == committed
+        early += len(words) - len(committed)
+        committed = words
+    assert early >= 4  # of seven words; else nothing is said before the end
+
+
+def test_a_segment_is_finished_where_somebody_pauses(nano: Transcriber, speech: Waveform) -> None:
+    updates = list(stream(blocks_of(speech), nano))
+    first = next(update for update in updates if update.finished)
+    (segment,) = first.finished
+    assert segment.end < first.seconds < segment.end + 1.3
+    assert first.seconds < len(speech) / SAMPLE_RATE - 2
+
+
+def test_silence_is_nothing_to_work_on(nano: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = heard_pieces(nano, monkeypatch)
+    updates = list(stream(blocks_of(np.zeros(20 * SAMPLE_RATE, dtype=np.float32)), nano))
+    assert len(updates) == 1
+    assert (updates[0].finished, updates[0].committed, updates[0].tentative) == ((), "", "")
+    assert len(pieces) <= 1
+
+
+def test_the_work_for_a_second_is_bounded(
+    transcriber: Transcriber, speech: Waveform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody ever pauses, which makes the longest pieces."""
+    word = synthesize("seven", Voice())
+    loud = np.flatnonzero(np.abs(word) > 0.01)
+    waveform = np.tile(word[loud[0] : loud[-1] + 1], 30)
+    monkeypatch.setattr(transcriber, "max_seconds", 6.0)
+    pieces = heard_pieces(transcriber, monkeypatch)
+    for _ in stream(blocks_of(waveform), transcriber):
+        pass
+    work = sum(piece.end - piece.start for piece in pieces)
+    assert len(waveform) > 10 * SAMPLE_RATE
+    assert 2 * len(waveform) < work * SAMPLE_RATE < (MOST_WORK + 2) * len(waveform)
+
+
+def heard_pieces(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
+    """Every piece that is transcribed from now on."""
+    pieces: list[Piece] = []
+    transcribe = transcriber.transcribe_pieces
+
+    def listed(batch: Sequence[Piece]) -> list[Segment]:
+        pieces.extend(batch)
+        return transcribe(batch)
+
+    monkeypatch.setattr(transcriber, "transcribe_pieces", listed)
+    return pieces
+
+
+def test_an_empty_stream_is_an_empty_transcript(transcriber: Transcriber) -> None:
+    def nothing() -> Iterator[Waveform]:
+        yield from ()
+
+    (update,) = stream(nothing(), transcriber)
+    assert update == StreamUpdate(0.0, (), "", "")
