@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from asr_doge.errors import CheckpointError
+from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models.adapters import Adapter
 from asr_doge.models.checkpoints import (
     Reference,
@@ -43,7 +43,7 @@ from asr_doge.models.language_model import (
     load_quantized_language_model,
     rename_language_model_key,
 )
-from asr_doge.models.quantization import quantize_linear_layers
+from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.published import Quantization
 
 IGNORED_LABEL = -100
@@ -366,7 +366,12 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             save_directory: the checkpoint folder.
             state_dict: weights to take instead of the model's own (the Trainer gathers them from several devices).
             options: of transformers' `save_pretrained` (`push_to_hub`, …).
+
+        Raises:
+            ConfigError: it is quantized; its rounded weights would be taken for whole ones.
         """
+        if is_quantized(self):
+            raise ConfigError("a quantized model cannot be saved: load it without quantization, which loses nothing")
         wanted = self.trained_keys()
         weights = self.state_dict() if state_dict is None else state_dict
         weights = {name: weights[name] for name in sorted(wanted)}

@@ -63,6 +63,11 @@ def quantize_linear_layers(module: nn.Module) -> None:
             quantize_linear_layers(child)
 
 
+def is_quantized(module: nn.Module) -> bool:
+    """Whether `quantize_linear_layers` has found something in `module`."""
+    return any(isinstance(part, Int8Linear) for part in module.modules())
+
+
 def _is_matrix(layer: nn.Module) -> bool:
     """Whether a layer is a product with a matrix, plus a bias."""
     if type(layer) is nn.Conv1d:
