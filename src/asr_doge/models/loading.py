@@ -53,7 +53,8 @@ class LoadedEncoder:
         inputs = self.feature_extractor(
             list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt", return_attention_mask=True
         )
-        weight = next(self.encoder.parameters())
+        # Of a quantized encoder most weights are whole numbers, which features are not.
+        weight = next(weight for weight in self.encoder.parameters() if weight.is_floating_point())
         lengths = inputs["attention_mask"].sum(dim=1).to(weight.device)
         with torch.no_grad():
             return self.encoder(inputs["input_features"].to(weight.device, weight.dtype), lengths, return_ctc_logits)
