@@ -8,7 +8,7 @@ never holds them whole.
 It does not know which parts of a model are to be quantized, nor how to train what it has rounded.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def is_quantized(module: nn.Module) -> bool:
     return any(isinstance(part, Int8Linear) for part in module.modules())
 
 
-def _is_matrix(layer: nn.Module) -> bool:
+def _is_matrix(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv1d]:
     """Whether a layer is a product with a matrix, plus a bias."""
     if type(layer) is nn.Conv1d:
         return layer.kernel_size == (1,) and layer.stride == (1,) and layer.padding == (0,) and layer.groups == 1
