@@ -1,5 +1,7 @@
 """8-bit models: close to the whole ones, smaller, and as indifferent to their neighbours."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 from asr_doge.errors import ConfigError
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import LoadedModel, load_model
-from asr_doge.models.quantization import SMALLEST, Int8Linear, quantize_linear_layers
+from asr_doge.models.checkpoints import find_model, load_model_config
+from asr_doge.models.language_model import load_quantized_language_model
+from asr_doge.models.quantization import SMALLEST, Int8Linear, is_quantized, quantize_linear_layers
 from tests.models import tiny
 
 
@@ -103,6 +107,24 @@ def test_batches_change_no_text(quantized_nano: LoadedModel) -> None:
     transcriber = Transcriber(quantized_nano)
     together = [result.text for result in transcriber.transcribe(waveforms)]
     assert together == [transcriber.transcribe([waveform])[0].text for waveform in waveforms]
+
+
+def test_rounded_weights_are_never_taken_for_whole_ones(quantized_nano: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="without quantization"):
+        quantized_nano.save(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_published_names_load_in_8_bits(is_alone: bool, tmp_path: Path) -> None:
+    model = tiny.doge_model(64)
+    (model.base_model if is_alone else model).save_pretrained(tmp_path)
+    reference = find_model(tmp_path)
+    quantized = load_quantized_language_model(reference, load_model_config(reference), torch.float32)
+    tokens = torch.arange(9)[None]
+    with torch.no_grad():
+        whole, rounded_ = model(tokens).logits, quantized(tokens).logits
+    assert (whole - rounded_).norm() < 0.2 * whole.norm()
+    assert is_quantized(quantized)
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -171,7 +171,7 @@ class ASRDogeBenchmark:
         else:
             weights = fingerprint(self.transcriber.loaded, self.config.checkpoint_dir)
             decoding = {field.name: getattr(self.config, field.name) for field in fields(DecodingConfig)}
-            recogniser = f"{weights} {decoding}"
+            recogniser = f"{weights} {self.config.quantization} {decoding}"
         return Progress(Path(self.config.output_dir), recogniser, str(self.shard))
 
     def _transcribe(self, samples: Sequence[Utterance], progress: Progress) -> tuple[list[SampleResult], Throughput]:

@@ -54,18 +54,21 @@ def load_quantized_language_model(
     quantize_linear_layers(model)
     if tied:
         model.set_output_embeddings(head)
-    load_weights(model, reference, _present_name(config), f"language model '{reference.name}'", dtype, optional=tied)
+    load_weights(model, reference, _rename_for(model), f"language model '{reference.name}'", dtype, optional=tied)
     model.tie_weights()
     return model.eval()
 
 
-def _present_name(config: PreTrainedConfig) -> Callable[[str], str]:
-    """What renames the weights of a checkpoint as transformers names them today."""
+def _rename_for(model: PreTrainedModel) -> Callable[[str], str]:
+    """What renames the weights of a checkpoint to those of `model`, as transformers would."""
+    names = model.state_dict().keys()
+    patterns = LEGACY_DOGE_KEYS if model.config.model_type == "doge" else {}
 
     def rename(key: str) -> str:
-        for old, new in (LEGACY_DOGE_KEYS if config.model_type == "doge" else {}).items():
+        for old, new in patterns.items():
             key = re.sub(old, new, key)
-        return key
+        prefixed = f"{model.base_model_prefix}.{key}"  # checkpoints of the model without its head lack the prefix
+        return prefixed if key not in names and prefixed in names else key
 
     return rename
 

@@ -53,7 +53,8 @@ class LoadedEncoder:
         inputs = self.feature_extractor(
             list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt", return_attention_mask=True
         )
-        weight = next(self.encoder.parameters())
+        # Of a quantized encoder most weights are whole numbers, which features are not.
+        weight = next(weight for weight in self.encoder.parameters() if weight.is_floating_point())
         lengths = inputs["attention_mask"].sum(dim=1).to(weight.device)
         with torch.no_grad():
             return self.encoder(inputs["input_features"].to(weight.device, weight.dtype), lengths, return_ctc_logits)
@@ -105,7 +106,7 @@ def load_model(
         CheckpointError: the checkpoint or a part it points to is missing or damaged.
         ConfigError: there is no such device, or it cannot run quantized models.
     """
-    found_device = _device_for(quantization, device)
+    found_device = _find_device_for(quantization, device)
     reference = find_model(name if name is not None else DEFAULT_MODEL)
     model = ASRDogeForConditionalGeneration.from_pretrained(
         reference.folder or reference.name, dtype=dtype, device_map=found_device, quantization=quantization
@@ -119,16 +120,6 @@ def load_model(
             f"checkpoint '{reference.name}' has no usable processor configuration: {first_line(error)}"
         ) from error
     return LoadedModel(model, ASRDogeProcessor(feature_extractor, tokenizer))
-
-
-def _device_for(quantization: Quantization, device: str | torch.device | None) -> torch.device:
-    """The device asked for, if models so quantized run there."""
-    found = find_device(device)
-    if quantization not in get_args(Quantization):
-        raise ConfigError(f"quantization must be one of {', '.join(get_args(Quantization))}; got '{quantization}'")
-    if quantization != "none" and found.type != "cpu":
-        raise ConfigError(f"--quantization {quantization} runs on the CPU only, not on {found}; give --device cpu")
-    return found
 
 
 def load_encoder_alone(
@@ -148,7 +139,7 @@ def load_encoder_alone(
     Raises:
         CheckpointError, ConfigError: as in `load_model`.
     """
-    found_device = _device_for(quantization, device)
+    found_device = _find_device_for(quantization, device)
     reference = find_model(name if name is not None else DEFAULT_MODEL)
     config = load_model_config(reference)
     if not isinstance(config, ASRDogeConfig):
@@ -211,6 +202,16 @@ def assemble_model(
         num_beams=1,  # said aloud, or transformers' pipeline takes 5
     )
     return LoadedModel(model.to(find_device(device)), processor)  # type: ignore[arg-type]  # a wrapped `to`
+
+
+def _find_device_for(quantization: Quantization, device: str | torch.device | None) -> torch.device:
+    """`find_device`, if what it finds can run a model quantized so."""
+    found = find_device(device)
+    if quantization not in get_args(Quantization):
+        raise ConfigError(f"quantization must be one of {', '.join(get_args(Quantization))}; got '{quantization}'")
+    if quantization != "none" and found.type != "cpu":
+        raise ConfigError(f"--quantization {quantization} runs on the CPU only, not on {found}; give --device cpu")
+    return found
 
 
 def find_device(device: str | torch.device | None = None) -> torch.device:

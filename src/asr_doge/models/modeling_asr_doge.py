@@ -44,7 +44,7 @@ from asr_doge.models.language_model import (
     load_quantized_language_model,
     rename_language_model_key,
 )
-from asr_doge.models.quantization import quantize_linear_layers
+from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.published import Quantization
 
 IGNORED_LABEL = -100
@@ -375,7 +375,12 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             save_directory: the checkpoint folder.
             state_dict: weights to take instead of the model's own (the Trainer gathers them from several devices).
             options: of transformers' `save_pretrained` (`push_to_hub`, …).
+
+        Raises:
+            ConfigError: it is quantized; its rounded weights would be taken for whole ones.
         """
+        if is_quantized(self):
+            raise ConfigError("a quantized model cannot be saved: load it without quantization, which loses nothing")
         wanted = self.trained_keys()
         weights = self.state_dict() if state_dict is None else state_dict
         weights = {name: weights[name] for name in sorted(wanted)}

@@ -8,7 +8,7 @@ never holds them whole.
 It does not know which parts of a model are to be quantized, nor how to train what it has rounded.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
+        self.out_features, self.in_features = weight.shape[:2]  # as `nn.Linear` calls them
         rounded, scale = _round_matrix(weight.detach())
         self.weight = nn.Parameter(rounded, requires_grad=False)
         self.register_buffer("scale", scale, persistent=False)
@@ -62,7 +63,12 @@ def quantize_linear_layers(module: nn.Module) -> None:
             quantize_linear_layers(child)
 
 
-def _is_matrix(layer: nn.Module) -> bool:
+def is_quantized(module: nn.Module) -> bool:
+    """Whether `quantize_linear_layers` has found something in `module`."""
+    return any(isinstance(part, Int8Linear) for part in module.modules())
+
+
+def _is_matrix(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv1d]:
     """Whether a layer is a product with a matrix, plus a bias."""
     if type(layer) is nn.Conv1d:
         return layer.kernel_size == (1,) and layer.stride == (1,) and layer.padding == (0,) and layer.groups == 1

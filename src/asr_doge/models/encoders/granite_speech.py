@@ -243,7 +243,7 @@ def _pointwise(layer: nn.Module, frames: Tensor) -> Tensor:
 def _depthwise(module: GraniteSpeechConformerDepthWiseConv1d, frames: Tensor) -> Tensor:
     """The depthwise convolution on frames `[S, C]`.
 
-    On the CPU as a sum of shifted products: torch's own takes ten times as long there.
+    On the CPU as a sum of shifted products: torch's own takes twice as long there.
     """
     if frames.device.type != "cpu":
         return module(frames.T[None])[0].T
