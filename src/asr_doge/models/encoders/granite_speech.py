@@ -192,7 +192,7 @@ def _block_attention(
         blocks: rooms of whole blocks.
     """
     block = len(distances) // 2
-    shape = (blocks.num_rows // block, block, attention.num_heads, attention.dim_head)
+    shape = (blocks.num_rows // block, block, attention.num_heads, cast(int, attention.dim_head))
     normed = attention.pre_norm(hidden_states)
     query, key, value = (
         blocks.spread(part).view(shape) for part in (attention.to_q(normed), *attention.to_kv(normed).chunk(2, dim=-1))
