@@ -467,7 +467,7 @@ def run_process(
 
 def test_a_real_run_prints_the_texts_and_nothing_else(model: Path, recordings: Path) -> None:
     """No warnings of libraries, no progress bars of others; and a terminal of few letters stops nothing."""
-    finished = run_process("transcribe", recordings, "--model", model, "--device", "cpu", encoding="ascii")
+    finished = run_process("transcribe", *FREE, recordings, "--model", model, "--device", "cpu", encoding="ascii")
     assert finished.returncode == 0
     assert finished.stderr == ""
     assert [line.partition("\t")[0] for line in finished.stdout.splitlines()] == [
@@ -499,7 +499,7 @@ def test_an_interrupt_is_code_130_and_leaves_a_whole_document(model: Path, tmp_p
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
         " from asr_doge.cli import main; sys.exit(main())"
     )
-    command = [sys.executable, "-c", start, "transcribe", str(pipe), "--format", "json", "--model", str(model)]
+    command = [sys.executable, "-c", start, "transcribe", *FREE, str(pipe), "--format", "json", "--model", str(model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         writer = None
         while writer is None and process.poll() is None:
@@ -518,7 +518,7 @@ def test_an_interrupt_is_code_130_and_leaves_a_whole_document(model: Path, tmp_p
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
 def test_a_reader_that_stops_early_is_no_error(model: Path, recordings: Path) -> None:
-    command = [sys.executable, "-m", "asr_doge.cli", "transcribe", str(recordings), "--model", str(model)]
+    command = [sys.executable, "-m", "asr_doge.cli", "transcribe", *FREE, str(recordings), "--model", str(model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
