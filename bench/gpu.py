@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speed import Batch, draft, greedy, make_checkpoint, noise
+from speed import Batch, draft, greedy, make_checkpoint, noise  # type: ignore[import-not-found]  # its neighbour
 from torch.utils.flop_counter import FlopCounterMode
 
 from asr_doge.data.atomic_writing import write_atomically

@@ -53,12 +53,12 @@ def write_long(folder: Path, seconds: int) -> Path:
     path = folder / f"long_{seconds}.flac"
     left = seconds * SAMPLE_RATE
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1) as file:
-        for clip in cycle(sorted(folder.glob("[0-9]*.wav"))):
-            samples = np.concatenate([soundfile.read(clip)[0], np.zeros(SAMPLE_RATE // 2)])[:left]
+        clips = cycle(sorted(folder.glob("[0-9]*.wav")))
+        while left:
+            samples = np.concatenate([soundfile.read(next(clips))[0], np.zeros(SAMPLE_RATE // 2)])[:left]
             file.write(samples)
             left -= len(samples)
-            if not left:
-                return path
+    return path
 
 
 def measure(kind: str, size: int, folder: Path) -> Point:

@@ -53,6 +53,8 @@ def configurations(small: bool) -> tuple[GraniteSpeechConfig, DogeConfig]:
     """The published encoder and language model, or tiny ones of the same kind."""
     granite, doge = published_encoder_config(), published_text_config()
     if small:
+        assert isinstance(granite.encoder_config, PreTrainedConfig)
+        assert isinstance(granite.projector_config, PreTrainedConfig)
         granite.encoder_config.update({"num_layers": 2, "hidden_dim": 32, "num_heads": 2, "dim_head": 16})
         granite.projector_config.update(
             {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "encoder_hidden_size": 32}

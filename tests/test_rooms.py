@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "asr_doge"
 GROUND_FLOOR = {"audio", "text"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "published": set(),
     "audio": set(),
     "text": set(),
     "data": GROUND_FLOOR,
@@ -23,7 +24,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"inference", "decoding", "models", "data"} | GROUND_FLOOR,
     "serving": {"inference"},
 }
-"""`errors` may be imported by all. `cli` may import every room and the package itself; no room may import `cli`."""
+"""`errors` and `published` may be imported by all.
+
+`cli` may import every room and the package itself; no room may import `cli`."""
 EVERY_ROOM = {*MAY_IMPORT, "cli"}
 
 modules = sorted(PACKAGE.rglob("*.py"))
@@ -67,7 +70,7 @@ def test_imports_lead_downwards(module: Path) -> None:
     if room in ("__init__", "__main__"):
         return  # the package's front door
     assert room in EVERY_ROOM, f"{room} is not a room of the design"
-    imported = imported_rooms(module.read_text(encoding="utf-8")) - {room, "errors"}
+    imported = imported_rooms(module.read_text(encoding="utf-8")) - {room, "errors", "published"}
     allowed = {*EVERY_ROOM, "asr_doge"} if room == "cli" else MAY_IMPORT[room]
     assert imported <= allowed, f"{room} may not import {', '.join(sorted(imported - allowed))}"
 

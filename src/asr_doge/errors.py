@@ -24,3 +24,7 @@ class CheckpointError(ASRDogeError):
 
 class ConfigError(ASRDogeError):
     """A flag or configuration value that cannot be used."""
+
+
+class TrainingError(ASRDogeError):
+    """A training run that cannot go on; what it saved before is whole."""

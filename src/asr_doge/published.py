@@ -9,6 +9,7 @@ DEFAULT_SPEECH_ENCODER = "ibm-granite/granite-speech-3.3-2b"
 DEFAULT_LANGUAGE_MODEL = "SmallDoge/Doge-320M-Checkpoint"
 DEFAULT_PROMPT = "transcribe the following audio: "
 
-AdapterType = Literal["mlp", "linear"]
+AdapterType = Literal["mlp", "linear", "conv", "qformer"]
 TrainLanguageModel = Literal["none", "lora", "full"]
+TrainEncoder = Literal["none", "lora", "last_k"]
 Quantization = Literal["none", "int8"]

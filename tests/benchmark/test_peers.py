@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from asr_doge.audio.reading import read_audio
-from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig
+from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig, peers
 from asr_doge.benchmark.peers import load_peer
 from asr_doge.benchmark.report import read_report
 from asr_doge.data import read_manifest
@@ -85,6 +85,12 @@ def test_a_hugging_face_model_beside_ours(wav2vec2: Path, checkpoint_folder: Pat
 def test_an_unknown_peer_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"--peer {name}: no such peer"):
         load_peer(name, CPU)
+
+
+def test_a_missing_package_is_named_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'asr-doge\[peers\]'"):
+        ASRDogeBenchmark(BenchmarkConfig("./none", peer=["pocketsphinx"]))
 
 
 def test_what_is_no_recogniser_is_named(doge_folder: Path) -> None:

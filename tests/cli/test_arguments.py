@@ -23,6 +23,7 @@ from tests.speech import write_yaml
 CONFIGS = {name: verb.config_class for name, verb in VERBS.items()}
 REQUIRED = {
     "process": ["--data_dir", "in", "--output_dir", "out"],
+    "merge": ["--checkpoint_dir", "in", "--output_dir", "out"],
     "pretrain": ["--output_dir", "out", "--digits_dir", "in"],
 }
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

@@ -43,6 +43,7 @@ def test_lists_are_written_side_by_side(tmp_path: Path) -> None:
     config = parsed("--batch_sizes", "2", "--config", str(recipe))
     assert (config.batch_sizes, config.peer) == ([2], ["c"])
     assert parsed("--batch_sizes").batch_sizes == []
+    assert parsed("--peer", "7", "[x]").peer == ["7", "[x]"]
 
 
 def test_two_runs_compared(command: Command, model: Path, processed: Path, tmp_path: Path) -> None:

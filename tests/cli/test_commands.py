@@ -24,6 +24,7 @@ from asr_doge.decoding import DecodingConfig
 from asr_doge.inference.results import Transcription
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import assemble_model, load_model, loading
+from asr_doge.training.record import write_record
 from tests import speech
 from tests.cli.conftest import Command
 from tests.models import tiny
@@ -402,14 +403,16 @@ def test_what_is_missing_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("checkpoint", [None, "checkpoint-3"])
+@pytest.mark.parametrize("began", [False, True])
 def test_an_interrupted_training_says_how_to_go_on_if_it_can(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str | None
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: bool
 ) -> None:
     output_dir = tmp_path / "my checkpoints"
 
     def interrupted(config: object) -> None:
-        (output_dir / (checkpoint or "best")).mkdir(parents=True)
+        output_dir.mkdir()
+        if began:
+            write_record(output_dir, {})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train", interrupted)
@@ -419,7 +422,7 @@ def test_an_interrupted_training_says_how_to_go_on_if_it_can(
     advice = [line.partition("stopped; go on with: ")[2] for line in outcome.err if "stopped" in line]
     settings = str(output_dir / "train_config.yaml")
     expected = ["asr-doge", "train", "--config", settings, "--resume_from", "latest"]
-    assert [shlex.split(line) for line in advice] == ([expected] if checkpoint else [])
+    assert [shlex.split(line) for line in advice] == ([expected] if began else [])
 
 
 def test_a_file_that_the_system_refuses_is_one_line(command: Command, tmp_path: Path) -> None:
@@ -464,7 +467,7 @@ def run_process(
 
 def test_a_real_run_prints_the_texts_and_nothing_else(model: Path, recordings: Path) -> None:
     """No warnings of libraries, no progress bars of others; and a terminal of few letters stops nothing."""
-    finished = run_process("transcribe", recordings, "--model", model, "--device", "cpu", encoding="ascii")
+    finished = run_process("transcribe", *FREE, recordings, "--model", model, "--device", "cpu", encoding="ascii")
     assert finished.returncode == 0
     assert finished.stderr == ""
     assert [line.partition("\t")[0] for line in finished.stdout.splitlines()] == [
@@ -496,7 +499,7 @@ def test_an_interrupt_is_code_130_and_leaves_a_whole_document(model: Path, tmp_p
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
         " from asr_doge.cli import main; sys.exit(main())"
     )
-    command = [sys.executable, "-c", start, "transcribe", str(pipe), "--format", "json", "--model", str(model)]
+    command = [sys.executable, "-c", start, "transcribe", *FREE, str(pipe), "--format", "json", "--model", str(model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         writer = None
         while writer is None and process.poll() is None:
@@ -515,7 +518,7 @@ def test_an_interrupt_is_code_130_and_leaves_a_whole_document(model: Path, tmp_p
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
 def test_a_reader_that_stops_early_is_no_error(model: Path, recordings: Path) -> None:
-    command = [sys.executable, "-m", "asr_doge.cli", "transcribe", str(recordings), "--model", str(model)]
+    command = [sys.executable, "-m", "asr_doge.cli", "transcribe", *FREE, str(recordings), "--model", str(model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

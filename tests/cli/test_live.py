@@ -123,10 +123,10 @@ class Terminal(io.StringIO):
 def test_on_a_terminal_words_show_before_their_segment_ends(
     nano: Transcriber, waveform: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
     print_live(np.split(waveform, range(1600, len(waveform), 1600)), nano, "txt", "nano", None)
-    shown = sys.stdout.getvalue()  # type: ignore[attr-defined]
-    lines = [line.split("\r\x1b[K") for line in shown.split("\n")]
+    lines = [line.split("\r\x1b[K") for line in terminal.getvalue().split("\n")]
     segments = [segment.text for segment in nano.transcribe(waveform).segments]
     assert [line[-1] for line in lines] == [*segments, ""]  # each line as it stays, and nothing after the last
     assert len(lines[0]) > 3  # it was written over and over while it grew

@@ -173,9 +173,16 @@ def test_common_voice(tmp_path: Path) -> None:
 def test_kaldi_directories(tmp_path: Path) -> None:
     data = tmp_path / "train"
     data.mkdir()
-    scp = {"u1": "wav/a b.wav", "u2": "sox x.wav -t wav - |", "u3": "/far/c.wav", "u4": "d.wav", "u6": "e.wav"}
+    scp = {
+        "u1": "wav/a b.wav",
+        "u2": "sox x.wav -t wav - |",
+        "u3": "/far/c.wav",
+        "u4": "d.wav",
+        "u6": "e.wav",
+        "u7": "f.wav",
+    }
     (data / "wav.scp").write_text("".join(f"{id_} {path}\n" for id_, path in scp.items()))
-    (data / "text").write_bytes(b"u1 hello  world \nu2 two\nu3 drei\nu5 five\nu6 caf\xe9\n")
+    (data / "text").write_bytes(b"u1 hello  world \nu2 two\nu3 drei\nu5 five\nu6 caf\xe9\nu7 one\n\nu7 two\n")
     (data / "utt2spk").write_text("u1 ann\nu3 bob\n")
     (data / "utt2lang").write_text("u3 de\n")
     assert listed("kaldi", tmp_path, "train") == [
@@ -187,6 +194,7 @@ def test_kaldi_directories(tmp_path: Path) -> None:
         "u4": "no transcript",
         "u5": "missing audio",
         "u6": "malformed line",
+        "u7": "id used twice",
     }
     (data / "segments").touch()
     with pytest.raises(DataError, match="segments cuts long recordings"):

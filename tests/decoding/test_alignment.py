@@ -44,6 +44,14 @@ def posteriors_total() -> float:
     return 0.9 + 127 * 0.001
 
 
+@pytest.mark.parametrize("path", ["_____________six____", "six_________________"])
+def test_letters_marked_outside_their_word_do_not_move_it(assembled: LoadedModel, path: str) -> None:
+    """A CTC head may write a word when it is over, or as soon as it begins."""
+    sound = clip("____spoken__________")
+    (six,) = align(assembled, path, "six", sound)
+    assert (six.start, six.end) == pytest.approx((0.08, 0.20))
+
+
 def test_without_a_pause_words_meet_between_their_letters(assembled: LoadedModel) -> None:
     path = "__oonnee tttwwoo__"
     one, two = align(assembled, path, "one two", clip(path, silent=""))

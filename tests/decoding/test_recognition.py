@@ -85,7 +85,7 @@ def test_without_a_ctc_head_greedy_is_the_default(whisper_folder: Path, doge_fol
     assert len(Recognizer(loaded, DecodingConfig(guard_silence=False)).recognize([noise])) == 1
     for options in ({"decoder": "draft"}, {"timestamps": "word"}, {"accept_threshold": 0.5}):
         with pytest.raises(ConfigError, match=r"CTC head|accept_threshold"):
-            Recognizer(loaded, DecodingConfig(**options))  # type: ignore[arg-type]
+            Recognizer(loaded, DecodingConfig(**options))
 
 
 def test_beams_give_several_texts_with_falling_scores(nano: LoadedModel, waveforms: list[NDArray[np.float32]]) -> None:

@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from asr_doge.inference.output import (
     parse_formats,
     text_line,
 )
-from asr_doge.inference.results import FailedTranscription, Segment, Transcription, Word
+from asr_doge.inference.results import FailedTranscription, GuardAction, Segment, Transcription, Word
 from asr_doge.inference.subtitles import MAX_LINE_CHARACTERS, MAX_SECONDS, subtitle_cues, timed_words
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,9 @@ LONG = Transcription(
         Segment("two", 3722.125, 3723.4, (Word("two", 3722.25, 3722.5, 0.9876),)),
     ),
 )
+
+
+UNGUARDED: dict[str, Any] = {"guards": [], "passes": 0}
 
 
 def words_of(segment: Segment) -> list[str]:
@@ -83,7 +87,7 @@ def test_json_holds_results_and_failures_in_order() -> None:
     results = json.loads(json_document([SPOKEN, FAILED, LONG, Transcription("", 2.0)], "nano"))
     assert (results["version"], results["model"]) == (1, "nano")
     spoken, failed, long, silent = results["results"]
-    assert spoken == {"path": "a b.wav", "duration": 1.235, "text": SPOKEN.text, "segments": []}
+    assert spoken == {"path": "a b.wav", "duration": 1.235, "text": SPOKEN.text, "segments": []} | UNGUARDED
     assert failed == {"path": "b.wav", "error": "b.wav is empty"}
     assert (silent["path"], silent["text"]) == (None, "")
     assert long["segments"][1] == {
@@ -91,7 +95,11 @@ def test_json_holds_results_and_failures_in_order() -> None:
         "start": 3722.125,
         "end": 3723.4,
         "words": [{"text": "two", "start": 3722.25, "end": 3722.5, "confidence": 0.988}],
+        "alternatives": [],
     }
+    guarded = replace(LONG, guards=(GuardAction("silence", 9.0, 20.0),), passes=3)
+    (entry,) = json.loads(json_document([guarded], "nano"))["results"]
+    assert entry == long | {"guards": [{"guard": "silence", "start": 9.0, "end": 20.0}], "passes": 3}
 
 
 @given(st.lists(transcriptions() | st.just(FAILED), max_size=3))

@@ -1,5 +1,7 @@
 """The adapter: its published size, frame stacking, and the loudness of its output."""
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from asr_doge.models import ASRDogeConfig
 from asr_doge.models.adapters import Adapter
+from asr_doge.published import AdapterType
 from tests.models import tiny
 
 
@@ -27,7 +30,7 @@ def test_the_published_adapter_has_the_published_size() -> None:
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
     stack=st.integers(1, 4),
     norm=st.booleans(),
-    kind=st.sampled_from(["mlp", "linear"]),
+    kind=st.sampled_from(get_args(AdapterType)),
     padding=st.sampled_from([0.0, 7.0, float("nan")]),
 )
 def test_a_batch_is_its_clips(lengths: list[int], stack: int, norm: bool, kind: str, padding: float) -> None:

@@ -129,7 +129,8 @@ def test_by_default_a_checkpoint_is_the_adapter_alone(checkpoint_folder: Path, a
 
 
 def test_weights_load_as_float32_unless_asked_otherwise(checkpoint_folder: Path) -> None:
-    for dtype, options in ((torch.float32, {}), (torch.bfloat16, {"dtype": torch.bfloat16})):
+    for dtype in (torch.float32, torch.bfloat16):
+        options: dict[str, Any] = {} if dtype == torch.float32 else {"dtype": dtype}
         model = load_model(checkpoint_folder, device="cpu", **options).model
         assert {parameter.dtype for parameter in model.parameters()} == {dtype}
         assert texts(load_model(checkpoint_folder, device="cpu", **options))

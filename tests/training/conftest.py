@@ -9,11 +9,14 @@ import pytest
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
 from asr_doge.models import loading
+from asr_doge.training import callbacks
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.training import TrainResult, train
 from tests import speech
 
+Settings = Callable[..., TrainConfig]
 Train = Callable[..., TrainResult]
+MAX_NEW_TOKENS = 12  # random models never stop by themselves
 
 
 @pytest.fixture(scope="package")
@@ -29,11 +32,10 @@ def cache(corpus: Path, granite_folder: Path) -> Path:
 
 
 @pytest.fixture
-def run(corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """`train` with tiny parts; 12 steps unless told otherwise, three an epoch."""
-    monkeypatch.setattr(loading, "MAX_NEW_TOKENS", 12)  # random models never stop by themselves
+def settings(corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path) -> Settings:
+    """Settings of a run with tiny parts; 12 steps unless told otherwise, three an epoch."""
 
-    def run_with(output_dir: Path, **options: Any) -> TrainResult:
+    def settings_with(output_dir: Path, **options: Any) -> TrainConfig:
         defaults: dict[str, Any] = {
             "data_dir": str(corpus),
             "features_dir": str(cache),
@@ -50,6 +52,14 @@ def run(corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path, monk
             "num_workers": 0,
             "device": "cpu",
         }
-        return train(TrainConfig(**defaults | {"output_dir": str(output_dir)} | options))
+        return TrainConfig(**defaults | {"output_dir": str(output_dir)} | options)
 
-    return run_with
+    return settings_with
+
+
+@pytest.fixture
+def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """`train` with these settings, without its pictures, which take longer than such a run (`test_curves` draws)."""
+    monkeypatch.setattr(loading, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
+    monkeypatch.setattr(callbacks, "draw_curves", lambda *_: None)
+    return lambda output_dir, **options: train(settings(output_dir, **options))

@@ -19,7 +19,8 @@ from asr_doge.models import LoadedModel, assemble_model
 from asr_doge.training import training
 from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset
 from tests.training.conftest import Train
-from tests.training.test_training import log_of, same_weights, stop_at
+from tests.training.runs import log_of, same_weights
+from tests.training.test_resuming import stop_at
 
 
 @pytest.fixture(scope="module")

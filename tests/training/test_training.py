@@ -1,8 +1,10 @@
 """A run learns, leaves loadable checkpoints of what it trained, and goes on after an interruption as if without one."""
 
-import json
+import math
 import shutil
+import struct
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
 from asr_doge.audio import read_audio
 from asr_doge.cli.verbs import parse_verb
 from asr_doge.data import read_manifest, write_manifest
+from asr_doge.data.feature_shards import read_header
 from asr_doge.data.manifest import sample_utterances
-from asr_doge.errors import AudioError, CheckpointError, ConfigError, DataError
+from asr_doge.errors import AudioError, CheckpointError, ConfigError, DataError, TrainingError
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
 from asr_doge.inference.transcription import Transcriber
@@ -25,35 +28,11 @@ from asr_doge.models import assemble_model, load_model, loading
 from asr_doge.text.scoring import score
 from asr_doge.training import training
 from asr_doge.training.datasets import SpeechDataset, collate_examples
+from asr_doge.training.record import read_record
 from tests import speech
 from tests.models import tiny
 from tests.training.conftest import Train
-
-WEIGHTS = "model.safetensors"
-
-
-def log_of(output_dir: Path) -> list[dict[str, Any]]:
-    """What the run logged, without its timings."""
-    last = max(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
-    entries = json.loads((last / "trainer_state.json").read_text())["log_history"]
-    timings = ("runtime", "per_second", "flos")
-    return [{name: value for name, value in entry.items() if not name.endswith(timings)} for entry in entries]
-
-
-def same_weights(a: Path, b: Path) -> bool:
-    first, second = load_file(a / WEIGHTS), load_file(b / WEIGHTS)
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Press Ctrl-C at the start of a step."""
-
-    class Interrupt(training.KeepBest):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == step:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "KeepBest", Interrupt)
+from tests.training.runs import WEIGHTS, log_of, same_weights
 
 
 @pytest.mark.parametrize("choice", ["none", "lora", "full"])
@@ -71,8 +50,8 @@ def test_a_run_leaves_what_it_trained(run: Train, tmp_path: Path, choice: str) -
         assert all(".lora_" in name for name in stored if choice == "lora" and name.startswith("language_model"))
         assert Transcriber(loaded).transcribe([tiny.random_waveform(0.6)])
     folders = {path.name for path in tmp_path.iterdir()}
-    assert {"best", "final", "checkpoint-12", "train_config.yaml"} < folders
-    assert len(folders) == 5  # one more to resume from, not every one there ever was
+    own = {"best", "final", "checkpoint-8", "checkpoint-12", "hypotheses.jsonl", "run.json", "train_config.yaml"}
+    assert folders - {"runs"} == own  # the former is TensorBoard's, where it is installed
     if choice != "full":  # resuming needs the optimizer of what is trained, and of nothing else
         assert (tmp_path / "checkpoint-12" / WEIGHTS).stat().st_size < 100_000
 
@@ -138,38 +117,6 @@ def test_workers_change_nothing(run: Train, tmp_path: Path) -> None:
     assert same_weights(tmp_path / "0" / "final", tmp_path / "2" / "final")
 
 
-@pytest.mark.parametrize("choice", ["none", "lora"])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
-    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
-) -> None:
-    """Equality 5: interrupted within an epoch and between two checkpoints."""
-    whole = run(tmp_path / "whole", train_language_model=choice)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 6)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "cut", train_language_model=choice)
-    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"best", "checkpoint-4", "train_config.yaml"}
-    resumed = run(tmp_path / "cut", train_language_model=choice, resume_from="latest")
-    assert resumed.steps == whole.steps
-    assert resumed.dev_cer == whole.dev_cer
-    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
-    for name in ("final", "best", "checkpoint-12"):
-        assert same_weights(tmp_path / "cut" / name, tmp_path / "whole" / name), name
-
-
-def test_resuming_does_not_renew_the_patience(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equality 5 where the run stops early: nothing is learnt, so only the first evaluation is ever the best."""
-    options: dict[str, Any] = {"learning_rate": 0.0, "eval_steps": 2, "save_steps": 2, "patience": 3}
-    whole = run(tmp_path / "whole", **options)
-    assert whole.steps == 8
-    with monkeypatch.context() as patch:
-        stop_at(patch, 7)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "cut", **options)
-    assert run(tmp_path / "cut", resume_from="latest", **options).steps == whole.steps
-    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
-
-
 def test_best_is_the_checkpoint_of_lowest_dev_cer(run: Train, corpus: Path, tmp_path: Path) -> None:
     dev = read_manifest(corpus / "dev_manifest.json")
     result = run(tmp_path, train_language_model="lora", epochs=8, eval_steps=2, save_steps=4, learning_rate=8e-2)
@@ -225,58 +172,9 @@ def test_training_goes_on_without_what_features_could_not_read(
     broken = read_manifest(data / "train_manifest.json")[1]
     broken.audio_path.write_bytes(b"RIFF, but no sound")
     report = compute_features(FeaturesConfig(str(data), speech_encoder=str(granite_folder), device="cpu"))
-    result = run(tmp_path / "run", data_dir=str(data), features_dir=report.folder, epochs=1)
+    result = run(tmp_path / "run", data_dir=str(data), features_dir=str(report.folder), epochs=1)
     assert result.steps == 1
     assert "left out: 1 of 5 utterances that cannot be read" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"prompt": "what is said? "}, "--prompt"),
-        ({"adapter_type": "linear"}, "--adapter_type"),
-        ({"adapter_hidden_dim": 16, "adapter_output_norm": True}, "--adapter_hidden_dim, --adapter_output_norm"),
-        ({"adapter_stack": 2}, "--adapter_stack"),
-        ({"train_language_model": "lora"}, "--train_language_model"),
-    ],
-)
-def test_a_run_is_not_resumed_as_another(
-    run: Train, tmp_path: Path, stopped: Path, options: dict[str, Any], named: str
-) -> None:
-    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=f"checkpoint-6: that run had another {named}; give what it had") as caught:
-        run(stopped, resume_from="latest", epochs=2, **options)
-    assert "\n" not in str(caught.value)
-    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.parametrize("choice", ["none", "full"])
-def test_a_run_is_not_resumed_with_other_parts(run: Train, tmp_path: Path, granite_folder: Path, choice: str) -> None:
-    run(tmp_path / "run", epochs=2, train_language_model=choice)
-    options: dict[str, Any] = {"resume_from": "latest", "epochs": 4, "train_language_model": choice}
-    encoder, text = tmp_path / "encoder", tmp_path / "text"
-    shutil.copytree(granite_folder, encoder)
-    weights = load_file(encoder / WEIGHTS)
-    save_file({name: weight * 1.01 for name, weight in weights.items()}, encoder / WEIGHTS, {"format": "pt"})
-    with pytest.raises(ConfigError, match="another --speech_encoder; give"):
-        run(tmp_path / "run", speech_encoder=str(encoder), features_dir="", **options)
-    tiny.save_language_model(tiny.llama_model(len(tiny.tokenizer())), text)
-    with pytest.raises(ConfigError, match="another --language_model; give"):
-        run(tmp_path / "run", language_model=str(text), **options)
-    assert run(tmp_path / "run", **options).steps == 12
-
-
-@pytest.fixture(scope="module")
-def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("stopped") / "run"
-
-
-@pytest.fixture
-def stopped(run: Train, stopped_run: Path) -> Path:
-    """A run that can be resumed; not to be changed by a test."""
-    if not stopped_run.exists():
-        run(stopped_run, epochs=2)
-    return stopped_run
 
 
 def test_the_settings_are_kept_and_can_be_given_again(run: Train, tmp_path: Path) -> None:
@@ -335,15 +233,6 @@ def test_one_device_is_used_and_it_is_the_one_asked_for(tmp_path: Path, monkeypa
     training._use_one_device(arguments, torch.device("cuda:1"))
     assert (arguments.n_gpu, arguments.device, current) == (1, torch.device("cuda:1"), [1])
     assert arguments.train_batch_size == arguments.per_device_train_batch_size
-
-
-def test_what_cannot_be_resumed_is_named(run: Train, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--resume_from latest: there is no checkpoint-N folder in .*nothing"):
-        run(tmp_path / "nothing", resume_from="latest")
-    run(tmp_path, epochs=1)
-    for folder in (tmp_path / "missing", tmp_path / "best"):
-        with pytest.raises(ConfigError, match=f"--resume_from {folder}: not a checkpoint-N folder"):
-            run(tmp_path, resume_from=str(folder))
 
 
 @pytest.mark.parametrize(
@@ -407,23 +296,47 @@ def test_features_that_are_missing_or_stale_are_refused(run: Train, tmp_path: Pa
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_recording_that_cannot_be_read_is_named_in_one_line(
-    run: Train, tmp_path: Path, corpus: Path, workers: int
+def test_recordings_that_cannot_be_read_are_named_and_left_out(
+    run: Train, tmp_path: Path, corpus: Path, workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = shutil.copytree(corpus, tmp_path / "data")
-    broken = data / "audio" / "train-3.wav"
-    broken.write_bytes(b"RIFF, but no sound")
-    with pytest.raises(AudioError) as caught:
-        run(tmp_path / "run", data_dir=str(data), features_dir="", num_workers=workers)
-    assert "\n" not in str(caught.value)
-    assert str(broken) in str(caught.value)
-
-
-def test_a_recording_too_short_for_a_frame_is_named(run: Train, tmp_path: Path, corpus: Path) -> None:
-    data = shutil.copytree(corpus, tmp_path / "data")
+    broken = [data / "audio" / name for name in ("train-3.wav", "dev-1.wav")]
+    for path in broken:
+        path.write_bytes(b"RIFF, but no sound")
     short = speech.write_wav(data / "audio" / "train-5.wav", tiny.random_waveform(0.01))
-    with pytest.raises(AudioError, match=f"{short}.*257 samples"):
-        run(tmp_path / "run", data_dir=str(data), features_dir="")
+    options: dict[str, Any] = {"data_dir": str(data), "features_dir": "", "num_workers": workers}
+    assert run(tmp_path / "run", epochs=2, **options).steps == 6
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
+    assert len(lines) == 3  # once each, in two epochs
+    for path in (*broken, short):
+        assert sum(str(path) in line for line in lines) == 1
+    assert (read_record(tmp_path / "run") or {})["result"]["unreadable"] == 2
+    with pytest.raises(AudioError, match=r"that makes 2 recordings .* more than --max_unreadable 1") as caught:
+        run(tmp_path / "fewer", max_unreadable=1, **options)
+    assert "\n" not in str(caught.value)
+
+
+def _part(content: bytes, start: int, stop: int) -> bytes:
+    return content[start:stop]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_utterances(
+    run: Train, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    poisoned = shutil.copytree(cache, tmp_path / "cache")
+    for shard in poisoned.glob("*.safetensors"):
+        content = shard.read_bytes()
+        header = read_header(partial(_part, content), len(content))
+        if "train-7" in header.entries:
+            _, (_, width), first = header.tensors["embeddings"]
+            start = first + header.entries["train-7"].copies[0].start * width * 4
+            shard.write_bytes(content[:start] + struct.pack("<f", math.nan) + content[start + 4 :])
+    with pytest.raises(
+        TrainingError, match=r"the loss of step \d is not finite; its utterances: .*train-7\b"
+    ) as caught:
+        run(tmp_path / "run", features_dir=str(poisoned))
+    assert str(caught.value).count("train-") == 4
+    assert not (tmp_path / "run" / "final").exists()
 
 
 def test_batches_are_padded_where_the_model_does_not_look(

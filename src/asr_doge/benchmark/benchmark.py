@@ -16,9 +16,9 @@ from asr_doge.benchmark.about import describe_machine, describe_model, fingerpri
 from asr_doge.benchmark.accuracy import SampleResult
 from asr_doge.benchmark.configuration import BenchmarkConfig
 from asr_doge.benchmark.health import check_weights, watched_outputs
-from asr_doge.benchmark.memory import MemoryResult, measure_memory
+from asr_doge.benchmark.memory import measure_memory
 from asr_doge.benchmark.page import write_page
-from asr_doge.benchmark.peers import Peer, load_peer, time_peer, transcribe_file
+from asr_doge.benchmark.peers import Peer, check_peer, load_peer, time_peer, transcribe_file
 from asr_doge.benchmark.progress import Progress
 from asr_doge.benchmark.report import read_report, write_report
 from asr_doge.benchmark.results import BenchmarkResult, PeerResult, Throughput
@@ -92,20 +92,22 @@ class ASRDogeBenchmark:
         if not samples:
             raise DataError("nothing to benchmark: no samples")
         samples = self.shard.of(samples)
-        peers = [load_peer(name, self.transcriber.loaded.model.device) for name in self.config.peer]
         progress = self._progress()
         results, throughput = self._transcribe(samples, progress)
         readable = [sample for sample, result in zip(samples, results, strict=True) if result.error is None]
         if not readable:
             raise DataError(f"none of the {len(samples)} samples can be read; the first: {results[0].error}")
         timed = spread_over_lengths(readable, SPEED_CLIPS) if self.shard.index == 1 else []
-        measured_peers = [self._measure_peer(peer, samples, timed) for peer in peers]
+        speed = self._measure_speed(timed, readable) if timed else None
+        memory = measure_memory(self.transcriber, timed[-1].audio_path) if timed else None
+        # Only now, or their memory would count as ours.
+        measured_peers = [self._measure_peer(name, samples, timed) for name in self.config.peer]
         result = BenchmarkResult(
             name=self.config.checkpoint_dir,
             samples=results,
             throughput=throughput,
-            speed=self._measure_speed(timed, readable) if timed else None,
-            memory=self._measure_memory(timed[-1]) if timed else None,
+            speed=speed,
+            memory=memory,
             seed=self.config.seed,
             which_samples=rule,
             peers=[peer for peer, _ in measured_peers],
@@ -118,7 +120,10 @@ class ASRDogeBenchmark:
         return result
 
     def transcribe_samples(self, samples: Sequence[Utterance]) -> list[SampleResult]:
-        """Transcribe and score; a clip that cannot be read counts as an empty hypothesis, with its error noted."""
+        """Transcribe and score; a clip that cannot be read counts as an empty hypothesis, with its error noted.
+
+        The texts are kept in `output_dir` for `run_full_benchmark`, which need not transcribe the same clips again.
+        """
         return self._transcribe(samples, self._progress())[0]
 
     def benchmark_speed(self, audio_path: str | Path) -> dict[str, float]:
@@ -181,9 +186,10 @@ class ASRDogeBenchmark:
             return transcribe_and_score(samples, transcribe_each, progress, self.config.checkpoint_dir)
 
     def _measure_peer(
-        self, peer: Peer, samples: Sequence[Utterance], timed: Sequence[Utterance]
+        self, name: str, samples: Sequence[Utterance], timed: Sequence[Utterance]
     ) -> tuple[PeerResult, Progress]:
         """A peer's transcripts, scored, and its speed."""
+        peer = load_peer(name, self.transcriber.loaded.model.device)
 
         def transcribe_each(pending: Iterable[Utterance]) -> Iterator[Outcome]:
             return (transcribe_file(peer, sample.audio_path) for sample in pending)
@@ -211,9 +217,6 @@ class ASRDogeBenchmark:
             partial(self._transcriber_of, self.transcriber.loaded), readable, self.config.batch_sizes
         )
         return summarize_speed(clips, self.config.num_warmup_runs, batches)
-
-    def _measure_memory(self, sample: Utterance) -> MemoryResult:
-        return measure_memory(self.transcriber, sample.audio_path)
 
     def _time_clip(self, path: str | Path) -> list[TimedRun]:
         return time_runs(partial(time_clip, self.transcriber, path), *self._runs())
@@ -269,3 +272,5 @@ def _check_settings(config: BenchmarkConfig) -> None:
         if value < bound:
             raise ConfigError(f"--{name} {value} cannot be used: it must be at least {bound}")
     config.check()
+    for peer in config.peer:
+        check_peer(peer)

@@ -34,7 +34,7 @@ class BenchmarkConfig(DecodingConfig):
     peer: list[str] = field(default_factory=list)
     """Other recognisers to measure on the same files: pocketsphinx, or hf:ID_OR_FOLDER for a Hugging Face model."""
     shard: str | None = None
-    """Measure only a part of the samples: 2/4 is the second of four parts. Join their reports with --merge."""
+    """Measure only a part of the samples: 2/4 is the second of four parts. `merge` joins their reports."""
     num_worst: int = 10
     """Worst utterances to show on the HTML page."""
     embed_audio: bool = True

@@ -8,6 +8,7 @@ It tunes none of them: they run as their authors set them up.
 
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,14 +46,26 @@ def load_peer(name: str, device: torch.device) -> Peer:
     """A peer by the name that `--peer` takes.
 
     Raises:
-        ConfigError: no such peer, or its package is not installed.
+        ConfigError: as in `check_peer`.
         CheckpointError: its model cannot be loaded.
     """
+    check_peer(name)
+    return PocketSphinx() if name == POCKETSPHINX else HuggingFace(name, device)
+
+
+def check_peer(name: str) -> None:
+    """Refuse what cannot be loaded, before hours are spent on other recognisers.
+
+    Raises:
+        ConfigError: no such peer, or its package is not installed.
+    """
     if name == POCKETSPHINX:
-        return PocketSphinx()
-    if name.startswith(HUGGING_FACE) and name != HUGGING_FACE:
-        return HuggingFace(name, device)
-    raise ConfigError(f"--peer {name}: no such peer; use {POCKETSPHINX}, or {HUGGING_FACE} and a hub id or a folder")
+        if find_spec(POCKETSPHINX) is None:
+            raise ConfigError(f"--peer {name} needs a package: pip install 'asr-doge[peers]'")
+    elif not name.startswith(HUGGING_FACE) or name == HUGGING_FACE:
+        raise ConfigError(
+            f"--peer {name}: no such peer; use {POCKETSPHINX}, or {HUGGING_FACE} and a hub id or a folder"
+        )
 
 
 def transcribe_file(peer: Peer, path: Path) -> Transcription | FailedTranscription:
@@ -86,10 +99,8 @@ class PocketSphinx:
     name = POCKETSPHINX
 
     def __init__(self) -> None:
-        try:
-            from pocketsphinx import Decoder
-        except ImportError as error:
-            raise ConfigError(f"--peer {self.name} needs a package: pip install 'asr-doge[peers]'") from error
+        from pocketsphinx import Decoder
+
         self._decoder = Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
         self.version = f"pocketsphinx {version('pocketsphinx')}"
 

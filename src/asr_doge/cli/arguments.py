@@ -12,7 +12,7 @@ import re
 from argparse import Action, ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
@@ -98,9 +98,10 @@ def _spell_out(
     Files come first, each as its section of the YAML, for what comes later overrides; a boolean `--flag` becomes
     `--flag=true`, and `--flag a b` of a list `--flag=["a", "b"]`.
     """
-    booleans = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type in (bool, "bool")}
-    lists = {f"--{field.name}" for field in dataclasses.fields(config_class) if get_origin(field.type) is list}
-    flags = {f"--{field.name}" for field in dataclasses.fields(config_class)}
+    fields = dataclasses.fields(config_class)
+    booleans = {f"--{field.name}" for field in fields if field.type in (bool, "bool")}
+    lists = {f"--{field.name}": get_args(field.type)[0] for field in fields if get_origin(field.type) is list}
+    flags = {f"--{field.name}" for field in fields}
     files: list[str] = []
     spelled: list[str] = []
     without_flag: list[str] = []
@@ -117,7 +118,7 @@ def _spell_out(
             spelled.append(f"{argument}={given}")
         elif argument in lists:
             count = next((i for i, later in enumerate(pending) if later.startswith("--")), len(pending))
-            spelled.append(f"{argument}={json.dumps(pending[:count])}")
+            spelled.append(f"{argument}={_yaml_list(pending[:count], lists[argument])}")
             del pending[:count]
         elif argument == "--":
             without_flag += pending
@@ -129,6 +130,11 @@ def _spell_out(
         else:
             without_flag.append(argument)
     return files, spelled, without_flag
+
+
+def _yaml_list(values: Sequence[str], kind: type) -> str:
+    """A list as YAML; texts stay texts whatever they look like, other values are for the parser to judge."""
+    return json.dumps(values) if kind is str else f"[{', '.join(values)}]"
 
 
 def _section(path: Path, verb: str, sections: Sequence[str]) -> str:

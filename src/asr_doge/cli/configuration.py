@@ -1,4 +1,4 @@
-"""Settings of the verbs that are the command line's own: `demo` and `info`."""
+"""Settings of the verbs that are the command line's own: `demo`, `merge` and `info`."""
 
 from dataclasses import dataclass
 
@@ -13,6 +13,16 @@ class DemoConfig:
     """Digit strings to train on; a twelfth as many are made to tune and to test on."""
     seed: int = 0
     """Seed of the speech and of the adapter."""
+
+
+@dataclass
+class MergeConfig:
+    """Make a checkpoint with LoRA one without: the same model, as large as the language model."""
+
+    checkpoint_dir: str
+    """Checkpoint folder or hub id, that holds LoRA of the language model."""
+    output_dir: str
+    """Folder to write; it must not exist."""
 
 
 @dataclass

@@ -84,6 +84,11 @@ VERBS = {
         "asr_doge.training.configuration:PretrainConfig",
         "asr-doge pretrain --config configs/nano.yaml --digits_dir ./fsdd --output_dir ./nano",
     ),
+    "merge": Verb(
+        "LoRA's updates into the weights of the language model.",
+        "asr_doge.cli.configuration:MergeConfig",
+        "asr-doge merge --checkpoint_dir ./checkpoints/best --output_dir ./merged",
+    ),
     "info": Verb(
         "Versions, devices, places, and the parameters of a model.",
         "asr_doge.cli.configuration:InfoConfig",

@@ -21,6 +21,7 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.data.atomic_writing import check_writable, write_atomically
 from asr_doge.data.configuration import ProcessConfig
 from asr_doge.data.corpora import (
+    ID_USED_TWICE,
     MISSING_AUDIO,
     Corpus,
     Listed,
@@ -104,7 +105,7 @@ def _judge_all(listed: Sequence[Listed], config: ProcessConfig, title: str) -> t
             rejected.append(result)
         elif result.id in kept:
             same = f"{kept[result.id].audio_path} has the same id {result.id!r}"
-            rejected.append(Rejected(result.id, "id used twice", f"{result.audio_path}: {same}"))
+            rejected.append(Rejected(result.id, ID_USED_TWICE, f"{result.audio_path}: {same}"))
         else:
             kept[result.id] = result
     return list(kept.values()), rejected

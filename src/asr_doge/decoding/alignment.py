@@ -22,6 +22,8 @@ from asr_doge.models.encoders import SpeechEncoder
 LEAD_SECONDS, TAIL_SECONDS = 0.06, 0.08
 """Where nobody pauses, at most so much before its first letter a word begins, and so much after its last it ends."""
 MOMENT_SECONDS = 0.01
+EDGE_SECONDS = 0.03
+"""A silence so near to an end of the clip reaches it."""
 PAUSE_MOMENTS = 4
 """A shorter silence is within a word, before a plosive say."""
 PAUSE_LEVEL, FLOOR_DECIBELS = 0.1, 50.0
@@ -172,7 +174,12 @@ def _boundary(
     """End of one word and start of the next: the longest pause between them, or about where their letters are."""
     earliest = before.last * frame_seconds if before else 0.0
     latest = (after.second + 1) * frame_seconds if after else seconds
-    between = [(start, end) for start, end in pauses if start < latest and end > earliest]
+    if before is None:  # a letter may be marked as late as after the word, so that only silence from the start is before
+        between = [(start, end) for start, end in pauses if start < EDGE_SECONDS]
+    elif after is None:
+        between = [(start, end) for start, end in pauses if end > seconds - EDGE_SECONDS]
+    else:
+        between = [(start, end) for start, end in pauses if start < latest and end > earliest]
     if between:
         return max(between, key=lambda pause: pause[1] - pause[0])
     end = min(earliest + frame_seconds + TAIL_SECONDS, seconds) if before else 0.0

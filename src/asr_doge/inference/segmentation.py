@@ -20,6 +20,8 @@ from asr_doge.inference.results import Segment
 
 PAUSE_SECONDS = 1.0
 """A pause of this length ends any piece, and the longer the piece already is, the shorter a pause will do."""
+USUAL_SHARE = 0.6
+"""From this share of the longest piece on, any pause will do: few clips that a model was trained on are longer."""
 MARGIN_SECONDS = 0.3
 """Of the silence around speech, what its piece keeps at least; the detector clips soft sounds."""
 SHORTEST_PAUSE_SECONDS = 0.1
@@ -117,7 +119,7 @@ class Segmenter:
 
     def _pause_needed(self, count: int) -> int:
         """Frames of pause that end a piece of `count` frames."""
-        left = 1 - count * FRAME_SAMPLES / self._longest
+        left = 1 - count * FRAME_SAMPLES / (USUAL_SHARE * self._longest)
         return max(_frames(PAUSE_SECONDS * left), _frames(SHORTEST_PAUSE_SECONDS))
 
     def _shorten(self) -> Piece:

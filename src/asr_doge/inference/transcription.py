@@ -238,17 +238,14 @@ def load(
         device: `cpu`, `cuda`, `mps`; default, an accelerator if there is one.
         decoding: how what was heard becomes text.
         batch_size: pieces the model reads at once.
-        quantization: `int8` for 8-bit matrices, on the CPU.
+        quantization: as in `asr_doge.models.load_model`.
 
     Raises:
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
     """
     alone = decoding is not None and decoding.decoder == "ctc"
-    loaded = (
-        load_encoder_alone(model, device=device, quantization=quantization)
-        if alone
-        else load_model(model, device=device, quantization=quantization)
-    )
+    load_parts = load_encoder_alone if alone else load_model
+    loaded = load_parts(model, device=device, quantization=quantization)
     return Transcriber(loaded, batch_size, decoding)
 
 

@@ -1,7 +1,7 @@
 """The adapter: speech embeddings into the language model's token embedding space. The part that is always trained.
 
-Promises: an embedding of the output depends only on `stack` neighbouring speech embeddings of the same clip, so
-padding and neighbours cannot reach it.
+Promises: an embedding of the output depends only on `stack` neighbouring speech embeddings of the same clip (`conv`:
+and on the `stack` before and after them), so padding and neighbours in the batch cannot reach it.
 It does not know where its input or output go.
 """
 
@@ -14,7 +14,7 @@ from asr_doge.models.encoders import length_mask
 
 
 class Adapter(nn.Module):
-    """Frame stacking, one or two linear layers, and an optional norm.
+    """Frame stacking, the layers that `adapter_type` names, and an optional norm.
 
     Published form: 2048 → 512 → 1024 with GELU, 1,574,400 parameters.
     """
@@ -31,11 +31,16 @@ class Adapter(nn.Module):
         self.stack: int = config.adapter_stack
         stacked_size = speech_size * self.stack
         layers: list[nn.Module]
-        if config.adapter_type == "mlp":
-            hidden_dim: int = config.adapter_hidden_dim
-            layers = [nn.Linear(stacked_size, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, text_size)]
-        else:
+        hidden_dim: int = config.adapter_hidden_dim
+        if config.adapter_type == "linear":
             layers = [nn.Linear(stacked_size, text_size)]
+        else:
+            first = {
+                "mlp": lambda: nn.Linear(stacked_size, hidden_dim),
+                "conv": lambda: _Neighbours(stacked_size, hidden_dim),
+                "qformer": lambda: _Query(speech_size, self.stack, hidden_dim),
+            }[config.adapter_type]()
+            layers = [first, nn.GELU(), nn.Linear(hidden_dim, text_size)]
         self.layers = nn.Sequential(*layers)
         self.norm = nn.RMSNorm(text_size, eps=1e-6) if config.adapter_output_norm else nn.Identity()
 
@@ -49,10 +54,10 @@ class Adapter(nn.Module):
         Returns:
             `[B, ceil(T' / stack), text_size]` and its lengths `[B]`.
         """
+        mask = length_mask(speech_lengths, speech_embeddings.shape[1])
+        # A clip's last group is completed with zeros whatever the batch padded it with, and so is what follows it.
+        speech_embeddings = speech_embeddings.masked_fill(~mask[..., None], 0.0)
         if self.stack > 1:
-            mask = length_mask(speech_lengths, speech_embeddings.shape[1])
-            # A clip's last group is completed with zeros whatever the batch padded it with.
-            speech_embeddings = speech_embeddings.masked_fill(~mask[..., None], 0.0)
             speech_embeddings = F.pad(speech_embeddings, (0, 0, 0, -speech_embeddings.shape[1] % self.stack))
             batch, frames, size = speech_embeddings.shape
             speech_embeddings = speech_embeddings.reshape(batch, frames // self.stack, size * self.stack)
@@ -68,3 +73,34 @@ class Adapter(nn.Module):
         """
         if isinstance(self.norm, nn.RMSNorm):
             self.norm.weight.fill_(float(token_embeddings.float().square().mean().sqrt()))
+
+
+class _Neighbours(nn.Module):
+    """A convolution of width 3 over `[B, N, size]`, with zeros before and after a clip."""
+
+    def __init__(self, size: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(size, hidden_dim, kernel_size=3, padding=1)
+
+    def forward(self, groups: Tensor) -> Tensor:
+        return self.convolution(groups.transpose(1, 2)).transpose(1, 2)
+
+
+class _Query(nn.Module):
+    """A learned query that reads each group of `stack` embeddings by attention, their order told by position."""
+
+    def __init__(self, size: int, stack: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.stack = stack
+        self.project = nn.Linear(size, hidden_dim)
+        self.positions = nn.Parameter(torch.randn(stack, hidden_dim) * hidden_dim**-0.5)
+        self.query = nn.Parameter(torch.randn(hidden_dim) * hidden_dim**-0.5)
+        heads = next(heads for heads in (4, 2, 1) if hidden_dim % heads == 0)
+        self.attention = nn.MultiheadAttention(hidden_dim, heads, batch_first=True)
+
+    def forward(self, groups: Tensor) -> Tensor:
+        batch, count, size = groups.shape
+        embeddings = self.project(groups.reshape(batch * count, self.stack, size // self.stack)) + self.positions
+        query = self.query.expand(batch * count, 1, -1)
+        read, _ = self.attention(query, embeddings, embeddings, need_weights=False)
+        return (read + query).reshape(batch, count, -1)

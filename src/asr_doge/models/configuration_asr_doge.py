@@ -17,6 +17,7 @@ from asr_doge.published import (
     DEFAULT_PROMPT,
     DEFAULT_SPEECH_ENCODER,
     AdapterType,
+    TrainEncoder,
     TrainLanguageModel,
 )
 
@@ -34,8 +35,10 @@ class ASRDogeConfig(PreTrainedConfig):
         speech_encoder_fingerprint: digest of those weights, compared on loading.
         language_model, language_model_revision, language_model_fingerprint: the same of the language model; None in
             the checkpoints of `full` training, which hold all of it.
-        adapter_type: `mlp` (two layers with GELU) or `linear` (one layer).
-        adapter_hidden_dim: width between the two layers of `mlp`.
+        adapter_type: `mlp` (two layers with GELU), `linear` (one layer), `conv` (`mlp` whose first layer sees the
+            embeddings before and after too), or `qformer` (a learned query for each group of `adapter_stack`
+            embeddings reads the group by attention).
+        adapter_hidden_dim: width between the two layers of `mlp` and `conv`, and of `qformer`'s attention.
         adapter_stack: neighbouring speech embeddings joined into one before the adapter.
         adapter_output_norm: RMS norm after the adapter, scaled to the language model's token embeddings.
         prompt: text the language model reads before the speech.
@@ -44,6 +47,8 @@ class ASRDogeConfig(PreTrainedConfig):
         max_audio_seconds: longest clip of the training data; longer recordings are transcribed in pieces of at most
             this, since a model does not know how to listen longer than it ever has.
         train_language_model: what of the language model is trained: `none`, `lora` or `full`.
+        train_encoder: what of the encoder is trained: `none`, `lora`, or `last_k`, its last layers and what follows.
+        train_encoder_layers: how many of its layers `last_k` are.
         lora: options of `peft.LoraConfig` (`r`, `lora_alpha`, `lora_dropout`, `target_modules`), for `lora`.
     """
 
@@ -68,6 +73,8 @@ class ASRDogeConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     max_audio_seconds: float = 30.0
     train_language_model: str = "none"
+    train_encoder: str = "none"
+    train_encoder_layers: int = 2
     lora: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -78,9 +85,10 @@ class ASRDogeConfig(PreTrainedConfig):
             self.pad_token_id = self.text_config.pad_token_id
         _check_choice("adapter_type", self.adapter_type, get_args(AdapterType))
         _check_choice("train_language_model", self.train_language_model, get_args(TrainLanguageModel))
+        _check_choice("train_encoder", self.train_encoder, get_args(TrainEncoder))
         if self.adapter_hidden_dim < 1 or self.adapter_stack < 1:
             raise ConfigError("adapter_hidden_dim and adapter_stack must be at least 1")
-        if self.train_language_model == "lora" and self.lora is None:
+        if "lora" in (self.train_language_model, self.train_encoder) and self.lora is None:
             self.lora = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
         super().__post_init__(**kwargs)
 

@@ -29,6 +29,7 @@ from asr_doge.models.checkpoints import (
     check_keys,
     check_shapes,
     find_model,
+    first_line,
     load_generation_config,
     load_model_config,
     read_weights,
@@ -132,8 +133,16 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.adapter = Adapter(config, self.encoder.hidden_size, self.get_input_embeddings().embedding_dim)
         self.post_init()
         # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
-        if config.train_language_model == "lora":
-            inject_adapter_in_model(LoraConfig(**(config.lora or {})), self.language_model)
+        for choice, part in ((config.train_language_model, self.language_model), (config.train_encoder, self.encoder)):
+            if choice == "lora":
+                _add_lora(part, config.lora or {})
+        layers = self.encoder.last_layers(config.train_encoder_layers) if config.train_encoder == "last_k" else []
+        last = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        self._trained_of_encoder = {
+            f"encoder.{name}"
+            for name, parameter in self.encoder.named_parameters()
+            if id(parameter) in last or (config.train_encoder == "lora" and ".lora_" in name)
+        }
         self._freeze()
         self.train(False)
 
@@ -151,7 +160,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if name.startswith("language_model."):
             choice = self.config.train_language_model
             return choice == "full" or (choice == "lora" and ".lora_" in name)
-        return False
+        return name in self._trained_of_encoder
 
     def train(self, mode: bool = True) -> "ASRDogeForConditionalGeneration":
         """Like `nn.Module.train`, but frozen parts stay in eval mode (no dropout, fixed batch statistics)."""
@@ -174,11 +183,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             trainable=sum(p.numel() for p in self.parameters() if p.requires_grad),
         )
 
-    @torch.no_grad()
     def encode(
         self, input_features: Tensor, attention_mask: Tensor, return_ctc_logits: bool = False
     ) -> SpeechEncoderOutput:
-        """Speech embeddings of a batch, from the frozen encoder.
+        """Speech embeddings of a batch, without gradients where the encoder is frozen.
 
         Args:
             input_features: `[B, T, F]`, from the processor.
@@ -189,7 +197,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         features = input_features.to(self.dtype)
         # Never in the lower precision that the parts being trained may run in: the feature cache holds what full
         # precision gives, and training from it and without it must be the same.
-        with torch.autocast(device_type=features.device.type, enabled=False):
+        needs_gradients = torch.is_grad_enabled() and self.config.train_encoder != "none"
+        with torch.autocast(device_type=features.device.type, enabled=False), torch.set_grad_enabled(needs_gradients):
             return self.encoder(features, lengths, return_ctc_logits)
 
     def forward(
@@ -477,6 +486,21 @@ def load_frozen_encoder(
     found = encoder_fingerprint(reference, config.encoder_config)
     config.speech_encoder_fingerprint = _same_fingerprint(reference, config.speech_encoder_fingerprint, found)
     return load_encoder(reference, config.encoder_config, dtype, quantization)
+
+
+def _add_lora(part: nn.Module, options: dict[str, Any]) -> None:
+    """Put LoRA's updates beside the layers that `options` (of `peft.LoraConfig`) names.
+
+    Raises:
+        ConfigError: there are no such layers.
+    """
+    if options.get("target_modules") == "all-linear" and not isinstance(part, PreTrainedModel):  # which peft asks for
+        names = [name for name, module in part.named_modules() if isinstance(module, nn.Linear)]
+        options = {**options, "target_modules": names}
+    try:
+        inject_adapter_in_model(LoraConfig(**options), part)
+    except ValueError as error:
+        raise ConfigError(f"lora_targets {options.get('target_modules')}: {first_line(error)}") from error
 
 
 def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:

@@ -4,13 +4,14 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 It does not check values (see `asr_doge.training.training`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asr_doge.published import (
     DEFAULT_LANGUAGE_MODEL,
     DEFAULT_PROMPT,
     DEFAULT_SPEECH_ENCODER,
     AdapterType,
+    TrainEncoder,
     TrainLanguageModel,
 )
 
@@ -37,19 +38,34 @@ class TrainConfig:
     prompt: str = DEFAULT_PROMPT
     """Text the language model reads before the speech."""
     adapter_type: AdapterType = "mlp"
-    """mlp (two layers) or linear (one)."""
+    """mlp (two layers), linear (one), conv (mlp that sees the embeddings before and after too), or qformer (a learned
+    query reads adapter_stack embeddings by attention)."""
     adapter_hidden_dim: int = 512
-    """Width between the two layers of mlp."""
+    """Width between the two layers of mlp and conv, and of qformer's attention."""
     adapter_stack: int = 1
     """Neighbouring speech embeddings joined into one; 5 suits Whisper's 50 a second."""
     adapter_output_norm: bool = False
     """RMS norm after the adapter, at the scale of the token embeddings."""
     train_language_model: TrainLanguageModel = "none"
     """What of the language model is trained: none, lora or full."""
+    train_encoder: TrainEncoder = "none"
+    """What of the encoder is trained: none, lora, or last_k (its last layers); but for none, the feature cache is of no
+    use."""
+    train_encoder_layers: int = 2
+    """How many layers last_k are."""
+    lora_rank: int = 8
+    """Rank of LoRA's updates."""
+    lora_alpha: float = 16.0
+    """LoRA's updates are multiplied by lora_alpha / lora_rank."""
+    lora_dropout: float = 0.0
+    """Dropout before LoRA's updates, in the language model."""
+    lora_targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the layers that LoRA updates, such as q_proj; all-linear is all but the output's."""
     batch_size: int = 16
-    """Utterances a step."""
+    """Utterances a step, over all processes."""
     batch_seconds: float | None = None
-    """Seconds of audio a step, padding included, in batches of like length; default, batch_size utterances a step."""
+    """Seconds of audio at once, padding included, in batches of like length; default, batch_size utterances a step.
+    Each process reads a batch of its own, and gradient_accumulation_steps of them make a step."""
     augment: bool = False
     """Vary recordings (speed, room, noise, band, level) and mask their features (SpecAugment), anew each epoch; without
     a feature cache only. With one, make copies by `features --augment_copies`, which training then draws from."""
@@ -57,8 +73,17 @@ class TrainConfig:
     """Share of speech embeddings left out at random; with a feature cache only."""
     embedding_noise: float = 0.0
     """Noise added to speech embeddings, as a fraction of their level; with a feature cache only."""
+    gradient_accumulation_steps: int = 1
+    """Parts that each process cuts its share of a batch into, for memory; the result is the same."""
     learning_rate: float = 2e-3
     """Highest learning rate; it falls linearly to zero after the warm-up."""
+    language_model_learning_rate: float | None = None
+    """The same of what is trained of the language model; default, learning_rate."""
+    encoder_learning_rate: float | None = None
+    """The same of what is trained of the encoder."""
+    stages: list[dict[str, float]] = field(default_factory=list)
+    """Stages one after the other, in YAML, in place of epochs and the learning rates: each has `epochs` and, by part,
+    `adapter_learning_rate`, `language_model_learning_rate`, `encoder_learning_rate` (default 0: not trained)."""
     weight_decay: float = 0.01
     """AdamW weight decay."""
     warmup_steps: int = 100
@@ -81,8 +106,14 @@ class TrainConfig:
     """Processes that read audio; with a feature cache none are needed."""
     seed: int = 0
     """Seed of the adapter's start and the order of the data."""
+    max_unreadable: int = 20
+    """Recordings that cannot be read and are left out before training stops (without a feature cache)."""
+    plan: bool = False
+    """Print parameters and the memory that training will need, and stop."""
     resume_from: str | None = None
     """A checkpoint-N folder to go on from, or `latest`."""
+    allow_config_change: bool = False
+    """Resume even if settings or data are not those the run began with."""
     wandb_project: str | None = None
     """Weights & Biases project to log to."""
     wandb_entity: str | None = None

@@ -7,45 +7,46 @@ It does not compute features ahead (see `asr_doge.inference.features`) but uses 
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
-from transformers import (
-    EarlyStoppingCallback,
-    EvalPrediction,
-    GenerationConfig,
-    PreTrainedConfig,
-    Seq2SeqTrainingArguments,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import GenerationConfig, ProgressCallback, Seq2SeqTrainingArguments, set_seed
 from transformers.training_args import ParallelMode
 
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.batching import LengthBatches
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
-from asr_doge.errors import AudioError, ConfigError, DataError
-from asr_doge.models import ASRDogeProcessor, LoadedModel, assemble_model, find_device
-from asr_doge.models.checkpoints import find_model
-from asr_doge.models.encoders.loading import feature_source, settings
-from asr_doge.models.modeling_asr_doge import load_asr_doge_config
-from asr_doge.text.scoring import score
+from asr_doge.errors import AudioError, ConfigError, DataError, TrainingError
+from asr_doge.models import LoadedModel, assemble_model, find_device
+from asr_doge.models.encoders.loading import feature_source
+from asr_doge.training.callbacks import KeepBest, LimitedPatience, MarkComplete, Progress, Show, StopWhenAsked
+from asr_doge.training.card import write_card
 from asr_doge.training.configuration import TrainConfig
-from asr_doge.training.datasets import CachedSpeechDataset, SpeechDataset, UtteranceDataset, collate_examples
-from asr_doge.training.sampling import SpeechTrainer
+from asr_doge.training.datasets import CachedSpeechDataset, SpeechDataset, UtteranceDataset
+from asr_doge.training.evaluation import Evaluation
+from asr_doge.training.examples import NamedExamples, collate_named
+from asr_doge.training.plan import MemoryPlan, longest_batch, plan_memory
+from asr_doge.training.record import describe_data, describe_machine, write_record
+from asr_doge.training.resuming import (
+    checkpoint_to_resume,
+    remove_old,
+    require_same_model,
+    require_same_run,
+)
+from asr_doge.training.schedule import Schedule, read_schedule
+from asr_doge.training.trainer import SpeechTrainer, not_written, writing
 
 CONFIG_NAME = "train_config.yaml"
 """In `output_dir`, the settings of the run, to be given to `--config`."""
+KEPT_CHECKPOINTS = 2
+"""Newest `checkpoint-N` folders that stay."""
 
 
 @dataclass(frozen=True)
@@ -58,76 +59,143 @@ class TrainResult:
     dev_cer: float
 
 
+@dataclass
+class _Run:
+    """Everything that a run needs, checked and loaded."""
+
+    trainer: SpeechTrainer
+    show: Show
+    loaded: LoadedModel
+    checkpoint: Path | None
+    """To go on from."""
+    record: dict[str, Any]
+    """What `run.json` says of it."""
+    generation_config: GenerationConfig
+    """As it is to be saved; the Trainer fills up the model's own with its defaults."""
+
+
 def train(config: TrainConfig) -> TrainResult:
     """Run the `train` verb.
 
     Raises:
-        ASRDogeError: data, model parts or flags that cannot be used.
+        ASRDogeError: data, model parts or flags that cannot be used, or a run that cannot go on.
+        KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
-    config = replace(config, features_dir=_features_folder(config))
+    config = _with_features(config)
+    run = _prepare(config)
+    trainer, loaded, output_dir = run.trainer, run.loaded, Path(config.output_dir)
+    if trainer.is_world_process_zero():
+        _say_features(config)
+        _say_plan(_plan(run, config), config)
+        remove_old(output_dir, KEPT_CHECKPOINTS)
+        write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
+        write_record(output_dir, run.record)
+    _run_to_the_end(run, config)
+    cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
+    result = TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
+    if trainer.is_world_process_zero():
+        loaded.model.generation_config = run.generation_config
+        with writing(result.final_dir):
+            loaded.save(result.final_dir)
+        reached = {"steps": result.steps, "dev_cer": result.dev_cer, "unreadable": len(trainer.unreadable)}
+        record = {**run.record, "result": reached}
+        write_record(output_dir, record)
+        for folder in (result.best_dir, result.final_dir):
+            write_card(folder, record)
+    return result
+
+
+def plan(config: TrainConfig) -> MemoryPlan:
+    """What `train` would need, without training.
+
+    Raises:
+        ASRDogeError: as `train`.
+    """
+    config = _with_features(config)
+    return _plan(_prepare(config), config)
+
+
+def _prepare(config: TrainConfig) -> _Run:
+    """Check and load everything."""
     _check_flags(config)
-    _check_variations(config)
+    schedule = read_schedule(config)
     output_dir = Path(config.output_dir)
-    checkpoint = _checkpoint_to_resume(config.resume_from, output_dir)
+    checkpoint = None if config.plan else checkpoint_to_resume(config.resume_from, output_dir)
     set_seed(config.seed)
     train_set = read_manifest(Path(config.train_manifest or Path(config.data_dir) / "train_manifest.json"))
     dev_set = read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json"))
-    loaded = assemble_model(
-        config.speech_encoder,
-        config.language_model,
-        prompt=config.prompt,
-        device=config.device,
-        adapter_type=config.adapter_type,
-        adapter_hidden_dim=config.adapter_hidden_dim,
-        adapter_stack=config.adapter_stack,
-        adapter_output_norm=config.adapter_output_norm,
-        train_language_model=config.train_language_model,
-    )
+    data = describe_data({"train": train_set, "dev": dev_set})
+    loaded = _assemble(config)
     if checkpoint is not None:
-        _require_same_model(checkpoint, loaded.model.config)
+        require_same_model(checkpoint, loaded.model.config)
+        if not config.allow_config_change:
+            require_same_run(checkpoint, asdict(config), data)
     loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
     generation_config = copy.deepcopy(loaded.model.generation_config)
-    train_dataset = _dataset(config, train_set, loaded, training=True)
-    trainer = SpeechTrainer(
-        loaded.model,
-        _training_arguments(config, output_dir),
-        batches=_batches(config, train_dataset.utterances),
-        data_collator=collate_examples,
-        train_dataset=train_dataset,
-        eval_dataset=_dataset(config, _shortest_first(sample_utterances(dev_set, config.eval_samples)), loaded),
-        processing_class=loaded.processor,
-        compute_metrics=_metrics(loaded.processor),
-        callbacks=[LimitedPatience(config.patience), KeepBest(loaded, generation_config, output_dir / "best")],
-    )
-    write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except AudioError as error:  # raised in a worker process, it brings a traceback in its message
-        last_line = str(error).strip().splitlines()[-1]
-        raise AudioError(last_line.removeprefix(f"{AudioError.__module__}.{AudioError.__name__}: ")) from error
-    if trainer.state.global_step % config.eval_steps:
-        trainer.evaluate()
-    loaded.model.generation_config = copy.deepcopy(generation_config)
-    loaded.save(output_dir / "final")
-    cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
-    return TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
+    dev_sample = sample_utterances(dev_set, config.eval_samples)
+    trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample)
+    record = {
+        "config": asdict(config),
+        "data": data,
+        "parameters": asdict(loaded.model.count_parameters()),
+        "machine": describe_machine(trainer.args.device, trainer.args.world_size),
+        "resumed_from": checkpoint.name if checkpoint else None,
+    }
+    return _Run(trainer, show, loaded, checkpoint, record, generation_config)
+
+
+_POSITIVE = (
+    *("adapter_hidden_dim", "adapter_stack", "batch_size", "epochs", "eval_samples", "eval_steps", "patience"),
+    *("gradient_accumulation_steps", "lora_rank", "save_steps", "train_encoder_layers"),
+)
+_NOT_NEGATIVE = (
+    *("learning_rate", "language_model_learning_rate", "encoder_learning_rate", "warmup_steps", "weight_decay"),
+    *("embedding_noise", "lora_alpha", "lora_dropout", "max_grad_norm", "max_unreadable", "num_workers"),
+)
 
 
 def _check_flags(config: TrainConfig) -> None:
     """Refuse, before anything is loaded, numbers that training could not use."""
-    positive = ("adapter_hidden_dim", "adapter_stack", "batch_size", "epochs", "eval_samples", "eval_steps")
-    for name in (*positive, "patience", "save_steps"):
+    for name in _POSITIVE:
         if getattr(config, name) <= 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
-    if config.batch_seconds is not None and config.batch_seconds <= 0:
-        raise ConfigError(f"--batch_seconds {config.batch_seconds} cannot be used: it must be more than 0")
-    for name in ("embedding_noise", "learning_rate", "max_grad_norm", "num_workers", "warmup_steps", "weight_decay"):
-        if getattr(config, name) < 0:
+    for name in _NOT_NEGATIVE:
+        if (getattr(config, name) or 0) < 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
     if config.save_steps % config.eval_steps:
         raise ConfigError(f"save_steps ({config.save_steps}) must be a multiple of eval_steps ({config.eval_steps})")
+    if config.batch_seconds is not None and config.batch_seconds <= 0:
+        raise ConfigError(f"--batch_seconds {config.batch_seconds} cannot be used: it must be more than 0")
+    _check_variations(config)
+    shares = _processes() * config.gradient_accumulation_steps
+    if config.batch_seconds is None and config.batch_size % shares:
+        raise ConfigError(
+            f"--batch_size {config.batch_size} cannot be cut into {shares} equal parts ({_processes()} processes ×"
+            f" --gradient_accumulation_steps {config.gradient_accumulation_steps}): give a multiple of {shares}"
+        )
     if config.wandb_project is not None and not config.no_wandb and find_spec("wandb") is None:
         raise ConfigError("--wandb_project needs the package wandb: pip install 'asr-doge[wandb]', or give --no_wandb")
+
+
+def _with_features(config: TrainConfig) -> TrainConfig:
+    """The same, with the feature cache to train from: the one that is given, else one that is found; empty for none."""
+    found = str(Path(config.data_dir) / "features")
+    if config.train_encoder != "none":
+        folder = ""
+    elif config.features_dir is not None:
+        folder = config.features_dir
+    else:
+        folder = found if not config.augment and FeatureCache.exists(found) else ""
+    return replace(config, features_dir=folder)
+
+
+def _say_features(config: TrainConfig) -> None:
+    if config.features_dir:
+        print(f"features: from the cache {config.features_dir}")
+    elif config.train_encoder != "none":
+        print(f"features: computed at every step, as --train_encoder {config.train_encoder} changes them")
+    else:
+        print("features: computed at every step, from no cache")
 
 
 def _check_variations(config: TrainConfig) -> None:
@@ -144,18 +212,154 @@ def _check_variations(config: TrainConfig) -> None:
             raise ConfigError(f"--{name} varies cached features: run 'asr-doge features' first")
 
 
-def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainingArguments:
+def _processes() -> int:
+    """Processes of this run, as torchrun and `accelerate launch` tell each of them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _device(config: TrainConfig) -> torch.device:
+    """The device of this process: the one asked for, or its own among several of the kind."""
+    device = find_device(config.device)
+    if _processes() == 1 or device.type == "cpu":
+        return device
+    return find_device(f"{device.type}:{os.environ.get('LOCAL_RANK', '0')}")
+
+
+def _assemble(config: TrainConfig) -> LoadedModel:
+    """The untrained model that the flags describe."""
+    return assemble_model(
+        config.speech_encoder,
+        config.language_model,
+        prompt=config.prompt,
+        device=_device(config),
+        adapter_type=config.adapter_type,
+        adapter_hidden_dim=config.adapter_hidden_dim,
+        adapter_stack=config.adapter_stack,
+        adapter_output_norm=config.adapter_output_norm,
+        train_language_model=config.train_language_model,
+        train_encoder=config.train_encoder,
+        train_encoder_layers=config.train_encoder_layers,
+        lora=_lora_options(config) if "lora" in (config.train_language_model, config.train_encoder) else None,
+    )
+
+
+def _lora_options(config: TrainConfig) -> dict[str, Any]:
+    """As `peft.LoraConfig` has them."""
+    return {
+        "r": config.lora_rank,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "target_modules": "all-linear" if config.lora_targets == ["all-linear"] else config.lora_targets,
+    }
+
+
+def _trainer(
+    config: TrainConfig,
+    schedule: Schedule,
+    loaded: LoadedModel,
+    train_set: Sequence[Utterance],
+    dev_set: Sequence[Utterance],
+) -> tuple[SpeechTrainer, Show]:
+    """The Trainer with its data and callbacks, and what shows its progress in the run's folder."""
+    output_dir = Path(config.output_dir)
+    train_examples = _dataset(config, train_set, loaded, training=True)
+    dev_examples = _readable(_dataset(config, _shortest_first(dev_set), loaded))
+    batches = _batches(config, train_examples.utterances)
+    evaluation = Evaluation(loaded.processor, dev_examples.utterances)
+    trainer = SpeechTrainer(
+        loaded.model,
+        _training_arguments(config, schedule, output_dir),
+        data_collator=collate_named,
+        train_dataset=NamedExamples(train_examples),
+        eval_dataset=NamedExamples(dev_examples),
+        processing_class=loaded.processor,
+        compute_metrics=evaluation,
+        callbacks=[
+            LimitedPatience(config.patience, schedule.epochs_before_last),
+            KeepBest(loaded, copy.deepcopy(loaded.model.generation_config), output_dir / "best"),
+            MarkComplete(KEPT_CHECKPOINTS),
+        ],
+        schedule=schedule,
+        batches=batches,
+        utterances=train_examples.utterances,
+        max_unreadable=config.max_unreadable,
+    )
+    show = Show(evaluation, output_dir)
+    trainer.add_callback(show)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Progress(trainer))
+    return trainer, show
+
+
+def _plan(run: _Run, config: TrainConfig) -> MemoryPlan:
+    examples = cast(NamedExamples, run.trainer.train_dataset)
+    at_once = _utterances_at_once(config)
+    if config.batch_seconds is not None:
+        at_once = max(1, int(config.batch_seconds / max(utterance.duration for utterance in examples.utterances)))
+    return plan_memory(
+        run.loaded.model,
+        longest_batch(examples.utterances, examples.__getitem__, collate_named),
+        at_once,
+        bf16=run.trainer.args.bf16,
+    )
+
+
+def _say_plan(planned: MemoryPlan, config: TrainConfig) -> None:
+    """Print it, and a warning if the device has not that much memory."""
+    print("\n".join(planned.lines()))
+    if planned.fits:
+        return
+    if config.batch_seconds is not None:
+        advice = f"--batch_seconds {config.batch_seconds:g} may not fit: lower it"
+    else:
+        largest = planned.largest_batch * (config.batch_size // _utterances_at_once(config))
+        advice = f"--batch_size {config.batch_size} may not fit, {largest} does; or raise --gradient_accumulation_steps"
+    print(f"warning: {advice}", file=sys.stderr)
+
+
+def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
+    """Train to the end, which is evaluated too."""
+    trainer, stop = run.trainer, StopWhenAsked()
+    trainer.add_callback(stop)
+    try:
+        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    except AudioError as error:  # raised in a worker process, it brings a traceback in its message
+        last_line = str(error).strip().splitlines()[-1]
+        raise AudioError(last_line.removeprefix(f"{AudioError.__module__}.{AudioError.__name__}: ")) from error
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"--batch_size {config.batch_size} does not fit into the memory of {trainer.args.device}: raise"
+            " --gradient_accumulation_steps, which cuts it into parts, or lower it"
+        ) from error
+    except OSError as error:  # of a logger, whose file is in the run's folder
+        raise not_written(Path(config.output_dir), error) from error
+    finally:
+        stop.restore()
+    if trainer.state.global_step % config.eval_steps and not stop.asked:
+        trainer.evaluate()
+    run.show.draw(trainer.state)
+    if stop.asked:
+        raise KeyboardInterrupt
+
+
+def _utterances_at_once(config: TrainConfig) -> int:
+    """Of a process."""
+    return max(1, config.batch_size // (_processes() * config.gradient_accumulation_steps))
+
+
+def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path) -> Seq2SeqTrainingArguments:
     use_wandb = config.wandb_project is not None and not config.no_wandb
     if use_wandb:
         os.environ["WANDB_PROJECT"] = str(config.wandb_project)
         if config.wandb_entity:
             os.environ["WANDB_ENTITY"] = config.wandb_entity
-    device = find_device(config.device)
+    device = _device(config)
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(output_dir),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
+        num_train_epochs=schedule.epochs,
+        per_device_train_batch_size=_utterances_at_once(config),
+        per_device_eval_batch_size=_utterances_at_once(config),
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         warmup_steps=config.warmup_steps,
@@ -163,24 +367,31 @@ def _training_arguments(config: TrainConfig, output_dir: Path) -> Seq2SeqTrainin
         eval_strategy="steps",
         eval_steps=config.eval_steps,
         save_steps=config.save_steps,
-        save_total_limit=2,
         metric_for_best_model="cer",
         greater_is_better=False,
         predict_with_generate=True,
-        logging_steps=min(25, config.eval_steps),
+        logging_steps=_logging_steps(config.eval_steps),
+        logging_nan_inf_filter=False,  # SpeechTrainer stops instead
         dataloader_pin_memory=device.type == "cuda",
-        report_to="wandb" if use_wandb else "none",
+        report_to=[name for name, used in (("wandb", use_wandb), ("tensorboard", find_spec("tensorboard"))) if used],
         run_name=config.wandb_run_name,
-        dataloader_num_workers=0 if config.features_dir else config.num_workers,
+        dataloader_num_workers=0 if config.features_dir and config.train_encoder == "none" else config.num_workers,
         remove_unused_columns=False,
         label_names=["labels"],
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
         use_cpu=device.type == "cpu",
+        ddp_backend="gloo" if device.type == "cpu" and _processes() > 1 else None,
+        ddp_find_unused_parameters=False,
         seed=config.seed,
         disable_tqdm=False,
     )
     _use_one_device(arguments, device)
     return arguments
+
+
+def _logging_steps(eval_steps: int) -> int:
+    """At most 25, and a divisor: a mean loss that spans a checkpoint would be lost in part when the run resumes."""
+    return max(steps for steps in range(1, min(25, eval_steps) + 1) if eval_steps % steps == 0)
 
 
 def _use_one_device(arguments: Seq2SeqTrainingArguments, device: torch.device) -> None:
@@ -191,17 +402,6 @@ def _use_one_device(arguments: Seq2SeqTrainingArguments, device: torch.device) -
     if device.index is not None:
         torch.accelerator.set_device_index(device.index)  # accelerate's device is "cuda", whichever is current
         arguments._setup_devices = device  # `arguments.device` is "cuda:0" otherwise
-
-
-def _features_folder(config: TrainConfig) -> str:
-    """The feature cache to train from: the one that is given, else one that is found; empty for none. Says so."""
-    found = str(Path(config.data_dir) / "features")
-    if config.features_dir is not None:
-        folder = config.features_dir
-    else:
-        folder = found if not config.augment and FeatureCache.exists(found) else ""
-    print(f"features: from the cache {folder}" if folder else "features: computed at every step, from no cache")
-    return folder
 
 
 def _dataset(
@@ -236,6 +436,25 @@ def _dataset(
     )
 
 
+def _readable(examples: UtteranceDataset) -> UtteranceDataset:
+    """Without what cannot be read, so that every evaluation is of the same utterances, in whichever process.
+
+    Raises:
+        DataError: nothing remains.
+    """
+    if not isinstance(examples, SpeechDataset):
+        return examples
+    named_examples = NamedExamples(examples)
+    tried = (named_examples[index] for index in range(len(examples)))
+    unreadable = {named.id: named.reason for named in tried if named.example is None}
+    for reason in unreadable.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    readable = [utterance for utterance in examples.utterances if utterance.id not in unreadable]
+    if not readable:
+        raise DataError(f"none of the {len(examples)} dev utterances can be read; {next(iter(unreadable.values()))}")
+    return SpeechDataset(readable, examples.processor)
+
+
 def _batches(config: TrainConfig, utterances: Sequence[Utterance]) -> LengthBatches | None:
     """Batches of so many seconds, if they are asked for; says what they hold."""
     if config.batch_seconds is None:
@@ -249,103 +468,3 @@ def _batches(config: TrainConfig, utterances: Sequence[Utterance]) -> LengthBatc
 def _shortest_first(utterances: Sequence[Utterance]) -> list[Utterance]:
     """Neighbours of like length, so that evaluation pads little."""
     return sorted(utterances, key=lambda utterance: utterance.duration)
-
-
-def _metrics(processor: ASRDogeProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
-    """WER, CER and exact match of generated texts, as fractions."""
-
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
-        references, hypotheses = (
-            processor.batch_decode(torch.as_tensor(ids)) for ids in (prediction.label_ids, prediction.predictions)
-        )
-        scores = score(references, hypotheses)
-        return {"wer": scores.wer, "cer": scores.cer, "exact_match": scores.perfect_match_rate}
-
-    return compute
-
-
-def _checkpoint_to_resume(resume_from: str | None, output_dir: Path) -> str | None:
-    if resume_from is None:
-        if output_dir.is_dir() and get_last_checkpoint(str(output_dir)) is not None:
-            raise ConfigError(
-                f"{output_dir} holds the checkpoints of another run: go on with it by --resume_from latest, or choose"
-                " another --output_dir"
-            )
-        return None
-    if resume_from == "latest":
-        found = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
-        if found is None:
-            raise ConfigError(f"--resume_from latest: there is no checkpoint-N folder in {output_dir}")
-        return found
-    if not (Path(resume_from) / "trainer_state.json").is_file():
-        raise ConfigError(f"--resume_from {resume_from}: not a checkpoint-N folder of a training run")
-    return resume_from
-
-
-def _require_same_model(checkpoint: str, config: PreTrainedConfig) -> None:
-    """Refuse to put a checkpoint's weights and optimizer into another model than they were of.
-
-    Raises:
-        ConfigError: the flags give another model; the message names them.
-        CheckpointError: the checkpoint has no usable config.json.
-    """
-    before = load_asr_doge_config(find_model(Path(checkpoint)))
-    flags = [name for name in _MODEL_FLAGS if getattr(before, name) != getattr(config, name)]
-    parts = (
-        ("speech_encoder", "encoder_config", "speech_encoder_fingerprint"),
-        ("language_model", "text_config", "language_model_fingerprint"),  # no fingerprint in checkpoints of `full`
-    )
-    for flag, sub_config, fingerprint in parts:
-        old, new = (settings(getattr(side, sub_config).to_dict()) for side in (before, config))
-        if old != new or getattr(before, fingerprint) not in (None, getattr(config, fingerprint)):
-            flags.append(flag)
-    if flags:
-        named = ", ".join(f"--{name}" for name in sorted(flags))
-        raise ConfigError(
-            f"--resume_from {checkpoint}: that run had another {named}; give what it had, or start a new run in another"
-            " --output_dir"
-        )
-
-
-_MODEL_FLAGS = (
-    *("prompt", "adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm"),
-    "train_language_model",
-)
-"""Settings of the model that are fields of `ASRDogeConfig` of the same name."""
-
-
-class LimitedPatience(EarlyStoppingCallback):
-    """Early stopping that goes on counting over a resume, where transformers' own starts anew."""
-
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **report: Any,
-    ) -> None:
-        """Count the evaluations since the best one of the run that is resumed."""
-        super().on_train_begin(args, state, control, **report)
-        cers = [entry["eval_cer"] for entry in state.log_history if "eval_cer" in entry]
-        self.early_stopping_patience_counter = len(cers) - 1 - cers.index(min(cers)) if cers else 0
-
-
-class KeepBest(TrainerCallback):
-    """Write `best` whenever an evaluation has the lowest dev CER so far."""
-
-    def __init__(self, loaded: LoadedModel, generation_config: GenerationConfig, folder: Path) -> None:
-        self.loaded = loaded
-        self.generation_config = generation_config  # the Trainer fills up the model's own with its defaults
-        self.folder = folder
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **report: Any,
-    ) -> None:
-        """Compare with `state.best_metric`, which the Trainer updates after this call and keeps over a resume."""
-        if state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric:
-            self.loaded.model.generation_config = copy.deepcopy(self.generation_config)
-            self.loaded.save(self.folder)

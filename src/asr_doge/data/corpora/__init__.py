@@ -4,8 +4,16 @@ Promises: `find_corpus(name)` knows which splits a folder offers, lists a split'
 says what can be downloaded. To add a corpus, write its two functions and declare it in `published.py` or `layouts.py`.
 """
 
-from asr_doge.data.corpora.base import Archive, Corpus, Listed, Rejected, SourceUtterance
-from asr_doge.data.corpora.layouts import LAYOUTS, MISSING_AUDIO, manifest_of_split
+from asr_doge.data.corpora.base import (
+    ID_USED_TWICE,
+    MISSING_AUDIO,
+    Archive,
+    Corpus,
+    Listed,
+    Rejected,
+    SourceUtterance,
+)
+from asr_doge.data.corpora.layouts import LAYOUTS, manifest_of_split
 from asr_doge.data.corpora.published import PUBLISHED
 from asr_doge.errors import ConfigError
 
@@ -26,6 +34,7 @@ def find_corpus(name: str) -> Corpus:
 
 __all__ = [
     "CORPORA",
+    "ID_USED_TWICE",
     "MISSING_AUDIO",
     "PUBLISHED",
     "Archive",

@@ -11,6 +11,10 @@ from pathlib import Path
 
 from asr_doge.errors import DataError
 
+# Reasons that more than one place rejects for.
+NO_TRANSCRIPT, MISSING_AUDIO, MALFORMED = "no transcript", "missing audio", "malformed line"
+ID_USED_TWICE = "id used twice"
+
 
 @dataclass(frozen=True)
 class SourceUtterance:

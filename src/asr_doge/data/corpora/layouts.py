@@ -9,27 +9,37 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from asr_doge.audio.reading import AUDIO_EXTENSIONS, find_audio_files
-from asr_doge.data.corpora.base import Corpus, Listed, Rejected, SourceUtterance
+from asr_doge.data.corpora.base import (
+    ID_USED_TWICE,
+    MALFORMED,
+    MISSING_AUDIO,
+    NO_TRANSCRIPT,
+    Corpus,
+    Listed,
+    Rejected,
+    SourceUtterance,
+)
 from asr_doge.data.manifest import scan_manifest
 from asr_doge.data.text_files import NOT_UTF8, is_utf8, read_lines
 from asr_doge.errors import AudioError, DataError
-
-NO_TRANSCRIPT, MISSING_AUDIO, MALFORMED = "no transcript", "missing audio", "malformed line"
 
 
 def keyed_lines(path: Path) -> dict[str, str | Rejected]:
     """Lines of `KEY VALUE`, as Kaldi and LibriSpeech write them; a missing file has none.
 
-    Values that are not UTF-8 are rejected.
+    Values that are not UTF-8 are rejected, and so are those of a key that has several.
     """
     values: dict[str, str | Rejected] = {}
     for line in read_lines(path) if path.exists() else []:
-        key, *rest = line.split(maxsplit=1)[:2] or [""]
-        if key:
-            value = rest[0].rstrip() if rest else ""
-            values[key] = (
-                value if is_utf8(line) else Rejected(key, MALFORMED, f"{path}: the line of {key} is {NOT_UTF8}")
-            )
+        key, *rest = line.split(maxsplit=1) or [""]
+        if not key:
+            continue
+        if not is_utf8(line):
+            values[key] = Rejected(key, MALFORMED, f"{path}: the line of {key} is {NOT_UTF8}")
+        elif key in values:
+            values[key] = Rejected(key, ID_USED_TWICE, f"{path} has several lines for {key}")
+        else:
+            values[key] = rest[0].rstrip() if rest else ""
     return values
 
 

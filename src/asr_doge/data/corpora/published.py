@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from asr_doge.data.corpora.base import Archive, Corpus, Listed, Rejected, SourceUtterance
-from asr_doge.data.corpora.layouts import NO_TRANSCRIPT, kaldi_split, keyed_lines
+from asr_doge.data.corpora.base import NO_TRANSCRIPT, Archive, Corpus, Listed, Rejected, SourceUtterance
+from asr_doge.data.corpora.layouts import kaldi_split, keyed_lines
 from asr_doge.data.digits import FSDD_TEST_TAKES, FSDDRecording, list_fsdd
 from asr_doge.data.text_files import NOT_UTF8, is_utf8, read_lines
 

@@ -71,6 +71,10 @@ class SpeechEncoder(nn.Module, ABC):
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
         """Number of speech embeddings of clips of `input_lengths` frames; both `[B]`."""
 
+    @abstractmethod
+    def last_layers(self, count: int) -> list[nn.Module]:
+        """The last `count` layers and all that comes after them: what `train_encoder: last_k` trains."""
+
     @staticmethod
     @abstractmethod
     def rename_checkpoint_key(key: str) -> str | None:

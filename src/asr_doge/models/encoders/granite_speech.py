@@ -80,6 +80,10 @@ class GraniteSpeechEncoder(SpeechEncoder):
         window = self.config.window_size
         return (input_lengths + window - 1) // window * self.embeddings_per_window
 
+    def last_layers(self, count: int) -> list[nn.Module]:
+        """Conformer blocks and the projector; the CTC head stays as it is, for drafts."""
+        return [*list(self.encoder.layers)[-count:], self.projector]
+
     @staticmethod
     def rename_checkpoint_key(key: str) -> str | None:
         """`encoder.*` and `projector.*`, with or without the `model.` that transformers 5 puts before them."""
@@ -188,7 +192,7 @@ def _block_attention(
         blocks: rooms of whole blocks.
     """
     block = len(distances) // 2
-    shape = (blocks.num_rows // block, block, attention.num_heads, attention.dim_head)
+    shape = (blocks.num_rows // block, block, attention.num_heads, cast(int, attention.dim_head))
     normed = attention.pre_norm(hidden_states)
     query, key, value = (
         blocks.spread(part).view(shape) for part in (attention.to_q(normed), *attention.to_kv(normed).chunk(2, dim=-1))

@@ -8,7 +8,7 @@ Source: transformers `whisper`; https://arxiv.org/abs/2212.04356.
 
 import re
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -49,6 +49,10 @@ class WhisperSpeechEncoder(SpeechEncoder):
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
         """One embedding for every two frames begun (a convolution of stride 2)."""
         return (input_lengths + 1) // 2
+
+    def last_layers(self, count: int) -> list[nn.Module]:
+        """Encoder layers and the norm after them."""
+        return [*list(self.encoder.layers)[-count:], self.encoder.layer_norm]
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str | None:

@@ -1,0 +1,22 @@
+"""`asr-doge merge`: LoRA's updates into the weights of the language model."""
+
+from pathlib import Path
+
+from asr_doge.cli.configuration import MergeConfig
+from asr_doge.cli.console import quiet_libraries
+from asr_doge.errors import ConfigError
+from asr_doge.models import load_model
+from asr_doge.models.merging import merge_lora
+
+
+def run(config: MergeConfig) -> int:
+    """Run the verb; returns the exit code."""
+    quiet_libraries()
+    folder = Path(config.output_dir)
+    if folder.exists():
+        raise ConfigError(f"--output_dir {folder} exists: choose a new folder")
+    loaded = load_model(config.checkpoint_dir, device="cpu")
+    merge_lora(loaded.model)
+    loaded.save(folder)
+    print(f"merged: {folder}")
+    return 0

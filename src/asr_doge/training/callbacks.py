@@ -1,0 +1,206 @@
+"""What happens beside the steps of a run: when it stops, what it keeps, what it shows.
+
+Promises: `best` is always a whole checkpoint, that of the lowest dev CER so far; a `checkpoint-N` folder is marked once
+it is whole, and older ones are removed only then; Ctrl-C and SIGTERM end the run at the end of a step, saved.
+They do not know how the model or the data are made.
+"""
+
+import copy
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import (
+    EarlyStoppingCallback,
+    GenerationConfig,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from asr_doge.models import LoadedModel
+from asr_doge.training.curves import draw_curves
+from asr_doge.training.evaluation import Evaluation
+from asr_doge.training.resuming import COMPLETE_NAME, remove_old
+from asr_doge.training.trainer import SpeechTrainer, writing
+
+HYPOTHESES_NAME = "hypotheses.jsonl"
+"""In the run's folder, what the last evaluation heard."""
+SECONDS_BETWEEN_DRAWINGS = 60.0
+
+
+class LimitedPatience(EarlyStoppingCallback):
+    """Early stopping that goes on counting over a resume, where transformers' own starts anew.
+
+    Args:
+        patience: evaluations without a lower dev CER.
+        epochs_before: where counting begins: a stage at its end, its rate near zero, gets no better, and is not to keep
+            the next from coming.
+    """
+
+    def __init__(self, patience: int, epochs_before: float = 0.0) -> None:
+        super().__init__(patience)
+        self.epochs_before = epochs_before
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **report: Any
+    ) -> None:
+        """Count the evaluations since the best one of the run that is resumed."""
+        super().on_train_begin(args, state, control, **report)
+        evaluations = [entry for entry in state.log_history if "eval_cer" in entry]
+        cers = [entry["eval_cer"] for entry in evaluations]
+        since_best = evaluations[cers.index(min(cers)) + 1 :] if cers else []
+        self.early_stopping_patience_counter = sum(entry["epoch"] > self.epochs_before for entry in since_best)
+
+    def on_evaluate(  # type: ignore[override]  # as transformers' own subclass has it
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **report: Any,
+    ) -> None:
+        """Count, unless it is too early."""
+        if state.epoch is not None and state.epoch > self.epochs_before:
+            super().on_evaluate(args, state, control, metrics, **report)
+
+
+class KeepBest(TrainerCallback):
+    """Write `best` whenever an evaluation has the lowest dev CER so far."""
+
+    def __init__(self, loaded: LoadedModel, generation_config: GenerationConfig, folder: Path) -> None:
+        self.loaded = loaded
+        self.generation_config = generation_config  # the Trainer fills up the model's own with its defaults
+        self.folder = folder
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **report: Any) -> None:
+        """Compare with `state.best_metric`, which the Trainer updates after this call and keeps over a resume."""
+        is_better = state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric
+        if is_better and state.is_world_process_zero:
+            self.loaded.model.generation_config = copy.deepcopy(self.generation_config)
+            with writing(self.folder):
+                self.loaded.save(self.folder)
+
+
+class MarkComplete(TrainerCallback):
+    """Mark each checkpoint once all processes have written their share, and remove all but the newest few.
+
+    Not left to the Trainer's own `save_total_limit`, which may remove a whole checkpoint while the newest is half
+    written, and counts those that a full disk or a kill cut short.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mark, then remove."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if state.is_world_process_zero:
+            newest = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            with writing(newest):
+                (newest / COMPLETE_NAME).touch()
+            remove_old(newest.parent, self.keep)
+
+
+class StopWhenAsked(TrainerCallback):
+    """At Ctrl-C or SIGTERM, finish the step, save and stop; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Listen for the signals."""
+        try:
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:
+            self._before = {}  # not the main thread, which alone may listen
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop, all processes at the same step, whichever was asked."""
+        asked = self.asked
+        if torch.distributed.is_initialized():
+            flag = torch.tensor(int(asked), device=args.device)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            asked = bool(flag.item())
+        if asked:
+            self.asked = control.should_save = control.should_training_stop = True
+
+    def restore(self) -> None:
+        """Leave the signals to whoever had them before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+
+
+class Show(TrainerCallback):
+    """Keep `hypotheses.jsonl` and the curves of a run's folder up to date, the curves not too often."""
+
+    def __init__(self, evaluation: Evaluation, folder: Path) -> None:
+        self.evaluation = evaluation
+        self.folder = folder
+        self._drawn = time.monotonic()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write what was heard."""
+        if state.is_world_process_zero:
+            self.evaluation.write_hypotheses(self.folder / HYPOTHESES_NAME)
+            if time.monotonic() - self._drawn > SECONDS_BETWEEN_DRAWINGS:
+                self.draw(state)
+
+    def draw(self, state: TrainerState) -> None:
+        """Draw the curves anew."""
+        if state.is_world_process_zero:
+            draw_curves(self.folder, state.log_history, self.evaluation.hypotheses)
+            self._drawn = time.monotonic()
+
+
+class Progress(ProgressCallback):
+    """One bar with loss, learning rate and seconds of audio a second; a line for each evaluation."""
+
+    def __init__(self, trainer: SpeechTrainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+        self._start = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Open the bar, where a resumed run left off."""
+        super().on_train_begin(args, state, control)
+        if self.training_bar is not None:
+            self.training_bar.set_description("training")
+            self.training_bar.unit = "step"
+            self.training_bar.initial = self.training_bar.n = self.current_step = state.global_step
+        self._start = time.perf_counter()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the newest figures."""
+        if self.training_bar is None or logs is None:
+            return
+        if "loss" in logs:
+            seconds = max(time.perf_counter() - self._start, 1e-9)
+            speed = self.trainer.audio_seconds * args.world_size / seconds
+            shown = {"loss": f"{logs['loss']:.3f}", "lr": f"{logs['learning_rate']:.1e}", "audio": f"{speed:.0f} s/s"}
+            self.training_bar.set_postfix(shown)
+        if "eval_cer" in logs:
+            rates = ", ".join(f"{name.upper()} {100 * logs[f'eval_{name}']:.2f} %" for name in ("wer", "cer"))
+            self.training_bar.write(f"step {state.global_step}: dev {rates}, loss {logs['eval_loss']:.3f}", sys.stderr)

@@ -1,0 +1,80 @@
+"""The model card of a checkpoint: what was trained, on what, and how good it was on the dev set.
+
+Promises: a `README.md` as the hub reads it, with the figures of the run's own record and no others. It does not know
+the licences of the data or of the frozen parts, and says so.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from asr_doge.data.atomic_writing import write_atomically
+
+CARD_NAME = "README.md"
+
+
+def write_card(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the card beside a checkpoint.
+
+    Args:
+        folder: the checkpoint's.
+        record: the run's, with its result.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    config, data, result, machine = (record[name] for name in ("config", "data", "result", "machine"))
+    counts = record["parameters"]
+    total = counts["encoder"] + counts["adapter"] + counts["language_model"]
+    content = _CARD.format(
+        encoder=config["speech_encoder"],
+        language_model=config["language_model"],
+        adapter=f"{config['adapter_type']}, {counts['adapter']:,} parameters",
+        trained=f"{counts['trainable']:,} of {total:,} parameters ({100 * counts['trainable'] / total:.2f} %)",
+        choices=f"language model: {config['train_language_model']}; encoder: {config['train_encoder']}",
+        steps=f"{result['steps']:,} steps of {config['batch_size']} utterances, learning rate"
+        f" {config['learning_rate']:g}, seed {config['seed']}",
+        train=_described(data["train"]),
+        dev=_described(data["dev"]),
+        cer=f"{100 * result['dev_cer']:.2f} %",
+        samples=min(config["eval_samples"], data["dev"]["utterances"]),
+        versions=", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
+        machine=f"{machine['processes']} × {machine['device']}",
+    )
+    write_atomically(folder / CARD_NAME, content.encode())
+
+
+def _described(split: Mapping[str, Any]) -> str:
+    return f"{split['utterances']:,} utterances, {split['seconds'] / 3600:.2f} h (fingerprint {split['fingerprint']})"
+
+
+_CARD = """---
+library_name: asr-doge
+pipeline_tag: automatic-speech-recognition
+tags: [asr-doge, speech-recognition]
+---
+# A speech recogniser made by ASR-Doge
+
+A frozen speech encoder plugged into a language model through a trained adapter. This folder holds what was trained; the
+frozen parts are loaded from where they are.
+
+| | |
+|---|---|
+| speech encoder | {encoder} |
+| language model | {language_model} |
+| adapter | {adapter} |
+| trained | {trained} |
+| besides the adapter | {choices} |
+| training | {steps} |
+| training data | {train} |
+| dev data | {dev} |
+| lowest dev CER | {cer}, on {samples} utterances, which chose the checkpoint |
+| made with | {versions}; {machine} |
+
+```console
+$ asr-doge transcribe --model THIS_FOLDER recording.wav
+```
+
+Licences: those of the speech encoder, the language model and the training data apply; this card does not know them.
+State them before you share the model.
+"""

@@ -1,0 +1,73 @@
+"""What an evaluation says of the texts that were generated: rates, and each text beside its reference.
+
+Promises: rates are of the whole set, and of each language where there are several; the hypotheses of the last
+evaluation are kept, worst first. It does not generate texts (the Trainer does).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import EvalPrediction
+
+from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.data.manifest import Utterance
+from asr_doge.models import ASRDogeProcessor
+from asr_doge.text.scoring import character_error_rate, score, word_error_rate
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What was heard, beside what was said; rates of this pair, as fractions."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    wer: float
+    cer: float
+
+
+class Evaluation:
+    """The `compute_metrics` of a Trainer over the examples of `utterances`, in their order."""
+
+    def __init__(self, processor: ASRDogeProcessor, utterances: Sequence[Utterance]) -> None:
+        self.processor = processor
+        self.utterances = utterances
+        self.hypotheses: list[Hypothesis] = []
+        """Of the last evaluation, worst first."""
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        """WER, CER and exact match, as fractions."""
+        references, texts = (
+            self.processor.batch_decode(torch.as_tensor(ids)) for ids in (prediction.label_ids, prediction.predictions)
+        )
+        self.hypotheses = [
+            Hypothesis(
+                utterance.id, reference, text, word_error_rate(reference, text), character_error_rate(reference, text)
+            )
+            for utterance, reference, text in zip(self.utterances, references, texts, strict=True)
+        ]
+        metrics = _rates(self.hypotheses)
+        languages = sorted({utterance.language for utterance in self.utterances if utterance.language is not None})
+        for language in languages if len(languages) > 1 else []:
+            spoken = zip(self.utterances, self.hypotheses, strict=True)
+            of_language = _rates([heard for utterance, heard in spoken if utterance.language == language])
+            metrics |= {f"{name}_{language}": rate for name, rate in of_language.items()}
+        self.hypotheses.sort(key=lambda heard: (-heard.cer, heard.id))
+        return metrics
+
+    def write_hypotheses(self, path: Path) -> None:
+        """Write them as JSON lines.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        lines = (json.dumps(asdict(heard), ensure_ascii=False) for heard in self.hypotheses)
+        write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+
+
+def _rates(hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
+    scores = score([heard.reference for heard in hypotheses], [heard.hypothesis for heard in hypotheses])
+    return {"wer": scores.wer, "cer": scores.cer, "exact_match": scores.perfect_match_rate}

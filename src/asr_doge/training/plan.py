@@ -1,0 +1,153 @@
+"""The memory that training will need, told before it starts.
+
+Promises: weights, gradients and optimizer are counted; what a step keeps for its backward pass is measured, on the
+longest utterance once and twice, and drawn out to the batch. It is about the device that trains, not about the disk,
+and leaves out what Python and its libraries hold.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from asr_doge.models import ASRDogeForConditionalGeneration, ParameterCounts
+
+_ADAM_STATES = 2  # running means of the gradient and of its square, in float32
+_BACKWARD = 1.1
+"""What a backward pass holds at its highest over what it began with (`bench/memory.py`: 1.1 to 1.25)."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that one process needs, and has.
+
+    Attributes:
+        parameters: of each part.
+        weights, gradients, optimizer: of the whole run.
+        activations: of a step, for each utterance as long as the longest.
+        batch_size: utterances that a process reads at once.
+        available: bytes of the device that are free for all of this.
+    """
+
+    parameters: ParameterCounts
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    batch_size: int
+    available: int
+
+    @property
+    def total(self) -> int:
+        """At the worst moment of a step, with all its activations and all its gradients."""
+        return self.weights + self.optimizer + self.gradients + self.activations * self.batch_size
+
+    @property
+    def largest_batch(self) -> int:
+        """Utterances a process could read at once; 0 if not even one."""
+        return max(0, (self.available - self.weights - self.optimizer - self.gradients) // self.activations)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the batch does."""
+        return self.batch_size <= self.largest_batch
+
+    def lines(self) -> list[str]:
+        """The plan, to be read."""
+        counts = self.parameters
+        parts = (("encoder", counts.encoder), ("adapter", counts.adapter), ("language model", counts.language_model))
+        named = ", ".join(f"{name} {count:,}" for name, count in parts)
+        needs = (
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimizer", self.optimizer),
+            (f"activations of {self.batch_size} × the longest utterance", self.activations * self.batch_size),
+        )
+        return [
+            f"parameters: {named}; trained {counts.trainable:,} ({100 * counts.trainable_share:.2f} %)",
+            "memory: " + ", ".join(f"{name} {_size(count)}" for name, count in needs),
+            f"memory at its highest: {_size(self.total)} of {_size(self.available)}; at most {self.largest_batch:,}"
+            " utterances at once fit",
+        ]
+
+
+def plan_memory(
+    model: ASRDogeForConditionalGeneration,
+    batch_of: Callable[[int], dict[str, Tensor]],
+    batch_size: int,
+    *,
+    bf16: bool = False,
+) -> MemoryPlan:
+    """Predict the memory of training.
+
+    Args:
+        model: on its device, whose step is tried.
+        batch_of: a batch of so many utterances, all as long as the longest.
+        batch_size: utterances that a process reads at once.
+        bf16: whether steps run in mixed precision.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    gradients = sum(parameter.nbytes for parameter in trained)
+    was_training = model.training
+    model.train()
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):  # dropout; the run is to be the same with a plan and without
+        one, two = (_activations(model, batch_of(count), bf16) for count in (1, 2))
+    model.train(was_training)
+    return MemoryPlan(
+        parameters=model.count_parameters(),
+        weights=weights,
+        gradients=gradients,
+        optimizer=_ADAM_STATES * gradients,
+        activations=max(round(_BACKWARD * (two - one)), 1),
+        batch_size=batch_size,
+        available=_available(model.device) + weights,
+    )
+
+
+def _activations(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor], bf16: bool) -> int:
+    """Bytes that are held when the backward pass of a batch begins, but for the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    precision = torch.autocast(model.device.type, torch.bfloat16) if bf16 else nullcontext()
+    with precision, saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(**batch)
+    assert output.logits is not None
+    # The logits, and what the backward pass starts with: their gradient.
+    return sum(kept.values()) + 2 * output.logits.numel() * 4
+
+
+def _available(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def longest_batch(
+    utterances: Sequence[Any], example_of: Callable[[int], Any], collate: Callable[[Sequence[Any]], dict[str, Any]]
+) -> Callable[[int], dict[str, Tensor]]:
+    """Batches of the longest utterance, over and over, for `plan_memory`."""
+    longest = max(range(len(utterances)), key=lambda index: utterances[index].duration)
+    example = example_of(longest)
+    return lambda count: {
+        name: value for name, value in collate([example] * count).items() if isinstance(value, Tensor)
+    }

@@ -1,0 +1,133 @@
+"""Going on with an interrupted run, and refusing to go on with another than was interrupted.
+
+Promises: `latest` is the newest checkpoint that was written whole; a run that was killed before its first one starts
+again; a run is resumed only with the model, data and settings it had, or the difference is named.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.trainer_utils import sort_checkpoints
+
+from asr_doge.errors import ConfigError
+from asr_doge.models.checkpoints import find_model
+from asr_doge.models.encoders.loading import settings
+from asr_doge.models.modeling_asr_doge import load_asr_doge_config
+from asr_doge.training.record import RECORD_NAME, read_record
+
+COMPLETE_NAME = "complete"
+"""An empty file in a `checkpoint-N` folder, written after all others."""
+
+MAY_CHANGE = frozenset(
+    (
+        *("data_dir", "train_manifest", "dev_manifest", "features_dir", "output_dir", "device", "num_workers"),
+        *("resume_from", "allow_config_change", "plan", "max_unreadable", "gradient_accumulation_steps"),
+        *("wandb_project", "wandb_entity", "wandb_run_name", "no_wandb", "speech_encoder", "language_model"),
+    )
+)
+"""Settings that say where things are, or how the same numbers are come by; what lies there is compared instead."""
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a `checkpoint-N` folder was written whole."""
+    return (folder / COMPLETE_NAME).is_file()
+
+
+def checkpoint_to_resume(resume_from: str | None, output_dir: Path) -> Path | None:
+    """The folder that `--resume_from` means; None to start from the beginning.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or one of another run that was not asked for.
+    """
+    folders = [Path(folder) for folder in sort_checkpoints(str(output_dir))] if output_dir.is_dir() else []
+    if resume_from is None:
+        if folders:
+            raise ConfigError(
+                f"{output_dir} holds the checkpoints of another run: go on with it by --resume_from latest, or choose"
+                " another --output_dir"
+            )
+        return None
+    if resume_from == "latest":
+        whole = [folder for folder in folders if is_complete(folder)]
+        if not whole and not (output_dir / RECORD_NAME).is_file():
+            raise ConfigError(f"--resume_from latest: there is no checkpoint-N folder in {output_dir}")
+        return whole[-1] if whole else None
+    if not is_complete(Path(resume_from)):
+        raise ConfigError(f"--resume_from {resume_from}: not a checkpoint-N folder of a training run, or not whole")
+    return Path(resume_from)
+
+
+def remove_old(output_dir: Path, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep`, and what a kill or a full disk left half written."""
+    folders = [Path(folder) for folder in sort_checkpoints(str(output_dir))] if output_dir.is_dir() else []
+    kept = [folder for folder in folders if is_complete(folder)][-keep:]
+    for folder in folders:
+        if folder not in kept:
+            (folder / COMPLETE_NAME).unlink(missing_ok=True)  # first: a folder half removed must not look whole
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_same_model(checkpoint: Path, config: PreTrainedConfig) -> None:
+    """Refuse to put a checkpoint's weights and optimizer into another model than they were of.
+
+    Raises:
+        ConfigError: the flags give another model; the message names them.
+        CheckpointError: the checkpoint has no usable config.json.
+    """
+    before = load_asr_doge_config(find_model(checkpoint))
+    flags = [flag for flag, field in _MODEL_FLAGS.items() if getattr(before, field) != getattr(config, field)]
+    parts = (
+        ("speech_encoder", "encoder_config", "speech_encoder_fingerprint"),
+        ("language_model", "text_config", "language_model_fingerprint"),  # no fingerprint in checkpoints of `full`
+    )
+    for flag, sub_config, fingerprint in parts:
+        old, new = (settings(getattr(side, sub_config).to_dict()) for side in (before, config))
+        if old != new or getattr(before, fingerprint) not in (None, getattr(config, fingerprint)):
+            flags.append(flag)
+    if flags:
+        named = ", ".join(f"--{name}" for name in sorted(flags))
+        raise ConfigError(
+            f"--resume_from {checkpoint}: that run had another {named}; give what it had, or start a new run in another"
+            " --output_dir"
+        )
+
+
+_MODEL_FLAGS = {
+    **{name: name for name in ("prompt", "adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm")},
+    **{name: name for name in ("train_language_model", "train_encoder", "train_encoder_layers")},
+    "lora_*": "lora",
+}
+"""Flags that shape the model, and the field of `ASRDogeConfig` that each sets."""
+
+
+def require_same_run(checkpoint: Path, config: dict[str, Any], data: dict[str, Any]) -> None:
+    """Refuse to go on with other settings or data than a run began with.
+
+    Args:
+        checkpoint: in the folder of the run, which has its record.
+        config: settings by name.
+        data: what `describe_data` says of the manifests.
+
+    Raises:
+        ConfigError: something differs; the message says what it was and what it is now.
+    """
+    record = read_record(checkpoint.parent)
+    if record is None:
+        return
+    before: dict[str, Any] = record["config"]
+    changed = [
+        f"--{name} {before[name]}, now {value}"
+        for name, value in config.items()
+        if name not in MAY_CHANGE and name in before and before[name] != value
+    ]
+    for split, now in data.items():
+        then = record["data"][split]
+        if then["fingerprint"] != now["fingerprint"]:
+            changed.append(f"{then['utterances']:,} {split} utterances, now {now['utterances']:,} (or other ones)")
+    if changed:
+        raise ConfigError(
+            f"--resume_from {checkpoint}: that run had {'; '.join(changed)}. Give what it had, or --allow_config_change"
+            " to go on all the same"
+        )

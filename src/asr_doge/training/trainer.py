@@ -1,0 +1,231 @@
+"""The Trainer of transformers, told what is particular to speech.
+
+Promises: each part of the model has a learning rate of its own, by the schedule; a loss or gradient that is not finite
+stops the run with the ids of the batch, before the weights are touched; a recording that cannot be read is named once
+and counted; a checkpoint that cannot be written is one line, and the ones before it stay whole.
+The loop is transformers' own. It does not know the flags of the command.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import Seq2SeqTrainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from asr_doge.data.batching import LengthBatches
+from asr_doge.data.manifest import Utterance
+from asr_doge.errors import AudioError, TrainingError
+from asr_doge.models import ASRDogeProcessor
+from asr_doge.models.checkpoints import first_line
+from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+from asr_doge.training.examples import IDS, UNREADABLE, NamedExamples
+from asr_doge.training.schedule import PARTS, Schedule
+
+NAMED_IDS = 8
+"""Ids that a message names at most."""
+
+
+class SpeechTrainer(Seq2SeqTrainer):
+    """Trains on batches of `collate_named`.
+
+    Args:
+        arguments: as in `Seq2SeqTrainer`.
+        schedule: of the learning rates.
+        batches: which utterances share a step; None for as many as the arguments say, at random.
+        utterances: those trained on, for their durations.
+        max_unreadable: recordings that may be left out before the run stops.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        schedule: Schedule,
+        batches: LengthBatches | None,
+        utterances: Sequence[Utterance],
+        max_unreadable: int,
+        **options: Any,
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self.trained_model = cast(nn.Module, self.model)
+        """The model itself, where several processes may wrap it."""
+        self.schedule = schedule
+        self.batches = batches
+        self.durations = {utterance.id: utterance.duration for utterance in utterances}
+        self.max_unreadable = max_unreadable
+        self.unreadable: dict[str, str] = {}
+        self.audio_seconds = 0.0
+        """Seconds of audio that this process has trained on since it started."""
+        self.add_callback(_TellEpoch(self))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As transformers does it, which has no place for a batch sampler."""
+        if self.batches is None:
+            return super().get_train_dataloader()
+        assert self.train_dataset is not None  # the Trainer itself could not train without
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One group of parameters for each part, and for those that decay and those that do not."""
+        if self.optimizer is None:
+            trained = {name: p for name, p in self.trained_model.named_parameters() if p.requires_grad}
+            decayed = set(self.get_decay_parameter_names(self.trained_model))
+            groups = []
+            for part in PARTS:
+                for decays in (True, False):
+                    chosen = [
+                        p for name, p in trained.items() if name.startswith(f"{part}.") and (name in decayed) == decays
+                    ]
+                    if chosen:
+                        weight_decay = self.args.weight_decay if decays else 0.0
+                        # The rate is 1 for the schedule to multiply.
+                        groups.append({"params": chosen, "weight_decay": weight_decay, "lr": 1.0, "part": part})
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """The schedule, over so many steps."""
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            assert optimizer is not None
+            rates: list[Callable[[int], float]] = [
+                partial(self.schedule.learning_rate, group["part"], total_steps=num_training_steps)
+                for group in optimizer.param_groups
+            ]
+            self.lr_scheduler = LambdaLR(optimizer, rates)
+        return self.lr_scheduler
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """A step on a batch.
+
+        Raises:
+            AudioError: one recording too many cannot be read.
+            TrainingError: the loss or a gradient is not finite.
+        """
+        ids: list[str] = inputs.pop(IDS)
+        self._count_unreadable(inputs.pop(UNREADABLE))
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._forget_gradients_of_untrained_parts()
+        gradients = [p.grad for p in self.trained_model.parameters() if p.grad is not None]
+        if not torch.isfinite(loss + torch.nn.utils.get_total_norm(gradients)):
+            named = ", ".join(ids[:NAMED_IDS]) + (f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else "")
+            what = "gradient" if torch.isfinite(loss) else "loss"
+            raise TrainingError(
+                f"the {what} of step {self.state.global_step + 1} is not finite; its utterances: {named}. Look at them,"
+                " or lower --learning_rate; the last checkpoint is whole"
+            )
+        self.audio_seconds += sum(self.durations[utterance_id] for utterance_id in ids)
+        return loss
+
+    def prediction_step(  # type: ignore[override]  # as Seq2SeqTrainer's own is
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **options: Any,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """A batch of an evaluation; its loss is such that the mean over utterances is the mean over all their tokens.
+
+        Else the loss would depend on which utterances share a batch, and so on the number of processes.
+        """
+        given = {name: value for name, value in inputs.items() if name not in (IDS, UNREADABLE)}
+        loss, texts, labels = super().prediction_step(model, given, prediction_loss_only, ignore_keys, **options)
+        is_label = given["labels"] != IGNORED_LABEL
+        if loss is not None:
+            loss = loss * is_label.sum() / len(is_label) / self.tokens_per_evaluated_utterance
+        return loss, texts, labels
+
+    def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
+        """An evaluation, in whose texts each utterance counts once.
+
+        Seq2SeqTrainer would count twice what several processes are given to make up whole batches. (Their loss still
+        does, in the last batch; it chooses nothing.)
+        """
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*arguments, **options)
+
+    @cached_property
+    def tokens_per_evaluated_utterance(self) -> float:
+        """Labels of the dev set, over its utterances."""
+        utterances = cast(NamedExamples, self.eval_dataset).utterances
+        processor = cast(ASRDogeProcessor, self.processing_class)
+        return fmean(len(processor.label_ids(utterance.text)) for utterance in utterances)
+
+    def _count_unreadable(self, unreadable: Mapping[str, str]) -> None:
+        for utterance_id, reason in unreadable.items():
+            if utterance_id not in self.unreadable:
+                self.unreadable[utterance_id] = reason
+                tqdm.write(f"left out: {reason}", file=sys.stderr)
+        if len(self.unreadable) > self.max_unreadable:
+            raise AudioError(
+                f"{list(self.unreadable.values())[-1]}; that makes {len(self.unreadable)} recordings that cannot be"
+                f" read, more than --max_unreadable {self.max_unreadable}"
+            )
+
+    def _forget_gradients_of_untrained_parts(self) -> None:
+        """Else they would count in the norm that gradients are clipped to, and in AdamW's averages."""
+        for part in PARTS:
+            if not self.schedule.trains(part, self.state.global_step, self.state.max_steps):
+                for parameter in getattr(self.trained_model, part).parameters():
+                    parameter.grad = None
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with writing(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
+
+
+class _TellEpoch(TrainerCallback):
+    """Tell the data which epoch begins; accelerate's wrappers do so only for some kinds of samplers."""
+
+    def __init__(self, trainer: SpeechTrainer) -> None:
+        self._trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **report: Any
+    ) -> None:
+        """`state.epoch` is a fraction where a run is resumed within an epoch."""
+        epoch = int(state.epoch or 0)
+        cast(NamedExamples, self._trainer.train_dataset).set_epoch(epoch)
+        if self._trainer.batches is not None:
+            self._trainer.batches.set_epoch(epoch)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what a full disk brings about into one line.
+
+    Raises:
+        TrainingError: `folder` cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save has no error class of its own
+        raise not_written(folder, error) from error
+
+
+def not_written(folder: Path, error: Exception) -> TrainingError:
+    """What to say when `folder` cannot be written."""
+    return TrainingError(
+        f"{folder} cannot be written ({first_line(error)}): make room, then go on with --resume_from latest; what was"
+        " saved before is whole"
+    )

@@ -1,0 +1,89 @@
+"""What of the frozen parts may be trained, and that nothing else is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from asr_doge.cli import main
+from asr_doge.errors import ConfigError
+from asr_doge.models import assemble_model, load_model
+from tests.models import tiny
+
+
+@pytest.mark.parametrize(("choice", "layers"), [("lora", 1), ("last_k", 1), ("last_k", 9)])
+@pytest.mark.parametrize("family", ["granite", "whisper"])
+def test_what_of_the_encoder_is_trained_gets_gradients_and_is_saved(
+    request: pytest.FixtureRequest, doge_folder: Path, tmp_path: Path, family: str, choice: str, layers: int
+) -> None:
+    folder = request.getfixturevalue(f"{family}_folder")
+    loaded = assemble_model(folder, doge_folder, device="cpu", train_encoder=choice, train_encoder_layers=layers)
+    model = loaded.model
+    batch = loaded.processor(
+        [tiny.random_waveform(0.7), tiny.random_waveform(0.5)], ["the fox", "a dog"], sampling_rate=16_000
+    )
+    model.train()
+    model(**batch).loss.backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} <= trained
+    of_encoder = {name for name in trained if name.startswith("encoder.")}
+    assert of_encoder
+    assert all(".lora_" in name for name in of_encoder) == (choice == "lora")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in of_encoder:
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    loaded.save(tmp_path / "saved")
+    again = load_model(tmp_path / "saved", device="cpu").model
+    model.eval()
+    assert torch.equal(again(**batch).logits, model(**batch).logits)
+
+
+def test_more_layers_train_more(granite_folder: Path, doge_folder: Path) -> None:
+    counts = [
+        assemble_model(
+            granite_folder, doge_folder, device="cpu", train_encoder="last_k", train_encoder_layers=layers
+        ).model.count_parameters()
+        for layers in (1, 2)
+    ]
+    of_encoder = [count.trainable - count.adapter for count in counts]
+    assert 0 < of_encoder[0] < of_encoder[1] < counts[1].encoder
+
+
+def test_lora_is_as_large_and_where_it_is_told(granite_folder: Path, doge_folder: Path) -> None:
+    def trained(**lora: Any) -> dict[str, torch.Size]:
+        model = assemble_model(granite_folder, doge_folder, device="cpu", train_language_model="lora", lora=lora).model
+        return {name: p.shape for name, p in model.named_parameters() if ".lora_" in name}
+
+    shapes = trained(r=3, lora_alpha=1.0, target_modules=["q_proj"])
+    assert shapes
+    assert all("q_proj" in name and 3 in shape for name, shape in shapes.items())
+    with pytest.raises(ConfigError, match=r"lora_targets.*no_such_layer") as caught:
+        trained(r=3, target_modules=["no_such_layer"])
+    assert "\n" not in str(caught.value)
+
+
+def test_merged_lora_says_the_same_without_lora(
+    granite_folder: Path, doge_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = assemble_model(granite_folder, doge_folder, device="cpu", dtype=torch.float64, train_language_model="lora")
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if ".lora_" in name:
+                parameter.copy_(0.1 * torch.randn_like(parameter))
+    loaded.save(tmp_path / "lora")
+    flags = ["--checkpoint_dir", str(tmp_path / "lora"), "--output_dir", str(tmp_path / "merged")]
+    assert main(["merge", *flags]) == 0
+    merged, before = (
+        load_model(tmp_path / name, device="cpu", dtype=torch.float64).model for name in ("merged", "lora")
+    )
+    assert not any(".lora_" in name for name, _ in merged.named_parameters())
+    batch = loaded.processor([tiny.random_waveform(0.7)], ["the fox"], sampling_rate=16_000)
+    difference = (merged(**batch).logits - before(**batch).logits).abs().max()
+    assert difference < 1e-5  # merged in float32
+    capsys.readouterr()
+    assert main(["merge", *flags]) == 2
+    assert "exists: choose a new folder" in capsys.readouterr().err
+    assert main(["merge", "--checkpoint_dir", "nano", "--output_dir", str(tmp_path / "new")]) == 2
+    assert "there is no LoRA to merge" in capsys.readouterr().err

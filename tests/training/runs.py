@@ -1,0 +1,63 @@
+"""What a run left behind, to be compared; and runs in a process of their own, to be killed."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from asr_doge.models import loading
+from asr_doge.training.configuration import TrainConfig
+from asr_doge.training.training import train
+from tests.training.conftest import MAX_NEW_TOKENS
+
+WEIGHTS = "model.safetensors"
+
+
+def log_of(output_dir: Path) -> list[dict[str, Any]]:
+    """What the run logged, without its timings."""
+    last = max(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    entries = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    timings = ("runtime", "per_second", "flos")
+    return [{name: value for name, value in entry.items() if not name.endswith(timings)} for entry in entries]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = load_file(a / WEIGHTS), load_file(b / WEIGHTS)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def train_and_be_killed(config: TrainConfig, writes: int) -> int:
+    """Run in another process, which SIGKILLs itself at its `writes`-th write to the run's folder; its exit code."""
+    context = multiprocessing.get_context("fork")  # which need not import the package anew
+    process = context.Process(target=_train, args=(config, writes))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _train(config: TrainConfig, writes: int) -> None:
+    torch.set_num_threads(1)
+    loading.MAX_NEW_TOKENS = MAX_NEW_TOKENS
+    left = writes
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") or (
+            event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
+        )
+        if changes and str(arguments[0]).startswith(config.output_dir):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+        train(config)

@@ -1,0 +1,49 @@
+"""The memory that a plan predicts is about what training takes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asr_doge.cli import main
+from asr_doge.models import ParameterCounts
+from asr_doge.training.plan import MemoryPlan
+from tests.training.conftest import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell a process's peak")
+def test_the_prediction_is_within_a_quarter_of_the_peak() -> None:
+    """Three sizes: the adapter alone, LoRA, and the whole language model."""
+    finished = subprocess.run(
+        [sys.executable, str(ROOT / "bench" / "memory.py")], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    sizes = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert [size["train"] for size in sizes] == ["none", "lora", "full"]
+    for size in sizes:
+        assert 0.75 < size["ratio"] < 1.25, size
+
+
+@pytest.mark.parametrize(("batch_size", "available", "largest"), [(4, 1000, 4), (5, 1000, 4), (1, 699, 0), (1, 210, 0)])
+def test_the_largest_batch_is_the_last_that_fits(batch_size: int, available: int, largest: int) -> None:
+    planned = MemoryPlan(ParameterCounts(10, 2, 10, 2), 100, 400, 100, 100, batch_size, available)
+    assert planned.largest_batch == largest
+    assert planned.fits == (batch_size <= largest) == (planned.total <= available)
+
+
+def test_a_plan_is_printed_and_nothing_is_trained(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(tmp_path / "run")
+    names = ("data_dir", "features_dir", "output_dir", "speech_encoder", "language_model", "device")
+    flags = [f"--{name}={getattr(config, name)}" for name in names]
+    assert main(["train", *flags, "--plan"]) == 0
+    parameters, memory, highest = capsys.readouterr().out.splitlines()
+    assert "trained 29,216 " in parameters
+    assert "activations of 16 × the longest utterance" in memory
+    assert "utterances at once fit" in highest
+    assert not list((tmp_path / "run").rglob("*.safetensors"))

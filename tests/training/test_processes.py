@@ -1,0 +1,56 @@
+"""Several processes train as one does."""
+
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from asr_doge.errors import ConfigError
+from asr_doge.training.record import read_record
+from asr_doge.training.training import train
+from tests.training.conftest import Settings, Train
+from tests.training.runs import WEIGHTS, log_of
+
+
+def test_two_processes_are_one(settings: Settings, tmp_path: Path) -> None:
+    """Equality 6, by torchrun and the command, with evaluation shared out."""
+    options = {"epochs": 2, "eval_steps": 6, "save_steps": 6, "eval_samples": 3, "train_language_model": "lora"}
+    one = train(settings(tmp_path / "one", **options))
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(asdict(settings(tmp_path / "two", **options))))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "asr_doge.cli", "train", "--config", str(tmp_path / "two.yaml")]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("best dev CER") == 1
+    for alone, shared in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
+        for entry in (alone, shared):
+            entry.pop("eval_loss", None)  # counts twice what fills up the last batch of the three
+        assert shared == pytest.approx(alone, rel=1e-4)
+    for name in ("best", "final"):
+        alone_weights, shared_weights = (load_file(tmp_path / run / name / WEIGHTS) for run in ("one", "two"))
+        assert alone_weights.keys() == shared_weights.keys()
+        for key, weight in alone_weights.items():
+            assert torch.allclose(shared_weights[key], weight, rtol=1e-3, atol=1e-5), key
+    record = read_record(tmp_path / "two") or {}
+    assert record["machine"]["processes"] == 2
+    assert record["result"]["steps"] == one.steps
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"--batch_size 6 cannot be cut into 4 equal parts .*: give a multiple of 4"):
+        run(tmp_path / "run", batch_size=6, gradient_accumulation_steps=2)
+
+
+def test_a_batch_in_parts_is_the_same_batch(run: Train, tmp_path: Path) -> None:
+    run(tmp_path / "whole", epochs=1)
+    run(tmp_path / "parts", epochs=1, gradient_accumulation_steps=2)
+    whole, parts = (load_file(tmp_path / name / "final" / WEIGHTS) for name in ("whole", "parts"))
+    assert all(torch.allclose(parts[key], weight, rtol=1e-3, atol=1e-5) for key, weight in whole.items())

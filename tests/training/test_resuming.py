@@ -1,0 +1,224 @@
+"""An interrupted run goes on as if it had not been, however it was interrupted, and never as another run."""
+
+import random
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from asr_doge.data import read_manifest, write_manifest
+from asr_doge.errors import ConfigError, TrainingError
+from asr_doge.models import load_model
+from asr_doge.training import callbacks, training
+from asr_doge.training.record import read_record
+from tests.models import tiny
+from tests.training.conftest import Settings, Train
+from tests.training.runs import WEIGHTS, log_of, same_weights, train_and_be_killed
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Press Ctrl-C at the start of a step."""
+
+    class Interrupt(callbacks.KeepBest):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "KeepBest", Interrupt)
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
+    """Do something at the end of a step's work, before it is saved."""
+
+    class Act(callbacks.MarkComplete):
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step + 1 == step:
+                action()
+
+    monkeypatch.setattr(training, "MarkComplete", Act)
+
+
+@pytest.mark.parametrize("choice", ["none", "lora"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    """Equality 5: interrupted within an epoch and between two checkpoints."""
+    whole = run(tmp_path / "whole", train_language_model=choice)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", train_language_model=choice)
+    assert {path.name for path in (tmp_path / "cut").glob("checkpoint-*")} == {"checkpoint-4"}
+    assert not (tmp_path / "cut" / "final").exists()
+    resumed = run(tmp_path / "cut", train_language_model=choice, resume_from="latest")
+    assert resumed.steps == whole.steps
+    assert resumed.dev_cer == whole.dev_cer
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+    for name in ("final", "best", "checkpoint-12"):
+        assert same_weights(tmp_path / "cut" / name, tmp_path / "whole" / name), name
+
+
+def test_resuming_does_not_renew_the_patience(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equality 5 where the run stops early: nothing is learnt, so only the first evaluation is ever the best."""
+    options: dict[str, Any] = {"learning_rate": 0.0, "eval_steps": 2, "save_steps": 2, "patience": 3}
+    whole = run(tmp_path / "whole", **options)
+    assert whole.steps == 8
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", **options)
+    assert run(tmp_path / "cut", resume_from="latest", **options).steps == whole.steps
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+
+def test_a_run_killed_again_and_again_ends_where_an_uninterrupted_one_does(
+    run: Train, settings: Settings, tmp_path: Path
+) -> None:
+    """Equality 5, kill -9: at random writes, so that checkpoints, `best` and the records are caught half written."""
+    options: dict[str, Any] = {"epochs": 2, "eval_steps": 2, "save_steps": 2, "eval_samples": 2}
+    run(tmp_path / "whole", **options)
+    chance = random.Random(0)
+    config = settings(tmp_path / "killed", **options)
+    kills = 0
+    while train_and_be_killed(config, chance.randint(15, 60)) == -signal.SIGKILL:
+        kills += 1
+        config = settings(tmp_path / "killed", resume_from="latest", **options)
+        assert kills < 30, "it makes no headway"
+    assert kills >= 2
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
+    for name in ("final", "best", "checkpoint-6"):
+        assert same_weights(tmp_path / "killed" / name, tmp_path / "whole" / name), name
+    assert {path.name for path in (tmp_path / "killed").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+
+
+def test_ctrl_c_saves_the_step_and_the_run_goes_on_from_there(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "whole")
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        at_step(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut")
+    assert signal.getsignal(signal.SIGINT) == before
+    assert {path.name for path in (tmp_path / "cut").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+    run(tmp_path / "cut", resume_from="latest")
+    for name in ("final", "best", "checkpoint-12"):
+        assert same_weights(tmp_path / "cut" / name, tmp_path / "whole" / name), name
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_best_whole(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The system refuses to write more than a few kB, as a full disk refuses any; messages go to memory (`capsys`)."""
+    run(tmp_path / "whole")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1])))
+        try:
+            with pytest.raises(
+                TrainingError, match=r"cannot be written \(.*make room.* --resume_from latest"
+            ) as caught:
+                run(tmp_path / "cut")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    load_model(tmp_path / "cut" / "best", device="cpu")
+    load_model(tmp_path / "cut" / "checkpoint-4", device="cpu")
+    run(tmp_path / "cut", resume_from="latest")
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+    assert same_weights(tmp_path / "cut" / "final", tmp_path / "whole" / "final")
+
+
+def test_a_run_is_not_resumed_with_other_settings_or_data(
+    run: Train, corpus: Path, tmp_path: Path, stopped: Path
+) -> None:
+    fewer = tmp_path / "fewer.json"
+    write_manifest(fewer, read_manifest(corpus / "train_manifest.json")[:8])
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    options: dict[str, Any] = {"resume_from": "latest", "epochs": 3, "learning_rate": 1.0, "train_manifest": str(fewer)}
+    with pytest.raises(ConfigError) as caught:
+        run(stopped, **options)
+    assert str(caught.value).endswith(
+        "that run had --learning_rate 0.01, now 1.0; --epochs 2, now 3; 12 train utterances, now 8 (or other ones)."
+        " Give what it had, or --allow_config_change to go on all the same"
+    )
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+    copy = shutil.copytree(stopped, tmp_path / "copy")
+    result = run(copy, allow_config_change=True, **options)
+    assert result.steps == 6  # 2 an epoch now
+    record = read_record(copy) or {}
+    assert (record["resumed_from"], record["config"]["learning_rate"]) == ("checkpoint-6", 1.0)
+
+
+def test_the_same_data_elsewhere_is_the_same_data(run: Train, corpus: Path, tmp_path: Path, stopped: Path) -> None:
+    copy, data = shutil.copytree(stopped, tmp_path / "copy"), shutil.copytree(corpus, tmp_path / "data")
+    assert run(copy, resume_from="latest", epochs=2, data_dir=str(data), features_dir="").steps == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"prompt": "what is said? "}, "--prompt"),
+        ({"adapter_type": "linear"}, "--adapter_type"),
+        ({"adapter_hidden_dim": 16, "adapter_output_norm": True}, "--adapter_hidden_dim, --adapter_output_norm"),
+        ({"adapter_stack": 2}, "--adapter_stack"),
+        ({"train_language_model": "lora"}, r"--lora_\*, --train_language_model"),
+    ],
+)
+def test_a_run_is_not_resumed_as_another(
+    run: Train, tmp_path: Path, stopped: Path, options: dict[str, Any], named: str
+) -> None:
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=f"checkpoint-6: that run had another {named}; give what it had") as caught:
+        run(stopped, resume_from="latest", epochs=2, **options)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("choice", ["none", "full"])
+def test_a_run_is_not_resumed_with_other_parts(run: Train, tmp_path: Path, granite_folder: Path, choice: str) -> None:
+    run(tmp_path / "run", epochs=2, train_language_model=choice)
+    options: dict[str, Any] = {
+        "resume_from": "latest",
+        "epochs": 4,
+        "train_language_model": choice,
+        "allow_config_change": True,
+    }
+    encoder, text = tmp_path / "encoder", tmp_path / "text"
+    shutil.copytree(granite_folder, encoder)
+    weights = load_file(encoder / WEIGHTS)
+    save_file({name: weight * 1.01 for name, weight in weights.items()}, encoder / WEIGHTS, {"format": "pt"})
+    with pytest.raises(ConfigError, match="another --speech_encoder; give"):
+        run(tmp_path / "run", speech_encoder=str(encoder), features_dir="", **options)
+    tiny.save_language_model(tiny.llama_model(len(tiny.tokenizer())), text)
+    with pytest.raises(ConfigError, match="another --language_model; give"):
+        run(tmp_path / "run", language_model=str(text), **options)
+    assert run(tmp_path / "run", **options).steps == 12
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stopped") / "run"
+
+
+@pytest.fixture
+def stopped(run: Train, stopped_run: Path) -> Path:
+    """A run that can be resumed; not to be changed by a test."""
+    if not stopped_run.exists():
+        run(stopped_run, epochs=2)
+    return stopped_run
+
+
+def test_what_cannot_be_resumed_is_named(run: Train, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--resume_from latest: there is no checkpoint-N folder in .*nothing"):
+        run(tmp_path / "nothing", resume_from="latest")
+    run(tmp_path, epochs=1)
+    for folder in (tmp_path / "missing", tmp_path / "best"):
+        with pytest.raises(ConfigError, match=f"--resume_from {folder}: not a checkpoint-N folder"):
+            run(tmp_path, resume_from=str(folder))
