@@ -44,7 +44,7 @@ class BenchmarkConfig(DecodingConfig):
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     quantization: Quantization = "none"
-    """int8: 8-bit matrices, on the CPU: less than half the time and a third of the memory, nearly the same text."""
+    """int8: 8-bit matrices, on the CPU: a third of the time, less than half the memory, nearly the same text."""
     compare: list[str] = field(default_factory=list)
     """Measure nothing; compare two JSON reports on the utterances of both."""
     merge: list[str] = field(default_factory=list)
