@@ -103,7 +103,7 @@ def test_an_unknown_verb_is_one_line(command: Command) -> None:
         (["train", "--batch_size", "2.5"], "batch_size"),
         (["train", "--batch_size"], "--batch_size"),
         (["train", "--learning_rate", ""], "learning_rate"),
-        (["train", "--adapter_type", "conv"], "adapter_type"),
+        (["train", "--adapter_type", "cnn"], "adapter_type"),
         (["train", "--no_wandb", "perhaps"], "perhaps"),
         (["train", "extra"], "extra"),
         (["train", "--config"], "--config"),

@@ -58,7 +58,7 @@ def test_a_saved_configuration_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"adapter_type": "conv"}, "adapter_type must be one of mlp, linear; got 'conv'"),
+        ({"adapter_type": "cnn"}, "adapter_type must be one of mlp, linear, conv, qformer; got 'cnn'"),
         ({"train_language_model": "some"}, "train_language_model must be one of none, lora, full; got 'some'"),
         ({"adapter_hidden_dim": 0}, "adapter_hidden_dim"),
         ({"adapter_stack": 0}, "adapter_stack"),

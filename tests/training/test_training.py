@@ -20,6 +20,7 @@ from asr_doge.cli.verbs import parse_verb
 from asr_doge.data import read_manifest, write_manifest
 from asr_doge.data.feature_shards import read_header
 from asr_doge.data.manifest import sample_utterances
+from asr_doge.decoding import DecodingConfig
 from asr_doge.errors import AudioError, CheckpointError, ConfigError, DataError, TrainingError
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
@@ -33,6 +34,12 @@ from tests import speech
 from tests.models import tiny
 from tests.training.conftest import Train
 from tests.training.runs import WEIGHTS, log_of, same_weights
+
+
+def transcriber_of(checkpoint: Path) -> Transcriber:
+    """As evaluations transcribe: greedily, with nothing said of whether anybody speaks in this noise."""
+    decoding = DecodingConfig(decoder="greedy", guard_silence=False, guard_length=False, guard_loops=False)
+    return Transcriber(load_model(checkpoint, device="cpu"), decoding=decoding)
 
 
 @pytest.mark.parametrize("choice", ["none", "lora", "full"])
@@ -92,7 +99,7 @@ def test_eight_clips_are_learnt_by_heart(
     losses = [entry["loss"] for entry in log_of(tmp_path / "run") if "loss" in entry]
     assert losses[-1] < 0.1 * losses[0]
     assert result.dev_cer < 0.3
-    transcriber = Transcriber(load_model(result.best_dir, device="cpu"))
+    transcriber = transcriber_of(result.best_dir)
     heard = [transcription.text for transcription in transcriber.transcribe([u.audio_path for u in eight])]
     assert score([u.text for u in eight], heard).cer == pytest.approx(result.dev_cer)
 
@@ -124,7 +131,7 @@ def test_best_is_the_checkpoint_of_lowest_dev_cer(run: Train, corpus: Path, tmp_
     assert len(cers) == 12
     assert len(set(cers)) > 1
     assert result.dev_cer == min(cers)
-    heard = Transcriber(load_model(result.best_dir, device="cpu")).transcribe([u.audio_path for u in dev])
+    heard = transcriber_of(result.best_dir).transcribe([u.audio_path for u in dev])
     assert score([u.text for u in dev], [transcription.text for transcription in heard]).cer == pytest.approx(min(cers))
     last_is_best = cers.index(min(cers)) == len(cers) - 1
     assert same_weights(result.best_dir, result.final_dir) == last_is_best
@@ -145,7 +152,7 @@ def test_only_so_many_dev_utterances_are_transcribed(run: Train, tmp_path: Path,
     (chosen,) = sample_utterances(read_manifest(corpus / "dev_manifest.json"), 1)
     assert chosen.id != "dev-0"  # else the first would do as well
     result = run(tmp_path, epochs=1, eval_samples=1)
-    heard = Transcriber(load_model(result.best_dir, device="cpu")).transcribe(chosen.audio_path)
+    heard = transcriber_of(result.best_dir).transcribe(chosen.audio_path)
     assert score([chosen.text], [heard.text]).cer == pytest.approx(result.dev_cer)
 
 

@@ -174,7 +174,9 @@ def _boundary(
     """End of one word and start of the next: the longest pause between them, or about where their letters are."""
     earliest = before.last * frame_seconds if before else 0.0
     latest = (after.second + 1) * frame_seconds if after else seconds
-    if before is None:  # a letter may be marked as late as after the word, so that only silence from the start is before
+    if (
+        before is None
+    ):  # a letter may be marked as late as after the word, so that only silence from the start is before
         between = [(start, end) for start, end in pauses if start < EDGE_SECONDS]
     elif after is None:
         between = [(start, end) for start, end in pauses if end > seconds - EDGE_SECONDS]
