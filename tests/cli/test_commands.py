@@ -88,7 +88,7 @@ def test_json_is_one_document(command: Command, model: Path, recordings: Path) -
     results = document["results"]
     paths = [recordings / name for name in ("b.wav", "missing.wav", "a b.flac", "b.wav", "deep/c.ogg")]
     assert [entry["path"] for entry in results] == [str(path) for path in paths]
-    assert [list(entry) for entry in results].count(["path", "duration", "text", "segments"]) == 4
+    assert [list(entry) for entry in results].count(["path", "duration", "text", "segments", "guards", "passes"]) == 4
     assert "does not exist" in results[1]["error"]
     assert results[0] == results[3]
     assert results[0]["duration"] == 0.8
@@ -112,7 +112,7 @@ def test_folders_without_recordings_are_in_the_json_document_too(
 
 def test_a_folder_of_files_in_several_formats(command: Command, model: Path, recordings: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ("transcribe", recordings, "--format", "txt,srt", "--output_dir", out, "--model", model)
+    arguments = ("transcribe", *FREE, recordings, "--format", "txt,srt", "--output_dir", out, "--model", model)
     outcome = command(*arguments)
     assert (outcome.code, outcome.out, outcome.err) == (0, [], ["3 transcribed, 0 failed"])
     names = [f"{name}.{ending}" for name in ("a b", "b", "deep/c") for ending in ("srt", "txt")]
@@ -142,13 +142,13 @@ def test_an_interrupted_folder_is_gone_on_with(command: Command, model: Path, re
 
 def test_tables_and_json_lines_are_printed_as_they_come(command: Command, model: Path, recordings: Path) -> None:
     missing = recordings / "missing.wav"
-    lines = command("transcribe", missing, recordings, "--format", "jsonl", "--model", model).out
+    lines = command("transcribe", *FREE, missing, recordings, "--format", "jsonl", "--model", model).out
     assert [json.loads(line)["path"] for line in lines] == [
         str(recordings / name) for name in ("missing.wav", "a b.flac", "b.wav", "deep/c.ogg")
     ]
-    rows = command("transcribe", missing, recordings, "--format", "tsv", "--model", model).out
+    rows = command("transcribe", *FREE, missing, recordings, "--format", "tsv", "--model", model).out
     assert [row.split("\t")[0] for row in rows] == ["path", *(json.loads(line)["path"] for line in lines[1:])]
-    (first, *_) = command("transcribe", recordings, "--format", "ctm", "--model", model).out
+    (first, *_) = command("transcribe", *FREE, recordings, "--format", "ctm", "--model", model).out
     assert first.startswith("a_b 1 0.000 ")
 
 
@@ -230,7 +230,7 @@ def test_a_fault_alone(command: Command, model: Path, tmp_path: Path, number: in
 
 def test_silence_is_an_empty_line(command: Command, model: Path, tmp_path: Path) -> None:
     path = speech.write_wav(tmp_path / "silence.wav", np.zeros(16_000, dtype=np.float32))
-    outcome = command("transcribe", *FREE, path, "--model", model)
+    outcome = command("transcribe", path, "--model", model)
     assert (outcome.code, outcome.out, outcome.err) == (0, [""], [])
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
+from asr_doge.decoding.recognition import Recognition
 from asr_doge.inference.results import Segment
 from asr_doge.inference.segmentation import Piece
 from asr_doge.inference.stream import MOST_WORK, StreamTranscriber, StreamUpdate, stream
@@ -107,13 +108,13 @@ def test_the_work_for_a_second_is_bounded(
 def heard_pieces(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
     """Every piece that is transcribed from now on."""
     pieces: list[Piece] = []
-    transcribe = transcriber.transcribe_pieces
+    recognize = transcriber.recognize_pieces
 
-    def listed(batch: Sequence[Piece]) -> list[Segment]:
+    def listed(batch: Sequence[Piece]) -> list[Recognition]:
         pieces.extend(batch)
-        return transcribe(batch)
+        return recognize(batch)
 
-    monkeypatch.setattr(transcriber, "transcribe_pieces", listed)
+    monkeypatch.setattr(transcriber, "recognize_pieces", listed)
     return pieces
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.resampling import SAMPLE_RATE
-from asr_doge.inference.results import Segment, Transcription
+from asr_doge.inference.results import GuardAction, Segment, Transcription
 from asr_doge.inference.segmentation import Piece, Segmenter, common_prefix, stitch
-from asr_doge.inference.transcription import Transcriber
+from asr_doge.inference.transcription import Transcriber, guard_actions, segment_of
 
 HOP_SECONDS = 0.32
 """Audio between two hypotheses, at least."""
@@ -56,6 +56,8 @@ class StreamTranscriber:
         self._samples = 0
         self._finished: list[Segment] = []
         self._joined: list[Segment] = []  # ended too, but the next overlaps their last and may mend its end
+        self._guards: list[GuardAction] = []
+        self._passes = 0
         self._hypothesis: list[str] = []
         self._committed: list[str] = []
         self._looked_at = 0.0  # seconds of audio at the latest hypothesis
@@ -84,9 +86,11 @@ class StreamTranscriber:
         return self._update([*finished, *self._release()])
 
     def transcription(self) -> Transcription:
-        """All segments that are finished."""
+        """All segments that are finished; passes are those that it takes to write them, as for a file."""
         text = " ".join(segment.text for segment in self._finished)
-        return Transcription(text, self.seconds, segments=tuple(self._finished))
+        return Transcription(
+            text, self.seconds, segments=tuple(self._finished), guards=tuple(self._guards), passes=self._passes
+        )
 
     def _end_segments(self, pieces: list[Piece]) -> list[Segment]:
         """Transcribe pieces for good; returns the segments that are finished by that."""
@@ -95,7 +99,10 @@ class StreamTranscriber:
             if piece.is_gap:
                 finished += self._release()
                 continue
-            self._joined += self._transcriber.transcribe_pieces([piece])
+            (recognition,) = self._transcriber.recognize_pieces([piece])
+            self._joined.append(segment_of(recognition, piece))
+            self._guards += guard_actions(recognition, piece)
+            self._passes += recognition.passes
             if not piece.overlaps_next:
                 finished += self._release()
         return finished
@@ -109,8 +116,8 @@ class StreamTranscriber:
 
     def _look_at(self, piece: Piece) -> None:
         """Make a hypothesis of the open piece, and commit what it shares with the one before."""
-        heard = self._transcriber.transcribe_pieces([piece]) if piece.speech is not None else []
-        segments = [*self._joined, *heard]
+        recognitions = self._transcriber.recognize_pieces([piece]) if piece.speech is not None else []
+        segments = [*self._joined, *(segment_of(recognition, piece) for recognition in recognitions)]
         words = " ".join(segment.text for segment in stitch(segments, [True] * len(segments))).split()
         agreed = words[: common_prefix(words, self._hypothesis)]
         if common_prefix(agreed, self._committed) == len(self._committed):

@@ -62,7 +62,7 @@ class _Recording:
 
     def add(self, index: int, piece: Piece, recognition: Recognition) -> None:
         self.segments[index] = segment_of(recognition, piece)
-        self.guards += [GuardAction(guard, piece.start, piece.end) for guard in recognition.guards]
+        self.guards += guard_actions(recognition, piece)
         self.passes += recognition.passes
 
     def finished(self, sampling_rate: int) -> Transcription | FailedTranscription:
@@ -89,6 +89,11 @@ def segment_of(recognition: Recognition, piece: Piece) -> Segment:
     )
     alternatives = tuple(Alternative(text, score) for text, score in recognition.alternatives)
     return Segment(recognition.text, start, end, words, alternatives)
+
+
+def guard_actions(recognition: Recognition, piece: Piece) -> list[GuardAction]:
+    """What the guards did in a piece of a recording."""
+    return [GuardAction(guard, piece.start, piece.end) for guard in recognition.guards]
 
 
 class Transcriber:
@@ -212,15 +217,14 @@ class Transcriber:
         pieces.sort(key=lambda held: len(held[2].samples), reverse=True)
         for start in range(0, len(pieces), self.batch_size):
             batch = pieces[start : start + self.batch_size]
-            recognitions = self.recognizer.recognize([piece.samples for _, _, piece in batch])
+            recognitions = self.recognize_pieces([piece for _, _, piece in batch])
             for (recording, index, piece), recognition in zip(batch, recognitions, strict=True):
                 recording.add(index, piece, recognition)
             on_progress(sum(len(piece.samples) for _, _, piece in batch) / self.sampling_rate)
 
-    def transcribe_pieces(self, pieces: Sequence[Piece]) -> list[Segment]:
-        """What was said in each piece of one batch, as in a file."""
-        recognitions = self.recognizer.recognize([piece.samples for piece in pieces])
-        return [segment_of(recognition, piece) for recognition, piece in zip(recognitions, pieces, strict=True)]
+    def recognize_pieces(self, pieces: Sequence[Piece]) -> list[Recognition]:
+        """What was said in each piece of one batch; in files and streams alike."""
+        return self.recognizer.recognize([piece.samples for piece in pieces])
 
 
 def load(
