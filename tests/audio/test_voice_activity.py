@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
-from asr_doge.audio.voice_activity import FRAME_SECONDS, VoiceActivityDetector, speech_spans
+from asr_doge.audio.voice_activity import FRAME_SECONDS, Activity, VoiceActivityDetector, speech_spans
 
 SPOKEN = synthesize("seven three nine", Voice())
 SILENCE = np.zeros(2 * SAMPLE_RATE, dtype=np.float32)
@@ -28,6 +28,15 @@ def test_other_sound_is_no_speech(kind: str) -> None:
         "tone": 0.3 * np.sin(2 * np.pi * 440 * time),
     }[kind]
     assert speech_spans(waveform.astype(np.float32)) == []
+
+
+def test_what_is_nearly_as_loud_as_the_loudest_may_be_speech() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.2, SAMPLE_RATE)
+    waveform = np.concatenate([noise, 0.2 * noise, 0.01 * noise]).astype(np.float32)
+    heard = VoiceActivityDetector().feed(waveform)
+    second = round(1 / FRAME_SECONDS)
+    assert set(heard[: 2 * second - 1]) == {Activity.SOUND}
+    assert set(heard[2 * second + 1 :]) == {Activity.NOTHING}
 
 
 @settings(max_examples=10)

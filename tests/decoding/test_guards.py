@@ -42,16 +42,22 @@ def test_a_clip_as_short_as_a_vowel_is_not_judged_by_its_level() -> None:
 
 def test_blanks_and_doubtful_letters_are_no_speech() -> None:
     blank = (0, 0.99)
-    assert hears_no_speech(posteriors(*[blank] * 5))
-    assert hears_no_speech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)))
-    assert not hears_no_speech(posteriors(blank, (3, 0.95), blank, (4, 0.6), (5, 0.9)))
+    assert hears_no_speech(posteriors(*[blank] * 5), is_voiced=False)
+    assert hears_no_speech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)), is_voiced=False)
+    assert not hears_no_speech(posteriors(blank, (3, 0.95), blank, (4, 0.9), (5, 0.9)), is_voiced=False)
+
+
+def test_a_voice_may_be_hard_to_understand() -> None:
+    blank = (0, 0.99)
+    assert not hears_no_speech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)), is_voiced=True)
+    assert hears_no_speech(posteriors(*[blank] * 5), is_voiced=True)
 
 
 def test_a_single_letter_must_be_surer() -> None:
     blank = (0, 0.99)
-    assert hears_no_speech(posteriors(blank, (3, 0.8), (3, 0.8), blank))
-    assert not hears_no_speech(posteriors(blank, (3, 0.95), (3, 0.95), blank))
-    assert not hears_no_speech(posteriors(blank, (3, 0.8), blank, (3, 0.8)))  # two letters
+    assert hears_no_speech(posteriors(blank, (3, 0.85), (3, 0.85), blank), is_voiced=False)
+    assert not hears_no_speech(posteriors(blank, (3, 0.95), (3, 0.95), blank), is_voiced=False)
+    assert not hears_no_speech(posteriors(blank, (3, 0.85), blank, (3, 0.85)), is_voiced=False)  # two letters
 
 
 def kept(text: str, draft: str | None) -> str:

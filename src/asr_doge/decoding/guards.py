@@ -21,8 +21,9 @@ STEADY_DECIBELS = 3.0
 """Noise and tones keep their level within this; speech, with its pauses and consonants, does not, even in noise."""
 STEADY_SECONDS = 0.5
 """Shorter clips are not judged by their steadiness: a vowel may be as long."""
-SURE_POSTERIOR, SURE_LETTER = 0.7, 0.9
-"""Mean posterior of the letters of the CTC text below which it is no speech; and of a single letter."""
+SURE_POSTERIOR, SURE_LETTER = 0.8, 0.9
+"""Mean posterior of the letters of the CTC text, and of a single letter, below which sound without a voice is no speech.
+Of short words that were said, nano's head is often less sure than of beeps: only the voice tells them apart."""
 
 LONGEST_PHRASE = 8
 LOOP_REPEATS, LOOP_REPEATS_WITHOUT_DRAFT = 4, 8
@@ -43,12 +44,12 @@ def is_quiet_or_steady(waveform: NDArray[np.float32], sampling_rate: int) -> boo
     return bool(high - low < STEADY_DECIBELS)
 
 
-def hears_no_speech(log_posteriors: NDArray[np.float32]) -> bool:
-    """Whether the CTC head is blank, or unsure of every letter, through a clip `[T, V]`."""
+def hears_no_speech(log_posteriors: NDArray[np.float32], is_voiced: bool) -> bool:
+    """Whether the CTC head is blank through a clip `[T, V]`; or, where no voice is heard, unsure of its letters."""
     best = log_posteriors.argmax(axis=1)
     spoken = best != BLANK
-    if not spoken.any():
-        return True
+    if is_voiced or not spoken.any():
+        return not spoken.any()
     letters = np.count_nonzero(spoken & (best != np.concatenate([[BLANK], best[:-1]])))
     sureness = float(np.exp(log_posteriors.max(axis=1)[spoken].mean()))
     return sureness < (SURE_LETTER if letters == 1 else SURE_POSTERIOR)

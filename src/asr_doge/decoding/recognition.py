@@ -94,8 +94,13 @@ class Recognizer:
                     raise ConfigError(f"--{flag} needs an encoder with a CTC head, which this one lacks")
 
     @torch.inference_mode()
-    def recognize(self, waveforms: Sequence[Waveform]) -> list[Recognition]:
-        """What was said in each clip `[samples]` of a batch, at the encoder's sampling rate."""
+    def recognize(self, waveforms: Sequence[Waveform], voiced: Sequence[bool] | None = None) -> list[Recognition]:
+        """What was said in each clip of a batch.
+
+        Args:
+            waveforms: `[samples]` each, at the encoder's sampling rate.
+            voiced: whether a voice is heard in each, by a detector that knows no words; default, in all.
+        """
         results = [Recognition(guards=("silence",))] * len(waveforms)
         rate = self.hearing.sampling_rate
         guarded = self.config.guard_silence
@@ -106,7 +111,8 @@ class Recognizer:
         posteriors = self._posteriors(speech)
         spoken = list(range(len(heard_of)))
         if posteriors is not None and guarded:
-            spoken = [row for row in spoken if not hears_no_speech(posteriors[row])]
+            heard = [voiced is None or voiced[i] for i in heard_of]
+            spoken = [row for row in spoken if not hears_no_speech(posteriors[row], heard[row])]
         if not spoken:
             return results
         speech = _rows(speech, spoken)

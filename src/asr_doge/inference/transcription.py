@@ -224,7 +224,7 @@ class Transcriber:
 
     def recognize_pieces(self, pieces: Sequence[Piece]) -> list[Recognition]:
         """What was said in each piece of one batch; in files and streams alike."""
-        return self.recognizer.recognize([piece.samples for piece in pieces])
+        return self.recognizer.recognize([piece.samples for piece in pieces], [piece.is_voiced for piece in pieces])
 
 
 def load(
