@@ -3,6 +3,7 @@
 import math
 import shutil
 import struct
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -19,8 +20,9 @@ from asr_doge.audio import read_audio
 from asr_doge.cli.verbs import parse_verb
 from asr_doge.data import read_manifest, write_manifest
 from asr_doge.data.feature_shards import read_header
-from asr_doge.data.manifest import sample_utterances
+from asr_doge.data.manifest import Utterance, sample_utterances
 from asr_doge.decoding import DecodingConfig
+from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import AudioError, CheckpointError, ConfigError, DataError, TrainingError
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
@@ -36,10 +38,11 @@ from tests.training.conftest import Train
 from tests.training.runs import WEIGHTS, log_of, same_weights
 
 
-def transcriber_of(checkpoint: Path) -> Transcriber:
-    """As evaluations transcribe: greedily, with nothing said of whether anybody speaks in this noise."""
+def heard_by(checkpoint: Path, utterances: Sequence[Utterance]) -> list[str]:
+    """Texts as evaluations make them: greedily, of whole clips, whether or not anybody seems to speak in this noise."""
     decoding = DecodingConfig(decoder="greedy", guard_silence=False, guard_length=False, guard_loops=False)
-    return Transcriber(load_model(checkpoint, device="cpu"), decoding=decoding)
+    recognizer = Recognizer(load_model(checkpoint, device="cpu"), decoding)
+    return [recognizer.recognize([read_audio(utterance.audio_path)])[0].text for utterance in utterances]
 
 
 @pytest.mark.parametrize("choice", ["none", "lora", "full"])
@@ -99,8 +102,7 @@ def test_eight_clips_are_learnt_by_heart(
     losses = [entry["loss"] for entry in log_of(tmp_path / "run") if "loss" in entry]
     assert losses[-1] < 0.1 * losses[0]
     assert result.dev_cer < 0.3
-    transcriber = transcriber_of(result.best_dir)
-    heard = [transcription.text for transcription in transcriber.transcribe([u.audio_path for u in eight])]
+    heard = heard_by(result.best_dir, eight)
     assert score([u.text for u in eight], heard).cer == pytest.approx(result.dev_cer)
 
 
@@ -131,8 +133,7 @@ def test_best_is_the_checkpoint_of_lowest_dev_cer(run: Train, corpus: Path, tmp_
     assert len(cers) == 12
     assert len(set(cers)) > 1
     assert result.dev_cer == min(cers)
-    heard = transcriber_of(result.best_dir).transcribe([u.audio_path for u in dev])
-    assert score([u.text for u in dev], [transcription.text for transcription in heard]).cer == pytest.approx(min(cers))
+    assert score([u.text for u in dev], heard_by(result.best_dir, dev)).cer == pytest.approx(min(cers))
     last_is_best = cers.index(min(cers)) == len(cers) - 1
     assert same_weights(result.best_dir, result.final_dir) == last_is_best
 
@@ -152,8 +153,7 @@ def test_only_so_many_dev_utterances_are_transcribed(run: Train, tmp_path: Path,
     (chosen,) = sample_utterances(read_manifest(corpus / "dev_manifest.json"), 1)
     assert chosen.id != "dev-0"  # else the first would do as well
     result = run(tmp_path, epochs=1, eval_samples=1)
-    heard = transcriber_of(result.best_dir).transcribe(chosen.audio_path)
-    assert score([chosen.text], [heard.text]).cer == pytest.approx(result.dev_cer)
+    assert score([chosen.text], heard_by(result.best_dir, [chosen])).cer == pytest.approx(result.dev_cer)
 
 
 def test_the_same_seed_gives_the_same_weights(run: Train, tmp_path: Path) -> None:
