@@ -32,11 +32,16 @@ def test_other_sound_is_no_speech(kind: str) -> None:
 
 def test_what_is_nearly_as_loud_as_the_loudest_may_be_speech() -> None:
     noise = np.random.default_rng(0).normal(0, 0.2, SAMPLE_RATE)
-    waveform = np.concatenate([noise, 0.2 * noise, 0.01 * noise]).astype(np.float32)
+    waveform = np.concatenate([0.01 * noise, noise, 0.2 * noise, 0.01 * noise]).astype(np.float32)
     heard = VoiceActivityDetector().feed(waveform)
     second = round(1 / FRAME_SECONDS)
-    assert set(heard[: 2 * second - 1]) == {Activity.SOUND}
-    assert set(heard[2 * second + 1 :]) == {Activity.NOTHING}
+    assert set(heard[second + 1 : 3 * second - 1]) == {Activity.SOUND}
+    assert set(heard[3 * second + 1 :]) == {Activity.NOTHING}
+
+
+def test_lasting_noise_is_not_sound_for_being_the_loudest() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, 120 * SAMPLE_RATE).astype(np.float32)
+    assert set(VoiceActivityDetector().feed(noise)) == {Activity.NOTHING}
 
 
 @settings(max_examples=10)

@@ -8,7 +8,7 @@ import torch
 
 from asr_doge.cli import main
 from asr_doge.errors import ConfigError
-from asr_doge.models import assemble_model, load_model
+from asr_doge.models import assemble_model, load_encoder_alone, load_model
 from tests.models import tiny
 
 
@@ -38,6 +38,26 @@ def test_what_of_the_encoder_is_trained_gets_gradients_and_is_saved(
     again = load_model(tmp_path / "saved", device="cpu").model
     model.eval()
     assert torch.equal(again(**batch).logits, model(**batch).logits)
+    clip = [tiny.random_waveform(0.7)]
+    alone = load_encoder_alone(tmp_path / "saved", device="cpu").encode(clip).speech_embeddings
+    assert torch.equal(alone, load_model(tmp_path / "saved", device="cpu").hearing.encode(clip).speech_embeddings)
+    assert not torch.equal(alone, load_encoder_alone(folder, device="cpu").encode(clip).speech_embeddings)
+
+
+@pytest.mark.parametrize("choice", ["lora", "last_k"])
+def test_what_was_trained_can_be_rounded(choice: str, tmp_path: Path) -> None:
+    lora = {"r": 32, "target_modules": "all-linear"}
+    loaded = assemble_model(
+        "nano/encoder", "nano/language_model", train_encoder=choice, train_language_model="lora", lora=lora
+    )
+    loaded.save(tmp_path / "saved")
+    batch = loaded.processor([tiny.random_waveform(0.7)], ["one two"], sampling_rate=16_000)
+    with torch.no_grad():
+        whole, rounded = (
+            load_model(tmp_path / "saved", device="cpu", quantization=kind).model(**batch).logits
+            for kind in ("none", "int8")
+        )
+    assert 0 < tiny.relative_difference(rounded, whole) < 0.2
 
 
 def test_more_layers_train_more(granite_folder: Path, doge_folder: Path) -> None:

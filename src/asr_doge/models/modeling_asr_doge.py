@@ -421,7 +421,9 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         encoder = language_model = None
         if config.speech_encoder is not None:
-            encoder = load_frozen_encoder(config, dtype, quantization)
+            # What of the encoder was trained comes from the checkpoint, and can be rounded only then.
+            is_frozen = config.train_encoder == "none"
+            encoder = load_frozen_encoder(config, dtype, quantization if is_frozen else "none")
         if config.language_model is not None:
             reference = _find_part("language_model", config.language_model, config.language_model_revision)
             found = weights_fingerprint(reference, rename_language_model_key)

@@ -57,6 +57,8 @@ class Int8Linear(nn.Module):
 def quantize_linear_layers(module: nn.Module) -> None:
     """Replace the linear layers within `module`, one after another, so that only one is ever held twice."""
     for name, child in list(module.named_children()):
+        if name.startswith("lora_"):  # small, and peft converts what goes in to the type of their weights
+            continue
         if _is_matrix(child) and min(child.weight.shape[:2]) >= SMALLEST:
             setattr(module, name, Int8Linear(child.weight, child.bias))
         else:

@@ -32,8 +32,8 @@ def write_card(folder: Path, record: Mapping[str, Any]) -> None:
         adapter=f"{config['adapter_type']}, {counts['adapter']:,} parameters",
         trained=f"{counts['trainable']:,} of {total:,} parameters ({100 * counts['trainable'] / total:.2f} %)",
         choices=f"language model: {config['train_language_model']}; encoder: {config['train_encoder']}",
-        steps=f"{result['steps']:,} steps of {config['batch_size']} utterances, learning rate"
-        f" {config['learning_rate']:g}, seed {config['seed']}",
+        steps=f"{result['steps']:,} steps of {_batch(config)}, learning rate {_learning_rate(config)},"
+        f" seed {config['seed']}",
         train=_described(data["train"]),
         dev=_described(data["dev"]),
         cer=f"{100 * result['dev_cer']:.2f} %",
@@ -78,3 +78,13 @@ $ asr-doge transcribe --model THIS_FOLDER recording.wav
 Licences: those of the speech encoder, the language model and the training data apply; this card does not know them.
 State them before you share the model.
 """
+
+
+def _batch(config: dict[str, Any]) -> str:
+    if config["batch_seconds"] is None:
+        return f"{config['batch_size']} utterances"
+    return f"batches of at most {config['batch_seconds']:g} s"
+
+
+def _learning_rate(config: dict[str, Any]) -> str:
+    return "in stages" if config["stages"] else f"{config['learning_rate']:g}"

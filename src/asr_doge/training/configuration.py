@@ -74,7 +74,8 @@ class TrainConfig:
     embedding_noise: float = 0.0
     """Noise added to speech embeddings, as a fraction of their level; with a feature cache only."""
     gradient_accumulation_steps: int = 1
-    """Parts that each process cuts its share of a batch into, for memory; the result is the same."""
+    """Parts that each process cuts its share of a batch into, for memory; the result is the same. With batch_seconds,
+    batches a step."""
     learning_rate: float = 2e-3
     """Highest learning rate; it falls linearly to zero after the warm-up."""
     language_model_learning_rate: float | None = None

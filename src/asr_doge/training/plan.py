@@ -18,6 +18,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from asr_doge.models import ASRDogeForConditionalGeneration, ParameterCounts
 
 _ADAM_STATES = 2  # running means of the gradient and of its square, in float32
+LONGEST_TRIED = 21
+"""Of the longest utterances, how many are tried until one can be read."""
 _BACKWARD = 1.1
 """What a backward pass holds at its highest over what it began with (`bench/memory.py`: 1.1 to 1.25)."""
 
@@ -146,8 +148,9 @@ def longest_batch(
     utterances: Sequence[Any], example_of: Callable[[int], Any], collate: Callable[[Sequence[Any]], dict[str, Any]]
 ) -> Callable[[int], dict[str, Tensor]]:
     """Batches of the longest utterance, over and over, for `plan_memory`."""
-    longest = max(range(len(utterances)), key=lambda index: utterances[index].duration)
-    example = example_of(longest)
+    by_length = sorted(range(len(utterances)), key=lambda index: -utterances[index].duration)
+    examples = (example_of(index) for index in by_length[:LONGEST_TRIED])
+    example = next((named for named in examples if named.example is not None), None) or example_of(by_length[0])
     return lambda count: {
         name: value for name, value in collate([example] * count).items() if isinstance(value, Tensor)
     }

@@ -117,10 +117,13 @@ def require_same_run(checkpoint: Path, config: dict[str, Any], data: dict[str, A
     if record is None:
         return
     before: dict[str, Any] = record["config"]
+    may_change = MAY_CHANGE
+    if config.get("batch_seconds") is not None:  # then it is how many batches make a step
+        may_change = MAY_CHANGE - {"gradient_accumulation_steps"}
     changed = [
         f"--{name} {before[name]}, now {value}"
         for name, value in config.items()
-        if name not in MAY_CHANGE and name in before and before[name] != value
+        if name not in may_change and name in before and before[name] != value
     ]
     for split, now in data.items():
         then = record["data"][split]

@@ -327,10 +327,10 @@ def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
         last_line = str(error).strip().splitlines()[-1]
         raise AudioError(last_line.removeprefix(f"{AudioError.__module__}.{AudioError.__name__}: ")) from error
     except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"--batch_size {config.batch_size} does not fit into the memory of {trainer.args.device}: raise"
-            " --gradient_accumulation_steps, which cuts it into parts, or lower it"
-        ) from error
+        advice = f"--batch_size {config.batch_size}: raise --gradient_accumulation_steps, which cuts it, or lower it"
+        if config.batch_seconds is not None:
+            advice = f"--batch_seconds {config.batch_seconds:g}: lower it"
+        raise TrainingError(f"a step does not fit into the memory of {trainer.args.device} with {advice}") from error
     except OSError as error:  # of a logger, whose file is in the run's folder
         raise not_written(Path(config.output_dir), error) from error
     finally:
@@ -421,6 +421,8 @@ def _dataset(
         cache.require_fresh(readable)
     except DataError as error:
         raise DataError(f'{error}; or give --features_dir "" to compute features at every step') from None
+    if not readable:
+        raise DataError(f"none of {len(utterances)} utterances could be read when {config.features_dir} was made")
     if len(readable) < len(utterances):
         print(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
     if not training:
