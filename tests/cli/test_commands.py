@@ -149,7 +149,7 @@ def test_tables_and_json_lines_are_printed_as_they_come(command: Command, model:
     rows = command("transcribe", *FREE, missing, recordings, "--format", "tsv", "--model", model).out
     assert [row.split("\t")[0] for row in rows] == ["path", *(json.loads(line)["path"] for line in lines[1:])]
     (first, *_) = command("transcribe", *FREE, recordings, "--format", "ctm", "--model", model).out
-    assert first.startswith("a_b 1 0.000 ")
+    assert first.startswith("a_b 1 ")
 
 
 @pytest.mark.parametrize("output_format", ["json", "txt"])

@@ -102,6 +102,8 @@ def train(config: TrainConfig) -> TrainResult:
         write_record(output_dir, record)
         for folder in (result.best_dir, result.final_dir):
             write_card(folder, record)
+    if _processes() > 1:  # else a process may abort when it ends, with its threads still at work
+        trainer.accelerator.state.destroy_process_group()
     return result
 
 
