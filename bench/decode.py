@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, PreTrainedConfig
 
 from asr_doge.audio.reading import read_audio
 from asr_doge.data.manifest import read_manifest
@@ -155,7 +155,8 @@ def measure_published() -> list[Line]:
     """Every decoder at the published sizes, with drafts that agree more or less with what the scores spell."""
     torch.manual_seed(0)
     encoder_config = published_encoder_config()
-    encoder_config.encoder_config.num_layers = 1  # type: ignore[union-attr]  # it does not run
+    assert isinstance(encoder_config.encoder_config, PreTrainedConfig)
+    encoder_config.encoder_config.num_layers = 1  # it does not run
     model = ASRDogeForConditionalGeneration(
         ASRDogeConfig(encoder_config=encoder_config, prompt_ids=list(range(10, 10 + PROMPT_TOKENS)))
     )

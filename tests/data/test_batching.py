@@ -26,7 +26,6 @@ def test_the_same_epoch_is_the_same_anywhere_and_another_is_not(lengths: list[fl
     one, two = LengthBatches(lengths, limit, seed=5), LengthBatches(lengths, limit, seed=5)
     two.set_epoch(3)
     assert list(two) == one.batches(3)
-    assert one.batches(3, skip=2) == one.batches(3)[2:]
     assert {len(one.batches(epoch)) for epoch in range(4)} == {len(one)}
 
 

@@ -98,7 +98,6 @@ def test_a_pause_ends_a_piece_and_a_long_one_is_a_gap() -> None:
         assert piece.speech[1] == pytest.approx(begin + seconds, abs=0.3)
         assert piece.start <= begin
         assert piece.end >= begin + seconds
-        assert piece.segment("x") == Segment("x", *piece.speech)
 
 
 def test_what_fits_and_has_no_pause_is_one_piece() -> None:
@@ -107,7 +106,6 @@ def test_what_fits_and_has_no_pause_is_one_piece() -> None:
     assert len(piece.samples) == len(spoken)
     (silent,) = pieces_of([silence(7.0)])
     assert (silent.speech, silent.is_gap) == (None, False)  # the only piece: the model shall decide
-    assert silent.segment("") == Segment("", 0.0, 7.0)
 
 
 def test_the_longer_a_piece_the_shorter_a_pause_will_do() -> None:

@@ -43,6 +43,10 @@ def test_batches_by_seconds_are_resumed_within_an_epoch(
         stop_at(patch, steps + 2)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "cut", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_processes", lambda: 2)
+        with pytest.raises(ConfigError, match="1 processes, now 2, with --batch_seconds"):
+            run(tmp_path / "cut", resume_from="latest", **options)
     resumed = run(tmp_path / "cut", resume_from="latest", **options)
     assert resumed.steps == whole.steps
     assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")

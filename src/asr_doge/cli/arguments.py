@@ -83,7 +83,7 @@ def parse_config(
         namespace = parser.parse_args([*files, *spelled] if positional else [*files, *spelled, *without_flag])
     except ArgumentError as error:
         raise ConfigError(f"asr-doge {verb}: {_one_line(error)}; see asr-doge {verb} --help") from error
-    values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]  # a TypeVar cannot be bound to dataclasses
     if positional:  # argparse empties what no argument gives, even where a file has given it
         in_files = [content[positional] for content in map(_content, files) if positional in content]
         values[positional] = without_flag or (in_files[-1] if in_files else [])

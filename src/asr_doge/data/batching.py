@@ -2,7 +2,7 @@
 
 Promises: no batch takes more room than the limit, padding included (a single item longer than it is a batch by itself);
 every item comes once an epoch; which items share a batch, and the order of the batches, changes by epoch and depends on
-the lengths, the seed and the epoch alone, so that any process on any machine can go on in the middle of an epoch. Every
+the lengths, the seed and the epoch alone, so that other processes, as many of them, can go on in its middle. Every
 epoch has the same number of batches, which schedulers of the learning rate rely on.
 It knows lengths of any unit (seconds, tokens), and neither audio nor text.
 """
@@ -62,13 +62,13 @@ class LengthBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches(self.epoch))
 
-    def batches(self, epoch: int, skip: int = 0) -> list[list[int]]:
-        """Batches of an epoch; the first `skip` are left out, for a run that has done them."""
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Batches of an epoch."""
         rng = np.random.default_rng([self.seed, epoch])
         jittered = self.lengths * np.exp(rng.uniform(-_JITTER, _JITTER, len(self.lengths)))
         order = np.argsort(jittered, kind="stable")
         batches = [part.tolist() for part in np.split(order, self._ends[:-1])] if self._ends else []
-        return [batches[index] for index in rng.permutation(len(batches))][skip:]
+        return [batches[index] for index in rng.permutation(len(batches))]
 
     def padding_share(self, epoch: int = 0) -> float:
         """Padding as a fraction of all that an epoch's batches hold."""

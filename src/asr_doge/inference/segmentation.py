@@ -61,11 +61,6 @@ class Piece:
         """Where it ends in the recording, in seconds."""
         return self.start + len(self.samples) / SAMPLE_RATE
 
-    def segment(self, text: str) -> Segment:
-        """What was said in it, with the times of the speech, or of all of it if none was heard."""
-        start, end = self.speech or (self.start, self.end)
-        return Segment(text, start, end)
-
 
 class Segmenter:
     """Cuts one recording while it comes in.

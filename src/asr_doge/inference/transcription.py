@@ -131,7 +131,7 @@ class Transcriber:
 
     # Of the two a `str` fits both, being a sequence of `str`, and is the first.
     @overload
-    def transcribe(self, source: Source) -> Transcription: ...  # type: ignore[overload-overlap]
+    def transcribe(self, source: Source) -> Transcription: ...  # type: ignore[overload-overlap]  # see above
 
     @overload
     def transcribe(self, source: Sequence[Source]) -> list[Transcription]: ...
@@ -254,7 +254,7 @@ def load(
 
 
 @overload
-def transcribe(  # type: ignore[overload-overlap]
+def transcribe(  # type: ignore[overload-overlap]  # as of the method above
     source: Source,
     model: str | Path | None = None,
     device: str | None = None,

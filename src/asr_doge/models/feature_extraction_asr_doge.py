@@ -57,5 +57,6 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
 
 
 def _as_list(raw_speech: Waveform | Sequence[Waveform]) -> list[Waveform]:
-    single = isinstance(raw_speech, np.ndarray | Tensor) and raw_speech.ndim == 1
-    return [raw_speech] if single else list(raw_speech)  # type: ignore[list-item]  # mypy cannot follow `single`
+    if isinstance(raw_speech, np.ndarray | Tensor) and raw_speech.ndim == 1:
+        return [raw_speech]
+    return list(raw_speech)

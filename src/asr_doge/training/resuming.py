@@ -102,13 +102,14 @@ _MODEL_FLAGS = {
 """Flags that shape the model, and the field of `ASRDogeConfig` that each sets."""
 
 
-def require_same_run(checkpoint: Path, config: dict[str, Any], data: dict[str, Any]) -> None:
+def require_same_run(checkpoint: Path, config: dict[str, Any], data: dict[str, Any], processes: int) -> None:
     """Refuse to go on with other settings or data than a run began with.
 
     Args:
         checkpoint: in the folder of the run, which has its record.
         config: settings by name.
         data: what `describe_data` says of the manifests.
+        processes: of the run now.
 
     Raises:
         ConfigError: something differs; the message says what it was and what it is now.
@@ -120,6 +121,7 @@ def require_same_run(checkpoint: Path, config: dict[str, Any], data: dict[str, A
     may_change = MAY_CHANGE
     if config.get("batch_seconds") is not None:  # then it is how many batches make a step
         may_change = MAY_CHANGE - {"gradient_accumulation_steps"}
+    processes_before = record["machine"]["processes"]
     changed = [
         f"--{name} {before[name]}, now {value}"
         for name, value in config.items()
@@ -129,6 +131,9 @@ def require_same_run(checkpoint: Path, config: dict[str, Any], data: dict[str, A
         then = record["data"][split]
         if then["fingerprint"] != now["fingerprint"]:
             changed.append(f"{then['utterances']:,} {split} utterances, now {now['utterances']:,} (or other ones)")
+    if config.get("batch_seconds") is not None and processes_before != processes:
+        # Each process reads batches of its own, so that a step is of other batches, and some would never be read.
+        changed.append(f"{processes_before} processes, now {processes}, with --batch_seconds")
     if changed:
         raise ConfigError(
             f"--resume_from {checkpoint}: that run had {'; '.join(changed)}. Give what it had, or --allow_config_change"

@@ -131,7 +131,7 @@ def _prepare(config: TrainConfig) -> _Run:
     if checkpoint is not None:
         require_same_model(checkpoint, loaded.model.config)
         if not config.allow_config_change:
-            require_same_run(checkpoint, asdict(config), data)
+            require_same_run(checkpoint, asdict(config), data, _processes())
     loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
     generation_config = copy.deepcopy(loaded.model.generation_config)
     dev_sample = sample_utterances(dev_set, config.eval_samples)
