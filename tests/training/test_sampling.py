@@ -115,6 +115,8 @@ def test_recordings_are_varied_by_epoch_and_seed_alone(corpus: Path, loaded: Loa
     assert not same(examples(one, 0), examples(one, 1))
     assert same(examples(one, 1), examples(again, 1))
     assert not same(examples(one, 1), examples(other, 1))
+    fewer = SpeechDataset(utterances[3:], loaded.processor, True, 1)  # in other places, but the same utterances
+    assert same(examples(fewer, 1), examples(one, 1)[3:])
 
 
 def test_whispers_features_are_masked_along_the_right_axis(
@@ -149,6 +151,8 @@ def test_cached_features_are_varied_by_epoch_and_seed_alone(
         assert not same(examples(dataset(**options), 0), examples(dataset(**options), 1))
         assert not same(examples(dataset(**options), 0), examples(dataset(**options, seed=1), 0))
         assert same(examples(dataset(**options), 3), examples(dataset(**options), 3))
+        fewer = CachedSpeechDataset(utterances[3:], loaded.processor, cache, **options)
+        assert same(examples(fewer, 3), examples(dataset(**options), 3)[3:])
     lengths = {
         len(example["speech_embeddings"])
         for epoch in range(9)

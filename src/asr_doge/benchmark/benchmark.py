@@ -22,7 +22,7 @@ from asr_doge.benchmark.peers import Peer, check_peer, load_peer, time_peer, tra
 from asr_doge.benchmark.progress import Progress
 from asr_doge.benchmark.report import read_report, write_report
 from asr_doge.benchmark.results import BenchmarkResult, PeerResult, Throughput
-from asr_doge.benchmark.sharding import merge_results, parse_shard
+from asr_doge.benchmark.sharding import merge_results
 from asr_doge.benchmark.speed import (
     SPEED_CLIPS,
     SpeedResult,
@@ -35,6 +35,7 @@ from asr_doge.benchmark.speed import (
 )
 from asr_doge.benchmark.transcribing import Outcome, transcribe_and_score, with_bar
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
+from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.transcription import Transcriber

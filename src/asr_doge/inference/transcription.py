@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asr_doge.audio.reading import prepare_waveform, read_blocks
+from asr_doge.audio.reading import check_long_enough, prepare_waveform, read_blocks
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError
@@ -35,8 +35,6 @@ from asr_doge.published import Quantization
 Source = str | Path | NDArray[Any] | Tensor
 """A file, or a mono waveform `[samples]` (or `[channels, samples]`) at 16 kHz."""
 
-MINIMUM_SECONDS = 0.1
-"""Shorter than any word: such a recording is a mistake, and gets told so."""
 LONGEST_SECONDS = 30.0
 """What an encoder alone reads at once; a whole model's configuration says it."""
 WINDOW_SECONDS = 240.0
@@ -191,12 +189,7 @@ class Transcriber:
         """The pieces of a recording as they are read; an error ends them."""
         try:
             yield from pieces_of(self._blocks(source, recording), self.max_seconds)
-            duration = recording.samples / self.sampling_rate
-            if duration < MINIMUM_SECONDS:
-                raise AudioError(
-                    f"{recording.path or 'array'} is {1000 * duration:.0f} ms long: too short to hold a word"
-                    f" (at least {1000 * MINIMUM_SECONDS:.0f} ms)"
-                )
+            check_long_enough(recording.samples, self.sampling_rate, str(recording.path or "array"))
         except AudioError as error:
             recording.error = error
         recording.is_read = True

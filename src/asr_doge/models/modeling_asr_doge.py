@@ -238,7 +238,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             targets = inputs.labels[:, 1 - logits.shape[1] :]
             predicted = logits[:, :-1].float().flatten(0, 1)
             total = F.cross_entropy(predicted, targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
-            loss = total / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED_LABEL).sum())
+            count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+            loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     @torch.no_grad()

@@ -65,7 +65,7 @@ class TrainConfig:
     """Utterances a step, over all processes."""
     batch_seconds: float | None = None
     """Seconds of audio at once, padding included, in batches of like length; default, batch_size utterances a step.
-    Each process reads a batch of its own, and gradient_accumulation_steps of them make a step."""
+    Evaluations keep to it too. Each process reads a batch of its own, and gradient_accumulation_steps of them make a step."""
     augment: bool = False
     """Vary recordings (speed, room, noise, band, level) and mask their features (SpecAugment), anew each epoch; without
     a feature cache only. With one, make copies by `features --augment_copies`, which training then draws from."""
@@ -108,7 +108,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of the adapter's start and the order of the data."""
     max_unreadable: int = 20
-    """Recordings that cannot be read and are left out before training stops (without a feature cache)."""
+    """Recordings, dev set included, that cannot be read and are left out before training stops (without a feature
+    cache)."""
     plan: bool = False
     """Print parameters and the memory that training will need, and stop."""
     resume_from: str | None = None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import torch
 import yaml
@@ -20,9 +20,10 @@ from transformers import GenerationConfig, ProgressCallback, Seq2SeqTrainingArgu
 from transformers.training_args import ParallelMode
 
 from asr_doge.data.atomic_writing import write_atomically
-from asr_doge.data.batching import LengthBatches
+from asr_doge.data.batching import LengthBatches, SharedBatches
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
+from asr_doge.data.sharding import Shard
 from asr_doge.errors import AudioError, ConfigError, DataError, TrainingError
 from asr_doge.models import LoadedModel, assemble_model, find_device
 from asr_doge.models.encoders.loading import feature_source
@@ -219,6 +220,17 @@ def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def _rank() -> int:
+    """The number of this one, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _say(line: str, file: TextIO | None = None) -> None:
+    """Print a line that all processes have to say, once."""
+    if _rank() == 0:
+        print(line, file=file)
+
+
 def _device(config: TrainConfig) -> torch.device:
     """The device of this process: the one asked for, or its own among several of the kind."""
     device = find_device(config.device)
@@ -265,8 +277,7 @@ def _trainer(
     """The Trainer with its data and callbacks, and what shows its progress in the run's folder."""
     output_dir = Path(config.output_dir)
     train_examples = _dataset(config, train_set, loaded, training=True)
-    dev_examples = _readable(_dataset(config, _shortest_first(dev_set), loaded))
-    batches = _batches(config, train_examples.utterances)
+    dev_examples, unreadable = _readable(_dataset(config, _shortest_first(dev_set), loaded))
     evaluation = Evaluation(loaded.processor, dev_examples.utterances)
     trainer = SpeechTrainer(
         loaded.model,
@@ -282,8 +293,10 @@ def _trainer(
             MarkComplete(KEPT_CHECKPOINTS),
         ],
         schedule=schedule,
-        batches=batches,
+        batches=_batches(config, train_examples.utterances),
+        evaluation_batches=_evaluation_batches(config, dev_examples.utterances),
         utterances=train_examples.utterances,
+        unreadable=unreadable,
         max_unreadable=config.max_unreadable,
     )
     show = Show(evaluation, output_dir)
@@ -300,7 +313,7 @@ def _plan(run: _Run, config: TrainConfig) -> MemoryPlan:
         at_once = max(1, int(config.batch_seconds / max(utterance.duration for utterance in examples.utterances)))
     return plan_memory(
         run.loaded.model,
-        longest_batch(examples.utterances, examples.__getitem__, collate_named),
+        longest_batch(examples, config.max_unreadable),
         at_once,
         bf16=run.trainer.args.bf16,
     )
@@ -325,9 +338,6 @@ def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
     trainer.add_callback(stop)
     try:
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    except AudioError as error:  # raised in a worker process, it brings a traceback in its message
-        last_line = str(error).strip().splitlines()[-1]
-        raise AudioError(last_line.removeprefix(f"{AudioError.__module__}.{AudioError.__name__}: ")) from error
     except torch.OutOfMemoryError as error:
         advice = f"--batch_size {config.batch_size}: raise --gradient_accumulation_steps, which cuts it, or lower it"
         if config.batch_seconds is not None:
@@ -360,7 +370,6 @@ def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Pat
         output_dir=str(output_dir),
         num_train_epochs=schedule.epochs,
         per_device_train_batch_size=_utterances_at_once(config),
-        per_device_eval_batch_size=_utterances_at_once(config),
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -426,7 +435,7 @@ def _dataset(
     if not readable:
         raise DataError(f"none of {len(utterances)} utterances could be read when {config.features_dir} was made")
     if len(readable) < len(utterances):
-        print(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
+        _say(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
     if not training:
         return CachedSpeechDataset(readable, loaded.processor, cache)
     return CachedSpeechDataset(
@@ -440,23 +449,25 @@ def _dataset(
     )
 
 
-def _readable(examples: UtteranceDataset) -> UtteranceDataset:
-    """Without what cannot be read, so that every evaluation is of the same utterances, in whichever process.
+def _readable(examples: UtteranceDataset) -> tuple[UtteranceDataset, dict[str, str]]:
+    """What can be read, so that every evaluation is of the same utterances; and why the others cannot, by id.
 
     Raises:
         DataError: nothing remains.
     """
     if not isinstance(examples, SpeechDataset):
-        return examples
-    named_examples = NamedExamples(examples)
-    tried = (named_examples[index] for index in range(len(examples)))
-    unreadable = {named.id: named.reason for named in tried if named.example is None}
-    for reason in unreadable.values():
-        print(f"left out: {reason}", file=sys.stderr)
+        return examples, {}
+    unreadable = {}
+    for index, utterance in enumerate(examples.utterances):
+        try:
+            examples[index]
+        except AudioError as error:
+            unreadable[utterance.id] = str(error)
+            _say(f"left out: {error}", sys.stderr)
     readable = [utterance for utterance in examples.utterances if utterance.id not in unreadable]
     if not readable:
         raise DataError(f"none of the {len(examples)} dev utterances can be read; {next(iter(unreadable.values()))}")
-    return SpeechDataset(readable, examples.processor)
+    return SpeechDataset(readable, examples.processor), unreadable
 
 
 def _batches(config: TrainConfig, utterances: Sequence[Utterance]) -> LengthBatches | None:
@@ -465,8 +476,16 @@ def _batches(config: TrainConfig, utterances: Sequence[Utterance]) -> LengthBatc
         return None
     batches = LengthBatches([utterance.duration for utterance in utterances], config.batch_seconds, config.seed)
     share = 100 * batches.padding_share()
-    print(f"batches: {len(batches):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding")
+    _say(f"batches: {len(batches):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding")
     return batches
+
+
+def _evaluation_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> SharedBatches:
+    """The batches of this process's share of an evaluation, bounded as those of training are."""
+    shard = Shard(_rank() + 1, _processes())
+    if config.batch_seconds is None:
+        return SharedBatches([1.0] * len(utterances), _utterances_at_once(config), shard)
+    return SharedBatches([utterance.duration for utterance in utterances], config.batch_seconds, shard)
 
 
 def _shortest_first(utterances: Sequence[Utterance]) -> list[Utterance]:
