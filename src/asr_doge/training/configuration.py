@@ -65,7 +65,8 @@ class TrainConfig:
     """Utterances a step, over all processes."""
     batch_seconds: float | None = None
     """Seconds of audio at once, padding included, in batches of like length; default, batch_size utterances a step.
-    Evaluations keep to it too. Each process reads a batch of its own, and gradient_accumulation_steps of them make a step."""
+    Evaluations keep to it too. Each process reads a batch of its own, and gradient_accumulation_steps of them make a
+    step."""
     augment: bool = False
     """Vary recordings (speed, room, noise, band, level) and mask their features (SpecAugment), anew each epoch; without
     a feature cache only. With one, make copies by `features --augment_copies`, which training then draws from."""
