@@ -7,7 +7,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -262,17 +261,19 @@ def test_one_device_is_used_and_it_is_the_one_asked_for(tmp_path: Path, monkeypa
         ({"adapter_type": "none"}, "adapter_type"),
         ({"train_language_model": "some"}, "train_language_model"),
         ({"device": "abacus"}, "device"),
-        pytest.param(
-            {"wandb_project": "speech"},
-            r"wandb_project needs the package wandb",
-            marks=pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed"),
-        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(run: Train, tmp_path: Path, options: dict[str, Any], flag: str) -> None:
     with pytest.raises(ConfigError, match=flag) as caught:
         run(tmp_path / "run", **options)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_logger_that_is_not_installed_is_named(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"--wandb_project needs the package wandb: pip install 'asr-doge\[wandb\]'"):
+        run(tmp_path / "run", wandb_project="speech")
     assert not (tmp_path / "run").exists()
 
 

@@ -23,6 +23,8 @@ class MergeConfig:
     """Checkpoint folder or hub id, that holds LoRA of the language model."""
     output_dir: str
     """Folder to write; it must not exist."""
+    for_peft: bool = False
+    """Leave LoRA as it is, and write it alone, as peft loads it onto the language model."""
 
 
 @dataclass

@@ -117,6 +117,12 @@ class TrainConfig:
     """A checkpoint-N folder to go on from, or `latest`."""
     allow_config_change: bool = False
     """Resume even if settings or data are not those the run began with."""
+    push_to_hub: bool = False
+    """Put `best` on the Hugging Face hub when training has ended; `hf auth login` first."""
+    hub_model_id: str | None = None
+    """Where on the hub, such as me/my-recognizer; default, the name of output_dir under the token's owner."""
+    hub_private_repo: bool = False
+    """If the repository is made, make it private."""
     wandb_project: str | None = None
     """Weights & Biases project to log to."""
     wandb_entity: str | None = None

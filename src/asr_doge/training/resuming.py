@@ -24,6 +24,7 @@ MAY_CHANGE = frozenset(
     (
         *("data_dir", "train_manifest", "dev_manifest", "features_dir", "output_dir", "device", "num_workers"),
         *("resume_from", "allow_config_change", "plan", "max_unreadable", "gradient_accumulation_steps"),
+        *("push_to_hub", "hub_model_id", "hub_private_repo"),
         *("wandb_project", "wandb_entity", "wandb_run_name", "no_wandb", "speech_encoder", "language_model"),
     )
 )

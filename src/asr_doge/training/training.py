@@ -8,7 +8,8 @@ It does not compute features ahead (see `asr_doge.inference.features`) but uses 
 import copy
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.data.sharding import Shard
 from asr_doge.errors import AudioError, ConfigError, DataError, TrainingError
 from asr_doge.models import LoadedModel, assemble_model, find_device
+from asr_doge.models.checkpoints import first_line
 from asr_doge.models.encoders.loading import feature_source
 from asr_doge.training.callbacks import KeepBest, LimitedPatience, MarkComplete, Progress, Show, StopWhenAsked
 from asr_doge.training.card import write_card
@@ -42,6 +44,7 @@ from asr_doge.training.resuming import (
     require_same_run,
 )
 from asr_doge.training.schedule import Schedule, read_schedule
+from asr_doge.training.sharing import push_to_hub
 from asr_doge.training.trainer import SpeechTrainer, not_written, writing
 
 CONFIG_NAME = "train_config.yaml"
@@ -91,7 +94,9 @@ def train(config: TrainConfig) -> TrainResult:
         remove_old(output_dir, KEPT_CHECKPOINTS)
         write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
         write_record(output_dir, run.record)
-    _run_to_the_end(run, config)
+    is_logged = _uses_wandb(config) and trainer.is_world_process_zero()
+    with _wandb_run(config) if is_logged else nullcontext():
+        _run_to_the_end(run, config)
     cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
     result = TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
     if trainer.is_world_process_zero():
@@ -105,6 +110,9 @@ def train(config: TrainConfig) -> TrainResult:
             write_card(folder, record)
     if _processes() > 1:  # else a process may abort when it ends, with its threads still at work
         trainer.accelerator.state.destroy_process_group()
+    if config.push_to_hub and trainer.is_world_process_zero():
+        model_id = config.hub_model_id or output_dir.resolve().name
+        print(f"pushed: {push_to_hub(result.best_dir, model_id, private=config.hub_private_repo)}")
     return result
 
 
@@ -176,8 +184,37 @@ def _check_flags(config: TrainConfig) -> None:
             f"--batch_size {config.batch_size} cannot be cut into {shares} equal parts ({_processes()} processes ×"
             f" --gradient_accumulation_steps {config.gradient_accumulation_steps}): give a multiple of {shares}"
         )
-    if config.wandb_project is not None and not config.no_wandb and find_spec("wandb") is None:
+    if _uses_wandb(config) and find_spec("wandb") is None:
         raise ConfigError("--wandb_project needs the package wandb: pip install 'asr-doge[wandb]', or give --no_wandb")
+
+
+def _uses_wandb(config: TrainConfig) -> bool:
+    return config.wandb_project is not None and not config.no_wandb
+
+
+@contextmanager
+def _wandb_run(config: TrainConfig) -> Iterator[None]:
+    """A run of Weights & Biases, which transformers' callback then logs to.
+
+    Raises:
+        ConfigError: nobody is logged in, or the project cannot be reached.
+    """
+    import wandb
+
+    try:
+        run = wandb.init(
+            project=config.wandb_project,
+            entity=config.wandb_entity,
+            name=config.wandb_run_name,
+            config={"asr_doge": asdict(config)},
+        )
+    except wandb.errors.Error as error:
+        raise ConfigError(
+            f"--wandb_project {config.wandb_project}: {first_line(error)}; log in by 'wandb login', set"
+            " WANDB_MODE=offline, or give --no_wandb"
+        ) from error
+    with run:
+        yield
 
 
 def _with_features(config: TrainConfig) -> TrainConfig:
@@ -360,12 +397,8 @@ def _utterances_at_once(config: TrainConfig) -> int:
 
 
 def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path) -> Seq2SeqTrainingArguments:
-    use_wandb = config.wandb_project is not None and not config.no_wandb
-    if use_wandb:
-        os.environ["WANDB_PROJECT"] = str(config.wandb_project)
-        if config.wandb_entity:
-            os.environ["WANDB_ENTITY"] = config.wandb_entity
     device = _device(config)
+    loggers = {"wandb": _uses_wandb(config), "tensorboard": find_spec("tensorboard") is not None}
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=schedule.epochs,
@@ -384,8 +417,7 @@ def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Pat
         logging_steps=_logging_steps(config.eval_steps),
         logging_nan_inf_filter=False,  # SpeechTrainer stops instead
         dataloader_pin_memory=device.type == "cuda",
-        report_to=[name for name, used in (("wandb", use_wandb), ("tensorboard", find_spec("tensorboard"))) if used],
-        run_name=config.wandb_run_name,
+        report_to=[name for name, is_used in loggers.items() if is_used],
         dataloader_num_workers=0 if config.features_dir and config.train_encoder == "none" else config.num_workers,
         remove_unused_columns=False,
         label_names=["labels"],
