@@ -27,7 +27,7 @@ Example = dict[str, Tensor]
 
 
 class UtteranceDataset(Dataset[Example]):
-    """What the two sources have in common.
+    """What the two sources have in common; also `prompt_ids` `[P]` where the prompt names the language.
 
     Args:
         utterances: of a manifest.
@@ -47,6 +47,13 @@ class UtteranceDataset(Dataset[Example]):
 
     def __len__(self) -> int:
         return len(self.utterances)
+
+    def _told(self, utterance: Utterance) -> Example:
+        """What an example holds of an utterance besides its speech."""
+        told = {"labels": self.processor.label_ids(utterance.text)}
+        if self.processor.names_language:
+            told["prompt_ids"] = self.processor.prompt_ids(utterance.language)
+        return told
 
     def _rng(self, index: int) -> np.random.Generator:
         """What the variation of one example in this epoch is drawn from."""
@@ -87,7 +94,7 @@ class SpeechDataset(UtteranceDataset):
         return {
             "input_features": features,
             "attention_mask": mask,
-            "labels": self.processor.label_ids(utterance.text),
+            **self._told(utterance),
         }
 
 
@@ -127,7 +134,7 @@ class CachedSpeechDataset(UtteranceDataset):
         return {
             "speech_embeddings": embeddings,
             "attention_mask": torch.ones(len(embeddings), dtype=torch.long),
-            "labels": self.processor.label_ids(utterance.text),
+            **self._told(utterance),
         }
 
     def _varied(self, embeddings: Tensor, rng: np.random.Generator) -> Tensor:
@@ -144,7 +151,7 @@ class CachedSpeechDataset(UtteranceDataset):
 
 def collate_examples(examples: Sequence[Example]) -> dict[str, Any]:
     """Pad a list of examples to a batch for `ASRDogeForConditionalGeneration.forward`."""
-    padding = {"labels": IGNORED_LABEL}
+    padding = {"labels": IGNORED_LABEL, "prompt_ids": IGNORED_LABEL}
     return {
         name: pad_sequence([example[name] for example in examples], True, padding.get(name, 0)) for name in examples[0]
     }

@@ -232,7 +232,7 @@ def _assemble(config: TrainConfig) -> LoadedModel:
     return assemble_model(
         config.speech_encoder,
         config.language_model,
-        prompt=config.prompt,
+        prompt_template=config.prompt_template,
         device=_device(config),
         adapter_type=config.adapter_type,
         adapter_hidden_dim=config.adapter_hidden_dim,
