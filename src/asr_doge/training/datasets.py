@@ -48,12 +48,9 @@ class UtteranceDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def _told(self, utterance: Utterance) -> Example:
-        """What an example holds of an utterance besides its speech."""
-        told = {"labels": self.processor.label_ids(utterance.text)}
-        if self.processor.names_language:
-            told["prompt_ids"] = self.processor.prompt_ids(utterance.language)
-        return told
+    def _prompt(self, language: str | None) -> Example:
+        """The prompt of an example, where prompts differ."""
+        return {"prompt_ids": self.processor.prompt_ids(language)} if self.processor.names_language else {}
 
     def _rng(self, index: int) -> np.random.Generator:
         """What the variation of one example in this epoch is drawn from."""
@@ -94,7 +91,8 @@ class SpeechDataset(UtteranceDataset):
         return {
             "input_features": features,
             "attention_mask": mask,
-            **self._told(utterance),
+            "labels": self.processor.label_ids(utterance.text),
+            **self._prompt(utterance.language),
         }
 
 
@@ -134,7 +132,8 @@ class CachedSpeechDataset(UtteranceDataset):
         return {
             "speech_embeddings": embeddings,
             "attention_mask": torch.ones(len(embeddings), dtype=torch.long),
-            **self._told(utterance),
+            "labels": self.processor.label_ids(utterance.text),
+            **self._prompt(utterance.language),
         }
 
     def _varied(self, embeddings: Tensor, rng: np.random.Generator) -> Tensor:

@@ -210,6 +210,11 @@ def _check_variations(config: TrainConfig) -> None:
             ' --augment_copies\', or give --features_dir ""'
         )
     for name in ("frame_dropping", "embedding_noise"):
+        if getattr(config, name) and config.train_encoder != "none":
+            raise ConfigError(
+                f"--{name} varies cached features, and --train_encoder {config.train_encoder} uses none: leave one of"
+                " them out"
+            )
         if getattr(config, name) and not config.features_dir:
             raise ConfigError(f"--{name} varies cached features: run 'asr-doge features' first")
 
