@@ -165,7 +165,7 @@ def test_the_same_data_elsewhere_is_the_same_data(run: Train, corpus: Path, tmp_
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"prompt": "what is said? "}, "--prompt"),
+        ({"prompt_template": "what is said? "}, "--prompt_template"),
         ({"adapter_type": "linear"}, "--adapter_type"),
         ({"adapter_hidden_dim": 16, "adapter_output_norm": True}, "--adapter_hidden_dim, --adapter_output_norm"),
         ({"adapter_stack": 2}, "--adapter_stack"),

@@ -80,6 +80,10 @@ def test_a_found_cache_that_does_not_fit_is_not_passed_over_in_silence(
         ({"augment": True}, "--augment varies recordings, and a feature cache holds none: make copies"),
         ({"frame_dropping": 0.1, "features_dir": ""}, "--frame_dropping varies cached features: run"),
         ({"embedding_noise": 0.1, "features_dir": ""}, "--embedding_noise varies cached features: run"),
+        (
+            {"frame_dropping": 0.1, "train_encoder": "lora"},
+            "--frame_dropping varies cached features, and --train_encoder lora uses none: leave one of them out",
+        ),
         ({"frame_dropping": 1.0}, "--frame_dropping 1.0 cannot be used"),
         ({"embedding_noise": -1.0}, "--embedding_noise -1.0 cannot be used"),
         ({"batch_seconds": 0.0}, "--batch_seconds 0.0 cannot be used"),

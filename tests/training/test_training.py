@@ -5,7 +5,7 @@ import math
 import shutil
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,27 @@ def test_cached_and_computed_features_train_alike(run: Train, tmp_path: Path) ->
     run(tmp_path / "computed", features_dir="")
     for cached, computed in zip(log_of(tmp_path / "cached"), log_of(tmp_path / "computed"), strict=True):
         assert cached == pytest.approx(computed, rel=1e-3)
+
+
+def test_utterances_are_told_their_language(run: Train, corpus: Path, tmp_path: Path) -> None:
+    """With and without a feature cache; the checkpoint keeps the template, and the dev rates are told apart."""
+    for split in ("train", "dev"):
+        utterances = read_manifest(corpus / f"{split}_manifest.json")
+        spoken = [replace(one, language=(None, "en", "de")[index % 3]) for index, one in enumerate(utterances)]
+        write_manifest(tmp_path / f"{split}_manifest.json", spoken)
+
+    def trained(name: str, **options: Any) -> list[dict[str, Any]]:
+        run(tmp_path / name, data_dir=str(tmp_path), epochs=2, **options)
+        return log_of(tmp_path / name)
+
+    template = "the {language} sea: "
+    told = trained("told", prompt_template=template)
+    computed = trained("computed", prompt_template=template, features_dir="")
+    assert all(one == pytest.approx(other, rel=1e-3) for one, other in zip(told, computed, strict=True))
+    assert told != trained("plain")
+    assert {"eval_cer_de", "eval_wer_en"} <= [entry for entry in told if "eval_cer" in entry][-1].keys()
+    loaded = load_model(tmp_path / "told" / "best", device="cpu")
+    assert loaded.processor.prompt_template == loaded.model.config.prompt_template == template
 
 
 def test_workers_change_nothing(run: Train, tmp_path: Path) -> None:

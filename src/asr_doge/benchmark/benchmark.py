@@ -6,7 +6,7 @@ It does not score, time or draw itself: see `accuracy`, `speed`, `memory`, `repo
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import ConfigError, DataError
-from asr_doge.inference.transcription import Transcriber
+from asr_doge.inference.transcription import Spoken, Transcriber
 from asr_doge.models import LoadedModel, load_model
 
 
@@ -92,7 +92,7 @@ class ASRDogeBenchmark:
         samples = self.load_samples() if samples is None else samples
         if not samples:
             raise DataError("nothing to benchmark: no samples")
-        samples = self.shard.of(samples)
+        samples = self.shard.of([self._with_language(sample) for sample in samples])
         progress = self._progress()
         results, throughput = self._transcribe(samples, progress)
         readable = [sample for sample, result in zip(samples, results, strict=True) if result.error is None]
@@ -125,7 +125,7 @@ class ASRDogeBenchmark:
 
         The texts are kept in `output_dir` for `run_full_benchmark`, which need not transcribe the same clips again.
         """
-        return self._transcribe(samples, self._progress())[0]
+        return self._transcribe([self._with_language(sample) for sample in samples], self._progress())[0]
 
     def benchmark_speed(self, audio_path: str | Path) -> dict[str, float]:
         """Time one clip with batch size 1, from the file to the text.
@@ -158,7 +158,10 @@ class ASRDogeBenchmark:
         }
 
     def _transcriber_of(self, loaded: LoadedModel, batch_size: int) -> Transcriber:
-        return Transcriber(loaded, batch_size, self.config)
+        return Transcriber(loaded, batch_size, self.config, self.config.language)
+
+    def _with_language(self, sample: Utterance) -> Utterance:
+        return replace(sample, language=sample.language or self.config.language)
 
     def _rule(self) -> str:
         if not self.config.max_samples:
@@ -180,7 +183,8 @@ class ASRDogeBenchmark:
         with watched_outputs(self.transcriber.loaded, self.config.checkpoint_dir) as outputs:
 
             def transcribe_each(pending: Iterable[Utterance]) -> Iterator[Outcome]:
-                for outcome in self.transcriber.transcribe_each(sample.audio_path for sample in pending):
+                spoken = (Spoken(sample.audio_path, sample.language) for sample in pending)
+                for outcome in self.transcriber.transcribe_each(spoken):
                     outputs.check()
                     yield outcome
 

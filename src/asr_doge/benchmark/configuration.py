@@ -21,6 +21,9 @@ class BenchmarkConfig(DecodingConfig):
     """Test manifest, if not the one in data_dir."""
     output_dir: str = "./benchmark"
     """Folder for the reports: one JSON file and one HTML page a run."""
+    language: str | None = None
+    """Language of the utterances for which the manifest names none, as a code such as de or a name; it chooses the
+    scoring rule, and goes into the prompt of models that were trained with {language} in it."""
     max_samples: int = 200
     """Utterances to measure: those whose ids have the smallest SHA-256, so spread over the manifest; 0 for all."""
     num_speed_runs: int = 5

@@ -30,6 +30,9 @@ class TranscribeConfig(DecodingConfig):
     little-endian mono samples without a header."""
     stream_rate: int = 16000
     """Sampling rate of the samples from standard input, in Hz."""
+    language: str | None = None
+    """Language spoken, as a code such as de or a name; it has an effect on models that were trained with {language} in
+    their prompt."""
     batch_size: int = 8
     """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
     device: str | None = None
@@ -46,6 +49,9 @@ class ListenConfig:
     """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
     format: str = "txt"
     """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; only txt and jsonl show anything before the end."""
+    language: str | None = None
+    """Language spoken, as a code such as de or a name; it has an effect on models that were trained with {language} in
+    their prompt."""
     microphone: str | None = None
     """Name of a microphone, or a part of it; default, the system's own choice."""
     device: str | None = None

@@ -35,8 +35,9 @@ class TrainConfig:
     """Frozen speech encoder: hub id, folder, or nano/encoder."""
     language_model: str = DEFAULT_LANGUAGE_MODEL
     """Language model: hub id, folder, or nano/language_model."""
-    prompt: str = DEFAULT_PROMPT
-    """Text the language model reads before the speech."""
+    prompt_template: str = DEFAULT_PROMPT
+    """Text the language model reads before the speech. {language} in it, as in "transcribe the following {language}
+    audio: ", is the language of each utterance in the manifest, and left out where that names none."""
     adapter_type: AdapterType = "mlp"
     """mlp (two layers), linear (one), conv (mlp that sees the embeddings before and after too), or qformer (a learned
     query reads adapter_stack embeddings by attention)."""

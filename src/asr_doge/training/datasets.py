@@ -28,7 +28,7 @@ NO_LABELS = torch.tensor([IGNORED_LABEL])
 
 
 class UtteranceDataset(Dataset[Example]):
-    """What the two sources have in common.
+    """What the two sources have in common; also `prompt_ids` `[P]` where the prompt names the language.
 
     Args:
         utterances: of a manifest.
@@ -48,6 +48,10 @@ class UtteranceDataset(Dataset[Example]):
 
     def __len__(self) -> int:
         return len(self.utterances)
+
+    def _prompt(self, language: str | None) -> Example:
+        """The prompt of an example, where prompts differ."""
+        return {"prompt_ids": self.processor.prompt_ids(language)} if self.processor.names_language else {}
 
     def blank(self) -> Example:
         """An example that nothing can be learnt from, to stand in a batch where there is none: it has no labels."""
@@ -89,12 +93,13 @@ class SpeechDataset(UtteranceDataset):
             "input_features": features,
             "attention_mask": mask,
             "labels": self.processor.label_ids(utterance.text),
+            **self._prompt(utterance.language),
         }
 
     def blank(self) -> Example:
         """See `UtteranceDataset.blank`: a second of silence."""
         features, mask = self._features(np.zeros(self.processor.feature_extractor.sampling_rate, dtype=np.float32))
-        return {"input_features": features, "attention_mask": mask, "labels": NO_LABELS}
+        return {"input_features": features, "attention_mask": mask, "labels": NO_LABELS, **self._prompt(None)}
 
     def _features(self, waveform: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         """What the encoder hears of a clip, and its mask."""
@@ -139,6 +144,7 @@ class CachedSpeechDataset(UtteranceDataset):
             "speech_embeddings": embeddings,
             "attention_mask": torch.ones(len(embeddings), dtype=torch.long),
             "labels": self.processor.label_ids(utterance.text),
+            **self._prompt(utterance.language),
         }
 
     def blank(self) -> Example:
@@ -148,6 +154,7 @@ class CachedSpeechDataset(UtteranceDataset):
             "speech_embeddings": embeddings,
             "attention_mask": torch.ones(1, dtype=torch.long),
             "labels": NO_LABELS,
+            **self._prompt(None),
         }
 
     def _varied(self, embeddings: Tensor, rng: np.random.Generator) -> Tensor:
@@ -164,7 +171,7 @@ class CachedSpeechDataset(UtteranceDataset):
 
 def collate_examples(examples: Sequence[Example]) -> dict[str, Any]:
     """Pad a list of examples to a batch for `ASRDogeForConditionalGeneration.forward`."""
-    padding = {"labels": IGNORED_LABEL}
+    padding = {"labels": IGNORED_LABEL, "prompt_ids": IGNORED_LABEL}
     return {
         name: pad_sequence([example[name] for example in examples], True, padding.get(name, 0)) for name in examples[0]
     }

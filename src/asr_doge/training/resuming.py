@@ -96,8 +96,8 @@ def require_same_model(checkpoint: Path, config: PreTrainedConfig) -> None:
 
 
 _MODEL_FLAGS = {
-    **{name: name for name in ("prompt", "adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm")},
-    **{name: name for name in ("train_language_model", "train_encoder", "train_encoder_layers")},
+    **{name: name for name in ("adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm")},
+    **{name: name for name in ("prompt_template", "train_language_model", "train_encoder", "train_encoder_layers")},
     "lora_*": "lora",
 }
 """Flags that shape the model, and the field of `ASRDogeConfig` that each sets."""

@@ -248,6 +248,11 @@ def _check_variations(config: TrainConfig) -> None:
             ' --augment_copies\', or give --features_dir ""'
         )
     for name in ("frame_dropping", "embedding_noise"):
+        if getattr(config, name) and config.train_encoder != "none":
+            raise ConfigError(
+                f"--{name} varies cached features, and --train_encoder {config.train_encoder} uses none: leave one of"
+                " them out"
+            )
         if getattr(config, name) and not config.features_dir:
             raise ConfigError(f"--{name} varies cached features: run 'asr-doge features' first")
 
@@ -281,7 +286,7 @@ def _assemble(config: TrainConfig) -> LoadedModel:
     return assemble_model(
         config.speech_encoder,
         config.language_model,
-        prompt=config.prompt,
+        prompt_template=config.prompt_template,
         device=_device(config),
         adapter_type=config.adapter_type,
         adapter_hidden_dim=config.adapter_hidden_dim,
