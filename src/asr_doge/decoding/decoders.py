@@ -9,10 +9,11 @@ model are transformers' own.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from asr_doge.decoding.configuration import DecoderName, DecodingConfig
 from asr_doge.decoding.draft import Verifier
@@ -140,6 +141,22 @@ class DraftDecoder(LanguageModelDecoder):
         ]
 
 
+class OwnLimits(StoppingCriteria):
+    """Ends each clip's search at its own limit: beams that went on for a neighbour's sake would find other texts.
+
+    Args:
+        limits: the most tokens of each clip.
+    """
+
+    def __init__(self, limits: Sequence[int]) -> None:
+        self.limits = torch.tensor(limits)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:
+        """Whether each of the texts `[B, written so far]` must end, as many of every clip, clip after clip."""
+        texts_of_each = len(input_ids) // len(self.limits)
+        return (self.limits.to(input_ids.device) <= input_ids.shape[1]).repeat_interleave(texts_of_each)
+
+
 class SearchDecoder(LanguageModelDecoder):
     """Greedy or beam search token by token.
 
@@ -176,6 +193,7 @@ class SearchDecoder(LanguageModelDecoder):
             num_return_sequences=self.n_best,
             max_new_tokens=max(limits),
             logits_processor=LogitsProcessorList(biased),
+            stopping_criteria=StoppingCriteriaList([OwnLimits(limits)]),
             return_dict_in_generate=True,
             output_scores=self.num_beams > 1,  # they come with the score of each sequence
         )
