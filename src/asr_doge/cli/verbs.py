@@ -89,6 +89,11 @@ VERBS = {
         "asr_doge.cli.configuration:MergeConfig",
         "asr-doge merge --checkpoint_dir ./checkpoints/best --output_dir ./merged",
     ),
+    "export": Verb(
+        "A model as ONNX graphs, to run without PyTorch.",
+        "asr_doge.cli.configuration:ExportConfig",
+        "asr-doge export --checkpoint_dir ./checkpoints/best --output_dir ./onnx",
+    ),
     "info": Verb(
         "Versions, devices, places, and the parameters of a model.",
         "asr_doge.cli.configuration:InfoConfig",
