@@ -4,8 +4,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from safetensors.torch import load_file
 from asr_doge.models import loading
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.training import train
+from tests.killing import kill_at_change
 from tests.training.conftest import MAX_NEW_TOKENS
 
 WEIGHTS = "model.safetensors"
@@ -46,18 +45,6 @@ def train_and_be_killed(config: TrainConfig, writes: int) -> int:
 def _train(config: TrainConfig, writes: int) -> None:
     torch.set_num_threads(1)
     loading.MAX_NEW_TOKENS = MAX_NEW_TOKENS
-    left = writes
-
-    def count(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal left
-        changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") or (
-            event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
-        )
-        if changes and str(arguments[0]).startswith(config.output_dir):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(count)
+    kill_at_change(Path(config.output_dir), writes)
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
         train(config)
