@@ -1,4 +1,4 @@
-"""A Python for scripts to run, that has the package imported already, and kills itself where it is told.
+"""A Python for scripts to run, that has the package imported already.
 
 It is this process, forked for each command, so that a script of many commands is tested in seconds; what runs is the
 real thing, with the script's own input and output.
@@ -6,13 +6,11 @@ real thing, with the script's own input and output.
 
 import os
 import runpy
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 _CLIENT = """#!{python} -IS
 import os, socket, sys
@@ -21,19 +19,6 @@ with socket.socket(socket.AF_UNIX) as server:
     socket.send_fds(server, ["\\0".join(sys.argv[1:]).encode()], [0, 1, 2])
     sys.exit(int(server.recv(16)))
 """
-
-
-def kill_at_write(folder: str, is_due: Callable[[], bool]) -> None:
-    """Kill this process (SIGKILL) when it is about to write to a folder and `is_due` says so."""
-
-    def look(event: str, arguments: tuple[Any, ...]) -> None:
-        changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") or (
-            event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
-        )
-        if changes and str(arguments[0]).startswith(folder) and is_due():
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(look)
 
 
 def run_script(

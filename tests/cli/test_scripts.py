@@ -14,7 +14,7 @@ import pytest
 from asr_doge.data import read_manifest
 from asr_doge.data.digits import DIGIT_WORDS, split_voices, synthesized_clips
 from tests import interpreter, speech
-from tests.interpreter import kill_at_write
+from tests.killing import kill_at_change
 from tests.models import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def test_the_published_way_goes_on_wherever_it_is_killed(tmp_path: Path) -> None
         if stage is not None and not (tmp_path / stage).exists():
             left = itertools.count(writes[stage], -1)
             (tmp_path / stage).touch()
-            kill_at_write(str(out), lambda: next(left) <= 1)
+            kill_at_change(out, lambda: next(left) <= 1)
 
     for verb in ("process", "features", "train", "benchmark"):
         importlib.import_module(f"asr_doge.cli.{verb}")  # once, for all processes

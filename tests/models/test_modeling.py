@@ -1,5 +1,6 @@
 """The whole model: batch = single for logits, loss and text (equality 2), the loss, what is trained, and generation."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import DogeForCausalLM, GenerationConfig, GraniteSpeechForConditionalGeneration
 
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, LoadedModel, assemble_model
@@ -412,6 +414,25 @@ def test_options_and_a_generation_config_may_be_mixed(caplog: pytest.LogCaptureF
     # Options that are no part of a configuration go through too.
     output = model.generate(clip[None], generation_config=config, return_dict_in_generate=True, output_scores=True)
     assert len(output.scores) == len(output.sequences[0]) == 8
+
+
+def test_a_step_from_the_cache_computes_nothing_in_vain() -> None:
+    """Backwards through the language model's weights costs what forwards does: they have no gradients of their own."""
+    model = build()
+    embeddings, labels = torch.randn(2, 12, model.encoder.hidden_size).double(), labels_of([[5, 6, EOS], [7, EOS]])
+
+    def operations(run: Callable[[], object]) -> int:
+        """Of the layers; attention itself has no weights."""
+        with FlopCounterMode(display=False) as counter:
+            run()
+        counts = counter.get_flop_counts()["Global"]
+        return sum(count for name, count in counts.items() if name in (torch.ops.aten.mm, torch.ops.aten.addmm))
+
+    adapter = operations(lambda: model.adapter(embeddings, torch.tensor([12, 12])))
+    forward = operations(lambda: model(speech_embeddings=embeddings, labels=labels))
+    step = operations(lambda: model(speech_embeddings=embeddings, labels=labels).loss.backward())
+    model.zero_grad()
+    assert 1.5 * forward < step <= 2 * forward + adapter
 
 
 def test_labels_in_a_batch_do_not_disturb_generation(assembled: LoadedModel) -> None:

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from asr_doge.models import loading
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.training import train
-from tests.interpreter import kill_at_write
+from tests.killing import kill_at_change
 from tests.training.conftest import MAX_NEW_TOKENS
 
 WEIGHTS = "model.safetensors"
@@ -65,6 +65,6 @@ def _train(config: TrainConfig, steps: int, writes: int) -> None:
         return left["steps"] <= 0 and left["writes"] <= 0
 
     register_optimizer_step_post_hook(count_step)
-    kill_at_write(config.output_dir, is_last_write)
+    kill_at_change(Path(config.output_dir), is_last_write)
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
         train(config)
