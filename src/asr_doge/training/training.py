@@ -41,6 +41,7 @@ from asr_doge.training.resuming import (
     remove_old,
     require_same_model,
     require_same_run,
+    require_same_sharding,
 )
 from asr_doge.training.schedule import Schedule, read_schedule
 from asr_doge.training.sharing import push_to_hub
@@ -98,10 +99,11 @@ def train(config: TrainConfig) -> TrainResult:
         _run_to_the_end(run, config)
     cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
     result = TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
+    weights = trainer.trained_weights()
     if trainer.is_world_process_zero():
         loaded.model.generation_config = run.generation_config
         with writing(result.final_dir):
-            loaded.save(result.final_dir)
+            loaded.save(result.final_dir, weights)
         reached = {"steps": result.steps, "dev_cer": result.dev_cer, "unreadable": len(trainer.unreadable)}
         record = {**run.record, "result": reached}
         write_record(output_dir, record)
@@ -137,6 +139,7 @@ def _prepare(config: TrainConfig) -> _Run:
     data = describe_data({"train": train_set, "dev": dev_set})
     loaded = _assemble(config)
     if checkpoint is not None:
+        require_same_sharding(checkpoint, config.fsdp)
         require_same_model(checkpoint, loaded.model.config)
         if not config.allow_config_change:
             require_same_run(checkpoint, asdict(config), data, _processes())
@@ -183,6 +186,8 @@ def _check_flags(config: TrainConfig) -> None:
             f"--batch_size {config.batch_size} cannot be cut into {shares} equal parts ({_processes()} processes ×"
             f" --gradient_accumulation_steps {config.gradient_accumulation_steps}): give a multiple of {shares}"
         )
+    if config.fsdp and _processes() == 1:
+        raise ConfigError("--fsdp shares weights out over several processes: start them by torchrun, or leave it out")
     if _uses_wandb(config) and find_spec("wandb") is None:
         raise ConfigError("--wandb_project needs the package wandb: pip install 'asr-doge[wandb]', or give --no_wandb")
 
@@ -315,7 +320,6 @@ def _trainer(
         compute_metrics=evaluation,
         callbacks=[
             LimitedPatience(config.patience, schedule.epochs_before_last),
-            KeepBest(loaded, copy.deepcopy(loaded.model.generation_config), output_dir / "best"),
             MarkComplete(KEPT_CHECKPOINTS),
         ],
         schedule=schedule,
@@ -324,6 +328,7 @@ def _trainer(
         max_unreadable=config.max_unreadable,
     )
     show = Show(evaluation, output_dir)
+    trainer.add_callback(KeepBest(trainer, loaded, copy.deepcopy(loaded.model.generation_config), output_dir / "best"))
     trainer.add_callback(show)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress(trainer))
@@ -414,6 +419,7 @@ def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Pat
         label_names=["labels"],
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
         use_cpu=device.type == "cpu",
+        fsdp=config.fsdp,  # type: ignore[arg-type]  # whose strings are on their way out
         ddp_backend="gloo" if device.type == "cpu" and _processes() > 1 else None,
         ddp_find_unused_parameters=False,
         seed=config.seed,
