@@ -6,6 +6,7 @@ It does not compute features ahead (see `asr_doge.inference.features`) but uses 
 """
 
 import copy
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ import yaml
 from transformers import GenerationConfig, ProgressCallback, Seq2SeqTrainingArguments, set_seed
 from transformers.training_args import ParallelMode
 
-from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.data.atomic_writing import check_writable, write_atomically
 from asr_doge.data.batching import LengthBatches
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
@@ -132,7 +133,10 @@ def _prepare(config: TrainConfig) -> _Run:
     _check_flags(config)
     schedule = read_schedule(config)
     output_dir = Path(config.output_dir)
-    checkpoint = None if config.plan else checkpoint_to_resume(config.resume_from, output_dir)
+    checkpoint = None
+    if not config.plan:
+        check_writable(output_dir)
+        checkpoint = checkpoint_to_resume(config.resume_from, output_dir)
     set_seed(config.seed)
     train_set = read_manifest(Path(config.train_manifest or Path(config.data_dir) / "train_manifest.json"))
     dev_set = read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json"))
@@ -146,6 +150,7 @@ def _prepare(config: TrainConfig) -> _Run:
     loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
     generation_config = copy.deepcopy(loaded.model.generation_config)
     dev_sample = sample_utterances(dev_set, config.eval_samples)
+    _require_positions(loaded, [*train_set, *dev_sample])
     trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample)
     record = {
         "config": asdict(config),
@@ -155,6 +160,30 @@ def _prepare(config: TrainConfig) -> _Run:
         "resumed_from": checkpoint.name if checkpoint else None,
     }
     return _Run(trainer, show, loaded, checkpoint, record, generation_config)
+
+
+def _require_positions(loaded: LoadedModel, utterances: Sequence[Utterance]) -> None:
+    """Refuse utterances that are longer, with prompt, speech and text, than what the language model has learnt to read.
+
+    Raises:
+        DataError: there are some; the message names the first.
+    """
+    config = loaded.model.config
+    limit = getattr(config.text_config, "max_position_embeddings", None) or math.inf
+    rate = loaded.model.encoder.frame_rate_hz / config.adapter_stack
+    too_long = []
+    for utterance in utterances:
+        before = len(config.prompt_ids or []) + math.ceil(utterance.duration * rate)
+        if before + len(utterance.text.encode()) < limit:  # a token is a byte at least, and counting them takes longer
+            continue
+        needed = before + len(loaded.processor.label_ids(utterance.text))
+        if needed > limit:
+            too_long.append(f"{utterance.id!r}, {needed:,}")
+    if too_long:
+        raise DataError(
+            f"{len(too_long)} of {len(utterances):,} utterances do not fit into the {limit:,} positions of the language"
+            f" model (the first: {too_long[0]}): leave them out of the manifest, or cut them"
+        )
 
 
 _POSITIVE = (
