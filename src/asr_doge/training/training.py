@@ -374,6 +374,7 @@ def _plan(run: _Run, config: TrainConfig) -> MemoryPlan:
         longest_batch(examples.utterances, examples.__getitem__, collate_named),
         at_once,
         bf16=run.trainer.args.bf16,
+        shards=_processes() if config.fsdp else 1,
     )
 
 
