@@ -143,7 +143,7 @@ def _prepare(config: TrainConfig) -> _Run:
     data = describe_data({"train": train_set, "dev": dev_set})
     loaded = _assemble(config)
     if checkpoint is not None:
-        require_same_sharding(checkpoint, config.fsdp)
+        require_same_sharding(checkpoint, _uses_fsdp(config))
         require_same_model(checkpoint, loaded.model.config)
         if not config.allow_config_change:
             require_same_run(checkpoint, asdict(config), data, _processes())
@@ -215,7 +215,7 @@ def _check_flags(config: TrainConfig) -> None:
             f"--batch_size {config.batch_size} cannot be cut into {shares} equal parts ({_processes()} processes ×"
             f" --gradient_accumulation_steps {config.gradient_accumulation_steps}): give a multiple of {shares}"
         )
-    if config.fsdp and _processes() == 1:
+    if _uses_fsdp(config) and _processes() == 1:
         raise ConfigError("--fsdp shares weights out over several processes: start them by torchrun, or leave it out")
     if _uses_wandb(config) and find_spec("wandb") is None:
         raise ConfigError("--wandb_project needs the package wandb: pip install 'asr-doge[wandb]', or give --no_wandb")
@@ -288,6 +288,10 @@ def _check_variations(config: TrainConfig) -> None:
 def _processes() -> int:
     """Processes of this run, as torchrun and `accelerate launch` tell each of them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _uses_fsdp(config: TrainConfig) -> bool:
+    return config.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"  # as `accelerate launch --use_fsdp` says it
 
 
 def _device(config: TrainConfig) -> torch.device:
@@ -374,7 +378,7 @@ def _plan(run: _Run, config: TrainConfig) -> MemoryPlan:
         longest_batch(examples.utterances, examples.__getitem__, collate_named),
         at_once,
         bf16=run.trainer.args.bf16,
-        shards=_processes() if config.fsdp else 1,
+        shards=_processes() if _uses_fsdp(config) else 1,
     )
 
 
@@ -449,7 +453,7 @@ def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Pat
         label_names=["labels"],
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
         use_cpu=device.type == "cpu",
-        fsdp=config.fsdp,  # type: ignore[arg-type]  # whose strings are on their way out
+        fsdp=_uses_fsdp(config),  # type: ignore[arg-type]  # whose strings are on their way out
         ddp_backend="gloo" if device.type == "cpu" and _processes() > 1 else None,
         ddp_find_unused_parameters=False,
         seed=config.seed,
