@@ -5,10 +5,12 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -48,6 +50,29 @@ def train_and_be_killed(config: TrainConfig, steps: int, writes: int) -> int:
     process.join()
     assert process.exitcode is not None
     return process.exitcode
+
+
+def train_together(config: TrainConfig, processes: int = 2) -> None:
+    """Run in several processes, which share the work as torchrun would have them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    started = [context.Process(target=_train_one, args=(config, rank, processes, port)) for rank in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * processes
+
+
+def _train_one(config: TrainConfig, rank: int, processes: int, port: int) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this process was, before it was forked
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    os.environ |= {name: str(value) for name, value in places.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    train(config)
 
 
 def _train(config: TrainConfig, steps: int, writes: int) -> None:

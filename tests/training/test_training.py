@@ -309,6 +309,27 @@ def test_what_is_missing_is_named(run: Train, tmp_path: Path, corpus: Path) -> N
         run(tmp_path / "run", language_model=str(tmp_path / "no-model"))
 
 
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_loaded(run: Train, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/run cannot be made: .*/file is a file; choose another folder"):
+        run(tmp_path / "file" / "run", language_model="not/looked-at")
+
+
+def test_a_dev_set_without_utterances_is_named(run: Train, tmp_path: Path) -> None:
+    (tmp_path / "dev.json").touch()
+    with pytest.raises(DataError, match=r"dev.json holds no utterances"):
+        run(tmp_path / "run", dev_manifest=str(tmp_path / "dev.json"))
+
+
+def test_texts_longer_than_the_language_model_reads_are_named(run: Train, tmp_path: Path, corpus: Path) -> None:
+    train = read_manifest(corpus / "train_manifest.json")
+    train[5] = replace(train[5], text="the quick fox " * 500)
+    write_manifest(tmp_path / "train.json", train)
+    with pytest.raises(DataError, match=r"^1 of 16 .* the 2,048 positions .*\(the first: 'train-5', \d,\d+\): leave"):
+        run(tmp_path / "run", train_manifest=str(tmp_path / "train.json"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_features_of_another_encoder_are_refused(run: Train, tmp_path: Path, granite_folder: Path) -> None:
     other = tmp_path / "encoder"
     tiny.granite_model(seed=9).save_pretrained(other)

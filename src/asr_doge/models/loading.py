@@ -72,14 +72,19 @@ class LoadedModel:
         """Its encoder alone."""
         return LoadedEncoder(self.model.encoder, self.processor.feature_extractor)
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint folder, whole or not at all; one that is there is replaced."""
+    def save(self, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+        """Write a checkpoint folder, whole or not at all; one that is there is replaced.
+
+        Args:
+            folder: of the checkpoint.
+            weights: to write instead of the model's own (where several processes share them).
+        """
         partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
         if old.exists() and not folder.exists():
             old.rename(folder)  # an earlier run was killed between the two renames below
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        self.model.save_pretrained(partial)
+        self.model.save_pretrained(partial, state_dict=weights)
         self.processor.save_pretrained(partial)
         if folder.exists():
             folder.rename(old)

@@ -174,6 +174,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model's token embedding."""
         return cast(nn.Embedding, self.language_model.get_input_embeddings())
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return cast(nn.Module, self.language_model.get_output_embeddings())
+
     def count_parameters(self) -> ParameterCounts:
         """Parameters of each part; works on the meta device too."""
         return ParameterCounts(

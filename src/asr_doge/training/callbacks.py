@@ -74,7 +74,10 @@ class LimitedPatience(EarlyStoppingCallback):
 class KeepBest(TrainerCallback):
     """Write `best` whenever an evaluation has the lowest dev CER so far."""
 
-    def __init__(self, loaded: LoadedModel, generation_config: GenerationConfig, folder: Path) -> None:
+    def __init__(
+        self, trainer: SpeechTrainer, loaded: LoadedModel, generation_config: GenerationConfig, folder: Path
+    ) -> None:
+        self.trainer = trainer
         self.loaded = loaded
         self.generation_config = generation_config  # the Trainer fills up the model's own with its defaults
         self.folder = folder
@@ -82,10 +85,13 @@ class KeepBest(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **report: Any) -> None:
         """Compare with `state.best_metric`, which the Trainer updates after this call and keeps over a resume."""
         is_better = state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric
-        if is_better and state.is_world_process_zero:
+        if not is_better:
+            return
+        weights = self.trainer.trained_weights()
+        if state.is_world_process_zero:
             self.loaded.model.generation_config = copy.deepcopy(self.generation_config)
             with writing(self.folder):
-                self.loaded.save(self.folder)
+                self.loaded.save(self.folder, weights)
 
 
 class MarkComplete(TrainerCallback):

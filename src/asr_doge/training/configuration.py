@@ -105,6 +105,8 @@ class TrainConfig:
     """Steps between checkpoints; a multiple of eval_steps."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    fsdp: bool = False
+    """Share weights, gradients and optimizer out over the processes (FSDP2), for what one device cannot hold."""
     num_workers: int = 2
     """Processes that read audio; with a feature cache none are needed."""
     seed: int = 0

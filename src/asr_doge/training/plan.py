@@ -83,6 +83,7 @@ def plan_memory(
     batch_size: int,
     *,
     bf16: bool = False,
+    shards: int = 1,
 ) -> MemoryPlan:
     """Predict the memory of training.
 
@@ -91,10 +92,11 @@ def plan_memory(
         batch_of: a batch of so many utterances, all as long as the longest.
         batch_size: utterances that a process reads at once.
         bf16: whether steps run in mixed precision.
+        shards: processes that share weights, gradients and optimizer out (FSDP).
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    gradients = sum(parameter.nbytes for parameter in trained)
+    gradients = sum(parameter.nbytes for parameter in trained) // shards
     was_training = model.training
     model.train()
     devices = [model.device] if model.device.type == "cuda" else []
@@ -103,7 +105,7 @@ def plan_memory(
     model.train(was_training)
     return MemoryPlan(
         parameters=model.count_parameters(),
-        weights=weights,
+        weights=weights // shards,
         gradients=gradients,
         optimizer=_ADAM_STATES * gradients,
         activations=max(round(_BACKWARD * (two - one)), 1),

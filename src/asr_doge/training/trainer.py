@@ -14,17 +14,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.utils import gather_object
+from accelerate import DistributedType, PartialState
+from accelerate.utils import gather_object, save_fsdp_optimizer
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Seq2SeqTrainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.data.batching import LengthBatches, SharedBatches
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import AudioError, TrainingError
+from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
 from asr_doge.training.examples import IDS, UNREADABLE, NamedExamples
@@ -62,7 +69,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        self.trained_model = cast(nn.Module, self.model)
+        self.trained_model = cast(ASRDogeForConditionalGeneration, self.model)
         """The model itself, where several processes may wrap it."""
         self.schedule = schedule
         self.batches = batches
@@ -77,6 +84,42 @@ class SpeechTrainer(Seq2SeqTrainer):
         self._evaluated = torch.zeros(2)
         """Of the evaluation under way: this process's loss, summed over its labels, and their number."""
         self.add_callback(_TellEpoch(self))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As transformers does it, but with FSDP on CPUs too: torch has it there, accelerate knows it on GPUs only."""
+        if self.args.fsdp and self.args.device.type == "cpu":
+            PartialState().distributed_type = DistributedType.MULTI_GPU
+        super().create_accelerator_and_postprocess()
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, whole, where FSDP has shared it out; all processes must ask at once."""
+        state = self.trained_model.state_dict()
+        return {name: _whole(state[name]) for name in sorted(self.trained_model.trained_keys())}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As transformers does it, which with FSDP would gather the frozen weights too."""
+        weights = self.trained_weights()
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As transformers does it, which with FSDP would write the frozen weights too."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(cast(LambdaLR, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """What `save_model` wrote, into weights that FSDP has shared out already."""
+        if not self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        weights: dict[str, Any] = load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(self.trained_model, weights, options=options)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As transformers does it, which has no place for a batch sampler."""
@@ -142,7 +185,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._forget_gradients_of_untrained_parts()
         gradients = [p.grad for p in self.trained_model.parameters() if p.grad is not None]
-        if not torch.isfinite(loss + torch.nn.utils.get_total_norm(gradients)):
+        if not torch.isfinite(loss + _whole(torch.nn.utils.get_total_norm(gradients))):
             named = ", ".join(ids[:NAMED_IDS]) + (f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else "")
             what = "gradient" if torch.isfinite(loss) else "loss"
             raise TrainingError(
@@ -237,6 +280,10 @@ class _TellEpoch(TrainerCallback):
         cast(NamedExamples, self._trainer.train_dataset).set_epoch(epoch)
         if self._trainer.batches is not None:
             self._trainer.batches.set_epoch(epoch)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @contextmanager

@@ -6,6 +6,7 @@ It does not compute features ahead (see `asr_doge.inference.features`) but uses 
 """
 
 import copy
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ import yaml
 from transformers import GenerationConfig, ProgressCallback, Seq2SeqTrainingArguments, set_seed
 from transformers.training_args import ParallelMode
 
-from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.data.atomic_writing import check_writable, write_atomically
 from asr_doge.data.batching import LengthBatches, SharedBatches
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
@@ -42,6 +43,7 @@ from asr_doge.training.resuming import (
     remove_old,
     require_same_model,
     require_same_run,
+    require_same_sharding,
 )
 from asr_doge.training.schedule import Schedule, read_schedule
 from asr_doge.training.sharing import push_to_hub
@@ -99,10 +101,11 @@ def train(config: TrainConfig) -> TrainResult:
         _run_to_the_end(run, config)
     cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
     result = TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
+    weights = trainer.trained_weights()
     if trainer.is_world_process_zero():
         loaded.model.generation_config = run.generation_config
         with writing(result.final_dir):
-            loaded.save(result.final_dir)
+            loaded.save(result.final_dir, weights)
         reached = {"steps": result.steps, "dev_cer": result.dev_cer, "unreadable": len(trainer.unreadable)}
         record = {**run.record, "result": reached}
         write_record(output_dir, record)
@@ -131,19 +134,24 @@ def _prepare(config: TrainConfig) -> _Run:
     _check_flags(config)
     schedule = read_schedule(config)
     output_dir = Path(config.output_dir)
-    checkpoint = None if config.plan else checkpoint_to_resume(config.resume_from, output_dir)
+    checkpoint = None
+    if not config.plan:
+        check_writable(output_dir)
+        checkpoint = checkpoint_to_resume(config.resume_from, output_dir)
     set_seed(config.seed)
     train_set = read_manifest(Path(config.train_manifest or Path(config.data_dir) / "train_manifest.json"))
     dev_set = read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json"))
     data = describe_data({"train": train_set, "dev": dev_set})
     loaded = _assemble(config)
     if checkpoint is not None:
+        require_same_sharding(checkpoint, _uses_fsdp(config))
         require_same_model(checkpoint, loaded.model.config)
         if not config.allow_config_change:
             require_same_run(checkpoint, asdict(config), data, _processes())
     loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
     generation_config = copy.deepcopy(loaded.model.generation_config)
     dev_sample = sample_utterances(dev_set, config.eval_samples)
+    _require_positions(loaded, [*train_set, *dev_sample])
     trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample)
     record = {
         "config": asdict(config),
@@ -153,6 +161,30 @@ def _prepare(config: TrainConfig) -> _Run:
         "resumed_from": checkpoint.name if checkpoint else None,
     }
     return _Run(trainer, show, loaded, checkpoint, record, generation_config)
+
+
+def _require_positions(loaded: LoadedModel, utterances: Sequence[Utterance]) -> None:
+    """Refuse utterances that are longer, with prompt, speech and text, than what the language model has learnt to read.
+
+    Raises:
+        DataError: there are some; the message names the first.
+    """
+    config = loaded.model.config
+    limit = getattr(config.text_config, "max_position_embeddings", None) or math.inf
+    rate = loaded.model.encoder.frame_rate_hz / config.adapter_stack
+    too_long = []
+    for utterance in utterances:
+        before = len(config.prompt_ids or []) + math.ceil(utterance.duration * rate)
+        if before + len(utterance.text.encode()) < limit:  # a token is a byte at least, and counting them takes longer
+            continue
+        needed = before + len(loaded.processor.label_ids(utterance.text))
+        if needed > limit:
+            too_long.append(f"{utterance.id!r}, {needed:,}")
+    if too_long:
+        raise DataError(
+            f"{len(too_long)} of {len(utterances):,} utterances do not fit into the {limit:,} positions of the language"
+            f" model (the first: {too_long[0]}): leave them out of the manifest, or cut them"
+        )
 
 
 _POSITIVE = (
@@ -184,6 +216,8 @@ def _check_flags(config: TrainConfig) -> None:
             f"--batch_size {config.batch_size} cannot be cut into {shares} equal parts ({_processes()} processes ×"
             f" --gradient_accumulation_steps {config.gradient_accumulation_steps}): give a multiple of {shares}"
         )
+    if _uses_fsdp(config) and _processes() == 1:
+        raise ConfigError("--fsdp shares weights out over several processes: start them by torchrun, or leave it out")
     if _uses_wandb(config) and find_spec("wandb") is None:
         raise ConfigError("--wandb_project needs the package wandb: pip install 'asr-doge[wandb]', or give --no_wandb")
 
@@ -273,6 +307,10 @@ def _say(line: str, file: TextIO | None = None) -> None:
         print(line, file=file)
 
 
+def _uses_fsdp(config: TrainConfig) -> bool:
+    return config.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"  # as `accelerate launch --use_fsdp` says it
+
+
 def _device(config: TrainConfig) -> torch.device:
     """The device of this process: the one asked for, or its own among several of the kind."""
     device = find_device(config.device)
@@ -331,7 +369,6 @@ def _trainer(
         compute_metrics=evaluation,
         callbacks=[
             LimitedPatience(config.patience, schedule.epochs_before_last),
-            KeepBest(loaded, copy.deepcopy(loaded.model.generation_config), output_dir / "best"),
             MarkComplete(KEPT_CHECKPOINTS),
         ],
         schedule=schedule,
@@ -342,6 +379,7 @@ def _trainer(
         max_unreadable=config.max_unreadable,
     )
     show = Show(evaluation, output_dir)
+    trainer.add_callback(KeepBest(trainer, loaded, copy.deepcopy(loaded.model.generation_config), output_dir / "best"))
     trainer.add_callback(show)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress(trainer))
@@ -358,6 +396,7 @@ def _plan(run: _Run, config: TrainConfig) -> MemoryPlan:
         longest_batch(examples, config.max_unreadable),
         at_once,
         bf16=run.trainer.args.bf16,
+        shards=_processes() if _uses_fsdp(config) else 1,
     )
 
 
@@ -428,6 +467,7 @@ def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Pat
         label_names=["labels"],
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
         use_cpu=device.type == "cpu",
+        fsdp=_uses_fsdp(config),  # type: ignore[arg-type]  # whose strings are on their way out
         ddp_backend="gloo" if device.type == "cpu" and _processes() > 1 else None,
         ddp_find_unused_parameters=False,
         seed=config.seed,
