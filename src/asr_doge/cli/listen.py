@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from asr_doge.cli.console import quiet_libraries
 from asr_doge.cli.live import print_live
+from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import AudioError, ConfigError
 from asr_doge.inference.configuration import ListenConfig
-from asr_doge.inference.output import parse_formats
+from asr_doge.inference.output import TIMED_FORMATS, parse_formats
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import load_model
 
@@ -26,7 +27,8 @@ def run(config: ListenConfig) -> int:
         raise ConfigError(f"--format {config.format}: listen prints one format")
     sounddevice = _sounddevice()
     quiet_libraries()
-    transcriber = Transcriber(load_model(config.model, device=config.device))
+    decoding = DecodingConfig(timestamps="auto" if formats[0] in TIMED_FORMATS else None)
+    transcriber = Transcriber(load_model(config.model, device=config.device), decoding=decoding)
     blocks = microphone_blocks(sounddevice, config.microphone, transcriber.sampling_rate)
     return print_live(blocks, transcriber, formats[0], config.model, path=None)
 
