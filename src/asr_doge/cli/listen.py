@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from asr_doge.cli.console import note_language, quiet_libraries
 from asr_doge.cli.live import print_live
+from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import AudioError, ConfigError
 from asr_doge.inference.configuration import ListenConfig
-from asr_doge.inference.output import parse_formats
+from asr_doge.inference.output import TIMED_FORMATS, parse_formats
 from asr_doge.inference.transcription import load
 
 BLOCK_SECONDS = 0.1
@@ -25,7 +26,8 @@ def run(config: ListenConfig) -> int:
         raise ConfigError(f"--format {config.format}: listen prints one format")
     sounddevice = _sounddevice()
     quiet_libraries()
-    transcriber = load(config.model, config.device, language=config.language)
+    decoding = DecodingConfig(timestamps="auto" if formats[0] in TIMED_FORMATS else None)
+    transcriber = load(config.model, config.device, decoding, language=config.language)
     note_language(transcriber, config.model)
     blocks = microphone_blocks(sounddevice, config.microphone, transcriber.sampling_rate)
     return print_live(blocks, transcriber, formats[0], config.model, path=None)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from asr_doge.cli.live import print_live
 from asr_doge.errors import AudioError, ConfigError
 from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.output import (
+    TIMED_FORMATS,
     TSV_HEADER,
     OutputFolder,
     Result,
@@ -34,6 +36,8 @@ ONE_RECORDING_FORMATS = ("srt", "vtt", "textgrid")
 def run(config: TranscribeConfig) -> int:
     """Run the verb; returns 2 if a recording could not be transcribed."""
     formats = _check(config)
+    if config.timestamps is None and TIMED_FORMATS.intersection(formats):
+        config = replace(config, timestamps="auto")
     if config.stream:
         return _stream(config, formats[0])
     sources, names = _expand(config.files)

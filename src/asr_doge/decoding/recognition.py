@@ -83,9 +83,11 @@ class Recognizer:
     def __init__(self, loaded: LoadedModel | LoadedEncoder, config: DecodingConfig) -> None:
         config.check()
         self.loaded = loaded
-        self.config = config
         self.hearing = loaded if isinstance(loaded, LoadedEncoder) else loaded.hearing
         self.encoder = self.hearing.encoder
+        if config.timestamps == "auto":
+            config = replace(config, timestamps="word" if self.encoder.has_ctc else "none")
+        self.config = config
         self.decoder = build_decoder(config, loaded)
         self.hotwords = read_hotwords(config.hotwords) if config.hotwords else []
         if not self.encoder.has_ctc:
@@ -196,7 +198,7 @@ class Recognizer:
             guards += ["loop"] if len(kept) < len(words) else []
         text = best.text if len(kept) == len(words) else " ".join(words[number] for number in kept)
         timed: tuple[RecognizedWord, ...] = ()
-        if self.config.timestamps != "none" and posteriors is not None and kept:
+        if self.config.timestamps in ("segment", "word") and posteriors is not None and kept:
             certainty = self._word_log_probs(best, len(words))
             certainty = [certainty[number] for number in kept]
             timed = self._time([words[number] for number in kept], certainty, posteriors, waveform)
