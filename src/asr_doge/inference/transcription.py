@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asr_doge.audio.reading import prepare_waveform, read_blocks
+from asr_doge.audio.voice_activity import has_voice
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError
@@ -224,7 +225,7 @@ class Transcriber:
 
     def recognize_pieces(self, pieces: Sequence[Piece]) -> list[Recognition]:
         """What was said in each piece of one batch; in files and streams alike."""
-        return self.recognizer.recognize([piece.samples for piece in pieces], [piece.is_voiced for piece in pieces])
+        return self.recognizer.recognize([piece.samples for piece in pieces], has_voice)
 
 
 def load(
