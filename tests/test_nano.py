@@ -11,11 +11,21 @@ import torch
 from transformers import pipeline
 
 import asr_doge
-from asr_doge.audio import SAMPLE_RATE
+from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.data.configuration import ProcessConfig
-from asr_doge.data.digits import DigitClip, read_fsdd, recorded_clips, split_voices, synthesized_clips, write_clips
+from asr_doge.data.digits import (
+    DIGIT_WORDS,
+    DigitClip,
+    read_fsdd,
+    recorded_clips,
+    split_voices,
+    synthesized_clips,
+    write_clips,
+)
 from asr_doge.data.manifest import read_manifest
 from asr_doge.data.processing import process_corpus
+from asr_doge.decoding import DecodingConfig
+from asr_doge.decoding.recognition import Recognizer
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
 from asr_doge.inference.transcription import Transcriber
@@ -121,14 +131,52 @@ def test_pipeline_and_front_door_give_the_transcribers_text(
     assert recognized["text"].strip() == result.text
 
 
-def test_a_string_of_half_a_minute_and_more_is_heard_in_pieces(nano: LoadedModel) -> None:
-    """Equality 7: what is said in one long recording is what is said in its parts."""
-    clips = list(synthesized_clips(14, split_voices().unseen, seed=12))
-    pause = np.zeros(SAMPLE_RATE, dtype=np.float32)
-    long = np.concatenate(list(chain.from_iterable((clip.waveform, pause) for clip in clips)))
-    assert len(long) > 40 * SAMPLE_RATE
-    reference = " ".join(chain.from_iterable(clip.digits for clip in clips))
-    assert score([reference], texts(nano, [long], 8)).wer < 0.3
+def spoken_words(voice: str) -> dict[str, list[np.ndarray[tuple[int], np.dtype[np.float32]]]]:
+    """Each digit word by itself, without silence around it."""
+    words = {}
+    for word in DIGIT_WORDS:
+        spoken = synthesize(word, Voice(voice))
+        loud = np.flatnonzero(np.abs(spoken) > 0.01)
+        words[word] = [spoken[loud[0] : loud[-1] + 1]]
+    return words
+
+
+def test_a_long_recording_says_what_its_parts_say(nano: LoadedModel) -> None:
+    """Equality 7: cut wherever somebody pauses, minutes of strings have the words of the strings read whole."""
+    recordings = {voice: spoken_words(voice) for voice in ("en-us", "en-gb", "en-gb-x-rp")}
+    strings = [clip for seed in range(3) for clip in recorded_clips(6, recordings, seed)]
+    rng = np.random.default_rng(0)
+    parts = [(clip.waveform, np.zeros(int(rng.uniform(0.1, 0.6) * SAMPLE_RATE), np.float32)) for clip in strings]
+    long = np.concatenate(list(chain.from_iterable(parts)))
+    assert len(long) > 150 * SAMPLE_RATE
+    references = [" ".join(clip.digits) for clip in strings]
+    whole = Recognizer(nano, DecodingConfig()).recognize([clip.waveform for clip in strings])
+    whole_wer = score(references, [recognition.text for recognition in whole]).wer
+    assert whole_wer < 0.05
+    assert score([" ".join(references)], texts(nano, [long], 8)).wer == pytest.approx(whole_wer, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["melody", "drums", "swelling noise"])
+def test_where_nobody_speaks_however_lively_it_writes_nothing(nano: LoadedModel, name: str) -> None:
+    time = np.arange(8 * SAMPLE_RATE) / SAMPLE_RATE
+    noise = np.random.default_rng(0).standard_normal(len(time))
+    notes = 262 * 2 ** (np.random.default_rng(0).integers(0, 13, 16) / 12)
+    sound = {
+        "melody": np.sin(2 * np.pi * np.cumsum(notes.repeat(SAMPLE_RATE // 2)) / SAMPLE_RATE)
+        * np.exp(-4 * (time % 0.5)),
+        "drums": noise * np.exp(-30 * (time % 0.25)),
+        "swelling noise": 0.3 * noise * (1 + np.sin(4 * np.pi * time)),
+    }[name]
+    waveform = (0.3 * sound).astype(np.float32)
+    assert texts(nano, [waveform], 1) == [""]
+    free = Transcriber(nano, decoding=DecodingConfig(guard_silence=False)).transcribe(waveform)
+    assert free.text  # or there would be nothing to guard
+
+
+def test_a_short_soft_word_is_not_taken_for_silence(nano: LoadedModel) -> None:
+    for word, (spoken,) in spoken_words("en-us").items():
+        result = Transcriber(nano).transcribe(spoken * np.float32(0.05))
+        assert result.guards == (), word
 
 
 def test_an_adapter_learns_on_its_frozen_parts(tmp_path: Path) -> None:

@@ -501,6 +501,26 @@ def test_an_unreachable_hub_is_one_line(recordings: Path, tmp_path: Path) -> Non
         assert line.startswith("error: model 'acme/asr' is neither on this machine nor to be had from the hub")
 
 
+def test_a_dataset_of_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
+    """And not one for each try of the libraries."""
+    pytest.importorskip("datasets", reason="needs asr-doge[datasets]")
+    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "127.0.0.1"}
+    finished = run_process("download", "hub:acme/speech", "--output_dir", tmp_path / "data", **nobody)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("error: hub:acme/speech cannot be had: ")
+
+
+def test_loading_from_python_prints_nothing_and_sets_nothing() -> None:
+    """What else the process loads with transformers keeps its progress bars."""
+    program = (
+        "import asr_doge; asr_doge.load(device='cpu');"
+        "from transformers.utils import logging; print(logging.is_progress_bar_enabled(), logging.set_tqdm_hook(None))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
+    assert (finished.stdout, finished.stderr) == ("True None\n", "")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no named pipes in folders")
 def test_an_interrupt_is_code_130_and_leaves_a_whole_document(model: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.wav"

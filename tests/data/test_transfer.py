@@ -131,6 +131,14 @@ def test_nobody_there_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_without_a_network_every_address_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names ending in .invalid are never found; waiting for them would be of no use."""
+    monkeypatch.setattr(transfer, "_FIRST_PAUSE_SECONDS", 1000.0)
+    addresses = [f"http://{host}.invalid/a.tar.gz" for host in ("one", "two")]
+    with pytest.raises(DataError, match=r"a cannot be fetched .one.invalid cannot be found, two.invalid .*network"):
+        fetch(addresses, tmp_path / "a", None, None, timeout=5)
+
+
 def test_a_file_that_is_there_is_checked_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(CONTENT)
     behaviour = Behaviour(CONTENT)

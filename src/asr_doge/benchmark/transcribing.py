@@ -56,7 +56,7 @@ def transcribe_and_score(
 
 def with_bar(items: Sequence[Item], title: str) -> Iterable[Item]:
     """The items, with a progress bar on stderr."""
-    bar: Iterable[Item] = tqdm(items, desc=title, unit="utt", dynamic_ncols=True)
+    bar: Iterable[Item] = tqdm(items, desc=title, unit="utt", dynamic_ncols=True, disable=None)
     return bar
 
 

@@ -109,7 +109,8 @@ def _synthesize(corpus: Path, config: DemoConfig) -> None:
         (("train", config.train_utterances, train_voices), ("dev", few, dev_voices), ("test", few, test_voices))
     ):
         clips = synthesized_clips(count, names, seed=3 * config.seed + number)
-        write_clips(corpus, split, tqdm(clips, total=count, desc=f"speaking {split}", unit="utt", dynamic_ncols=True))
+        bar = tqdm(clips, total=count, desc=f"speaking {split}", unit="utt", dynamic_ncols=True, disable=None)
+        write_clips(corpus, split, bar)
 
 
 def _measure(verb: str, arguments: Sequence[str]) -> BenchmarkResult:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from huggingface_hub import HfApi
 from tqdm import tqdm
 
 from asr_doge.data.atomic_writing import write_atomically
@@ -19,6 +20,8 @@ from asr_doge.data.transfer import PART_SUFFIX
 from asr_doge.errors import ConfigError, DataError
 
 HUB_PREFIX = "hub:"
+PATIENCE_SECONDS = 10.0
+"""How long the hub may take to answer at all."""
 
 _TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_text", "raw_text")
 _ID_COLUMNS = ("id", "utterance_id", "segment_id")
@@ -33,8 +36,10 @@ def hub_splits(dataset: str, subset: str | None) -> list[str]:
         ConfigError: the `datasets` extra is not installed.
         DataError: no such dataset, or it is out of reach.
     """
+    datasets = _library()
+    _check_reachable(dataset)
     try:
-        names: list[str] = _library().get_dataset_split_names(dataset, subset)
+        names: list[str] = datasets.get_dataset_split_names(dataset, subset)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreachable(dataset, error) from error
     return names
@@ -50,6 +55,8 @@ def fetch_hub_split(dataset: str, split: str, folder: Path, config: DownloadConf
     manifest = folder / f"{split}.jsonl"
     if manifest.exists():
         return False
+    _library()
+    _check_reachable(dataset)
     part = manifest.with_name(manifest.name + PART_SUFFIX)
     lines = _whole_lines(part)
     try:
@@ -75,6 +82,20 @@ def _library() -> Any:
     except ImportError:
         raise ConfigError("hub: needs Hugging Face datasets: pip install 'asr-doge[datasets]'") from None
     return datasets
+
+
+def _check_reachable(dataset: str) -> None:
+    """Ask the hub for a dataset once: without an answer, the libraries would try for minutes and tell every try.
+
+    Raises:
+        DataError: the hub does not answer, or knows no such dataset.
+    """
+    if Path(dataset).is_dir():
+        return
+    try:
+        HfApi().dataset_info(dataset, timeout=PATIENCE_SECONDS)
+    except Exception as error:  # of the hub's HTTP library too, which differs by its version
+        raise _unreachable(dataset, error) from error
 
 
 def _stream(

@@ -10,12 +10,14 @@ urllib does the HTTP: resuming and judging are what matters here, and no library
 import errno
 import hashlib
 import re
+import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
@@ -32,6 +34,10 @@ _FIRST_PAUSE_SECONDS = 0.5  # doubled after each such attempt
 
 class _MirrorError(Exception):
     """An address that does not have the file, or has another one."""
+
+
+class _UnknownHostError(_MirrorError):
+    """An address whose host cannot be found, as without a network."""
 
 
 def fetch(urls: Sequence[str], target: Path, size: int | None, md5: str | None, timeout: float) -> None:
@@ -52,7 +58,8 @@ def fetch(urls: Sequence[str], target: Path, size: int | None, md5: str | None, 
             raise DataError(f"{target} is not the file that its publisher describes ({fault}): remove it and run again")
         return
     part = target.with_name(target.name + PART_SUFFIX)
-    faults = []
+    faults: list[str] = []
+    unknown: list[str] = []
     # What an earlier run left may itself be bad, which only the checksum of the whole tells: then begin anew.
     for url in (*urls, *urls) if part.exists() else urls:
         try:
@@ -61,17 +68,22 @@ def fetch(urls: Sequence[str], target: Path, size: int | None, md5: str | None, 
                 part.unlink()
                 raise _MirrorError(fault)
         except _MirrorError as error:
+            unknown += [str(error)] * isinstance(error, _UnknownHostError)
             faults.append(f"{url}: {error}")
             continue
         part.replace(target)
         return
+    if len(unknown) == len(faults):
+        hosts = ", ".join(dict.fromkeys(unknown))
+        raise DataError(f"{target.name} cannot be fetched ({hosts}): check the network and run again")
     found = "; ".join(dict.fromkeys(faults))
     raise DataError(f"{target.name} cannot be fetched ({found}): run again, or name another address with --mirror")
 
 
 def _fetch_from(url: str, part: Path, size: int | None, timeout: float) -> None:
     """Bring `part` to its end from one address."""
-    fruitless, furthest = 0, _size(part)
+    fruitless, held = 0, _size(part)
+    furthest = held
     with tqdm(
         total=size,
         initial=_size(part),
@@ -81,7 +93,12 @@ def _fetch_from(url: str, part: Path, size: int | None, timeout: float) -> None:
         disable=None,  # no bar where standard error is no terminal
     ) as bar:
         while True:
-            problem = _receive(url, part, size, timeout, bar)
+            try:
+                problem = _receive(url, part, size, timeout, bar)
+            except _UnknownHostError as error:
+                if furthest == held:  # else the network was there a moment ago, and may come back
+                    raise
+                problem = str(error)
             if problem is None:
                 return
             fruitless = 0 if _size(part) > furthest else fruitless + 1
@@ -118,6 +135,8 @@ def _receive(url: str, part: Path, size: int | None, timeout: float, bar: "tqdm[
         raise _MirrorError(str(error)) from None
     except (OSError, HTTPException) as error:
         cause = getattr(error, "reason", error)  # urllib wraps what goes wrong while connecting
+        if isinstance(cause, socket.gaierror):
+            raise _UnknownHostError(f"{urlsplit(url).hostname} cannot be found") from None
         return f"no byte for {timeout:g} s" if isinstance(cause, TimeoutError) else str(cause) or type(cause).__name__
     whole = promised if size is None else size
     if whole is None or _size(part) >= whole:

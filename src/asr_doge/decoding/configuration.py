@@ -40,7 +40,8 @@ class DecodingConfig:
     """How far from the best path a hotword may be and still count as heard, in nats a letter; more finds more of them,
     and more that were not said."""
     guard_silence: bool = True
-    """Write nothing where nobody speaks: silence, steady noise and tones, or nothing in the CTC head's posteriors."""
+    """Write nothing where nobody speaks: in silence, steady noise and tones, where the CTC head hears no letter, and
+    where it is unsure of its letters, or missing, and the voice activity detector hears no voice."""
     guard_length: bool = True
     """Stop a text that grows far longer than the encoder's draft of it."""
     guard_loops: bool = True

@@ -1,10 +1,11 @@
 """Guards: what keeps a language model from writing what nobody said.
 
-Promises: each guard is one function without state, and says whether it acted; none of them changes a text of speech
-that the CTC head hears well.
+Promises: each guard is one function without state, and says whether it acted. Speech in which the CTC head is sure of
+its letters keeps its text, unless its level is that of a steady noise.
+It does not listen for voices itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -21,10 +22,10 @@ STEADY_DECIBELS = 3.0
 """Noise and tones keep their level within this; speech, with its pauses and consonants, does not, even in noise."""
 STEADY_SECONDS = 0.5
 """Shorter clips are not judged by their steadiness: a vowel may be as long."""
-SURE_POSTERIOR, SURE_LETTER = 0.8, 0.9
-"""Mean posterior of the letters of the CTC text, and of a single letter, below which sound without a voice is none.
+SURE_POSTERIOR, SURE_LETTER = 0.9, 0.95
+"""Mean posterior of the letters of the CTC text, and of a single letter, from which they count though nobody is heard.
 
-Of short words that were said, nano's head is often less sure than of beeps: only the voice tells them apart."""
+Of short words nano's head is often less sure than of beeps and drums: the voice tells them apart."""
 
 LONGEST_PHRASE = 8
 LOOP_REPEATS, LOOP_REPEATS_WITHOUT_DRAFT = 4, 8
@@ -45,15 +46,22 @@ def is_quiet_or_steady(waveform: NDArray[np.float32], sampling_rate: int) -> boo
     return bool(high - low < STEADY_DECIBELS)
 
 
-def hears_no_speech(log_posteriors: NDArray[np.float32], is_voiced: bool) -> bool:
-    """Whether the CTC head is blank through a clip `[T, V]`; or, where no voice is heard, unsure of its letters."""
+def hears_no_speech(log_posteriors: NDArray[np.float32] | None, has_voice: Callable[[], bool]) -> bool:
+    """Whether the CTC head is blank through a clip; or it is unsure of its letters, or missing, and nobody speaks.
+
+    Args:
+        log_posteriors: `[T, V]`, of the head; None without one.
+        has_voice: whether somebody speaks in the clip; only asked in doubt, since listening takes time.
+    """
+    if log_posteriors is None:
+        return not has_voice()
     best = log_posteriors.argmax(axis=1)
     spoken = best != BLANK
-    if is_voiced or not spoken.any():
-        return not spoken.any()
+    if not spoken.any():
+        return True
     letters = np.count_nonzero(spoken & (best != np.concatenate([[BLANK], best[:-1]])))
     sureness = float(np.exp(log_posteriors.max(axis=1)[spoken].mean()))
-    return sureness < (SURE_LETTER if letters == 1 else SURE_POSTERIOR)
+    return sureness < (SURE_LETTER if letters == 1 else SURE_POSTERIOR) and not has_voice()
 
 
 def without_loops(words: Sequence[str], draft: Sequence[str] | None) -> list[int]:

@@ -5,8 +5,9 @@ on its batch; what a guard did is named in its recognition.
 It does not read files, cut recordings or know formats.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -99,14 +100,15 @@ class Recognizer:
     def recognize(
         self,
         waveforms: Sequence[Waveform],
-        voiced: Sequence[bool] | None = None,
+        has_voice: Callable[[Waveform], bool] | None = None,
         languages: Sequence[str | None] | None = None,
     ) -> list[Recognition]:
         """What was said in each clip of a batch.
 
         Args:
             waveforms: `[samples]` each, at the encoder's sampling rate.
-            voiced: whether a voice is heard in each, by a detector that knows no words; default, in all.
+            has_voice: whether somebody speaks in a clip, by a detector that knows no words, for the guard of silence
+                to ask; default, in all.
             languages: spoken in each; None where it is not known.
         """
         results = [Recognition(guards=("silence",))] * len(waveforms)
@@ -118,9 +120,12 @@ class Recognizer:
         speech = self.hearing.encode([waveforms[i] for i in heard_of], self.encoder.has_ctc)
         posteriors = self._posteriors(speech)
         spoken = list(range(len(heard_of)))
-        if posteriors is not None and guarded:
-            heard = [voiced is None or voiced[i] for i in heard_of]
-            spoken = [row for row in spoken if not hears_no_speech(posteriors[row], heard[row])]
+        if guarded:
+            listen = has_voice or (lambda clip: True)
+            letters = posteriors if posteriors is not None else [None] * len(spoken)
+            spoken = [
+                row for row in spoken if not hears_no_speech(letters[row], partial(listen, waveforms[heard_of[row]]))
+            ]
         if not spoken:
             return results
         speech = _rows(speech, spoken)

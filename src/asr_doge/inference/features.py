@@ -250,7 +250,13 @@ class _Run:
         queue = [(number, batch) for number, batches in work.shards.items() for batch in batches]
         with (
             ThreadPoolExecutor(self._threads) as pool,
-            tqdm(total=sum(len(batch) for _, batch in queue), desc="features", unit="utt", dynamic_ncols=True) as bar,
+            tqdm(
+                total=sum(len(batch) for _, batch in queue),
+                desc="features",
+                unit="utt",
+                dynamic_ncols=True,
+                disable=None,
+            ) as bar,
         ):
             read = self._read_ahead(pool, [batch for _, batch in queue])
             for number, batches in work.shards.items():

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.resampling import SAMPLE_RATE
-from asr_doge.audio.voice_activity import FRAME_SAMPLES, Activity, VoiceActivityDetector
+from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 from asr_doge.inference.results import Segment
 
 PAUSE_SECONDS = 1.0
@@ -43,7 +43,6 @@ class Piece:
         samples: `[samples]`, at 16 kHz.
         start: where it begins in the recording, in seconds.
         speech: first and last moment of what may be speech, in seconds of the recording; None if there is none.
-        is_voiced: whether the voice activity detector hears a voice, and not just sound.
         overlaps_next: whether its end is the start of the next piece too.
         is_gap: whether it is a silence, or other sound, between or beside the speech of a recording. A recording that
             is one piece is none, for the detector may have missed the speech in it.
@@ -52,7 +51,6 @@ class Piece:
     samples: NDArray[np.float32]
     start: float
     speech: tuple[float, float] | None
-    is_voiced: bool = True
     overlaps_next: bool = False
     is_gap: bool = False
 
@@ -75,7 +73,6 @@ class Segmenter:
         self._open = np.zeros(0, dtype=np.float32)
         self._frames = 0  # whole ones in the open piece
         self._spoken: list[int] = []  # which of them may hold speech
-        self._voiced: list[int] = []  # and in which a voice is heard
         self._frames_before = 0  # in the recording
 
     @property
@@ -89,9 +86,8 @@ class Segmenter:
         for start in range(0, len(samples), _BLOCK_SAMPLES):  # little at a time, for every cut copies what is left
             block = samples[start : start + _BLOCK_SAMPLES]
             self._open = np.concatenate([self._open, block])
-            for activity in self._detector.feed(block):
-                self._spoken += [self._frames] * (activity > Activity.NOTHING)
-                self._voiced += [self._frames] * (activity == Activity.VOICE)
+            for may_be_speech in self._detector.feed(block):
+                self._spoken += [self._frames] * may_be_speech
                 self._frames += 1
                 piece = self._cut()
                 if piece is not None:
@@ -146,7 +142,6 @@ class Segmenter:
         kept = frames - overlap
         self._open = self._open[kept * FRAME_SAMPLES :].copy()
         self._spoken = [index - kept for index in self._spoken if index >= kept]
-        self._voiced = [index - kept for index in self._voiced if index >= kept]
         self._frames -= kept
         self._frames_before += kept
         return piece
@@ -156,8 +151,7 @@ class Segmenter:
         before = self._frames_before
         spoken = [index for index in self._spoken if index * FRAME_SAMPLES < samples]
         speech = (_seconds(before + spoken[0]), _seconds(before + spoken[-1] + 1)) if spoken else None
-        is_voiced = any(index * FRAME_SAMPLES < samples for index in self._voiced)
-        return Piece(self._open[:samples], _seconds(before), speech, is_voiced)
+        return Piece(self._open[:samples], _seconds(before), speech)
 
 
 def pieces_of(blocks: Iterable[NDArray[np.float32]], max_seconds: float = 30.0) -> Iterator[Piece]:

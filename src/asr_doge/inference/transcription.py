@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asr_doge.audio.reading import check_long_enough, prepare_waveform, read_blocks
+from asr_doge.audio.voice_activity import has_voice
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError
@@ -238,9 +239,7 @@ class Transcriber:
     ) -> list[Recognition]:
         """What was said in each piece of one batch, of files and streams; default, in the transcriber's language."""
         return self.recognizer.recognize(
-            [piece.samples for piece in pieces],
-            [piece.is_voiced for piece in pieces],
-            languages or [self.language] * len(pieces),
+            [piece.samples for piece in pieces], has_voice, languages or [self.language] * len(pieces)
         )
 
 

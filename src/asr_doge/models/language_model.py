@@ -6,13 +6,15 @@ It does not know about speech.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, check_keys, first_line, listed, load_weights
@@ -30,6 +32,9 @@ LEGACY_DOGE_KEYS = {
 """Names that SmallDoge's checkpoints used before transformers took the model in, and today's."""
 
 ATTENTION = "sdpa"
+
+BAR_AFTER_SECONDS = 3
+"""Loading that takes longer shows how far it is."""
 
 
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -80,18 +85,19 @@ def load_language_model(reference: Reference, config: PreTrainedConfig, dtype: t
         CheckpointError: a weight is missing or unexpected (the message names it), or a file is.
     """
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            reference.location,
-            revision=reference.revision,
-            config=config,
-            dtype=dtype,
-            attn_implementation=ATTENTION,
-            key_mapping=LEGACY_DOGE_KEYS if config.model_type == "doge" else None,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # reported instead, below, with their names
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+        with _late_bars():
+            loaded = AutoModelForCausalLM.from_pretrained(
+                reference.location,
+                revision=reference.revision,
+                config=config,
+                dtype=dtype,
+                attn_implementation=ATTENTION,
+                key_mapping=LEGACY_DOGE_KEYS if config.model_type == "doge" else None,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # reported instead, below, with their names
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"language model '{reference.name}' cannot be loaded: {first_line(error)}") from error
     # `output_loading_info` makes it a pair, which its annotation does not say.
@@ -102,6 +108,21 @@ def load_language_model(reference: Reference, config: PreTrainedConfig, dtype: t
         raise CheckpointError(f"{source}: weights of another shape than the configuration says: {listed(names)}")
     check_keys(report["missing_keys"], report["unexpected_keys"], source)
     return model
+
+
+@contextmanager
+def _late_bars() -> Iterator[None]:
+    """Transformers' progress bars wait for `BAR_AFTER_SECONDS`; what else the process loads keeps its settings."""
+
+    def delayed(bar: Callable[..., Any], positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        named = {"delay": BAR_AFTER_SECONDS} | named
+        return before(bar, positional, named) if before is not None else bar(*positional, **named)
+
+    before = logging.set_tqdm_hook(delayed)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
 
 
 def rename_language_model_key(key: str) -> str:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from tqdm import tqdm
 from transformers import (
     EarlyStoppingCallback,
     GenerationConfig,
@@ -175,7 +176,7 @@ class Show(TrainerCallback):
 
 
 class Progress(ProgressCallback):
-    """One bar with loss, learning rate and seconds of audio a second; a line for each evaluation."""
+    """One bar with loss, learning rate and seconds of audio a second, on terminals; a line for each evaluation."""
 
     def __init__(self, trainer: SpeechTrainer) -> None:
         super().__init__()
@@ -184,12 +185,24 @@ class Progress(ProgressCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Open the bar, where a resumed run left off."""
-        super().on_train_begin(args, state, control)
-        if self.training_bar is not None:
-            self.training_bar.set_description("training")
-            self.training_bar.unit = "step"
-            self.training_bar.initial = self.training_bar.n = self.current_step = state.global_step
+        self.current_step = state.global_step
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc="training",
+                unit="step",
+                dynamic_ncols=True,
+                disable=None,  # no bar where standard error is no terminal
+            )
         self._start = time.perf_counter()
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **options: Any
+    ) -> None:
+        """Show how far an evaluation is, beneath the bar of training."""
+        if self.training_bar is not None and not self.training_bar.disable:
+            super().on_prediction_step(args, state, control, **options)
 
     def on_log(
         self,
