@@ -11,7 +11,6 @@ It does not know accuracy, nor the published sizes (see bench/speed.py).
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import torch
 from matplotlib import pyplot
 
 from asr_doge.audio import SAMPLE_RATE
+from asr_doge.benchmark.about import describe_machine
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.digits import read_fsdd, recorded_clips
 from asr_doge.inference.transcription import Transcriber
@@ -142,9 +142,7 @@ def main() -> int:
         parser.error("--digits_dir is needed")
     report: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "machine": describe_machine(torch.device("cpu")),
     }
     results: dict[str, list[Point]] = {}
     with tempfile.TemporaryDirectory() as folder:

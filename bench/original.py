@@ -12,7 +12,6 @@ It does not know accuracy: random weights have none. `bench/throughput.py` compa
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -37,6 +36,7 @@ from transformers import (
 )
 
 from asr_doge.audio.log_mel import log_mel_features
+from asr_doge.benchmark.about import describe_machine
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration
 from asr_doge.models.configuration_asr_doge import published_encoder_config, published_text_config
@@ -128,20 +128,11 @@ def granite_config(small: bool) -> GraniteSpeechConfig:
 
 def doge_config(small: bool) -> DogeConfig:
     """Doge-320M, or a tiny one."""
-    if not small:
-        return published_text_config()
-    return DogeConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
+    config = published_text_config()
+    if small:
+        config.update({"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2})
+        config.update({"num_attention_heads": 4, "num_key_value_heads": 2})
+    return config
 
 
 def randomize(model: nn.Module, seed: int = 0) -> None:
@@ -208,9 +199,7 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
     ours = measure("asr_doge", options.small, options.seconds, options.tokens, options.runs)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "machine": describe_machine(torch.device("cpu")),
         "sizes": "small" if options.small else "published",
         "audio_seconds": options.seconds,
         "tokens": options.tokens,

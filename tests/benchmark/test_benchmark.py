@@ -273,6 +273,26 @@ def test_another_checkpoint_starts_anew(checkpoint: Path, corpus: Path, tmp_path
     assert all(len(short.raw_hypothesis) < len(long.raw_hypothesis) for short, long in zip(second, first, strict=True))
 
 
+def test_hotwords_count_by_their_words_and_not_by_their_file(
+    checkpoint: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = corpus.parent / "words.txt"
+
+    def goes_on(text: str) -> bool:
+        words.write_text(text)
+        benchmark = benchmark_of(checkpoint, corpus, hotwords=str(words))
+        benchmark.transcribe_samples(benchmark.load_samples()[:2])
+        return "finished already" in capsys.readouterr().err
+
+    assert [goes_on(text) for text in ("fox\n", "# animals\nfox\n", "dog\n")] == [False, True, False]
+    parts = []
+    for index, name in ((1, "fox"), (2, "dog")):
+        words.write_text(name)
+        parts.append(benchmark_of(checkpoint, corpus, hotwords=str(words), shard=f"{index}/2").run_full_benchmark())
+    with pytest.raises(DataError, match="they differ in the model's weights, prompt or hotwords"):
+        merge_reports([part.report_path for part in parts], corpus.parent / "merged")
+
+
 def test_shards_joined_are_the_whole(checkpoint: Path, corpus: Path) -> None:
     whole = benchmark_of(checkpoint, corpus).run_full_benchmark()
     parts = [benchmark_of(checkpoint, corpus, shard=f"{index}/4").run_full_benchmark() for index in (1, 2, 3, 4)]

@@ -37,6 +37,7 @@ from asr_doge.benchmark.transcribing import Outcome, transcribe_and_score, with_
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
+from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.transcription import Spoken, Transcriber
 from asr_doge.models import LoadedModel, load_model
@@ -173,9 +174,9 @@ class ASRDogeBenchmark:
         if peer is not None:
             recogniser = f"{peer.name} {peer.version}"
         else:
-            weights = fingerprint(self.transcriber.loaded, self.config.checkpoint_dir)
-            decoding = {field.name: getattr(self.config, field.name) for field in fields(DecodingConfig)}
-            recogniser = f"{weights} {self.config.quantization} {decoding}"
+            names = [field.name for field in fields(DecodingConfig) if field.name != "hotwords"]
+            decoding = {name: getattr(self.config, name) for name in names}
+            recogniser = f"{self._fingerprint()} {self.config.quantization} {decoding}"
         return Progress(Path(self.config.output_dir), recogniser, str(self.shard))
 
     def _transcribe(self, samples: Sequence[Utterance], progress: Progress) -> tuple[list[SampleResult], Throughput]:
@@ -229,16 +230,20 @@ class ASRDogeBenchmark:
     def _runs(self) -> tuple[int, int]:
         return self.config.num_speed_runs, self.config.num_warmup_runs
 
+    def _fingerprint(self) -> str:
+        """Of model and hotwords: by their words, since their file may be edited."""
+        hotwords = read_hotwords(self.config.hotwords) if self.config.hotwords else ()
+        return fingerprint(self.transcriber.loaded, self.config.checkpoint_dir, hotwords)
+
     def _about(self) -> dict[str, Any]:
         """What was measured, where and when."""
         loaded = self.transcriber.loaded
         counts = loaded.model.count_parameters()
-        weights = fingerprint(loaded, self.config.checkpoint_dir)
         return {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "config": asdict(self.config),
             "machine": describe_machine(loaded.model.device),
-            "model": describe_model(loaded) | {"fingerprint": weights},
+            "model": describe_model(loaded) | {"fingerprint": self._fingerprint()},
             "parameters": asdict(counts) | {"total": counts.total, "trainable_share": counts.trainable_share},
         }
 

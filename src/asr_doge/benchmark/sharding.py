@@ -13,8 +13,8 @@ from asr_doge.benchmark.results import BenchmarkResult, RecogniserResult, Throug
 from asr_doge.data.sharding import parse_shard
 from asr_doge.errors import DataError
 
-_OWN_SETTINGS = {"shard", "device", "output_dir", "merge", "batch_size", "batch_sizes"}
-"""Settings in which the parts of one benchmark may differ."""
+_OWN_SETTINGS = {"shard", "device", "output_dir", "merge", "batch_size", "batch_sizes", "hotwords"}
+"""Settings in which the parts of one benchmark may differ. (The fingerprint has the hotwords, whatever their file.)"""
 
 
 def merge_results(parts: Sequence[BenchmarkResult], report_path: Path) -> BenchmarkResult:
@@ -59,7 +59,7 @@ def _check_same(first: BenchmarkResult, other: BenchmarkResult) -> None:
         name for name, value in first.config.items() if name not in _OWN_SETTINGS and other.config.get(name) != value
     ]
     if first.model["fingerprint"] != other.model["fingerprint"]:
-        different.append("the model's weights")
+        different.append("the model's weights, prompt or hotwords")
     if [peer.version for peer in first.peers] != [peer.version for peer in other.peers]:
         different.append("peers")
     if different:

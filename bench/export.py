@@ -1,7 +1,7 @@
 """The ONNX graphs of `asr-doge export` beside PyTorch, stage by stage.
 
-    pip install 'asr-doge[export]'
-    OMP_NUM_THREADS=1 python bench/onnx.py
+    asr-doge export --output_dir ./onnx
+    OMP_NUM_THREADS=1 python bench/export.py --onnx_dir ./onnx
 
 Promises: both run the same inputs, batch 1, on as many threads as PyTorch has, in turns; the time is the processor's,
 the least of `--runs` after one that is not counted.
@@ -11,7 +11,6 @@ It does not know accuracy: an export that differs from the model is never writte
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ import torch
 from onnxruntime import InferenceSession, SessionOptions
 
 from asr_doge.models import load_model
-from asr_doge.models.export import HEARING, READING, SPEECH_TOKEN, HearingGraph, ReadingGraph, export_onnx
+from asr_doge.models.export import HEARING, READING, SPEECH_TOKEN, HearingGraph, ReadingGraph
 
 
 def least(function: Callable[[], Any], other: Callable[[], Any], runs: int) -> tuple[float, float]:
@@ -40,7 +39,8 @@ def least(function: Callable[[], Any], other: Callable[[], Any], runs: int) -> t
 def main() -> int:
     """Run the script."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--checkpoint_dir", default="nano", help="checkpoint folder, hub id, or nano (default)")
+    parser.add_argument("--onnx_dir", type=Path, required=True, help="what asr-doge export wrote")
+    parser.add_argument("--checkpoint_dir", default="nano", help="of which checkpoint (default nano)")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the clip (default 10)")
     parser.add_argument("--runs", type=int, default=20, help="timed runs of each, after one more (default 20)")
     options = parser.parse_args()
@@ -52,10 +52,8 @@ def main() -> int:
     clip = (inputs["input_features"], inputs["attention_mask"].sum(dim=1))
     threads = SessionOptions()
     threads.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
-        folder = Path(temporary) / "onnx"
-        export_onnx(loaded, folder)
-        cache = torch.zeros(json.loads((folder / "settings.json").read_text())["empty_cache_shape"])
+    with torch.inference_mode():
+        cache = torch.zeros(json.loads((options.onnx_dir / "settings.json").read_text())["empty_cache_shape"])
         hearing, reading = HearingGraph(model).eval(), ReadingGraph(model).eval()
         speech = hearing(*clip)[0]
         prompt = torch.tensor([[*(model.config.prompt_ids or []), *[SPEECH_TOKEN] * speech.shape[1]]])
@@ -68,7 +66,7 @@ def main() -> int:
             ("prompt and speech", READING, prefill, lambda: reading(*prefill)),
             ("one token", READING, token, lambda: reading(*token)),
         ):
-            session = InferenceSession(folder / file, threads, providers=["CPUExecutionProvider"])
+            session = InferenceSession(options.onnx_dir / file, threads, providers=["CPUExecutionProvider"])
             names = [each.name for each in session.get_inputs()]
             feed = {each: value.numpy() for each, value in zip(names, values, strict=True)}
             torch_ms, onnx_ms = least(ours, partial(session.run, None, feed), options.runs)
