@@ -7,7 +7,7 @@ Promises: an independent statement of the published algorithm (no code of `asr_d
 end, which the two share): the whole of Granite Speech resident in float32, its 2.5B language model included; batch
 size 1; for every token the language model reads the whole prefix again, with no cache. The weights are random, so the
 number of tokens is fixed. The original runs in a process of its own, so that each way's peak memory is its own.
-It does not know accuracy: random weights have none.
+It does not know accuracy: random weights have none. `bench/throughput.py` compares the original's training steps.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     DogeConfig,
@@ -60,16 +61,28 @@ class Original(nn.Module):
     @torch.no_grad()
     def transcribe(self, waveform: Tensor, prompt: Tensor, num_tokens: int) -> Tensor:
         """Token ids `[num_tokens]` of a waveform `[samples]`, after a prompt `[P]`."""
-        features = log_mel_features(waveform)[None]
-        speech = self.speech.get_audio_features(features).pooler_output
         embed = self.language_model.get_input_embeddings()
-        prefix = torch.cat([embed(prompt)[None], self.adapter(speech)], dim=1)
+        prefix = self._prefix(log_mel_features(waveform)[None], prompt)
         tokens: list[Tensor] = []
         for _ in range(num_tokens):
             logits = self.language_model(inputs_embeds=prefix, use_cache=False).logits
             tokens.append(logits[0, -1].argmax())
             prefix = torch.cat([prefix, embed(tokens[-1])[None, None]], dim=1)
         return torch.stack(tokens)
+
+    def loss(self, features: Tensor, prompt: Tensor, labels: Tensor) -> Tensor:
+        """Of a training step: the encoder runs anew, and what pads features `[B, T, F]` and labels `[B, L]` counts."""
+        prefix = self._prefix(features, prompt)
+        inputs = torch.cat([prefix, self.language_model.get_input_embeddings()(labels)], dim=1)
+        logits = self.language_model(inputs_embeds=inputs, use_cache=False).logits
+        return F.cross_entropy(logits[:, prefix.shape[1] - 1 : -1].flatten(0, 1), labels.flatten())
+
+    def _prefix(self, features: Tensor, prompt: Tensor) -> Tensor:
+        """Prompt `[P]` and speech of a batch as the language model reads them, `[B, P + N, H]`."""
+        with torch.no_grad():
+            speech = self.speech.get_audio_features(features).pooler_output
+        before = self.language_model.get_input_embeddings()(prompt)[None].expand(len(speech), -1, -1)
+        return torch.cat([before, self.adapter(speech)], dim=1)
 
 
 def granite_config(small: bool) -> GraniteSpeechConfig:

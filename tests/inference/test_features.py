@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from asr_doge.audio import read_audio
+from asr_doge.audio import read_audio, read_clip
 from asr_doge.data import read_manifest, write_manifest
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.feature_cache import FeatureCache
@@ -30,6 +30,7 @@ from asr_doge.models.encoders import ENCODERS, SpeechEncoderOutput
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.loading import feature_source
 from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
+from asr_doge.training.examples import NamedExamples
 from tests import speech
 from tests.models import tiny
 
@@ -212,23 +213,23 @@ def test_a_recording_that_changes_while_it_is_read_is_encoded_again(
 ) -> None:
     changed = read_manifest(corpus / "train_manifest.json")[1].audio_path
 
-    def read_slowly(path: Path, sampling_rate: int) -> NDArray[np.float32]:
-        waveform = read_audio(path, sampling_rate)
+    def read_slowly(path: Path, sampling_rate: int, longest: int | None) -> NDArray[np.float32]:
+        waveform = read_clip(path, sampling_rate, longest)
         if path == changed:
             os.utime(path, ns=(1, 1))
         return waveform
 
     with monkeypatch.context() as patch:
-        patch.setattr(inference_features, "read_audio", read_slowly)
+        patch.setattr(inference_features, "read_clip", read_slowly)
         assert counts(features(corpus, granite_folder)) == (9, 0, 0)
     assert counts(features(corpus, granite_folder)) == (1, 8, 0)
 
 
-def test_unreadable_recordings_are_left_out_and_named(corpus: Path, granite_folder: Path) -> None:
+def test_unreadable_recordings_are_left_out_and_named(corpus: Path, granite_folder: Path, loaded: LoadedModel) -> None:
     broken, gone, short, *_ = utterances = read_manifest(corpus / "train_manifest.json")
     broken.audio_path.write_bytes(b"RIFF, but no sound")
     gone.audio_path.unlink()
-    speech.write_wav(short.audio_path, tiny.random_waveform(0.01))
+    speech.write_wav(short.audio_path, tiny.random_waveform(0.05))
     report = features(corpus, granite_folder, batch_seconds=4)
     assert counts(report) == (6, 0, 3)
     for line, utterance in zip(sorted(report.failed), (broken, gone, short), strict=True):
@@ -236,6 +237,8 @@ def test_unreadable_recordings_are_left_out_and_named(corpus: Path, granite_fold
         assert "\n" not in line
     cache = FeatureCache.open(report.folder)
     assert {utterance.id for utterance in utterances if utterance.id not in cache} == {broken.id, gone.id, short.id}
+    computed = NamedExamples(SpeechDataset(utterances, loaded.processor))  # without a cache the same are left out
+    assert [bool(computed[index].reason) for index in range(len(utterances))] == [True] * 3 + [False] * 2
     assert counts(features(corpus, granite_folder)) == (0, 6, 3)
 
 

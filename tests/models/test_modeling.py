@@ -49,13 +49,15 @@ def random_texts(count: int, seed: int = 0) -> list[list[int]]:
     return [[*torch.randint(3, 40, (length,), generator=generator).tolist(), EOS] for length in lengths]
 
 
-def by_hand(model: ASRDogeForConditionalGeneration, clip: Tensor, text: list[int]) -> Tensor:
+def by_hand(
+    model: ASRDogeForConditionalGeneration, clip: Tensor, text: list[int], prompt_ids: list[int] | None = None
+) -> Tensor:
     """Log-probabilities `[len(text), V]` of each token of a clip's text, from `[bos] prompt | speech | text`."""
     with torch.no_grad():
         encoded = model.encoder(clip[None], torch.tensor([len(clip)]))
         speech, _ = model.adapter(encoded.speech_embeddings, encoded.speech_lengths)
         embed = model.language_model.get_input_embeddings()
-        prompt = embed(torch.tensor([model.config.prompt_ids]))
+        prompt = embed(torch.tensor([prompt_ids or model.config.prompt_ids]))
         sequence = torch.cat([prompt, speech, embed(torch.tensor([text[:-1]], dtype=torch.long))], dim=1)
         logits: Tensor = model.language_model(inputs_embeds=sequence).logits[0, -len(text) :]
     return logits.log_softmax(dim=-1)
@@ -131,6 +133,34 @@ def test_text_of_a_batch_is_that_of_its_clips(lengths: list[int], stack: int, no
     for row, clip in zip(together, clips, strict=True):
         single = model.generate(clip[None], **options)[0].tolist()
         assert row == single + [PAD] * (len(row) - len(single))
+
+
+@settings(max_examples=15)
+@given(
+    lengths=st.lists(st.integers(1, 120), min_size=2, max_size=4),
+    prompt_lengths=st.lists(st.integers(1, 6), min_size=4, max_size=4),
+    num_beams=st.sampled_from([1, 3]),
+)
+def test_rows_of_a_batch_may_have_prompts_of_their_own(
+    lengths: list[int], prompt_lengths: list[int], num_beams: int
+) -> None:
+    """As where each names another language."""
+    model = build()
+    clips, texts = tiny.random_clips(lengths), random_texts(len(lengths))
+    features, mask = tiny.padded(clips)
+    prompts = [[3 + row, *range(11, 10 + length)] for row, length in enumerate(prompt_lengths[: len(lengths)])]
+    with torch.no_grad():
+        together = model(features, mask, labels_of(texts), prompt_ids=labels_of(prompts))
+    options: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": 5, "pad_token_id": PAD, "eos_token_id": EOS}
+    written = model.generate(features, mask, prompt_ids=labels_of(prompts), **options).tolist()
+    total = torch.zeros((), dtype=torch.float64)
+    for row, clip, text, prompt, tokens in zip(together.logits, clips, texts, prompts, written, strict=True):
+        wanted = by_hand(model, clip, text, prompt)
+        assert tiny.relative_difference(row[-len(text) - 1 : -1].log_softmax(dim=-1), wanted) < BITS32
+        total += nll(wanted, text)
+        single = model.generate(clip[None], prompt_ids=torch.tensor([prompt]), **options)[0].tolist()
+        assert tokens == single + [PAD] * (len(tokens) - len(single))
+    assert float(together.loss) == pytest.approx(float(total) / sum(map(len, texts)), rel=BITS32)
 
 
 def test_beam_search_ranks_texts_by_their_probability() -> None:

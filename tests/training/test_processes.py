@@ -1,5 +1,6 @@
 """Several processes train as one does."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -17,9 +18,16 @@ from tests.training.conftest import Settings, Train
 from tests.training.runs import WEIGHTS, log_of
 
 
-def test_two_processes_are_one(settings: Settings, tmp_path: Path) -> None:
-    """Equality 6, by torchrun and the command, with evaluation shared out."""
+def test_two_processes_are_one(settings: Settings, corpus: Path, tmp_path: Path) -> None:
+    """Equality 6, by torchrun and the command, with evaluation shared out.
+
+    Half of the recordings cannot be read: some processes are left with nothing, in some steps, and go on all the same.
+    """
+    data = shutil.copytree(corpus, tmp_path / "data")
+    for number in range(0, 12, 2):
+        (data / "audio" / f"train-{number}.wav").write_bytes(b"RIFF, but no sound")
     options = {"epochs": 2, "eval_steps": 6, "save_steps": 6, "eval_samples": 3, "train_language_model": "lora"}
+    options |= {"data_dir": str(data), "features_dir": ""}
     one = train(settings(tmp_path / "one", **options))
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(asdict(settings(tmp_path / "two", **options))))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -28,8 +36,6 @@ def test_two_processes_are_one(settings: Settings, tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("best dev CER") == 1
     for alone, shared in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
-        for entry in (alone, shared):
-            entry.pop("eval_loss", None)  # counts twice what fills up the last batch of the three
         assert shared == pytest.approx(alone, rel=1e-4)
     for name in ("best", "final"):
         alone_weights, shared_weights = (load_file(tmp_path / run / name / WEIGHTS) for run in ("one", "two"))
@@ -39,6 +45,7 @@ def test_two_processes_are_one(settings: Settings, tmp_path: Path) -> None:
     record = read_record(tmp_path / "two") or {}
     assert record["machine"]["processes"] == 2
     assert record["result"]["steps"] == one.steps
+    assert record["result"]["unreadable"] == 6  # of both processes, each of which met a part of them at first
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(

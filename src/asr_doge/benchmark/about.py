@@ -65,6 +65,7 @@ def fingerprint(loaded: LoadedModel, checkpoint: str) -> str:
         weights_fingerprint(find_model(checkpoint), lambda key: key),
         config.speech_encoder_fingerprint,
         config.language_model_fingerprint,
+        config.prompt_template,
         config.prompt_ids,
         config.max_audio_seconds,
         loaded.model.generation_config.to_dict(),

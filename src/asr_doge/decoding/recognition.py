@@ -6,7 +6,7 @@ It does not read files, cut recordings or know formats.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -94,12 +94,18 @@ class Recognizer:
                     raise ConfigError(f"--{flag} needs an encoder with a CTC head, which this one lacks")
 
     @torch.inference_mode()
-    def recognize(self, waveforms: Sequence[Waveform], voiced: Sequence[bool] | None = None) -> list[Recognition]:
+    def recognize(
+        self,
+        waveforms: Sequence[Waveform],
+        voiced: Sequence[bool] | None = None,
+        languages: Sequence[str | None] | None = None,
+    ) -> list[Recognition]:
         """What was said in each clip of a batch.
 
         Args:
             waveforms: `[samples]` each, at the encoder's sampling rate.
             voiced: whether a voice is heard in each, by a detector that knows no words; default, in all.
+            languages: spoken in each; None where it is not known.
         """
         results = [Recognition(guards=("silence",))] * len(waveforms)
         rate = self.hearing.sampling_rate
@@ -117,10 +123,23 @@ class Recognizer:
             return results
         speech = _rows(speech, spoken)
         posteriors = [posteriors[row] for row in spoken] if posteriors is not None else None
-        found = self._decode(speech, posteriors, [waveforms[heard_of[row]] for row in spoken])
-        for row, recognition in zip(spoken, found, strict=True):
-            results[heard_of[row]] = recognition
+        places = [heard_of[row] for row in spoken]
+        prompt_ids = self._prompt_ids([languages[place] for place in places]) if languages is not None else None
+        found = self._decode(speech, posteriors, [waveforms[place] for place in places], prompt_ids)
+        for place, recognition in zip(places, found, strict=True):
+            results[place] = recognition
         return results
+
+    @property
+    def reads_language(self) -> bool:
+        """Whether its texts depend on the language that it is told."""
+        return isinstance(self.loaded, LoadedModel) and self.loaded.processor.names_language
+
+    def _prompt_ids(self, languages: Sequence[str | None]) -> Tensor | None:
+        if not self.reads_language or isinstance(self.loaded, LoadedEncoder):
+            return None
+        prompt_ids: Tensor = self.loaded.processor(language=languages)["prompt_ids"]
+        return prompt_ids.to(self.loaded.model.device)
 
     def _posteriors(self, speech: SpeechEncoderOutput) -> list[Posteriors] | None:
         if speech.ctc_logits is None or speech.ctc_lengths is None:
@@ -128,10 +147,14 @@ class Recognizer:
         return ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
 
     def _decode(
-        self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None, waveforms: Sequence[Waveform]
+        self,
+        speech: SpeechEncoderOutput,
+        posteriors: list[Posteriors] | None,
+        waveforms: Sequence[Waveform],
+        prompt_ids: Tensor | None,
     ) -> list[Recognition]:
         """Recognitions of clips in which somebody speaks."""
-        heard = self._listen(speech, posteriors)
+        heard = replace(self._listen(speech, posteriors), prompt_ids=prompt_ids)
         rows = self.decoder.decode(heard)
         return [
             self._finish(

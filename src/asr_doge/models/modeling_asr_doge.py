@@ -227,6 +227,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         speech_embeddings: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        prompt_ids: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Next-token logits of the text that follows the speech, and the loss on it.
 
@@ -237,12 +238,13 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             labels: `[B, L]`, token ids of the text and the end-of-sequence token; -100 at padding.
             num_items_in_batch: tokens over which the loss is averaged; default, those of this batch. (The Trainer
                 gives it when it accumulates gradients.)
+            prompt_ids: `[B, P]`, token ids of each row's prompt, -100 at padding; default, the configuration's.
 
         Returns:
             `loss` (with `labels`) and `logits` `[B, L + 1, V]`, or `[B, 1, V]` without labels: the predictions made at
             the last speech embedding and after each text token, right-aligned over the batch.
         """
-        inputs = self._layout(input_features, attention_mask, speech_embeddings, labels)
+        inputs = self._layout(input_features, attention_mask, speech_embeddings, labels, prompt_ids)
         kept = 1 if labels is None else labels.shape[1] + 1
         logits = self.language_model(
             inputs_embeds=inputs.embeddings,
@@ -257,7 +259,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             targets = inputs.labels[:, 1 - logits.shape[1] :]
             predicted = logits[:, :-1].float().flatten(0, 1)
             total = F.cross_entropy(predicted, targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
-            loss = total / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED_LABEL).sum())
+            count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+            loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     @torch.no_grad()
@@ -267,18 +270,19 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         speech_embeddings: Tensor | None = None,
         labels: Tensor | None = None,
+        prompt_ids: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         **options: Any,
     ) -> Any:
         """Token ids of the text, `[B, new tokens]`, by the language model's own `generate` with its KV cache.
 
         Args:
-            input_features, attention_mask, speech_embeddings: as in `forward`.
+            input_features, attention_mask, speech_embeddings, prompt_ids: as in `forward`.
             labels: not used; the Trainer hands over whole batches.
             generation_config: default, the one saved with the model.
             options: any of transformers' generation options (`num_beams`, `max_new_tokens`, …).
         """
-        inputs = self._layout(input_features, attention_mask, speech_embeddings)
+        inputs = self._layout(input_features, attention_mask, speech_embeddings, prompt_ids=prompt_ids)
         generation_config = copy.deepcopy(generation_config or self.generation_config)
         others = generation_config.update(**options)
         if (generation_config.num_beams or 1) > 1 and generation_config.length_penalty is None:
@@ -289,17 +293,20 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
-    def read(self, speech_embeddings: Tensor, attention_mask: Tensor, text: Tensor) -> tuple[Tensor, Reading]:
+    def read(
+        self, speech_embeddings: Tensor, attention_mask: Tensor, text: Tensor, prompt_ids: Tensor | None = None
+    ) -> tuple[Tensor, Reading]:
         """Read prompt, speech and text in one pass, to go on from later with `read_on`.
 
         Args:
             speech_embeddings, attention_mask: `[B, T', D]` and `[B, T']`, as in `forward`.
             text: `[B, L]`, token ids, -100 at padding.
+            prompt_ids: as in `forward`.
 
         Returns:
             Logits `[B, L + 1, V]`, as in `forward` with labels, and what was read.
         """
-        inputs = self._layout(None, attention_mask, speech_embeddings, text)
+        inputs = self._layout(None, attention_mask, speech_embeddings, text, prompt_ids)
         lengths, kept = inputs.mask.sum(dim=1), 1 + (text != IGNORED_LABEL).sum(dim=1)
         groups = _alike(lengths) if lengths.device.type == "cpu" else [torch.arange(len(text), device=text.device)]
         logits, caches = None, []
@@ -332,8 +339,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Returns:
             Logits `[B, L, V]`, right-aligned: the predictions made after each token.
         """
-        real = text != IGNORED_LABEL
-        inputs = _line_up(self.get_input_embeddings()(text.masked_fill(~real, 0)), real, None)
+        inputs = _line_up(*self._embed(text), None)
         past = reading.mask.sum(dim=1, keepdim=True)
         reading.mask = torch.cat([reading.mask, inputs.mask], dim=1)
         return self.language_model(
@@ -350,6 +356,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None,
         speech_embeddings: Tensor | None,
         labels: Tensor | None = None,
+        prompt_ids: Tensor | None = None,
     ) -> "_Layout":
         """Embed and line up prompt, speech and text."""
         if input_features is not None and speech_embeddings is None:
@@ -366,15 +373,20 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         speech, lengths = self.adapter(speech_embeddings.to(self.dtype), lengths)
         speech_mask = length_mask(lengths, speech.shape[1])
 
-        embed = self.get_input_embeddings()
-        prompt_ids = torch.tensor(self.config.prompt_ids or [], dtype=torch.long, device=speech.device)
-        prompt = embed(prompt_ids)[None].expand(len(speech), -1, -1)
-        parts, masks = [prompt, speech], [torch.ones_like(prompt[..., 0], dtype=torch.bool), speech_mask]
+        if prompt_ids is None:
+            prompt_ids = torch.tensor([self.config.prompt_ids or []], dtype=torch.long, device=speech.device)
+        prompt, prompt_mask = self._embed(prompt_ids.expand(len(speech), -1))
+        parts, masks = [prompt, speech], [prompt_mask, speech_mask]
         if labels is not None:
-            text_mask = labels != IGNORED_LABEL
-            parts.append(embed(labels.masked_fill(~text_mask, 0)))
+            text, text_mask = self._embed(labels)
+            parts.append(text)
             masks.append(text_mask)
         return _line_up(torch.cat(parts, dim=1), torch.cat(masks, dim=1), labels)
+
+    def _embed(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings `[B, L, H]` of token ids `[B, L]`, -100 at padding, and the mask `[B, L]` of the real ones."""
+        real = ids != IGNORED_LABEL
+        return self.get_input_embeddings()(ids.masked_fill(~real, 0)), real
 
     def trained_keys(self) -> set[str]:
         """Names of the weights that a checkpoint holds.

@@ -24,6 +24,7 @@ MAY_CHANGE = frozenset(
     (
         *("data_dir", "train_manifest", "dev_manifest", "features_dir", "output_dir", "device", "num_workers"),
         *("resume_from", "allow_config_change", "plan", "max_unreadable", "gradient_accumulation_steps"),
+        *("push_to_hub", "hub_model_id", "hub_private_repo"),
         *("wandb_project", "wandb_entity", "wandb_run_name", "no_wandb", "speech_encoder", "language_model"),
     )
 )
@@ -95,8 +96,8 @@ def require_same_model(checkpoint: Path, config: PreTrainedConfig) -> None:
 
 
 _MODEL_FLAGS = {
-    **{name: name for name in ("prompt", "adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm")},
-    **{name: name for name in ("train_language_model", "train_encoder", "train_encoder_layers")},
+    **{name: name for name in ("adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm")},
+    **{name: name for name in ("prompt_template", "train_language_model", "train_encoder", "train_encoder_layers")},
     "lora_*": "lora",
 }
 """Flags that shape the model, and the field of `ASRDogeConfig` that each sets."""

@@ -9,12 +9,12 @@ The loop is transformers' own. It does not know the flags of the command.
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, cast
 
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,10 +22,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Seq2SeqTrainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from asr_doge.data.batching import LengthBatches
+from asr_doge.data.batching import LengthBatches, SharedBatches
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import AudioError, TrainingError
-from asr_doge.models import ASRDogeProcessor
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
 from asr_doge.training.examples import IDS, UNREADABLE, NamedExamples
@@ -42,8 +41,13 @@ class SpeechTrainer(Seq2SeqTrainer):
         arguments: as in `Seq2SeqTrainer`.
         schedule: of the learning rates.
         batches: which utterances share a step; None for as many as the arguments say, at random.
+        evaluation_batches: this process's part of an evaluation.
         utterances: those trained on, for their durations.
+        unreadable: recordings left out already, each with the reason.
         max_unreadable: recordings that may be left out before the run stops.
+
+    Raises:
+        AudioError: there are too many already.
     """
 
     def __init__(
@@ -51,7 +55,9 @@ class SpeechTrainer(Seq2SeqTrainer):
         *arguments: Any,
         schedule: Schedule,
         batches: LengthBatches | None,
+        evaluation_batches: SharedBatches,
         utterances: Sequence[Utterance],
+        unreadable: Mapping[str, str],
         max_unreadable: int,
         **options: Any,
     ) -> None:
@@ -60,26 +66,36 @@ class SpeechTrainer(Seq2SeqTrainer):
         """The model itself, where several processes may wrap it."""
         self.schedule = schedule
         self.batches = batches
+        self.evaluation_batches = evaluation_batches
         self.durations = {utterance.id: utterance.duration for utterance in utterances}
         self.max_unreadable = max_unreadable
-        self.unreadable: dict[str, str] = {}
+        self.unreadable = dict(unreadable)
+        """Recordings that no process could read, each with the reason."""
+        self._require_few_unreadable()
         self.audio_seconds = 0.0
         """Seconds of audio that this process has trained on since it started."""
+        self._evaluated = torch.zeros(2)
+        """Of the evaluation under way: this process's loss, summed over its labels, and their number."""
         self.add_callback(_TellEpoch(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As transformers does it, which has no place for a batch sampler."""
         if self.batches is None:
             return super().get_train_dataloader()
-        assert self.train_dataset is not None  # the Trainer itself could not train without
-        loader = DataLoader(
-            self.train_dataset,
-            batch_sampler=self.batches,
+        return self.accelerator.prepare(self._loader(self.train_dataset, self.batches))
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """This process's part of the dev set: accelerate's would be batches by count."""
+        return self._loader(self.eval_dataset, self.evaluation_batches)
+
+    def _loader(self, examples: Any, batches: LengthBatches | SharedBatches) -> DataLoader[Any]:
+        return DataLoader(
+            examples,
+            batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """One group of parameters for each part, and for those that decay and those that do not."""
@@ -144,38 +160,51 @@ class SpeechTrainer(Seq2SeqTrainer):
         ignore_keys: list[str] | None = None,
         **options: Any,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """A batch of an evaluation; its loss is such that the mean over utterances is the mean over all their tokens.
+        """A batch of an evaluation; the labels of blank rows stay blank.
 
-        Else the loss would depend on which utterances share a batch, and so on the number of processes.
+        Raises:
+            AudioError: one recording too many cannot be read.
         """
+        self._count_unreadable(inputs[UNREADABLE])
         given = {name: value for name, value in inputs.items() if name not in (IDS, UNREADABLE)}
-        loss, texts, labels = super().prediction_step(model, given, prediction_loss_only, ignore_keys, **options)
         is_label = given["labels"] != IGNORED_LABEL
-        if loss is not None:
-            loss = loss * is_label.sum() / len(is_label) / self.tokens_per_evaluated_utterance
-        return loss, texts, labels
+        loss, texts, labels = super().prediction_step(model, given, prediction_loss_only, ignore_keys, **options)
+        assert isinstance(loss, Tensor)
+        assert isinstance(labels, Tensor)
+        count = is_label.sum()
+        self._evaluated += torch.stack([loss.cpu() * count, count])
+        return (
+            loss,
+            cast(Tensor, texts),
+            labels.masked_fill(~is_label.any(dim=1, keepdim=True).to(labels.device), IGNORED_LABEL),
+        )
 
     def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
-        """An evaluation, in whose texts each utterance counts once.
+        """An evaluation; its loss is the mean over all labels.
 
-        Seq2SeqTrainer would count twice what several processes are given to make up whole batches. (Their loss still
-        does, in the last batch; it chooses nothing.)
+        The Trainer's own depends on which utterances share a batch, and so on the number of processes.
         """
-        self.gather_function = self.accelerator.gather_for_metrics
-        return super().evaluation_loop(*arguments, **options)
-
-    @cached_property
-    def tokens_per_evaluated_utterance(self) -> float:
-        """Labels of the dev set, over its utterances."""
-        utterances = cast(NamedExamples, self.eval_dataset).utterances
-        processor = cast(ASRDogeProcessor, self.processing_class)
-        return fmean(len(processor.label_ids(utterance.text)) for utterance in utterances)
+        self._evaluated.zero_()
+        self.gather_function = self.accelerator.gather  # our batches hold nothing twice, for which others drop rows
+        output = super().evaluation_loop(*arguments, **options)
+        loss, count = self.accelerator.reduce(self._evaluated.to(self.args.device)).tolist()
+        assert output.metrics is not None
+        output.metrics["eval_loss"] = loss / max(count, 1)
+        return output
 
     def _count_unreadable(self, unreadable: Mapping[str, str]) -> None:
-        for utterance_id, reason in unreadable.items():
-            if utterance_id not in self.unreadable:
-                self.unreadable[utterance_id] = reason
-                tqdm.write(f"left out: {reason}", file=sys.stderr)
+        """Name and count what a process could not read; all processes know of all, so that they stop together."""
+        new = {
+            utterance_id: reason for utterance_id, reason in unreadable.items() if utterance_id not in self.unreadable
+        }
+        for reason in new.values():
+            tqdm.write(f"left out: {reason}", file=sys.stderr)
+        if self.accelerator.reduce(torch.tensor(len(new), device=self.args.device)).item():
+            for found in gather_object([new]):
+                self.unreadable.update(found)
+            self._require_few_unreadable()
+
+    def _require_few_unreadable(self) -> None:
         if len(self.unreadable) > self.max_unreadable:
             raise AudioError(
                 f"{list(self.unreadable.values())[-1]}; that makes {len(self.unreadable)} recordings that cannot be"
