@@ -18,4 +18,5 @@ LICENCES = {
 AdapterType = Literal["mlp", "linear", "conv", "qformer"]
 TrainLanguageModel = Literal["none", "lora", "full"]
 TrainEncoder = Literal["none", "lora", "last_k"]
+Dtype = Literal["fp32", "bf16"]
 Quantization = Literal["none", "int8"]

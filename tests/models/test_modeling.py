@@ -463,3 +463,25 @@ def test_cross_entropy_by_hand_is_that_of_torch() -> None:
     text = [5, 6, EOS]
     log_probabilities = by_hand(model, clip, text)
     assert torch.allclose(nll(log_probabilities, text), F.nll_loss(log_probabilities, torch.tensor(text)) * 3)
+
+
+def test_reading_a_mixed_batch_computes_little_padding_and_each_row_as_alone() -> None:
+    model = build()
+    lengths = torch.tensor([20, 200, 40, 60, 160, 80, 100, 130, 30])
+    generator = torch.Generator().manual_seed(0)
+    speech = torch.randn(9, 200, model.encoder.hidden_size, generator=generator, dtype=torch.float64)
+    mask = torch.arange(200)[None] < lengths[:, None]
+    texts, more = random_texts(9), torch.full((9, 2), 7)
+    computed = []
+    hook = model.language_model.register_forward_pre_hook(
+        lambda module, args, inputs: computed.append(inputs["inputs_embeds"].shape[:2].numel()), with_kwargs=True
+    )
+    logits, reading = model.read(speech, mask, labels_of(texts))
+    hook.remove()
+    assert sum(computed) < 1.05 * reading.mask.sum()
+    later = model.read_on(reading, more)
+    for row, text in enumerate(texts):
+        clip = slice(row, row + 1)
+        alone, reading = model.read(speech[clip, : lengths[row]], mask[clip, : lengths[row]], labels_of([text]))
+        assert tiny.relative_difference(logits[row, -len(text) - 1 :], alone[0]) < BITS32
+        assert tiny.relative_difference(later[row], model.read_on(reading, more[clip])[0]) < BITS32

@@ -41,6 +41,7 @@ from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.transcription import Spoken, Transcriber
 from asr_doge.models import LoadedModel, load_model
+from asr_doge.models.loading import TORCH_TYPES
 
 
 class ASRDogeBenchmark:
@@ -59,7 +60,8 @@ class ASRDogeBenchmark:
             CheckpointError, ConfigError: as in `asr_doge.models.load_model`; also for weights that are NaN.
         """
         config = self.config
-        loaded = load_model(config.checkpoint_dir, device=config.device, quantization=config.quantization)
+        dtype, quantization = TORCH_TYPES[config.dtype], config.quantization
+        loaded = load_model(config.checkpoint_dir, device=config.device, dtype=dtype, quantization=quantization)
         check_weights(loaded, config.checkpoint_dir)
         self._transcriber = self._transcriber_of(loaded, config.batch_size)
 
@@ -176,7 +178,7 @@ class ASRDogeBenchmark:
         else:
             names = [field.name for field in fields(DecodingConfig) if field.name != "hotwords"]
             decoding = {name: getattr(self.config, name) for name in names}
-            recogniser = f"{self._fingerprint()} {self.config.quantization} {decoding}"
+            recogniser = f"{self._fingerprint()} {self.config.dtype} {self.config.quantization} {decoding}"
         return Progress(Path(self.config.output_dir), recogniser, str(self.shard))
 
     def _transcribe(self, samples: Sequence[Utterance], progress: Progress) -> tuple[list[SampleResult], Throughput]:

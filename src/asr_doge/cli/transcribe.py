@@ -99,7 +99,13 @@ def _stream(config: TranscribeConfig, output_format: str) -> int:
 
 def _load(config: TranscribeConfig) -> Transcriber:
     transcriber = load(
-        config.model, config.device, config, config.batch_size, config.quantization, language=config.language
+        config.model,
+        config.device,
+        config,
+        config.batch_size,
+        config.quantization,
+        language=config.language,
+        dtype=config.dtype,
     )
     note_language(transcriber, config.model)
     return transcriber

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import DEFAULT_SPEECH_ENCODER, Quantization
+from asr_doge.published import DEFAULT_SPEECH_ENCODER, Dtype, Quantization
 
 StorageType = Literal["fp32", "bf16", "int8"]
 
@@ -37,6 +37,9 @@ class TranscribeConfig(DecodingConfig):
     """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    dtype: Dtype = "fp32"
+    """Type of the weights and of what is computed with them; bf16 takes half the memory, and half the time where the
+    processor has instructions for it."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: a third of the time, less than half the memory, nearly the same text."""
 

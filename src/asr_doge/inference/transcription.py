@@ -31,7 +31,8 @@ from asr_doge.inference.results import (
 )
 from asr_doge.inference.segmentation import Piece, pieces_of, stitch
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
-from asr_doge.published import Quantization
+from asr_doge.models.loading import TORCH_TYPES
+from asr_doge.published import Dtype, Quantization
 
 Source = str | Path | NDArray[Any] | Tensor
 """A file, or a mono waveform `[samples]` (or `[channels, samples]`) at 16 kHz."""
@@ -250,6 +251,7 @@ def load(
     batch_size: int = 8,
     quantization: Quantization = "none",
     language: str | None = None,
+    dtype: Dtype = "fp32",
 ) -> Transcriber:
     """Load a model for transcription; for `--decoder ctc`, its encoder alone.
 
@@ -261,13 +263,14 @@ def load(
         batch_size: pieces the model reads at once.
         quantization: as in `asr_doge.models.load_model`.
         language: as in `Transcriber`.
+        dtype: of the weights in memory, and of what is computed with them.
 
     Raises:
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
     """
     alone = decoding is not None and decoding.decoder == "ctc"
     load_parts = load_encoder_alone if alone else load_model
-    loaded = load_parts(model, device=device, quantization=quantization)
+    loaded = load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
     return Transcriber(loaded, batch_size, decoding, language)
 
 

@@ -24,10 +24,11 @@ from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration, load_frozen_encoder
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
-from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER, Quantization
+from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER, Dtype, Quantization
 
 DEFAULT_MODEL = "nano"
 MAX_NEW_TOKENS = 256
+TORCH_TYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass

@@ -9,7 +9,7 @@ and `read_on` are what `asr_doge.decoding` builds on.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from asr_doge.errors import CheckpointError, ConfigError
@@ -48,6 +48,8 @@ from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.published import Quantization
 
 IGNORED_LABEL = -100
+UNLIKE_POSITIONS = 24
+"""On the CPU, a pass more costs as much as so many positions more in a pass (`bench/decode.py passes`)."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,23 @@ class Reading:
 
     cache: Cache
     mask: Tensor
+
+    @classmethod
+    def joined(cls, caches: Sequence[Cache], groups: Sequence[Tensor], mask: Tensor) -> "Reading":
+        """What was read of the rows of `mask`, each group `[b]` of which has a cache of its own."""
+        joined = DynamicCache()
+        for number in range(len(caches[0])):
+            whole = []
+            for part in ("keys", "values"):
+                first: Tensor = getattr(caches[0].layers[number], part)
+                rows = first.new_zeros(len(mask), first.shape[1], mask.shape[1], first.shape[3])
+                for cache, group in zip(caches, groups, strict=True):
+                    own: Tensor = getattr(cache.layers[number], part)
+                    rows[group, :, mask.shape[1] - own.shape[2] :] = own
+                whole.append(rows)
+            keys, values = whole
+            joined.update(keys, values, number)
+        return cls(joined, mask)
 
     def reject(self, counts: Tensor) -> None:
         """Forget each row's last columns; `counts` `[B]` says how many."""
@@ -292,14 +311,26 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             Logits `[B, L + 1, V]`, as in `forward` with labels, and what was read.
         """
         inputs = self._layout(None, attention_mask, speech_embeddings, text, prompt_ids)
-        output = self.language_model(
-            inputs_embeds=inputs.embeddings,
-            attention_mask=inputs.mask,
-            position_ids=inputs.position_ids,
-            logits_to_keep=text.shape[1] + 1,
-            use_cache=True,
-        )
-        return output.logits, Reading(output.past_key_values, inputs.mask)
+        lengths, kept = inputs.mask.sum(dim=1), 1 + (text != IGNORED_LABEL).sum(dim=1)
+        groups = _alike(lengths) if lengths.device.type == "cpu" else [torch.arange(len(text), device=text.device)]
+        logits, caches = None, []
+        for group in groups:
+            width, places = int(lengths[group].max()), int(kept[group].max())
+            output = self.language_model(
+                inputs_embeds=inputs.embeddings[group, -width:],
+                attention_mask=inputs.mask[group, -width:],
+                position_ids=inputs.position_ids[group, -width:],
+                logits_to_keep=places,
+                use_cache=True,
+            )
+            if len(groups) == 1:
+                return output.logits, Reading(output.past_key_values, inputs.mask)
+            if logits is None:
+                logits = output.logits.new_zeros(len(text), text.shape[1] + 1, output.logits.shape[2])
+            logits[group, -places:] = output.logits
+            caches.append(output.past_key_values)
+        assert logits is not None
+        return logits, Reading.joined(caches, groups, inputs.mask)
 
     @torch.no_grad()
     def read_on(self, reading: Reading, text: Tensor) -> Tensor:
@@ -572,6 +603,17 @@ def _line_up(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> _Layout
         labels = F.pad(labels, (positions - labels.shape[1], 0), value=IGNORED_LABEL).gather(1, order)
     position_ids = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     return _Layout(embeddings.masked_fill(~mask[..., None], 0.0), mask.long(), position_ids, labels)
+
+
+def _alike(lengths: Tensor) -> list[Tensor]:
+    """Indices of the rows of `lengths` `[B]` in groups, none of which is much longer than another of its group."""
+    order = lengths.argsort(descending=True)
+    groups: list[list[int]] = []
+    for row in order.tolist():
+        if not groups or lengths[groups[-1][0]] - lengths[row] > UNLIKE_POSITIONS:
+            groups.append([])
+        groups[-1].append(row)
+    return [torch.tensor(sorted(group)) for group in groups]
 
 
 def _all_real(inputs: Tensor, length: int) -> Tensor:
