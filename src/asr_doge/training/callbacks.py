@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import (
     EarlyStoppingCallback,
@@ -198,11 +199,16 @@ class Progress(ProgressCallback):
         self._start = time.perf_counter()
 
     def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **options: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: DataLoader[Any] | None = None,
+        **_: Any,
     ) -> None:
         """Show how far an evaluation is, beneath the bar of training."""
         if self.training_bar is not None and not self.training_bar.disable:
-            super().on_prediction_step(args, state, control, **options)
+            super().on_prediction_step(args, state, control, eval_dataloader)
 
     def on_log(
         self,
