@@ -1,7 +1,8 @@
 """A Python for scripts to run, that has the package imported already.
 
 It is this process, forked for each command, so that a script of many commands is tested in seconds; what runs is the
-real thing, with the script's own input and output.
+real thing, with the script's own input and output. Call it in a process that has computed nothing yet: the threads that
+libraries keep for computing do not survive a fork.
 """
 
 import os

@@ -2,10 +2,11 @@
 
 import importlib
 import itertools
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from tests.killing import kill_at_change
 from tests.models import tiny
 
 ROOT = Path(__file__).parents[2]
+KILLED_AT_WRITE = {"make_digit_strings": 2, "process": 3, "features": 3, "train": 40, "benchmark": 1}
+"""In `reproduce_killed`, by stage."""
 
 
 def run_script(name: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -87,36 +90,35 @@ def test_the_published_way_goes_on_wherever_it_is_killed(tmp_path: Path) -> None
             "benchmark: {max_samples: 1, num_speed_runs: 1}",
         ],
     )
-    out = tmp_path / "out"
-    writes = {"make_digit_strings": 2, "process": 3, "features": 3, "train": 40, "benchmark": 1}
-
-    def kill_once(arguments: list[str]) -> None:
-        stage = next((stage for stage in writes if stage in " ".join(arguments[:3])), None)
-        if stage is not None and not (tmp_path / stage).exists():
-            left = itertools.count(writes[stage], -1)
-            (tmp_path / stage).touch()
-            kill_at_change(out, lambda: next(left) <= 1)
-
-    for verb in ("process", "features", "train", "benchmark"):
-        importlib.import_module(f"asr_doge.cli.{verb}")  # once, for all processes
-    command = ["sh", "scripts/reproduce.sh", "--config", str(config), str(tmp_path / "fsdd"), str(out)]
-    runs = [run_in(tmp_path, command, kill_once) for _ in range(len(writes) + 1)]
-    assert [run.returncode for run in runs] == [137] * len(writes) + [0], runs[-1].stdout
+    # In a fresh process: from this one, which has computed by many threads, none that computes can be forked.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        *runs, again = pool.submit(reproduce_killed, config, tmp_path, len(KILLED_AT_WRITE) + 2).result()
+    assert [run.returncode for run in runs] == [137] * len(KILLED_AT_WRITE) + [0], runs[-1].stdout
     assert "--resume_from latest" in runs[4].stdout
     *_, wer, _, _, _, trained, utterances, _ = runs[-1].stdout.splitlines()
     assert wer.split()[:2] == ["WER", "%"]
     assert wer.split()[3] == "4.70"
     assert trained.split()[-1] == "1,574,400"
     assert utterances.split() == ["utterances", "1", "200"]
-    again = run_in(tmp_path, command, kill_once)
     assert again.returncode == 0
     assert again.stdout.splitlines()[-7:] == runs[-1].stdout.splitlines()[-7:]
 
 
-def run_in(
-    folder: Path, command: list[str], prepare: Callable[[list[str]], None]
-) -> "subprocess.CompletedProcess[str]":
-    return interpreter.run_script(command, folder, prepare, {"COUNT": "4"})
+def reproduce_killed(config: Path, folder: Path, runs: int) -> "list[subprocess.CompletedProcess[str]]":
+    """Run the script again and again; each stage is killed the first time that it comes to a certain write."""
+    out = folder / "out"
+
+    def kill_once(arguments: list[str]) -> None:
+        stage = next((stage for stage in KILLED_AT_WRITE if stage in " ".join(arguments[:3])), None)
+        if stage is not None and not (folder / stage).exists():
+            left = itertools.count(KILLED_AT_WRITE[stage], -1)
+            (folder / stage).touch()
+            kill_at_change(out, lambda: next(left) <= 1)
+
+    for verb in ("process", "features", "train", "benchmark"):
+        importlib.import_module(f"asr_doge.cli.{verb}")  # once, for all processes
+    command = ["sh", "scripts/reproduce.sh", "--config", str(config), str(folder / "fsdd"), str(out)]
+    return [interpreter.run_script(command, folder, kill_once, {"COUNT": "4"}) for _ in range(runs)]
 
 
 def test_the_example_transcribes_with_nano(tmp_path: Path) -> None:
