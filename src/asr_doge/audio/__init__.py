@@ -15,7 +15,6 @@ from asr_doge.audio.augmentation import (
 from asr_doge.audio.reading import (
     AUDIO_EXTENSIONS,
     audio_duration,
-    check_long_enough,
     find_audio_files,
     prepare_waveform,
     read_audio,
@@ -33,7 +32,6 @@ __all__ = [
     "add_noise",
     "audio_duration",
     "change_speed",
-    "check_long_enough",
     "find_audio_files",
     "prepare_waveform",
     "read_audio",

@@ -149,7 +149,7 @@ def longest_batch(examples: NamedExamples, max_unreadable: int) -> Callable[[int
     """Batches of the longest utterance that can be read, over and over, for `plan_memory`.
 
     Raises:
-        AudioError: more than `max_unreadable` cannot be read.
+        AudioError: of the longest, more than `max_unreadable` cannot be read.
     """
     durations = [utterance.duration for utterance in examples.utterances]
     by_length = sorted(range(len(examples)), key=lambda index: -durations[index])
@@ -157,7 +157,7 @@ def longest_batch(examples: NamedExamples, max_unreadable: int) -> Callable[[int
     while tried[-1].reason and len(tried) < min(max_unreadable + 1, len(examples)):
         tried.append(examples[by_length[len(tried)]])
     if tried[-1].reason:
-        raise AudioError(f"{tried[0].reason}; nor can the next {len(tried) - 1} longest recordings be read")
+        raise AudioError(f"not one of the {len(tried)} longest recordings can be read; the first: {tried[0].reason}")
     return lambda count: {
         name: value for name, value in collate_named([tried[-1]] * count).items() if isinstance(value, Tensor)
     }
