@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from asr_doge.training.training import train
 from tests.training.conftest import Settings
 
 
-def test_a_run_shows_what_it_did(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_shows_what_it_did(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # elsewhere there is no bar
     result = train(settings(tmp_path / "run", epochs=1, eval_steps=3, save_steps=3, eval_samples=2))
     folder = tmp_path / "run"
     bar = r"3/3 \[\d\d:\d\d<\d\d:\d\d, .*loss=\d+\.\d+, lr=\d\.\de-\d+, audio=\d+ s/s\]"  # `<` and the time left

@@ -10,6 +10,7 @@ from signal import SIGKILL
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from asr_doge.data import read_manifest, write_manifest
@@ -134,6 +135,15 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_best_whole(
     run(tmp_path / "cut", resume_from="latest")
     assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
     assert same_weights(tmp_path / "cut" / "final", tmp_path / "whole" / "final")
+
+
+def test_memory_that_runs_out_is_one_line(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_step(monkeypatch, 3, lambda: torch.empty(1 << 60))
+    with pytest.raises(
+        TrainingError, match="memory of cpu with --batch_size 4: raise --gradient_accumulation"
+    ) as caught:
+        run(tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_run_is_not_resumed_with_other_settings_or_data(

@@ -391,13 +391,14 @@ def _plan(run: _Run, config: TrainConfig) -> MemoryPlan:
     at_once = _utterances_at_once(config)
     if config.batch_seconds is not None:
         at_once = max(1, int(config.batch_seconds / max(utterance.duration for utterance in examples.utterances)))
-    return plan_memory(
-        run.loaded.model,
-        longest_batch(examples, config.max_unreadable),
-        at_once,
-        bf16=run.trainer.args.bf16,
-        shards=_processes() if _uses_fsdp(config) else 1,
-    )
+    with _within_memory(config, run.loaded.model.device):
+        return plan_memory(
+            run.loaded.model,
+            longest_batch(examples, config.max_unreadable),
+            at_once,
+            bf16=run.trainer.args.bf16,
+            shards=_processes() if _uses_fsdp(config) else 1,
+        )
 
 
 def _say_plan(planned: MemoryPlan, config: TrainConfig) -> None:
@@ -413,17 +414,31 @@ def _say_plan(planned: MemoryPlan, config: TrainConfig) -> None:
     print(f"warning: {advice}", file=sys.stderr)
 
 
+@contextmanager
+def _within_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Name the flag to lower when memory runs out.
+
+    Raises:
+        TrainingError: it did.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):  # a CPU's
+            raise
+        advice = f"--batch_size {config.batch_size}: raise --gradient_accumulation_steps, which cuts it, or lower it"
+        if config.batch_seconds is not None:
+            advice = f"--batch_seconds {config.batch_seconds:g}: lower it"
+        raise TrainingError(f"a step does not fit into the memory of {device} with {advice}") from error
+
+
 def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
     """Train to the end, which is evaluated too."""
     trainer, stop = run.trainer, StopWhenAsked()
     trainer.add_callback(stop)
     try:
-        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    except torch.OutOfMemoryError as error:
-        advice = f"--batch_size {config.batch_size}: raise --gradient_accumulation_steps, which cuts it, or lower it"
-        if config.batch_seconds is not None:
-            advice = f"--batch_seconds {config.batch_seconds:g}: lower it"
-        raise TrainingError(f"a step does not fit into the memory of {trainer.args.device} with {advice}") from error
+        with _within_memory(config, trainer.args.device):
+            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     except OSError as error:  # of a logger, whose file is in the run's folder
         raise not_written(Path(config.output_dir), error) from error
     finally:
