@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio import SAMPLE_RATE
+from asr_doge.audio import SAMPLE_RATE, add_noise
 from asr_doge.audio.synthesis import synthesize, synthesize_timed
 from asr_doge.data.digits import random_digits, random_voice, read_fsdd, split_voices
 from asr_doge.decoding import DecodingConfig
@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("--takes", default="test", choices=["all", "train", "test"], help="recordings (default: test)")
     parser.add_argument("--strings", type=int, default=60, help="of each speaker (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of digits, takes, pauses and voices (default: 0)")
+    parser.add_argument("--snr", type=float, help="add white noise so many dB below the speech (default: none)")
     flags = parser.parse_args()
     try:
         transcriber = Transcriber(load_model(flags.model, device="cpu"), decoding=DecodingConfig(timestamps="word"))
@@ -51,7 +52,7 @@ def main() -> int:
         return 2
     print("| speaker | strings right | words | median ms | 90th percentile ms |\n|---|---|---|---|---|")
     for name, speak in speakers.items():
-        errors, right = measure(transcriber, speak, flags.strings, np.random.default_rng(flags.seed))
+        errors, right = measure(transcriber, speak, flags.strings, np.random.default_rng(flags.seed), flags.snr)
         median, high = np.percentile(1000 * errors, [50, 90])
         print(f"| {name} | {right} of {flags.strings} | {len(errors) // 2} | {median:.0f} | {high:.0f} |", flush=True)
     return 0
@@ -77,7 +78,7 @@ def in_one_breath(words: Sequence[str], rng: np.random.Generator) -> Speech:
 
 
 def measure(
-    transcriber: Transcriber, speak: Speak, count: int, rng: np.random.Generator
+    transcriber: Transcriber, speak: Speak, count: int, rng: np.random.Generator, snr: float | None
 ) -> tuple[NDArray[np.float64], int]:
     """Absolute errors of all boundaries, in seconds, and how many strings were right."""
     errors: list[float] = []
@@ -85,6 +86,8 @@ def measure(
     for _ in range(count):
         words = random_digits(rng, (2, 8))
         waveform, truth = speak(words, rng)
+        if snr is not None:
+            waveform = add_noise(waveform, snr, rng)
         found = [word for segment in transcriber.transcribe(waveform).segments for word in segment.words]
         if [word.text for word in found] == list(words):
             right += 1
