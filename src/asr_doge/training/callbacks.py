@@ -192,11 +192,16 @@ class Progress(ProgressCallback):
         self._start = time.perf_counter()
 
     def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **options: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **options: Any,
     ) -> None:
         """Show how far an evaluation is, beneath the bar of training."""
         if self.training_bar is not None and not self.training_bar.disable:
-            super().on_prediction_step(args, state, control, **options)
+            super().on_prediction_step(args, state, control, eval_dataloader, **options)
 
     def on_log(
         self,
