@@ -8,6 +8,7 @@ import pytest
 
 from asr_doge.cli import main
 from tests import speech
+from tests.cli.recordings import clip
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,13 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 def model(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that writes 12 tokens a recording."""
     return speech.brief_checkpoint(checkpoint_folder, tmp_path_factory.mktemp("cli") / "checkpoint")
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """A folder with three recordings in it and below."""
+    clip(tmp_path / "talks" / "b.wav", 0.8, seed=1)
+    clip(tmp_path / "talks" / "a b.flac", 1.4, seed=2)
+    clip(tmp_path / "talks" / "deep" / "c.ogg", 0.5, seed=3)
+    (tmp_path / "talks" / "notes.txt").write_text("not a recording")
+    return tmp_path / "talks"

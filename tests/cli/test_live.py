@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from asr_doge.audio import Voice, synthesize
+from asr_doge.cli import listen
 from asr_doge.cli.listen import microphone_blocks
 from asr_doge.cli.live import print_live
 from asr_doge.errors import AudioError
@@ -111,6 +112,8 @@ def test_a_stream_that_ends_within_a_sample_is_transcribed_and_told(
         (["--stream", "-", "--output_dir", "out"], "leave --output_dir out"),
         (["--stream", "-", "--stream_rate", "-8000"], "-8000 Hz"),
         (["--stream", "missing.wav"], "missing.wav does not exist"),
+        (["--stream", "a.wav", "--stream_rate", "8000"], "--stream_rate is of samples from standard input"),
+        (["a.wav", "--output_dir", ""], "--output_dir is empty"),
         (["-"], "needs --stream"),
         (["a.wav", "--format", "srt,json"], "need --output_dir"),
         (["a.wav", "b.wav", "--format", "srt"], "add --output_dir"),
@@ -162,6 +165,8 @@ class Microphone:
         assert (samplerate, channels, dtype) == (16_000, 1, "float32")
         if device == "none":
             raise self.PortAudioError("No input device\nmatching 'none'")
+        if device is None and not len(self.recording):
+            raise self.PortAudioError("Error querying device -1")
         self.size, self.callback = blocksize, callback
 
     def __enter__(self) -> "Microphone":
@@ -203,6 +208,40 @@ def test_ctrl_c_ends_a_stream_as_its_own_end_does(
 def test_a_microphone_that_is_not_there_is_one_line() -> None:
     with pytest.raises(AudioError, match=r"microphone 'none' cannot be used .No input device matching 'none'.: choose"):
         next(microphone_blocks(sounddevice(PAUSE), "none", 16_000))
+
+
+def test_without_any_microphone_it_is_one_line() -> None:
+    nothing = np.zeros(0, dtype=np.float32)
+    with pytest.raises(AudioError, match=r"the microphone cannot be used .Error querying device -1.: plug one in"):
+        next(microphone_blocks(sounddevice(nothing), None, 16_000))
+
+
+def test_a_microphone_that_is_unplugged_leaves_what_it_heard(
+    nano: Transcriber,
+    waveform: NDArray[np.float32],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listen, "PATIENCE_SECONDS", 0.01)
+    assert print_live(microphone_blocks(sounddevice(waveform), "desk", 16_000), nano, "txt", "nano", None) == 2
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 2
+    assert printed.err.splitlines() == [
+        "listening; Ctrl-C ends it",
+        "error: microphone 'desk' sends nothing any more: plug it in and start again",
+    ]
+
+
+def test_without_portaudio_it_is_named(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the library raises where the system has none."""
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')\n")
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    outcome = command("listen")
+    assert (outcome.code, outcome.out) == (2, [])
+    assert outcome.err == [
+        "error: listen needs PortAudio (PortAudio library not found): install it, as in apt install libportaudio2"
+    ]
 
 
 def test_without_the_extra_it_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def searched(loaded: LoadedModel, clips: Sequence[int], drafts: Sequence[str], b
         return SearchDecoder(loaded, bound_length=True, num_beams=beams, n_best=beams).decode(heard)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(drafts=st.lists(st.text("ab ", max_size=8), min_size=3, max_size=3), beams=st.sampled_from([1, 2, 4]))
 def test_a_neighbours_limit_changes_no_text(assembled: LoadedModel, drafts: list[str], beams: int) -> None:
     """Random models never stop by themselves, so that every text reaches its limit."""

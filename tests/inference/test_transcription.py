@@ -2,11 +2,13 @@
 
 import dataclasses
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from numpy.typing import NDArray
 
@@ -204,6 +206,24 @@ def test_a_recording_that_breaks_off_late_fails_as_a_whole(
     assert isinstance(first, Transcription)
     assert isinstance(last, Transcription)
     assert [first.text, last.text] == alone[:2]
+
+
+def test_a_long_file_is_never_held_whole(transcriber: Transcriber, tmp_path: Path) -> None:
+    """Nor are its pieces, between reading and their turn."""
+    minute = np.zeros(60 * RATE, dtype=np.float32)
+    said = spoken("seven")
+    minute[30 * RATE : 30 * RATE + len(said)] = said
+    path = tmp_path / "long.flac"
+    with soundfile.SoundFile(path, "w", RATE, 1) as file:
+        for _ in range(12):
+            file.write(minute)
+    tracemalloc.start()
+    result = transcriber.transcribe(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.duration == 12 * 60
+    assert [segment.start for segment in result.segments] == pytest.approx([60 * n + 30 for n in range(12)], abs=0.2)
+    assert peak < 20 * 2**20  # its samples are 44 MiB
 
 
 def test_progress_adds_up_to_the_audio(transcriber: Transcriber) -> None:

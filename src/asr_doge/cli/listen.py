@@ -17,6 +17,8 @@ from asr_doge.inference.output import TIMED_FORMATS, parse_formats
 from asr_doge.inference.transcription import load
 
 BLOCK_SECONDS = 0.1
+PATIENCE_SECONDS = 5.0
+"""A microphone that hears nothing sends silence; one that sends nothing for so long is gone."""
 
 
 def run(config: ListenConfig) -> int:
@@ -42,8 +44,9 @@ def microphone_blocks(sounddevice: Any, microphone: str | None, sampling_rate: i
         sampling_rate: in Hz.
 
     Raises:
-        AudioError: there is no such microphone, or it cannot record so.
+        AudioError: there is no such microphone, it cannot record so, or it is gone.
     """
+    name = f"microphone '{microphone}'" if microphone else "the microphone"
     heard: queue.SimpleQueue[NDArray[np.float32]] = queue.SimpleQueue()
 
     def keep(samples: NDArray[np.float32], frames: int, time: object, status: object) -> None:
@@ -60,12 +63,15 @@ def microphone_blocks(sounddevice: Any, microphone: str | None, sampling_rate: i
         ):
             print("listening; Ctrl-C ends it", file=sys.stderr)
             while True:
-                blocks = [heard.get()]
+                try:
+                    blocks = [heard.get(timeout=PATIENCE_SECONDS)]
+                except queue.Empty:
+                    raise AudioError(f"{name} sends nothing any more: plug it in and start again") from None
                 blocks += [heard.get() for _ in range(heard.qsize())]  # while the model was busy
                 yield np.concatenate(blocks)
     except (sounddevice.PortAudioError, ValueError) as error:
-        name = f"microphone '{microphone}'" if microphone else "the microphone"
-        raise AudioError(f"{name} cannot be used ({' '.join(str(error).split())}): choose another") from error
+        remedy = "choose another" if microphone else "plug one in, or name one with --microphone"
+        raise AudioError(f"{name} cannot be used ({' '.join(str(error).split())}): {remedy}") from error
 
 
 def _sounddevice() -> Any:

@@ -74,6 +74,8 @@ def _check(config: TranscribeConfig) -> list[str]:
         raise ConfigError("nothing to transcribe: give files or folders, as in asr-doge transcribe recording.wav")
     if config.batch_size < 1:
         raise ConfigError("--batch_size must be at least 1")
+    if config.output_dir == "":
+        raise ConfigError("--output_dir is empty: name a folder, or leave it out")
     config.check()
     formats = parse_formats(config.format)
     if len(formats) > 1 and config.output_dir is None:
@@ -82,6 +84,8 @@ def _check(config: TranscribeConfig) -> list[str]:
         raise ConfigError(f"--stream takes one recording, or - for standard input, not {len(config.files)}")
     if config.stream and config.output_dir is not None:
         raise ConfigError("--stream prints: leave --output_dir out, and send the output to a file")
+    if config.stream_rate != TranscribeConfig.stream_rate and not (config.stream and "-" in config.files):
+        raise ConfigError("--stream_rate is of samples from standard input, as in --stream -: files state their own")
     if not config.stream and "-" in config.files:
         raise ConfigError("- is standard input, which needs --stream (a file of this name is ./-)")
     return formats

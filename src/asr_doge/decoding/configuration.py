@@ -11,7 +11,7 @@ from asr_doge.errors import ConfigError
 DecoderName = Literal["draft", "greedy", "beam", "ctc"]
 Timestamps = Literal["none", "segment", "word", "auto"]
 
-DEFAULT_BEAMS = 4
+DEFAULT_BEAMS, MOST_BEAMS = 4, 100
 
 
 @dataclass(kw_only=True)
@@ -23,7 +23,7 @@ class DecodingConfig:
     by token. beam: the best of several texts. ctc: the encoder alone, which needs no training and loads no language
     model. Default: draft where the encoder has a CTC head, else greedy."""
     num_beams: int = 1
-    """Beams of beam search, at least 2 (which is then the decoder); with `--decoder beam` and no number, 4."""
+    """Beams of beam search, 2 to 100 (which is then the decoder); with `--decoder beam` and no number, 4."""
     n_best: int = 1
     """Texts of each piece to give as alternatives with their scores; at most the beams."""
     accept_threshold: float | None = None
@@ -53,9 +53,11 @@ class DecodingConfig:
         Raises:
             ConfigError: the message names the flag.
         """
-        if self.num_beams < 1:
-            raise ConfigError("--num_beams must be at least 1")
-        if not 1 <= self.n_best <= self.beams:
+        if not 1 <= self.num_beams <= MOST_BEAMS:
+            raise ConfigError(f"--num_beams must be at least 1 and at most {MOST_BEAMS}, not {self.num_beams}")
+        if self.n_best < 1:
+            raise ConfigError(f"--n_best must be at least 1, not {self.n_best}")
+        if self.n_best > self.beams:
             raise ConfigError(f"--n_best {self.n_best} needs at least as many beams; give --num_beams {self.n_best}")
         if self.num_beams > 1 and self.decoder not in (None, "beam"):
             raise ConfigError(f"--num_beams is for --decoder beam, not {self.decoder}; leave one of them out")

@@ -1,0 +1,239 @@
+"""`asr-doge transcribe` as a user types it: what it prints, where, and with which exit code."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr_doge.inference.transcription import Transcriber
+from tests import speech
+from tests.cli.conftest import Command
+from tests.cli.recordings import FREE, clip, heard
+
+
+def test_one_recording_is_its_text_alone(command: Command, model: Path, recordings: Path) -> None:
+    outcome = command("transcribe", *FREE, recordings / "b.wav", "--model", model)
+    assert outcome.code == 0
+    assert "\n".join(outcome.out) == "\n".join(heard(model, recordings / "b.wav").splitlines())
+    assert outcome.err == []
+
+
+def test_a_language_that_the_model_is_not_told_is_said_to_be_in_vain(
+    command: Command, model: Path, recordings: Path
+) -> None:
+    outcome = command("transcribe", *FREE, recordings / "b.wav", "--model", model, "--language", "de")
+    assert outcome.code == 0
+    assert "\n".join(outcome.out) == "\n".join(heard(model, recordings / "b.wav").splitlines())
+    (line,) = outcome.err
+    assert line.startswith(f"--language de: the prompt of {model} names no language")
+
+
+def test_files_and_folders_with_their_names_in_order(command: Command, model: Path, recordings: Path) -> None:
+    extra = clip(recordings.parent / "z.wav", seed=9)
+    outcome = command("transcribe", *FREE, extra, recordings, "--model", model, "--batch_size", "2")
+    assert outcome.code == 0
+    names = [line.partition("\t")[0] for line in outcome.out if "\t" in line]
+    assert names == [str(extra), *(str(recordings / name) for name in ("a b.flac", "b.wav", "deep/c.ogg"))]
+    assert outcome.err == []
+
+
+def test_json_is_one_document(command: Command, model: Path, recordings: Path) -> None:
+    missing = recordings / "missing.wav"
+    outcome = command(
+        "transcribe", *FREE, recordings / "b.wav", missing, recordings, "--format", "json", "--model", model
+    )
+    assert outcome.code == 2
+    document = json.loads("\n".join(outcome.out))
+    assert document["model"] == str(model)
+    results = document["results"]
+    paths = [recordings / name for name in ("b.wav", "missing.wav", "a b.flac", "b.wav", "deep/c.ogg")]
+    assert [entry["path"] for entry in results] == [str(path) for path in paths]
+    assert [list(entry) for entry in results].count(["path", "duration", "text", "segments", "guards", "passes"]) == 4
+    assert "does not exist" in results[1]["error"]
+    assert results[0] == results[3]
+    assert results[0]["duration"] == 0.8
+    assert results[0]["text"]
+
+
+def test_folders_without_recordings_are_in_the_json_document_too(
+    command: Command, model: Path, recordings: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bare").mkdir()
+    paths = [tmp_path / "bare", recordings / "b.wav", tmp_path / "missing.wav"]
+    outcome = command("transcribe", *FREE, *paths, "--format", "json", "--model", model)
+    assert outcome.code == 2
+    results = json.loads("\n".join(outcome.out))["results"]
+    assert [entry["path"] for entry in results] == [str(path) for path in paths]
+    assert "holds no recordings" in results[0]["error"]
+    assert results[1]["text"]
+    assert "does not exist" in results[2]["error"]
+    assert outcome.err[-1] == "1 transcribed, 2 failed"
+
+
+def test_a_folder_of_files_in_several_formats(command: Command, model: Path, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("transcribe", *FREE, recordings, "--format", "txt,srt", "--output_dir", out, "--model", model)
+    outcome = command(*arguments)
+    assert (outcome.code, outcome.out, outcome.err) == (0, [], ["3 transcribed, 0 failed"])
+    names = [f"{name}.{ending}" for name in ("a b", "b", "deep/c") for ending in ("srt", "txt")]
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == names
+    assert (out / "b.txt").read_text() == heard(model, recordings / "b.wav") + "\n"
+
+
+def test_an_interrupted_folder_is_gone_on_with(command: Command, model: Path, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("transcribe", recordings, "--output_dir", out, "--model", model)
+    (recordings / "bad.wav").write_text("no sound")
+    outcome = command(*arguments)
+    assert outcome.code == 2
+    assert outcome.err[-1] == "3 transcribed, 1 failed"
+    (out / "b.txt").unlink()
+    (out / "a b.txt").write_text("mended by hand")
+    outcome = command(*arguments)
+    assert outcome.err[-2:] == [
+        f"2 already in {out}, left as they are; --overwrite makes them anew",
+        "1 transcribed, 1 failed",
+    ]
+    assert (out / "b.txt").is_file()
+    assert (out / "a b.txt").read_text() == "mended by hand"
+    assert command(*arguments, "--overwrite").err[-1] == "3 transcribed, 1 failed"
+    assert (out / "a b.txt").read_text() != "mended by hand"
+
+
+def test_tables_and_json_lines_are_printed_as_they_come(command: Command, model: Path, recordings: Path) -> None:
+    missing = recordings / "missing.wav"
+    lines = command("transcribe", *FREE, missing, recordings, "--format", "jsonl", "--model", model).out
+    assert [json.loads(line)["path"] for line in lines] == [
+        str(recordings / name) for name in ("missing.wav", "a b.flac", "b.wav", "deep/c.ogg")
+    ]
+    rows = command("transcribe", *FREE, missing, recordings, "--format", "tsv", "--model", model).out
+    assert [row.split("\t")[0] for row in rows] == ["path", *(json.loads(line)["path"] for line in lines[1:])]
+    (first, *_) = command("transcribe", *FREE, recordings, "--format", "ctm", "--model", model).out
+    assert first.startswith("a_b 1 ")
+
+
+@pytest.mark.parametrize("output_format", ["json", "txt"])
+def test_what_was_finished_outlives_an_interrupt(
+    command: Command, model: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch, output_format: str
+) -> None:
+    transcribe_each = Transcriber.transcribe_each
+
+    def interrupted(self: Transcriber, sources: Any, *options: Any) -> Iterator[Any]:
+        yield next(transcribe_each(self, sources, *options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Transcriber, "transcribe_each", interrupted)
+    outcome = command("transcribe", *FREE, recordings, "--format", output_format, "--model", model)
+    assert outcome.code == 130
+    assert outcome.err[-1] == "interrupted"
+    first = recordings / "a b.flac"
+    if output_format == "json":
+        (entry,) = json.loads("\n".join(outcome.out))["results"]
+        assert (entry["path"], entry["duration"]) == (str(first), 1.4)
+    else:
+        assert outcome.out[0].startswith(f"{first}\t")
+
+
+def faulty(folder: Path) -> dict[str, Path]:
+    """Recordings that cannot be transcribed, by what is to be said of them."""
+    folder.mkdir()
+    (folder / "empty.wav").touch()
+    (folder / "letter.wav").write_text("Dear Sir or Madam,\n" * 50)
+    whole = clip(folder / "whole.flac", 3.0).read_bytes()
+    (folder / "whole.flac").unlink()
+    (folder / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    soundfile.write(folder / "nan.wav", np.full(8000, np.nan, dtype=np.float32), 16_000, subtype="FLOAT")
+    soundfile.write(folder / "nothing.wav", np.zeros(0, dtype=np.float32), 16_000)
+    clip(folder / "blip.wav", 0.01)
+    (folder / "bare").mkdir()
+    return {
+        "does not exist": folder / "missing.wav",
+        "0 bytes": folder / "empty.wav",
+        "not audio": folder / "letter.wav",
+        "truncated or corrupt": folder / "cut.flac",
+        "NaN": folder / "nan.wav",
+        "holds no samples": folder / "nothing.wav",
+        "10 ms long": folder / "blip.wav",
+        "holds no recordings": folder / "bare",
+    }
+
+
+def test_each_fault_is_one_line_and_the_rest_is_transcribed(
+    command: Command, model: Path, recordings: Path, tmp_path: Path
+) -> None:
+    faults = faulty(tmp_path / "faulty")
+    outcome = command(
+        "transcribe", *FREE, recordings / "b.wav", *faults.values(), recordings / "a b.flac", "--model", model
+    )
+    assert outcome.code == 2
+    assert [line.partition("\t")[0] for line in outcome.out if "\t" in line] == [
+        str(recordings / "b.wav"),
+        str(recordings / "a b.flac"),
+    ]
+    *errors, summary = outcome.err
+    assert summary == "2 transcribed, 8 failed"
+    assert len(errors) == 8
+    for finding, path in faults.items():
+        assert [line for line in errors if line.startswith("error: ") and str(path) in line and finding in line]
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_fault_alone(command: Command, model: Path, tmp_path: Path, number: int) -> None:
+    finding, path = list(faulty(tmp_path / "faulty").items())[number]
+    outcome = command("transcribe", *FREE, path, "--model", model)
+    assert (outcome.code, outcome.out) == (2, [])
+    assert len(outcome.err) == 2
+    assert str(path) in outcome.err[0]
+    assert finding in outcome.err[0]
+    assert outcome.err[1] == "0 transcribed, 1 failed"
+
+
+def test_silence_is_an_empty_line(command: Command, model: Path, tmp_path: Path) -> None:
+    path = speech.write_wav(tmp_path / "silence.wav", np.zeros(16_000, dtype=np.float32))
+    outcome = command("transcribe", path, "--model", model)
+    assert (outcome.code, outcome.out, outcome.err) == (0, [""], [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep such names off their disks")
+def test_a_name_in_another_encoding_stops_nothing(command: Command, model: Path, tmp_path: Path) -> None:
+    good = clip(tmp_path / "good.wav")
+    shutil.copy(good, tmp_path / os.fsdecode(b"caf\xe9.wav"))
+    outcome = command("transcribe", *FREE, tmp_path, "--model", model)
+    assert outcome.code == 2
+    assert any(line.startswith(f"{good}\t") for line in outcome.out)
+    assert "caf\\udce9.wav has a name that is not UTF-8" in outcome.err[0]
+
+
+@pytest.mark.parametrize("name", ["nanno", "./nowhere", "/no/such/folder"])
+def test_an_unknown_model_is_one_line(command: Command, recordings: Path, name: str) -> None:
+    outcome = command("transcribe", *FREE, recordings, "--model", name)
+    assert (outcome.code, outcome.out) == (2, [])
+    (line,) = outcome.err
+    assert line.startswith(f"error: unknown model '{name}'")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "processor_config.json", "generation_config.json"]
+)
+def test_a_checkpoint_with_a_missing_file_is_one_line(
+    command: Command, model: Path, recordings: Path, tmp_path: Path, name: str
+) -> None:
+    broken = shutil.copytree(model, tmp_path / "broken")
+    (broken / name).unlink()
+    outcome = command("transcribe", *FREE, recordings, "--model", broken)
+    assert (outcome.code, outcome.out) == (2, [])
+    (line,) = outcome.err
+    assert str(broken) in line
+
+
+def test_an_unknown_device_is_one_line(command: Command, model: Path, recordings: Path) -> None:
+    outcome = command("transcribe", *FREE, recordings, "--model", model, "--device", "abacus")
+    assert (outcome.code, len(outcome.err)) == (2, 1)
+    assert "'abacus' is not a device" in outcome.err[0]
