@@ -116,18 +116,15 @@ def plot(results: dict[str, list[Point]], path: Path) -> None:
     figure, axes = pyplot.subplots(
         2, len(results), figsize=(4 * len(results), 6), sharex="col", sharey="row", squeeze=False
     )
-    for axis in axes.flat:
-        axis.margins(y=0.1)
     for column, (kind, measured) in zip(axes.T, results.items(), strict=True):
         sizes = [point["size"] for point in measured]
         column[0].plot(sizes, [1000 * point["cpu_seconds"] / point["audio_seconds"] for point in measured], "o-")
         column[1].plot(sizes, [point["peak_rss_bytes"] / 1e6 for point in measured], "o-")
-        column[1].set(xscale="log", xlabel=labels[kind], ylim=(0, None))
+        column[1].set(xscale="log", xlabel=labels[kind])
         column[1].set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
         column[1].minorticks_off()
-        column[0].set(ylim=(0, None))
-    axes[0, 0].set_ylabel("ms of processor per second of audio")
-    axes[1, 0].set_ylabel("peak memory, MB")
+    for row, title in zip(axes, ("ms of processor per second of audio", "peak memory, MB"), strict=True):
+        row[0].set(ylabel=title, ylim=(0, None))  # after everything is drawn, or it would be cut off
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
