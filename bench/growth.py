@@ -43,7 +43,7 @@ Point = dict[str, float]
 
 
 def write_clips(digits_dir: Path, folder: Path) -> None:
-    """`CLIPS` digit strings as WAV files."""
+    """`CLIPS` digit strings of each speaker as WAV files."""
     for number, clip in enumerate(recorded_clips(CLIPS, read_fsdd(digits_dir), 0)):
         soundfile.write(folder / f"{number:03d}.wav", np.clip(clip.waveform, -1, 1), SAMPLE_RATE)
 
@@ -113,17 +113,21 @@ def plot(results: dict[str, list[Point]], path: Path) -> None:
     """Processor time per second of audio, and memory, against each size."""
     mpl.use("Agg")
     labels = {"length": "recording, seconds", "batch": "batch size", "corpus": "recordings"}
-    figure, axes = pyplot.subplots(2, len(results), figsize=(4 * len(results), 6), sharex="col", sharey="row")
+    figure, axes = pyplot.subplots(
+        2, len(results), figsize=(4 * len(results), 6), sharex="col", sharey="row", squeeze=False
+    )
     for column, (kind, measured) in zip(axes.T, results.items(), strict=True):
         sizes = [point["size"] for point in measured]
         column[0].plot(sizes, [1000 * point["cpu_seconds"] / point["audio_seconds"] for point in measured], "o-")
         column[1].plot(sizes, [point["peak_rss_bytes"] / 1e6 for point in measured], "o-")
-        column[1].set(xscale="log", xlabel=labels[kind], ylim=(0, None))
-        column[0].set(ylim=(0, None))
-    axes[0, 0].set_ylabel("ms of processor per second of audio")
-    axes[1, 0].set_ylabel("peak memory, MB")
+        column[1].set(xscale="log", xlabel=labels[kind])
+        column[1].set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+        column[1].minorticks_off()
+    for row, title in zip(axes, ("ms of processor per second of audio", "peak memory, MB"), strict=True):
+        row[0].set(ylabel=title, ylim=(0, None))  # after everything is drawn, or it would be cut off
     figure.tight_layout()
     figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 def main() -> int:
@@ -152,7 +156,7 @@ def main() -> int:
             # After each, for the last ones take long, and a run that is stopped is to leave what it measured.
             content = json.dumps(report | {"results": results}, indent=2) + "\n"
             write_atomically(options.output_dir / "growth.json", content.encode())
-    plot(results, options.output_dir / "growth.png")
+            plot(results, options.output_dir / "growth.png")
     return 0
 
 

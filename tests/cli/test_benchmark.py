@@ -69,6 +69,8 @@ def test_two_runs_compared(command: Command, model: Path, processed: Path, tmp_p
             *("benchmark", "--checkpoint_dir", model, "--data_dir", processed, "--output_dir", tmp_path / name), *QUICK
         )
         assert outcome.code == 0, outcome.err
+        labels = {row[0] for row in rows(outcome)}
+        assert {"sub, del, ins", "p50, p90, p99", "log-mel", "encoder", "prefill", "2 at once"} <= labels
         report = only_json(tmp_path / name)
         assert outcome.out[-1] == f"report: {report}"
         assert outcome.out[-2] == f"page:   {report.with_suffix('.html')}"

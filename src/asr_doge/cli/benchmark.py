@@ -10,7 +10,14 @@ from asr_doge.benchmark.benchmark import merge_reports
 from asr_doge.benchmark.compare import compare
 from asr_doge.benchmark.report import read_report
 from asr_doge.benchmark.results import BenchmarkResult
-from asr_doge.cli.console import accuracy_table, benchmark_table, comparison_table, note_language, quiet_libraries
+from asr_doge.cli.console import (
+    accuracy_table,
+    benchmark_table,
+    comparison_table,
+    note_language,
+    quiet_libraries,
+    stages_table,
+)
 from asr_doge.errors import ConfigError
 
 
@@ -53,6 +60,8 @@ def _show(result: BenchmarkResult) -> None:
     peers = {peer.name: peer for peer in result.peers}
     console.print(benchmark_table({result.name: result, **peers}))
     console.print(accuracy_table(result))
+    if result.speed is not None:
+        console.print(stages_table(result.speed, result.memory))
     for sample in result.samples:
         if sample.error:
             console.print(f"  counted as empty: {sample.error}", markup=False)

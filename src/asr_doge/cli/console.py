@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asr_doge.benchmark.compare import Comparison
+from asr_doge.benchmark.memory import MemoryResult
 from asr_doge.benchmark.results import BenchmarkResult, RecogniserResult
 from asr_doge.benchmark.speed import SpeedResult
 from asr_doge.inference.transcription import Transcriber
@@ -72,6 +73,21 @@ def accuracy_table(result: BenchmarkResult) -> Table:
     return table
 
 
+def stages_table(speed: SpeedResult, memory: MemoryResult | None) -> Table:
+    """Time and peak memory of each stage, and the throughput of each batch size."""
+    table = Table()
+    for heading in ("", "ms", "peak MiB", "× real time"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    peaks = memory.stages if memory else {}
+    for stage, milliseconds in speed.stages_ms.items():
+        peak = peaks.get(stage)
+        mebibytes = f"{(peak.peak_device_bytes or peak.peak_rss_bytes) / 2**20:,.0f}" if peak else ""
+        table.add_row(stage.replace("_", "-"), f"{milliseconds:.2f}", mebibytes, "")
+    for batch in speed.batches:
+        table.add_row(f"{batch.batch_size} at once", "", "", f"{batch.rtfx:.1f}")
+    return table
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """What became of the word error rate, a row a rule."""
     table = Table(title=f"{comparison.num_common:,} utterances of both")
@@ -108,12 +124,17 @@ def _memory(result: BenchmarkResult) -> str:
 
 _MEASURES: dict[str, Callable[[RecogniserResult], str]] = {
     "WER % ± std": lambda result: f"{100 * result.accuracy.wer:.2f} ± {100 * result.accuracy.wer_std:.1f}",
+    "  sub, del, ins": lambda result: ", ".join(
+        f"{count:,}" for count in (result.accuracy.substitutions, result.accuracy.deletions, result.accuracy.insertions)
+    ),
     "CER % ± std": lambda result: f"{100 * result.accuracy.cer:.2f} ± {100 * result.accuracy.cer_std:.1f}",
     "exact match %": lambda result: f"{100 * result.accuracy.perfect_match_rate:.1f}",
     "utterances": lambda result: f"{result.accuracy.num_samples:,}",
     "real-time factor": _of_speed(lambda speed: f"{speed.real_time_factor:.3f}"),
     "latency, ms a clip": _of_speed(lambda speed: f"{speed.total_latency_ms:.0f}"),
-    "  p90, p99": _of_speed(lambda speed: f"{speed.latency_p90_ms:.0f}, {speed.latency_p99_ms:.0f}"),
+    "  p50, p90, p99": _of_speed(
+        lambda speed: f"{speed.latency_p50_ms:.0f}, {speed.latency_p90_ms:.0f}, {speed.latency_p99_ms:.0f}"
+    ),
     "first token, ms": _of_speed(lambda speed: "" if speed.first_token_ms is None else f"{speed.first_token_ms:.0f}"),
     "tokens a second": _of_speed(lambda speed: f"{speed.tokens_per_second:.0f}" if speed.stages_ms else ""),
     "× real time, batched": lambda result: f"{result.throughput.rtfx:.1f}",
