@@ -8,7 +8,9 @@ Promises: the model is loaded from a checkpoint on disk by the function that eve
 of its own, so that its peak memory is its own, after loading and one run that is not counted. Beside the time on the
 clock stands the processor's, which on one thread (OMP_NUM_THREADS=1) hardly depends on what else the machine does.
 Weights are random, so the number of tokens is fixed: "greedy" writes them one by one with the cache, "draft" reads them
-in one pass, which is what draft verification costs when the draft is right.
+in one pass, which is what draft verification costs when the draft is right. A start is cold for the process (imports
+not counted), not for the disk. Padding is counted in operations: those of a mixed batch beyond those of its clips.
+The file of figures is written anew after every part.
 It does not know accuracy: random weights have none.
 """
 
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import DogeConfig, DogeForCausalLM, GraniteSpeechConfig, PreTrainedConfig
 
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.models import LoadedModel, assemble_model, load_model
 from asr_doge.models.checkpoints import find_model, load_tokenizer
 from asr_doge.models.configuration_asr_doge import published_encoder_config, published_text_config
+from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -109,8 +114,17 @@ def greedy(loaded: LoadedModel, batch: Batch, num_tokens: int) -> Any:
 @torch.inference_mode()
 def draft(loaded: LoadedModel, batch: Batch, num_tokens: int) -> Any:
     """Everything from features to the verdict on a draft of `num_tokens` tokens."""
-    labels = torch.randint(3, 100, (len(batch[0]), num_tokens), device=loaded.model.device)
-    return loaded.model(*batch, labels=labels).logits.argmax(dim=-1)
+    speech = loaded.model.encode(*batch, return_ctc_logits=True)
+    mask = length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1])
+    text = torch.randint(3, 100, (len(mask), num_tokens), device=mask.device)
+    return loaded.model.read(speech.speech_embeddings, mask, text)[0].argmax(dim=-1)
+
+
+def operations(function: Callable[[], Any]) -> int:
+    """Floating point operations of a call."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return int(counter.get_total_flops())
 
 
 def timed(name: str, function: Callable[[], Any], runs: int, audio_seconds: float) -> dict[str, float]:
@@ -145,7 +159,12 @@ def measure(way: str, checkpoint: Path, seconds: float, num_tokens: int, runs: i
     figures["peak_rss_bytes"] = peak_rss()
     if batch:
         mixed = noise(loaded, MIXED_SECONDS)
+        draft(loaded, mixed, num_tokens)
         figures |= timed("batch_draft", lambda: draft(loaded, mixed, num_tokens), runs, sum(MIXED_SECONDS))
+        if way == "float32":  # products of whole numbers are not counted
+            clips = [noise(loaded, [length]) for length in MIXED_SECONDS]
+            alone = sum(operations(partial(draft, loaded, clip, num_tokens)) for clip in clips)
+            figures["batch_padding"] = operations(partial(draft, loaded, mixed, num_tokens)) / alone - 1
     return figures
 
 
@@ -156,29 +175,37 @@ def peak_rss() -> float:
 
 
 def in_own_process(*arguments: str) -> dict[str, float]:
-    """The figures that a script prints as its last line, in JSON."""
+    """The figures that a script prints as its last line, in JSON; none if it fails, so that other parts still run."""
     finished = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     if finished.returncode:
-        sys.exit(f"error: {' '.join(arguments)} failed (too little memory?):\n{finished.stderr}")
+        print(f"error: {' '.join(arguments)} failed (too little memory?):\n{finished.stderr}", file=sys.stderr)
+        return {}
     return json.loads(finished.stdout.splitlines()[-1])
 
 
-def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Every way, each in a process of its own."""
+def compare(options: argparse.Namespace, folder: Path) -> bool:
+    """Every way, each in a process of its own; whether all of them could be measured."""
     common = ["--seconds", str(options.seconds), "--tokens", str(options.tokens), "--runs", str(options.runs)]
     results = {}
     if options.original:
         small = ["--small"] if options.small else []
-        results["original"] = in_own_process(
-            str(Path(__file__).with_name("original.py")), "--way", "original", *common, *small
-        )
+        script = str(Path(__file__).with_name("original.py"))
+        results["original"] = in_own_process(script, "--way", "original", *common, *small)
+        keep(options, results)
         print(f"original   {results['original']}", flush=True)
     batch = [] if options.batch else ["--no-batch"]
     checkpoint = options.checkpoint or make_checkpoint(folder, options.small, getattr(torch, options.stored))
     for way in options.ways:
         results[way] = in_own_process(__file__, "--way", way, "--checkpoint", str(checkpoint), *common, *batch)
-        print(line(way, results[way]), flush=True)
-    return {
+        keep(options, results)
+        if results[way]:
+            print(line(way, results[way], results.get("original")), flush=True)
+    return all(results.values())
+
+
+def keep(options: argparse.Namespace, results: dict[str, dict[str, float]]) -> None:
+    """Write what was measured so far."""
+    report = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
@@ -190,16 +217,24 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "runs": options.runs,
         "results": results,
     }
+    if options.output:
+        write_atomically(options.output, (json.dumps(report, indent=2) + "\n").encode())
 
 
-def line(way: str, figures: dict[str, float]) -> str:
-    """One row of the table."""
+def line(way: str, figures: dict[str, float], original: dict[str, float] | None) -> str:
+    """One row of the table, with what the original takes of ours, if it was measured."""
+    beside = ""
+    if original:
+        speed = original["seconds"] / figures["draft_seconds"]
+        start = original["cold_start_seconds"] / figures["cold_start_seconds"]
+        beside = f"  {speed:.1f} times as fast as the original, from cold {start:.1f} times"
+    padding = f" {100 * figures['batch_padding']:.1f} % padding" if "batch_padding" in figures else ""
     return (
         f"{way:<10} RTF draft {figures['draft_rtf']:.3f} (cpu {figures['draft_cpu_rtf']:.3f})"
         f"  greedy {figures['greedy_rtf']:.3f} (cpu {figures['greedy_cpu_rtf']:.3f})"
         f"  batch of 8 {figures.get('batch_draft_rtf', 0):.3f} (cpu {figures.get('batch_draft_cpu_rtf', 0):.3f})"
-        f"  load {figures['load_seconds']:.1f} s  cold start {figures['cold_start_seconds']:.1f} s"
-        f"  peak {figures['peak_rss_bytes'] / 1e9:.2f} GB"
+        f"{padding}  load {figures['load_seconds']:.1f} s  cold start {figures['cold_start_seconds']:.1f} s"
+        f"  peak {figures['peak_rss_bytes'] / 1e9:.2f} GB{beside}"
     )
 
 
@@ -224,10 +259,7 @@ def main() -> int:
         print(json.dumps(measure(options.way, *arguments)))
         return 0
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        report = compare(options, Path(folder))
-    if options.output:
-        write_atomically(options.output, (json.dumps(report, indent=2) + "\n").encode())
-    return 0
+        return 0 if compare(options, Path(folder)) else 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +72,18 @@ def test_it_knows_digits_in_voices_it_never_heard(nano: LoadedModel, clips: list
     heard = texts(nano, [clip.waveform for clip in clips], 8)
     scores = score([" ".join(clip.digits) for clip in clips], heard)
     assert scores.wer <= 0.15, list(zip([" ".join(clip.digits) for clip in clips], heard, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options", [{"dtype": "bf16"}, {"quantization": "int8"}, {"dtype": "bf16", "quantization": "int8"}]
+)
+def test_lower_precision_hears_nearly_the_same(nano: LoadedModel, clips: list[DigitClip], options: Any) -> None:
+    waveforms = [clip.waveform for clip in clips]
+    whole = texts(nano, waveforms, 8)
+    lower = asr_doge.load("nano", "cpu", **options)
+    assert score(whole, [result.text for result in lower.transcribe(waveforms)]).wer <= 0.03
+    floating = {weight.dtype for weight in lower.loaded.model.parameters() if weight.is_floating_point()}
+    assert floating == {torch.bfloat16 if "dtype" in options else torch.float32}
 
 
 @pytest.mark.skipif(not FSDD.is_dir(), reason="the Free Spoken Digit Dataset is not beside the checkout")

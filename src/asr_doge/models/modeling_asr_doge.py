@@ -49,7 +49,7 @@ from asr_doge.published import Quantization
 
 IGNORED_LABEL = -100
 UNLIKE_POSITIONS = 24
-"""On the CPU, a pass more costs as much as so many positions more in a pass (`bench/decode.py passes`)."""
+"""On the CPU, a pass more costs about as much as so many positions more in a pass: the weights are read once more."""
 
 
 @dataclass(frozen=True)
