@@ -52,8 +52,11 @@ if [ ! -f "$CHECKPOINTS/run.json" ]; then
 elif ! grep -q '"result"' "$CHECKPOINTS/run.json"; then
     doge train "$@" --resume_from latest
 fi
-ls "$OUTPUT_DIR"/benchmark/benchmark_*.json > /dev/null 2>&1 || doge benchmark --config "$CONFIG" \
-    --checkpoint_dir "$CHECKPOINTS/best" --data_dir "$PROCESSED" --output_dir "$OUTPUT_DIR/benchmark"
+mkdir -p "$OUTPUT_DIR/benchmark"
+if [ -z "$(find "$OUTPUT_DIR/benchmark" -name 'benchmark_*.json' -newer "$CHECKPOINTS/run.json")" ]; then
+    doge benchmark --config "$CONFIG" --checkpoint_dir "$CHECKPOINTS/best" --data_dir "$PROCESSED" \
+        --output_dir "$OUTPUT_DIR/benchmark"
+fi
 
 "$PYTHON" - "$OUTPUT_DIR/benchmark" <<'PYTHON'
 import json

@@ -90,6 +90,9 @@ class SpeechTrainer(Seq2SeqTrainer):
         if self.args.fsdp and self.args.device.type == "cpu":
             PartialState().distributed_type = DistributedType.MULTI_GPU
         super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            # By its own policy gradients would be summed in bfloat16. Autocast over float32 weights is what DDP does.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
 
     def trained_weights(self) -> dict[str, Tensor]:
         """What a checkpoint holds, whole, where FSDP has shared it out; all processes must ask at once."""
