@@ -60,7 +60,7 @@ def test_a_language_is_for_utterances_without_one(
     assert outcome.code == 0, outcome.err
     by_language = json.loads(only_json(tmp_path / "report").read_text())["accuracy_by_language"]
     assert {name: accuracy["num_samples"] for name, accuracy in by_language.items()} == {"de": 3, "fr": 1}
-    assert any("names no language" in line for line in outcome.err)
+    assert any("--language de has no effect on the text" in line for line in outcome.err)
 
 
 def test_two_runs_compared(command: Command, model: Path, processed: Path, tmp_path: Path) -> None:

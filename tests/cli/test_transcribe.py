@@ -32,7 +32,7 @@ def test_a_language_that_the_model_is_not_told_is_said_to_be_in_vain(
     assert outcome.code == 0
     assert "\n".join(outcome.out) == "\n".join(heard(model, recordings / "b.wav").splitlines())
     (line,) = outcome.err
-    assert line.startswith(f"--language de: the prompt of {model} names no language")
+    assert line == f"--language de has no effect on the text: {model} reads no prompt that names the language"
 
 
 def test_files_and_folders_with_their_names_in_order(command: Command, model: Path, recordings: Path) -> None:

@@ -55,6 +55,10 @@ def test_a_saved_configuration_comes_back(tmp_path: Path) -> None:
     assert loaded.speech_encoder is None
 
 
+def test_the_prompt_of_an_older_checkpoint_is_its_template() -> None:
+    assert ASRDogeConfig(prompt="what is said? ").prompt_template == "what is said? "  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

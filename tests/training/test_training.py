@@ -280,6 +280,8 @@ def test_one_device_is_used_and_it_is_the_one_asked_for(tmp_path: Path, monkeypa
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"adapter_hidden_dim": 0}, "adapter_hidden_dim"),
         ({"adapter_type": "none"}, "adapter_type"),
+        ({"prompt_template": "in {language}: "}, "--prompt_template names the language, which no utterance"),
+        ({"prompt_template": "in {lang}: "}, "prompt_template 'in {lang}: ': only"),
         ({"train_language_model": "some"}, "train_language_model"),
         ({"device": "abacus"}, "device"),
     ],

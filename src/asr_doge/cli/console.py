@@ -30,8 +30,8 @@ def quiet_libraries() -> None:
 def note_language(transcriber: Transcriber, model: str) -> None:
     """Say so if a language was given in vain."""
     if transcriber.language and not transcriber.recognizer.reads_language:
-        why = f"the prompt of {model} names no language, so that its texts do not depend on it"
-        print(f"--language {transcriber.language}: {why}", file=sys.stderr)
+        why = f"{model} reads no prompt that names the language"
+        print(f"--language {transcriber.language} has no effect on the text: {why}", file=sys.stderr)
 
 
 def benchmark_table(results: Mapping[str, RecogniserResult]) -> Table:

@@ -30,6 +30,7 @@ from asr_doge.errors import AudioError, ConfigError, DataError, TrainingError
 from asr_doge.models import LoadedModel, assemble_model, find_device
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.encoders.loading import feature_source
+from asr_doge.text.prompt import PLACE
 from asr_doge.training.callbacks import KeepBest, LimitedPatience, MarkComplete, Progress, Show, StopWhenAsked
 from asr_doge.training.card import write_card
 from asr_doge.training.configuration import TrainConfig
@@ -142,6 +143,11 @@ def _prepare(config: TrainConfig) -> _Run:
     train_set = read_manifest(Path(config.train_manifest or Path(config.data_dir) / "train_manifest.json"))
     dev_set = read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json"))
     data = describe_data({"train": train_set, "dev": dev_set})
+    if PLACE in config.prompt_template and not any(utterance.language for utterance in train_set):
+        raise ConfigError(
+            "--prompt_template names the language, which no utterance to train on does: give 'asr-doge process' its"
+            " --language"
+        )
     loaded = _assemble(config)
     if checkpoint is not None:
         require_same_sharding(checkpoint, _uses_fsdp(config))
