@@ -1,11 +1,13 @@
-"""Published sizes on a GPU: real-time factors by batch size, how well the encoder uses the device, and the memory.
+"""Published sizes on a GPU: real-time factors by batch size, how well encoder and training use the device, and memory.
 
     python bench/gpu.py --output gpu.json                   # minutes, one GPU
     python bench/gpu.py --small --device cpu                # tiny sizes, to see that it runs
 
 Promises: random weights in bfloat16, loaded by the function that every verb uses; a fixed number of tokens, "draft"
 reading them in one pass and "greedy" writing them one by one (see bench/speed.py). The encoder's share of the peak is
-its floating point operations per second over those of a large matrix product, both measured here. "original" computes
+its floating point operations per second over those of a large matrix product, both measured here; so is that of a
+training step of the adapter, from speech embeddings as the feature cache gives them, with float32 weights and bfloat16
+autocast as `asr-doge train` has them. "original" computes
 as the published code does (float32, batch 1, the whole prefix again for every token), without its idle 2.5B language
 model in memory. RTFx is seconds of audio per second of work.
 It does not know accuracy: random weights have none. It has not been run on a GPU yet.
@@ -31,6 +33,7 @@ from asr_doge.models import LoadedModel, find_device, load_model
 
 BATCH_SIZES = (1, 8, 32, 64, 128, 256)
 PEAK_SIZE = 8192
+EMBEDDINGS_PER_SECOND, TOKENS_PER_SECOND = 10, 3.5
 
 
 def seconds_of(function: Callable[[], Any], device: torch.device, runs: int = 3) -> float:
@@ -93,6 +96,34 @@ def measure_batch(loaded: LoadedModel, size: int, seconds: float, num_tokens: in
     }
 
 
+def measure_training(checkpoint: Path, device: torch.device, size: int, seconds: float) -> dict[str, float]:
+    """A training step from cached features: samples and operations per second, and the memory."""
+    model = load_model(checkpoint, device=device).model.train()
+    optimizer = torch.optim.AdamW(model.adapter.parameters(), fused=True)
+    embeddings = torch.randn(size, round(EMBEDDINGS_PER_SECOND * seconds), model.encoder.hidden_size, device=device)
+    labels = torch.randint(3, 300, (size, round(TOKENS_PER_SECOND * seconds)), device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = model(speech_embeddings=embeddings, labels=labels).loss
+        assert loss is not None
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    step_seconds = seconds_of(step, device)
+    return {
+        "batch_size": size,
+        "samples_per_second": size / step_seconds,
+        "flops_per_second": counter.get_total_flops() / step_seconds,
+        "peak_device_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
+    }
+
+
 def measure(options: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, Any]:
     """Everything, printed as it comes."""
     checkpoint = make_checkpoint(folder, options.small, torch.bfloat16)
@@ -112,6 +143,15 @@ def measure(options: argparse.Namespace, device: torch.device, folder: Path) -> 
             flush=True,
         )
         batches.append(figures)
+    del loaded
+    training = measure_training(checkpoint, device, options.training_batch_size, options.seconds)
+    training["share_of_peak"] = training["flops_per_second"] / peak
+    print(
+        f"training   {training['samples_per_second']:.0f} samples/s from cached features, batch"
+        f" {training['batch_size']}, at {100 * training['share_of_peak']:.0f} % of the peak"
+        f"  {training['peak_device_bytes'] / 1e9:.1f} GB",
+        flush=True,
+    )
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
@@ -122,6 +162,7 @@ def measure(options: argparse.Namespace, device: torch.device, folder: Path) -> 
         "matmul_peak_flops_per_second": peak,
         "original_rtfx": original_rtfx,
         "batches": batches,
+        "training": training,
     }
 
 
@@ -131,6 +172,7 @@ def main() -> int:
     parser.add_argument("--device", help="default: the machine's accelerator")
     parser.add_argument("--small", action="store_true", help="tiny sizes instead of the published ones")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=BATCH_SIZES, help=f"default {BATCH_SIZES}")
+    parser.add_argument("--training_batch_size", type=int, default=64, help="default 64")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each recording (default 10)")
     parser.add_argument("--tokens", type=int, default=30, help="tokens that are written (default 30)")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")

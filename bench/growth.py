@@ -11,7 +11,6 @@ It does not know accuracy, nor the published sizes (see bench/speed.py).
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -30,15 +29,16 @@ import torch
 from matplotlib import pyplot
 
 from asr_doge.audio import SAMPLE_RATE
+from asr_doge.benchmark.about import describe_machine
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.digits import read_fsdd, recorded_clips
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import load_model
 
-CLIPS = 64
+CLIPS = 32
 LENGTHS = (10, 60, 600, 3600, 10800)
 BATCHES = (1, 2, 4, 8, 16, 32)
-CORPORA = (10, 100, 1000)
+CORPORA = (8, 32, 128)
 Point = dict[str, float]
 
 
@@ -92,7 +92,7 @@ def points(folder: Path, longest: int) -> Iterator[tuple[str, Point]]:
     """Every point, each from a process of its own."""
     for length in (length for length in LENGTHS if length <= longest):
         write_long(folder, length)
-    sizes = {"length": [length for length in LENGTHS if length <= longest], "batch": BATCHES, "corpus": CORPORA}
+    sizes = {"batch": BATCHES, "corpus": CORPORA, "length": [length for length in LENGTHS if length <= longest]}
     for kind in sizes:
         for size in sizes[kind]:
             command = [sys.executable, __file__, "--point", kind, str(size), "--output_dir", str(folder)]
@@ -140,20 +140,18 @@ def main() -> int:
         return 0
     if options.digits_dir is None:
         parser.error("--digits_dir is needed")
+    report: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": describe_machine(torch.device("cpu")),
+    }
     results: dict[str, list[Point]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_clips(options.digits_dir, Path(folder))
         for kind, point in points(Path(folder), options.longest):
             results.setdefault(kind, []).append(point)
-    report: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "results": results,
-    }
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.output_dir / "growth.json", (json.dumps(report, indent=2) + "\n").encode())
+            # After each, for the last ones take long, and a run that is stopped is to leave what it measured.
+            content = json.dumps(report | {"results": results}, indent=2) + "\n"
+            write_atomically(options.output_dir / "growth.json", content.encode())
     plot(results, options.output_dir / "growth.png")
     return 0
 

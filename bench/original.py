@@ -7,12 +7,11 @@ Promises: an independent statement of the published algorithm (no code of `asr_d
 end, which the two share): the whole of Granite Speech resident in float32, its 2.5B language model included; batch
 size 1; for every token the language model reads the whole prefix again, with no cache. The weights are random, so the
 number of tokens is fixed. The original runs in a process of its own, so that each way's peak memory is its own.
-It does not know accuracy: random weights have none.
+It does not know accuracy: random weights have none. `bench/throughput.py` compares the original's training steps.
 """
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     DogeConfig,
@@ -36,6 +36,7 @@ from transformers import (
 )
 
 from asr_doge.audio.log_mel import log_mel_features
+from asr_doge.benchmark.about import describe_machine
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration
 from asr_doge.models.configuration_asr_doge import published_encoder_config, published_text_config
@@ -60,16 +61,28 @@ class Original(nn.Module):
     @torch.no_grad()
     def transcribe(self, waveform: Tensor, prompt: Tensor, num_tokens: int) -> Tensor:
         """Token ids `[num_tokens]` of a waveform `[samples]`, after a prompt `[P]`."""
-        features = log_mel_features(waveform)[None]
-        speech = self.speech.get_audio_features(features).pooler_output
         embed = self.language_model.get_input_embeddings()
-        prefix = torch.cat([embed(prompt)[None], self.adapter(speech)], dim=1)
+        prefix = self._prefix(log_mel_features(waveform)[None], prompt)
         tokens: list[Tensor] = []
         for _ in range(num_tokens):
             logits = self.language_model(inputs_embeds=prefix, use_cache=False).logits
             tokens.append(logits[0, -1].argmax())
             prefix = torch.cat([prefix, embed(tokens[-1])[None, None]], dim=1)
         return torch.stack(tokens)
+
+    def loss(self, features: Tensor, prompt: Tensor, labels: Tensor) -> Tensor:
+        """Of a training step: the encoder runs anew, and what pads features `[B, T, F]` and labels `[B, L]` counts."""
+        prefix = self._prefix(features, prompt)
+        inputs = torch.cat([prefix, self.language_model.get_input_embeddings()(labels)], dim=1)
+        logits = self.language_model(inputs_embeds=inputs, use_cache=False).logits
+        return F.cross_entropy(logits[:, prefix.shape[1] - 1 : -1].flatten(0, 1), labels.flatten())
+
+    def _prefix(self, features: Tensor, prompt: Tensor) -> Tensor:
+        """Prompt `[P]` and speech of a batch as the language model reads them, `[B, P + N, H]`."""
+        with torch.no_grad():
+            speech = self.speech.get_audio_features(features).pooler_output
+        before = self.language_model.get_input_embeddings()(prompt)[None].expand(len(speech), -1, -1)
+        return torch.cat([before, self.adapter(speech)], dim=1)
 
 
 def granite_config(small: bool) -> GraniteSpeechConfig:
@@ -115,20 +128,11 @@ def granite_config(small: bool) -> GraniteSpeechConfig:
 
 def doge_config(small: bool) -> DogeConfig:
     """Doge-320M, or a tiny one."""
-    if not small:
-        return published_text_config()
-    return DogeConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
+    config = published_text_config()
+    if small:
+        config.update({"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2})
+        config.update({"num_attention_heads": 4, "num_key_value_heads": 2})
+    return config
 
 
 def randomize(model: nn.Module, seed: int = 0) -> None:
@@ -195,9 +199,7 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
     ours = measure("asr_doge", options.small, options.seconds, options.tokens, options.runs)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "machine": describe_machine(torch.device("cpu")),
         "sizes": "small" if options.small else "published",
         "audio_seconds": options.seconds,
         "tokens": options.tokens,

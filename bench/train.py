@@ -1,12 +1,13 @@
 """Train the same model in several ways on the same data, and compare them on the test set in one table.
 
 Example:
-    python bench/train.py --table trained --data_dir ./strings/processed --output_dir ./bench_train --epochs 3
+    python bench/train.py --table trained --data_dir ./strings/processed --output_dir ./bench_train --epochs 1
 
-`trained` compares --train_language_model none, lora and full; `adapters` the kinds of adapter.
+`trained` compares --train_language_model none, lora and full; `adapters` the kinds of adapter. All are between nano's
+frozen encoder and its language model.
 Promises: the same data, seed, batches and number of steps for every row; WER and CER are of the test manifest, by the
-checkpoint that the dev set chose; a row that is already there (an interrupted run) is not trained again. Rows run one
-after the other on the same machine, so their times compare only if it had nothing else to do.
+checkpoint that the dev set chose; a row that is already there (an interrupted run) is not trained again. Minutes are of
+one processor core, training and its evaluations only, whatever else the machine does.
 """
 
 import argparse
@@ -52,17 +53,17 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, required=True, help="processed speech, with its features")
     parser.add_argument("--output_dir", type=Path, required=True, help="where the runs go")
     parser.add_argument("--epochs", type=float, default=3.0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--test_samples", type=int, default=200, help="test utterances (default 200)")
     flags = parser.parse_args()
-    torch.set_num_threads(flags.threads)
+    torch.set_num_threads(1)
     quiet_libraries()
     rows = {name: _row(name, options, flags) for name, options in TABLES[flags.table].items()}
-    print("| | trained parameters | test WER % | test CER % | exact % | dev CER % | minutes |")
-    print("|---|---|---|---|---|---|---|")
+    print("| | trained parameters | test WER % | test CER % | exact % | dev CER % | dev loss | minutes |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, row in rows.items():
         rates = " | ".join(f"{100 * row[rate]:.2f}" for rate in ("wer", "cer", "perfect_match_rate", "dev_cer"))
-        print(f"| {name} | {row['trainable']:,} | {rates} | {row['seconds'] / 60:.1f} |")
-    print(f"\n{date.today()}, {platform.processor() or platform.machine()}, {flags.threads} thread(s)")
+        print(f"| {name} | {row['trainable']:,} | {rates} | {row['dev_loss']:.3f} | {row['seconds'] / 60:.1f} |")
+    print(f"\n{date.today()}, {platform.processor() or platform.machine()}")
 
 
 def _row(name: str, options: dict[str, Any], flags: argparse.Namespace) -> dict[str, float]:
@@ -82,26 +83,35 @@ def _row(name: str, options: dict[str, Any], flags: argparse.Namespace) -> dict[
         warmup_steps=50,
         resume_from="latest" if (folder / "run.json").is_file() else None,
     )
-    start = time.perf_counter()
+    start = time.process_time()
     result = train(config)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     report = ASRDogeBenchmark(
         BenchmarkConfig(
             checkpoint_dir=str(result.best_dir),
             data_dir=str(flags.data_dir),
             output_dir=str(folder),
-            max_samples=0,
+            max_samples=flags.test_samples,
             num_speed_runs=1,
+            batch_sizes=[],
+            embed_audio=False,
         )
     ).run_full_benchmark()
     row = {
         **{rate: asdict(report.accuracy)[rate] for rate in ("wer", "cer", "perfect_match_rate")},
         "trainable": report.parameters["trainable"],
         "dev_cer": result.dev_cer,
+        "dev_loss": _lowest_dev_loss(folder),
         "seconds": seconds,
     }
     write_atomically(path, json.dumps(row).encode())
     return row
+
+
+def _lowest_dev_loss(folder: Path) -> float:
+    newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    history = json.loads((newest / "trainer_state.json").read_text())["log_history"]
+    return min(entry["eval_loss"] for entry in history if "eval_loss" in entry)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,25 @@
-"""How far word times are from the truth, on digit strings joined from single recordings at known places.
+"""How far word times are from the truth, on digit strings joined from single recordings, and spoken in one breath.
 
 Example:
     python bench/word_times.py --digits_dir ./fsdd
 
 Promises: the times are those of `asr-doge transcribe --timestamps word`; strings whose words are not all right are left
 out and counted, since their words have no counterpart. The truth is where each recording's sound begins and ends, which
-for synthesized words is exact and for human ones within the quiet at their ends.
+for synthesized words is exact and for human ones within the quiet at their ends; in one breath, where espeak-ng says
+that a word begins, which is where the one before it ends (it counts the closure of a plosive with the plosive's word).
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE
-from asr_doge.audio.synthesis import synthesize
+from asr_doge.audio.synthesis import synthesize, synthesize_timed
 from asr_doge.data.digits import random_digits, random_voice, read_fsdd, split_voices
 from asr_doge.decoding import DecodingConfig
 from asr_doge.errors import ASRDogeError
@@ -25,8 +27,10 @@ from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import load_model
 
 Waveform = NDArray[np.float32]
-Speak = Callable[[Sequence[str]], list[Waveform]]
-"""Recordings of the words, one each."""
+Speech = tuple[Waveform, list[tuple[float, float]]]
+"""Words in one waveform, and where each begins and ends, in seconds."""
+Speak = Callable[[Sequence[str], np.random.Generator], Speech]
+"""Says words, given a source of chance."""
 
 
 def main() -> int:
@@ -34,19 +38,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits_dir", type=Path, required=True, help="Free Spoken Digit Dataset")
     parser.add_argument("--model", default="nano", help="checkpoint (default: nano)")
+    parser.add_argument("--takes", default="test", choices=["all", "train", "test"], help="recordings (default: test)")
     parser.add_argument("--strings", type=int, default=60, help="of each speaker (default: 60)")
+    parser.add_argument("--seed", type=int, default=0, help="of digits, takes, pauses and voices (default: 0)")
     flags = parser.parse_args()
     try:
         transcriber = Transcriber(load_model(flags.model, device="cpu"), decoding=DecodingConfig(timestamps="word"))
-        speakers: dict[str, Speak] = {"espeak-ng, unheard voices": spoken_by_machine()}
-        for speaker, recordings in read_fsdd(flags.digits_dir).items():
-            speakers[speaker] = spoken_by(recordings)
+        speakers: dict[str, Speak] = {"espeak-ng, joined": synthesized, "espeak-ng, in one breath": in_one_breath}
+        speakers |= {name: spoken_by(own) for name, own in read_fsdd(flags.digits_dir, flags.takes).items()}
     except ASRDogeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("| speaker | strings right | words | median ms | 90th percentile ms |\n|---|---|---|---|---|")
     for name, speak in speakers.items():
-        errors, right = measure(transcriber, speak, flags.strings)
+        errors, right = measure(transcriber, speak, flags.strings, np.random.default_rng(flags.seed))
         median, high = np.percentile(1000 * errors, [50, 90])
         print(f"| {name} | {right} of {flags.strings} | {len(errors) // 2} | {median:.0f} | {high:.0f} |", flush=True)
     return 0
@@ -54,30 +59,32 @@ def main() -> int:
 
 def spoken_by(recordings: dict[str, list[Waveform]]) -> Speak:
     """A person's own recordings, each drawn anew."""
-    rng = np.random.default_rng(0)
-    return lambda words: [recordings[word][rng.integers(len(recordings[word]))] for word in words]
+    return lambda words, rng: joined([recordings[word][rng.integers(len(recordings[word]))] for word in words], rng)
 
 
-def spoken_by_machine() -> Speak:
-    """Voices that nano was not trained on, a new one for every string."""
-    rng = np.random.default_rng(0)
-    voices = split_voices().unseen
-
-    def speak(words: Sequence[str]) -> list[Waveform]:
-        voice = random_voice(voices, rng)
-        return [synthesize(word, voice) for word in words]
-
-    return speak
+def synthesized(words: Sequence[str], rng: np.random.Generator) -> Speech:
+    """Word by word, in a voice that nano was not trained on."""
+    voice = random_voice(split_voices().unseen, rng)
+    return joined([synthesize(word, voice) for word in words], rng)
 
 
-def measure(transcriber: Transcriber, speak: Speak, count: int) -> tuple[NDArray[np.float64], int]:
+def in_one_breath(words: Sequence[str], rng: np.random.Generator) -> Speech:
+    """The same without pauses."""
+    waveform, starts = synthesize_timed(" ".join(words), random_voice(split_voices().unseen, rng))
+    first, end = sounding(waveform)
+    starts[0] = first / SAMPLE_RATE
+    return waveform, list(pairwise([*starts, end / SAMPLE_RATE]))
+
+
+def measure(
+    transcriber: Transcriber, speak: Speak, count: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], int]:
     """Absolute errors of all boundaries, in seconds, and how many strings were right."""
-    rng = np.random.default_rng(1)
     errors: list[float] = []
     right = 0
     for _ in range(count):
         words = random_digits(rng, (2, 8))
-        waveform, truth = joined([trimmed(recording) for recording in speak(words)], rng)
+        waveform, truth = speak(words, rng)
         found = [word for segment in transcriber.transcribe(waveform).segments for word in segment.words]
         if [word.text for word in found] == list(words):
             right += 1
@@ -86,23 +93,24 @@ def measure(transcriber: Transcriber, speak: Speak, count: int) -> tuple[NDArray
     return np.asarray(errors), right
 
 
-def joined(recordings: Sequence[Waveform], rng: np.random.Generator) -> tuple[Waveform, list[tuple[float, float]]]:
-    """Recordings one after another with silence around each, and where each begins and ends, in seconds."""
+def joined(recordings: Sequence[Waveform], rng: np.random.Generator) -> Speech:
+    """The sounds of recordings one after another with silence around each."""
     parts: list[Waveform] = []
     truth, length = [], 0
-    for recording in [*recordings, np.zeros(0, np.float32)]:
+    for recording in [*recordings, None]:
         silence = np.zeros(int(rng.uniform(0.05, 0.4) * SAMPLE_RATE), np.float32)
+        sound = recording[slice(*sounding(recording))] if recording is not None else np.zeros(0, np.float32)
         start = length + len(silence)
-        length = start + len(recording)
+        length = start + len(sound)
         truth.append((start / SAMPLE_RATE, length / SAMPLE_RATE))
-        parts += [silence, recording]
+        parts += [silence, sound]
     return np.concatenate(parts), truth[:-1]
 
 
-def trimmed(recording: Waveform) -> Waveform:
-    """Without what is more than 40 dB below the loudest at either end."""
+def sounding(recording: Waveform) -> tuple[int, int]:
+    """First sample, and one past the last, that are not more than 40 dB below the loudest."""
     loud = np.flatnonzero(np.abs(recording) > 0.01 * np.abs(recording).max())
-    return recording[loud[0] : loud[-1] + 1]
+    return int(loud[0]), int(loud[-1]) + 1
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ if [ ! -f "$CHECKPOINTS/run.json" ]; then
 elif ! grep -q '"result"' "$CHECKPOINTS/run.json"; then
     doge train "$@" --resume_from latest
 fi
-doge benchmark --config "$CONFIG" --checkpoint_dir "$CHECKPOINTS/best" --data_dir "$PROCESSED" \
-    --output_dir "$OUTPUT_DIR/benchmark"
+ls "$OUTPUT_DIR"/benchmark/benchmark_*.json > /dev/null 2>&1 || doge benchmark --config "$CONFIG" \
+    --checkpoint_dir "$CHECKPOINTS/best" --data_dir "$PROCESSED" --output_dir "$OUTPUT_DIR/benchmark"
 
 "$PYTHON" - "$OUTPUT_DIR/benchmark" <<'PYTHON'
 import json

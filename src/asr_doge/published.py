@@ -1,4 +1,4 @@
-"""The published pair's names, which configurations take as defaults.
+"""The published pair's names, which configurations take as defaults, and licences.
 
 Promises: importing this loads nothing. (Torch and transformers take seconds, and `--help` needs neither.)
 """
@@ -8,8 +8,15 @@ from typing import Literal
 DEFAULT_SPEECH_ENCODER = "ibm-granite/granite-speech-3.3-2b"
 DEFAULT_LANGUAGE_MODEL = "SmallDoge/Doge-320M-Checkpoint"
 DEFAULT_PROMPT = "transcribe the following audio: "
+LICENCES = {
+    DEFAULT_SPEECH_ENCODER: "Apache-2.0",
+    "nano/encoder": "Apache-2.0",
+    "nano/language_model": "Apache-2.0",
+}
+"""Of parts whose publishers' word we have read."""
 
 AdapterType = Literal["mlp", "linear", "conv", "qformer"]
 TrainLanguageModel = Literal["none", "lora", "full"]
 TrainEncoder = Literal["none", "lora", "last_k"]
+Dtype = Literal["fp32", "bf16"]
 Quantization = Literal["none", "int8"]

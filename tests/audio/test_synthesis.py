@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from asr_doge.audio.synthesis import Voice, synthesize, voice_names
+from asr_doge.audio.synthesis import Voice, synthesize, synthesize_timed, voice_names
 from asr_doge.errors import ASRDogeError, ConfigError
 
 TEXT = "The quick brown fox, number 47."
@@ -122,6 +122,17 @@ def test_an_unknown_voice_is_not_replaced_by_another(name: str) -> None:
     with pytest.raises(ConfigError, match="voice_names"):
         synthesize(TEXT, Voice(name))
     np.testing.assert_array_equal(speak("en-us"), speak("en-us"))
+
+
+def test_words_begin_where_they_are_heard() -> None:
+    waveform, starts = synthesize_timed("six, nine, four", Voice())
+    np.testing.assert_array_equal(waveform, synthesize("six, nine, four", Voice()))
+    sounding = np.abs(waveform) > 0.01
+    assert starts[0] == 0.0
+    for start in starts[1:]:  # of silence
+        moment = round(16000 * start)
+        assert not sounding[moment - 800 : moment - 160].any()
+        assert sounding[moment : moment + 800].any()
 
 
 def test_an_unknown_accent_is_refused() -> None:

@@ -17,7 +17,7 @@ from asr_doge.benchmark.stages import STAGES
 from asr_doge.data import Utterance, read_manifest, write_manifest
 from asr_doge.data.manifest import sample_utterances
 from asr_doge.errors import CheckpointError, ConfigError, DataError
-from asr_doge.inference.transcription import Transcriber
+from asr_doge.inference.transcription import Spoken, Transcriber
 from asr_doge.text.normalization import normalize_training_text
 from tests import speech
 
@@ -255,7 +255,8 @@ def test_an_interrupted_benchmark_goes_on(
 
     def noting(self: Transcriber, sources: Iterable[Any]) -> Iterator[Any]:
         sources = list(sources)
-        asked.extend(source.stem for source in sources if isinstance(source, Path))  # not what is timed afterwards
+        # What is timed afterwards names no language.
+        asked.extend(Path(str(spoken.source)).stem for spoken in sources if isinstance(spoken, Spoken))
         return whole(self, sources)
 
     monkeypatch.setattr(Transcriber, "transcribe_each", noting)
@@ -271,6 +272,26 @@ def test_another_checkpoint_starts_anew(checkpoint: Path, corpus: Path, tmp_path
     first = benchmark_of(checkpoint, corpus).transcribe_samples(benchmark_of(checkpoint, corpus).load_samples())
     second = benchmark_of(other, corpus).transcribe_samples(benchmark_of(other, corpus).load_samples())
     assert all(len(short.raw_hypothesis) < len(long.raw_hypothesis) for short, long in zip(second, first, strict=True))
+
+
+def test_hotwords_count_by_their_words_and_not_by_their_file(
+    checkpoint: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = corpus.parent / "words.txt"
+
+    def goes_on(text: str) -> bool:
+        words.write_text(text)
+        benchmark = benchmark_of(checkpoint, corpus, hotwords=str(words))
+        benchmark.transcribe_samples(benchmark.load_samples()[:2])
+        return "finished already" in capsys.readouterr().err
+
+    assert [goes_on(text) for text in ("fox\n", "# animals\nfox\n", "dog\n")] == [False, True, False]
+    parts = []
+    for index, name in ((1, "fox"), (2, "dog")):
+        words.write_text(name)
+        parts.append(benchmark_of(checkpoint, corpus, hotwords=str(words), shard=f"{index}/2").run_full_benchmark())
+    with pytest.raises(DataError, match="they differ in the model's weights, prompt or hotwords"):
+        merge_reports([part.report_path for part in parts], corpus.parent / "merged")
 
 
 def test_shards_joined_are_the_whole(checkpoint: Path, corpus: Path) -> None:

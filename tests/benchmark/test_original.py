@@ -1,4 +1,4 @@
-"""The yardstick runs, on tiny sizes, and both ways write as many tokens."""
+"""The yardstick runs, on tiny sizes; both ways write as many tokens, and train on the same loss."""
 
 import importlib.util
 import json
@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 import torch
+
+from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "original.py"
 
@@ -46,3 +48,20 @@ def test_without_a_cache_the_tokens_are_the_same(original: ModuleType) -> None:
         inputs_embeds=prefix, max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=2
     )
     assert torch.equal(tokens, generated[0])
+
+
+def test_of_a_clip_alone_the_loss_is_ours(original: ModuleType) -> None:
+    """Where nothing is padded, a step of the original computes what one of ours does."""
+    granite, doge = original.granite_config(True), original.doge_config(True)
+    theirs = original.Original(granite, doge, 16).eval()
+    config = ASRDogeConfig(encoder_config=granite, text_config=doge, adapter_hidden_dim=16, prompt_ids=[*range(3, 11)])
+    ours = ASRDogeForConditionalGeneration(config)
+    original.randomize(theirs)
+    ours.language_model.load_state_dict(theirs.language_model.state_dict())
+    ours.adapter.layers.load_state_dict(theirs.adapter.state_dict())
+    features = original.log_mel_features(0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0)))[None]
+    with torch.no_grad():
+        labels, speech = torch.tensor([[5, 9, 7]]), theirs.speech.get_audio_features(features).pooler_output
+        assert torch.allclose(
+            theirs.loss(features, torch.arange(3, 11), labels), ours(speech_embeddings=speech, labels=labels).loss
+        )

@@ -138,8 +138,8 @@ def test_boolean_flags_need_no_value() -> None:
 
 
 def test_flags_become_the_configuration() -> None:
-    config = parse("train", "--learning_rate", "2e-4", "--epochs", "3", "--device", "cpu", "--prompt", "say: ")
-    assert config == TrainConfig(learning_rate=2e-4, epochs=3.0, device="cpu", prompt="say: ")
+    config = parse("train", "--learning_rate", "2e-4", "--epochs", "3", "--device", "cpu", "--prompt_template", "say: ")
+    assert config == TrainConfig(learning_rate=2e-4, epochs=3.0, device="cpu", prompt_template="say: ")
     assert parse("transcribe", "a.wav", "b c.mp3", "--format", "json") == TranscribeConfig(
         ["a.wav", "b c.mp3"], format="json"
     )
@@ -182,10 +182,12 @@ def test_without_flags_everything_is_as_the_dataclass_says(verb: str) -> None:
 
 
 def test_a_file_gives_values_and_flags_override_them(tmp_path: Path) -> None:
-    flat = write_yaml(tmp_path / "flat.yaml", ["batch_size: 3", "epochs: 2", "prompt: 'say: '", "no_wandb: true"])
+    flat = write_yaml(
+        tmp_path / "flat.yaml", ["batch_size: 3", "epochs: 2", "prompt_template: 'say: '", "no_wandb: true"]
+    )
     for arguments in (["--config", str(flat), "--epochs", "5"], ["--epochs", "5", f"--config={flat}"]):
         config = parse("train", *arguments)
-        assert (config.epochs, config.batch_size, config.prompt, config.no_wandb) == (5, 3, "say: ", True)
+        assert (config.epochs, config.batch_size, config.prompt_template, config.no_wandb) == (5, 3, "say: ", True)
     later = write_yaml(tmp_path / "later.yaml", ["batch_size: 4"])
     assert parse("train", "--config", str(flat), "--config", str(later)).batch_size == 4  # of two files the last wins
 
@@ -263,7 +265,7 @@ def test_the_published_recipe() -> None:
     assert config == TrainConfig(
         speech_encoder="ibm-granite/granite-speech-3.3-2b",
         language_model="SmallDoge/Doge-320M-Checkpoint",
-        prompt="transcribe the following audio: ",
+        prompt_template="transcribe the following audio: ",
         adapter_type="mlp",
         adapter_hidden_dim=512,
         train_language_model="none",

@@ -1,6 +1,7 @@
 """`asr-doge benchmark` as a user types it: its tables, comparing, merging, and what goes wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,22 @@ def test_lists_are_written_side_by_side(tmp_path: Path) -> None:
     assert (config.batch_sizes, config.peer) == ([2], ["c"])
     assert parsed("--batch_sizes").batch_sizes == []
     assert parsed("--peer", "7", "[x]").peer == ["7", "[x]"]
+
+
+def test_a_language_is_for_utterances_without_one(
+    command: Command, model: Path, processed: Path, tmp_path: Path
+) -> None:
+    manifest = processed / "test_manifest.json"
+    first, *others = read_manifest(manifest)
+    write_manifest(manifest, [replace(first, language="fr"), *others])
+    outcome = command(
+        *("benchmark", "--checkpoint_dir", model, "--data_dir", processed, "--output_dir", tmp_path / "report"),
+        *("--language", "de", *QUICK),
+    )
+    assert outcome.code == 0, outcome.err
+    by_language = json.loads(only_json(tmp_path / "report").read_text())["accuracy_by_language"]
+    assert {name: accuracy["num_samples"] for name, accuracy in by_language.items()} == {"de": 3, "fr": 1}
+    assert any("names no language" in line for line in outcome.err)
 
 
 def test_two_runs_compared(command: Command, model: Path, processed: Path, tmp_path: Path) -> None:

@@ -80,6 +80,21 @@ def test_a_file_in_passing_is_transcribed_as_ever(
     assert "\n".join(live.out).strip() == "\n".join(ever.out).strip()
 
 
+def test_formats_with_times_follow_the_words_unasked(
+    command: Command, tmp_path: Path, waveform: NDArray[np.float32]
+) -> None:
+    path = speech.write_wav(tmp_path / "a.wav", waveform)
+    call = ("transcribe", path, "--device", "cpu", "--format")
+    rows = [line.split() for line in command(*call, "ctm").out]
+    assert [row[4] for row in rows] == ["one", "two", "three", "nine", "eight"]
+    assert all(0 < float(row[5]) <= 1 for row in rows)  # confidences
+    ends = [float(row[2]) + float(row[3]) for row in rows]
+    assert float(rows[3][2]) - ends[2] == pytest.approx(1.5, abs=0.15)  # the pause
+    assert command(*call, "ctm", "--timestamps", "word").out == command(*call, "ctm").out
+    assert all(len(line.split()) == 5 for line in command(*call, "ctm", "--timestamps", "none").out)
+    assert '"words": []' in "".join(command(*call, "json").out)
+
+
 def test_a_stream_that_ends_within_a_sample_is_transcribed_and_told(
     command: Command, pipe: Callable[..., None]
 ) -> None:

@@ -25,6 +25,16 @@ def test_one_recording_is_its_text_alone(command: Command, model: Path, recordin
     assert outcome.err == []
 
 
+def test_a_language_that_the_model_is_not_told_is_said_to_be_in_vain(
+    command: Command, model: Path, recordings: Path
+) -> None:
+    outcome = command("transcribe", *FREE, recordings / "b.wav", "--model", model, "--language", "de")
+    assert outcome.code == 0
+    assert "\n".join(outcome.out) == "\n".join(heard(model, recordings / "b.wav").splitlines())
+    (line,) = outcome.err
+    assert line.startswith(f"--language de: the prompt of {model} names no language")
+
+
 def test_files_and_folders_with_their_names_in_order(command: Command, model: Path, recordings: Path) -> None:
     extra = clip(recordings.parent / "z.wav", seed=9)
     outcome = command("transcribe", *FREE, extra, recordings, "--model", model, "--batch_size", "2")

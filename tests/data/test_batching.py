@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_doge.data.batching import LengthBatches, cut_by_length
+from asr_doge.data.batching import LengthBatches, SharedBatches, cut_by_length
+from asr_doge.data.sharding import Shard
 
 lengths_of_items = st.lists(st.floats(0.05, 60.0), max_size=200)
 
@@ -54,3 +55,17 @@ def test_runs_are_as_long_as_they_can_be(lengths: list[float], limit: float) -> 
         assert end - start == 1 or (end - start) * lengths[end - 1] <= limit
         if end < len(lengths):
             assert (end - start + 1) * lengths[end] > limit
+
+
+@given(lengths_of_items.map(sorted), st.floats(0.1, 300.0), st.integers(1, 4))
+def test_processes_share_every_batch_equally_and_in_order(lengths: list[float], limit: float, processes: int) -> None:
+    shares = [list(SharedBatches(lengths, limit, Shard(number + 1, processes))) for number in range(processes)]
+    together = []
+    for batches in zip(*shares, strict=True):
+        assert len({len(batch) for batch in batches}) == 1
+        together += [index for batch in batches for index in batch]
+        for batch in batches:
+            items = [index for index in batch if index is not None]
+            assert len(batch) == 1 or len(items) * max((lengths[index] for index in items), default=0) <= limit
+    assert together[: len(lengths)] == list(range(len(lengths)))
+    assert together[len(lengths) :] == [None] * (-len(lengths) % processes)

@@ -226,6 +226,24 @@ def test_unknown_split_names_those_that_exist(tmp_path: Path) -> None:
         ids("fsdd", tmp_path / "fsdd", "train-without-bob")
 
 
+def test_an_empty_split_is_said_to_be_empty(tmp_path: Path) -> None:
+    for folder in ("folder/train", "kaldi/train", "common_voice/clips", "tables", "manifests"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file, header in {
+        "kaldi/train/wav.scp": "",
+        "kaldi/train/text": "",
+        "common_voice/train.tsv": "client_id\tpath\tsentence\n",
+        "tables/train.csv": "path,text\n",
+        "manifests/train.jsonl": "\n",
+    }.items():
+        (tmp_path / file).write_text(header)
+    for dataset, folder in [("table", "tables"), ("manifest", "manifests"), *((n, n) for n in ("folder", "kaldi"))]:
+        with pytest.raises(DataError, match=f"split 'train' of .*{folder} is empty: expected .*; fill it"):
+            ids(dataset, tmp_path / folder, "train")
+    with pytest.raises(DataError, match=r"split 'train' of .* is empty"):
+        ids("common_voice", tmp_path / "common_voice", "train")
+
+
 def test_wrong_folder_or_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere is no folder: give --data_dir"):
         ids("fsdd", tmp_path / "nowhere", "train")

@@ -3,9 +3,7 @@
 import hashlib
 import io
 import shutil
-import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -195,20 +193,6 @@ def test_what_a_killed_run_left_is_not_taken_for_whole(tmp_path: Path, dev_clean
     unpack(tmp_path / "data" / "dev-clean.tar.gz", tmp_path / "data", "LibriSpeech/dev-clean")
     assert [path.name for path in (tmp_path / "data" / "LibriSpeech" / "dev-clean").iterdir()] == ["84"]
     assert not left.exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 2 MB, where this user may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=False).returncode:
-        pytest.skip("needs the right to mount a disk")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_disk_that_fills_up_is_one_line_and_leaves_the_archive_alone(small_disk: Path) -> None:

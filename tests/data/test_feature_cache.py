@@ -19,6 +19,7 @@ from torch import Tensor
 from asr_doge.data.feature_cache import FeatureCache, FeatureCacheWriter, audio_stamp, shard_count, shard_of
 from asr_doge.data.feature_shards import Features, Storage, bytes_per_second
 from asr_doge.data.manifest import Utterance
+from asr_doge.data.sharding import Shard
 from asr_doge.errors import DataError
 
 SOURCE: dict[str, str | int | None] = {"encoder": "nano", "fingerprint": "ab12", "front_end": 1, "revision": None}
@@ -138,7 +139,7 @@ def test_parts_by_several_writers_are_the_whole_byte_for_byte(tmp_path: Path) ->
     wanted = [(str(number), "1-1", features(number)) for number in range(40)]
     with FeatureCacheWriter(tmp_path / "whole", SOURCE, num_shards=8) as writer:
         add(writer, wanted)
-    writers = [FeatureCacheWriter(tmp_path / "parts", SOURCE, num_shards=8, part=(part, 3)) for part in (1, 2, 3)]
+    writers = [FeatureCacheWriter(tmp_path / "parts", SOURCE, num_shards=8, part=Shard(part, 3)) for part in (1, 2, 3)]
     for writer in writers:  # all of them at once, in one folder
         for number in range(8):
             mine = [item for item in wanted if writer.shard_of(item[0]) == number]
@@ -212,7 +213,7 @@ def test_a_corpus_that_outgrows_its_files(tmp_path: Path) -> None:
         assert all(writer.holds(str(number), "old") for number in range(10))
         add(writer, [("3", "new", features(33)), *((str(n), "new", features(n)) for n in range(10, 20))])
     for part in (1, 2, 3):  # each sees those older files that hold utterances of its own
-        with FeatureCacheWriter(tmp_path, SOURCE, num_shards=2, part=(part, 3)) as writer:
+        with FeatureCacheWriter(tmp_path, SOURCE, num_shards=2, part=Shard(part, 3)) as writer:
             assert writer.num_shards == 8
             mine = [n for n in range(20) if writer.shard_of(str(n)) is not None]
             assert all(writer.holds(str(n), "old" if n < 10 and n != 3 else "new") for n in mine)
@@ -276,11 +277,11 @@ def test_error_in_the_run_keeps_what_was_computed(tmp_path: Path) -> None:
 
 
 def test_second_writer_of_the_same_part_is_refused(tmp_path: Path) -> None:
-    with FeatureCacheWriter(tmp_path, SOURCE, part=(1, 2)):
+    with FeatureCacheWriter(tmp_path, SOURCE, part=Shard(1, 2)):
         with pytest.raises(DataError, match="being written by another process"):
-            FeatureCacheWriter(tmp_path, SOURCE, part=(1, 2))
-        FeatureCacheWriter(tmp_path, SOURCE, part=(2, 2)).close()
-    FeatureCacheWriter(tmp_path, SOURCE, part=(1, 2)).close()
+            FeatureCacheWriter(tmp_path, SOURCE, part=Shard(1, 2))
+        FeatureCacheWriter(tmp_path, SOURCE, part=Shard(2, 2)).close()
+    FeatureCacheWriter(tmp_path, SOURCE, part=Shard(1, 2)).close()
 
 
 def read_in_child(cache: FeatureCache, queue: "multiprocessing.Queue[float]") -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 
 from asr_doge.audio import SAMPLE_RATE
 from asr_doge.data import read_manifest, write_manifest
-from asr_doge.data.configuration import ENCODER_SAMPLE_RATE, ProcessConfig
+from asr_doge.data.configuration import ENCODER_SAMPLE_RATE, DownloadConfig, ProcessConfig
+from asr_doge.data.download import download
 from asr_doge.data.processing import process_corpus
 from asr_doge.errors import ConfigError, DataError
 from tests.data.corpus_layouts import write_fsdd, write_librispeech, write_recording
@@ -171,6 +174,29 @@ def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o500)
     with pytest.raises(DataError, match="out cannot be written to: change the permissions of"):
         process_corpus(config_for_folder(tmp_path))
+
+
+def test_a_read_only_disk_is_named(tmp_path: Path, small_disk: Path) -> None:
+    write_pair(tmp_path / "corpus" / "a.wav")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for verb in (
+        lambda out: process_corpus(replace(config_for_folder(tmp_path), output_dir=out)),
+        lambda out: list(download(DownloadConfig(["mini_librispeech"], out))),
+    ):
+        with pytest.raises(DataError, match=r"out cannot be written to: change the permissions of .*disk, or choose"):
+            verb(small_disk / "out")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path: Path, small_disk: Path) -> None:
+    write_pair(tmp_path / "corpus" / "a.wav")
+    config = replace(config_for_folder(tmp_path), output_dir=small_disk)
+    fill = small_disk / "fill"
+    fill.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with pytest.raises(DataError, match=r"train_manifest.json cannot be written \(No space left on device\): check"):
+        process_corpus(config)
+    assert [path.name for path in small_disk.iterdir()] == ["fill"]
+    fill.unlink()
+    assert process_corpus(config).splits[0].kept == 1
 
 
 def test_output_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:

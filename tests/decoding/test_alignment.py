@@ -52,6 +52,25 @@ def test_letters_marked_outside_their_word_do_not_move_it(assembled: LoadedModel
     assert (six.start, six.end) == pytest.approx((0.08, 0.20))
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "____o___ne__t___wo___s_ix___",  # in the pause after the word
+        "____o_______n_e_t______wos_ix",  # in the next word, and nearer to the pause after that
+    ],
+)
+def test_words_meet_at_every_pause_though_letters_are_elsewhere(assembled: LoadedModel, path: str) -> None:
+    words = align(assembled, path, "one two six", clip("____spoke_____the_____words__"))
+    times = [time for word in words for time in (word.start, word.end)]
+    assert times == pytest.approx([0.08, 0.18, 0.28, 0.34, 0.44, 0.54])
+
+
+def test_a_pause_within_a_word_is_left_there(assembled: LoadedModel) -> None:
+    path = "__ssss__iiixxx nniinnee__"
+    six, nine = align(assembled, path, "six nine", clip(path, silent="_"))
+    assert (six.end, nine.start) == pytest.approx((0.28, 0.28), abs=0.03)
+
+
 def test_without_a_pause_words_meet_between_their_letters(assembled: LoadedModel) -> None:
     path = "__oonnee tttwwoo__"
     one, two = align(assembled, path, "one two", clip(path, silent=""))

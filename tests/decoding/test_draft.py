@@ -24,13 +24,16 @@ def heard(size: int = tiny.SPEECH_SIZE) -> SpeechEncoderOutput:
     return SpeechEncoderOutput(embeddings, mask.sum(dim=1))
 
 
-def greedy(loaded: LoadedModel, speech: SpeechEncoderOutput, eos: Sequence[int], limit: int = LIMIT) -> list[list[int]]:
+def greedy(
+    loaded: LoadedModel, speech: SpeechEncoderOutput, eos: Sequence[int], prompt_ids: torch.Tensor | None = None
+) -> list[list[int]]:
     """What transformers' own greedy search writes, up to and with the end of each row."""
     mask = length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1])
     rows = loaded.model.generate(
         speech_embeddings=speech.speech_embeddings,
         attention_mask=mask,
-        max_new_tokens=limit,
+        max_new_tokens=LIMIT,
+        prompt_ids=prompt_ids,
         eos_token_id=list(eos),
         pad_token_id=2,
     ).tolist()
@@ -112,6 +115,17 @@ def test_limits_cut_each_row_where_it_would_be_cut_alone(
     drafts = [data.draw(spoilt(texts)) for _ in LENGTHS]
     written = verifier(assembled, ends).write(heard(), drafts, limits)
     assert [row.tokens for row in written] == [text[:limit] for text, limit in zip(texts, limits, strict=True)]
+
+
+def test_rows_with_prompts_of_their_own(assembled: LoadedModel, texts: list[list[int]]) -> None:
+    """As where each names another language; greedy search is held to rows of such batches in `test_modeling`."""
+    speech = heard()
+    prompts = torch.tensor([[0, 7, 8, 9], [0, 30, -100, -100], [0, 5, 6, -100], [0, -100, -100, -100]])
+    wanted = greedy(assembled, speech, [1], prompt_ids=prompts)
+    assert wanted != greedy(assembled, speech, [1])
+    drafts = [[*text[:3], 70, *text[4:]] for text in wanted]
+    written = verifier(assembled, [1]).write(speech, drafts, [LIMIT] * 4, prompt_ids=prompts)
+    assert [row.tokens for row in written] == wanted
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

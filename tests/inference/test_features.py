@@ -1,9 +1,12 @@
 """The feature cache holds what the model computes, and is filled once."""
 
+import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +19,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from asr_doge.audio import read_audio
+from asr_doge.audio import read_audio, read_clip
 from asr_doge.data import read_manifest, write_manifest
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.feature_cache import FeatureCache
-from asr_doge.data.stores import LocalStore
+from asr_doge.data.stores import LocalStore, open_store
 from asr_doge.errors import CheckpointError, ConfigError, DataError
 from asr_doge.inference import features as inference_features
 from asr_doge.inference.configuration import FeaturesConfig
@@ -30,7 +33,9 @@ from asr_doge.models.encoders import ENCODERS, SpeechEncoderOutput
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.loading import feature_source
 from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
+from asr_doge.training.examples import NamedExamples
 from tests import speech
+from tests.killing import kill_at_change
 from tests.models import tiny
 
 
@@ -212,23 +217,23 @@ def test_a_recording_that_changes_while_it_is_read_is_encoded_again(
 ) -> None:
     changed = read_manifest(corpus / "train_manifest.json")[1].audio_path
 
-    def read_slowly(path: Path, sampling_rate: int) -> NDArray[np.float32]:
-        waveform = read_audio(path, sampling_rate)
+    def read_slowly(path: Path, sampling_rate: int, longest: int | None) -> NDArray[np.float32]:
+        waveform = read_clip(path, sampling_rate, longest)
         if path == changed:
             os.utime(path, ns=(1, 1))
         return waveform
 
     with monkeypatch.context() as patch:
-        patch.setattr(inference_features, "read_audio", read_slowly)
+        patch.setattr(inference_features, "read_clip", read_slowly)
         assert counts(features(corpus, granite_folder)) == (9, 0, 0)
     assert counts(features(corpus, granite_folder)) == (1, 8, 0)
 
 
-def test_unreadable_recordings_are_left_out_and_named(corpus: Path, granite_folder: Path) -> None:
+def test_unreadable_recordings_are_left_out_and_named(corpus: Path, granite_folder: Path, loaded: LoadedModel) -> None:
     broken, gone, short, *_ = utterances = read_manifest(corpus / "train_manifest.json")
     broken.audio_path.write_bytes(b"RIFF, but no sound")
     gone.audio_path.unlink()
-    speech.write_wav(short.audio_path, tiny.random_waveform(0.01))
+    speech.write_wav(short.audio_path, tiny.random_waveform(0.05))
     report = features(corpus, granite_folder, batch_seconds=4)
     assert counts(report) == (6, 0, 3)
     for line, utterance in zip(sorted(report.failed), (broken, gone, short), strict=True):
@@ -236,6 +241,8 @@ def test_unreadable_recordings_are_left_out_and_named(corpus: Path, granite_fold
         assert "\n" not in line
     cache = FeatureCache.open(report.folder)
     assert {utterance.id for utterance in utterances if utterance.id not in cache} == {broken.id, gone.id, short.id}
+    computed = NamedExamples(SpeechDataset(utterances, loaded.processor))  # without a cache the same are left out
+    assert [bool(computed[index].reason) for index in range(len(utterances))] == [True] * 3 + [False] * 2
     assert counts(features(corpus, granite_folder)) == (0, 6, 3)
 
 
@@ -326,6 +333,31 @@ def whole(corpus: Path, granite_folder: Path, tmp_path: Path) -> dict[str, bytes
     found = contents(tmp_path / "whole")
     assert len(found) > 3
     return found
+
+
+def run_and_be_killed(corpus: Path, encoder: Path, folder: Path, change: int) -> None:
+    """In a process of its own: be killed just before the `change`-th change to the folder."""
+    left = itertools.count(change, -1)
+    kill_at_change(folder, lambda: next(left) <= 1)
+    features(corpus, encoder, output_dir=str(folder), **PIECEMEAL)
+
+
+def test_killed_again_and_again_until_it_is_whole(
+    corpus: Path, granite_folder: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    """When a file is written and not yet renamed, when it is, and when the next is about to be opened."""
+    exits: list[int | None] = []
+    for change in [change for _ in whole for change in (5, 10, 8)]:
+        process = start(run_and_be_killed, corpus, granite_folder, tmp_path / "cut", change)
+        process.join()
+        exits.append(process.exitcode)
+        left = contents(tmp_path / "cut")
+        assert {name: content for name, content in left.items() if name in whole}.items() <= whole.items()
+        if exits[-1] == 0:
+            break
+    assert exits[-1] == 0
+    assert exits.count(-signal.SIGKILL) == len(exits) - 1 > 3
+    assert contents(tmp_path / "cut") == whole
 
 
 @pytest.mark.parametrize("written", [0, 2])
@@ -447,6 +479,16 @@ def test_a_cache_elsewhere(corpus: Path, granite_folder: Path, capsys: pytest.Ca
     assert all(torch.equal(here[id_], there[id_]) for id_ in here)
 
 
+def test_parts_elsewhere_are_merged_by_listing(
+    corpus: Path, granite_folder: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    url = "memory://features-in-parts"
+    for part in ("2/2", "1/2"):
+        features(corpus, granite_folder, output_dir=url, shard=part, **PIECEMEAL)
+    store = open_store(url)
+    assert {name: store.read(name, 0, size) for name, size in store.sizes().items()} == whole
+
+
 def test_a_disk_that_is_too_small(corpus: Path, granite_folder: Path) -> None:
     """A manifest that claims more audio than any disk holds the features of."""
     train = read_manifest(corpus / "train_manifest.json")
@@ -454,6 +496,48 @@ def test_a_disk_that_is_too_small(corpus: Path, granite_folder: Path) -> None:
     with pytest.raises(DataError, match=r"features has .* free and the features need about [\d,]+\.\d TB: make room"):
         features(corpus, granite_folder)
     assert not FeatureCache.exists(corpus / "features")
+
+
+def test_a_disk_that_fills_up_leaves_whole_files(
+    corpus: Path, granite_folder: Path, small_disk: Path, whole: dict[str, bytes]
+) -> None:
+    """What others write meanwhile is not in the estimate."""
+    folder, fill = small_disk / "features", small_disk / "fill"
+    folder.mkdir()
+    needed = sum(map(len, whole.values()))
+    estimate = PIECEMEAL | {"output_dir": str(folder)}
+    fill.write_bytes(bytes(shutil.disk_usage(small_disk).free - needed // 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalStore, "free_bytes", lambda _: None)
+        with pytest.raises(DataError, match=r"cannot be written \(No space left on device\): check the folder and"):
+            features(corpus, granite_folder, **estimate)
+    left = contents(folder)
+    assert left.items() < whole.items()
+    fill.unlink()
+    features(corpus, granite_folder, **estimate)
+    assert contents(folder) == whole
+
+
+def test_a_read_only_disk_is_named(corpus: Path, granite_folder: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(
+        DataError, match=r"disk/features cannot be written to \(Read-only file system\): choose another"
+    ):
+        features(corpus, granite_folder, output_dir=str(small_disk / "features"))
+
+
+def test_names_of_any_script(corpus: Path, granite_folder: Path, tmp_path: Path, loaded: LoadedModel) -> None:
+    home = tmp_path / "größe 你好" / "data"
+    shutil.copytree(corpus, home)
+    first, *others = read_manifest(home / "train_manifest.json")
+    path = first.audio_path.rename(home / "audio" / "ein Wort, ñandú.wav")
+    write_manifest(home / "train_manifest.json", [replace(first, id="слово 1", audio_path=path), *others])
+    report = features(home, granite_folder, output_dir=str(home / "кэш"))
+    assert counts(report) == (9, 0, 0)
+    utterances = read_manifest(home / "train_manifest.json")
+    cache = FeatureCache.open(report.folder)
+    cache.require_fresh(utterances)
+    assert len(CachedSpeechDataset(utterances, loaded.processor, cache)[0]["speech_embeddings"]) > 0
 
 
 def test_a_file_without_any_readable_recording(corpus: Path, granite_folder: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
-from asr_doge.inference.results import Segment, Word
+from asr_doge.inference.results import Alternative, Segment, Word
 from asr_doge.inference.segmentation import Piece, pieces_of, stitch
 
 Waveform = NDArray[np.float32]
@@ -182,6 +182,26 @@ def test_word_times_go_with_their_words() -> None:
     joined = stitch([timed("one two three fo", 0.0), timed("ee three four", 2.0)], [True, False])
     assert [segment.text for segment in joined] == ["one two three", "four"]
     assert [[word.text for word in segment.words] for segment in joined] == [["one", "two", "three"], ["four"]]
+
+    assert [(segment.start, segment.end) for segment in joined] == [(0.0, 3.0), (4.0, 5.0)]
+
+
+def test_words_of_neighbours_that_share_none_do_not_overlap() -> None:
+    first = Segment("one two", 0.0, 6.0, (Word("one", 0.0, 1.0), Word("two", 4.0, 6.0)))
+    second = Segment("three four", 4.5, 9.0, (Word("three", 4.5, 5.5), Word("four", 5.5, 9.0)))
+    words = [word for segment in stitch([first, second], [True, False]) for word in segment.words]
+    assert [(word.start, word.end) for word in words] == [(0.0, 1.0), (4.0, 6.0), (6.0, 6.0), (6.0, 9.0)]
+
+
+def test_a_segment_that_lost_words_has_no_alternatives() -> None:
+    whole, cut = (Alternative("one two three", -1.0),), (Alternative("three four", -2.0),)
+    first, second = Segment("one two three", 0.0, 6.0, (), whole), Segment("three four", 4.5, 9.0, (), cut)
+    assert [segment.alternatives for segment in stitch([first, second], [True, False])] == [whole, ()]
+
+
+def test_a_short_segment_beside_a_joint_does_not_end_before_it_begins() -> None:
+    first, second = segment("one two", 0.0, 6.0), segment("three", 4.5, 4.75)
+    assert all(part.start <= part.end for part in stitch([first, second], [True, False]))
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abc"), max_size=12), st.booleans())

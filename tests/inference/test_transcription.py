@@ -1,6 +1,7 @@
 """What comes out belongs to what went in, in its order, whatever the format, the length or the company."""
 
 import dataclasses
+import shutil
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,11 @@ from asr_doge.errors import AudioError
 from asr_doge.inference import transcription
 from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
 from asr_doge.inference.segmentation import pieces_of
-from asr_doge.inference.transcription import Transcriber, load, transcribe
+from asr_doge.inference.transcription import Spoken, Transcriber, load, transcribe
 from asr_doge.models import load_model
 from tests.inference.conftest import UNGUARDED
 from tests.models import tiny
-from tests.speech import RATE, write_wav
+from tests.speech import RATE, edit_json, write_wav
 
 SENTENCES = ("one two three four five six", "seven eight nine", "zero one two three")
 
@@ -55,6 +56,25 @@ def test_batching_changes_neither_texts_nor_order(transcriber: Transcriber, alon
     results = Transcriber(transcriber.loaded, batch_size, UNGUARDED).transcribe(WAVEFORMS)
     assert [result.text for result in results] == alone
     assert [result.duration for result in results] == pytest.approx(SECONDS)
+
+
+def test_each_recording_is_transcribed_in_its_language(brief_folder: Path, tmp_path: Path) -> None:
+    """Also where recordings of several languages, whose prompts differ in length, share a batch."""
+    folder = tmp_path / "told"
+    shutil.copytree(brief_folder, folder)
+    edit_json(folder / "config.json", prompt_template="the {language} sea: ")
+    loaded = load_model(folder, device="cpu", dtype=torch.float64)
+    languages = ("de", "en", None, "luxembourgish")
+
+    def alone(index: int, language: str | None) -> str:
+        return text_of(Transcriber(loaded, decoding=UNGUARDED, language=language), WAVEFORMS[index])
+
+    spoken = [Spoken(WAVEFORMS[index], language) for index, language in enumerate(languages)]
+    together = Transcriber(loaded, 4, UNGUARDED).transcribe_each(spoken)
+    texts = [result.text for result in together if isinstance(result, Transcription)]
+    assert texts == [alone(index, language) for index, language in enumerate(languages)]
+    assert texts != [alone(index, None) for index in range(len(languages))]
+    assert alone(0, "german") == alone(0, "de")
 
 
 def test_one_in_one_out_list_in_list_out(transcriber: Transcriber, alone: list[str]) -> None:

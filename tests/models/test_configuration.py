@@ -36,7 +36,7 @@ def test_a_saved_configuration_comes_back(tmp_path: Path) -> None:
     config = ASRDogeConfig(
         adapter_stack=3,
         adapter_output_norm=True,
-        prompt="what is said? ",
+        prompt_template="what is said? ",
         prompt_ids=[0, 7, 8],
         train_language_model="lora",
         lora={"r": 2, "target_modules": ["q_proj"]},
@@ -62,6 +62,7 @@ def test_a_saved_configuration_comes_back(tmp_path: Path) -> None:
         ({"train_language_model": "some"}, "train_language_model must be one of none, lora, full; got 'some'"),
         ({"adapter_hidden_dim": 0}, "adapter_hidden_dim"),
         ({"adapter_stack": 0}, "adapter_stack"),
+        ({"prompt_template": "in {lang}: "}, "only {language} can stand in braces"),
     ],
 )
 def test_a_value_that_names_no_choice_is_refused(options: dict[str, object], message: str) -> None:

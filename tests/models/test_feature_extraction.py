@@ -8,7 +8,7 @@ import torch
 from transformers import AutoFeatureExtractor
 
 from asr_doge.audio.log_mel import log_mel_features
-from asr_doge.models import LoadedModel, LogMelFeatureExtractor
+from asr_doge.models import ASRDogeProcessor, LoadedModel, LogMelFeatureExtractor
 from tests.models import tiny
 
 
@@ -42,7 +42,15 @@ def test_labels_end_with_eos_and_come_back_as_text(assembled: LoadedModel) -> No
     assert labels[0].tolist()[-1] == -100
     assert labels[1].tolist()[-1] == 1
     assert processor.batch_decode(labels) == ["the sea", "it's nine o'clock, and all is well"]
-    assert processor.prompt_ids("the sea") == [0, *labels[0][: labels[0].tolist().index(1)].tolist()]
+
+
+def test_prompts_of_several_languages_are_a_batch(assembled: LoadedModel) -> None:
+    plain = assembled.processor
+    assert plain.prompt_ids("de").tolist() == assembled.model.config.prompt_ids
+    named = ASRDogeProcessor(plain.feature_extractor, plain.tokenizer, "{language} sea")
+    prompts = named(language=["de", None, "en"]).prompt_ids
+    texts = plain.tokenizer.batch_decode([row[row >= 0].tolist() for row in prompts])
+    assert texts == ["<s>german sea", "<s>sea", "<s>english sea"]
 
 
 def test_the_saved_extractor_is_found_again(checkpoint_folder: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_checkpoint_comes_back_as_it_was(
         train_language_model=choice,
         adapter_stack=2,
         adapter_output_norm=True,
-        prompt="what is said? ",
+        prompt_template="what is said? ",
     )
     untrained = logits(loaded)
     generator = torch.Generator().manual_seed(0)
@@ -86,7 +86,7 @@ def test_a_checkpoint_comes_back_as_it_was(
     assert torch.equal(logits(again), logits(loaded))
     assert (logits(again) - untrained).abs().max() > 0.01
     assert texts(again) == texts(loaded)
-    assert again.model.config.prompt == "what is said? "
+    assert again.model.config.prompt_template == "what is said? "
     assert not again.model.training
     assert again.model.count_parameters() == loaded.model.count_parameters()
 

@@ -1,5 +1,6 @@
 """The whole model: batch = single for logits, loss and text (equality 2), the loss, what is trained, and generation."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import DogeForCausalLM, GenerationConfig, GraniteSpeechForConditionalGeneration
 
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, LoadedModel, assemble_model
@@ -49,13 +51,15 @@ def random_texts(count: int, seed: int = 0) -> list[list[int]]:
     return [[*torch.randint(3, 40, (length,), generator=generator).tolist(), EOS] for length in lengths]
 
 
-def by_hand(model: ASRDogeForConditionalGeneration, clip: Tensor, text: list[int]) -> Tensor:
+def by_hand(
+    model: ASRDogeForConditionalGeneration, clip: Tensor, text: list[int], prompt_ids: list[int] | None = None
+) -> Tensor:
     """Log-probabilities `[len(text), V]` of each token of a clip's text, from `[bos] prompt | speech | text`."""
     with torch.no_grad():
         encoded = model.encoder(clip[None], torch.tensor([len(clip)]))
         speech, _ = model.adapter(encoded.speech_embeddings, encoded.speech_lengths)
         embed = model.language_model.get_input_embeddings()
-        prompt = embed(torch.tensor([model.config.prompt_ids]))
+        prompt = embed(torch.tensor([prompt_ids or model.config.prompt_ids]))
         sequence = torch.cat([prompt, speech, embed(torch.tensor([text[:-1]], dtype=torch.long))], dim=1)
         logits: Tensor = model.language_model(inputs_embeds=sequence).logits[0, -len(text) :]
     return logits.log_softmax(dim=-1)
@@ -131,6 +135,34 @@ def test_text_of_a_batch_is_that_of_its_clips(lengths: list[int], stack: int, no
     for row, clip in zip(together, clips, strict=True):
         single = model.generate(clip[None], **options)[0].tolist()
         assert row == single + [PAD] * (len(row) - len(single))
+
+
+@settings(max_examples=15)
+@given(
+    lengths=st.lists(st.integers(1, 120), min_size=2, max_size=4),
+    prompt_lengths=st.lists(st.integers(1, 6), min_size=4, max_size=4),
+    num_beams=st.sampled_from([1, 3]),
+)
+def test_rows_of_a_batch_may_have_prompts_of_their_own(
+    lengths: list[int], prompt_lengths: list[int], num_beams: int
+) -> None:
+    """As where each names another language."""
+    model = build()
+    clips, texts = tiny.random_clips(lengths), random_texts(len(lengths))
+    features, mask = tiny.padded(clips)
+    prompts = [[3 + row, *range(11, 10 + length)] for row, length in enumerate(prompt_lengths[: len(lengths)])]
+    with torch.no_grad():
+        together = model(features, mask, labels_of(texts), prompt_ids=labels_of(prompts))
+    options: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": 5, "pad_token_id": PAD, "eos_token_id": EOS}
+    written = model.generate(features, mask, prompt_ids=labels_of(prompts), **options).tolist()
+    total = torch.zeros((), dtype=torch.float64)
+    for row, clip, text, prompt, tokens in zip(together.logits, clips, texts, prompts, written, strict=True):
+        wanted = by_hand(model, clip, text, prompt)
+        assert tiny.relative_difference(row[-len(text) - 1 : -1].log_softmax(dim=-1), wanted) < BITS32
+        total += nll(wanted, text)
+        single = model.generate(clip[None], prompt_ids=torch.tensor([prompt]), **options)[0].tolist()
+        assert tokens == single + [PAD] * (len(tokens) - len(single))
+    assert float(together.loss) == pytest.approx(float(total) / sum(map(len, texts)), rel=BITS32)
 
 
 def test_beam_search_ranks_texts_by_their_probability() -> None:
@@ -384,6 +416,25 @@ def test_options_and_a_generation_config_may_be_mixed(caplog: pytest.LogCaptureF
     assert len(output.scores) == len(output.sequences[0]) == 8
 
 
+def test_a_step_from_the_cache_computes_nothing_in_vain() -> None:
+    """Backwards through the language model's weights costs what forwards does: they have no gradients of their own."""
+    model = build()
+    embeddings, labels = torch.randn(2, 12, model.encoder.hidden_size).double(), labels_of([[5, 6, EOS], [7, EOS]])
+
+    def operations(run: Callable[[], object]) -> int:
+        """Of the layers; attention itself has no weights."""
+        with FlopCounterMode(display=False) as counter:
+            run()
+        counts = counter.get_flop_counts()["Global"]
+        return sum(count for name, count in counts.items() if name in (torch.ops.aten.mm, torch.ops.aten.addmm))
+
+    adapter = operations(lambda: model.adapter(embeddings, torch.tensor([12, 12])))
+    forward = operations(lambda: model(speech_embeddings=embeddings, labels=labels))
+    step = operations(lambda: model(speech_embeddings=embeddings, labels=labels).loss.backward())
+    model.zero_grad()
+    assert 1.5 * forward < step <= 2 * forward + adapter
+
+
 def test_labels_in_a_batch_do_not_disturb_generation(assembled: LoadedModel) -> None:
     batch = assembled.processor([tiny.random_waveform(0.6)], text=["the sea"])
     alone = assembled.processor([tiny.random_waveform(0.6)])
@@ -412,3 +463,25 @@ def test_cross_entropy_by_hand_is_that_of_torch() -> None:
     text = [5, 6, EOS]
     log_probabilities = by_hand(model, clip, text)
     assert torch.allclose(nll(log_probabilities, text), F.nll_loss(log_probabilities, torch.tensor(text)) * 3)
+
+
+def test_reading_a_mixed_batch_computes_little_padding_and_each_row_as_alone() -> None:
+    model = build()
+    lengths = torch.tensor([20, 200, 40, 60, 160, 80, 100, 130, 30])
+    generator = torch.Generator().manual_seed(0)
+    speech = torch.randn(9, 200, model.encoder.hidden_size, generator=generator, dtype=torch.float64)
+    mask = torch.arange(200)[None] < lengths[:, None]
+    texts, more = random_texts(9), torch.full((9, 2), 7)
+    computed = []
+    hook = model.language_model.register_forward_pre_hook(
+        lambda module, args, inputs: computed.append(inputs["inputs_embeds"].shape[:2].numel()), with_kwargs=True
+    )
+    logits, reading = model.read(speech, mask, labels_of(texts))
+    hook.remove()
+    assert sum(computed) < 1.05 * reading.mask.sum()
+    later = model.read_on(reading, more)
+    for row, text in enumerate(texts):
+        clip = slice(row, row + 1)
+        alone, reading = model.read(speech[clip, : lengths[row]], mask[clip, : lengths[row]], labels_of([text]))
+        assert tiny.relative_difference(logits[row, -len(text) - 1 :], alone[0]) < BITS32
+        assert tiny.relative_difference(later[row], model.read_on(reading, more[clip])[0]) < BITS32

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM
 
 from asr_doge.cli import main
 from asr_doge.errors import ConfigError
-from asr_doge.models import assemble_model, load_encoder_alone, load_model
+from asr_doge.models import LoadedModel, assemble_model, load_encoder_alone, load_model
 from tests.models import tiny
 
 
@@ -84,15 +86,20 @@ def test_lora_is_as_large_and_where_it_is_told(granite_folder: Path, doge_folder
     assert "\n" not in str(caught.value)
 
 
-def test_merged_lora_says_the_same_without_lora(
-    granite_folder: Path, doge_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def save_with_lora(granite_folder: Path, doge_folder: Path, folder: Path) -> LoadedModel:
     loaded = assemble_model(granite_folder, doge_folder, device="cpu", dtype=torch.float64, train_language_model="lora")
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             if ".lora_" in name:
                 parameter.copy_(0.1 * torch.randn_like(parameter))
-    loaded.save(tmp_path / "lora")
+    loaded.save(folder)
+    return loaded
+
+
+def test_merged_lora_says_the_same_without_lora(
+    granite_folder: Path, doge_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = save_with_lora(granite_folder, doge_folder, tmp_path / "lora")
     flags = ["--checkpoint_dir", str(tmp_path / "lora"), "--output_dir", str(tmp_path / "merged")]
     assert main(["merge", *flags]) == 0
     merged, before = (
@@ -106,4 +113,23 @@ def test_merged_lora_says_the_same_without_lora(
     assert main(["merge", *flags]) == 2
     assert "exists: choose a new folder" in capsys.readouterr().err
     assert main(["merge", "--checkpoint_dir", "nano", "--output_dir", str(tmp_path / "new")]) == 2
-    assert "there is no LoRA to merge" in capsys.readouterr().err
+    assert "there is no LoRA of the language model" in capsys.readouterr().err
+
+
+def test_exported_lora_is_loaded_by_peft_onto_the_language_model(
+    granite_folder: Path, doge_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = save_with_lora(granite_folder, doge_folder, tmp_path / "lora").model.language_model
+    exported = tmp_path / "peft"
+    assert main(["merge", f"--checkpoint_dir={tmp_path / 'lora'}", f"--output_dir={exported}", "--for_peft"]) == 0
+    assert PeftConfig.from_pretrained(str(exported)).base_model_name_or_path == str(doge_folder)
+    ids = torch.arange(3, 20)[None]
+    with torch.no_grad():
+        plain = AutoModelForCausalLM.from_pretrained(doge_folder, dtype=torch.float64)
+        before = plain(input_ids=ids).logits
+        logits = PeftModel.from_pretrained(plain, str(exported)).eval()(input_ids=ids).logits
+        assert torch.allclose(logits, trained(input_ids=ids).logits, atol=1e-4)  # exported in float32
+    assert not torch.allclose(logits, before)
+    assert main(["merge", "--checkpoint_dir=nano", f"--output_dir={tmp_path / 'new'}", "--for_peft"]) == 2
+    assert "there is no LoRA of the language model" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -5,16 +5,19 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
+import socket
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from asr_doge.models import loading
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.training import train
+from tests.killing import kill_at_change
 from tests.training.conftest import MAX_NEW_TOKENS
 
 WEIGHTS = "model.safetensors"
@@ -33,31 +36,60 @@ def same_weights(a: Path, b: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def train_and_be_killed(config: TrainConfig, writes: int) -> int:
-    """Run in another process, which SIGKILLs itself at its `writes`-th write to the run's folder; its exit code."""
+def train_and_be_killed(config: TrainConfig, steps: int, writes: int) -> int:
+    """Run in another process, which kills itself (SIGKILL) after so many steps and writes; its exit code.
+
+    Args:
+        config: of the run.
+        steps: of the optimizer that this process makes.
+        writes: to the run's folder after the last of them; 0 to be killed at the step itself.
+    """
     context = multiprocessing.get_context("fork")  # which need not import the package anew
-    process = context.Process(target=_train, args=(config, writes))
+    process = context.Process(target=_train, args=(config, steps, writes))
     process.start()
     process.join()
     assert process.exitcode is not None
     return process.exitcode
 
 
-def _train(config: TrainConfig, writes: int) -> None:
+def train_together(config: TrainConfig, processes: int = 2) -> None:
+    """Run in several processes, which share the work as torchrun would have them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    started = [context.Process(target=_train_one, args=(config, rank, processes, port)) for rank in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * processes
+
+
+def _train_one(config: TrainConfig, rank: int, processes: int, port: int) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this process was, before it was forked
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    os.environ |= {name: str(value) for name, value in places.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    train(config)
+
+
+def _train(config: TrainConfig, steps: int, writes: int) -> None:
     torch.set_num_threads(1)
     loading.MAX_NEW_TOKENS = MAX_NEW_TOKENS
-    left = writes
+    left = {"steps": steps, "writes": writes}
 
-    def count(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal left
-        changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") or (
-            event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
-        )
-        if changes and str(arguments[0]).startswith(config.output_dir):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def count_step(*_: object) -> None:
+        left["steps"] -= 1
+        if left["steps"] <= 0 and not writes:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.addaudithook(count)
+    def is_last_write() -> bool:
+        left["writes"] -= left["steps"] <= 0
+        return left["steps"] <= 0 and left["writes"] <= 0
+
+    register_optimizer_step_post_hook(count_step)
+    kill_at_change(Path(config.output_dir), is_last_write)
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
         train(config)

@@ -1,6 +1,7 @@
 """What a run leaves to be looked at: curves, hypotheses, card and record."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from asr_doge.training.training import train
 from tests.training.conftest import Settings
 
 
-def test_a_run_shows_what_it_did(settings: Settings, tmp_path: Path) -> None:
+def test_a_run_shows_what_it_did(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = train(settings(tmp_path / "run", epochs=1, eval_steps=3, save_steps=3, eval_samples=2))
     folder = tmp_path / "run"
+    bar = r"3/3 \[\d\d:\d\d<\d\d:\d\d, .*loss=\d+\.\d+, lr=\d\.\de-\d+, audio=\d+ s/s\]"  # `<` and the time left
+    assert re.search(bar, capsys.readouterr().err)
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (folder / "curves.html").read_text()
     heard = [json.loads(line) for line in (folder / "hypotheses.jsonl").read_text().splitlines()]
@@ -32,6 +35,7 @@ def test_a_run_shows_what_it_did(settings: Settings, tmp_path: Path) -> None:
         card = (checkpoint / CARD_NAME).read_text()
         assert f"{100 * result.dev_cer:.2f} %, on 2 utterances" in card
         assert record["data"]["train"]["fingerprint"] in card
+        assert "(licence: see there)" in card
         load_model(checkpoint, device="cpu")
 
 

@@ -80,6 +80,10 @@ def test_a_found_cache_that_does_not_fit_is_not_passed_over_in_silence(
         ({"augment": True}, "--augment varies recordings, and a feature cache holds none: make copies"),
         ({"frame_dropping": 0.1, "features_dir": ""}, "--frame_dropping varies cached features: run"),
         ({"embedding_noise": 0.1, "features_dir": ""}, "--embedding_noise varies cached features: run"),
+        (
+            {"frame_dropping": 0.1, "train_encoder": "lora"},
+            "--frame_dropping varies cached features, and --train_encoder lora uses none: leave one of them out",
+        ),
         ({"frame_dropping": 1.0}, "--frame_dropping 1.0 cannot be used"),
         ({"embedding_noise": -1.0}, "--embedding_noise -1.0 cannot be used"),
         ({"batch_seconds": 0.0}, "--batch_seconds 0.0 cannot be used"),
@@ -115,6 +119,8 @@ def test_recordings_are_varied_by_epoch_and_seed_alone(corpus: Path, loaded: Loa
     assert not same(examples(one, 0), examples(one, 1))
     assert same(examples(one, 1), examples(again, 1))
     assert not same(examples(one, 1), examples(other, 1))
+    fewer = SpeechDataset(utterances[3:], loaded.processor, True, 1)  # in other places, but the same utterances
+    assert same(examples(fewer, 1), examples(one, 1)[3:])
 
 
 def test_whispers_features_are_masked_along_the_right_axis(
@@ -149,6 +155,8 @@ def test_cached_features_are_varied_by_epoch_and_seed_alone(
         assert not same(examples(dataset(**options), 0), examples(dataset(**options), 1))
         assert not same(examples(dataset(**options), 0), examples(dataset(**options, seed=1), 0))
         assert same(examples(dataset(**options), 3), examples(dataset(**options), 3))
+        fewer = CachedSpeechDataset(utterances[3:], loaded.processor, cache, **options)
+        assert same(examples(fewer, 3), examples(dataset(**options), 3)[3:])
     lengths = {
         len(example["speech_embeddings"])
         for epoch in range(9)

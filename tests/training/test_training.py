@@ -1,12 +1,12 @@
 """A run learns, leaves loadable checkpoints of what it trained, and goes on after an interruption as if without one."""
 
+import json
 import math
 import shutil
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
 from asr_doge.audio import read_audio
@@ -30,12 +31,13 @@ from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import assemble_model, load_model, loading
 from asr_doge.text.scoring import score
 from asr_doge.training import training
-from asr_doge.training.datasets import SpeechDataset, collate_examples
+from asr_doge.training.datasets import Example, SpeechDataset, collate_examples
 from asr_doge.training.record import read_record
 from tests import speech
 from tests.models import tiny
 from tests.training.conftest import Train
 from tests.training.runs import WEIGHTS, log_of, same_weights
+from tests.training.test_resuming import at_step
 
 
 def heard_by(checkpoint: Path, utterances: Sequence[Utterance]) -> list[str]:
@@ -118,6 +120,27 @@ def test_cached_and_computed_features_train_alike(run: Train, tmp_path: Path) ->
     run(tmp_path / "computed", features_dir="")
     for cached, computed in zip(log_of(tmp_path / "cached"), log_of(tmp_path / "computed"), strict=True):
         assert cached == pytest.approx(computed, rel=1e-3)
+
+
+def test_utterances_are_told_their_language(run: Train, corpus: Path, tmp_path: Path) -> None:
+    """With and without a feature cache; the checkpoint keeps the template, and the dev rates are told apart."""
+    for split in ("train", "dev"):
+        utterances = read_manifest(corpus / f"{split}_manifest.json")
+        spoken = [replace(one, language=(None, "en", "de")[index % 3]) for index, one in enumerate(utterances)]
+        write_manifest(tmp_path / f"{split}_manifest.json", spoken)
+
+    def trained(name: str, **options: Any) -> list[dict[str, Any]]:
+        run(tmp_path / name, data_dir=str(tmp_path), epochs=2, **options)
+        return log_of(tmp_path / name)
+
+    template = "the {language} sea: "
+    told = trained("told", prompt_template=template)
+    computed = trained("computed", prompt_template=template, features_dir="")
+    assert all(one == pytest.approx(other, rel=1e-3) for one, other in zip(told, computed, strict=True))
+    assert told != trained("plain")
+    assert {"eval_cer_de", "eval_wer_en"} <= [entry for entry in told if "eval_cer" in entry][-1].keys()
+    loaded = load_model(tmp_path / "told" / "best", device="cpu")
+    assert loaded.processor.prompt_template == loaded.model.config.prompt_template == template
 
 
 def test_workers_change_nothing(run: Train, tmp_path: Path) -> None:
@@ -259,17 +282,19 @@ def test_one_device_is_used_and_it_is_the_one_asked_for(tmp_path: Path, monkeypa
         ({"adapter_type": "none"}, "adapter_type"),
         ({"train_language_model": "some"}, "train_language_model"),
         ({"device": "abacus"}, "device"),
-        pytest.param(
-            {"wandb_project": "speech"},
-            r"wandb_project needs the package wandb",
-            marks=pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed"),
-        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(run: Train, tmp_path: Path, options: dict[str, Any], flag: str) -> None:
     with pytest.raises(ConfigError, match=flag) as caught:
         run(tmp_path / "run", **options)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_logger_that_is_not_installed_is_named(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"--wandb_project needs the package wandb: pip install 'asr-doge\[wandb\]'"):
+        run(tmp_path / "run", wandb_project="speech")
     assert not (tmp_path / "run").exists()
 
 
@@ -282,6 +307,27 @@ def test_what_is_missing_is_named(run: Train, tmp_path: Path, corpus: Path) -> N
         run(tmp_path / "run", features_dir=str(tmp_path))
     with pytest.raises(CheckpointError, match="no-model"):
         run(tmp_path / "run", language_model=str(tmp_path / "no-model"))
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_loaded(run: Train, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/run cannot be made: .*/file is a file; choose another folder"):
+        run(tmp_path / "file" / "run", language_model="not/looked-at")
+
+
+def test_a_dev_set_without_utterances_is_named(run: Train, tmp_path: Path) -> None:
+    (tmp_path / "dev.json").touch()
+    with pytest.raises(DataError, match=r"dev.json holds no utterances"):
+        run(tmp_path / "run", dev_manifest=str(tmp_path / "dev.json"))
+
+
+def test_texts_longer_than_the_language_model_reads_are_named(run: Train, tmp_path: Path, corpus: Path) -> None:
+    train = read_manifest(corpus / "train_manifest.json")
+    train[5] = replace(train[5], text="the quick fox " * 500)
+    write_manifest(tmp_path / "train.json", train)
+    with pytest.raises(DataError, match=r"^1 of 16 .* the 2,048 positions .*\(the first: 'train-5', \d,\d+\): leave"):
+        run(tmp_path / "run", train_manifest=str(tmp_path / "train.json"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_features_of_another_encoder_are_refused(run: Train, tmp_path: Path, granite_folder: Path) -> None:
@@ -310,17 +356,71 @@ def test_recordings_that_cannot_be_read_are_named_and_left_out(
     broken = [data / "audio" / name for name in ("train-3.wav", "dev-1.wav")]
     for path in broken:
         path.write_bytes(b"RIFF, but no sound")
-    short = speech.write_wav(data / "audio" / "train-5.wav", tiny.random_waveform(0.01))
+    short = speech.write_wav(data / "audio" / "train-5.wav", tiny.random_waveform(0.05))
     options: dict[str, Any] = {"data_dir": str(data), "features_dir": "", "num_workers": workers}
     assert run(tmp_path / "run", epochs=2, **options).steps == 6
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
     assert len(lines) == 3  # once each, in two epochs
     for path in (*broken, short):
         assert sum(str(path) in line for line in lines) == 1
-    assert (read_record(tmp_path / "run") or {})["result"]["unreadable"] == 2
-    with pytest.raises(AudioError, match=r"that makes 2 recordings .* more than --max_unreadable 1") as caught:
-        run(tmp_path / "fewer", max_unreadable=1, **options)
+    assert (read_record(tmp_path / "run") or {})["result"]["unreadable"] == 3
+    with pytest.raises(AudioError, match=r"that makes 3 recordings .* more than --max_unreadable 2") as caught:
+        run(tmp_path / "fewer", max_unreadable=2, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("batch", [{"batch_size": 1}, {"batch_seconds": 0.5}], ids=str)
+def test_a_recording_that_cannot_be_read_may_be_a_whole_batch(
+    run: Train, tmp_path: Path, corpus: Path, batch: dict[str, Any]
+) -> None:
+    data = shutil.copytree(corpus, tmp_path / "data")
+    write_manifest(data / "train_manifest.json", read_manifest(data / "train_manifest.json")[:4])
+    (data / "audio" / "train-3.wav").unlink()
+    result = run(tmp_path / "run", data_dir=str(data), features_dir="", epochs=1, **batch)
+    assert result.steps == 4
+    assert (read_record(tmp_path / "run") or {})["result"]["unreadable"] == 1
+
+
+def test_a_blank_row_changes_nothing(corpus: Path, granite_folder: Path, doge_folder: Path) -> None:
+    loaded = assemble_model(granite_folder, doge_folder, device="cpu", dtype=torch.float64)
+    dataset = SpeechDataset(read_manifest(corpus / "train_manifest.json")[:2], loaded.processor)
+
+    def loss_and_gradient(examples: list[Example]) -> tuple[float, Tensor]:
+        loaded.model.zero_grad()
+        loss = loaded.model(**collate_examples(examples)).loss
+        loss.backward()
+        gradients = [p.grad for p in loaded.model.adapter.parameters() if p.grad is not None]
+        return float(loss.detach()), torch.cat([gradient.flatten() for gradient in gradients])
+
+    loss, gradient = loss_and_gradient([dataset[0], dataset[1]])
+    with_blank, same_gradient = loss_and_gradient([dataset[0], dataset.blank(), dataset[1]])
+    assert with_blank == pytest.approx(loss, rel=1e-6)
+    assert torch.allclose(same_gradient, gradient, rtol=1e-6)
+    assert gradient.any()
+    nothing, no_gradient = loss_and_gradient([dataset.blank()])
+    assert nothing == 0
+    assert not no_gradient.any()
+
+
+def test_a_dev_recording_that_goes_amiss_is_left_out_of_evaluations(
+    run: Train, tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(corpus, tmp_path / "data")
+    at_step(monkeypatch, 2, (data / "audio" / "dev-1.wav").unlink)
+    run(tmp_path / "run", data_dir=str(data), features_dir="", epochs=2, eval_steps=1, save_steps=1, batch_size=12)
+    assert capsys.readouterr().err.count("dev-1.wav does not exist") == 1
+    heard = [json.loads(line)["id"] for line in (tmp_path / "run" / "hypotheses.jsonl").read_text().splitlines()]
+    assert sorted(heard) == ["dev-0", "dev-2", "dev-3"]
+
+
+def test_batches_of_evaluation_change_no_text(run: Train, tmp_path: Path) -> None:
+    found = []
+    by: dict[str, dict[str, Any]] = {"count": {"batch_size": 12}, "seconds": {"batch_seconds": 2.0}}
+    for name, options in by.items():
+        run(tmp_path / name, learning_rate=0.0, epochs=1, eval_steps=1, save_steps=1, patience=1, **options)
+        losses = [entry["eval_loss"] for entry in log_of(tmp_path / name) if "eval_loss" in entry]
+        found.append(((tmp_path / name / "hypotheses.jsonl").read_text(), pytest.approx(losses[0], rel=1e-5)))
+    assert found[0] == found[1]
 
 
 def _part(content: bytes, start: int, stop: int) -> bytes:

@@ -15,10 +15,12 @@ from asr_doge.audio.augmentation import (
 from asr_doge.audio.reading import (
     AUDIO_EXTENSIONS,
     audio_duration,
+    check_long_enough,
     find_audio_files,
     prepare_waveform,
     read_audio,
     read_blocks,
+    read_clip,
 )
 from asr_doge.audio.resampling import SAMPLE_RATE, resample
 from asr_doge.audio.synthesis import Voice, synthesize, voice_names
@@ -31,10 +33,12 @@ __all__ = [
     "add_noise",
     "audio_duration",
     "change_speed",
+    "check_long_enough",
     "find_audio_files",
     "prepare_waveform",
     "read_audio",
     "read_blocks",
+    "read_clip",
     "resample",
     "reverberate",
     "scale_level",

@@ -50,7 +50,7 @@ def log_mel_features(waveform: Tensor) -> Tensor:
         waveform, FFT_LENGTH, HOP_LENGTH, WINDOW_LENGTH, window, center=True, pad_mode="reflect", return_complex=True
     )
     power = spectrum.real.square() + spectrum.imag.square()  # [257, frames]
-    mel = power.transpose(0, 1) @ _mel_filters().to(waveform.dtype).to(waveform.device)  # [frames, 80]
+    mel = power.transpose(0, 1) @ mel_filters().to(waveform.dtype).to(waveform.device)  # [frames, 80]
     log_mel = mel.clamp(min=1e-10).log10()
     log_mel = torch.maximum(log_mel, log_mel.max() - 8.0) / 4.0 + 1.0
     frames = log_mel.shape[0] - log_mel.shape[0] % FRAME_STACK
@@ -58,7 +58,7 @@ def log_mel_features(waveform: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _mel_filters() -> Tensor:
+def mel_filters() -> Tensor:
     """Triangular HTK mel filters without area normalisation, `[257, 80]`, float64."""
     # Imported here: transformers takes a second to import, and reading audio does not need it.
     from transformers.audio_utils import mel_filter_bank

@@ -47,6 +47,8 @@ _BELIEVABLE_RATES = range(1_000, 1_000_001)
 _LARGEST_FLOAT = 256.0  # generous to hot float recordings, far below unscaled 16-bit values
 # A recorder that writes to a pipe cannot know the length, and states one of the largest numbers instead.
 _UNKNOWN_BYTES = 0x7FFF0000
+MINIMUM_SECONDS = 0.1
+"""Shorter than any word: such a recording is a mistake, and gets told so."""
 _UNKNOWN_FRAMES = 1 << 62
 # Headers may round, and encoders count a start-up delay that decoders drop (most in AAC at low rates).
 _SOUNDFILE_SHORTFALL_SECONDS = 0.1
@@ -67,6 +69,42 @@ def read_audio(path: str | os.PathLike[str], sampling_rate: int = SAMPLE_RATE) -
         AudioError: the file is missing, unreadable, no audio, truncated, corrupt, empty, or holds NaN.
     """
     return _gather(read_blocks(path, sampling_rate))
+
+
+def read_clip(
+    path: str | os.PathLike[str], sampling_rate: int = SAMPLE_RATE, longest: int | None = None
+) -> NDArray[np.float32]:
+    """Read a recording that an encoder is to hear whole, in training from its audio and from its features alike.
+
+    Args:
+        path, sampling_rate: as in `read_audio`.
+        longest: samples that the encoder reads at once, if it would cut what is longer.
+
+    Raises:
+        AudioError: as in `read_audio`; or it is shorter than `MINIMUM_SECONDS`, or longer than `longest`.
+    """
+    waveform = read_audio(path, sampling_rate)
+    check_long_enough(len(waveform), sampling_rate, str(path))
+    if longest is not None and len(waveform) > longest:
+        raise AudioError(
+            f"{path} is {len(waveform) / sampling_rate:.1f} s long: this encoder reads at most"
+            f" {longest / sampling_rate:.0f} s at once"
+        )
+    return waveform
+
+
+def check_long_enough(samples: int, sampling_rate: int, name: str) -> None:
+    """Refuse a recording in which no word can be.
+
+    Raises:
+        AudioError: it is shorter than `MINIMUM_SECONDS`.
+    """
+    seconds = samples / sampling_rate
+    if seconds < MINIMUM_SECONDS:
+        raise AudioError(
+            f"{name} is {1000 * seconds:.0f} ms long: too short to hold a word"
+            f" (at least {1000 * MINIMUM_SECONDS:.0f} ms)"
+        )
 
 
 def read_blocks(path: str | os.PathLike[str], sampling_rate: int = SAMPLE_RATE) -> Iterator[NDArray[np.float32]]:

@@ -14,6 +14,7 @@ but not bit for bit.
 
 import _ctypes
 import ctypes
+import itertools
 import os
 import sys
 import threading
@@ -40,7 +41,25 @@ _CHARS_UTF8 = 1
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _BUFFER_MILLISECONDS = 500
 
-_SAMPLES_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+class _Event(ctypes.Structure):
+    """`espeak_EVENT`."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # in milliseconds
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    )
+
+
+_LAST_EVENT, _WORD_EVENT = 0, 1
+
+_SAMPLES_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 # Variants that no person sounds like; a recognizer gains nothing from them.
 _UNNATURAL_VARIANTS = frozenset(
@@ -121,15 +140,25 @@ def synthesize(text: str, voice: Voice, sampling_rate: int = SAMPLE_RATE) -> NDA
         ConfigError: a voice that espeak-ng lacks.
         ASRDogeError: `espeakng-loader` is not installed, or espeak-ng refuses the text.
     """
+    return synthesize_timed(text, voice, sampling_rate)[0]
+
+
+def synthesize_timed(
+    text: str, voice: Voice, sampling_rate: int = SAMPLE_RATE
+) -> tuple[NDArray[np.float32], list[float]]:
+    """Speak `text` as `synthesize` does; also when each of its words begins, in seconds, by espeak-ng's own account."""
     accent, plus, variant = voice.name.partition("+")
     if plus and variant not in _variants():  # espeak-ng would silently speak without the variant
         raise ConfigError(f"espeak-ng has no voice variant {variant!r}: `voice_names()` lists the voices.")
     chosen_name = "+".join(filter(None, (_english_accents().get(accent, accent), variant)))
     chunks: list[bytes] = []
+    starts: list[float] = []
 
-    def collect(samples: "ctypes._Pointer[ctypes.c_short]", count: int, _events: int) -> int:
+    def collect(samples: "ctypes._Pointer[ctypes.c_short]", count: int, events: "ctypes._Pointer[_Event]") -> int:
         if samples and count > 0:
             chunks.append(ctypes.string_at(samples, count * ctypes.sizeof(ctypes.c_short)))
+        for event in itertools.takewhile(_is_event, map(events.__getitem__, itertools.count())):
+            starts.extend([event.audio_position / 1000] * (event.type == _WORD_EVENT))
         return 0  # go on
 
     callback = _SAMPLES_CALLBACK(collect)
@@ -144,7 +173,11 @@ def synthesize(text: str, voice: Voice, sampling_rate: int = SAMPLE_RATE) -> NDA
     waveform = resample(samples, native_rate, sampling_rate)
     # The resampling filter can overshoot by a little where espeak-ng is at full scale.
     peak = max(1.0, float(np.abs(waveform).max(initial=0.0)))
-    return np.asarray(waveform / np.float32(peak), dtype=np.float32)
+    return np.asarray(waveform / np.float32(peak), dtype=np.float32), starts
+
+
+def _is_event(event: _Event) -> bool:
+    return bool(event.type != _LAST_EVENT)
 
 
 def _set_parameters(library: ctypes.CDLL, voice: Voice) -> None:

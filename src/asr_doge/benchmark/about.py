@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,22 +54,25 @@ def describe_model(loaded: LoadedModel) -> dict[str, str | int | float | None]:
     }
 
 
-def fingerprint(loaded: LoadedModel, checkpoint: str) -> str:
+def fingerprint(loaded: LoadedModel, checkpoint: str, hotwords: Sequence[str] = ()) -> str:
     """Digest of all that a transcript depends on besides the recording and the settings of this run.
 
     Args:
         loaded: the model.
         checkpoint: what it was loaded from.
+        hotwords: those listened for, of which the settings know the file alone.
     """
     config = loaded.model.config
     parts = [
         weights_fingerprint(find_model(checkpoint), lambda key: key),
         config.speech_encoder_fingerprint,
         config.language_model_fingerprint,
+        config.prompt_template,
         config.prompt_ids,
         config.max_audio_seconds,
         loaded.model.generation_config.to_dict(),
         version("asr-doge"),
+        list(hotwords),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -6,7 +6,7 @@ It does not score, time or draw itself: see `accuracy`, `speed`, `memory`, `repo
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from asr_doge.benchmark.peers import Peer, check_peer, load_peer, time_peer, tra
 from asr_doge.benchmark.progress import Progress
 from asr_doge.benchmark.report import read_report, write_report
 from asr_doge.benchmark.results import BenchmarkResult, PeerResult, Throughput
-from asr_doge.benchmark.sharding import merge_results, parse_shard
+from asr_doge.benchmark.sharding import merge_results
 from asr_doge.benchmark.speed import (
     SPEED_CLIPS,
     SpeedResult,
@@ -35,10 +35,13 @@ from asr_doge.benchmark.speed import (
 )
 from asr_doge.benchmark.transcribing import Outcome, transcribe_and_score, with_bar
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
+from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
+from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError, DataError
-from asr_doge.inference.transcription import Transcriber
+from asr_doge.inference.transcription import Spoken, Transcriber
 from asr_doge.models import LoadedModel, load_model
+from asr_doge.models.loading import TORCH_TYPES
 
 
 class ASRDogeBenchmark:
@@ -57,7 +60,8 @@ class ASRDogeBenchmark:
             CheckpointError, ConfigError: as in `asr_doge.models.load_model`; also for weights that are NaN.
         """
         config = self.config
-        loaded = load_model(config.checkpoint_dir, device=config.device, quantization=config.quantization)
+        dtype, quantization = TORCH_TYPES[config.dtype], config.quantization
+        loaded = load_model(config.checkpoint_dir, device=config.device, dtype=dtype, quantization=quantization)
         check_weights(loaded, config.checkpoint_dir)
         self._transcriber = self._transcriber_of(loaded, config.batch_size)
 
@@ -91,7 +95,7 @@ class ASRDogeBenchmark:
         samples = self.load_samples() if samples is None else samples
         if not samples:
             raise DataError("nothing to benchmark: no samples")
-        samples = self.shard.of(samples)
+        samples = self.shard.of([self._with_language(sample) for sample in samples])
         progress = self._progress()
         results, throughput = self._transcribe(samples, progress)
         readable = [sample for sample, result in zip(samples, results, strict=True) if result.error is None]
@@ -124,7 +128,7 @@ class ASRDogeBenchmark:
 
         The texts are kept in `output_dir` for `run_full_benchmark`, which need not transcribe the same clips again.
         """
-        return self._transcribe(samples, self._progress())[0]
+        return self._transcribe([self._with_language(sample) for sample in samples], self._progress())[0]
 
     def benchmark_speed(self, audio_path: str | Path) -> dict[str, float]:
         """Time one clip with batch size 1, from the file to the text.
@@ -157,7 +161,10 @@ class ASRDogeBenchmark:
         }
 
     def _transcriber_of(self, loaded: LoadedModel, batch_size: int) -> Transcriber:
-        return Transcriber(loaded, batch_size, self.config)
+        return Transcriber(loaded, batch_size, self.config, self.config.language)
+
+    def _with_language(self, sample: Utterance) -> Utterance:
+        return replace(sample, language=sample.language or self.config.language)
 
     def _rule(self) -> str:
         if not self.config.max_samples:
@@ -169,9 +176,9 @@ class ASRDogeBenchmark:
         if peer is not None:
             recogniser = f"{peer.name} {peer.version}"
         else:
-            weights = fingerprint(self.transcriber.loaded, self.config.checkpoint_dir)
-            decoding = {field.name: getattr(self.config, field.name) for field in fields(DecodingConfig)}
-            recogniser = f"{weights} {self.config.quantization} {decoding}"
+            names = [field.name for field in fields(DecodingConfig) if field.name != "hotwords"]
+            decoding = {name: getattr(self.config, name) for name in names}
+            recogniser = f"{self._fingerprint()} {self.config.dtype} {self.config.quantization} {decoding}"
         return Progress(Path(self.config.output_dir), recogniser, str(self.shard))
 
     def _transcribe(self, samples: Sequence[Utterance], progress: Progress) -> tuple[list[SampleResult], Throughput]:
@@ -179,7 +186,8 @@ class ASRDogeBenchmark:
         with watched_outputs(self.transcriber.loaded, self.config.checkpoint_dir) as outputs:
 
             def transcribe_each(pending: Iterable[Utterance]) -> Iterator[Outcome]:
-                for outcome in self.transcriber.transcribe_each(sample.audio_path for sample in pending):
+                spoken = (Spoken(sample.audio_path, sample.language) for sample in pending)
+                for outcome in self.transcriber.transcribe_each(spoken):
                     outputs.check()
                     yield outcome
 
@@ -224,16 +232,20 @@ class ASRDogeBenchmark:
     def _runs(self) -> tuple[int, int]:
         return self.config.num_speed_runs, self.config.num_warmup_runs
 
+    def _fingerprint(self) -> str:
+        """Of model and hotwords: by their words, since their file may be edited."""
+        hotwords = read_hotwords(self.config.hotwords) if self.config.hotwords else ()
+        return fingerprint(self.transcriber.loaded, self.config.checkpoint_dir, hotwords)
+
     def _about(self) -> dict[str, Any]:
         """What was measured, where and when."""
         loaded = self.transcriber.loaded
         counts = loaded.model.count_parameters()
-        weights = fingerprint(loaded, self.config.checkpoint_dir)
         return {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "config": asdict(self.config),
             "machine": describe_machine(loaded.model.device),
-            "model": describe_model(loaded) | {"fingerprint": weights},
+            "model": describe_model(loaded) | {"fingerprint": self._fingerprint()},
             "parameters": asdict(counts) | {"total": counts.total, "trainable_share": counts.trainable_share},
         }
 

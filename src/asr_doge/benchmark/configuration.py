@@ -6,7 +6,7 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 from dataclasses import dataclass, field
 
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import Quantization
+from asr_doge.published import Dtype, Quantization
 
 
 @dataclass
@@ -21,6 +21,9 @@ class BenchmarkConfig(DecodingConfig):
     """Test manifest, if not the one in data_dir."""
     output_dir: str = "./benchmark"
     """Folder for the reports: one JSON file and one HTML page a run."""
+    language: str | None = None
+    """Language of the utterances for which the manifest names none, as a code such as de or a name; it chooses the
+    scoring rule, and goes into the prompt of models that were trained with {language} in it."""
     max_samples: int = 200
     """Utterances to measure: those whose ids have the smallest SHA-256, so spread over the manifest; 0 for all."""
     num_speed_runs: int = 5
@@ -43,6 +46,9 @@ class BenchmarkConfig(DecodingConfig):
     """Seed of the resampling behind confidence intervals and significance."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    dtype: Dtype = "fp32"
+    """Type of the weights and of what is computed with them; bf16 takes half the memory, and half the time where the
+    processor has instructions for it."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: a third of the time, less than half the memory, nearly the same text."""
     compare: list[str] = field(default_factory=list)

@@ -21,7 +21,7 @@ class Finished:
     """One transcript.
 
     Attributes:
-        stamp: of the recording it is of.
+        stamp: of the recording it is of, and the language it was taken for.
         text: the transcript.
         duration: seconds of the recording.
         seconds: how long it took; of several in a batch, the first bears it all.
@@ -53,7 +53,7 @@ class Progress:
         if known is None:
             return None
         try:
-            return known if known.stamp == audio_stamp(sample.audio_path) else None
+            return known if known.stamp == _stamp(sample) else None
         except DataError:  # it has gone since; whoever reads it will say so
             return None
 
@@ -63,7 +63,7 @@ class Progress:
         Raises:
             DataError: the folder cannot be written to, or the recording has gone meanwhile.
         """
-        finished = Finished(audio_stamp(sample.audio_path), text, duration, seconds)
+        finished = Finished(_stamp(sample), text, duration, seconds)
         # Its own line break comes first, too: before it may stand a line that was cut off.
         line = f"\n{json.dumps({'id': sample.id} | asdict(finished))}\n"
         try:
@@ -93,3 +93,7 @@ class Progress:
             except (ValueError, TypeError, KeyError, AttributeError):  # cut off when the process was killed
                 continue
         return found
+
+
+def _stamp(sample: Utterance) -> str:
+    return f"{audio_stamp(sample.audio_path)} {sample.language or ''}"

@@ -1,58 +1,20 @@
 """Measuring a big test set in parts, by processes that do not know each other.
 
-Promises: the parts of a set are alike (every n-th utterance), together they are the whole of it, and their reports
-joined are the report of the whole, utterances in the same order. Reports that do not belong together are refused.
-It does not start processes.
+Promises: the reports of all parts (`asr_doge.data.sharding`) joined are the report of the whole, utterances in the same
+order. Reports that do not belong together are refused.
 """
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from asr_doge.benchmark.results import BenchmarkResult, RecogniserResult, Throughput
-from asr_doge.errors import ConfigError, DataError
+from asr_doge.data.sharding import parse_shard
+from asr_doge.errors import DataError
 
-Item = TypeVar("Item")
-_OWN_SETTINGS = {"shard", "device", "output_dir", "merge", "batch_size", "batch_sizes"}
-"""Settings in which the parts of one benchmark may differ."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part `index` of `count`, counted from 1."""
-
-    index: int
-    count: int
-
-    def of(self, items: Sequence[Item]) -> list[Item]:
-        """This part of a list.
-
-        Raises:
-            ConfigError: it would be empty.
-        """
-        part = list(items[self.index - 1 :: self.count])
-        if not part:
-            raise ConfigError(f"--shard {self}: there are only {len(items)} samples; use fewer parts")
-        return part
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-
-def parse_shard(text: str | None) -> Shard:
-    """`2/4` as a shard; None is the whole.
-
-    Raises:
-        ConfigError: it is no such part.
-    """
-    if text is None:
-        return Shard(1, 1)
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise ConfigError(f"--shard {text} is no part of a whole: write 1/4, 2/4, 3/4 or 4/4")
-    return Shard(int(match[1]), int(match[2]))
+_OWN_SETTINGS = {"shard", "device", "output_dir", "merge", "batch_size", "batch_sizes", "hotwords"}
+"""Settings in which the parts of one benchmark may differ. (The fingerprint has the hotwords, whatever their file.)"""
 
 
 def merge_results(parts: Sequence[BenchmarkResult], report_path: Path) -> BenchmarkResult:
@@ -97,7 +59,7 @@ def _check_same(first: BenchmarkResult, other: BenchmarkResult) -> None:
         name for name, value in first.config.items() if name not in _OWN_SETTINGS and other.config.get(name) != value
     ]
     if first.model["fingerprint"] != other.model["fingerprint"]:
-        different.append("the model's weights")
+        different.append("the model's weights, prompt or hotwords")
     if [peer.version for peer in first.peers] != [peer.version for peer in other.peers]:
         different.append("peers")
     if different:

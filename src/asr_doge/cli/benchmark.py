@@ -10,7 +10,7 @@ from asr_doge.benchmark.benchmark import merge_reports
 from asr_doge.benchmark.compare import compare
 from asr_doge.benchmark.report import read_report
 from asr_doge.benchmark.results import BenchmarkResult
-from asr_doge.cli.console import accuracy_table, benchmark_table, comparison_table, quiet_libraries
+from asr_doge.cli.console import accuracy_table, benchmark_table, comparison_table, note_language, quiet_libraries
 from asr_doge.errors import ConfigError
 
 
@@ -26,7 +26,10 @@ def run(config: BenchmarkConfig) -> int:
         _show(merge_reports([Path(path) for path in config.merge], Path(config.output_dir)))
         return 0
     try:
-        _show(ASRDogeBenchmark(config).run_full_benchmark())
+        benchmark = ASRDogeBenchmark(config)
+        result = benchmark.run_full_benchmark()
+        note_language(benchmark.transcriber, config.checkpoint_dir)
+        _show(result)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         raise

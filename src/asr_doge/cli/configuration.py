@@ -1,4 +1,4 @@
-"""Settings of the verbs that are the command line's own: `demo`, `merge` and `info`."""
+"""Settings of the verbs that are the command line's own: `demo`, `merge`, `export` and `info`."""
 
 from dataclasses import dataclass
 
@@ -22,6 +22,18 @@ class MergeConfig:
     checkpoint_dir: str
     """Checkpoint folder or hub id, that holds LoRA of the language model."""
     output_dir: str
+    """Folder to write; it must not exist."""
+    for_peft: bool = False
+    """Leave LoRA as it is, and write it alone, as peft loads it onto the language model."""
+
+
+@dataclass
+class ExportConfig:
+    """Write a model as ONNX graphs, to run without PyTorch. Needs the extra: pip install "asr-doge[export]"."""
+
+    checkpoint_dir: str = "nano"
+    """Checkpoint folder, hub id, or nano."""
+    output_dir: str = "./onnx"
     """Folder to write; it must not exist."""
 
 

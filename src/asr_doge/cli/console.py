@@ -1,6 +1,7 @@
 """What several verbs print alike."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 
 from rich.table import Table
@@ -9,6 +10,7 @@ from rich.text import Text
 from asr_doge.benchmark.compare import Comparison
 from asr_doge.benchmark.results import BenchmarkResult, RecogniserResult
 from asr_doge.benchmark.speed import SpeedResult
+from asr_doge.inference.transcription import Transcriber
 
 
 def quiet_libraries() -> None:
@@ -22,6 +24,13 @@ def quiet_libraries() -> None:
     if not HF_HUB_DISABLE_PROGRESS_BARS:  # the user's own wish
         enable_progress_bars()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else tokenizers warns of every worker process
+
+
+def note_language(transcriber: Transcriber, model: str) -> None:
+    """Say so if a language was given in vain."""
+    if transcriber.language and not transcriber.recognizer.reads_language:
+        why = f"the prompt of {model} names no language, so that its texts do not depend on it"
+        print(f"--language {transcriber.language}: {why}", file=sys.stderr)
 
 
 def benchmark_table(results: Mapping[str, RecogniserResult]) -> Table:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.cli.console import quiet_libraries
+from asr_doge.cli.console import note_language, quiet_libraries
 from asr_doge.cli.live import print_live
+from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import AudioError, ConfigError
 from asr_doge.inference.configuration import ListenConfig
-from asr_doge.inference.output import parse_formats
-from asr_doge.inference.transcription import Transcriber
-from asr_doge.models import load_model
+from asr_doge.inference.output import TIMED_FORMATS, parse_formats
+from asr_doge.inference.transcription import load
 
 BLOCK_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0
@@ -28,7 +28,9 @@ def run(config: ListenConfig) -> int:
         raise ConfigError(f"--format {config.format}: listen prints one format")
     sounddevice = _sounddevice()
     quiet_libraries()
-    transcriber = Transcriber(load_model(config.model, device=config.device))
+    decoding = DecodingConfig(timestamps="auto" if formats[0] in TIMED_FORMATS else None)
+    transcriber = load(config.model, config.device, decoding, language=config.language)
+    note_language(transcriber, config.model)
     blocks = microphone_blocks(sounddevice, config.microphone, transcriber.sampling_rate)
     return print_live(blocks, transcriber, formats[0], config.model, path=None)
 

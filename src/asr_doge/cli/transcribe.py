@@ -3,16 +3,18 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from asr_doge.audio.reading import audio_duration, find_audio_files, pcm_blocks, read_blocks
-from asr_doge.cli.console import quiet_libraries
+from asr_doge.cli.console import note_language, quiet_libraries
 from asr_doge.cli.live import print_live
 from asr_doge.errors import AudioError, ConfigError
 from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.output import (
+    TIMED_FORMATS,
     TSV_HEADER,
     OutputFolder,
     Result,
@@ -25,7 +27,7 @@ from asr_doge.inference.output import (
     tsv_rows,
 )
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.transcription import load
+from asr_doge.inference.transcription import Transcriber, load
 
 ONE_RECORDING_FORMATS = ("srt", "vtt", "textgrid")
 """Formats of which a file holds one recording."""
@@ -34,6 +36,8 @@ ONE_RECORDING_FORMATS = ("srt", "vtt", "textgrid")
 def run(config: TranscribeConfig) -> int:
     """Run the verb; returns 2 if a recording could not be transcribed."""
     formats = _check(config)
+    if config.timestamps is None and TIMED_FORMATS.intersection(formats):
+        config = replace(config, timestamps="auto")
     if config.stream:
         return _stream(config, formats[0])
     sources, names = _expand(config.files)
@@ -91,10 +95,24 @@ def _stream(config: TranscribeConfig, output_format: str) -> int:
     """Transcribe standard input, or a file as if it came in just now."""
     (name,) = config.files
     quiet_libraries()
-    transcriber = load(config.model, config.device, config, quantization=config.quantization)
+    transcriber = _load(config)
     rate = transcriber.sampling_rate
     blocks = pcm_blocks(sys.stdin.buffer, config.stream_rate, rate) if name == "-" else read_blocks(name, rate)
     return print_live(blocks, transcriber, output_format, config.model, None if name == "-" else Path(name))
+
+
+def _load(config: TranscribeConfig) -> Transcriber:
+    transcriber = load(
+        config.model,
+        config.device,
+        config,
+        config.batch_size,
+        config.quantization,
+        language=config.language,
+        dtype=config.dtype,
+    )
+    note_language(transcriber, config.model)
+    return transcriber
 
 
 def _expand(files: Sequence[str]) -> tuple[list[Path | FailedTranscription], dict[Path, Path]]:
@@ -118,7 +136,7 @@ def _expand(files: Sequence[str]) -> tuple[list[Path | FailedTranscription], dic
 
 def _transcribe_each(config: TranscribeConfig, sources: Sequence[Path | FailedTranscription]) -> Iterator[Result]:
     """Results in the order of the sources, with a bar on stderr where there is somebody to see it."""
-    transcriber = load(config.model, config.device, config, config.batch_size, config.quantization)
+    transcriber = _load(config)
     paths = [source for source in sources if isinstance(source, Path)]
     is_seen = sys.stderr.isatty()
     with tqdm(

@@ -85,9 +85,14 @@ VERBS = {
         "asr-doge pretrain --config configs/nano.yaml --digits_dir ./fsdd --output_dir ./nano",
     ),
     "merge": Verb(
-        "LoRA's updates into the weights of the language model.",
+        "LoRA's updates into the weights of the language model, or apart for peft.",
         "asr_doge.cli.configuration:MergeConfig",
         "asr-doge merge --checkpoint_dir ./checkpoints/best --output_dir ./merged",
+    ),
+    "export": Verb(
+        "A model as ONNX graphs, to run without PyTorch.",
+        "asr_doge.cli.configuration:ExportConfig",
+        "asr-doge export --checkpoint_dir ./checkpoints/best --output_dir ./onnx",
     ),
     "info": Verb(
         "Versions, devices, places, and the parameters of a model.",

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from asr_doge.data.sharding import WHOLE, Shard
+
 _JITTER = 0.02
 """Lengths are taken for up to e^±this of what they are before they are sorted, so that neighbours change by epoch."""
 
@@ -74,3 +76,34 @@ class LengthBatches(Sampler[list[int]]):
         """Padding as a fraction of all that an epoch's batches hold."""
         room = sum(len(batch) * self.lengths[batch].max() for batch in self.batches(epoch))
         return max(0.0, 1 - float(self.lengths.sum() / room)) if room else 0.0  # rounding may pass below 0
+
+
+class SharedBatches(Sampler[list[int | None]]):
+    """One process's part of batches of items that are in order of length, for what goes over all of them once.
+
+    The n-th batches of all processes have as many places and, joined, hold the items in their order; what is left over
+    at the end are empty places, None.
+
+    Args:
+        lengths: of each item, ascending.
+        limit: of each process's batch, as in `LengthBatches`.
+        shard: the process.
+    """
+
+    def __init__(self, lengths: Sequence[float], limit: float, shard: Shard = WHOLE) -> None:
+        count = shard.count
+        places = [*range(len(lengths)), *[None] * (-len(lengths) % count)]
+        # A place in each process's batch at a time, so that all get as many.
+        longest = [max(lengths[start : start + count]) for start in range(0, len(lengths), count)]
+        self._batches: list[list[int | None]] = []
+        start = 0
+        for end in cut_by_length(longest, limit):
+            first = start * count + (shard.index - 1) * (end - start)
+            self._batches.append(places[first : first + end - start])
+            start = end
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int | None]]:
+        return iter(self._batches)

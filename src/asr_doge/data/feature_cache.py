@@ -11,7 +11,6 @@ source or storage are never returned, and only removed where that is asked for; 
 to run `asr-doge features` again. It runs no encoder and opens no recording.
 """
 
-import hashlib
 import os
 import re
 import sys
@@ -41,7 +40,8 @@ from asr_doge.data.feature_shards import (
     shard_bytes,
     to_storage,
 )
-from asr_doge.data.manifest import Utterance
+from asr_doge.data.manifest import Utterance, id_digest
+from asr_doge.data.sharding import WHOLE, Shard
 from asr_doge.data.stores import LocalStore, Store, open_store
 from asr_doge.errors import DataError
 
@@ -74,8 +74,7 @@ def shard_count(seconds: float, shard_seconds: float) -> int:
 
 def shard_of(utterance_id: str, num_shards: int) -> int:
     """The file, from 0, that an utterance belongs in: the same on every machine."""
-    digest = hashlib.sha256(utterance_id.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") % num_shards
+    return int.from_bytes(id_digest(utterance_id)[:8], "big") % num_shards
 
 
 class FeatureCacheWriter:
@@ -89,7 +88,7 @@ class FeatureCacheWriter:
         source: what computes the features.
         storage: how they are stored.
         num_shards: files to lay the cache out in (`shard_count`); more if the folder already has more.
-        part: which of how many parts of the files this process fills, such as `(1, 3)`.
+        part: of the files, that this process fills.
         overwrite: remove features of another source or storage; they may have cost days.
 
     Raises:
@@ -104,7 +103,7 @@ class FeatureCacheWriter:
         storage: Storage | None = None,
         *,
         num_shards: int = 1,
-        part: tuple[int, int] = (1, 1),
+        part: Shard = WHOLE,
         overwrite: bool = False,
     ) -> None:
         self.store = open_store(folder)
@@ -125,7 +124,7 @@ class FeatureCacheWriter:
     def shard_of(self, utterance_id: str) -> int | None:
         """The file, from 0, that an utterance belongs in; None if another part fills it."""
         number = shard_of(utterance_id, self.num_shards)
-        return number if number % self._part[1] == self._part[0] - 1 else None
+        return number if number % self._part.count == self._part.index - 1 else None
 
     def holds(self, utterance_id: str, stamp: str | None, copies: int = 1) -> bool:
         """Whether the features of the recording with this `audio_stamp` are there, so that nothing need be computed.
@@ -197,8 +196,8 @@ class FeatureCacheWriter:
     def _may_hold_mine(self, name: str) -> bool:
         """Whether utterances of this part can be in the file; their remainders tell, as counts are powers of two."""
         number, count = _numbers(name)
-        step = self._part[1]
-        return any(other % step == self._part[0] - 1 for other in range(number, self.num_shards, count))
+        step = self._part.count
+        return any(other % step == self._part.index - 1 for other in range(number, self.num_shards, count))
 
     def _usable_headers(self, overwrite: bool) -> dict[str, ShardHeader]:
         """What is there already; what nobody can use any more is removed."""
@@ -470,13 +469,13 @@ def _difference(header: ShardHeader, source: Source, storage: Storage) -> str:
     raise ValueError("there is no difference")
 
 
-def _lock(store: Store, part: tuple[int, int]) -> BinaryIO | None:
+def _lock(store: Store, part: Shard) -> BinaryIO | None:
     """Keep a second writer of the same part out, who would do its work twice. It ends with the process."""
     if not isinstance(store, LocalStore):
         return None
     try:
         store.folder.mkdir(parents=True, exist_ok=True)
-        file = (store.folder / f"writer-{part[0]}-of-{part[1]}.lock").open("wb")
+        file = (store.folder / f"writer-{part.index}-of-{part.count}.lock").open("wb")
     except OSError as error:
         raise DataError(f"{store} cannot be written to ({error.strerror}): choose another folder") from None
     if sys.platform != "win32":

@@ -122,11 +122,13 @@ def sample_utterances(utterances: Sequence[Utterance], count: int) -> list[Utter
     whose ids have the smallest SHA-256: the same on every machine, whatever the order, and most of them the same for
     another count or after utterances are added.
     """
+    chosen = heapq.nsmallest(count, range(len(utterances)), key=lambda index: id_digest(utterances[index].id))
+    return [utterances[index] for index in sorted(chosen)]
 
-    def digest(index: int) -> bytes:
-        return hashlib.sha256(utterances[index].id.encode("utf-8", "surrogatepass")).digest()
 
-    return [utterances[index] for index in sorted(heapq.nsmallest(count, range(len(utterances)), key=digest))]
+def id_digest(utterance_id: str) -> bytes:
+    """SHA-256 of an id, from which all is drawn that is to depend on the utterance alone; of lone surrogates too."""
+    return hashlib.sha256(utterance_id.encode("utf-8", "surrogatepass")).digest()
 
 
 def _fields(line: str) -> dict[str, Any]:

@@ -5,8 +5,11 @@ write take no frame, and a text too long for its clip is spread evenly. Where so
 begin and end at the pause. Words keep their order and do not overlap.
 It does not know where the text came from; it need not be the CTC head's own.
 
-A CTC head says that a letter was heard, not when: a frame or two somewhere about it, and a word's first letter often as
-soon as the word before is over. So letters say between which moments a boundary lies, and loudness says where.
+A CTC head says that a letter was heard, not when: a frame or two somewhere about it. It is assumed to mark a word's
+last letter when the word ends, or in the pause after it (nano's is within 0.06 s of the end where nobody pauses). Of
+the other letters nothing is assumed, for a first one may be marked as soon as the word before is over. So last letters
+say about where words meet, and loudness says where. Of a head that marks last letters long before their words end, the
+words of unbroken speech would end too early.
 """
 
 from collections.abc import Sequence
@@ -19,8 +22,14 @@ from numpy.typing import NDArray
 from asr_doge.decoding.ctc import BLANK, letter_scores
 from asr_doge.models.encoders import SpeechEncoder
 
-LEAD_SECONDS, TAIL_SECONDS = 0.06, 0.08
-"""Where nobody pauses, at most so much before its first letter a word begins, and so much after its last it ends."""
+LEAD_SECONDS, TAIL_SECONDS = 0.15, 0.08
+"""Where nobody pauses, at most so much before its first letter a word begins, and so much after its last a clip's last
+word ends."""
+NO_PAUSE_COST = 0.05
+"""Two words meet at a pause that is at most so far, in seconds, from the last letter of the first, if there is one."""
+PAUSE_WORTH = 0.5
+"""And at one that is farther by this share of its length. This and the one above were chosen on strings of digits in
+voices and takes that docs/decoding.md does not report on."""
 MOMENT_SECONDS = 0.01
 EDGE_SECONDS = 0.03
 """A silence so near to an end of the clip reaches it."""
@@ -46,10 +55,9 @@ class AlignedWord:
 
 @dataclass(frozen=True)
 class _Letters:
-    """The frames at which a word's first, second and last letter are marked, and their mean log-posterior."""
+    """The frames at which a word's first and last letter are marked, and the mean log-posterior of all of them."""
 
     first: int
-    second: int
     last: int
     log_posterior: float
 
@@ -137,8 +145,7 @@ def _marks(path: NDArray[np.int64], letters: NDArray[np.int64], emissions: NDArr
         return None
     frames = [np.flatnonzero(path == letter) for letter in letters]
     best = [emissions[where, letter].max() for letter, where in zip(letters, frames, strict=True)]
-    second = frames[min(1, len(frames) - 1)][0]
-    return _Letters(int(frames[0][0]), int(second), int(frames[-1][-1]), float(np.mean(best)))
+    return _Letters(int(frames[0][0]), int(frames[-1][-1]), float(np.mean(best)))
 
 
 def _place(
@@ -150,10 +157,12 @@ def _place(
     """
     aligned: list[AlignedWord] = []
     spoken = [letters for letters in marked if letters is not None]
-    boundaries = [
-        _boundary(before, after, frame_seconds, seconds, pauses) for before, after in pairwise([None, *spoken, None])
-    ]
-    starts, ends = iter(after for _, after in boundaries), iter(before for before, _ in boundaries[1:])
+    if spoken:
+        begin, finish = _extent(spoken, frame_seconds, seconds, pauses)
+        within = [pause for pause in pauses if begin < pause[0] and pause[1] < finish]
+        moments = np.arange(begin, finish + MOMENT_SECONDS, MOMENT_SECONDS).clip(max=finish)
+        meetings = _meetings(spoken, frame_seconds, moments, within)
+        starts, ends = iter([begin, *(start for _, start in meetings)]), iter([*(end for end, _ in meetings), finish])
     for letters in marked:
         end = aligned[-1].end if aligned else 0.0
         if letters is None:
@@ -164,31 +173,62 @@ def _place(
     return aligned
 
 
-def _boundary(
-    before: _Letters | None,
-    after: _Letters | None,
-    frame_seconds: float,
-    seconds: float,
-    pauses: Sequence[tuple[float, float]],
+def _extent(
+    spoken: Sequence[_Letters], frame_seconds: float, seconds: float, pauses: Sequence[tuple[float, float]]
 ) -> tuple[float, float]:
-    """End of one word and start of the next: the longest pause between them, or about where their letters are."""
-    earliest = before.last * frame_seconds if before else 0.0
-    latest = (after.second + 1) * frame_seconds if after else seconds
-    if (
-        before is None
-    ):  # a letter may be marked as late as after the word, so that only silence from the start is before
-        between = [(start, end) for start, end in pauses if start < EDGE_SECONDS]
-    elif after is None:
-        between = [(start, end) for start, end in pauses if end > seconds - EDGE_SECONDS]
-    else:
-        between = [(start, end) for start, end in pauses if start < latest and end > earliest]
-    if between:
-        return max(between, key=lambda pause: pause[1] - pause[0])
-    end = min(earliest + frame_seconds + TAIL_SECONDS, seconds) if before else 0.0
-    start = max(after.first * frame_seconds - LEAD_SECONDS, 0.0) if after else seconds
-    if before and after and start < end:
-        start = end = min(max((start + end) / 2, earliest), latest)
-    return end, start
+    """Where the first word begins and the last one ends: at the silence at the clip's ends, if there is any.
+
+    A letter may be marked as late as after its word, so that no other silence is sure to be outside the words.
+    """
+    begin = max((end for start, end in pauses if start < EDGE_SECONDS), default=None)
+    finish = min((start for start, end in pauses if end > seconds - EDGE_SECONDS), default=None)
+    if begin is None:
+        begin = max(spoken[0].first * frame_seconds - LEAD_SECONDS, 0.0)
+    if finish is None:
+        finish = min((spoken[-1].last + 1) * frame_seconds + TAIL_SECONDS, seconds)
+    return begin, max(begin, finish)
+
+
+def _meetings(
+    spoken: Sequence[_Letters],
+    frame_seconds: float,
+    moments: NDArray[np.float64],
+    pauses: Sequence[tuple[float, float]],
+) -> list[tuple[float, float]]:
+    """End of each word but the last and start of the next: of all choices of moments and pauses in order, the cheapest.
+
+    A moment costs `NO_PAUSE_COST`, a pause nothing; both cost their distance from the last letter of the word before,
+    and a pause is worth `PAUSE_WORTH` of its length, so that a long one is not left within a word.
+    """
+    in_pause = np.searchsorted(np.ravel(pauses), moments, side="right") % 2 == 1
+    places = np.array([*((moment, moment) for moment in moments[~in_pause]), *pauses])
+    places = places[np.argsort(places[:, 0])]
+    starts, ends = places.T
+    expected = frame_seconds * np.array([letters.last for letters in spoken[:-1]], dtype=np.float64)[:, None]
+    costs = np.maximum(starts - expected, expected - ends).clip(min=0)
+    costs += np.where(ends > starts, PAUSE_WORTH * (starts - ends), NO_PAUSE_COST)
+    chosen = places[_cheapest_in_order(costs)].tolist()
+    return [
+        (end, start if start > end else max(start, after.first * frame_seconds - LEAD_SECONDS))
+        for (end, start), after in zip(chosen, spoken[1:], strict=True)
+    ]
+
+
+def _cheapest_in_order(costs: NDArray[np.float64]) -> list[int]:
+    """For each row of `[rows, columns]` a column, each farther right than the one before, for the least sum."""
+    if not len(costs):
+        return []
+    columns = np.arange(costs.shape[1])
+    best, came_from = costs[0], []
+    for row in costs[1:]:
+        least = np.minimum.accumulate(best)
+        where = np.maximum.accumulate(np.where(best == least, columns, 0))
+        came_from.append(np.concatenate([[0], where[:-1]]))
+        best = row + np.concatenate([[np.inf], least[:-1]])
+    chosen = [int(best.argmin())]
+    for before in reversed(came_from):
+        chosen.append(int(before[chosen[-1]]))
+    return chosen[::-1]
 
 
 def _pauses(waveform: NDArray[np.float32], sampling_rate: int) -> list[tuple[float, float]]:

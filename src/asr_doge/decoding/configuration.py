@@ -9,7 +9,7 @@ from typing import Literal
 from asr_doge.errors import ConfigError
 
 DecoderName = Literal["draft", "greedy", "beam", "ctc"]
-Timestamps = Literal["none", "segment", "word"]
+Timestamps = Literal["none", "segment", "word", "auto"]
 
 DEFAULT_BEAMS, MOST_BEAMS = 4, 100
 
@@ -29,8 +29,10 @@ class DecodingConfig:
     accept_threshold: float | None = None
     """Take a token of the draft if the language model gives it at least this probability, 0 to 1, even where it would
     have written another: faster, and no longer exactly greedy. Default: off."""
-    timestamps: Timestamps = "none"
-    """segment: start and end of every stretch. word: of every word, with its confidence; needs a CTC head."""
+    timestamps: Timestamps | None = None
+    """segment: start and end of every stretch. word: of every word, with its confidence; needs a CTC head. auto: word
+    where the model has a CTC head, else none. Default: auto for the formats srt, vtt, tsv, ctm and textgrid, else
+    none."""
     hotwords: str | None = None
     """Text file of words or phrases to listen for, one a line, spelled as in transcripts. They raise scores, and do not
     enter the prompt."""

@@ -58,11 +58,13 @@ class Heard:
         speech: the encoder's output, with CTC logits if there is a head.
         drafts: the CTC head's text of each clip and its score; None without a head.
         biases: hotwords heard in each clip; None where none are wanted.
+        prompt_ids: of each clip's prompt, `[B, P]`, -100 at padding; None for the model's only one.
     """
 
     speech: SpeechEncoderOutput
     drafts: list[tuple[str, float]] | None = None
     biases: list[HotwordBias | None] | None = None
+    prompt_ids: Tensor | None = None
 
 
 class Decoder(ABC):
@@ -132,7 +134,7 @@ class DraftDecoder(LanguageModelDecoder):
         """See `Decoder.decode`."""
         drafts = self.draft_tokens(heard)
         limits = self.limits(drafts, heard)
-        written = self.verifier.write(heard.speech, drafts, limits, heard.biases)
+        written = self.verifier.write(heard.speech, drafts, limits, heard.biases, heard.prompt_ids)
         return [
             [self.hypothesis(row.tokens, limit, row.passes, sum(row.log_probs), row.log_probs)]
             for row, limit in zip(written, limits, strict=True)
@@ -186,6 +188,7 @@ class SearchDecoder(LanguageModelDecoder):
         found = self.model.generate(
             speech_embeddings=speech.speech_embeddings,
             attention_mask=length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1]),
+            prompt_ids=heard.prompt_ids,
             num_beams=self.num_beams,
             num_return_sequences=self.n_best,
             max_new_tokens=max(limits),
@@ -198,7 +201,7 @@ class SearchDecoder(LanguageModelDecoder):
         scores = found.sequences_scores.tolist() if self.num_beams > 1 else [None] * len(texts)
         log_probs: list[Sequence[float]] = [()] * len(texts)
         if self.score_tokens:
-            log_probs[:: self.n_best] = score_tokens(self.model, speech, texts[:: self.n_best])
+            log_probs[:: self.n_best] = score_tokens(self.model, heard, texts[:: self.n_best])
         hypotheses = [
             self.hypothesis(tokens, limits[index // self.n_best], len(tokens), score, row)
             for index, (tokens, score, row) in enumerate(zip(texts, scores, log_probs, strict=True))
@@ -216,17 +219,18 @@ class SearchDecoder(LanguageModelDecoder):
 
 
 @torch.inference_mode()
-def score_tokens(
-    model: torch.nn.Module, speech: SpeechEncoderOutput, rows: Sequence[Sequence[int]]
-) -> list[list[float]]:
+def score_tokens(model: torch.nn.Module, heard: Heard, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     """Natural logarithms of the probability of each token of each row's text, in one pass."""
+    speech = heard.speech
     width = max(map(len, rows))
     labels = torch.full((len(rows), width), IGNORED_LABEL)
     for place, row in zip(labels, rows, strict=True):
         place[: len(row)] = torch.tensor(row, dtype=torch.long)
     mask = length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1])
     labels = labels.to(mask.device)
-    logits = model(speech_embeddings=speech.speech_embeddings, attention_mask=mask, labels=labels).logits
+    logits = model(
+        speech_embeddings=speech.speech_embeddings, attention_mask=mask, labels=labels, prompt_ids=heard.prompt_ids
+    ).logits
     scores = []
     for row_logits, row in zip(logits, rows, strict=True):
         log_probs = row_logits[len(row_logits) - len(row) - 1 : -1].float().log_softmax(dim=-1)

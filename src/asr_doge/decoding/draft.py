@@ -117,6 +117,7 @@ class Verifier:
         drafts: Sequence[Sequence[int]],
         limits: Sequence[int],
         add_bias: Sequence[AddBias | None] | None = None,
+        prompt_ids: Tensor | None = None,
     ) -> list[Written]:
         """Texts of a batch.
 
@@ -125,6 +126,7 @@ class Verifier:
             drafts: token ids of each row's draft; any at all, and none is as good as any.
             limits: the most tokens of each row.
             add_bias: of each row, what is added to its logits.
+            prompt_ids: as in `ASRDogeForConditionalGeneration.forward`.
         """
         rows = [
             _Row(index, Draft(tokens, [self.piece(token) for token in tokens]), limit, Written())
@@ -133,7 +135,7 @@ class Verifier:
         results = [row.written for row in rows]
         proposals = [row.draft.rest(row.limit) for row in rows]
         mask = length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1])
-        logits, reading = self.model.read(speech.speech_embeddings, mask, self._batch(proposals))
+        logits, reading = self.model.read(speech.speech_embeddings, mask, self._batch(proposals), prompt_ids)
         while True:
             rejected = [
                 self._take(

@@ -6,7 +6,7 @@ It does not read files, cut recordings or know formats.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -84,9 +84,11 @@ class Recognizer:
     def __init__(self, loaded: LoadedModel | LoadedEncoder, config: DecodingConfig) -> None:
         config.check()
         self.loaded = loaded
-        self.config = config
         self.hearing = loaded if isinstance(loaded, LoadedEncoder) else loaded.hearing
         self.encoder = self.hearing.encoder
+        if config.timestamps == "auto":
+            config = replace(config, timestamps="word" if self.encoder.has_ctc else "none")
+        self.config = config
         self.decoder = build_decoder(config, loaded)
         self.hotwords = read_hotwords(config.hotwords) if config.hotwords else []
         if not self.encoder.has_ctc:
@@ -96,7 +98,10 @@ class Recognizer:
 
     @torch.inference_mode()
     def recognize(
-        self, waveforms: Sequence[Waveform], has_voice: Callable[[Waveform], bool] | None = None
+        self,
+        waveforms: Sequence[Waveform],
+        has_voice: Callable[[Waveform], bool] | None = None,
+        languages: Sequence[str | None] | None = None,
     ) -> list[Recognition]:
         """What was said in each clip of a batch.
 
@@ -104,6 +109,7 @@ class Recognizer:
             waveforms: `[samples]` each, at the encoder's sampling rate.
             has_voice: whether somebody speaks in a clip, by a detector that knows no words, for the guard of silence
                 to ask; default, in all.
+            languages: spoken in each; None where it is not known.
         """
         results = [Recognition(guards=("silence",))] * len(waveforms)
         rate = self.hearing.sampling_rate
@@ -124,10 +130,23 @@ class Recognizer:
             return results
         speech = _rows(speech, spoken)
         posteriors = [posteriors[row] for row in spoken] if posteriors is not None else None
-        found = self._decode(speech, posteriors, [waveforms[heard_of[row]] for row in spoken])
-        for row, recognition in zip(spoken, found, strict=True):
-            results[heard_of[row]] = recognition
+        places = [heard_of[row] for row in spoken]
+        prompt_ids = self._prompt_ids([languages[place] for place in places]) if languages is not None else None
+        found = self._decode(speech, posteriors, [waveforms[place] for place in places], prompt_ids)
+        for place, recognition in zip(places, found, strict=True):
+            results[place] = recognition
         return results
+
+    @property
+    def reads_language(self) -> bool:
+        """Whether its texts depend on the language that it is told."""
+        return isinstance(self.loaded, LoadedModel) and self.loaded.processor.names_language
+
+    def _prompt_ids(self, languages: Sequence[str | None]) -> Tensor | None:
+        if not self.reads_language or isinstance(self.loaded, LoadedEncoder):
+            return None
+        prompt_ids: Tensor = self.loaded.processor(language=languages)["prompt_ids"]
+        return prompt_ids.to(self.loaded.model.device)
 
     def _posteriors(self, speech: SpeechEncoderOutput) -> list[Posteriors] | None:
         if speech.ctc_logits is None or speech.ctc_lengths is None:
@@ -135,10 +154,14 @@ class Recognizer:
         return ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
 
     def _decode(
-        self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None, waveforms: Sequence[Waveform]
+        self,
+        speech: SpeechEncoderOutput,
+        posteriors: list[Posteriors] | None,
+        waveforms: Sequence[Waveform],
+        prompt_ids: Tensor | None,
     ) -> list[Recognition]:
         """Recognitions of clips in which somebody speaks."""
-        heard = self._listen(speech, posteriors)
+        heard = replace(self._listen(speech, posteriors), prompt_ids=prompt_ids)
         rows = self.decoder.decode(heard)
         return [
             self._finish(
@@ -180,7 +203,7 @@ class Recognizer:
             guards += ["loop"] if len(kept) < len(words) else []
         text = best.text if len(kept) == len(words) else " ".join(words[number] for number in kept)
         timed: tuple[RecognizedWord, ...] = ()
-        if self.config.timestamps != "none" and posteriors is not None and kept:
+        if self.config.timestamps in ("segment", "word") and posteriors is not None and kept:
             certainty = self._word_log_probs(best, len(words))
             certainty = [certainty[number] for number in kept]
             timed = self._time([words[number] for number in kept], certainty, posteriors, waveform)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import DEFAULT_SPEECH_ENCODER, Quantization
+from asr_doge.published import DEFAULT_SPEECH_ENCODER, Dtype, Quantization
 
 StorageType = Literal["fp32", "bf16", "int8"]
 
@@ -30,10 +30,16 @@ class TranscribeConfig(DecodingConfig):
     little-endian mono samples without a header."""
     stream_rate: int = 16000
     """Sampling rate of the samples from standard input, in Hz."""
+    language: str | None = None
+    """Language spoken, as a code such as de or a name; it has an effect on models that were trained with {language} in
+    their prompt."""
     batch_size: int = 8
     """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    dtype: Dtype = "fp32"
+    """Type of the weights and of what is computed with them; bf16 takes half the memory, and half the time where the
+    processor has instructions for it."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: a third of the time, less than half the memory, nearly the same text."""
 
@@ -46,6 +52,9 @@ class ListenConfig:
     """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
     format: str = "txt"
     """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; only txt and jsonl show anything before the end."""
+    language: str | None = None
+    """Language spoken, as a code such as de or a name; it has an effect on models that were trained with {language} in
+    their prompt."""
     microphone: str | None = None
     """Name of a microphone, or a part of it; default, the system's own choice."""
     device: str | None = None

@@ -7,7 +7,6 @@ cannot be read are named, counted and left out. No language model is loaded, and
 It does not know the cache's files (see `asr_doge.data.feature_cache`).
 """
 
-import hashlib
 import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,14 +21,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from asr_doge.audio.augmentation import Augmentation
-from asr_doge.audio.reading import read_audio
+from asr_doge.audio.reading import read_clip
 from asr_doge.data.batching import cut_by_length
 from asr_doge.data.feature_cache import FeatureCacheWriter, audio_stamp, shard_count
 from asr_doge.data.feature_shards import Features, Storage, bytes_per_second
-from asr_doge.data.manifest import Utterance, read_manifest
+from asr_doge.data.manifest import Utterance, id_digest, read_manifest
+from asr_doge.data.sharding import Shard, parse_shard
 from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.inference.configuration import FeaturesConfig
-from asr_doge.inference.transcription import MINIMUM_SECONDS
 from asr_doge.models import find_device
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
@@ -98,7 +97,7 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     return FeaturesReport(folder, run.encoded, work.kept, list(run.failed.values()))
 
 
-def _check_flags(config: FeaturesConfig) -> tuple[int, int]:
+def _check_flags(config: FeaturesConfig) -> Shard:
     """Refuse numbers that cannot be used; the part of `--shard`."""
     for name in ("batch_seconds", "shard_minutes", "num_workers"):
         if not getattr(config, name) > 0:
@@ -106,10 +105,7 @@ def _check_flags(config: FeaturesConfig) -> tuple[int, int]:
     for name in ("augment_copies", "ctc_top_k"):
         if getattr(config, name) < 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
-    number, _, count = config.shard.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ConfigError(f"--shard {config.shard} cannot be used: give a number of how many, from 1/3 to 3/3")
-    return int(number), int(count)
+    return parse_shard(config.shard)
 
 
 def _read_manifests(data_dir: Path) -> tuple[list[Utterance], set[str]]:
@@ -316,15 +312,8 @@ class _Run:
         path, rate = utterance.audio_path, self._extractor.sampling_rate
         # Before it is read: of one that changes meanwhile, the features are then too old, not wrong for good.
         stamp = audio_stamp(path)
-        waveform = read_audio(path, rate)
-        seconds = len(waveform) / rate
         longest = getattr(self._extractor, "n_samples", None)  # beyond it, Whisper's would cut without a word
-        if seconds < MINIMUM_SECONDS:
-            raise AudioError(f"{path} is {1000 * seconds:.0f} ms long: too short to hold a word")
-        if longest is not None and len(waveform) > longest:
-            raise AudioError(
-                f"{path} is {seconds:.1f} s long: this encoder reads at most {longest / rate:.0f} s at once"
-            )
+        waveform = read_clip(path, rate, longest)
         copies = range(1, self._copies.get(utterance.id, 1))
         return _Clip(
             utterance.id, stamp, [waveform, *(augmented_copy(waveform, rate, utterance.id, n, longest) for n in copies)]
@@ -373,5 +362,5 @@ def augmented_copy(
         number: of the copy.
         longest: see `Augmentation`.
     """
-    digest = hashlib.sha256(utterance_id.encode("utf-8", "surrogatepass")).digest()
-    return Augmentation()(waveform, sampling_rate, np.random.default_rng([number, *digest]), longest)
+    rng = np.random.default_rng([number, *id_digest(utterance_id)])
+    return Augmentation()(waveform, sampling_rate, rng, longest)

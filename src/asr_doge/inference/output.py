@@ -146,6 +146,8 @@ FORMATS: dict[str, Callable[[Transcription, str], str]] = {
     "textgrid": lambda result, model: textgrid(result),
 }
 """How a recording is written in each format; the second argument is the model's name."""
+TIMED_FORMATS = frozenset(["srt", "vtt", "tsv", "ctm", "textgrid"])
+"""Formats that are of little use without times."""
 _ENDINGS = {name: f".{name}" for name in FORMATS} | {"textgrid": ".TextGrid"}
 
 

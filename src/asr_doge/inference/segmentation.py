@@ -183,7 +183,9 @@ def _join(first: Segment, second: Segment) -> tuple[Segment, Segment]:
     """Two overlapping segments without what both say.
 
     The longest run of words that ends the one and begins the other is the joint, give or take the words that the cut
-    went through: those after it in the first, and before it in the second, are dropped.
+    went through: those after it in the first, and before it in the second, are dropped. The one ends and the other
+    begins where their words do, or in the middle of the overlap where word times are unknown. A segment that lost words
+    has no alternatives any more, since they are texts of all of it.
     """
     middle = (second.start + first.end) / 2
     heard, again = first.text.split(), second.text.split()
@@ -195,9 +197,25 @@ def _join(first: Segment, second: Segment) -> tuple[Segment, Segment]:
     )
     kept = len(heard) - len(tail) + i + size if size else len(heard)
     dropped = j + size if size else 0
+    before, after = first.words[:kept], second.words[dropped:]
+    end = before[-1].end if before else max(middle, first.start)
+    after = tuple(replace(word, start=max(word.start, end), end=max(word.end, end)) for word in after)
     return (
-        replace(first, text=" ".join(heard[:kept]), end=middle, words=first.words[:kept]),
-        replace(second, text=" ".join(again[dropped:]), start=middle, words=second.words[dropped:]),
+        replace(
+            first,
+            text=" ".join(heard[:kept]),
+            end=end,
+            words=before,
+            alternatives=first.alternatives if kept == len(heard) else (),
+        ),
+        replace(
+            second,
+            text=" ".join(again[dropped:]),
+            start=after[0].start if after else min(middle, second.end),
+            end=max(second.end, after[-1].end) if after else second.end,
+            words=after,
+            alternatives=() if dropped else second.alternatives,
+        ),
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asr_doge.audio.reading import prepare_waveform, read_blocks
+from asr_doge.audio.reading import check_long_enough, prepare_waveform, read_blocks
 from asr_doge.audio.voice_activity import has_voice
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
@@ -31,17 +31,24 @@ from asr_doge.inference.results import (
 )
 from asr_doge.inference.segmentation import Piece, pieces_of, stitch
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
-from asr_doge.published import Quantization
+from asr_doge.models.loading import TORCH_TYPES
+from asr_doge.published import Dtype, Quantization
 
 Source = str | Path | NDArray[Any] | Tensor
 """A file, or a mono waveform `[samples]` (or `[channels, samples]`) at 16 kHz."""
 
-MINIMUM_SECONDS = 0.1
-"""Shorter than any word: such a recording is a mistake, and gets told so."""
 LONGEST_SECONDS = 30.0
 """What an encoder alone reads at once; a whole model's configuration says it."""
 WINDOW_SECONDS = 240.0
 """Audio held in memory at once."""
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A recording and the language spoken in it; None where it is not known."""
+
+    source: Source
+    language: str | None
 
 
 @dataclass
@@ -49,6 +56,7 @@ class _Recording:
     """A recording on its way: how much of it was read, and what was said in each of its pieces."""
 
     path: Path | None
+    language: str | None = None
     samples: int = 0
     overlaps: list[bool] = field(default_factory=list)
     segments: dict[int, Segment] = field(default_factory=dict)
@@ -104,16 +112,22 @@ class Transcriber:
         loaded: from `load_model`, or from `load_encoder_alone` to hear what the encoder's CTC head holds.
         batch_size: pieces the model reads at once.
         decoding: how what was heard becomes text; default, the encoder's draft verified.
+        language: spoken in the recordings, as a code such as `de` or a name, for models whose prompt names it.
 
     Raises:
         ConfigError: the model cannot be decoded so.
     """
 
     def __init__(
-        self, loaded: LoadedModel | LoadedEncoder, batch_size: int = 8, decoding: DecodingConfig | None = None
+        self,
+        loaded: LoadedModel | LoadedEncoder,
+        batch_size: int = 8,
+        decoding: DecodingConfig | None = None,
+        language: str | None = None,
     ) -> None:
         self.recognizer = Recognizer(loaded, decoding or DecodingConfig())
         self.batch_size = batch_size
+        self.language = language
         hearing = self.recognizer.hearing
         self.sampling_rate = hearing.sampling_rate
         longest = loaded.model.config.max_audio_seconds if isinstance(loaded, LoadedModel) else LONGEST_SECONDS
@@ -148,12 +162,12 @@ class Transcriber:
         return _successful(next(self.transcribe_each([source])))
 
     def transcribe_each(
-        self, sources: Iterable[Source], on_progress: Callable[[float], None] = lambda seconds: None
+        self, sources: Iterable[Source | Spoken], on_progress: Callable[[float], None] = lambda seconds: None
     ) -> Iterator[Transcription | FailedTranscription]:
         """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
         Args:
-            sources: read one after the other, as they are needed.
+            sources: read one after the other, as they are needed; each may be of a language of its own.
             on_progress: called with the seconds of audio that were transcribed since the last call.
         """
         recordings: deque[_Recording] = deque()
@@ -163,12 +177,14 @@ class Transcriber:
                 yield recordings.popleft().finished(self.sampling_rate)
 
     def _windows(
-        self, sources: Iterable[Source], recordings: deque[_Recording], on_progress: Callable[[float], None]
+        self, sources: Iterable[Source | Spoken], recordings: deque[_Recording], on_progress: Callable[[float], None]
     ) -> Iterator[list[_Held]]:
         """Read recordings, appending them to `recordings`, and give their pieces whenever enough are held."""
         window: list[_Held] = []
-        for source in sources:
-            recording = _Recording(Path(source) if isinstance(source, str | Path) else None)
+        for given in sources:
+            spoken = given if isinstance(given, Spoken) else Spoken(given, self.language)
+            source = spoken.source
+            recording = _Recording(Path(source) if isinstance(source, str | Path) else None, spoken.language)
             recordings.append(recording)
             for piece in self._pieces(source, recording):
                 if piece.is_gap:
@@ -192,12 +208,7 @@ class Transcriber:
         """The pieces of a recording as they are read; an error ends them."""
         try:
             yield from pieces_of(self._blocks(source, recording), self.max_seconds)
-            duration = recording.samples / self.sampling_rate
-            if duration < MINIMUM_SECONDS:
-                raise AudioError(
-                    f"{recording.path or 'array'} is {1000 * duration:.0f} ms long: too short to hold a word"
-                    f" (at least {1000 * MINIMUM_SECONDS:.0f} ms)"
-                )
+            check_long_enough(recording.samples, self.sampling_rate, str(recording.path or "array"))
         except AudioError as error:
             recording.error = error
         recording.is_read = True
@@ -218,14 +229,19 @@ class Transcriber:
         pieces.sort(key=lambda held: len(held[2].samples), reverse=True)
         for start in range(0, len(pieces), self.batch_size):
             batch = pieces[start : start + self.batch_size]
-            recognitions = self.recognize_pieces([piece for _, _, piece in batch])
+            languages = [recording.language for recording, _, _ in batch]
+            recognitions = self.recognize_pieces([piece for _, _, piece in batch], languages)
             for (recording, index, piece), recognition in zip(batch, recognitions, strict=True):
                 recording.add(index, piece, recognition)
             on_progress(sum(len(piece.samples) for _, _, piece in batch) / self.sampling_rate)
 
-    def recognize_pieces(self, pieces: Sequence[Piece]) -> list[Recognition]:
-        """What was said in each piece of one batch; in files and streams alike."""
-        return self.recognizer.recognize([piece.samples for piece in pieces], has_voice)
+    def recognize_pieces(
+        self, pieces: Sequence[Piece], languages: Sequence[str | None] | None = None
+    ) -> list[Recognition]:
+        """What was said in each piece of one batch, of files and streams; default, in the transcriber's language."""
+        return self.recognizer.recognize(
+            [piece.samples for piece in pieces], has_voice, languages or [self.language] * len(pieces)
+        )
 
 
 def load(
@@ -234,6 +250,8 @@ def load(
     decoding: DecodingConfig | None = None,
     batch_size: int = 8,
     quantization: Quantization = "none",
+    language: str | None = None,
+    dtype: Dtype = "fp32",
 ) -> Transcriber:
     """Load a model for transcription; for `--decoder ctc`, its encoder alone.
 
@@ -244,14 +262,16 @@ def load(
         decoding: how what was heard becomes text.
         batch_size: pieces the model reads at once.
         quantization: as in `asr_doge.models.load_model`.
+        language: as in `Transcriber`.
+        dtype: of the weights in memory, and of what is computed with them.
 
     Raises:
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
     """
     alone = decoding is not None and decoding.decoder == "ctc"
     load_parts = load_encoder_alone if alone else load_model
-    loaded = load_parts(model, device=device, quantization=quantization)
-    return Transcriber(loaded, batch_size, decoding)
+    loaded = load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
+    return Transcriber(loaded, batch_size, decoding, language)
 
 
 @overload
@@ -260,6 +280,7 @@ def transcribe(  # type: ignore[overload-overlap]  # as of the method above
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
+    language: str | None = None,
 ) -> Transcription: ...
 
 
@@ -269,6 +290,7 @@ def transcribe(
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
+    language: str | None = None,
 ) -> list[Transcription]: ...
 
 
@@ -277,18 +299,19 @@ def transcribe(
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
+    language: str | None = None,
 ) -> Transcription | list[Transcription]:
     """Load a model and transcribe with it; for more than one call, keep the `Transcriber` that `load` gives.
 
     Args:
         source: a file, a 16 kHz waveform, or a list of either.
-        model, device, decoding: as in `load`.
+        model, device, decoding, language: as in `load`.
 
     Raises:
         AudioError: a recording cannot be read.
         CheckpointError, ConfigError: the model cannot be loaded.
     """
-    return load(model, device, decoding).transcribe(source)
+    return load(model, device, decoding, language=language).transcribe(source)
 
 
 def _successful(result: Transcription | FailedTranscription) -> Transcription:

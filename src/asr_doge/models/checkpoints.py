@@ -9,9 +9,8 @@ It does not know what the tensors mean.
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +38,15 @@ BUNDLED_MODELS = {
 }
 """Models inside the package. A local folder of the same name is written `./nano`."""
 
-TENSORS_AT_ONCE = 16
-"""About half a layer of the published encoder, 60 MB."""
-SMALL_TENSOR = 2**18
-"""Elements up to which a tensor is copied rather than mapped: a single bias would keep a whole part mapped."""
-
 RenameKey = Callable[[str], str | None]
+
+_STORED_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
+"""What safetensors calls a type."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,53 @@ def read_weights(reference: Reference, rename_key: RenameKey) -> dict[str, Tenso
     Raises:
         CheckpointError: no safetensors file, one that is damaged, or a shard that is missing.
     """
-    return {name: tensor for part in _read_in_parts(reference, rename_key) for name, tensor in part.items()}
+    with stored_weights(reference, rename_key, lambda name: None) as stored:
+        return {name: tensor[...] for name, tensor in stored.items()}
+
+
+@contextmanager
+def stored_weights(
+    reference: Reference, rename_key: RenameKey, dtype_of: Callable[[str], torch.dtype | None]
+) -> Iterator[dict[str, Any]]:
+    """The wanted tensors, by the wanted names, as slices of the files: `tensor[...]` reads one.
+
+    What was read of a mapped file counts as memory until the last of its tensors is gone. So only tensors that are
+    stored in the type in which they are wanted share a mapping; each of the others has its own, gone when it has been
+    converted.
+
+    Args:
+        reference, rename_key: as in `read_weights`.
+        dtype_of: the type in which a tensor is wanted; None for any that will be copied.
+
+    Raises:
+        CheckpointError: as in `read_weights`.
+    """
+    with ExitStack() as files:
+        slices: dict[str, Any] = {}
+        for path, keys in _weight_files(reference, rename_key).items():
+            stored = files.enter_context(_open_weights(reference, path))
+            for key, name in keys.items():
+                tensor, wanted = stored.get_slice(key), dtype_of(name)
+                is_as_wanted = wanted is not None and tensor.get_dtype() == _STORED_NAMES.get(wanted)
+                slices[name] = tensor if is_as_wanted else _SliceToCopy(reference, path, key, tensor.get_shape())
+        yield slices
+
+
+@dataclass(frozen=True)
+class _SliceToCopy:
+    """A stored tensor that is mapped anew whenever it is read."""
+
+    reference: Reference
+    path: Path
+    key: str
+    shape: list[int]
+
+    def __getitem__(self, part: Any) -> Tensor:
+        with _open_weights(self.reference, self.path) as stored:
+            return stored.get_slice(self.key)[part]
+
+    def get_shape(self) -> list[int]:
+        return self.shape
 
 
 def weights_fingerprint(reference: Reference, rename_key: RenameKey) -> str:
@@ -210,7 +258,7 @@ def load_weights(
 ) -> None:
     """Put the wanted tensors of a checkpoint into `module` (which may be on the meta device), floating ones as `dtype`.
 
-    Matrices of this type are mapped from disk, not copied; of others a few at a time are in memory as they are stored.
+    Those of this type are mapped from disk, not copied; of others one at a time is in memory as it is stored.
 
     Args:
         module: what they are for.
@@ -223,19 +271,14 @@ def load_weights(
         CheckpointError: as in `read_weights`; or a weight is missing, unexpected or of another shape; the message
             names them.
     """
-    expected = module.state_dict()
-    found: set[str] = set()
-    for tensors in _read_in_parts(reference, rename_key):
-        found |= tensors.keys()
-        known = {name: tensor for name, tensor in tensors.items() if name in expected}
-        check_shapes(expected, known, source)
-        converted = {
-            name: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=tensor.numel() <= SMALL_TENSOR)
-            for name, tensor in known.items()
-        }
-        module.load_state_dict(converted, strict=False, assign=True)
-        del tensors, known, converted  # before the next part is mapped
-    check_keys(expected.keys() - (set(optional) - found), found, source)
+    floating = {name: tensor.is_floating_point() for name, tensor in module.state_dict().items()}
+    with stored_weights(reference, rename_key, lambda name: dtype if floating.get(name) else None) as stored:
+        check_keys(floating.keys() - (set(optional) - stored.keys()), stored, source)
+        check_shapes(module.state_dict(), stored, source)
+        for name, tensor in stored.items():
+            value = tensor[...].to(dtype) if floating[name] else tensor[...]
+            owner, _, own_name = name.rpartition(".")
+            module.get_submodule(owner).load_state_dict({own_name: value}, strict=False, assign=True)
 
 
 def check_keys(expected: Iterable[str], found: Iterable[str], source: str) -> None:
@@ -250,9 +293,13 @@ def check_keys(expected: Iterable[str], found: Iterable[str], source: str) -> No
         raise CheckpointError(f"{source}: {'; '.join(problems)}")
 
 
-def check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
-    """Raise a CheckpointError naming what in `found` has another shape than in `expected`, which has all its names."""
-    wrong = [name for name, tensor in found.items() if tensor.shape != expected[name].shape]
+def check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Any], source: str) -> None:
+    """Raise a CheckpointError naming what in `found` has another shape than in `expected`, which has all its names.
+
+    `found` holds tensors, or slices of `stored_weights`.
+    """
+    shapes = {name: found[name].shape if isinstance(found[name], Tensor) else found[name].get_shape() for name in found}
+    wrong = [name for name, shape in shapes.items() if list(shape) != list(expected[name].shape)]
     if wrong:
         raise CheckpointError(f"{source}: weights of another shape than the configuration says: {listed(wrong)}")
 
@@ -279,21 +326,6 @@ def _weight_files(reference: Reference, rename_key: RenameKey) -> dict[Path, dic
         if (name := rename_key(key)) is not None:
             shards.setdefault(shard, {})[key] = name
     return {reference.required_file(shard): keys for shard, keys in shards.items()}
-
-
-def _read_in_parts(reference: Reference, rename_key: RenameKey) -> Iterator[dict[str, Tensor]]:
-    """The wanted tensors by their wanted names, `TENSORS_AT_ONCE` at a time.
-
-    They are mapped from the file, and what was read of a mapping counts as memory until the last of its tensors is
-    gone. So each part has a mapping of its own.
-    """
-    for path, keys in _weight_files(reference, rename_key).items():
-        names = iter(keys.items())
-        while part := list(islice(names, TENSORS_AT_ONCE)):
-            with _open_weights(reference, path) as stored:
-                tensors = {name: stored.get_tensor(key) for key, name in part}
-            yield tensors
-            del tensors
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from asr_doge.published import (
     TrainEncoder,
     TrainLanguageModel,
 )
+from asr_doge.text.prompt import PLACE
 
 
 class ASRDogeConfig(PreTrainedConfig):
@@ -41,8 +42,9 @@ class ASRDogeConfig(PreTrainedConfig):
         adapter_hidden_dim: width between the two layers of `mlp` and `conv`, and of `qformer`'s attention.
         adapter_stack: neighbouring speech embeddings joined into one before the adapter.
         adapter_output_norm: RMS norm after the adapter, scaled to the language model's token embeddings.
-        prompt: text the language model reads before the speech.
-        prompt_ids: the prompt's token ids, with the beginning-of-sequence token where the tokenizer has one.
+        prompt_template: text the language model reads before the speech; `{language}` in it is the language spoken.
+        prompt_ids: token ids of the prompt where the language is not known, with the beginning-of-sequence token where
+            the tokenizer has one.
         pad_token_id: what fills up the shorter texts of a batch; default, the language model's.
         max_audio_seconds: longest clip of the training data; longer recordings are transcribed in pieces of at most
             this, since a model does not know how to listen longer than it ever has.
@@ -68,7 +70,7 @@ class ASRDogeConfig(PreTrainedConfig):
     adapter_hidden_dim: int = 512
     adapter_stack: int = 1
     adapter_output_norm: bool = False
-    prompt: str = DEFAULT_PROMPT
+    prompt_template: str = DEFAULT_PROMPT
     prompt_ids: list[int] | None = None
     pad_token_id: int | None = None
     max_audio_seconds: float = 30.0
@@ -81,6 +83,9 @@ class ASRDogeConfig(PreTrainedConfig):
         """Fill in and check; raises ConfigError for a value that names no choice."""
         self.encoder_config = _sub_config(self.encoder_config, published_encoder_config)
         self.text_config = _sub_config(self.text_config, published_text_config)
+        self.prompt_template = kwargs.pop("prompt", self.prompt_template)  # as older checkpoints, and nano, call it
+        if set("{}") & set(self.prompt_template.replace(PLACE, "")):
+            raise ConfigError(f"prompt_template '{self.prompt_template}': only {PLACE} can stand in braces")
         if self.pad_token_id is None:
             self.pad_token_id = self.text_config.pad_token_id
         _check_choice("adapter_type", self.adapter_type, get_args(AdapterType))

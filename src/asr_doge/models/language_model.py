@@ -5,6 +5,7 @@ published under older key names load as they are; attention is `sdpa`, since Dog
 It does not know about speech.
 """
 
+import copy
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,16 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import Reference, check_keys, first_line, listed, load_weights
+from asr_doge.models.checkpoints import (
+    Reference,
+    RenameKey,
+    check_keys,
+    first_line,
+    listed,
+    load_weights,
+    read_weights,
+    stored_weights,
+)
 from asr_doge.models.quantization import quantize_linear_layers
 
 LEGACY_DOGE_KEYS = {
@@ -47,20 +57,22 @@ def load_quantized_language_model(
 ) -> PreTrainedModel:
     """A language model with the weights of a checkpoint in 8 bits, which are never all in memory as they are stored.
 
-    A head that is the token embedding stays so, since transformers keeps tying the two.
+    A head that is the token embedding is rounded too, and no longer tied to it: of the embedding, which stays as it is
+    stored, only the rows of tokens that are read then come into memory.
 
     Raises:
         CheckpointError: a weight is missing or unexpected (the message names it), or a file is.
     """
     with init_empty_weights(include_buffers=False):
-        model = build_language_model(config)
+        model = build_language_model(copy.deepcopy(config))
     tied: dict[str, str] = model.all_tied_weights_keys
-    head = model.get_output_embeddings()
+    model.config.tie_word_embeddings, model.all_tied_weights_keys = False, {}
     quantize_linear_layers(model)
-    if tied:
-        model.set_output_embeddings(head)
-    load_weights(model, reference, _rename_for(model), f"language model '{reference.name}'", dtype, optional=tied)
-    model.tie_weights()
+    rename = _rename_for(model)
+    load_weights(model, reference, rename, f"language model '{reference.name}'", dtype, optional=tied)
+    for name, origin in tied.items():
+        (weight,) = read_weights(reference, _only(origin, rename)).values()
+        model.load_state_dict({name: weight.to(dtype)}, strict=False, assign=True)
     return model.eval()
 
 
@@ -78,25 +90,33 @@ def _rename_for(model: PreTrainedModel) -> Callable[[str], str]:
     return rename
 
 
+def _only(name: str, rename: RenameKey) -> RenameKey:
+    """Wants the one tensor that `rename` calls so."""
+    return lambda key: key if rename(key) == name else None
+
+
 def load_language_model(reference: Reference, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """A language model with the weights of a checkpoint.
+
+    It is transformers that puts them in place, but we that read them: it would keep all of the files mapped beside what
+    they become in another type.
 
     Raises:
         CheckpointError: a weight is missing or unexpected (the message names it), or a file is.
     """
+    with init_empty_weights():
+        kind = type(build_language_model(config))
     try:
-        with _late_bars():
-            loaded = AutoModelForCausalLM.from_pretrained(
-                reference.location,
-                revision=reference.revision,
+        with _late_bars(), stored_weights(reference, rename_language_model_key, lambda name: dtype) as stored:
+            loaded = kind.from_pretrained(
+                None,
+                state_dict=stored,
                 config=config,
                 dtype=dtype,
                 attn_implementation=ATTENTION,
                 key_mapping=LEGACY_DOGE_KEYS if config.model_type == "doge" else None,
-                use_safetensors=True,
                 ignore_mismatched_sizes=True,  # reported instead, below, with their names
                 output_loading_info=True,
-                trust_remote_code=False,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"language model '{reference.name}' cannot be loaded: {first_line(error)}") from error

@@ -24,10 +24,11 @@ from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration, load_frozen_encoder
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
-from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER, Quantization
+from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER, Dtype, Quantization
 
 DEFAULT_MODEL = "nano"
 MAX_NEW_TOKENS = 256
+TORCH_TYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -72,14 +73,19 @@ class LoadedModel:
         """Its encoder alone."""
         return LoadedEncoder(self.model.encoder, self.processor.feature_extractor)
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint folder, whole or not at all; one that is there is replaced."""
+    def save(self, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+        """Write a checkpoint folder, whole or not at all; one that is there is replaced.
+
+        Args:
+            folder: of the checkpoint.
+            weights: to write instead of the model's own (where several processes share them).
+        """
         partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
         if old.exists() and not folder.exists():
             old.rename(folder)  # an earlier run was killed between the two renames below
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        self.model.save_pretrained(partial)
+        self.model.save_pretrained(partial, state_dict=weights)
         self.processor.save_pretrained(partial)
         if folder.exists():
             folder.rename(old)
@@ -119,7 +125,7 @@ def load_model(
         raise CheckpointError(
             f"checkpoint '{reference.name}' has no usable processor configuration: {first_line(error)}"
         ) from error
-    return LoadedModel(model, ASRDogeProcessor(feature_extractor, tokenizer))
+    return LoadedModel(model, ASRDogeProcessor(feature_extractor, tokenizer, model.config.prompt_template))
 
 
 def load_encoder_alone(
@@ -155,7 +161,7 @@ def assemble_model(
     speech_encoder: str | Path = DEFAULT_SPEECH_ENCODER,
     language_model: str | Path = DEFAULT_LANGUAGE_MODEL,
     *,
-    prompt: str = DEFAULT_PROMPT,
+    prompt_template: str = DEFAULT_PROMPT,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     **options: Any,
@@ -165,7 +171,7 @@ def assemble_model(
     Args:
         speech_encoder: hub id, local folder or bundled name of a checkpoint whose encoder to take.
         language_model: the same for the language model, whose tokenizer is taken too.
-        prompt: text the language model reads before the speech.
+        prompt_template: text the language model reads before the speech; `{language}` in it is the language spoken.
         device, dtype: as in `load_model`.
         options: other fields of `ASRDogeConfig` (`adapter_hidden_dim`, `train_language_model`, …).
 
@@ -187,12 +193,13 @@ def assemble_model(
         speech_encoder_revision=encoder_reference.commit,
         language_model=text_reference.pointer,
         language_model_revision=text_reference.commit,
-        prompt=prompt,
+        prompt_template=prompt_template,
         pad_token_id=tokenizer.pad_token_id,
         **options,
     )
-    processor = ASRDogeProcessor(encoder_family(encoder_config).feature_extractor(encoder_config), tokenizer)
-    config.prompt_ids = processor.prompt_ids(prompt)
+    feature_extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
+    processor = ASRDogeProcessor(feature_extractor, tokenizer, prompt_template)
+    config.prompt_ids = processor.prompt_ids().tolist()
     model = ASRDogeForConditionalGeneration.from_parts(config, dtype=dtype)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,

@@ -9,7 +9,7 @@ and `read_on` are what `asr_doge.decoding` builds on.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from asr_doge.errors import CheckpointError, ConfigError
@@ -48,6 +48,8 @@ from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.published import Quantization
 
 IGNORED_LABEL = -100
+UNLIKE_POSITIONS = 24
+"""On the CPU, a pass more costs as much as so many positions more in a pass (`bench/decode.py passes`)."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,23 @@ class Reading:
 
     cache: Cache
     mask: Tensor
+
+    @classmethod
+    def joined(cls, caches: Sequence[Cache], groups: Sequence[Tensor], mask: Tensor) -> "Reading":
+        """What was read of the rows of `mask`, each group `[b]` of which has a cache of its own."""
+        joined = DynamicCache()
+        for number in range(len(caches[0])):
+            whole = []
+            for part in ("keys", "values"):
+                first: Tensor = getattr(caches[0].layers[number], part)
+                rows = first.new_zeros(len(mask), first.shape[1], mask.shape[1], first.shape[3])
+                for cache, group in zip(caches, groups, strict=True):
+                    own: Tensor = getattr(cache.layers[number], part)
+                    rows[group, :, mask.shape[1] - own.shape[2] :] = own
+                whole.append(rows)
+            keys, values = whole
+            joined.update(keys, values, number)
+        return cls(joined, mask)
 
     def reject(self, counts: Tensor) -> None:
         """Forget each row's last columns; `counts` `[B]` says how many."""
@@ -174,6 +193,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model's token embedding."""
         return cast(nn.Embedding, self.language_model.get_input_embeddings())
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's head."""
+        return cast(nn.Module, self.language_model.get_output_embeddings())
+
     def count_parameters(self) -> ParameterCounts:
         """Parameters of each part; works on the meta device too."""
         return ParameterCounts(
@@ -208,6 +231,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         speech_embeddings: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        prompt_ids: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Next-token logits of the text that follows the speech, and the loss on it.
 
@@ -218,12 +242,13 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             labels: `[B, L]`, token ids of the text and the end-of-sequence token; -100 at padding.
             num_items_in_batch: tokens over which the loss is averaged; default, those of this batch. (The Trainer
                 gives it when it accumulates gradients.)
+            prompt_ids: `[B, P]`, token ids of each row's prompt, -100 at padding; default, the configuration's.
 
         Returns:
             `loss` (with `labels`) and `logits` `[B, L + 1, V]`, or `[B, 1, V]` without labels: the predictions made at
             the last speech embedding and after each text token, right-aligned over the batch.
         """
-        inputs = self._layout(input_features, attention_mask, speech_embeddings, labels)
+        inputs = self._layout(input_features, attention_mask, speech_embeddings, labels, prompt_ids)
         kept = 1 if labels is None else labels.shape[1] + 1
         logits = self.language_model(
             inputs_embeds=inputs.embeddings,
@@ -238,7 +263,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             targets = inputs.labels[:, 1 - logits.shape[1] :]
             predicted = logits[:, :-1].float().flatten(0, 1)
             total = F.cross_entropy(predicted, targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
-            loss = total / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED_LABEL).sum())
+            count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+            loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     @torch.no_grad()
@@ -248,18 +274,19 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         speech_embeddings: Tensor | None = None,
         labels: Tensor | None = None,
+        prompt_ids: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         **options: Any,
     ) -> Any:
         """Token ids of the text, `[B, new tokens]`, by the language model's own `generate` with its KV cache.
 
         Args:
-            input_features, attention_mask, speech_embeddings: as in `forward`.
+            input_features, attention_mask, speech_embeddings, prompt_ids: as in `forward`.
             labels: not used; the Trainer hands over whole batches.
             generation_config: default, the one saved with the model.
             options: any of transformers' generation options (`num_beams`, `max_new_tokens`, …).
         """
-        inputs = self._layout(input_features, attention_mask, speech_embeddings)
+        inputs = self._layout(input_features, attention_mask, speech_embeddings, prompt_ids=prompt_ids)
         generation_config = copy.deepcopy(generation_config or self.generation_config)
         others = generation_config.update(**options)
         if (generation_config.num_beams or 1) > 1 and generation_config.length_penalty is None:
@@ -270,25 +297,40 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
-    def read(self, speech_embeddings: Tensor, attention_mask: Tensor, text: Tensor) -> tuple[Tensor, Reading]:
+    def read(
+        self, speech_embeddings: Tensor, attention_mask: Tensor, text: Tensor, prompt_ids: Tensor | None = None
+    ) -> tuple[Tensor, Reading]:
         """Read prompt, speech and text in one pass, to go on from later with `read_on`.
 
         Args:
             speech_embeddings, attention_mask: `[B, T', D]` and `[B, T']`, as in `forward`.
             text: `[B, L]`, token ids, -100 at padding.
+            prompt_ids: as in `forward`.
 
         Returns:
             Logits `[B, L + 1, V]`, as in `forward` with labels, and what was read.
         """
-        inputs = self._layout(None, attention_mask, speech_embeddings, text)
-        output = self.language_model(
-            inputs_embeds=inputs.embeddings,
-            attention_mask=inputs.mask,
-            position_ids=inputs.position_ids,
-            logits_to_keep=text.shape[1] + 1,
-            use_cache=True,
-        )
-        return output.logits, Reading(output.past_key_values, inputs.mask)
+        inputs = self._layout(None, attention_mask, speech_embeddings, text, prompt_ids)
+        lengths, kept = inputs.mask.sum(dim=1), 1 + (text != IGNORED_LABEL).sum(dim=1)
+        groups = _alike(lengths) if lengths.device.type == "cpu" else [torch.arange(len(text), device=text.device)]
+        logits, caches = None, []
+        for group in groups:
+            width, places = int(lengths[group].max()), int(kept[group].max())
+            output = self.language_model(
+                inputs_embeds=inputs.embeddings[group, -width:],
+                attention_mask=inputs.mask[group, -width:],
+                position_ids=inputs.position_ids[group, -width:],
+                logits_to_keep=places,
+                use_cache=True,
+            )
+            if len(groups) == 1:
+                return output.logits, Reading(output.past_key_values, inputs.mask)
+            if logits is None:
+                logits = output.logits.new_zeros(len(text), text.shape[1] + 1, output.logits.shape[2])
+            logits[group, -places:] = output.logits
+            caches.append(output.past_key_values)
+        assert logits is not None
+        return logits, Reading.joined(caches, groups, inputs.mask)
 
     @torch.no_grad()
     def read_on(self, reading: Reading, text: Tensor) -> Tensor:
@@ -301,8 +343,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Returns:
             Logits `[B, L, V]`, right-aligned: the predictions made after each token.
         """
-        real = text != IGNORED_LABEL
-        inputs = _line_up(self.get_input_embeddings()(text.masked_fill(~real, 0)), real, None)
+        inputs = _line_up(*self._embed(text), None)
         past = reading.mask.sum(dim=1, keepdim=True)
         reading.mask = torch.cat([reading.mask, inputs.mask], dim=1)
         return self.language_model(
@@ -319,6 +360,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None,
         speech_embeddings: Tensor | None,
         labels: Tensor | None = None,
+        prompt_ids: Tensor | None = None,
     ) -> "_Layout":
         """Embed and line up prompt, speech and text."""
         if input_features is not None and speech_embeddings is None:
@@ -335,15 +377,20 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         speech, lengths = self.adapter(speech_embeddings.to(self.dtype), lengths)
         speech_mask = length_mask(lengths, speech.shape[1])
 
-        embed = self.get_input_embeddings()
-        prompt_ids = torch.tensor(self.config.prompt_ids or [], dtype=torch.long, device=speech.device)
-        prompt = embed(prompt_ids)[None].expand(len(speech), -1, -1)
-        parts, masks = [prompt, speech], [torch.ones_like(prompt[..., 0], dtype=torch.bool), speech_mask]
+        if prompt_ids is None:
+            prompt_ids = torch.tensor([self.config.prompt_ids or []], dtype=torch.long, device=speech.device)
+        prompt, prompt_mask = self._embed(prompt_ids.expand(len(speech), -1))
+        parts, masks = [prompt, speech], [prompt_mask, speech_mask]
         if labels is not None:
-            text_mask = labels != IGNORED_LABEL
-            parts.append(embed(labels.masked_fill(~text_mask, 0)))
+            text, text_mask = self._embed(labels)
+            parts.append(text)
             masks.append(text_mask)
         return _line_up(torch.cat(parts, dim=1), torch.cat(masks, dim=1), labels)
+
+    def _embed(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings `[B, L, H]` of token ids `[B, L]`, -100 at padding, and the mask `[B, L]` of the real ones."""
+        real = ids != IGNORED_LABEL
+        return self.get_input_embeddings()(ids.masked_fill(~real, 0)), real
 
     def trained_keys(self) -> set[str]:
         """Names of the weights that a checkpoint holds.
@@ -556,6 +603,17 @@ def _line_up(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> _Layout
         labels = F.pad(labels, (positions - labels.shape[1], 0), value=IGNORED_LABEL).gather(1, order)
     position_ids = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     return _Layout(embeddings.masked_fill(~mask[..., None], 0.0), mask.long(), position_ids, labels)
+
+
+def _alike(lengths: Tensor) -> list[Tensor]:
+    """Indices of the rows of `lengths` `[B]` in groups, none of which is much longer than another of its group."""
+    order = lengths.argsort(descending=True)
+    groups: list[list[int]] = []
+    for row in order.tolist():
+        if not groups or lengths[groups[-1][0]] - lengths[row] > UNLIKE_POSITIONS:
+            groups.append([])
+        groups[-1].append(row)
+    return [torch.tensor(sorted(group)) for group in groups]
 
 
 def _all_real(inputs: Tensor, length: int) -> Tensor:

@@ -15,19 +15,30 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+from asr_doge.published import DEFAULT_PROMPT
+from asr_doge.text.prompt import PLACE, fill_prompt
 
 
 class ASRDogeProcessor(ProcessorMixin):
-    """Feature extractor of the speech encoder and tokenizer of the language model."""
+    """Feature extractor of the speech encoder and tokenizer of the language model.
 
-    def __init__(self, feature_extractor: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        feature_extractor, tokenizer: theirs.
+        prompt_template: the model's (see `ASRDogeConfig`).
+    """
+
+    def __init__(
+        self, feature_extractor: Any, tokenizer: PreTrainedTokenizerBase, prompt_template: str = DEFAULT_PROMPT
+    ) -> None:
         super().__init__(feature_extractor, tokenizer)
+        self.prompt_template = prompt_template
 
     def __call__(
         self,
         audio: Waveform | Sequence[Waveform] | None = None,
         text: Sequence[str] | None = None,
         sampling_rate: int | None = None,
+        language: Sequence[str | None] | None = None,
     ) -> BatchFeature:
         """A batch of model inputs.
 
@@ -35,12 +46,14 @@ class ASRDogeProcessor(ProcessorMixin):
             audio: one waveform `[samples]` or a list of them, mono, at the extractor's sampling rate.
             text: the transcripts, for training.
             sampling_rate: Hz of the waveforms, to be checked.
+            language: spoken in each clip; None where it is not known.
 
         Raises:
             ValueError: another sampling rate, or a clip that the encoder cannot read whole.
 
         Returns:
-            `input_features` `[B, T, F]` and `attention_mask` `[B, T]` with audio, `labels` `[B, L]` with text.
+            `input_features` `[B, T, F]` and `attention_mask` `[B, T]` with audio, `labels` `[B, L]` with text,
+            `prompt_ids` `[B, P]` with language.
         """
         batch = BatchFeature()
         if audio is not None:
@@ -51,9 +64,9 @@ class ASRDogeProcessor(ProcessorMixin):
                 )
             )
         if text is not None:
-            batch["labels"] = pad_sequence(
-                [self.label_ids(line) for line in text], batch_first=True, padding_value=IGNORED_LABEL
-            )
+            batch["labels"] = _padded([self.label_ids(line) for line in text])
+        if language is not None:
+            batch["prompt_ids"] = _padded([self.prompt_ids(name) for name in language])
         return batch
 
     def _check_duration(self, audio: Waveform | Sequence[Waveform]) -> None:
@@ -68,13 +81,25 @@ class ASRDogeProcessor(ProcessorMixin):
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         return torch.tensor([*ids, self.tokenizer.eos_token_id], dtype=torch.long)
 
-    def prompt_ids(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, after the beginning-of-sequence token where the tokenizer has one."""
+    @property
+    def names_language(self) -> bool:
+        """Whether the prompt depends on the language."""
+        return PLACE in self.prompt_template
+
+    def prompt_ids(self, language: str | None = None) -> Tensor:
+        """Token ids of the prompt for a language, after the beginning-of-sequence token if there is one, `[P]`."""
         start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        return start + list(self.tokenizer(prompt, add_special_tokens=False).input_ids)
+        prompt = fill_prompt(self.prompt_template, language)
+        ids = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        return torch.tensor([*start, *ids], dtype=torch.long)
 
     def batch_decode(self, sequences: Tensor | Sequence[Sequence[int]], **_: Any) -> list[str]:
         """Texts of token ids `[B, L]`, without special tokens, padding or space at the ends."""
         rows = torch.as_tensor(sequences)
         rows = rows.masked_fill(rows == IGNORED_LABEL, self.tokenizer.pad_token_id)
         return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    """Token ids `[B, L]`, -100 at padding."""
+    return pad_sequence(list(rows), batch_first=True, padding_value=IGNORED_LABEL)

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import (
     EarlyStoppingCallback,
@@ -75,7 +76,10 @@ class LimitedPatience(EarlyStoppingCallback):
 class KeepBest(TrainerCallback):
     """Write `best` whenever an evaluation has the lowest dev CER so far."""
 
-    def __init__(self, loaded: LoadedModel, generation_config: GenerationConfig, folder: Path) -> None:
+    def __init__(
+        self, trainer: SpeechTrainer, loaded: LoadedModel, generation_config: GenerationConfig, folder: Path
+    ) -> None:
+        self.trainer = trainer
         self.loaded = loaded
         self.generation_config = generation_config  # the Trainer fills up the model's own with its defaults
         self.folder = folder
@@ -83,10 +87,13 @@ class KeepBest(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **report: Any) -> None:
         """Compare with `state.best_metric`, which the Trainer updates after this call and keeps over a resume."""
         is_better = state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric
-        if is_better and state.is_world_process_zero:
+        if not is_better:
+            return
+        weights = self.trainer.trained_weights()
+        if state.is_world_process_zero:
             self.loaded.model.generation_config = copy.deepcopy(self.generation_config)
             with writing(self.folder):
-                self.loaded.save(self.folder)
+                self.loaded.save(self.folder, weights)
 
 
 class MarkComplete(TrainerCallback):
@@ -196,12 +203,12 @@ class Progress(ProgressCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        eval_dataloader: Any = None,
-        **options: Any,
+        eval_dataloader: DataLoader[Any] | None = None,
+        **_: Any,
     ) -> None:
         """Show how far an evaluation is, beneath the bar of training."""
         if self.training_bar is not None and not self.training_bar.disable:
-            super().on_prediction_step(args, state, control, eval_dataloader, **options)
+            super().on_prediction_step(args, state, control, eval_dataloader)
 
     def on_log(
         self,

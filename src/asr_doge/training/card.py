@@ -1,7 +1,7 @@
 """The model card of a checkpoint: what was trained, on what, and how good it was on the dev set.
 
 Promises: a `README.md` as the hub reads it, with the figures of the run's own record and no others. It does not know
-the licences of the data or of the frozen parts, and says so.
+the licence of the data, nor those of all parts, and says so.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.published import LICENCES
 
 CARD_NAME = "README.md"
 
@@ -28,7 +29,9 @@ def write_card(folder: Path, record: Mapping[str, Any]) -> None:
     total = counts["encoder"] + counts["adapter"] + counts["language_model"]
     content = _CARD.format(
         encoder=config["speech_encoder"],
+        encoder_licence=_licence(config["speech_encoder"]),
         language_model=config["language_model"],
+        language_model_licence=_licence(config["language_model"]),
         adapter=f"{config['adapter_type']}, {counts['adapter']:,} parameters",
         trained=f"{counts['trainable']:,} of {total:,} parameters ({100 * counts['trainable'] / total:.2f} %)",
         choices=f"language model: {config['train_language_model']}; encoder: {config['train_encoder']}",
@@ -42,6 +45,10 @@ def write_card(folder: Path, record: Mapping[str, Any]) -> None:
         machine=f"{machine['processes']} × {machine['device']}",
     )
     write_atomically(folder / CARD_NAME, content.encode())
+
+
+def _licence(part: str) -> str:
+    return LICENCES.get(part, "licence: see there")
 
 
 def _described(split: Mapping[str, Any]) -> str:
@@ -60,8 +67,8 @@ frozen parts are loaded from where they are.
 
 | | |
 |---|---|
-| speech encoder | {encoder} |
-| language model | {language_model} |
+| speech encoder | {encoder} ({encoder_licence}) |
+| language model | {language_model} ({language_model_licence}) |
 | adapter | {adapter} |
 | trained | {trained} |
 | besides the adapter | {choices} |
@@ -75,8 +82,8 @@ frozen parts are loaded from where they are.
 $ asr-doge transcribe --model THIS_FOLDER recording.wav
 ```
 
-Licences: those of the speech encoder, the language model and the training data apply; this card does not know them.
-State them before you share the model.
+Licences: those of the speech encoder, the language model and the training data apply. The data's is not known to this
+card: state it before you share the model.
 """
 
 

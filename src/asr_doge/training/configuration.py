@@ -35,8 +35,9 @@ class TrainConfig:
     """Frozen speech encoder: hub id, folder, or nano/encoder."""
     language_model: str = DEFAULT_LANGUAGE_MODEL
     """Language model: hub id, folder, or nano/language_model."""
-    prompt: str = DEFAULT_PROMPT
-    """Text the language model reads before the speech."""
+    prompt_template: str = DEFAULT_PROMPT
+    """Text the language model reads before the speech. {language} in it, as in "transcribe the following {language}
+    audio: ", is the language of each utterance in the manifest, and left out where that names none."""
     adapter_type: AdapterType = "mlp"
     """mlp (two layers), linear (one), conv (mlp that sees the embeddings before and after too), or qformer (a learned
     query reads adapter_stack embeddings by attention)."""
@@ -65,7 +66,8 @@ class TrainConfig:
     """Utterances a step, over all processes."""
     batch_seconds: float | None = None
     """Seconds of audio at once, padding included, in batches of like length; default, batch_size utterances a step.
-    Each process reads a batch of its own, and gradient_accumulation_steps of them make a step."""
+    Evaluations keep to it too. Each process reads a batch of its own, and gradient_accumulation_steps of them make a
+    step."""
     augment: bool = False
     """Vary recordings (speed, room, noise, band, level) and mask their features (SpecAugment), anew each epoch; without
     a feature cache only. With one, make copies by `features --augment_copies`, which training then draws from."""
@@ -103,18 +105,27 @@ class TrainConfig:
     """Steps between checkpoints; a multiple of eval_steps."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    fsdp: bool = False
+    """Share weights, gradients and optimizer out over the processes (FSDP2), for what one device cannot hold."""
     num_workers: int = 2
     """Processes that read audio; with a feature cache none are needed."""
     seed: int = 0
     """Seed of the adapter's start and the order of the data."""
     max_unreadable: int = 20
-    """Recordings that cannot be read and are left out before training stops (without a feature cache)."""
+    """Recordings, dev set included, that cannot be read and are left out before training stops (without a feature
+    cache)."""
     plan: bool = False
     """Print parameters and the memory that training will need, and stop."""
     resume_from: str | None = None
     """A checkpoint-N folder to go on from, or `latest`."""
     allow_config_change: bool = False
     """Resume even if settings or data are not those the run began with."""
+    push_to_hub: bool = False
+    """Put `best` on the Hugging Face hub when training has ended; `hf auth login` first."""
+    hub_model_id: str | None = None
+    """Where on the hub, such as me/my-recognizer; default, the name of output_dir under the token's owner."""
+    hub_private_repo: bool = False
+    """If the repository is made, make it private."""
     wandb_project: str | None = None
     """Weights & Biases project to log to."""
     wandb_entity: str | None = None

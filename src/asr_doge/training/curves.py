@@ -27,6 +27,8 @@ _PANELS: Mapping[str, tuple[tuple[str, str, float], ...]] = {
     "error rate, %": (("eval_wer", "WER", 100.0), ("eval_cer", "CER", 100.0)),
 }
 """Title of each panel, and its lines: name in the log, label, factor."""
+_LOGARITHMIC = ("loss", "gradient norm")
+"""Panels of what falls by orders of magnitude in the first steps, and would be a flat line ever after."""
 
 
 def draw_curves(folder: Path, log_history: Sequence[Mapping[str, Any]], hypotheses: Sequence[Hypothesis]) -> None:
@@ -54,12 +56,22 @@ def draw_curves(folder: Path, log_history: Sequence[Mapping[str, Any]], hypothes
 
 def _figure(log_history: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(10, 6), layout="constrained")
-    for axes, (title, lines) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
+    best = min(
+        (entry for entry in log_history if "eval_cer" in entry), key=lambda entry: entry["eval_cer"], default=None
+    )
+    for axes, (title, lines) in zip(figure.subplots(2, 2, sharex=True).flat, _PANELS.items(), strict=True):
         for name, label, factor in lines:
             points = [(entry["step"], factor * entry[name]) for entry in log_history if name in entry]
             axes.plot([step for step, _ in points], [value for _, value in points], marker=".", label=label)
+        if title in _LOGARITHMIC:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        if best is not None:
+            axes.axvline(best["step"], color="black", linestyle=":", linewidth=1, label="best checkpoint")
         axes.set_title(title)
         axes.set_xlabel("step")
+        axes.tick_params(labelbottom=True)
         axes.grid(alpha=0.3)
         axes.legend()
     return figure

@@ -1,8 +1,8 @@
 """Utterances as training examples, from the audio itself or from the feature cache, and batches of them.
 
 Promises: both sources give batches that the model reads the same way, so a cached feature trains like a computed one;
-how an example is varied depends on the seed, the epoch and its place in the manifest alone, so that a resumed run and
-any number of worker processes see the same. They do not know the Trainer.
+how an example is varied depends on the seed, the epoch and the utterance's id alone, so that a resumed run and any
+number of worker processes see the same, whatever else is in the manifest. They do not know the Trainer.
 """
 
 from collections.abc import Sequence
@@ -10,24 +10,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from asr_doge.audio.augmentation import Augmentation, mask_features
 from asr_doge.audio.log_mel import FEATURE_SIZE, FRAME_STACK
-from asr_doge.audio.reading import read_audio
+from asr_doge.audio.reading import read_clip
 from asr_doge.data.feature_cache import FeatureCache
-from asr_doge.data.manifest import Utterance
-from asr_doge.errors import AudioError
+from asr_doge.data.manifest import Utterance, id_digest
 from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 
 Example = dict[str, Tensor]
+NO_LABELS = torch.tensor([IGNORED_LABEL])
 
 
 class UtteranceDataset(Dataset[Example]):
-    """What the two sources have in common.
+    """What the two sources have in common; also `prompt_ids` `[P]` where the prompt names the language.
 
     Args:
         utterances: of a manifest.
@@ -48,15 +49,23 @@ class UtteranceDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def _rng(self, index: int) -> np.random.Generator:
-        """What the variation of one example in this epoch is drawn from."""
-        return np.random.default_rng([self.seed, self.epoch, index])
+    def _prompt(self, language: str | None) -> Example:
+        """The prompt of an example, where prompts differ."""
+        return {"prompt_ids": self.processor.prompt_ids(language)} if self.processor.names_language else {}
+
+    def blank(self) -> Example:
+        """An example that nothing can be learnt from, to stand in a batch where there is none: it has no labels."""
+        raise NotImplementedError
+
+    def _rng(self, utterance: Utterance) -> np.random.Generator:
+        """What the variation of an utterance in this epoch is drawn from."""
+        return np.random.default_rng([self.seed, self.epoch, *id_digest(utterance.id)])
 
 
 class SpeechDataset(UtteranceDataset):
     """Examples of `input_features` `[T, F]` and `labels` `[L]`, computed from the audio when asked for.
 
-    A recording that cannot be read, or not whole, is an AudioError.
+    A recording that cannot be read, or not whole, is an AudioError; the feature cache lacks the same ones.
 
     Args:
         utterances, processor, seed: as in `UtteranceDataset`.
@@ -71,16 +80,12 @@ class SpeechDataset(UtteranceDataset):
 
     def __getitem__(self, index: int) -> Example:
         utterance = self.utterances[index]
-        extractor, rng = self.processor.feature_extractor, self._rng(index)
-        waveform = read_audio(utterance.audio_path, extractor.sampling_rate)
+        extractor, rng = self.processor.feature_extractor, self._rng(utterance)
+        longest = getattr(extractor, "n_samples", None)  # beyond it, Whisper's would cut without a word
+        waveform = read_clip(utterance.audio_path, extractor.sampling_rate, longest)
         if self.augmentation is not None:
-            longest = getattr(extractor, "n_samples", None)
             waveform = self.augmentation(waveform, extractor.sampling_rate, rng, longest)
-        try:
-            batch = self.processor(audio=waveform, sampling_rate=extractor.sampling_rate)
-        except ValueError as error:  # too short for one frame, or longer than the encoder reads
-            raise AudioError(f"{utterance.audio_path}: {error}; leave it out of the manifest") from error
-        features, mask = batch["input_features"][0], batch["attention_mask"][0]
+        features, mask = self._features(waveform)
         if self.augmentation is not None:
             frames = features if len(features) == len(mask) else features.T  # Whisper's are [mels, T]
             mask_features(frames[: int(mask.sum())], rng, FRAME_STACK if frames.shape[1] == FEATURE_SIZE else 1)
@@ -88,7 +93,18 @@ class SpeechDataset(UtteranceDataset):
             "input_features": features,
             "attention_mask": mask,
             "labels": self.processor.label_ids(utterance.text),
+            **self._prompt(utterance.language),
         }
+
+    def blank(self) -> Example:
+        """See `UtteranceDataset.blank`: a second of silence."""
+        features, mask = self._features(np.zeros(self.processor.feature_extractor.sampling_rate, dtype=np.float32))
+        return {"input_features": features, "attention_mask": mask, "labels": NO_LABELS, **self._prompt(None)}
+
+    def _features(self, waveform: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """What the encoder hears of a clip, and its mask."""
+        batch = self.processor(audio=waveform, sampling_rate=self.processor.feature_extractor.sampling_rate)
+        return batch["input_features"][0], batch["attention_mask"][0]
 
 
 class CachedSpeechDataset(UtteranceDataset):
@@ -121,13 +137,24 @@ class CachedSpeechDataset(UtteranceDataset):
 
     def __getitem__(self, index: int) -> Example:
         utterance = self.utterances[index]
-        rng = self._rng(index)
+        rng = self._rng(utterance)
         copy = int(rng.integers(self.cache.num_copies(utterance.id))) if self.use_copies else 0
         embeddings = self._varied(self.cache.features(utterance.id, copy).embeddings, rng)
         return {
             "speech_embeddings": embeddings,
             "attention_mask": torch.ones(len(embeddings), dtype=torch.long),
             "labels": self.processor.label_ids(utterance.text),
+            **self._prompt(utterance.language),
+        }
+
+    def blank(self) -> Example:
+        """See `UtteranceDataset.blank`: a single embedding, all zeros."""
+        embeddings = torch.zeros_like(self.cache[self.utterances[0].id][:1])
+        return {
+            "speech_embeddings": embeddings,
+            "attention_mask": torch.ones(1, dtype=torch.long),
+            "labels": NO_LABELS,
+            **self._prompt(None),
         }
 
     def _varied(self, embeddings: Tensor, rng: np.random.Generator) -> Tensor:
@@ -144,7 +171,7 @@ class CachedSpeechDataset(UtteranceDataset):
 
 def collate_examples(examples: Sequence[Example]) -> dict[str, Any]:
     """Pad a list of examples to a batch for `ASRDogeForConditionalGeneration.forward`."""
-    padding = {"labels": IGNORED_LABEL}
+    padding = {"labels": IGNORED_LABEL, "prompt_ids": IGNORED_LABEL}
     return {
         name: pad_sequence([example[name] for example in examples], True, padding.get(name, 0)) for name in examples[0]
     }

@@ -14,7 +14,9 @@ from transformers import EvalPrediction
 
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.manifest import Utterance
+from asr_doge.errors import DataError
 from asr_doge.models import ASRDogeProcessor
+from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
 from asr_doge.text.scoring import character_error_rate, score, word_error_rate
 
 
@@ -39,22 +41,31 @@ class Evaluation:
         """Of the last evaluation, worst first."""
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        """WER, CER and exact match, as fractions."""
-        references, texts = (
-            self.processor.batch_decode(torch.as_tensor(ids)) for ids in (prediction.label_ids, prediction.predictions)
-        )
+        """WER, CER and exact match, as fractions, of what is not blank.
+
+        Raises:
+            DataError: all is.
+        """
+        label_ids, text_ids = (torch.as_tensor(ids) for ids in (prediction.label_ids, prediction.predictions))
+        references, texts = self.processor.batch_decode(label_ids), self.processor.batch_decode(text_ids)
+        is_blank = (label_ids == IGNORED_LABEL).all(dim=1).tolist()
+        # Blank rows beyond the last utterance filled up the last batch.
+        rows = zip(self.utterances, references, texts, is_blank, strict=False)
+        heard = [(utterance, reference, text) for utterance, reference, text, blank in rows if not blank]
+        if not heard:
+            raise DataError(f"none of the {len(self.utterances)} dev utterances can be read any more: restore them")
         self.hypotheses = [
             Hypothesis(
                 utterance.id, reference, text, word_error_rate(reference, text), character_error_rate(reference, text)
             )
-            for utterance, reference, text in zip(self.utterances, references, texts, strict=True)
+            for utterance, reference, text in heard
         ]
         metrics = _rates(self.hypotheses)
-        languages = sorted({utterance.language for utterance in self.utterances if utterance.language is not None})
+        spoken = [utterance.language for utterance, _, _ in heard]
+        languages = sorted({language for language in spoken if language is not None})
         for language in languages if len(languages) > 1 else []:
-            spoken = zip(self.utterances, self.hypotheses, strict=True)
-            of_language = _rates([heard for utterance, heard in spoken if utterance.language == language])
-            metrics |= {f"{name}_{language}": rate for name, rate in of_language.items()}
+            of_language = [heard for heard, other in zip(self.hypotheses, spoken, strict=True) if other == language]
+            metrics |= {f"{name}_{language}": rate for name, rate in _rates(of_language).items()}
         self.hypotheses.sort(key=lambda heard: (-heard.cer, heard.id))
         return metrics
 

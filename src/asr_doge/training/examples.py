@@ -1,6 +1,7 @@
 """Examples that bear the name of their utterance, so that training can say which one is at fault.
 
-Promises: a recording that cannot be read does not stop a batch: the batch goes on without it, and says so.
+Promises: a batch has a row for each of its utterances, that of a recording that cannot be read being blank: it has no
+labels, so that nothing is learnt from it, while every process still makes every step.
 They read nothing themselves (see `asr_doge.training.datasets`), and do not know how many faults are too many.
 """
 
@@ -20,10 +21,10 @@ IDS, UNREADABLE = "utterance_ids", "unreadable"
 
 @dataclass(frozen=True)
 class NamedExample:
-    """An example, or the reason why there is none."""
+    """An example; a blank one has no id, or a reason why it is blank."""
 
-    id: str
-    example: Example | None
+    id: str | None
+    example: Example
     reason: str = ""
 
 
@@ -45,23 +46,19 @@ class NamedExamples(Dataset[NamedExample]):
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, index: int) -> NamedExample:
+    def __getitem__(self, index: int | None) -> NamedExample:
+        """An example; None, an empty place in a batch, is a blank one."""
+        if index is None:
+            return NamedExample(None, self.examples.blank())
         utterance_id = self.utterances[index].id
         try:
             return NamedExample(utterance_id, self.examples[index])
         except AudioError as error:
-            return NamedExample(utterance_id, None, str(error))
+            return NamedExample(utterance_id, self.examples.blank(), str(error))
 
 
 def collate_named(examples: Sequence[NamedExample]) -> dict[str, Any]:
-    """A batch of the examples that there are, with their ids and the reasons of the others.
-
-    Raises:
-        AudioError: there is not one.
-    """
-    readable = [(named.id, named.example) for named in examples if named.example is not None]
-    missing = {named.id: named.reason for named in examples if named.example is None}
-    if not readable:
-        raise AudioError(f"not one recording of a batch can be read; {next(iter(missing.values()))}")
-    batch = collate_examples([example for _, example in readable])
-    return {**batch, IDS: [utterance_id for utterance_id, _ in readable], UNREADABLE: missing}
+    """A batch of the examples, with the ids of those that are not blank and the reasons of the others."""
+    batch = collate_examples([named.example for named in examples])
+    ids = [named.id for named in examples if named.id is not None and not named.reason]
+    return {**batch, IDS: ids, UNREADABLE: {named.id: named.reason for named in examples if named.reason}}

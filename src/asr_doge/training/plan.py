@@ -5,21 +5,20 @@ longest utterance once and twice, and drawn out to the batch. It is about the de
 and leaves out what Python and its libraries hold.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from asr_doge.errors import AudioError
 from asr_doge.models import ASRDogeForConditionalGeneration, ParameterCounts
+from asr_doge.training.examples import NamedExamples, collate_named
 
 _ADAM_STATES = 2  # running means of the gradient and of its square, in float32
-LONGEST_TRIED = 21
-"""Of the longest utterances, how many are tried until one can be read."""
 _BACKWARD = 1.1
 """What a backward pass holds at its highest over what it began with (`bench/memory.py`: 1.1 to 1.25)."""
 
@@ -84,6 +83,7 @@ def plan_memory(
     batch_size: int,
     *,
     bf16: bool = False,
+    shards: int = 1,
 ) -> MemoryPlan:
     """Predict the memory of training.
 
@@ -92,10 +92,11 @@ def plan_memory(
         batch_of: a batch of so many utterances, all as long as the longest.
         batch_size: utterances that a process reads at once.
         bf16: whether steps run in mixed precision.
+        shards: processes that share weights, gradients and optimizer out (FSDP).
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    gradients = sum(parameter.nbytes for parameter in trained)
+    gradients = sum(parameter.nbytes for parameter in trained) // shards
     was_training = model.training
     model.train()
     devices = [model.device] if model.device.type == "cuda" else []
@@ -104,7 +105,7 @@ def plan_memory(
     model.train(was_training)
     return MemoryPlan(
         parameters=model.count_parameters(),
-        weights=weights,
+        weights=weights // shards,
         gradients=gradients,
         optimizer=_ADAM_STATES * gradients,
         activations=max(round(_BACKWARD * (two - one)), 1),
@@ -144,13 +145,19 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def longest_batch(
-    utterances: Sequence[Any], example_of: Callable[[int], Any], collate: Callable[[Sequence[Any]], dict[str, Any]]
-) -> Callable[[int], dict[str, Tensor]]:
-    """Batches of the longest utterance, over and over, for `plan_memory`."""
-    by_length = sorted(range(len(utterances)), key=lambda index: -utterances[index].duration)
-    examples = (example_of(index) for index in by_length[:LONGEST_TRIED])
-    example = next((named for named in examples if named.example is not None), None) or example_of(by_length[0])
+def longest_batch(examples: NamedExamples, max_unreadable: int) -> Callable[[int], dict[str, Tensor]]:
+    """Batches of the longest utterance that can be read, over and over, for `plan_memory`.
+
+    Raises:
+        AudioError: more than `max_unreadable` cannot be read.
+    """
+    durations = [utterance.duration for utterance in examples.utterances]
+    by_length = sorted(range(len(examples)), key=lambda index: -durations[index])
+    tried = [examples[by_length[0]]]
+    while tried[-1].reason and len(tried) < min(max_unreadable + 1, len(examples)):
+        tried.append(examples[by_length[len(tried)]])
+    if tried[-1].reason:
+        raise AudioError(f"{tried[0].reason}; nor can the next {len(tried) - 1} longest recordings be read")
     return lambda count: {
-        name: value for name, value in collate([example] * count).items() if isinstance(value, Tensor)
+        name: value for name, value in collate_named([tried[-1]] * count).items() if isinstance(value, Tensor)
     }

@@ -211,7 +211,7 @@ def build_model(
         text_config=text_config,
         speech_encoder=None,
         language_model=None,
-        prompt_ids=processor.prompt_ids(DEFAULT_PROMPT),
+        prompt_ids=processor.prompt_ids().tolist(),
         adapter_hidden_dim=2 * config.text_hidden_dim,
         train_language_model="full",
     )

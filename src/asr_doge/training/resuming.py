@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.trainer import OPTIMIZER_NAME_BIN
 from transformers.trainer_utils import sort_checkpoints
 
 from asr_doge.errors import ConfigError
@@ -24,6 +25,8 @@ MAY_CHANGE = frozenset(
     (
         *("data_dir", "train_manifest", "dev_manifest", "features_dir", "output_dir", "device", "num_workers"),
         *("resume_from", "allow_config_change", "plan", "max_unreadable", "gradient_accumulation_steps"),
+        "fsdp",  # see `require_same_sharding`
+        *("push_to_hub", "hub_model_id", "hub_private_repo"),
         *("wandb_project", "wandb_entity", "wandb_run_name", "no_wandb", "speech_encoder", "language_model"),
     )
 )
@@ -94,9 +97,21 @@ def require_same_model(checkpoint: Path, config: PreTrainedConfig) -> None:
         )
 
 
+def require_same_sharding(checkpoint: Path, fsdp: bool) -> None:
+    """Refuse to start the optimizer anew, since it is stored in one way with FSDP and in another without.
+
+    Raises:
+        ConfigError: the checkpoint was written with `--fsdp`, or without, and now it is the other.
+    """
+    if (checkpoint / OPTIMIZER_NAME_BIN).is_file() != fsdp:
+        raise ConfigError(
+            f"--resume_from {checkpoint}: that run was {'without' if fsdp else 'with'} --fsdp; give what it had"
+        )
+
+
 _MODEL_FLAGS = {
-    **{name: name for name in ("prompt", "adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm")},
-    **{name: name for name in ("train_language_model", "train_encoder", "train_encoder_layers")},
+    **{name: name for name in ("adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm")},
+    **{name: name for name in ("prompt_template", "train_language_model", "train_encoder", "train_encoder_layers")},
     "lora_*": "lora",
 }
 """Flags that shape the model, and the field of `ASRDogeConfig` that each sets."""

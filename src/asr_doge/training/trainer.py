@@ -9,23 +9,29 @@ The loop is transformers' own. It does not know the flags of the command.
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, cast
 
 import torch
+from accelerate import DistributedType, PartialState
+from accelerate.utils import gather_object, save_fsdp_optimizer
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Seq2SeqTrainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
-from asr_doge.data.batching import LengthBatches
+from asr_doge.data.batching import LengthBatches, SharedBatches
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import AudioError, TrainingError
-from asr_doge.models import ASRDogeProcessor
+from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
 from asr_doge.training.examples import IDS, UNREADABLE, NamedExamples
@@ -42,8 +48,13 @@ class SpeechTrainer(Seq2SeqTrainer):
         arguments: as in `Seq2SeqTrainer`.
         schedule: of the learning rates.
         batches: which utterances share a step; None for as many as the arguments say, at random.
+        evaluation_batches: this process's part of an evaluation.
         utterances: those trained on, for their durations.
+        unreadable: recordings left out already, each with the reason.
         max_unreadable: recordings that may be left out before the run stops.
+
+    Raises:
+        AudioError: there are too many already.
     """
 
     def __init__(
@@ -51,35 +62,83 @@ class SpeechTrainer(Seq2SeqTrainer):
         *arguments: Any,
         schedule: Schedule,
         batches: LengthBatches | None,
+        evaluation_batches: SharedBatches,
         utterances: Sequence[Utterance],
+        unreadable: Mapping[str, str],
         max_unreadable: int,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        self.trained_model = cast(nn.Module, self.model)
+        self.trained_model = cast(ASRDogeForConditionalGeneration, self.model)
         """The model itself, where several processes may wrap it."""
         self.schedule = schedule
         self.batches = batches
+        self.evaluation_batches = evaluation_batches
         self.durations = {utterance.id: utterance.duration for utterance in utterances}
         self.max_unreadable = max_unreadable
-        self.unreadable: dict[str, str] = {}
+        self.unreadable = dict(unreadable)
+        """Recordings that no process could read, each with the reason."""
+        self._require_few_unreadable()
         self.audio_seconds = 0.0
         """Seconds of audio that this process has trained on since it started."""
+        self._evaluated = torch.zeros(2)
+        """Of the evaluation under way: this process's loss, summed over its labels, and their number."""
         self.add_callback(_TellEpoch(self))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As transformers does it, but with FSDP on CPUs too: torch has it there, accelerate knows it on GPUs only."""
+        if self.args.fsdp and self.args.device.type == "cpu":
+            PartialState().distributed_type = DistributedType.MULTI_GPU
+        super().create_accelerator_and_postprocess()
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, whole, where FSDP has shared it out; all processes must ask at once."""
+        state = self.trained_model.state_dict()
+        return {name: _whole(state[name]) for name in sorted(self.trained_model.trained_keys())}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As transformers does it, which with FSDP would gather the frozen weights too."""
+        weights = self.trained_weights()
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As transformers does it, which with FSDP would write the frozen weights too."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(cast(LambdaLR, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """What `save_model` wrote, into weights that FSDP has shared out already."""
+        if not self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        weights: dict[str, Any] = load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(self.trained_model, weights, options=options)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As transformers does it, which has no place for a batch sampler."""
         if self.batches is None:
             return super().get_train_dataloader()
-        assert self.train_dataset is not None  # the Trainer itself could not train without
-        loader = DataLoader(
-            self.train_dataset,
-            batch_sampler=self.batches,
+        return self.accelerator.prepare(self._loader(self.train_dataset, self.batches))
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """This process's part of the dev set: accelerate's would be batches by count."""
+        return self._loader(self.eval_dataset, self.evaluation_batches)
+
+    def _loader(self, examples: Any, batches: LengthBatches | SharedBatches) -> DataLoader[Any]:
+        return DataLoader(
+            examples,
+            batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """One group of parameters for each part, and for those that decay and those that do not."""
@@ -126,7 +185,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._forget_gradients_of_untrained_parts()
         gradients = [p.grad for p in self.trained_model.parameters() if p.grad is not None]
-        if not torch.isfinite(loss + torch.nn.utils.get_total_norm(gradients)):
+        if not torch.isfinite(loss + _whole(torch.nn.utils.get_total_norm(gradients))):
             named = ", ".join(ids[:NAMED_IDS]) + (f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else "")
             what = "gradient" if torch.isfinite(loss) else "loss"
             raise TrainingError(
@@ -144,38 +203,51 @@ class SpeechTrainer(Seq2SeqTrainer):
         ignore_keys: list[str] | None = None,
         **options: Any,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """A batch of an evaluation; its loss is such that the mean over utterances is the mean over all their tokens.
+        """A batch of an evaluation; the labels of blank rows stay blank.
 
-        Else the loss would depend on which utterances share a batch, and so on the number of processes.
+        Raises:
+            AudioError: one recording too many cannot be read.
         """
+        self._count_unreadable(inputs[UNREADABLE])
         given = {name: value for name, value in inputs.items() if name not in (IDS, UNREADABLE)}
-        loss, texts, labels = super().prediction_step(model, given, prediction_loss_only, ignore_keys, **options)
         is_label = given["labels"] != IGNORED_LABEL
-        if loss is not None:
-            loss = loss * is_label.sum() / len(is_label) / self.tokens_per_evaluated_utterance
-        return loss, texts, labels
+        loss, texts, labels = super().prediction_step(model, given, prediction_loss_only, ignore_keys, **options)
+        assert isinstance(loss, Tensor)
+        assert isinstance(labels, Tensor)
+        count = is_label.sum()
+        self._evaluated += torch.stack([loss.cpu() * count, count])
+        return (
+            loss,
+            cast(Tensor, texts),
+            labels.masked_fill(~is_label.any(dim=1, keepdim=True).to(labels.device), IGNORED_LABEL),
+        )
 
     def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
-        """An evaluation, in whose texts each utterance counts once.
+        """An evaluation; its loss is the mean over all labels.
 
-        Seq2SeqTrainer would count twice what several processes are given to make up whole batches. (Their loss still
-        does, in the last batch; it chooses nothing.)
+        The Trainer's own depends on which utterances share a batch, and so on the number of processes.
         """
-        self.gather_function = self.accelerator.gather_for_metrics
-        return super().evaluation_loop(*arguments, **options)
-
-    @cached_property
-    def tokens_per_evaluated_utterance(self) -> float:
-        """Labels of the dev set, over its utterances."""
-        utterances = cast(NamedExamples, self.eval_dataset).utterances
-        processor = cast(ASRDogeProcessor, self.processing_class)
-        return fmean(len(processor.label_ids(utterance.text)) for utterance in utterances)
+        self._evaluated.zero_()
+        self.gather_function = self.accelerator.gather  # our batches hold nothing twice, for which others drop rows
+        output = super().evaluation_loop(*arguments, **options)
+        loss, count = self.accelerator.reduce(self._evaluated.to(self.args.device)).tolist()
+        assert output.metrics is not None
+        output.metrics["eval_loss"] = loss / max(count, 1)
+        return output
 
     def _count_unreadable(self, unreadable: Mapping[str, str]) -> None:
-        for utterance_id, reason in unreadable.items():
-            if utterance_id not in self.unreadable:
-                self.unreadable[utterance_id] = reason
-                tqdm.write(f"left out: {reason}", file=sys.stderr)
+        """Name and count what a process could not read; all processes know of all, so that they stop together."""
+        new = {
+            utterance_id: reason for utterance_id, reason in unreadable.items() if utterance_id not in self.unreadable
+        }
+        for reason in new.values():
+            tqdm.write(f"left out: {reason}", file=sys.stderr)
+        if self.accelerator.reduce(torch.tensor(len(new), device=self.args.device)).item():
+            for found in gather_object([new]):
+                self.unreadable.update(found)
+            self._require_few_unreadable()
+
+    def _require_few_unreadable(self) -> None:
         if len(self.unreadable) > self.max_unreadable:
             raise AudioError(
                 f"{list(self.unreadable.values())[-1]}; that makes {len(self.unreadable)} recordings that cannot be"
@@ -208,6 +280,10 @@ class _TellEpoch(TrainerCallback):
         cast(NamedExamples, self._trainer.train_dataset).set_epoch(epoch)
         if self._trainer.batches is not None:
             self._trainer.batches.set_epoch(epoch)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @contextmanager

@@ -6,25 +6,29 @@ It does not compute features ahead (see `asr_doge.inference.features`) but uses 
 """
 
 import copy
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import torch
 import yaml
 from transformers import GenerationConfig, ProgressCallback, Seq2SeqTrainingArguments, set_seed
 from transformers.training_args import ParallelMode
 
-from asr_doge.data.atomic_writing import write_atomically
-from asr_doge.data.batching import LengthBatches
+from asr_doge.data.atomic_writing import check_writable, write_atomically
+from asr_doge.data.batching import LengthBatches, SharedBatches
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
+from asr_doge.data.sharding import Shard
 from asr_doge.errors import AudioError, ConfigError, DataError, TrainingError
 from asr_doge.models import LoadedModel, assemble_model, find_device
+from asr_doge.models.checkpoints import first_line
 from asr_doge.models.encoders.loading import feature_source
 from asr_doge.training.callbacks import KeepBest, LimitedPatience, MarkComplete, Progress, Show, StopWhenAsked
 from asr_doge.training.card import write_card
@@ -39,8 +43,10 @@ from asr_doge.training.resuming import (
     remove_old,
     require_same_model,
     require_same_run,
+    require_same_sharding,
 )
 from asr_doge.training.schedule import Schedule, read_schedule
+from asr_doge.training.sharing import push_to_hub
 from asr_doge.training.trainer import SpeechTrainer, not_written, writing
 
 CONFIG_NAME = "train_config.yaml"
@@ -90,13 +96,16 @@ def train(config: TrainConfig) -> TrainResult:
         remove_old(output_dir, KEPT_CHECKPOINTS)
         write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
         write_record(output_dir, run.record)
-    _run_to_the_end(run, config)
+    is_logged = _uses_wandb(config) and trainer.is_world_process_zero()
+    with _wandb_run(config) if is_logged else nullcontext():
+        _run_to_the_end(run, config)
     cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
     result = TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
+    weights = trainer.trained_weights()
     if trainer.is_world_process_zero():
         loaded.model.generation_config = run.generation_config
         with writing(result.final_dir):
-            loaded.save(result.final_dir)
+            loaded.save(result.final_dir, weights)
         reached = {"steps": result.steps, "dev_cer": result.dev_cer, "unreadable": len(trainer.unreadable)}
         record = {**run.record, "result": reached}
         write_record(output_dir, record)
@@ -104,6 +113,9 @@ def train(config: TrainConfig) -> TrainResult:
             write_card(folder, record)
     if _processes() > 1:  # else a process may abort when it ends, with its threads still at work
         trainer.accelerator.state.destroy_process_group()
+    if config.push_to_hub and trainer.is_world_process_zero():
+        model_id = config.hub_model_id or output_dir.resolve().name
+        print(f"pushed: {push_to_hub(result.best_dir, model_id, private=config.hub_private_repo)}")
     return result
 
 
@@ -122,19 +134,24 @@ def _prepare(config: TrainConfig) -> _Run:
     _check_flags(config)
     schedule = read_schedule(config)
     output_dir = Path(config.output_dir)
-    checkpoint = None if config.plan else checkpoint_to_resume(config.resume_from, output_dir)
+    checkpoint = None
+    if not config.plan:
+        check_writable(output_dir)
+        checkpoint = checkpoint_to_resume(config.resume_from, output_dir)
     set_seed(config.seed)
     train_set = read_manifest(Path(config.train_manifest or Path(config.data_dir) / "train_manifest.json"))
     dev_set = read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json"))
     data = describe_data({"train": train_set, "dev": dev_set})
     loaded = _assemble(config)
     if checkpoint is not None:
+        require_same_sharding(checkpoint, _uses_fsdp(config))
         require_same_model(checkpoint, loaded.model.config)
         if not config.allow_config_change:
             require_same_run(checkpoint, asdict(config), data, _processes())
     loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
     generation_config = copy.deepcopy(loaded.model.generation_config)
     dev_sample = sample_utterances(dev_set, config.eval_samples)
+    _require_positions(loaded, [*train_set, *dev_sample])
     trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample)
     record = {
         "config": asdict(config),
@@ -144,6 +161,30 @@ def _prepare(config: TrainConfig) -> _Run:
         "resumed_from": checkpoint.name if checkpoint else None,
     }
     return _Run(trainer, show, loaded, checkpoint, record, generation_config)
+
+
+def _require_positions(loaded: LoadedModel, utterances: Sequence[Utterance]) -> None:
+    """Refuse utterances that are longer, with prompt, speech and text, than what the language model has learnt to read.
+
+    Raises:
+        DataError: there are some; the message names the first.
+    """
+    config = loaded.model.config
+    limit = getattr(config.text_config, "max_position_embeddings", None) or math.inf
+    rate = loaded.model.encoder.frame_rate_hz / config.adapter_stack
+    too_long = []
+    for utterance in utterances:
+        before = len(config.prompt_ids or []) + math.ceil(utterance.duration * rate)
+        if before + len(utterance.text.encode()) < limit:  # a token is a byte at least, and counting them takes longer
+            continue
+        needed = before + len(loaded.processor.label_ids(utterance.text))
+        if needed > limit:
+            too_long.append(f"{utterance.id!r}, {needed:,}")
+    if too_long:
+        raise DataError(
+            f"{len(too_long)} of {len(utterances):,} utterances do not fit into the {limit:,} positions of the language"
+            f" model (the first: {too_long[0]}): leave them out of the manifest, or cut them"
+        )
 
 
 _POSITIVE = (
@@ -175,8 +216,39 @@ def _check_flags(config: TrainConfig) -> None:
             f"--batch_size {config.batch_size} cannot be cut into {shares} equal parts ({_processes()} processes ×"
             f" --gradient_accumulation_steps {config.gradient_accumulation_steps}): give a multiple of {shares}"
         )
-    if config.wandb_project is not None and not config.no_wandb and find_spec("wandb") is None:
+    if _uses_fsdp(config) and _processes() == 1:
+        raise ConfigError("--fsdp shares weights out over several processes: start them by torchrun, or leave it out")
+    if _uses_wandb(config) and find_spec("wandb") is None:
         raise ConfigError("--wandb_project needs the package wandb: pip install 'asr-doge[wandb]', or give --no_wandb")
+
+
+def _uses_wandb(config: TrainConfig) -> bool:
+    return config.wandb_project is not None and not config.no_wandb
+
+
+@contextmanager
+def _wandb_run(config: TrainConfig) -> Iterator[None]:
+    """A run of Weights & Biases, which transformers' callback then logs to.
+
+    Raises:
+        ConfigError: nobody is logged in, or the project cannot be reached.
+    """
+    import wandb
+
+    try:
+        run = wandb.init(
+            project=config.wandb_project,
+            entity=config.wandb_entity,
+            name=config.wandb_run_name,
+            config={"asr_doge": asdict(config)},
+        )
+    except wandb.errors.Error as error:
+        raise ConfigError(
+            f"--wandb_project {config.wandb_project}: {first_line(error)}; log in by 'wandb login', set"
+            " WANDB_MODE=offline, or give --no_wandb"
+        ) from error
+    with run:
+        yield
 
 
 def _with_features(config: TrainConfig) -> TrainConfig:
@@ -210,6 +282,11 @@ def _check_variations(config: TrainConfig) -> None:
             ' --augment_copies\', or give --features_dir ""'
         )
     for name in ("frame_dropping", "embedding_noise"):
+        if getattr(config, name) and config.train_encoder != "none":
+            raise ConfigError(
+                f"--{name} varies cached features, and --train_encoder {config.train_encoder} uses none: leave one of"
+                " them out"
+            )
         if getattr(config, name) and not config.features_dir:
             raise ConfigError(f"--{name} varies cached features: run 'asr-doge features' first")
 
@@ -217,6 +294,21 @@ def _check_variations(config: TrainConfig) -> None:
 def _processes() -> int:
     """Processes of this run, as torchrun and `accelerate launch` tell each of them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _rank() -> int:
+    """The number of this one, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _say(line: str, file: TextIO | None = None) -> None:
+    """Print a line that all processes have to say, once."""
+    if _rank() == 0:
+        print(line, file=file)
+
+
+def _uses_fsdp(config: TrainConfig) -> bool:
+    return config.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"  # as `accelerate launch --use_fsdp` says it
 
 
 def _device(config: TrainConfig) -> torch.device:
@@ -232,7 +324,7 @@ def _assemble(config: TrainConfig) -> LoadedModel:
     return assemble_model(
         config.speech_encoder,
         config.language_model,
-        prompt=config.prompt,
+        prompt_template=config.prompt_template,
         device=_device(config),
         adapter_type=config.adapter_type,
         adapter_hidden_dim=config.adapter_hidden_dim,
@@ -265,8 +357,7 @@ def _trainer(
     """The Trainer with its data and callbacks, and what shows its progress in the run's folder."""
     output_dir = Path(config.output_dir)
     train_examples = _dataset(config, train_set, loaded, training=True)
-    dev_examples = _readable(_dataset(config, _shortest_first(dev_set), loaded))
-    batches = _batches(config, train_examples.utterances)
+    dev_examples, unreadable = _readable(_dataset(config, _shortest_first(dev_set), loaded))
     evaluation = Evaluation(loaded.processor, dev_examples.utterances)
     trainer = SpeechTrainer(
         loaded.model,
@@ -278,15 +369,17 @@ def _trainer(
         compute_metrics=evaluation,
         callbacks=[
             LimitedPatience(config.patience, schedule.epochs_before_last),
-            KeepBest(loaded, copy.deepcopy(loaded.model.generation_config), output_dir / "best"),
             MarkComplete(KEPT_CHECKPOINTS),
         ],
         schedule=schedule,
-        batches=batches,
+        batches=_batches(config, train_examples.utterances),
+        evaluation_batches=_evaluation_batches(config, dev_examples.utterances),
         utterances=train_examples.utterances,
+        unreadable=unreadable,
         max_unreadable=config.max_unreadable,
     )
     show = Show(evaluation, output_dir)
+    trainer.add_callback(KeepBest(trainer, loaded, copy.deepcopy(loaded.model.generation_config), output_dir / "best"))
     trainer.add_callback(show)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress(trainer))
@@ -300,9 +393,10 @@ def _plan(run: _Run, config: TrainConfig) -> MemoryPlan:
         at_once = max(1, int(config.batch_seconds / max(utterance.duration for utterance in examples.utterances)))
     return plan_memory(
         run.loaded.model,
-        longest_batch(examples.utterances, examples.__getitem__, collate_named),
+        longest_batch(examples, config.max_unreadable),
         at_once,
         bf16=run.trainer.args.bf16,
+        shards=_processes() if _uses_fsdp(config) else 1,
     )
 
 
@@ -325,9 +419,6 @@ def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
     trainer.add_callback(stop)
     try:
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    except AudioError as error:  # raised in a worker process, it brings a traceback in its message
-        last_line = str(error).strip().splitlines()[-1]
-        raise AudioError(last_line.removeprefix(f"{AudioError.__module__}.{AudioError.__name__}: ")) from error
     except torch.OutOfMemoryError as error:
         advice = f"--batch_size {config.batch_size}: raise --gradient_accumulation_steps, which cuts it, or lower it"
         if config.batch_seconds is not None:
@@ -350,17 +441,12 @@ def _utterances_at_once(config: TrainConfig) -> int:
 
 
 def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path) -> Seq2SeqTrainingArguments:
-    use_wandb = config.wandb_project is not None and not config.no_wandb
-    if use_wandb:
-        os.environ["WANDB_PROJECT"] = str(config.wandb_project)
-        if config.wandb_entity:
-            os.environ["WANDB_ENTITY"] = config.wandb_entity
     device = _device(config)
+    loggers = {"wandb": _uses_wandb(config), "tensorboard": find_spec("tensorboard") is not None}
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=schedule.epochs,
         per_device_train_batch_size=_utterances_at_once(config),
-        per_device_eval_batch_size=_utterances_at_once(config),
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -375,13 +461,13 @@ def _training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Pat
         logging_steps=_logging_steps(config.eval_steps),
         logging_nan_inf_filter=False,  # SpeechTrainer stops instead
         dataloader_pin_memory=device.type == "cuda",
-        report_to=[name for name, used in (("wandb", use_wandb), ("tensorboard", find_spec("tensorboard"))) if used],
-        run_name=config.wandb_run_name,
+        report_to=[name for name, is_used in loggers.items() if is_used],
         dataloader_num_workers=0 if config.features_dir and config.train_encoder == "none" else config.num_workers,
         remove_unused_columns=False,
         label_names=["labels"],
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
         use_cpu=device.type == "cpu",
+        fsdp=_uses_fsdp(config),  # type: ignore[arg-type]  # whose strings are on their way out
         ddp_backend="gloo" if device.type == "cpu" and _processes() > 1 else None,
         ddp_find_unused_parameters=False,
         seed=config.seed,
@@ -426,7 +512,7 @@ def _dataset(
     if not readable:
         raise DataError(f"none of {len(utterances)} utterances could be read when {config.features_dir} was made")
     if len(readable) < len(utterances):
-        print(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
+        _say(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
     if not training:
         return CachedSpeechDataset(readable, loaded.processor, cache)
     return CachedSpeechDataset(
@@ -440,23 +526,25 @@ def _dataset(
     )
 
 
-def _readable(examples: UtteranceDataset) -> UtteranceDataset:
-    """Without what cannot be read, so that every evaluation is of the same utterances, in whichever process.
+def _readable(examples: UtteranceDataset) -> tuple[UtteranceDataset, dict[str, str]]:
+    """What can be read, so that every evaluation is of the same utterances; and why the others cannot, by id.
 
     Raises:
         DataError: nothing remains.
     """
     if not isinstance(examples, SpeechDataset):
-        return examples
-    named_examples = NamedExamples(examples)
-    tried = (named_examples[index] for index in range(len(examples)))
-    unreadable = {named.id: named.reason for named in tried if named.example is None}
-    for reason in unreadable.values():
-        print(f"left out: {reason}", file=sys.stderr)
+        return examples, {}
+    unreadable = {}
+    for index, utterance in enumerate(examples.utterances):
+        try:
+            examples[index]
+        except AudioError as error:
+            unreadable[utterance.id] = str(error)
+            _say(f"left out: {error}", sys.stderr)
     readable = [utterance for utterance in examples.utterances if utterance.id not in unreadable]
     if not readable:
         raise DataError(f"none of the {len(examples)} dev utterances can be read; {next(iter(unreadable.values()))}")
-    return SpeechDataset(readable, examples.processor)
+    return SpeechDataset(readable, examples.processor), unreadable
 
 
 def _batches(config: TrainConfig, utterances: Sequence[Utterance]) -> LengthBatches | None:
@@ -465,8 +553,16 @@ def _batches(config: TrainConfig, utterances: Sequence[Utterance]) -> LengthBatc
         return None
     batches = LengthBatches([utterance.duration for utterance in utterances], config.batch_seconds, config.seed)
     share = 100 * batches.padding_share()
-    print(f"batches: {len(batches):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding")
+    _say(f"batches: {len(batches):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding")
     return batches
+
+
+def _evaluation_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> SharedBatches:
+    """The batches of this process's share of an evaluation, bounded as those of training are."""
+    shard = Shard(_rank() + 1, _processes())
+    if config.batch_seconds is None:
+        return SharedBatches([1.0] * len(utterances), _utterances_at_once(config), shard)
+    return SharedBatches([utterance.duration for utterance in utterances], config.batch_seconds, shard)
 
 
 def _shortest_first(utterances: Sequence[Utterance]) -> list[Utterance]:

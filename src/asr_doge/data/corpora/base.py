@@ -95,8 +95,10 @@ class Corpus:
             raise DataError(f"{folder} is no folder: give --data_dir the corpus's folder")
         root = folder / self.root if (folder / self.root).is_dir() else folder
         listed = list(self.list_split(root, split) or ())
-        if not listed:
-            found = ", ".join(self.splits(root))
-            remedy = f"choose from {found}" if found else f"expected {self.layout}; name another layout with --dataset"
-            raise DataError(f"{folder} has no split '{split}': {remedy}")
-        return listed
+        if listed:
+            return listed
+        found = self.splits(root)
+        if split in found:
+            raise DataError(f"split '{split}' of {folder} is empty: expected {self.layout}; fill it, or name another")
+        remedy = f"choose from {', '.join(found)}" if found else f"expected {self.layout}; name another with --dataset"
+        raise DataError(f"{folder} has no split '{split}': {remedy}")

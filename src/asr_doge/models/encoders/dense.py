@@ -1,0 +1,116 @@
+"""Speech encoders by dense tensors, whose shapes depend on shapes alone, as ONNX wants them.
+
+Promises: a family in `DENSE` gives what its `SpeechEncoder` gives, from the same weights, up to the rounding of sums in
+another order; a clip's embeddings do not depend on its neighbours or its padding. It computes the padding too.
+It does not know ONNX (see `asr_doge.models.export`).
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.granite_speech.modeling_granite_speech import (
+    GraniteSpeechConformerAttention,
+    GraniteSpeechConformerBlock,
+    GraniteSpeechConformerConvModule,
+)
+
+from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
+from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
+from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
+
+
+class DenseGraniteSpeech(nn.Module):
+    """Granite Speech on padded batches: every block of attention is a whole one, and padding is masked.
+
+    Attributes:
+        dynamic_axes: of the input features, those that may have any size.
+    """
+
+    dynamic_axes = (0, 1)
+
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        super().__init__()
+        self.family = cast(GraniteSpeechEncoder, encoder)
+
+    def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
+        """See `SpeechEncoder.forward`, with CTC logits; `input_features` is `[B, T, 160]`."""
+        encoder = self.family.encoder
+        mask = length_mask(input_lengths, input_features.shape[1])
+        hidden_states = encoder.input_linear(input_features)
+        layers = cast(list[GraniteSpeechConformerBlock], list(encoder.layers))
+        for index, layer in enumerate(layers, start=1):
+            hidden_states = hidden_states + 0.5 * layer.ff1(hidden_states)
+            hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, mask)
+            hidden_states = hidden_states + _convolution(layer.conv, hidden_states, mask)
+            hidden_states = hidden_states + 0.5 * layer.ff2(hidden_states)
+            hidden_states = layer.post_norm(hidden_states)
+            if index == len(layers) // 2:
+                hidden_states = hidden_states + encoder.out_mid(encoder.out(hidden_states).softmax(dim=-1))
+        embeddings = self.family.projector(hidden_states.masked_fill(~mask[..., None], 0.0))
+        lengths = self.family.output_lengths(input_lengths)
+        heard = length_mask(lengths, embeddings.shape[1])[..., None]
+        return SpeechEncoderOutput(
+            embeddings.masked_fill(~heard, 0.0), lengths, encoder.out(hidden_states), input_lengths
+        )
+
+
+def _block_attention(attention: GraniteSpeechConformerAttention, hidden_states: Tensor, mask: Tensor) -> Tensor:
+    """Self-attention `[B, T, hidden]` within blocks, of frames where `mask` `[B, T]` is True."""
+    batch, frames, _ = hidden_states.shape
+    block, heads, size = attention.context_size, attention.num_heads, cast(int, attention.dim_head)
+    normed = attention.pre_norm(hidden_states)
+    query, key, value = (
+        F.pad(part, (0, 0, 0, -frames % block)).reshape(-1, block, heads, size).transpose(1, 2)
+        for part in (attention.to_q(normed), *attention.to_kv(normed).chunk(2, dim=-1))
+    )  # [blocks, heads, block, d]
+    first = attention.max_pos_emb - block
+    falling = attention.rel_pos_emb.weight[first : first + 2 * block].flip(0)  # from the greatest query - key downwards
+    bias = _shifted(query @ falling.T) * attention.scale
+    real = F.pad(mask, (0, -frames % block)).reshape(-1, 1, 1, block)
+    # Not infinity: blocks of padding alone would be NaN.
+    bias = bias.masked_fill(~real, torch.finfo(bias.dtype).min)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=attention.scale)
+    return attention.to_out(mixed.transpose(1, 2).reshape(batch, -1, heads * size)[:, :frames])
+
+
+def _shifted(scores: Tensor) -> Tensor:
+    """`[blocks, heads, block, 2 * block]` by distance to `[blocks, heads, block, block]` by key.
+
+    Query c finds key r in column block - 1 - c + r: one further left for each query, where rows that are one column
+    shorter put it.
+    """
+    blocks, heads, block, _ = scores.shape
+    rows = scores.flatten(2)[..., block - 1 : block - 1 + block * (2 * block - 1)]
+    return rows.reshape(blocks, heads, block, 2 * block - 1)[..., :block]
+
+
+def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor, mask: Tensor) -> Tensor:
+    """The conformer's convolution module `[B, T, hidden]`, which reads zeros where `mask` `[B, T]` is False."""
+    gated = module.glu(module.up_conv(module.norm(hidden_states).transpose(1, 2))).masked_fill(~mask[:, None], 0.0)
+    mixed = module.silu(module.batch_norm(module.depth_conv(gated)))
+    return module.down_conv(mixed).transpose(1, 2)
+
+
+class DenseWhisper(nn.Module):
+    """Whisper, whose 30 s are dense already; attributes as above."""
+
+    dynamic_axes = (0,)
+
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        super().__init__()
+        self.family = cast(WhisperSpeechEncoder, encoder)
+
+    def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
+        """See `SpeechEncoder.forward`; `input_features` is `[B, mels, 3000]`, and embeddings are of all 30 s."""
+        states = self.family.encoder(input_features).last_hidden_state
+        lengths = self.family.output_lengths(input_lengths)
+        heard = length_mask(lengths, states.shape[1])[..., None]
+        return SpeechEncoderOutput(states.masked_fill(~heard, 0.0), lengths)
+
+
+DENSE: dict[str, type[DenseGraniteSpeech] | type[DenseWhisper]] = {
+    GraniteSpeechEncoder.model_type: DenseGraniteSpeech,
+    WhisperSpeechEncoder.model_type: DenseWhisper,
+}

@@ -1,0 +1,235 @@
+"""A model as two ONNX graphs and the few facts that using them takes, for machines without PyTorch.
+
+Promises: `docs/export.md` says what each file holds; both graphs have been run by onnxruntime beside the model, on
+batches of unequal lengths, and agree with it; the folder is written whole or not at all.
+It does not know how to decode with them (see examples/onnx_inference.py).
+"""
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from asr_doge.audio.log_mel import mel_filters
+from asr_doge.errors import ConfigError
+from asr_doge.models.encoders import length_mask
+from asr_doge.models.encoders.dense import DENSE
+from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
+from asr_doge.models.loading import MAX_NEW_TOKENS, LoadedModel
+from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
+
+HEARING, READING = "hearing.onnx", "language_model.onnx"
+SPEECH_TOKEN = -1
+"""What stands in the token ids for the next speech embedding."""
+TOLERANCE = 1e-3
+"""Greatest difference of a graph's outputs from the model's, in units of their spread."""
+Axes = Mapping[str, Sequence[int]]
+"""Axes of each input that may have any size."""
+
+
+class HearingGraph(nn.Module):
+    """Encoder and adapter: input features to speech embeddings for the language model."""
+
+    def __init__(self, model: ASRDogeForConditionalGeneration) -> None:
+        super().__init__()
+        self.encoder = DENSE[model.encoder.model_type](model.encoder)
+        self.adapter = model.adapter
+        self.axes: Axes = {"input_features": self.encoder.dynamic_axes, "input_lengths": (0,)}
+        self.outputs = ("speech", "speech_lengths", *(("ctc_log_probs",) if model.encoder.has_ctc else ()))
+
+    def forward(self, input_features: Tensor, input_lengths: Tensor) -> tuple[Tensor, ...]:
+        """`speech` `[B, S, H]`, `speech_lengths` `[B]` and, with a CTC head, `ctc_log_probs` `[B, T, V]`."""
+        heard = self.encoder(input_features, input_lengths)
+        speech, lengths = self.adapter(heard.speech_embeddings, heard.speech_lengths)
+        posteriors = () if heard.ctc_logits is None else (heard.ctc_logits.log_softmax(dim=-1),)
+        return speech, lengths, *posteriors
+
+
+class ReadingGraph(nn.Module):
+    """The language model, which reads token ids and speech embeddings after what is in its cache."""
+
+    axes: Axes = {"token_ids": (0, 1), "speech": (0, 1), "attention_mask": (0, 1), "cache": (2, 4)}
+    outputs = ("logits", "new_cache")
+
+    def __init__(self, model: ASRDogeForConditionalGeneration) -> None:
+        super().__init__()
+        self.language_model = model.language_model
+        self.embed = model.get_input_embeddings()
+
+    def forward(self, token_ids: Tensor, speech: Tensor, attention_mask: Tensor, cache: Tensor) -> tuple[Tensor, ...]:
+        """Read on.
+
+        Args:
+            token_ids: `[B, N]`, `SPEECH_TOKEN` where the next of a row's speech embeddings stands.
+            speech: `[B, S, H]`, at least one a row; not looked at where there is no `SPEECH_TOKEN`.
+            attention_mask: `[B, P + N]`, 0 at padding, of the cache too.
+            cache: `[layers, 2, B, heads, P, d]`, keys and values of what was read before.
+
+        Returns:
+            `logits` `[B, N, V]` and `new_cache` `[layers, 2, B, heads, P + N, d]`.
+        """
+        is_speech = token_ids == SPEECH_TOKEN
+        place = (is_speech.long().cumsum(dim=1) - 1).clamp(min=0)
+        heard = speech.gather(1, place[..., None].expand(-1, -1, speech.shape[2]))
+        embeddings = torch.where(is_speech[..., None], heard, self.embed(token_ids.clamp(min=0)))
+        past = DynamicCache()
+        for layer, (keys, values) in enumerate(cache):
+            past.update(keys, values, layer)
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -token_ids.shape[1] :]
+        output = self.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            past_key_values=past,
+            use_cache=True,
+        )
+        new_cache = torch.stack([torch.stack((layer.keys, layer.values)) for layer in output.past_key_values.layers])
+        return output.logits, new_cache
+
+
+def export_onnx(loaded: LoadedModel, folder: Path) -> None:
+    """Write both graphs, the tokenizer, the facts and, for Granite, the mel filters to a new folder.
+
+    Args:
+        loaded: a model on the CPU, in float32.
+        folder: to be made.
+
+    Raises:
+        ConfigError: the folder exists, the `export` extra is not installed, or a graph does not agree with the model.
+    """
+    if folder.exists():
+        raise ConfigError(f"--output_dir {folder} exists: choose a new folder")
+    if not all(find_spec(package) for package in ("onnxscript", "onnxruntime")):
+        raise ConfigError("export needs the packages of its extra: pip install 'asr-doge[export]'")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    cache = _some_cache(loaded.model)
+    batch = _noise(loaded)
+    _write_graph(HearingGraph(loaded.model), batch, partial / HEARING)
+    _write_graph(ReadingGraph(loaded.model), _some_reading(loaded.model, cache), partial / READING)
+    _check(loaded, batch, cache, partial)
+    if isinstance(loaded.processor.feature_extractor, LogMelFeatureExtractor):
+        np.save(partial / "mel_filters.npy", mel_filters().numpy().astype(np.float32))
+    loaded.processor.tokenizer.backend_tokenizer.save(str(partial / "tokenizer.json"))
+    (partial / "settings.json").write_text(json.dumps(_settings(loaded, cache), indent=2) + "\n", encoding="utf-8")
+    partial.rename(folder)
+
+
+def _settings(loaded: LoadedModel, cache: Tensor) -> dict[str, Any]:
+    """What a program that decodes with the graphs has to know."""
+    generation = loaded.model.generation_config
+    eos = generation.eos_token_id
+    return {
+        "sampling_rate": loaded.hearing.sampling_rate,
+        "prompt_ids": loaded.model.config.prompt_ids or [],
+        "speech_token_id": SPEECH_TOKEN,
+        "eos_token_ids": eos if isinstance(eos, list) else [eos],
+        "max_new_tokens": generation.max_new_tokens or MAX_NEW_TOKENS,
+        "empty_cache_shape": list(cache[:, :, :1, :, :0].shape),
+    }
+
+
+def _noise(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
+    """Input features of two clips of noise, and their lengths."""
+    rng = np.random.default_rng(0)
+    rate = loaded.hearing.sampling_rate
+    clips = [0.1 * rng.standard_normal(length, dtype=np.float32) for length in (5 * rate, 2 * rate + rate // 3)]
+    inputs = loaded.processor(audio=clips, sampling_rate=rate)
+    return inputs["input_features"], inputs["attention_mask"].sum(dim=1)
+
+
+def _some_cache(model: ASRDogeForConditionalGeneration) -> Tensor:
+    """A cache of noise, `[layers, 2, 2, heads, 5, d]`."""
+    with torch.inference_mode():
+        one = model.get_input_embeddings().weight[None, :1]
+        layers = model.language_model(inputs_embeds=one, use_cache=True).past_key_values.layers
+    _, heads, _, size = layers[0].keys.shape
+    return torch.randn(len(layers), 2, 2, heads, 5, size)
+
+
+def _some_reading(model: ASRDogeForConditionalGeneration, cache: Tensor) -> tuple[Tensor, ...]:
+    """Inputs of the reading graph, of which no two axes have the same size but those that must."""
+    _, _, batch, _, past, _ = cache.shape
+    speech = torch.randn(batch, 4, model.get_input_embeddings().embedding_dim)
+    return torch.tensor([[3, SPEECH_TOKEN, 4]] * batch), speech, torch.ones(batch, past + 3, dtype=torch.long), cache
+
+
+def _write_graph(graph: HearingGraph | ReadingGraph, inputs: tuple[Tensor, ...], path: Path) -> None:
+    """Trace a graph over example inputs and save it."""
+    shapes = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in graph.axes.items()}
+    with torch.inference_mode(), _quiet():
+        program = torch.onnx.export(
+            graph.eval(),
+            inputs,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=list(graph.axes),
+            output_names=list(graph.outputs),
+            verbose=False,
+        )
+    assert program is not None
+    program.save(path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks about packages that are not needed."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(previous)
+
+
+@torch.inference_mode()
+def _check(loaded: LoadedModel, batch: tuple[Tensor, Tensor], cache: Tensor, folder: Path) -> None:
+    """Compare both graphs with the model: on a batch of unequal lengths, and on text that follows it."""
+    from onnxruntime import InferenceSession  # of an extra
+
+    def run(name: str, *inputs: Tensor) -> list[Tensor]:
+        session = InferenceSession(folder / name, providers=["CPUExecutionProvider"])
+        names = [each.name for each in session.get_inputs()]
+        feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(output) for output in session.run(None, feed)]
+
+    model, (features, lengths) = loaded.model, batch
+    encoded = model.encode(features, length_mask(lengths, model.encoder.num_frames(features)))
+    expected, expected_lengths = model.adapter(encoded.speech_embeddings, encoded.speech_lengths)
+    speech, speech_lengths, *_ = run(HEARING, *batch)
+    for row, other, length in zip(speech, expected, expected_lengths.tolist(), strict=True):
+        _same(HEARING, row[:length], other[:length])
+    prompt = model.config.prompt_ids or []
+    rows = [[*prompt, *[SPEECH_TOKEN] * length, 3, 4] for length in speech_lengths.tolist()]
+    longest = max(map(len, rows))
+    token_ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    heard_mask = length_mask(encoded.speech_lengths, encoded.speech_embeddings.shape[1])
+    logits, reading = model.read(encoded.speech_embeddings, heard_mask, token_ids[:, -2:])
+    found, read = run(READING, token_ids, speech, mask, cache[..., :0, :])
+    _same(READING, found[:, -3:], logits)
+    more = torch.tensor([[5, 6]] * len(rows))
+    found, _ = run(READING, more, speech, torch.cat([mask, torch.ones_like(more)], dim=1), read)
+    _same(READING, found, model.read_on(reading, more))
+
+
+def _same(name: str, found: Tensor, expected: Tensor) -> None:
+    difference = float((found - expected).abs().max() / expected.std())
+    if not difference <= TOLERANCE:  # NaN is no agreement either
+        raise ConfigError(
+            f"{name} would differ from the model by {difference:.2g} of its outputs' spread, more than {TOLERANCE}:"
+            " this kind of model cannot be exported"
+        )

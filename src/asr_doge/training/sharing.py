@@ -1,0 +1,38 @@
+"""Put a checkpoint on the Hugging Face hub.
+
+Promises: the repository holds the folder as it is, model card included; whatever keeps it from getting there is one
+line that says how to send it later. It does not make the checkpoint, and never asks for a token (`hf auth login` stores
+one).
+"""
+
+import shlex
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from asr_doge.errors import TrainingError
+from asr_doge.models.checkpoints import first_line
+
+
+def push_to_hub(folder: Path, model_id: str, *, private: bool = False) -> str:
+    """Make the repository if there is none, and upload the folder to it; returns its address.
+
+    Args:
+        folder: a checkpoint.
+        model_id: of the repository; without an owner, it is the token's.
+        private: make it so that others cannot see it.
+
+    Raises:
+        TrainingError: the hub cannot be reached, or refuses.
+    """
+    api = HfApi(library_name="asr-doge")
+    try:
+        repository = api.create_repo(model_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository.repo_id, folder_path=folder, commit_message="Add what training made")
+    except Exception as error:  # whatever the HTTP client of the day raises
+        command = shlex.join(["hf", "upload", model_id, str(folder)])
+        raise TrainingError(
+            f"--push_to_hub {model_id}: {first_line(error)}; {folder} is whole: after 'hf auth login', send it by:"
+            f" {command}"
+        ) from error
+    return str(repository)
