@@ -178,9 +178,11 @@ def _require_positions(loaded: LoadedModel, utterances: Sequence[Utterance]) -> 
     config = loaded.model.config
     limit = getattr(config.text_config, "max_position_embeddings", None) or math.inf
     rate = loaded.model.encoder.frame_rate_hz / config.adapter_stack
+    languages = {utterance.language for utterance in utterances}
+    prompt = {language: len(loaded.processor.prompt_ids(language)) for language in languages}
     too_long = []
     for utterance in utterances:
-        before = len(config.prompt_ids or []) + math.ceil(utterance.duration * rate)
+        before = prompt[utterance.language] + math.ceil(utterance.duration * rate)
         if before + len(utterance.text.encode()) < limit:  # a token is a byte at least, and counting them takes longer
             continue
         needed = before + len(loaded.processor.label_ids(utterance.text))
