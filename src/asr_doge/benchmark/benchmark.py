@@ -179,7 +179,9 @@ class ASRDogeBenchmark:
             names = [field.name for field in fields(DecodingConfig) if field.name != "hotwords"]
             decoding = {name: getattr(self.config, name) for name in names}
             recogniser = f"{self._fingerprint()} {self.config.dtype} {self.config.quantization} {decoding}"
-        return Progress(Path(self.config.output_dir), recogniser, str(self.shard))
+        # Of another selection the texts would do, but not the times: in each batch one sample bears them all.
+        part = f"{self.shard} of {self.config.max_samples}"
+        return Progress(Path(self.config.output_dir), recogniser, part)
 
     def _transcribe(self, samples: Sequence[Utterance], progress: Progress) -> tuple[list[SampleResult], Throughput]:
         """Our own transcripts, scored. NaN stops it before a text made of it is kept."""
