@@ -28,6 +28,7 @@ import torch
 from speed import Batch, draft, greedy, make_checkpoint, noise  # type: ignore[import-not-found]  # its neighbour
 from torch.utils.flop_counter import FlopCounterMode
 
+from asr_doge.benchmark.about import describe_machine
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.models import LoadedModel, find_device, load_model
 
@@ -154,8 +155,7 @@ def measure(options: argparse.Namespace, device: torch.device, folder: Path) -> 
     )
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "torch": torch.__version__,
+        "machine": describe_machine(device),
         "sizes": "small" if options.small else "published",
         "audio_seconds": options.seconds,
         "tokens": options.tokens,

@@ -11,7 +11,6 @@ It does not know accuracy, nor the published sizes (see bench/speed.py).
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from matplotlib import pyplot
 
 from asr_doge.audio import SAMPLE_RATE
 from asr_doge.benchmark.about import describe_machine
+from asr_doge.benchmark.memory import peak_rss
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.digits import read_fsdd, recorded_clips
 from asr_doge.inference.transcription import Transcriber
@@ -80,12 +80,6 @@ def measure(kind: str, size: int, folder: Path) -> Point:
         "peak_rss_bytes": peak_rss(),
         "peak_rss_before_bytes": before,
     }
-
-
-def peak_rss() -> float:
-    """Most memory this process ever held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def points(folder: Path, longest: int) -> Iterator[tuple[str, Point]]:

@@ -14,7 +14,6 @@ It does not know accuracy: random weights have none. `bench/throughput.py` compa
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from transformers import (
 
 from asr_doge.audio.log_mel import log_mel_features
 from asr_doge.benchmark.about import describe_machine
+from asr_doge.benchmark.memory import peak_rss
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration
 from asr_doge.models.configuration_asr_doge import published_encoder_config, published_text_config
@@ -195,12 +195,11 @@ def measure(way: str, small: bool, seconds: float, num_tokens: int, runs: int) -
         times.append(time.perf_counter() - start)
     if len(tokens) != num_tokens:
         raise RuntimeError(f"{way} wrote {len(tokens)} tokens, not {num_tokens}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "build_seconds": built,
         "seconds": statistics.median(times[1:]),
         "real_time_factor": statistics.median(times[1:]) / seconds,
-        "peak_rss_bytes": peak if sys.platform == "darwin" else 1024 * peak,
+        "peak_rss_bytes": peak_rss(),
         "cold_start_seconds": times[0] + copying_seconds(model),
     }
 

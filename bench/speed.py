@@ -16,8 +16,6 @@ It does not know accuracy: random weights have none.
 
 import argparse
 import json
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,6 +34,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DogeConfig, DogeForCausalLM, GraniteSpeechConfig, PreTrainedConfig
 
+from asr_doge.benchmark.about import describe_machine
+from asr_doge.benchmark.memory import peak_rss
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.models import LoadedModel, assemble_model, load_model
 from asr_doge.models.checkpoints import find_model, load_tokenizer
@@ -168,12 +168,6 @@ def measure(way: str, checkpoint: Path, seconds: float, num_tokens: int, runs: i
     return figures
 
 
-def peak_rss() -> float:
-    """Most memory this process ever held, in bytes; weights mapped from disk count once they have been read."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
 def in_own_process(*arguments: str) -> dict[str, float]:
     """The figures that a script prints as its last line, in JSON; none if it fails, so that other parts still run."""
     finished = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
@@ -207,9 +201,7 @@ def keep(options: argparse.Namespace, results: dict[str, dict[str, float]]) -> N
     """Write what was measured so far."""
     report = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "machine": describe_machine(torch.device("cpu")),
         "sizes": "small" if options.small else "published",
         "stored": options.stored,
         "audio_seconds": options.seconds,

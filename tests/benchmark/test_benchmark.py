@@ -1,6 +1,7 @@
 """The numbers are those of the texts, every sample counts, and the report can be read by others."""
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from asr_doge.data import Utterance, read_manifest, write_manifest
 from asr_doge.data.manifest import sample_utterances
 from asr_doge.errors import CheckpointError, ConfigError, DataError
 from asr_doge.inference.transcription import Spoken, Transcriber
+from asr_doge.models import assemble_model
 from asr_doge.text.normalization import normalize_training_text
 from tests import speech
 
@@ -333,6 +335,19 @@ def test_nan_is_not_measured(checkpoint: Path, corpus: Path, tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match=rf"'{broken}' gives NaN on these recordings"):
         benchmark_of(broken, corpus).run_full_benchmark()
     assert not (corpus.parent / "report").exists()  # no text made of NaN is kept
+
+
+@pytest.mark.parametrize(("decoder", "guard_silence"), [("ctc", False), ("draft", True)])
+def test_an_encoder_that_gives_nan_has_not_heard_silence(
+    granite_folder: Path, doge_folder: Path, corpus: Path, tmp_path: Path, decoder: str, guard_silence: bool
+) -> None:
+    encoder = shutil.copytree(granite_folder, tmp_path / "encoder")
+    weights = load_file(encoder / "model.safetensors")
+    weights["encoder.input_linear.weight"][:] = 1e38
+    save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
+    assemble_model(encoder, doge_folder, device="cpu").save(tmp_path / "broken")
+    with pytest.raises(CheckpointError, match="gives NaN on these recordings"):
+        benchmark_of(tmp_path / "broken", corpus, decoder=decoder, guard_silence=guard_silence).run_full_benchmark()
 
 
 @pytest.mark.parametrize(

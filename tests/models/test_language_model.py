@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models import assemble_model
 from asr_doge.models.checkpoints import find_model, load_model_config
-from asr_doge.models.language_model import load_language_model
+from asr_doge.models.language_model import load_language_model, load_quantized_language_model
 from tests.models import tiny
 
 OLD_NAMES = {
@@ -60,6 +60,31 @@ def test_old_key_names_load_to_the_same_model(doge_folder: Path, tmp_path: Path)
 
     old = change_weights(doge_folder, tmp_path / "old", rename)
     assert torch.equal(logits(load(old)), logits(load(doge_folder)))
+
+
+def sharded(source: Path, folder: Path) -> Path:
+    AutoModelForCausalLM.from_pretrained(source).save_pretrained(folder, max_shard_size="10KB")
+    return folder
+
+
+def head_stored_too(source: Path, folder: Path) -> Path:
+    return change_weights(
+        source, folder, lambda weights: weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}
+    )
+
+
+@pytest.mark.parametrize("stored_as", [sharded, head_stored_too])
+def test_however_it_is_stored_it_is_the_same_model(
+    doge_folder: Path, tmp_path: Path, stored_as: Callable[[Path, Path], Path]
+) -> None:
+    folder = stored_as(doge_folder, tmp_path / "other")
+    assert (folder / "model.safetensors.index.json").exists() == (stored_as is sharded)
+    assert torch.equal(logits(load(folder)), logits(load(doge_folder)))
+    rounded = [
+        load_quantized_language_model(find_model(path), load_model_config(find_model(path)), torch.float32)
+        for path in (folder, doge_folder)
+    ]
+    assert torch.equal(logits(rounded[0]), logits(rounded[1]))
 
 
 def test_the_attention_is_the_one_that_bears_left_padding(doge_folder: Path) -> None:

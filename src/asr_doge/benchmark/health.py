@@ -14,6 +14,7 @@ from torch import Tensor
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models import LoadedModel
+from asr_doge.models.encoders import SpeechEncoderOutput
 
 
 def check_weights(loaded: LoadedModel, name: str) -> None:
@@ -30,15 +31,15 @@ def check_weights(loaded: LoadedModel, name: str) -> None:
 
 
 class OutputWatch:
-    """Remembers whether the language model has given NaN since `watched_outputs` began."""
+    """Remembers whether encoder or language model has given NaN since `watched_outputs` began."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         self._name = name
         self._seen = torch.zeros((), dtype=torch.bool, device=device)
 
-    def look(self, logits: Tensor) -> None:
-        """Note NaN in logits `[B, L, V]`."""
-        self._seen = self._seen | torch.isnan(logits).any()
+    def look(self, outputs: Tensor) -> None:
+        """Note NaN in embeddings or logits."""
+        self._seen = self._seen | torch.isnan(outputs).any()
 
     def check(self) -> None:
         """Raise a CheckpointError if there was NaN."""
@@ -51,14 +52,22 @@ class OutputWatch:
 
 @contextmanager
 def watched_outputs(loaded: LoadedModel, name: str) -> Iterator[OutputWatch]:
-    """Watch the language model's outputs."""
+    """Watch the outputs of encoder and language model: what the one gives as NaN may never reach the other."""
     watch = OutputWatch(name, loaded.model.device)
 
-    def look(_: Any, __: Any, output: Any) -> None:
+    def look_at_speech(_: Any, __: Any, output: SpeechEncoderOutput) -> None:
+        watch.look(output.speech_embeddings)
+        if output.ctc_logits is not None:
+            watch.look(output.ctc_logits)
+
+    def look_at_text(_: Any, __: Any, output: Any) -> None:
         watch.look(output.logits)
 
-    hook = loaded.model.language_model.register_forward_hook(look)
+    model = loaded.model
+    parts = ((model.encoder, look_at_speech), (model.language_model, look_at_text))
+    hooks = [part.register_forward_hook(look) for part, look in parts]
     try:
         yield watch
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

@@ -97,7 +97,7 @@ def measure_memory(transcriber: Transcriber, path: str | Path) -> MemoryResult:
 
 def peak_rss() -> int:
     """Most memory that this process has held since the count last began, in bytes."""
-    if _STATUS.exists():
+    if _STATUS.exists():  # not `getrusage`, whose count a new process takes over from the one that started it
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])

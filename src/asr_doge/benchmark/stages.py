@@ -5,7 +5,7 @@ afterwards, so that nothing measured is measured on a copy. Stages do not overla
 It does not know what is measured at their ends (see `speed` and `memory`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, get_args
 
@@ -14,7 +14,7 @@ from torch import nn
 from asr_doge.models import LoadedModel
 
 Stage = Literal["audio", "log_mel", "encoder", "adapter", "prefill", "generation"]
-"""audio: file to waveform. prefill: the language model's first pass, over prompt and speech. generation: its others."""
+"""audio: file to waveform. prefill: the language model reads prompt and speech. generation: its other passes."""
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -32,23 +32,10 @@ class StageObserver(Protocol):
 def observed(loaded: LoadedModel, observer: StageObserver) -> Iterator[None]:
     """Tell `observer` of every stage of whatever the model does meanwhile; reading audio is not the model's."""
     model = loaded.model
-    current: Stage = "prefill"
-
-    def enter_language_model() -> Stage:
-        """A pass after the adapter's is the first over new speech."""
-        nonlocal current
-        stage, current = current, "generation"
-        return stage
-
-    def enter_adapter() -> Stage:
-        nonlocal current
-        current = "prefill"
-        return "adapter"
-
     hooks = [
-        *_hooks(model.encoder, lambda: "encoder", observer),
-        *_hooks(model.adapter, enter_adapter, observer),
-        *_hooks(model.language_model, enter_language_model, observer),
+        *_hooks(model.encoder, lambda inputs: "encoder", observer),
+        *_hooks(model.adapter, lambda inputs: "adapter", observer),
+        *_hooks(model.language_model, _language_model_stage, observer),
     ]
     try:
         with _observed_calls(loaded.processor.feature_extractor, observer):
@@ -58,18 +45,24 @@ def observed(loaded: LoadedModel, observer: StageObserver) -> Iterator[None]:
             hook.remove()
 
 
-def _hooks(module: nn.Module, begin: Any, observer: StageObserver) -> list[Any]:
-    """Hooks before and after a module's passes; `begin` says which stage a pass is."""
+def _language_model_stage(inputs: Mapping[str, Any]) -> Stage:
+    """A pass that has nothing to go on from reads new speech; unlike rows of one batch are read in several."""
+    cache = inputs.get("past_key_values")
+    return "prefill" if cache is None or not cache.get_seq_length() else "generation"
+
+
+def _hooks(module: nn.Module, stage_of: Callable[[Mapping[str, Any]], Stage], observer: StageObserver) -> list[Any]:
+    """Hooks before and after a module's passes; `stage_of` their inputs says which stage a pass is."""
     stages: list[Stage] = []
 
-    def before(*_: Any) -> None:
-        stages.append(begin())
+    def before(_: nn.Module, __: tuple[Any, ...], inputs: Mapping[str, Any]) -> None:
+        stages.append(stage_of(inputs))
         observer.enter(stages[-1])
 
     def after(*_: Any) -> None:
         observer.leave(stages.pop())
 
-    return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    return [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
 
 
 @contextmanager
