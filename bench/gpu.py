@@ -135,7 +135,11 @@ def measure(options: argparse.Namespace, device: torch.device, folder: Path) -> 
     print(f"peak       {peak / 1e12:.1f} TFLOP/s in a matrix product", flush=True)
     batches = []
     for size in options.batch_sizes:
-        figures = measure_batch(loaded, size, options.seconds, options.tokens)
+        try:
+            figures = measure_batch(loaded, size, options.seconds, options.tokens)
+        except torch.OutOfMemoryError:
+            print(f"batch {size:>4} does not fit into the device's memory", flush=True)
+            break
         figures["encoder_share_of_peak"] = figures["encoder_flops_per_second"] / peak
         print(
             f"batch {size:>4} RTFx draft {figures['draft_rtfx']:.0f}  greedy {figures['greedy_rtfx']:.0f}"

@@ -116,3 +116,16 @@ def test_a_folder_that_exists_is_left_alone(nano: LoadedModel, folder: Path) -> 
     with pytest.raises(ConfigError, match="exists: choose a new folder"):
         export_onnx(nano, folder)
     assert sorted(folder.iterdir()) == before
+
+
+def test_an_interrupted_export_leaves_nothing(
+    nano: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(graph: Any, inputs: Any, path: Path) -> None:
+        path.write_bytes(b"the first half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asr_doge.models.export._write_graph", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(nano, tmp_path / "made" / "onnx")
+    assert list((tmp_path / "made").iterdir()) == []

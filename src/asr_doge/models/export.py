@@ -114,16 +114,25 @@ def export_onnx(loaded: LoadedModel, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    try:
+        _write_all(loaded, partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # gigabytes, under a name that nobody sees
+        raise
+    partial.rename(folder)
+
+
+def _write_all(loaded: LoadedModel, folder: Path) -> None:
+    """Everything that an export holds, the graphs compared with the model."""
     cache = _some_cache(loaded.model)
     batch = _noise(loaded)
-    _write_graph(HearingGraph(loaded.model), batch, partial / HEARING)
-    _write_graph(ReadingGraph(loaded.model), _some_reading(loaded.model, cache), partial / READING)
-    _check(loaded, batch, cache, partial)
+    _write_graph(HearingGraph(loaded.model), batch, folder / HEARING)
+    _write_graph(ReadingGraph(loaded.model), _some_reading(loaded.model, cache), folder / READING)
+    _check(loaded, batch, cache, folder)
     if isinstance(loaded.processor.feature_extractor, LogMelFeatureExtractor):
-        np.save(partial / "mel_filters.npy", mel_filters().numpy().astype(np.float32))
-    loaded.processor.tokenizer.backend_tokenizer.save(str(partial / "tokenizer.json"))
-    (partial / "settings.json").write_text(json.dumps(_settings(loaded, cache), indent=2) + "\n", encoding="utf-8")
-    partial.rename(folder)
+        np.save(folder / "mel_filters.npy", mel_filters().numpy().astype(np.float32))
+    loaded.processor.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "settings.json").write_text(json.dumps(_settings(loaded, cache), indent=2) + "\n", encoding="utf-8")
 
 
 def _settings(loaded: LoadedModel, cache: Tensor) -> dict[str, Any]:

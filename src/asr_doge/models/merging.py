@@ -5,6 +5,7 @@ model, of which it then holds every weight. An exported folder is peft's own for
 It does not know how the updates were trained.
 """
 
+import shutil
 from pathlib import Path
 
 from peft import LoraConfig, get_peft_model_state_dict
@@ -36,6 +37,8 @@ def merge_lora(model: ASRDogeForConditionalGeneration) -> None:
 def export_lora(model: ASRDogeForConditionalGeneration, folder: Path) -> None:
     """Write the language model's updates as `peft.PeftModel.from_pretrained` reads them, onto that language model.
 
+    The folder is written whole or not at all.
+
     Raises:
         ConfigError: there are none.
     """
@@ -46,12 +49,15 @@ def export_lora(model: ASRDogeForConditionalGeneration, folder: Path) -> None:
     config.base_model_name_or_path = model.config.language_model
     config.revision = model.config.language_model_revision
     updates = get_peft_model_state_dict(model.language_model)
-    config.save_pretrained(str(folder))
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    config.save_pretrained(str(partial))
     save_file(
         {f"base_model.model.{name}": update.contiguous() for name, update in updates.items()},
-        folder / SAFETENSORS_WEIGHTS_NAME,
+        partial / SAFETENSORS_WEIGHTS_NAME,
         {"format": "pt"},
     )
+    partial.rename(folder)
 
 
 def _require_lora(model: ASRDogeForConditionalGeneration) -> None:
