@@ -27,7 +27,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LogitsProcessorList, PreTrainedConfig
 
 from asr_doge.audio.reading import read_audio
@@ -165,7 +165,7 @@ def measure_published(dtype: torch.dtype, int8: bool) -> list[Line]:
     model = ASRDogeForConditionalGeneration(
         ASRDogeConfig(encoder_config=encoder_config, prompt_ids=list(range(10, 10 + PROMPT_TOKENS)))
     )
-    model.to(dtype=dtype)
+    nn.Module.to(model, dtype)
     if int8:
         quantize_linear_layers(model)
     vocabulary = model.config.text_config.vocab_size

@@ -83,8 +83,8 @@ def _round_matrix(weight: Tensor) -> tuple[Tensor, Tensor]:
     scale = torch.empty(len(weight), device=weight.device)
     if weight.is_meta:  # there is nothing to round, and not to round it takes seconds
         return rounded, scale
-    # A few rows at a time: what is computed on the way to 8 bits takes several times as much memory as they do. Where that
-    # is nearly as large as what stays, glibc takes both from one heap, and keeps its holes (0.2 GB).
+    # A few rows at a time: what is computed on the way to 8 bits takes several times as much memory as they do. Were it
+    # nearly as large as what stays, glibc would take both from one heap, and keep its holes (0.2 GB).
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         rows, scales = _round_rows(weight[part].flatten(1))
