@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import Seq2SeqTrainingArguments
 
 from asr_doge.errors import ConfigError
 from asr_doge.models import ASRDogeForConditionalGeneration, load_model
@@ -79,7 +80,7 @@ def test_processes_that_share_the_weights_compute_in_half_precision(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In training and in evaluations, where the device has it, as one process does."""
-    arguments, forward = training.Seq2SeqTrainingArguments, ASRDogeForConditionalGeneration.forward
+    forward = ASRDogeForConditionalGeneration.forward
 
     def checked(model: ASRDogeForConditionalGeneration, **inputs: Any) -> Any:
         output = forward(model, **inputs)
@@ -87,7 +88,9 @@ def test_processes_that_share_the_weights_compute_in_half_precision(
         assert output.logits.dtype == torch.bfloat16
         return output
 
-    monkeypatch.setattr(training, "Seq2SeqTrainingArguments", lambda **options: arguments(**options | {"bf16": True}))
+    monkeypatch.setattr(
+        training, "Seq2SeqTrainingArguments", lambda **options: Seq2SeqTrainingArguments(**options | {"bf16": True})
+    )
     monkeypatch.setattr(ASRDogeForConditionalGeneration, "forward", checked)
     train_together(settings(tmp_path / "run", fsdp=True, epochs=1, eval_samples=2))
 
