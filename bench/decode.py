@@ -3,6 +3,7 @@
 Example:
     OMP_NUM_THREADS=1 python bench/decode.py nano --manifest digit_strings/test.jsonl
     OMP_NUM_THREADS=1 python bench/decode.py published
+    OMP_NUM_THREADS=1 python bench/decode.py published --dtype bf16
 
 `nano` writes the texts of a manifest with the bundled model, and drafts also at several acceptance thresholds.
 `published` has Doge-320M's shapes and random weights; its scores are forced to spell a text of its own choice, since
@@ -26,7 +27,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LogitsProcessorList, PreTrainedConfig
 
 from asr_doge.audio.reading import read_audio
@@ -38,6 +39,8 @@ from asr_doge.errors import ASRDogeError
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, load_model
 from asr_doge.models.configuration_asr_doge import published_encoder_config
 from asr_doge.models.encoders import SpeechEncoderOutput
+from asr_doge.models.loading import TORCH_TYPES
+from asr_doge.models.quantization import quantize_linear_layers
 from asr_doge.text.normalization import normalize_training_text
 from asr_doge.text.scoring import score
 
@@ -88,13 +91,15 @@ def main() -> int:
     parser.add_argument("--manifest", type=Path, help="for nano: recordings and their texts")
     parser.add_argument("--model", default="nano", help="for nano: another checkpoint (default: nano)")
     parser.add_argument("--utterances", type=int, default=100, help="for nano: at most so many (default: 100)")
+    parser.add_argument("--dtype", choices=list(TORCH_TYPES), default="fp32", help="for published (default: fp32)")
+    parser.add_argument("--int8", action="store_true", help="for published: matrices in 8 bits")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     flags = parser.parse_args()
     if flags.which == "nano" and flags.manifest is None:
         parser.error("nano needs --manifest")
     try:
         lines = (
-            measure_published()
+            measure_published(TORCH_TYPES[flags.dtype], flags.int8)
             if flags.which == "published"
             else measure_nano(flags.model, flags.manifest, flags.utterances)
         )
@@ -151,7 +156,7 @@ def measure_nano(name: str, manifest: Path, most: int) -> list[Line]:
 
 
 @torch.inference_mode()
-def measure_published() -> list[Line]:
+def measure_published(dtype: torch.dtype, int8: bool) -> list[Line]:
     """Every decoder at the published sizes, with drafts that agree more or less with what the scores spell."""
     torch.manual_seed(0)
     encoder_config = published_encoder_config()
@@ -160,11 +165,14 @@ def measure_published() -> list[Line]:
     model = ASRDogeForConditionalGeneration(
         ASRDogeConfig(encoder_config=encoder_config, prompt_ids=list(range(10, 10 + PROMPT_TOKENS)))
     )
+    nn.Module.to(model, dtype)
+    if int8:
+        quantize_linear_layers(model)
     vocabulary = model.config.text_config.vocab_size
     eos = model.config.text_config.eos_token_id
     text = [*torch.randint(3, vocabulary, (TEXT_TOKENS,)).tolist(), eos]
     length = torch.tensor([SPEECH_EMBEDDINGS])
-    speech = SpeechEncoderOutput(torch.randn(1, SPEECH_EMBEDDINGS, model.encoder.hidden_size), length)
+    speech = SpeechEncoderOutput(torch.randn(1, SPEECH_EMBEDDINGS, model.encoder.hidden_size, dtype=dtype), length)
 
     def force(logits: Tensor, before: Sequence[int], between: Sequence[int]) -> Tensor:
         wanted = torch.tensor(text[len(before) : len(before) + len(between) + 1])

@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import Cache, DogeForCausalLM, DynamicCache, StaticCache
 from transformers.models.granite_speech.modeling_granite_speech import GraniteSpeechConformerDepthWiseConv1d
 
+from asr_doge.models.configuration_asr_doge import published_text_config
 from asr_doge.models.encoders.granite_speech import _depthwise, _distances, _relative_bias
 from asr_doge.models.quantization import Int8Linear
 
@@ -85,11 +87,33 @@ def relative_positions(
     return {"upstream": upstream, "ours": lambda: _relative_bias(query, embedding(distances))}
 
 
+def tokens(layers: int = 4, before: int = 140) -> dict[str, Callable[[], object]]:
+    """A token written after others, by some of Doge-320M's layers and its head."""
+    config = published_text_config()
+    config.num_hidden_layers = layers
+    model = DogeForCausalLM(config).eval()
+    compiled = torch.compile(model)
+
+    def step(read_on: Callable[..., object], cache: Cache) -> Callable[[], object]:
+        model(torch.ones(1, before, dtype=torch.long), past_key_values=cache)
+        return lambda: read_on(torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
+
+    def static() -> StaticCache:
+        return StaticCache(config=config, max_cache_len=before + 60)
+
+    return {
+        "growing cache": step(model, DynamicCache(config=config)),
+        "static cache": step(model, static()),
+        "compiled, static cache": step(compiled, static()),
+    }
+
+
 @torch.inference_mode()
 def main() -> int:
     """Run the script."""
     cases = {name: products(*sizes) for name, sizes in PRODUCTS.items()}
     cases |= {"depthwise convolution": convolutions(), "relative positions": relative_positions()}
+    cases["a token, 4 layers"] = tokens()
     for name, ways in cases.items():
         print(name)
         for way, milliseconds in least_milliseconds(ways).items():

@@ -220,12 +220,15 @@ def line(way: str, figures: dict[str, float], original: dict[str, float] | None)
         speed = original["seconds"] / figures["draft_seconds"]
         start = original["cold_start_seconds"] / figures["cold_start_seconds"]
         beside = f"  {speed:.1f} times as fast as the original, from cold {start:.1f} times"
-    padding = f" {100 * figures['batch_padding']:.1f} % padding" if "batch_padding" in figures else ""
+    batch = ""
+    if "batch_draft_rtf" in figures:
+        batch = f"  batch of 8 {figures['batch_draft_rtf']:.3f} (cpu {figures['batch_draft_cpu_rtf']:.3f})"
+    if "batch_padding" in figures:
+        batch += f" {100 * figures['batch_padding']:.1f} % padding"
     return (
         f"{way:<10} RTF draft {figures['draft_rtf']:.3f} (cpu {figures['draft_cpu_rtf']:.3f})"
         f"  greedy {figures['greedy_rtf']:.3f} (cpu {figures['greedy_cpu_rtf']:.3f})"
-        f"  batch of 8 {figures.get('batch_draft_rtf', 0):.3f} (cpu {figures.get('batch_draft_cpu_rtf', 0):.3f})"
-        f"{padding}  load {figures['load_seconds']:.1f} s  cold start {figures['cold_start_seconds']:.1f} s"
+        f"{batch}  load {figures['load_seconds']:.1f} s  cold start {figures['cold_start_seconds']:.1f} s"
         f"  peak {figures['peak_rss_bytes'] / 1e9:.2f} GB{beside}"
     )
 

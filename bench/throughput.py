@@ -1,7 +1,7 @@
 """Training in samples a second: `asr-doge train` from the feature cache, beside the original's loop, in one run.
 
     python bench/throughput.py --sizes nano
-    python bench/throughput.py --sizes published --utterances 8 --batch_size 4    # 7 GB of memory, minutes
+    python bench/throughput.py --sizes published --utterances 8 --batch_size 4    # 8.5 GB of memory, minutes
     python bench/throughput.py --sizes small                                     # to see that it runs
 
 Promises: the original reads the audio and runs the encoder at every step, takes a fixed number of utterances in no

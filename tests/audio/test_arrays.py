@@ -5,17 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_doge.audio.reading import (
-    prepare_waveform,
-)
+from asr_doge.audio.reading import prepare_waveform
 from asr_doge.errors import AudioError
 from tests.audio.tones import tone
 
 
-@settings(deadline=None)  # the first call imports scipy
 @given(
     channels=st.integers(1, 8),
     samples=st.integers(9, 2000),

@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_doge.audio.reading import (
-    audio_duration,
-    read_audio,
-)
+from asr_doge.audio.reading import audio_duration, read_audio
 from asr_doge.errors import AudioError
 from tests.audio.tones import tone, write_wav, write_with_ffmpeg
 

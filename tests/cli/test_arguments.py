@@ -113,6 +113,9 @@ def test_an_unknown_verb_is_one_line(command: Command) -> None:
         (["transcribe", "--format", "xml", "a.wav"], "format"),
         (["transcribe", "--batch_size", "0", "a.wav"], "--batch_size"),
         (["transcribe", "--num_beams", "-1", "a.wav"], "--num_beams"),
+        (["transcribe", "--guard_silence", "maybe", "a.wav"], 'guard_silence": Expected a bool. Got value: maybe'),
+        (["transcribe", "--accept_threshold", "x", "a.wav"], 'accept_threshold": Expected a float. Got value: x'),
+        (["transcribe", "--decoder", "x", "a.wav"], "one of 'draft', 'greedy', 'beam', 'ctc'. Got value: x"),
         (["transcribe"], "nothing to transcribe"),
         (["features", "--batch_size", "x"], "batch_size"),
         (["benchmark", "--max_samples", "all"], "max_samples"),
@@ -135,6 +138,9 @@ def test_boolean_flags_need_no_value() -> None:
     assert parse("train", "--no_wandb", "--epochs", "3").epochs == 3
     assert parse("train", "--no_wandb", "false", "--epochs", "3").no_wandb is False
     assert parse("train", "--no_wandb=true").no_wandb is True
+    assert parse("transcribe", "--stream", "a.wav") == TranscribeConfig(["a.wav"], stream=True)
+    assert parse("transcribe", "--guard_silence", "False", "a.wav") == TranscribeConfig(["a.wav"], guard_silence=False)
+    assert parse("transcribe", "--guard_silence", "no", "a.wav") == TranscribeConfig(["a.wav"], guard_silence=False)
 
 
 def test_flags_become_the_configuration() -> None:

@@ -134,6 +134,9 @@ def test_what_features_could_not_read_is_named(
         ("benchmark", ["--data_dir", "nowhere"], "nowhere/test_manifest.json"),
         ("pretrain", ["--digits_dir", "nowhere", "--output_dir", "out"], "nowhere"),
         ("info", ["--model", "./none"], "./none"),
+        ("merge", ["--checkpoint_dir", "./none", "--output_dir", "out"], "./none"),
+        ("export", ["--checkpoint_dir", "./none", "--output_dir", "out"], "./none"),
+        ("export", ["--output_dir", "/dev/null/onnx"], "/dev/null is a file"),
     ],
 )
 def test_what_is_missing_is_one_line(

@@ -205,6 +205,25 @@ def test_ctrl_c_ends_a_stream_as_its_own_end_does(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_ctrl_c_in_the_middle_of_the_work_loses_nothing(
+    nano: Transcriber,
+    waveform: NDArray[np.float32],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Most of the time is spent there; here a segment has just ended, and another one has not."""
+    recognize = nano.recognize_pieces
+
+    def interrupted(pieces: Any) -> Any:
+        monkeypatch.setattr(nano, "recognize_pieces", recognize)
+        raise KeyboardInterrupt
+
+    segments = [segment.text for segment in nano.transcribe(waveform).segments]
+    monkeypatch.setattr(nano, "recognize_pieces", interrupted)
+    assert print_live([waveform], nano, "txt", "nano", None) == 0
+    assert capsys.readouterr().out.splitlines() == segments
+
+
 def test_a_microphone_that_is_not_there_is_one_line() -> None:
     with pytest.raises(AudioError, match=r"microphone 'none' cannot be used .No input device matching 'none'.: choose"):
         next(microphone_blocks(sounddevice(PAUSE), "none", 16_000))

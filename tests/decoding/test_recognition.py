@@ -115,9 +115,21 @@ def test_words_have_times_and_confidences(
         assert one.speech == (one.words[0].start, one.words[-1].end)
 
 
-def test_draft_and_greedy_are_equally_sure(nano: LoadedModel, waveforms: list[NDArray[np.float32]]) -> None:
-    draft = recognize(nano, waveforms, timestamps="word")
-    greedy = recognize(nano, waveforms, timestamps="word", decoder="greedy")
+@pytest.mark.parametrize("hotword", [None, "five"])
+def test_draft_and_greedy_are_equally_sure(
+    nano: LoadedModel, waveforms: list[NDArray[np.float32]], tmp_path: Path, hotword: str | None
+) -> None:
+    """Hotwords raise scores, but the confidence is the model's own."""
+    (tmp_path / "words.txt").write_text(hotword or "")
+    options = {
+        "timestamps": "word",
+        "hotwords": str(tmp_path / "words.txt") if hotword else None,
+        "hotword_weight": 5.0,
+    }
+    draft = recognize(nano, waveforms, **options)
+    greedy = recognize(nano, waveforms, **options, decoder="greedy")
+    if hotword:
+        assert texts(draft) != texts(recognize(nano, waveforms))
     for one, other in zip(draft, greedy, strict=True):
         assert [word.confidence for word in one.words] == pytest.approx(
             [word.confidence for word in other.words], abs=1e-3
@@ -233,6 +245,7 @@ def test_hotwords_are_favoured_alike_whatever_the_decoder(assembled: LoadedModel
         ({"num_beams": 3, "decoder": "draft"}, "num_beams"),
         ({"accept_threshold": 1.5}, "accept_threshold"),
         ({"hotword_weight": -1.0}, "hotword_weight"),
+        ({"hotword_weight": float("inf")}, "hotword_weight"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, object], finding: str) -> None:

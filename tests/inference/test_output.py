@@ -50,10 +50,6 @@ LONG = Transcription(
 UNGUARDED: dict[str, Any] = {"guards": [], "passes": 0}
 
 
-def words_of(segment: Segment) -> list[str]:
-    return segment.text.split()
-
-
 @st.composite
 def transcriptions(draw: st.DrawFn) -> Transcription:
     """Any texts at any times in order, with word times, without, or with both."""

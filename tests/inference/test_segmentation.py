@@ -3,6 +3,7 @@
 import itertools
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,6 +168,12 @@ def test_words_that_neighbours_share_are_kept_once(first: str, second: str, join
     assert all(segment.text for segment in segments)
     if len(segments) == 2:
         assert segments[0].end == segments[1].start == 5.25
+
+
+def test_beside_a_segment_without_text_nothing_moves() -> None:
+    said, nothing = segment("one two", 4.5, 9.0), segment("", 0.0, 6.0)
+    assert stitch([nothing, said], [True, False]) == [said]
+    assert stitch([said, replace(nothing, start=7.5)], [True, False]) == [said]
 
 
 def test_without_overlap_nothing_is_dropped() -> None:

@@ -89,17 +89,18 @@ def test_silence_is_nothing_to_work_on(nano: Transcriber, monkeypatch: pytest.Mo
     assert len(pieces) <= 1
 
 
-def test_the_work_for_a_second_is_bounded(
-    transcriber: Transcriber, speech: Waveform, monkeypatch: pytest.MonkeyPatch
+def test_where_nobody_pauses_the_text_is_the_files_for_bounded_work(
+    transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where nobody ever pauses, which makes the longest pieces."""
+    """That makes the longest pieces, and neighbours overlap."""
     word = synthesize("seven", Voice())
     loud = np.flatnonzero(np.abs(word) > 0.01)
     waveform = np.tile(word[loud[0] : loud[-1] + 1], 30)
     monkeypatch.setattr(transcriber, "max_seconds", 6.0)
+    whole = transcriber.transcribe(waveform)
     pieces = heard_pieces(transcriber, monkeypatch)
-    for _ in stream(blocks_of(waveform), transcriber):
-        pass
+    assert tuple(finished(list(stream(blocks_of(waveform), transcriber)))) == whole.segments
+    assert len(whole.segments) > 1
     work = sum(piece.end - piece.start for piece in pieces)
     assert len(waveform) > 10 * SAMPLE_RATE
     assert 2 * len(waveform) < work * SAMPLE_RATE < (MOST_WORK + 2) * len(waveform)

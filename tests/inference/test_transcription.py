@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 import asr_doge
 from asr_doge.audio import Voice, read_audio, synthesize
+from asr_doge.decoding import DecodingConfig
+from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import AudioError
 from asr_doge.inference import transcription
 from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
@@ -75,6 +77,23 @@ def test_each_recording_is_transcribed_in_its_language(brief_folder: Path, tmp_p
     assert texts == [alone(index, language) for index, language in enumerate(languages)]
     assert texts != [alone(index, None) for index in range(len(languages))]
     assert alone(0, "german") == alone(0, "de")
+
+
+def test_silence_in_a_batch_shifts_no_language(brief_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "told"
+    shutil.copytree(brief_folder, folder)
+    edit_json(folder / "config.json", prompt_template="the {language} sea: ")
+    recognizer = Recognizer(load_model(folder, device="cpu", dtype=torch.float64), DecodingConfig(guard_loops=False))
+    first, second = WAVEFORMS[1], WAVEFORMS[8]  # too short to be taken for steady noise
+    silence = np.zeros(RATE, dtype=np.float32)
+    heard = recognizer.recognize([silence, first, silence, second], languages=["fr", "de", "en", "luxembourgish"])
+    (german,), (luxembourgish,) = (
+        recognizer.recognize([first], None, ["de"]),
+        recognizer.recognize([second], None, ["lb"]),
+    )
+    assert heard == [heard[0], german, heard[0], luxembourgish]
+    assert heard[0].guards == ("silence",)
+    assert german != recognizer.recognize([first], None, ["fr"])[0]
 
 
 def test_one_in_one_out_list_in_list_out(transcriber: Transcriber, alone: list[str]) -> None:

@@ -11,9 +11,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import Seq2SeqTrainingArguments
 
 from asr_doge.errors import ConfigError
-from asr_doge.models import load_model
+from asr_doge.models import ASRDogeForConditionalGeneration, load_model
+from asr_doge.training import training
 from asr_doge.training.record import read_record
 from asr_doge.training.training import train
 from tests.training.conftest import Settings, Train
@@ -71,6 +73,26 @@ def test_processes_that_share_the_weights_are_one(run: Train, settings: Settings
     assert same_weights(tmp_path / "cut" / "final", tmp_path / "two" / "final")
     with pytest.raises(ConfigError, match="that run was with --fsdp; give what it had"):
         run(tmp_path / "cut", resume_from="latest", **options)
+
+
+@pytest.mark.usefixtures("run")  # for its short texts
+def test_processes_that_share_the_weights_compute_in_half_precision(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training and in evaluations, where the device has it, as one process does."""
+    forward = ASRDogeForConditionalGeneration.forward
+
+    def checked(model: ASRDogeForConditionalGeneration, **inputs: Any) -> Any:
+        output = forward(model, **inputs)
+        assert output.logits is not None
+        assert output.logits.dtype == torch.bfloat16
+        return output
+
+    monkeypatch.setattr(
+        training, "Seq2SeqTrainingArguments", lambda **options: Seq2SeqTrainingArguments(**options | {"bf16": True})
+    )
+    monkeypatch.setattr(ASRDogeForConditionalGeneration, "forward", checked)
+    train_together(settings(tmp_path / "run", fsdp=True, epochs=1, eval_samples=2))
 
 
 def test_one_process_cannot_share_weights_out(run: Train, tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Seq2SeqTrainer
 
 from asr_doge.data import read_manifest, write_manifest
 from asr_doge.errors import ConfigError, TrainingError
 from asr_doge.models import load_model
 from asr_doge.training import callbacks, training
 from asr_doge.training.record import read_record
+from asr_doge.training.resuming import is_complete
 from tests.models import tiny
 from tests.training.conftest import Settings, Train
 from tests.training.runs import WEIGHTS, log_of, same_weights, train_and_be_killed
@@ -135,6 +137,21 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_best_whole(
     run(tmp_path / "cut", resume_from="latest")
     assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
     assert same_weights(tmp_path / "cut" / "final", tmp_path / "whole" / "final")
+
+
+def test_a_checkpoint_that_is_written_again_is_not_whole_meanwhile(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone on with from the last but one."""
+    run(tmp_path / "run", eval_samples=2)
+
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Seq2SeqTrainer, "_save_checkpoint", fail)
+    with pytest.raises(TrainingError, match="checkpoint-12 cannot be written"):
+        run(tmp_path / "run", eval_samples=2, resume_from=str(tmp_path / "run" / "checkpoint-8"))
+    assert [is_complete(tmp_path / "run" / f"checkpoint-{step}") for step in (8, 12)] == [True, False]
 
 
 def test_memory_that_runs_out_is_one_line(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 from asr_doge.audio import read_audio
 from asr_doge.cli.verbs import parse_verb
 from asr_doge.data import read_manifest, write_manifest
+from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.feature_shards import read_header
 from asr_doge.data.manifest import Utterance, sample_utterances
 from asr_doge.decoding import DecodingConfig
@@ -31,7 +32,13 @@ from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import assemble_model, load_model, loading
 from asr_doge.text.scoring import score
 from asr_doge.training import training
-from asr_doge.training.datasets import Example, SpeechDataset, collate_examples
+from asr_doge.training.datasets import (
+    CachedSpeechDataset,
+    Example,
+    SpeechDataset,
+    UtteranceDataset,
+    collate_examples,
+)
 from asr_doge.training.record import read_record
 from tests import speech
 from tests.models import tiny
@@ -383,9 +390,17 @@ def test_a_recording_that_cannot_be_read_may_be_a_whole_batch(
     assert (read_record(tmp_path / "run") or {})["result"]["unreadable"] == 1
 
 
-def test_a_blank_row_changes_nothing(corpus: Path, granite_folder: Path, doge_folder: Path) -> None:
-    loaded = assemble_model(granite_folder, doge_folder, device="cpu", dtype=torch.float64)
-    dataset = SpeechDataset(read_manifest(corpus / "train_manifest.json")[:2], loaded.processor)
+@pytest.mark.parametrize("source", ["computed", "cached"])
+def test_a_blank_row_changes_nothing(
+    corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path, source: str
+) -> None:
+    loaded = assemble_model(
+        granite_folder, doge_folder, device="cpu", dtype=torch.float64, prompt_template="the {language} sea: "
+    )
+    utterances = [replace(one, language="de") for one in read_manifest(corpus / "train_manifest.json")[:2]]
+    dataset: UtteranceDataset = SpeechDataset(utterances, loaded.processor)
+    if source == "cached":
+        dataset = CachedSpeechDataset(utterances, loaded.processor, FeatureCache.open(cache))
 
     def loss_and_gradient(examples: list[Example]) -> tuple[float, Tensor]:
         loaded.model.zero_grad()

@@ -24,6 +24,10 @@ Config = TypeVar("Config")
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
+_CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.*)"
+)
 _LIST_METAVAR = re.compile(r"--(\w+) \[ITEM,\.\.\.\](, --\1\+ \[ITEM,\.\.\.\])?")
 
 
@@ -41,7 +45,7 @@ class _HelpFormatter(DefaultHelpFormatter):
         return _LIST_METAVAR.sub(_plain_list, super()._format_usage(*arguments, **options))
 
     def _expand_help(self, action: Action) -> str:
-        return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", super()._expand_help(action))
+        return _CLASS.sub(r"\1", super()._expand_help(action))
 
 
 def parse_config(
@@ -96,10 +100,10 @@ def _spell_out(
     """Arguments as jsonargparse wants them: configuration files, flags, and what belongs to no flag.
 
     Files come first, each as its section of the YAML, for what comes later overrides; a boolean `--flag` becomes
-    `--flag=true`, and `--flag a b` of a list `--flag=["a", "b"]`.
+    `--flag=true` (see `_switch`), and `--flag a b` of a list `--flag=["a", "b"]`.
     """
     fields = dataclasses.fields(config_class)
-    booleans = {f"--{field.name}" for field in fields if field.type in (bool, "bool")}
+    switches = {f"--{field.name}": field.default is True for field in fields if field.type in (bool, "bool")}
     lists = {f"--{field.name}": get_args(field.type)[0] for field in fields if get_origin(field.type) is list}
     flags = {f"--{field.name}" for field in fields}
     files: list[str] = []
@@ -113,9 +117,8 @@ def _spell_out(
             if not equals and not pending:
                 raise ConfigError("--config needs a file")
             files.append(f"--config={_section(Path(value if equals else pending.pop(0)), verb, sections)}")
-        elif argument in booleans:
-            given = pending.pop(0) if pending and pending[0] in ("true", "false") else "true"
-            spelled.append(f"{argument}={given}")
+        elif argument in switches:
+            spelled.append(f"{argument}={_switch(pending, switches[argument])}")
         elif argument in lists:
             count = next((i for i, later in enumerate(pending) if later.startswith("--")), len(pending))
             spelled.append(f"{argument}={_yaml_list(pending[:count], lists[argument])}")
@@ -130,6 +133,16 @@ def _spell_out(
         else:
             without_flag.append(argument)
     return files, spelled, without_flag
+
+
+def _switch(pending: list[str], is_on: bool) -> str:
+    """The value of a boolean flag, taken from the front of what follows it if it is there.
+
+    One that is on by default is named to be given a value; what follows one that is off may be a file.
+    """
+    if pending and (pending[0].lower() in ("true", "false") or (is_on and not pending[0].startswith("--"))):
+        return pending.pop(0)
+    return "true"
 
 
 def _yaml_list(values: Sequence[str], kind: type) -> str:
@@ -167,4 +180,7 @@ def _field_help(config_class: type, name: str) -> str:
 
 
 def _one_line(error: ArgumentError) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip()).replace("Parser key", "flag")
+    """What the parser found, without the names that Python has for types."""
+    line = " ".join(line.strip() for line in str(error).splitlines() if line.strip()).replace("Parser key", "flag")
+    line = _CLASS.sub(r"\1", _UNION.sub(r"Expected a \1. Got value: \2", line)).replace(", NoneType", "")
+    return re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", line)

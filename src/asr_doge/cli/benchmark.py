@@ -10,14 +10,8 @@ from asr_doge.benchmark.benchmark import merge_reports
 from asr_doge.benchmark.compare import compare
 from asr_doge.benchmark.report import read_report
 from asr_doge.benchmark.results import BenchmarkResult
-from asr_doge.cli.console import (
-    accuracy_table,
-    benchmark_table,
-    comparison_table,
-    note_language,
-    quiet_libraries,
-    stages_table,
-)
+from asr_doge.cli.console import note_language, quiet_libraries
+from asr_doge.cli.tables import accuracy_table, benchmark_table, comparison_table, stages_table
 from asr_doge.errors import ConfigError
 
 

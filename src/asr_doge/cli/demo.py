@@ -14,7 +14,8 @@ from transformers import set_seed
 from asr_doge.benchmark import ASRDogeBenchmark
 from asr_doge.benchmark.results import BenchmarkResult
 from asr_doge.cli.configuration import DemoConfig
-from asr_doge.cli.console import benchmark_table, quiet_libraries
+from asr_doge.cli.console import quiet_libraries
+from asr_doge.cli.tables import benchmark_table
 from asr_doge.cli.verbs import parse_verb, run_verb
 from asr_doge.data.digits import split_voices, synthesized_clips, write_clips
 from asr_doge.errors import ConfigError

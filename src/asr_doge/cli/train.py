@@ -17,14 +17,15 @@ def run(config: TrainConfig) -> int:
     if config.plan:
         print("\n".join(plan(config).lines()))
         return 0
+    speaks = os.environ.get("RANK", "0") == "0"  # of several processes, one
     try:
         result = train(config)
     except KeyboardInterrupt:
-        if (Path(config.output_dir) / RECORD_NAME).is_file():
+        if speaks and (Path(config.output_dir) / RECORD_NAME).is_file():
             settings = str(Path(config.output_dir) / CONFIG_NAME)
             command = ["asr-doge", "train", "--config", settings, "--resume_from", "latest"]
             print(f"\nstopped; go on with: {shlex.join(command)}", file=sys.stderr)
         raise
-    if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
+    if speaks:
         print(f"{result.steps} steps, best dev CER {100 * result.dev_cer:.2f} %: {result.best_dir}")
     return 0

@@ -3,6 +3,7 @@
 Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor transformers.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,8 +64,8 @@ class DecodingConfig:
             raise ConfigError(f"--num_beams is for --decoder beam, not {self.decoder}; leave one of them out")
         if self.accept_threshold is not None and not 0 < self.accept_threshold <= 1:
             raise ConfigError(f"--accept_threshold {self.accept_threshold} is not a probability above 0 and up to 1")
-        if self.hotword_weight < 0:
-            raise ConfigError(f"--hotword_weight {self.hotword_weight} must not be negative")
+        if not 0 <= self.hotword_weight < math.inf:
+            raise ConfigError(f"--hotword_weight {self.hotword_weight} is not a number of nats: give 0 or more")
 
     @property
     def beams(self) -> int:

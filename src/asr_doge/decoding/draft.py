@@ -38,7 +38,7 @@ class Written:
 
     Attributes:
         tokens: with the end-of-sequence token, if it was reached.
-        log_probs: natural logarithm of the probability of each.
+        log_probs: natural logarithm of the probability of each, without bias.
         passes: times the language model ran for this row.
     """
 
@@ -161,12 +161,12 @@ class Verifier:
             proposal: K draft tokens.
             logits: `[K + 1, V]`, the predictions before, between and after them.
         """
+        log_probs = logits.log_softmax(dim=-1)  # the model's own: a bias makes no word surer
         if add_bias is not None:
             logits = add_bias(logits, row.written.tokens, proposal)
         proposed = torch.tensor(proposal, dtype=torch.long, device=logits.device)
         choices = logits.argmax(dim=-1)
         agrees = choices[:-1] == proposed
-        log_probs = logits.log_softmax(dim=-1)
         if self.accept_threshold is not None:
             likely = log_probs[:-1].gather(1, proposed[:, None])[:, 0].exp() >= self.accept_threshold
             agrees |= likely

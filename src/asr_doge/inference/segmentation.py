@@ -185,8 +185,10 @@ def _join(first: Segment, second: Segment) -> tuple[Segment, Segment]:
     The longest run of words that ends the one and begins the other is the joint, give or take the words that the cut
     went through: those after it in the first, and before it in the second, are dropped. The one ends and the other
     begins where their words do, or in the middle of the overlap where word times are unknown. A segment that lost words
-    has no alternatives any more, since they are texts of all of it.
+    has no alternatives any more, since they are texts of all of it. Where one says nothing, both stay as they are.
     """
+    if not first.text or not second.text:
+        return first, second
     middle = (second.start + first.end) / 2
     heard, again = first.text.split(), second.text.split()
     tail, head = heard[-STITCHED_WORDS:], again[:STITCHED_WORDS]

@@ -54,7 +54,9 @@ class StreamTranscriber:
         self._transcriber = transcriber
         self._segmenter = Segmenter(transcriber.max_seconds)
         self._samples = 0
+        self._ended: list[Piece] = []  # to be transcribed for good
         self._finished: list[Segment] = []
+        self._told = 0  # of the finished, those that an update has held
         self._joined: list[Segment] = []  # ended too, but the next overlaps their last and may mend its end
         self._guards: list[GuardAction] = []
         self._passes = 0
@@ -70,20 +72,21 @@ class StreamTranscriber:
     def feed(self, samples: NDArray[np.float32]) -> StreamUpdate | None:
         """Take more `[samples]`, mono at 16 kHz, of any number; returns what changed, if anything did."""
         self._samples += len(samples)
-        finished = self._end_segments(self._segmenter.feed(samples))
+        self._end_segments(self._segmenter.feed(samples))
         piece = self._segmenter.open_piece
         before = (self._committed, self._hypothesis)
         if self.seconds - self._looked_at >= max(HOP_SECONDS, (piece.end - piece.start) / MOST_WORK):
             self._looked_at = self.seconds
             self._look_at(piece)
-        if not finished and before == (self._committed, self._hypothesis):
+        if self._told == len(self._finished) and before == (self._committed, self._hypothesis):
             return None
-        return self._update(finished)
+        return self._update()
 
     def finish(self) -> StreamUpdate:
-        """The stream has ended: all that was said is finished."""
-        finished = self._end_segments(self._segmenter.finish())
-        return self._update([*finished, *self._release()])
+        """The stream has ended: all that was said is finished, also what an interrupt of `feed` left undone."""
+        self._end_segments(self._segmenter.finish())
+        self._release()
+        return self._update()
 
     def transcription(self) -> Transcription:
         """All segments that are finished; passes are those that it takes to write them, as for a file."""
@@ -92,27 +95,24 @@ class StreamTranscriber:
             text, self.seconds, segments=tuple(self._finished), guards=tuple(self._guards), passes=self._passes
         )
 
-    def _end_segments(self, pieces: list[Piece]) -> list[Segment]:
-        """Transcribe pieces for good; returns the segments that are finished by that."""
-        finished: list[Segment] = []
-        for piece in pieces:
-            if piece.is_gap:
-                finished += self._release()
-                continue
-            (recognition,) = self._transcriber.recognize_pieces([piece])
-            self._joined.append(segment_of(recognition, piece))
-            self._guards += guard_actions(recognition, piece)
-            self._passes += recognition.passes
-            if not piece.overlaps_next:
-                finished += self._release()
-        return finished
+    def _end_segments(self, pieces: list[Piece]) -> None:
+        """Transcribe pieces for good."""
+        self._ended += pieces
+        while self._ended:
+            piece = self._ended[0]
+            recognitions = [] if piece.is_gap else self._transcriber.recognize_pieces([piece])
+            del self._ended[0]  # only now: an interrupt may have come, and `finish` shall make good for it
+            for recognition in recognitions:
+                self._joined.append(segment_of(recognition, piece))
+                self._guards += guard_actions(recognition, piece)
+                self._passes += recognition.passes
+            if piece.is_gap or not piece.overlaps_next:
+                self._release()
 
-    def _release(self) -> list[Segment]:
+    def _release(self) -> None:
         """Finish what has ended."""
-        segments = stitch(self._joined, [True] * len(self._joined))
-        self._finished += segments
+        self._finished += stitch(self._joined, [True] * len(self._joined))
         self._joined, self._hypothesis, self._committed = [], [], []
-        return segments
 
     def _look_at(self, piece: Piece) -> None:
         """Make a hypothesis of the open piece, and commit what it shares with the one before."""
@@ -124,9 +124,11 @@ class StreamTranscriber:
             self._committed = agreed
         self._hypothesis = words
 
-    def _update(self, finished: list[Segment]) -> StreamUpdate:
+    def _update(self) -> StreamUpdate:
+        finished = tuple(self._finished[self._told :])
+        self._told = len(self._finished)
         tentative = self._hypothesis[len(self._committed) :]
-        return StreamUpdate(self.seconds, tuple(finished), " ".join(self._committed), " ".join(tentative))
+        return StreamUpdate(self.seconds, finished, " ".join(self._committed), " ".join(tentative))
 
 
 def stream(blocks: Iterable[NDArray[np.float32]], transcriber: Transcriber) -> Iterator[StreamUpdate]:

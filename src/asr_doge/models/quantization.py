@@ -17,7 +17,7 @@ SMALLEST = 32
 """Inputs and outputs from which a layer is quantized; below, rounding costs more than it saves."""
 _STEPS = 127
 _QUIETEST = 1e-30
-_ROWS_AT_ONCE = 128
+_ROWS_AT_ONCE = 32
 
 
 class Int8Linear(nn.Module):
@@ -81,7 +81,10 @@ def _round_matrix(weight: Tensor) -> tuple[Tensor, Tensor]:
     """`[outputs, ...]` as 8-bit integers, and the scale of each output `[outputs]`."""
     rounded = torch.empty_like(weight, dtype=torch.int8, memory_format=torch.contiguous_format)
     scale = torch.empty(len(weight), device=weight.device)
-    # A few rows at a time: what is computed on the way to 8 bits takes several times as much memory as they do.
+    if weight.is_meta:  # there is nothing to round, and not to round it takes seconds
+        return rounded, scale
+    # A few rows at a time: what is computed on the way to 8 bits takes several times as much memory as they do. Were it
+    # nearly as large as what stays, glibc would take both from one heap, and keep its holes (0.2 GB).
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         rows, scales = _round_rows(weight[part].flatten(1))

@@ -122,10 +122,12 @@ class StopWhenAsked(TrainerCallback):
 
     def __init__(self) -> None:
         self.asked = False
+        self._speaks = False
         self._before: dict[signal.Signals, Any] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Listen for the signals."""
+        """Listen for the signals; of several processes one says so."""
+        self._speaks = state.is_world_process_zero
         try:
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         except ValueError:
@@ -151,7 +153,8 @@ class StopWhenAsked(TrainerCallback):
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        if self._speaks:
+            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
 
 class Show(TrainerCallback):

@@ -8,7 +8,7 @@ The loop is transformers' own. It does not know the flags of the command.
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +35,7 @@ from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
 from asr_doge.training.examples import IDS, UNREADABLE, NamedExamples
+from asr_doge.training.resuming import COMPLETE_NAME
 from asr_doge.training.schedule import PARTS, Schedule
 
 NAMED_IDS = 8
@@ -90,9 +91,12 @@ class SpeechTrainer(Seq2SeqTrainer):
         if self.args.fsdp and self.args.device.type == "cpu":
             PartialState().distributed_type = DistributedType.MULTI_GPU
         super().create_accelerator_and_postprocess()
-        if self.is_fsdp_enabled:
-            # By its own policy gradients would be summed in bfloat16. Autocast over float32 weights is what DDP does.
+        if self.is_fsdp_enabled:  # by its own policy gradients would be summed in bfloat16
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """What a loss is computed in: accelerate's autocast over float32 weights, which it forgets with FSDP2 only."""
+        return self.accelerator.autocast() if self.is_fsdp_enabled else nullcontext()
 
     def trained_weights(self) -> dict[str, Tensor]:
         """What a checkpoint holds, whole, where FSDP has shared it out; all processes must ask at once."""
@@ -231,7 +235,6 @@ class SpeechTrainer(Seq2SeqTrainer):
         The Trainer's own depends on which utterances share a batch, and so on the number of processes.
         """
         self._evaluated.zero_()
-        self.gather_function = self.accelerator.gather  # our batches hold nothing twice, for which others drop rows
         output = super().evaluation_loop(*arguments, **options)
         loss, count = self.accelerator.reduce(self._evaluated.to(self.args.device)).tolist()
         assert output.metrics is not None
@@ -265,7 +268,10 @@ class SpeechTrainer(Seq2SeqTrainer):
                     parameter.grad = None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with writing(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        with writing(folder):
+            if self.args.should_save:  # one that is there, after going on from an older one, is whole no longer
+                (folder / COMPLETE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
 
 
