@@ -162,6 +162,13 @@ def test_nobody_speaks_so_nothing_is_written(nano: LoadedModel) -> None:
         assert one == Recognition(guards=("silence",))
 
 
+def test_a_broken_encoder_has_not_heard_silence(waveforms: list[NDArray[np.float32]]) -> None:
+    broken = load_model("nano", device="cpu")
+    torch.nn.init.constant_(next(broken.model.encoder.parameters()), float("nan"))
+    with pytest.raises(CheckpointError, match="the encoder gives NaN on these recordings"):
+        recognize(broken, waveforms)
+
+
 def test_silence_does_not_disturb_its_neighbours(nano: LoadedModel, waveforms: list[NDArray[np.float32]]) -> None:
     quiet = sounds()
     mixed = recognize(nano, [quiet["tone"], waveforms[0], quiet["digital silence"], waveforms[1]])

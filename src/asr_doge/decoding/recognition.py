@@ -21,7 +21,7 @@ from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.decoders import Heard, Hypothesis, build_decoder
 from asr_doge.decoding.guards import GuardName, hears_no_speech, is_quiet_or_steady, without_loops
 from asr_doge.decoding.hotwords import HotwordBias, insert_hotwords, read_hotwords, spot_hotwords
-from asr_doge.errors import ConfigError
+from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput
 
@@ -110,6 +110,9 @@ class Recognizer:
             has_voice: whether somebody speaks in a clip, by a detector that knows no words, for the guard of silence
                 to ask; default, in all.
             languages: spoken in each; None where it is not known.
+
+        Raises:
+            CheckpointError: the CTC head gives NaN.
         """
         results = [Recognition(guards=("silence",))] * len(waveforms)
         rate = self.hearing.sampling_rate
@@ -149,9 +152,13 @@ class Recognizer:
         return prompt_ids.to(self.loaded.model.device)
 
     def _posteriors(self, speech: SpeechEncoderOutput) -> list[Posteriors] | None:
+        """Of each clip; NaN, which would read as silence, is a CheckpointError."""
         if speech.ctc_logits is None or speech.ctc_lengths is None:
             return None
-        return ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
+        posteriors = ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
+        if any(np.isnan(row).any() for row in posteriors):
+            raise CheckpointError("the encoder gives NaN on these recordings: its weights are damaged or too large")
+        return posteriors
 
     def _decode(
         self,
