@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speed import Batch, draft, greedy, make_checkpoint, noise  # type: ignore[import-not-found]  # its neighbour
+from speed import Batch, draft, greedy, make_checkpoint, noise
 from torch.utils.flop_counter import FlopCounterMode
 
 from asr_doge.benchmark.about import describe_machine

@@ -27,7 +27,7 @@ from typing import Any, cast
 import numpy as np
 import soundfile
 import torch
-from original import Original, doge_config, granite_config, randomize  # type: ignore[import-not-found]  # its neighbour
+from original import Original, doge_config, granite_config, randomize
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
@@ -91,9 +91,9 @@ def fill_cache(model: ASRDogeForConditionalGeneration, utterances: Sequence[Utte
     return FeatureCache.open(folder)
 
 
-def step(model: torch.nn.Module, loss_of: Callable[[], Tensor]) -> None:
+def step(model: torch.nn.Module, loss: Tensor) -> None:
     """One step on the adapter; nothing else is trained."""
-    loss_of().backward()
+    loss.backward()
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.data.add_(parameter.grad, alpha=-1e-6)
@@ -108,7 +108,7 @@ def ours(
     def epoch() -> None:
         for indices in batches:
             batch = collate_examples([examples[index] for index in indices])
-            step(model, lambda batch=batch: model(**batch).loss)  # type: ignore[misc]  # mypy cannot infer the lambda
+            step(model, model(**batch).loss)
 
     return epoch
 
@@ -123,7 +123,7 @@ def theirs(original: Original, utterances: Sequence[Utterance], processor: ASRDo
             chosen = [utterances[index] for index in order[start : start + batch_size]]
             features = pad_sequence([features_of(one) for one in chosen], batch_first=True)
             labels = pad_sequence([processor.label_ids(one.text)[:-1] for one in chosen], batch_first=True)
-            step(original, lambda features=features, labels=labels: original.loss(features, prompt, labels))  # type: ignore[misc]  # as above
+            step(original, original.loss(features, prompt, labels))
 
     return epoch
 

@@ -2,7 +2,7 @@
 
 import json
 
-from bench.regression import EXPECTED, grown
+from regression import EXPECTED, grown
 
 
 def test_what_has_grown_grossly_is_named_with_the_remedy() -> None:

@@ -331,10 +331,10 @@ def _open_with_ffmpeg(path: Path) -> "tuple[InputContainer, AudioStream]":
         reason = getattr(error, "strerror", None) or str(error)
         raise AudioError(f"{path} is not audio that can be decoded ({reason}): convert it to WAV or FLAC.") from None
     stream = container.streams.best("audio")
-    if stream is None:
+    if not isinstance(stream, av.AudioStream):
         container.close()
         raise AudioError(f"{path} has no audio track: pass a recording with sound.")
-    return container, stream  # type: ignore[return-value]  # `best("audio")` gives audio streams only
+    return container, stream
 
 
 def _decode_with_ffmpeg(path: Path) -> Iterator[tuple[NDArray[np.float32], int]]:

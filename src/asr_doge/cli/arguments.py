@@ -12,14 +12,17 @@ import re
 from argparse import Action, ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from asr_doge.errors import ConfigError
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -87,7 +90,7 @@ def parse_config(
         namespace = parser.parse_args([*files, *spelled] if positional else [*files, *spelled, *without_flag])
     except ArgumentError as error:
         raise ConfigError(f"asr-doge {verb}: {_one_line(error)}; see asr-doge {verb} --help") from error
-    values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]  # a TypeVar cannot be bound to dataclasses
+    values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}
     if positional:  # argparse empties what no argument gives, even where a file has given it
         in_files = [content[positional] for content in map(_content, files) if positional in content]
         values[positional] = without_flag or (in_files[-1] if in_files else [])

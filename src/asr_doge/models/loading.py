@@ -208,7 +208,7 @@ def assemble_model(
         max_new_tokens=MAX_NEW_TOKENS,
         num_beams=1,  # said aloud, or transformers' pipeline takes 5
     )
-    return LoadedModel(model.to(find_device(device)), processor)  # type: ignore[arg-type]  # a wrapped `to`
+    return LoadedModel(model.to(find_device(device)), processor)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
 
 
 def _find_device_for(quantization: Quantization, device: str | torch.device | None) -> torch.device:

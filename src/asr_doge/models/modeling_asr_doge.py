@@ -413,7 +413,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             and name.removeprefix("language_model.") not in tied
         }
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]  # and not all that the mixin takes
         self, save_directory: str | Path, state_dict: dict[str, Tensor] | None = None, **options: Any
     ) -> None:
         """Write the configuration and what was trained (`trained_keys`) to a folder.
@@ -480,10 +480,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             language_model = load(reference, config.text_config, dtype)
         model = cls(config, encoder=encoder, language_model=language_model)
         model.adapter.match_scale(model.get_input_embeddings().weight)
-        return model.to(dtype)  # type: ignore[arg-type]
+        return model.to(dtype)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]  # and not all that the mixin takes
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
