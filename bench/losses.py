@@ -24,7 +24,7 @@ from transformers import get_linear_schedule_with_warmup
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.models import LoadedModel, assemble_model
-from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.text.scoring import score
 from asr_doge.training.datasets import CachedSpeechDataset, collate_examples
 

@@ -12,7 +12,7 @@ from asr_doge.cli.configuration import InfoConfig
 from asr_doge.cli.console import quiet_libraries
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, find_device
 from asr_doge.models.checkpoints import BUNDLED_MODELS, find_model
-from asr_doge.models.modeling_asr_doge import load_asr_doge_config
+from asr_doge.models.frozen_parts import load_asr_doge_config
 
 
 def run(config: InfoConfig) -> int:

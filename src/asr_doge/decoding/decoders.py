@@ -21,8 +21,8 @@ from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
+from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.models.loading import MAX_NEW_TOKENS
-from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
 from asr_doge.text.normalization import normalize_training_text
 
 LENGTH_PER_DRAFT_TOKEN, LENGTH_ANYWAY = 2, 16

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
-from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+from asr_doge.models.layout import IGNORED_LABEL
 
 WINDOW = 24
 """Draft tokens read at once after the first disagreement: the next one is likely not far, and what is read beyond it is

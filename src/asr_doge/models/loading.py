@@ -22,7 +22,8 @@ from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
-from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration, load_frozen_encoder
+from asr_doge.models.frozen_parts import load_frozen_encoder
+from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER, Dtype, Quantization
 

@@ -9,7 +9,7 @@ and `read_on` are what `asr_doge.decoding` builds on.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,37 +19,28 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from asr_doge.errors import CheckpointError, ConfigError
+from asr_doge.errors import ConfigError
 from asr_doge.models.adapters import Adapter
 from asr_doge.models.checkpoints import (
-    Reference,
     check_keys,
     check_shapes,
     find_model,
     first_line,
     load_generation_config,
-    load_model_config,
     read_weights,
-    weights_fingerprint,
 )
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family, length_mask
-from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
+from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
 from asr_doge.models.language_model import (
     build_language_model,
-    load_language_model,
-    load_quantized_language_model,
-    rename_language_model_key,
 )
+from asr_doge.models.layout import IGNORED_LABEL, Layout, Reading, alike, all_real, line_up
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.published import Quantization
-
-IGNORED_LABEL = -100
-UNLIKE_POSITIONS = 24
-"""On the CPU, a pass more costs about as much as so many positions more in a pass: the weights are read once more."""
 
 
 @dataclass(frozen=True)
@@ -70,52 +61,6 @@ class ParameterCounts:
     def trainable_share(self) -> float:
         """Trainable parameters as a fraction of all."""
         return self.trainable / self.total
-
-
-@dataclass
-class Reading:
-    """What the language model has read of a batch, over a cache that rows share though they accept unequal lengths.
-
-    A column that a row rejected is masked for that row alone; columns that every row rejected are cut off.
-
-    Attributes:
-        cache: keys and values of N columns.
-        mask: `[B, N]`, 1 at what a row has really read.
-    """
-
-    cache: Cache
-    mask: Tensor
-
-    @classmethod
-    def joined(cls, caches: Sequence[Cache], groups: Sequence[Tensor], mask: Tensor) -> "Reading":
-        """What was read of the rows of `mask`, each group `[b]` of which has a cache of its own."""
-        joined = DynamicCache()
-        for number in range(len(caches[0])):
-            whole = []
-            for part in ("keys", "values"):
-                first: Tensor = getattr(caches[0].layers[number], part)
-                rows = first.new_zeros(len(mask), first.shape[1], mask.shape[1], first.shape[3])
-                for cache, group in zip(caches, groups, strict=True):
-                    own: Tensor = getattr(cache.layers[number], part)
-                    rows[group, :, mask.shape[1] - own.shape[2] :] = own
-                whole.append(rows)
-            keys, values = whole
-            joined.update(keys, values, number)
-        return cls(joined, mask)
-
-    def reject(self, counts: Tensor) -> None:
-        """Forget each row's last columns; `counts` `[B]` says how many."""
-        columns = self.mask.shape[1]
-        kept = torch.arange(columns, device=self.mask.device)[None, :] < columns - counts[:, None]
-        shared = int(counts.min())
-        self.mask = (self.mask * kept)[:, : columns - shared]
-        if shared:
-            self.cache.crop(-shared)
-
-    def select(self, rows: Tensor) -> None:
-        """Go on with some rows only; `rows` are their indices."""
-        self.cache.batch_select_indices(rows)
-        self.mask = self.mask[rows]
 
 
 class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -312,7 +257,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         inputs = self._layout(None, attention_mask, speech_embeddings, text, prompt_ids)
         lengths, kept = inputs.mask.sum(dim=1), 1 + (text != IGNORED_LABEL).sum(dim=1)
-        groups = _alike(lengths) if lengths.device.type == "cpu" else [torch.arange(len(text), device=text.device)]
+        groups = alike(lengths) if lengths.device.type == "cpu" else [torch.arange(len(text), device=text.device)]
         logits, caches = None, []
         for group in groups:
             width, places = int(lengths[group].max()), int(kept[group].max())
@@ -343,7 +288,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Returns:
             Logits `[B, L, V]`, right-aligned: the predictions made after each token.
         """
-        inputs = _line_up(*self._embed(text), None)
+        inputs = line_up(*self._embed(text), None)
         past = reading.mask.sum(dim=1, keepdim=True)
         reading.mask = torch.cat([reading.mask, inputs.mask], dim=1)
         return self.language_model(
@@ -361,16 +306,16 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         speech_embeddings: Tensor | None,
         labels: Tensor | None = None,
         prompt_ids: Tensor | None = None,
-    ) -> "_Layout":
+    ) -> Layout:
         """Embed and line up prompt, speech and text."""
         if input_features is not None and speech_embeddings is None:
             if attention_mask is None:
-                attention_mask = _all_real(input_features, self.encoder.num_frames(input_features))
+                attention_mask = all_real(input_features, self.encoder.num_frames(input_features))
             encoded = self.encode(input_features, attention_mask)
             speech_embeddings, lengths = encoded.speech_embeddings, encoded.speech_lengths
         elif speech_embeddings is not None and input_features is None:
             if attention_mask is None:
-                attention_mask = _all_real(speech_embeddings, speech_embeddings.shape[1])
+                attention_mask = all_real(speech_embeddings, speech_embeddings.shape[1])
             lengths = attention_mask.long().sum(dim=1)
         else:
             raise ValueError("give either input_features or speech_embeddings")
@@ -385,7 +330,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             text, text_mask = self._embed(labels)
             parts.append(text)
             masks.append(text_mask)
-        return _line_up(torch.cat(parts, dim=1), torch.cat(masks, dim=1), labels)
+        return line_up(torch.cat(parts, dim=1), torch.cat(masks, dim=1), labels)
 
     def _embed(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings `[B, L, H]` of token ids `[B, L]`, -100 at padding, and the mask `[B, L]` of the real ones."""
@@ -472,12 +417,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             is_frozen = config.train_encoder == "none"
             encoder = load_frozen_encoder(config, dtype, quantization if is_frozen else "none")
         if config.language_model is not None:
-            reference = _find_part("language_model", config.language_model, config.language_model_revision)
-            found = weights_fingerprint(reference, rename_language_model_key)
-            config.language_model_fingerprint = _same_fingerprint(reference, config.language_model_fingerprint, found)
-            quantize = quantization == "int8" and config.train_language_model == "none"
-            load = load_quantized_language_model if quantize else load_language_model
-            language_model = load(reference, config.text_config, dtype)
+            language_model = load_frozen_language_model(config, dtype, quantization)
         model = cls(config, encoder=encoder, language_model=language_model)
         model.adapter.match_scale(model.get_input_embeddings().weight)
         return model.to(dtype)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
@@ -523,20 +463,6 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return model.to(device_map) if device_map is not None else model
 
 
-def load_frozen_encoder(
-    config: ASRDogeConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
-) -> SpeechEncoder:
-    """The speech encoder that a checkpoint points to, and no more of it.
-
-    Raises:
-        CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
-    """
-    reference = _find_part("speech_encoder", str(config.speech_encoder), config.speech_encoder_revision)
-    found = encoder_fingerprint(reference, config.encoder_config)
-    config.speech_encoder_fingerprint = _same_fingerprint(reference, config.speech_encoder_fingerprint, found)
-    return load_encoder(reference, config.encoder_config, dtype, quantization)
-
-
 def _add_lora(part: nn.Module, options: dict[str, Any]) -> None:
     """Put LoRA's updates beside the layers that `options` (of `peft.LoraConfig`) names.
 
@@ -550,94 +476,6 @@ def _add_lora(part: nn.Module, options: dict[str, Any]) -> None:
         inject_adapter_in_model(LoraConfig(**options), part)
     except ValueError as error:
         raise ConfigError(f"lora_targets {options.get('target_modules')}: {first_line(error)}") from error
-
-
-def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
-    """The configuration of an ASR-Doge checkpoint.
-
-    Raises:
-        CheckpointError: there is none, or it is another kind of model's.
-    """
-    config = load_model_config(reference)
-    if not isinstance(config, ASRDogeConfig):
-        raise CheckpointError(
-            f"'{reference.name}' is a '{config.model_type}' model, not an ASR-Doge checkpoint; to train an adapter on"
-            " it give it as speech_encoder or language_model; to hear what its own CTC head holds, --decoder ctc"
-        )
-    return config
-
-
-@dataclass
-class _Layout:
-    """A batch as the language model reads it, each row `[bos] prompt | speech | text [eos]` after its padding.
-
-    Attributes:
-        embeddings: `[B, N, H]`.
-        mask: `[B, N]`, 1 at real positions.
-        position_ids: `[B, N]`, counted from each row's first real position.
-        labels: `[B, N]`, token ids at text positions, else -100; None without text.
-    """
-
-    embeddings: Tensor
-    mask: Tensor
-    position_ids: Tensor
-    labels: Tensor | None
-
-
-def _line_up(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> _Layout:
-    """Move the padding that stands between and after a row's parts to its left end.
-
-    Left, in training as in generation: the last position of every row is then its newest token, and the text of all
-    rows lies in the last columns, the only ones that need logits.
-
-    Args:
-        embeddings: `[B, N, H]`, the parts side by side, each with its own padding.
-        mask: `[B, N]`, True at real positions.
-        labels: `[B, L]`, labels of the last L positions.
-    """
-    positions = mask.shape[1]
-    order = mask.long().argsort(dim=1, stable=True)[:, -int(mask.sum(dim=1).max()) :]
-    mask = mask.gather(1, order)
-    embeddings = embeddings.gather(1, order[..., None].expand(-1, -1, embeddings.shape[2]))
-    if labels is not None:
-        labels = F.pad(labels, (positions - labels.shape[1], 0), value=IGNORED_LABEL).gather(1, order)
-    position_ids = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    return _Layout(embeddings.masked_fill(~mask[..., None], 0.0), mask.long(), position_ids, labels)
-
-
-def _alike(lengths: Tensor) -> list[Tensor]:
-    """Indices of the rows of `lengths` `[B]` in groups, none of which is much longer than another of its group."""
-    order = lengths.argsort(descending=True)
-    groups: list[list[int]] = []
-    for row in order.tolist():
-        if not groups or lengths[groups[-1][0]] - lengths[row] > UNLIKE_POSITIONS:
-            groups.append([])
-        groups[-1].append(row)
-    return [torch.tensor(sorted(group)) for group in groups]
-
-
-def _all_real(inputs: Tensor, length: int) -> Tensor:
-    """The attention mask of inputs without padding, `[B, length]`."""
-    return torch.ones(len(inputs), length, dtype=torch.long, device=inputs.device)
-
-
-def _find_part(field: str, name: str, revision: str | None) -> Reference:
-    """A frozen part of a checkpoint, which may have moved since."""
-    try:
-        return find_model(name, revision)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"the checkpoint's {field} is not at '{name}'; bring it back, or correct {field} in config.json"
-        ) from error
-
-
-def _same_fingerprint(reference: Reference, expected: str | None, found: str) -> str:
-    if expected is not None and expected != found:
-        raise CheckpointError(
-            f"the weights of '{reference.name}' are not those this checkpoint was trained with"
-            f" (fingerprint {found}, expected {expected}); restore them or train again"
-        )
-    return found
 
 
 def _resolve_dtype(dtype: torch.dtype | str | None) -> torch.dtype:

@@ -20,7 +20,7 @@ from asr_doge.audio.log_mel import FEATURE_SIZE, FRAME_STACK
 from asr_doge.audio.reading import read_clip
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, id_digest
-from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 
 Example = dict[str, Tensor]

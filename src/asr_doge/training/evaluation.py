@@ -16,7 +16,7 @@ from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import DataError
 from asr_doge.models import ASRDogeProcessor
-from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.text.scoring import character_error_rate, score, word_error_rate
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from asr_doge.data.digits import random_digits
 from asr_doge.models import ASRDogeProcessor
-from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+from asr_doge.models.layout import IGNORED_LABEL
 
 TEXT, TOKEN, SILENCE = 0, 1, 2
 """What stands at a position: plain text, a token that is heard, or nothing that is heard."""

@@ -15,7 +15,7 @@ from transformers.trainer_utils import sort_checkpoints
 from asr_doge.errors import ConfigError
 from asr_doge.models.checkpoints import find_model
 from asr_doge.models.encoders.loading import settings
-from asr_doge.models.modeling_asr_doge import load_asr_doge_config
+from asr_doge.models.frozen_parts import load_asr_doge_config
 from asr_doge.training.record import RECORD_NAME, read_record
 
 COMPLETE_NAME = "complete"

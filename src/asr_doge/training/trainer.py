@@ -33,7 +33,7 @@ from asr_doge.data.manifest import Utterance
 from asr_doge.errors import AudioError, TrainingError
 from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.checkpoints import first_line
-from asr_doge.models.modeling_asr_doge import IGNORED_LABEL
+from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.training.examples import IDS, UNREADABLE, NamedExamples
 from asr_doge.training.resuming import COMPLETE_NAME
 from asr_doge.training.schedule import PARTS, Schedule

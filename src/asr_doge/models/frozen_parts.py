@@ -1,0 +1,87 @@
+"""The frozen parts that a checkpoint points to: found again, or refused if they are not what they were.
+
+Promises: a part that has moved, or whose weights have changed since training, is one line that says which.
+It does not put a model together.
+"""
+
+import torch
+from transformers import PreTrainedModel
+
+from asr_doge.errors import CheckpointError
+from asr_doge.models.checkpoints import Reference, find_model, load_model_config, weights_fingerprint
+from asr_doge.models.configuration_asr_doge import ASRDogeConfig
+from asr_doge.models.encoders import SpeechEncoder
+from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
+from asr_doge.models.language_model import (
+    load_language_model,
+    load_quantized_language_model,
+    rename_language_model_key,
+)
+from asr_doge.published import Quantization
+
+
+def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
+    """The configuration of an ASR-Doge checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is another kind of model's.
+    """
+    config = load_model_config(reference)
+    if not isinstance(config, ASRDogeConfig):
+        raise CheckpointError(
+            f"'{reference.name}' is a '{config.model_type}' model, not an ASR-Doge checkpoint; to train an adapter on"
+            " it give it as speech_encoder or language_model; to hear what its own CTC head holds, --decoder ctc"
+        )
+    return config
+
+
+def load_frozen_encoder(
+    config: ASRDogeConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
+) -> SpeechEncoder:
+    """The speech encoder that a checkpoint points to, and no more of it.
+
+    Raises:
+        CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
+    """
+    reference = _find_part("speech_encoder", str(config.speech_encoder), config.speech_encoder_revision)
+    found = encoder_fingerprint(reference, config.encoder_config)
+    config.speech_encoder_fingerprint = _same_fingerprint(reference, config.speech_encoder_fingerprint, found)
+    return load_encoder(reference, config.encoder_config, dtype, quantization)
+
+
+def load_frozen_language_model(
+    config: ASRDogeConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
+) -> PreTrainedModel:
+    """The language model that a checkpoint points to.
+
+    With `quantization` it is still whole where some of it was trained: that comes from the checkpoint, and can be
+    rounded only then.
+
+    Raises:
+        CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
+    """
+    reference = _find_part("language_model", str(config.language_model), config.language_model_revision)
+    found = weights_fingerprint(reference, rename_language_model_key)
+    config.language_model_fingerprint = _same_fingerprint(reference, config.language_model_fingerprint, found)
+    quantize = quantization == "int8" and config.train_language_model == "none"
+    load = load_quantized_language_model if quantize else load_language_model
+    return load(reference, config.text_config, dtype)
+
+
+def _find_part(field: str, name: str, revision: str | None) -> Reference:
+    """A frozen part of a checkpoint, which may have moved since."""
+    try:
+        return find_model(name, revision)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the checkpoint's {field} is not at '{name}'; bring it back, or correct {field} in config.json"
+        ) from error
+
+
+def _same_fingerprint(reference: Reference, expected: str | None, found: str) -> str:
+    if expected is not None and expected != found:
+        raise CheckpointError(
+            f"the weights of '{reference.name}' are not those this checkpoint was trained with"
+            f" (fingerprint {found}, expected {expected}); restore them or train again"
+        )
+    return found

@@ -1,0 +1,118 @@
+"""How a batch stands before the language model, and what it has read of it.
+
+Promises: every row is `[bos] prompt | speech | text [eos]` after its padding, so that the newest tokens of all rows lie
+in the last columns; what a row does not own is masked for it, so that its numbers do not depend on the others.
+It knows tensors and caches, and no model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Cache, DynamicCache
+
+IGNORED_LABEL = -100
+UNLIKE_POSITIONS = 24
+"""On the CPU, a pass more costs about as much as so many positions more in a pass: the weights are read once more."""
+
+
+@dataclass
+class Layout:
+    """A batch as the language model reads it, each row `[bos] prompt | speech | text [eos]` after its padding.
+
+    Attributes:
+        embeddings: `[B, N, H]`.
+        mask: `[B, N]`, 1 at real positions.
+        position_ids: `[B, N]`, counted from each row's first real position.
+        labels: `[B, N]`, token ids at text positions, else -100; None without text.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+    position_ids: Tensor
+    labels: Tensor | None
+
+
+def line_up(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> Layout:
+    """Move the padding that stands between and after a row's parts to its left end.
+
+    Left, in training as in generation: the last position of every row is then its newest token, and the text of all
+    rows lies in the last columns, the only ones that need logits.
+
+    Args:
+        embeddings: `[B, N, H]`, the parts side by side, each with its own padding.
+        mask: `[B, N]`, True at real positions.
+        labels: `[B, L]`, labels of the last L positions.
+    """
+    positions = mask.shape[1]
+    order = mask.long().argsort(dim=1, stable=True)[:, -int(mask.sum(dim=1).max()) :]
+    mask = mask.gather(1, order)
+    embeddings = embeddings.gather(1, order[..., None].expand(-1, -1, embeddings.shape[2]))
+    if labels is not None:
+        labels = F.pad(labels, (positions - labels.shape[1], 0), value=IGNORED_LABEL).gather(1, order)
+    position_ids = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    return Layout(embeddings.masked_fill(~mask[..., None], 0.0), mask.long(), position_ids, labels)
+
+
+def alike(lengths: Tensor) -> list[Tensor]:
+    """Indices of the rows of `lengths` `[B]` in groups, none of which is much longer than another of its group."""
+    order = lengths.argsort(descending=True)
+    groups: list[list[int]] = []
+    for row in order.tolist():
+        if not groups or lengths[groups[-1][0]] - lengths[row] > UNLIKE_POSITIONS:
+            groups.append([])
+        groups[-1].append(row)
+    return [torch.tensor(sorted(group)) for group in groups]
+
+
+def all_real(inputs: Tensor, length: int) -> Tensor:
+    """The attention mask of inputs without padding, `[B, length]`."""
+    return torch.ones(len(inputs), length, dtype=torch.long, device=inputs.device)
+
+
+@dataclass
+class Reading:
+    """What the language model has read of a batch, over a cache that rows share though they accept unequal lengths.
+
+    A column that a row rejected is masked for that row alone; columns that every row rejected are cut off.
+
+    Attributes:
+        cache: keys and values of N columns.
+        mask: `[B, N]`, 1 at what a row has really read.
+    """
+
+    cache: Cache
+    mask: Tensor
+
+    @classmethod
+    def joined(cls, caches: Sequence[Cache], groups: Sequence[Tensor], mask: Tensor) -> "Reading":
+        """What was read of the rows of `mask`, each group `[b]` of which has a cache of its own."""
+        joined = DynamicCache()
+        for number in range(len(caches[0])):
+            whole = []
+            for part in ("keys", "values"):
+                first: Tensor = getattr(caches[0].layers[number], part)
+                rows = first.new_zeros(len(mask), first.shape[1], mask.shape[1], first.shape[3])
+                for cache, group in zip(caches, groups, strict=True):
+                    own: Tensor = getattr(cache.layers[number], part)
+                    rows[group, :, mask.shape[1] - own.shape[2] :] = own
+                whole.append(rows)
+            keys, values = whole
+            joined.update(keys, values, number)
+        return cls(joined, mask)
+
+    def reject(self, counts: Tensor) -> None:
+        """Forget each row's last columns; `counts` `[B]` says how many."""
+        columns = self.mask.shape[1]
+        kept = torch.arange(columns, device=self.mask.device)[None, :] < columns - counts[:, None]
+        shared = int(counts.min())
+        self.mask = (self.mask * kept)[:, : columns - shared]
+        if shared:
+            self.cache.crop(-shared)
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with some rows only; `rows` are their indices."""
+        self.cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
