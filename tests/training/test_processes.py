@@ -15,7 +15,7 @@ from transformers import Seq2SeqTrainingArguments
 
 from asr_doge.errors import ConfigError
 from asr_doge.models import ASRDogeForConditionalGeneration, load_model
-from asr_doge.training import training
+from asr_doge.training import arguments
 from asr_doge.training.record import read_record
 from asr_doge.training.training import train
 from tests.training.conftest import Settings, Train
@@ -89,7 +89,7 @@ def test_processes_that_share_the_weights_compute_in_half_precision(
         return output
 
     monkeypatch.setattr(
-        training, "Seq2SeqTrainingArguments", lambda **options: Seq2SeqTrainingArguments(**options | {"bf16": True})
+        arguments, "Seq2SeqTrainingArguments", lambda **options: Seq2SeqTrainingArguments(**options | {"bf16": True})
     )
     monkeypatch.setattr(ASRDogeForConditionalGeneration, "forward", checked)
     train_together(settings(tmp_path / "run", fsdp=True, epochs=1, eval_samples=2))

@@ -44,7 +44,7 @@ def test_batches_by_seconds_are_resumed_within_an_epoch(
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "cut", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_processes", lambda: 2)
+        patch.setenv("WORLD_SIZE", "2")
         with pytest.raises(ConfigError, match="1 processes, now 2, with --batch_seconds"):
             run(tmp_path / "cut", resume_from="latest", **options)
     resumed = run(tmp_path / "cut", resume_from="latest", **options)

@@ -31,7 +31,8 @@ from asr_doge.inference.features import compute_features
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import assemble_model, load_model, loading
 from asr_doge.text.scoring import score
-from asr_doge.training import training
+from asr_doge.training import checking, training
+from asr_doge.training.arguments import use_one_device
 from asr_doge.training.datasets import (
     CachedSpeechDataset,
     Example,
@@ -267,7 +268,7 @@ def test_one_device_is_used_and_it_is_the_one_asked_for(tmp_path: Path, monkeypa
     arguments._n_gpu = 4
     current: list[int] = []
     monkeypatch.setattr(torch.accelerator, "set_device_index", current.append)
-    training._use_one_device(arguments, torch.device("cuda:1"))
+    use_one_device(arguments, torch.device("cuda:1"))
     assert (arguments.n_gpu, arguments.device, current) == (1, torch.device("cuda:1"), [1])
     assert arguments.train_batch_size == arguments.per_device_train_batch_size
 
@@ -301,7 +302,7 @@ def test_settings_that_cannot_work_are_refused(run: Train, tmp_path: Path, optio
 
 
 def test_a_logger_that_is_not_installed_is_named(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "find_spec", lambda _: None)
+    monkeypatch.setattr(checking, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"--wandb_project needs the package wandb: pip install 'asr-doge\[wandb\]'"):
         run(tmp_path / "run", wandb_project="speech")
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,70 @@
+"""The settings of a run as transformers' Trainer has them.
+
+It decides nothing that the user can: each of its values is a flag's, or follows from the device and the processes.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import Seq2SeqTrainingArguments
+from transformers.training_args import ParallelMode
+
+from asr_doge.training.configuration import TrainConfig
+from asr_doge.training.inputs import utterances_at_once
+from asr_doge.training.processes import own_device, process_count, uses_fsdp
+from asr_doge.training.schedule import Schedule
+from asr_doge.training.tracking import uses_wandb
+
+
+def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path) -> Seq2SeqTrainingArguments:
+    """What `asr-doge train` asks of transformers' Trainer."""
+    device = own_device(config)
+    loggers = {"wandb": uses_wandb(config), "tensorboard": find_spec("tensorboard") is not None}
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(output_dir),
+        num_train_epochs=schedule.epochs,
+        per_device_train_batch_size=utterances_at_once(config),
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+        eval_strategy="steps",
+        eval_steps=config.eval_steps,
+        save_steps=config.save_steps,
+        metric_for_best_model="cer",
+        greater_is_better=False,
+        predict_with_generate=True,
+        logging_steps=_logging_steps(config.eval_steps),
+        logging_nan_inf_filter=False,  # SpeechTrainer stops instead
+        dataloader_pin_memory=device.type == "cuda",
+        report_to=[name for name, is_used in loggers.items() if is_used],
+        dataloader_num_workers=0 if config.features_dir and config.train_encoder == "none" else config.num_workers,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
+        use_cpu=device.type == "cpu",
+        fsdp=uses_fsdp(config),  # type: ignore[arg-type]  # whose strings are on their way out
+        ddp_backend="gloo" if device.type == "cpu" and process_count() > 1 else None,
+        ddp_find_unused_parameters=False,
+        seed=config.seed,
+        disable_tqdm=False,
+    )
+    use_one_device(arguments, device)
+    return arguments
+
+
+def _logging_steps(eval_steps: int) -> int:
+    """At most 25, and a divisor: a mean loss that spans a checkpoint would be lost in part when the run resumes."""
+    return max(steps for steps in range(1, min(25, eval_steps) + 1) if eval_steps % steps == 0)
+
+
+def use_one_device(arguments: Seq2SeqTrainingArguments, device: torch.device) -> None:
+    """Keep one process on one device; transformers would take the first, and all others by DataParallel."""
+    if device.type == "cpu" or arguments.parallel_mode == ParallelMode.DISTRIBUTED:
+        return
+    arguments._n_gpu = 1  # no flag says so
+    if device.index is not None:
+        torch.accelerator.set_device_index(device.index)  # accelerate's device is "cuda", whichever is current
+        arguments._setup_devices = device  # `arguments.device` is "cuda:0" otherwise

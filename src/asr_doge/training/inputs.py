@@ -1,0 +1,102 @@
+"""What a run trains on and is evaluated on, from the cache or from recordings, and in which batches.
+
+Promises: what cannot be read is left out and named, on every process alike; evaluations are of the same utterances.
+It does not know how an example is made (see `asr_doge.training.datasets`).
+"""
+
+import sys
+from collections.abc import Sequence
+
+from asr_doge.data.batching import LengthBatches, SharedBatches
+from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.manifest import Utterance
+from asr_doge.data.sharding import Shard
+from asr_doge.errors import AudioError, DataError
+from asr_doge.models import LoadedModel
+from asr_doge.models.encoders.loading import feature_source
+from asr_doge.training.configuration import TrainConfig
+from asr_doge.training.datasets import CachedSpeechDataset, SpeechDataset, UtteranceDataset
+from asr_doge.training.processes import process_count, process_rank, say_once
+
+
+def open_dataset(
+    config: TrainConfig, utterances: Sequence[Utterance], loaded: LoadedModel, *, training: bool = False
+) -> UtteranceDataset:
+    """Examples from the feature cache if there is one, else from the audio; only those for training are varied."""
+    if not config.features_dir:
+        return SpeechDataset(utterances, loaded.processor, training and config.augment, config.seed)
+    source = feature_source(
+        loaded.model.config.speech_encoder_fingerprint,
+        loaded.model.config.encoder_config,
+        loaded.processor.feature_extractor,
+    )
+    try:
+        cache = FeatureCache.open(config.features_dir, expected_source=source)
+        readable = [utterance for utterance in utterances if utterance.id not in cache.unreadable]
+        cache.require_fresh(readable)
+    except DataError as error:
+        raise DataError(f'{error}; or give --features_dir "" to compute features at every step') from None
+    if not readable:
+        raise DataError(f"none of {len(utterances)} utterances could be read when {config.features_dir} was made")
+    if len(readable) < len(utterances):
+        say_once(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
+    if not training:
+        return CachedSpeechDataset(readable, loaded.processor, cache)
+    return CachedSpeechDataset(
+        readable,
+        loaded.processor,
+        cache,
+        config.seed,
+        use_copies=True,
+        frame_dropping=config.frame_dropping,
+        embedding_noise=config.embedding_noise,
+    )
+
+
+def leave_out_unreadable(examples: UtteranceDataset) -> tuple[UtteranceDataset, dict[str, str]]:
+    """What can be read, so that every evaluation is of the same utterances; and why the others cannot, by id.
+
+    Raises:
+        DataError: nothing remains.
+    """
+    if not isinstance(examples, SpeechDataset):
+        return examples, {}
+    unreadable = {}
+    for index, utterance in enumerate(examples.utterances):
+        try:
+            examples[index]
+        except AudioError as error:
+            unreadable[utterance.id] = str(error)
+            say_once(f"left out: {error}", sys.stderr)
+    readable = [utterance for utterance in examples.utterances if utterance.id not in unreadable]
+    if not readable:
+        raise DataError(f"none of the {len(examples)} dev utterances can be read; {next(iter(unreadable.values()))}")
+    return SpeechDataset(readable, examples.processor), unreadable
+
+
+def training_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> LengthBatches | None:
+    """Batches of so many seconds, if they are asked for; says what they hold."""
+    if config.batch_seconds is None:
+        return None
+    batches = LengthBatches([utterance.duration for utterance in utterances], config.batch_seconds, config.seed)
+    share = 100 * batches.padding_share()
+    say_once(f"batches: {len(batches):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding")
+    return batches
+
+
+def evaluation_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> SharedBatches:
+    """The batches of this process's share of an evaluation, bounded as those of training are."""
+    shard = Shard(process_rank() + 1, process_count())
+    if config.batch_seconds is None:
+        return SharedBatches([1.0] * len(utterances), utterances_at_once(config), shard)
+    return SharedBatches([utterance.duration for utterance in utterances], config.batch_seconds, shard)
+
+
+def shortest_first(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """Neighbours of like length, so that evaluation pads little."""
+    return sorted(utterances, key=lambda utterance: utterance.duration)
+
+
+def utterances_at_once(config: TrainConfig) -> int:
+    """Of a process."""
+    return max(1, config.batch_size // (process_count() * config.gradient_accumulation_steps))

@@ -1,0 +1,42 @@
+"""Weights & Biases, where it is asked for; TensorBoard needs nothing but to be installed.
+
+It logs nothing itself: transformers' callback does, to the run that is opened here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from asr_doge.errors import ConfigError
+from asr_doge.models.checkpoints import first_line
+from asr_doge.training.configuration import TrainConfig
+
+
+def uses_wandb(config: TrainConfig) -> bool:
+    """Whether the run is logged there."""
+    return config.wandb_project is not None and not config.no_wandb
+
+
+@contextmanager
+def wandb_run(config: TrainConfig) -> Iterator[None]:
+    """A run of Weights & Biases, which transformers' callback then logs to.
+
+    Raises:
+        ConfigError: nobody is logged in, or the project cannot be reached.
+    """
+    import wandb
+
+    try:
+        run = wandb.init(
+            project=config.wandb_project,
+            entity=config.wandb_entity,
+            name=config.wandb_run_name,
+            config={"asr_doge": asdict(config)},
+        )
+    except wandb.errors.Error as error:
+        raise ConfigError(
+            f"--wandb_project {config.wandb_project}: {first_line(error)}; log in by 'wandb login', set"
+            " WANDB_MODE=offline, or give --no_wandb"
+        ) from error
+    with run:
+        yield
