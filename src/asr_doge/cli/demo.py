@@ -62,6 +62,7 @@ def run(config: DemoConfig) -> int:
             *("--data_dir", str(processed), "--features_dir", str(processed / "features")),
             *("--speech_encoder", ENCODER, "--language_model", LANGUAGE_MODEL),
             *("--adapter_hidden_dim", str(ADAPTER_HIDDEN_DIM), "--epochs", "8", "--patience", "10"),
+            *("--warm_up", "none"),  # nano's language model was made to hear through such an adapter
             *("--seed", str(config.seed), "--output_dir", str(checkpoints)),
         ],
     )

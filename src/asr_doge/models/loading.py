@@ -164,6 +164,8 @@ def load_encoder_alone(
         encoder = load_encoder(reference, config, dtype, quantization)
     elif config.speech_encoder is None or config.train_encoder != "none":  # wholly or partly the checkpoint's own
         return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
+    elif config.ctc_head is not None and config.ctc_head["type"] == "adapter":  # which is compared with tokens
+        return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
     elif config.ctc_head is not None:
         return _load_headed_encoder(reference, config, HEAD_PREFIX, found_device, dtype, quantization)
     else:

@@ -23,6 +23,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from asr_doge.errors import ConfigError
+from asr_doge.models.adapter_ctc import AdapterCTCHead
 from asr_doge.models.adapters import Adapter
 from asr_doge.models.checkpoints import (
     check_keys,
@@ -33,7 +34,7 @@ from asr_doge.models.checkpoints import (
     read_weights,
 )
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
-from asr_doge.models.ctc_head import HeadedEncoder, with_head
+from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family, length_mask
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
 from asr_doge.models.language_model import (
@@ -100,6 +101,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # What its publisher set for chatting (sampling, repetition penalty) would fill every gap in our own.
         self.language_model.generation_config = GenerationConfig()
         self.adapter = Adapter(config, self.encoder.hidden_size, self.get_input_embeddings().embedding_dim)
+        if config.ctc_head is not None and config.ctc_head.get("type") == "adapter":
+            self._head_by_adapter(CTCHeadSettings.read(config.ctc_head))
+        self.ctc_weight = 0.0
+        """Of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
         self.post_init()
         # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
         for choice, part in ((config.train_language_model, self.language_model), (config.train_encoder, self.encoder)):
@@ -114,6 +119,28 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         }
         self._freeze()
         self.train(False)
+
+    def add_ctc_head(self, settings: CTCHeadSettings) -> None:
+        """Give an encoder without CTC a new head, which is then saved with the model and trained with the adapter.
+
+        Raises:
+            ConfigError: the encoder has CTC.
+        """
+        if self.encoder.has_ctc:
+            raise ConfigError("this encoder has a CTC head already")
+        self.config.ctc_head = settings.values()
+        if settings.type == "adapter":
+            self._head_by_adapter(settings)
+        else:
+            self.encoder = with_head(self.encoder, self.config.ctc_head)
+        cast(HeadedEncoder, self.encoder).ctc_head.to(self.device, self.dtype)
+        self._trained_of_encoder = {name.replace("encoder.", "encoder.family.", 1) for name in self._trained_of_encoder}
+        self._freeze()
+        self.train(False)
+
+    def _head_by_adapter(self, settings: CTCHeadSettings) -> None:
+        head = AdapterCTCHead(settings, self.adapter, self.get_input_embeddings())
+        self.encoder = HeadedEncoder(self.encoder, head)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave every part as its own constructor made it."""
@@ -144,6 +171,14 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Embedding:
         """The language model's token embedding."""
         return cast(nn.Embedding, self.language_model.get_input_embeddings())
+
+    @torch.no_grad()
+    def sample_token_embeddings(self, most: int = 4096) -> Tensor:
+        """What the embedding module gives for at most so many tokens, `[V, H]`; some scale their weights (Gemma: 25)."""
+        module = self.get_input_embeddings()
+        ids = torch.arange(0, module.num_embeddings, -(-module.num_embeddings // most), device=module.weight.device)
+        given: Tensor = module(ids)
+        return given
 
     def get_output_embeddings(self) -> nn.Module:
         """The language model's head."""
@@ -184,6 +219,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         speech_embeddings: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         prompt_ids: Tensor | None = None,
+        ctc_labels: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Next-token logits of the text that follows the speech, and the loss on it.
 
@@ -195,12 +231,14 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             num_items_in_batch: tokens over which the loss is averaged; default, those of this batch. (The Trainer
                 gives it when it accumulates gradients.)
             prompt_ids: `[B, P]`, token ids of each row's prompt, -100 at padding; default, the configuration's.
+            ctc_labels: `[B, L']`, ids of the CTC head, -100 at padding; its loss, times `ctc_weight`, is added.
 
         Returns:
             `loss` (with `labels`) and `logits` `[B, L + 1, V]`, or `[B, 1, V]` without labels: the predictions made at
             the last speech embedding and after each text token, right-aligned over the batch.
         """
-        inputs = self._layout(input_features, attention_mask, speech_embeddings, labels, prompt_ids)
+        speech_embeddings, lengths = self._hear(input_features, attention_mask, speech_embeddings)
+        inputs = self._layout(speech_embeddings, lengths, labels, prompt_ids)
         kept = 1 if labels is None else labels.shape[1] + 1
         logits = self.language_model(
             inputs_embeds=inputs.embeddings,
@@ -216,6 +254,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             predicted = logits[:, :-1].float().flatten(0, 1)
             total = F.cross_entropy(predicted, targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
             count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+            if ctc_labels is not None and self.ctc_weight:
+                total = total + self.ctc_weight * self._ctc_total(speech_embeddings, lengths, ctc_labels)
             loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
@@ -238,7 +278,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             generation_config: default, the one saved with the model.
             options: any of transformers' generation options (`num_beams`, `max_new_tokens`, …).
         """
-        inputs = self._layout(input_features, attention_mask, speech_embeddings, prompt_ids=prompt_ids)
+        speech, lengths = self._hear(input_features, attention_mask, speech_embeddings)
+        inputs = self._layout(speech, lengths, prompt_ids=prompt_ids)
         generation_config = copy.deepcopy(generation_config or self.generation_config)
         others = generation_config.update(**options)
         if (generation_config.num_beams or 1) > 1 and generation_config.length_penalty is None:
@@ -262,7 +303,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Returns:
             Logits `[B, L + 1, V]`, as in `forward` with labels, and what was read.
         """
-        inputs = self._layout(None, attention_mask, speech_embeddings, text, prompt_ids)
+        speech, read = self._hear(None, attention_mask, speech_embeddings)
+        inputs = self._layout(speech, read, text, prompt_ids)
         lengths, kept = inputs.mask.sum(dim=1), 1 + (text != IGNORED_LABEL).sum(dim=1)
         groups = alike(lengths) if lengths.device.type == "cpu" else [torch.arange(len(text), device=text.device)]
         logits, caches = None, []
@@ -306,26 +348,41 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             use_cache=True,
         ).logits
 
-    def _layout(
-        self,
-        input_features: Tensor | None,
-        attention_mask: Tensor | None,
-        speech_embeddings: Tensor | None,
-        labels: Tensor | None = None,
-        prompt_ids: Tensor | None = None,
-    ) -> Layout:
-        """Embed and line up prompt, speech and text."""
+    def _hear(
+        self, input_features: Tensor | None, attention_mask: Tensor | None, speech_embeddings: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Speech embeddings `[B, T', D]`, given or encoded, and their lengths `[B]`."""
         if input_features is not None and speech_embeddings is None:
             if attention_mask is None:
                 attention_mask = all_real(input_features, self.encoder.num_frames(input_features))
             encoded = self.encode(input_features, attention_mask)
-            speech_embeddings, lengths = encoded.speech_embeddings, encoded.speech_lengths
-        elif speech_embeddings is not None and input_features is None:
+            return encoded.speech_embeddings, encoded.speech_lengths
+        if speech_embeddings is not None and input_features is None:
             if attention_mask is None:
                 attention_mask = all_real(speech_embeddings, speech_embeddings.shape[1])
-            lengths = attention_mask.long().sum(dim=1)
-        else:
-            raise ValueError("give either input_features or speech_embeddings")
+            return speech_embeddings, attention_mask.long().sum(dim=1)
+        raise ValueError("give either input_features or speech_embeddings")
+
+    def _ctc_total(self, speech_embeddings: Tensor, lengths: Tensor, ctc_labels: Tensor) -> Tensor:
+        """The CTC loss of a batch, summed over the rows that have labels.
+
+        Args:
+            speech_embeddings: `[B, T', D]`, and their lengths `[B]`.
+            ctc_labels: `[B, L']`, -100 at padding.
+        """
+        assert isinstance(self.encoder, HeadedEncoder)
+        logits, frames = self.encoder.ctc_head(speech_embeddings.to(self.dtype), lengths)
+        log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)
+        is_label = ctc_labels != IGNORED_LABEL
+        losses = F.ctc_loss(
+            log_probs, ctc_labels.clamp(min=0), frames, is_label.sum(dim=1), reduction="none", zero_infinity=True
+        )
+        return losses.masked_fill(~is_label.any(dim=1), 0.0).sum()
+
+    def _layout(
+        self, speech_embeddings: Tensor, lengths: Tensor, labels: Tensor | None = None, prompt_ids: Tensor | None = None
+    ) -> Layout:
+        """Adapt, embed and line up prompt, speech and text."""
         speech, lengths = self.adapter(speech_embeddings.to(self.dtype), lengths)
         speech_mask = length_mask(lengths, speech.shape[1])
 
@@ -426,7 +483,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if config.language_model is not None:
             language_model = load_frozen_language_model(config, dtype, quantization)
         model = cls(config, encoder=encoder, language_model=language_model)
-        model.adapter.match_scale(model.get_input_embeddings().weight)
+        model.adapter.match_scale(model.sample_token_embeddings())
         return model.to(dtype)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
 
     @classmethod

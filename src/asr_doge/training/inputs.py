@@ -71,7 +71,9 @@ def leave_out_unreadable(examples: UtteranceDataset) -> tuple[UtteranceDataset, 
     readable = [utterance for utterance in examples.utterances if utterance.id not in unreadable]
     if not readable:
         raise DataError(f"none of the {len(examples)} dev utterances can be read; {next(iter(unreadable.values()))}")
-    return SpeechDataset(readable, examples.processor), unreadable
+    kept = SpeechDataset(readable, examples.processor)
+    kept.ctc_ids = examples.ctc_ids
+    return kept, unreadable
 
 
 def training_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> LengthBatches | None:
