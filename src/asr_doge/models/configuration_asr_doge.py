@@ -50,6 +50,8 @@ class ASRDogeConfig(PreTrainedConfig):
             this, since a model does not know how to listen longer than it ever has.
         ctc_head: a CTC head on the speech embeddings, of `asr_doge.models.ctc_head.CTCHeadSettings`; None for none but
             the encoder's own.
+        calibration: of word confidences, as `asr_doge.decoding.confidence.Calibration` has it (`bench/confidence.py
+            --save` fits it); None for nano's.
         train_language_model: what of the language model is trained: `none`, `lora` or `full`.
         train_encoder: what of the encoder is trained: `none`, `lora`, or `last_k`, its last layers and what follows.
         train_encoder_layers: how many of its layers `last_k` are.
@@ -77,6 +79,7 @@ class ASRDogeConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     max_audio_seconds: float = 30.0
     ctc_head: dict[str, Any] | None = None
+    calibration: dict[str, float] | None = None
     train_language_model: str = "none"
     train_encoder: str = "none"
     train_encoder_layers: int = 2

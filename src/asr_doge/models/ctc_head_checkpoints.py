@@ -90,6 +90,15 @@ def find_speech_encoder(name: str | Path, window: EncoderWindow | None = None) -
     return FoundEncoder(encoder, config.encoder_config, config.speech_encoder_fingerprint, (reference, config))
 
 
+def is_ctc_head(name: str | Path) -> bool:
+    """Whether a name is of a CTC head's folder, which holds no language model.
+
+    Raises:
+        CheckpointError: there is no such model, or it has no usable config.json.
+    """
+    return isinstance(load_model_config(find_model(name)), CTCHeadConfig)
+
+
 def load_head_weights(encoder: HeadedEncoder, reference: Reference, prefix: str = "") -> None:
     """Put the weights of a CTC head, from its folder or a checkpoint, into an encoder's head.
 
