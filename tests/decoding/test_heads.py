@@ -110,9 +110,9 @@ def test_a_bare_encoder_is_not_sent_in_a_circle(whisper_folder: Path, granite_fo
     with pytest.raises(CheckpointError, match="to hear what its CTC head holds, --decoder ctc"):
         load(granite_folder, device="cpu")
     (tmp_path / "words.txt").write_text("fox\n")
+    decoding, bare = DecodingConfig(hotwords=str(tmp_path / "words.txt")), load_encoder_alone(whisper_folder)
     with pytest.raises(ConfigError, match="--decoder ctc needs a CTC head"):
-        decoding = DecodingConfig(decoder="ctc", hotwords=str(tmp_path / "words.txt"))
-        Recognizer(load_encoder_alone(whisper_folder, device="cpu"), decoding)
+        Recognizer(bare, decoding)
 
 
 def test_hotwords_without_a_head_say_how_to_train_one(whisper_folder: Path, doge_folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from asr_doge.audio.augmentation import Augmentation
 from asr_doge.audio.reading import read_clip
@@ -33,6 +32,7 @@ from asr_doge.models import find_device
 from asr_doge.models.ctc_head_checkpoints import find_speech_encoder
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source, load_encoder
+from asr_doge.progress import progress_bar
 
 _LAST_WINDOW_SECONDS = 0.2
 """Audio that the encoder's last window of a clip stands for beyond the clip's end, on average and rounded up."""
@@ -250,13 +250,7 @@ class _Run:
         queue = [(number, batch) for number, batches in work.shards.items() for batch in batches]
         with (
             ThreadPoolExecutor(self._threads) as pool,
-            tqdm(
-                total=sum(len(batch) for _, batch in queue),
-                desc="features",
-                unit="utt",
-                dynamic_ncols=True,
-                disable=None,
-            ) as bar,
+            progress_bar(total=sum(len(batch) for _, batch in queue), desc="features", unit="utt") as bar,
         ):
             read = self._read_ahead(pool, [batch for _, batch in queue])
             for number, batches in work.shards.items():

@@ -1,8 +1,9 @@
 """The adapter as a CTC head: what it gives, compared with the language model's own token embeddings.
 
 Promises: logits are cosines, with a learned temperature, between adapter outputs and what the embedding *module* gives
-for each token (some modules scale their weights), and a learned blank; the language model is not run. An adapter trained
-so speaks in directions that the language model reads (`train --warm_up ctc`); decoded by itself it gives a draft.
+for each token (some modules scale their weights), and a learned blank; the language model is not run. An adapter
+trained so speaks in directions that the language model reads (`train --warm_up ctc`); decoded by itself it gives a
+draft.
 It knows the tokens that the training texts use, and no others. It does not know how it is trained.
 """
 

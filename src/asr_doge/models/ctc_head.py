@@ -32,8 +32,8 @@ class CTCHeadSettings:
     """The `ctc_head` of a model's configuration.
 
     Attributes:
-        type: `linear` (one layer), `blstm`, `conformer` (Granite Speech's blocks), or `adapter`, the adapter itself (see
-            `asr_doge.models.adapter_ctc`), for which only the tokens below matter.
+        type: `linear` (one layer), `blstm`, `conformer` (Granite Speech's blocks), or `adapter`, the adapter itself
+            (see `asr_doge.models.adapter_ctc`), for which only the tokens below matter.
         stack: neighbouring speech embeddings joined into one frame of the head.
         hidden_dim: width of the conformer, or of each direction of the LSTM.
         layers: of either.

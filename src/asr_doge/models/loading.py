@@ -162,9 +162,11 @@ def load_encoder_alone(
         return _load_headed_encoder(reference, config, "", found_device, dtype, quantization)
     if not isinstance(config, ASRDogeConfig):
         encoder = load_encoder(reference, config, dtype, quantization)
-    elif config.speech_encoder is None or config.train_encoder != "none":  # wholly or partly the checkpoint's own
-        return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
-    elif config.ctc_head is not None and config.ctc_head["type"] == "adapter":  # which is compared with tokens
+    elif (
+        config.speech_encoder is None
+        or config.train_encoder != "none"
+        or (config.ctc_head is not None and config.ctc_head["type"] == "adapter")
+    ):  # wholly or partly the checkpoint's own
         return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
     elif config.ctc_head is not None:
         return _load_headed_encoder(reference, config, HEAD_PREFIX, found_device, dtype, quantization)

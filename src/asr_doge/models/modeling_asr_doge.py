@@ -10,7 +10,7 @@ and `read_on` are what `asr_doge.decoding` builds on.
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -174,7 +174,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def sample_token_embeddings(self, most: int = 4096) -> Tensor:
-        """What the embedding module gives for at most so many tokens, `[V, H]`; some scale their weights (Gemma: 25)."""
+        """What the embedding module gives for at most so many tokens, `[V, H]`; Gemma's scales its weights."""
         module = self.get_input_embeddings()
         ids = torch.arange(0, module.num_embeddings, -(-module.num_embeddings // most), device=module.weight.device)
         given: Tensor = module(ids)
@@ -235,29 +235,51 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Returns:
             `loss` (with `labels`) and `logits` `[B, L + 1, V]`, or `[B, 1, V]` without labels: the predictions made at
-            the last speech embedding and after each text token, right-aligned over the batch.
+            the last speech embedding and after each text token, right-aligned over the batch. In training mode only
+            those that a label is compared with, `[1, labels, V]`: a large vocabulary costs more than all the rest.
         """
         speech_embeddings, lengths = self._hear(input_features, attention_mask, speech_embeddings)
         inputs = self._layout(speech_embeddings, lengths, labels, prompt_ids)
         kept = 1 if labels is None else labels.shape[1] + 1
-        logits = self.language_model(
-            inputs_embeds=inputs.embeddings,
-            attention_mask=inputs.mask,
-            position_ids=inputs.position_ids,
-            logits_to_keep=kept,
-            use_cache=False,
-        ).logits
+        # Labels padded past what the longest row holds leave fewer positions than L + 1.
+        targets = None if inputs.labels is None else inputs.labels[:, 1 - min(kept, inputs.labels.shape[1]) :]
+        packs = self.training and targets is not None
+        with self._heads_input(targets) if packs else nullcontext():
+            logits = self.language_model(
+                inputs_embeds=inputs.embeddings,
+                attention_mask=inputs.mask,
+                position_ids=inputs.position_ids,
+                logits_to_keep=kept,
+                use_cache=False,
+            ).logits
         loss = None
-        if inputs.labels is not None:
-            # Labels padded past what the longest row holds leave fewer positions than L + 1.
-            targets = inputs.labels[:, 1 - logits.shape[1] :]
-            predicted = logits[:, :-1].float().flatten(0, 1)
-            total = F.cross_entropy(predicted, targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
+        if targets is not None:
+            predicted = (logits if packs else logits[:, :-1]).float().flatten(0, 1)
+            compared = targets[targets != IGNORED_LABEL] if packs else targets.flatten()
+            total = F.cross_entropy(predicted, compared, ignore_index=IGNORED_LABEL, reduction="sum")
             count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
             if ctc_labels is not None and self.ctc_weight:
                 total = total + self.ctc_weight * self._ctc_total(speech_embeddings, lengths, ctc_labels)
             loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    @contextmanager
+    def _heads_input(self, targets: Tensor) -> Iterator[None]:
+        """The language model's head sees, for a while, only the positions whose prediction has a target.
+
+        Args:
+            targets: `[B, K]`, of the K positions before the last, -100 for none.
+        """
+        has_target = F.pad(targets != IGNORED_LABEL, (0, 1))
+
+        def pack(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (inputs[0][has_target][None], *inputs[1:])
+
+        hook = self.get_output_embeddings().register_forward_pre_hook(pack)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # speech in, where the mixin takes ids

@@ -29,6 +29,7 @@ from transformers.trainer import SCHEDULER_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.data.batching import LengthBatches, SharedBatches
+from asr_doge.data.like_batches import LikeBatches
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import AudioError, TrainingError
 from asr_doge.models import ASRDogeForConditionalGeneration
@@ -63,7 +64,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         self,
         *arguments: Any,
         schedule: Schedule,
-        batches: LengthBatches | None,
+        batches: LengthBatches | LikeBatches | None,
         evaluation_batches: SharedBatches,
         utterances: Sequence[Utterance],
         unreadable: Mapping[str, str],
@@ -139,7 +140,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         """This process's part of the dev set: accelerate's would be batches by count."""
         return self._loader(self.eval_dataset, self.evaluation_batches)
 
-    def _loader(self, examples: Any, batches: LengthBatches | SharedBatches) -> DataLoader[Any]:
+    def _loader(self, examples: Any, batches: LengthBatches | LikeBatches | SharedBatches) -> DataLoader[Any]:
         return DataLoader(
             examples,
             batch_sampler=batches,

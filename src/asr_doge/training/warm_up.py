@@ -1,8 +1,8 @@
 """The warm-up stage of `train`: the adapter learns by CTC, before the language model is asked anything.
 
-Promises: the adapter starts where the language model can hear it, at the loudness of its token embeddings; the language
-model is not run; it is all from the feature cache. An interrupted stage is gone on with, a finished one is not repeated,
-and either way the run after it is the same.
+Promises: the adapter starts where the language model can hear it, at the loudness of its token embeddings; the
+language model is not run; it is all from the feature cache. An interrupted stage is gone on with, a finished one is not
+repeated, and either way the run after it is the same.
 It does not know what comes after.
 """
 
@@ -166,6 +166,7 @@ def _arguments(config: TrainConfig, bf16: bool) -> TrainingArguments:
         max_grad_norm=config.max_grad_norm,
         save_steps=min(STEPS_BETWEEN_CHECKPOINTS, config.warm_up_steps),
         logging_steps=logging_steps(STEPS_BETWEEN_CHECKPOINTS),
+        logging_first_step=True,
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
