@@ -13,7 +13,7 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 30.0
 
 
-class ProgressLines(tqdm):
+class ProgressLines(tqdm):  # type: ignore[misc]  # whose stubs are not installed
     """A bar that is a line each time."""
 
     @staticmethod
@@ -34,7 +34,7 @@ class ProgressLines(tqdm):
         """End with a last line, if there was any: `tqdm` would add an empty one."""
         if self.disable:
             return
-        self.disable = True
+        self.disable: bool = True
         self._decr_instances(self)
         if self.last_print_t >= self.start_t + self.delay:
             self.display()

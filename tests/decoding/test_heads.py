@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr_doge.decoding import DecodingConfig
+from asr_doge.decoding import DecoderName, DecodingConfig
 from asr_doge.decoding.confidence import Calibration
 from asr_doge.decoding.decoders import LENGTH_ANYWAY, LENGTH_PER_SECOND
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.inference.transcription import load
 from asr_doge.models import LoadedModel, assemble_model, load_encoder_alone
-from asr_doge.models.ctc_head import CTCHeadSettings
+from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder
 from asr_doge.models.ctc_vocabulary import LEAST_OCCURRENCES, CTCVocabulary
 from tests.models import tiny
 
+DECODERS: tuple[DecoderName, ...] = ("draft", "greedy", "ctc")
 CLIPS = [tiny.random_waveform(seconds, seed=i) for i, seconds in enumerate((0.8, 2.1))]
 
 
@@ -26,6 +27,7 @@ def model_with(vocabulary: CTCVocabulary, whisper_folder: Path, doge_folder: Pat
         whisper_folder, doge_folder, encoder_window="clip", device="cpu", dtype=torch.float64, adapter_stack=5
     )
     loaded.model.add_ctc_head(CTCHeadSettings(vocabulary.tokens, vocabulary.merges, "conformer", 2, 8, 1, 0.0))
+    assert isinstance(loaded.model.encoder, HeadedEncoder)
     tiny.randomize(loaded.model.encoder.ctc_head, seed=5)
     tiny.randomize(loaded.model.adapter, seed=6)
     return loaded
@@ -59,20 +61,15 @@ def test_a_headed_model_verifies_its_draft_and_times_its_words(
     assert all(word.log_posterior is not None for word in draft if word.text.isalpha() and word.text.isascii())
 
 
-def test_hotwords_are_spotted_by_a_head_of_characters_only(
-    whisper_folder: Path, doge_folder: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("units", ["characters", "bpe"])
+def test_hotwords_are_spotted(whisper_folder: Path, doge_folder: Path, tmp_path: Path, units: str) -> None:
     (tmp_path / "words.txt").write_text("fox\n")
-    settings = DecodingConfig(hotwords=str(tmp_path / "words.txt"), hotword_weight=1e6, guard_silence=False)
-    loaded = model_with(VOCABULARIES["characters"], whisper_folder, doge_folder)
-    alone = Recognizer(loaded, DecodingConfig(decoder="ctc", **_hotwords(settings))).recognize(CLIPS)
+    settings = DecodingConfig(
+        decoder="ctc", hotwords=str(tmp_path / "words.txt"), hotword_weight=1e6, guard_silence=False
+    )
+    loaded = model_with(VOCABULARIES[units], whisper_folder, doge_folder)
+    alone = Recognizer(loaded, settings).recognize(CLIPS)
     assert all("fox" in recognition.text.split() for recognition in alone)
-    with pytest.raises(ConfigError, match="--hotwords needs a CTC head that writes characters"):
-        Recognizer(model_with(VOCABULARIES["bpe"], whisper_folder, doge_folder), settings)
-
-
-def _hotwords(settings: DecodingConfig) -> dict[str, object]:
-    return {name: getattr(settings, name) for name in ("hotwords", "hotword_weight", "guard_silence")}
 
 
 def test_without_a_head_a_text_is_as_long_as_its_clip_allows(whisper_folder: Path, doge_folder: Path) -> None:

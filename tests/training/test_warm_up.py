@@ -6,10 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch import nn
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from asr_doge.decoding import DecodingConfig
+from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.manifest import Utterance, read_manifest
+from asr_doge.decoding import DecoderName, DecodingConfig
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import ConfigError
+from asr_doge.inference.configuration import FeaturesConfig
+from asr_doge.inference.features import compute_features
 from asr_doge.models import LoadedModel, assemble_model, load_model
 from asr_doge.models.adapter_ctc import AdapterCTCHead
 from asr_doge.models.ctc_head import HeadedEncoder
@@ -30,9 +36,6 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def whisper_cache(corpus: Path, whisper_folder: Path, tmp_path: Path) -> Path:
-    from asr_doge.inference.configuration import FeaturesConfig
-    from asr_doge.inference.features import compute_features
-
     options = FeaturesConfig(str(corpus), str(tmp_path / "cache"), str(whisper_folder), "clip", device="cpu")
     return Path(compute_features(options).folder)
 
@@ -58,15 +61,13 @@ def test_logits_are_cosines_to_what_the_embedding_module_gives(granite_folder: P
     assert head.vocabulary.text(head.vocabulary.ids("well all fox")).strip() == "well all fox"
 
 
-def _utterances(*texts: str) -> list:
-    from asr_doge.data.manifest import Utterance
-
+def _utterances(*texts: str) -> list[Utterance]:
     return [Utterance(str(number), Path("x.wav"), text, text, 1.0) for number, text in enumerate(texts)]
 
 
 def test_the_stage_sets_the_adapter_before_the_run(run: Train, settings: Settings, tmp_path: Path) -> None:
     run(tmp_path / "cold", epochs=1)
-    run(tmp_path / "warm", epochs=1, learning_rate=1e-2, **{k: v for k, v in WARM.items() if k != "epochs"})
+    run(tmp_path / "warm", **{**WARM, "epochs": 1})
     stage = load_file(tmp_path / "warm" / "warm_up" / "finished.safetensors")
     assert {name.partition(".")[0] for name in stage} == {"head", "adapter"}
     assert not list((tmp_path / "warm" / "warm_up").glob("checkpoint-*"))
@@ -76,23 +77,17 @@ def test_the_stage_sets_the_adapter_before_the_run(run: Train, settings: Setting
 def test_the_adapter_is_then_as_loud_as_token_embeddings(
     run: Train, settings: Settings, tmp_path: Path, granite_folder: Path, doge_folder: Path, cache: Path
 ) -> None:
-    from asr_doge.data.feature_cache import FeatureCache
-
     run(tmp_path, **{**WARM, "epochs": 1})
     loaded = assemble_model(granite_folder, doge_folder, device="cpu", adapter_hidden_dim=32)
     stage = load_file(tmp_path / "warm_up" / "finished.safetensors")
     weights = {name.removeprefix("adapter."): stage[name] for name in stage if name.startswith("adapter.")}
     loaded.model.adapter.load_state_dict(weights)
     features = FeatureCache.open(cache)
-    dev = [row[0] for row in (line.split('"id": "')[1].split('"') for line in _dev_lines(cache))]
+    dev = read_manifest(cache.parent / "dev_manifest.json")
     with torch.no_grad():
-        given = torch.cat([loaded.model.adapter.layers(features[utterance].float()) for utterance in dev])
+        given = torch.cat([loaded.model.adapter.layers(features[utterance.id].float()) for utterance in dev])
     wanted = loaded.model.get_input_embeddings().weight.square().mean().sqrt()
     assert abs(given.square().mean().sqrt() / wanted - 1) < 0.05
-
-
-def _dev_lines(cache: Path) -> list[str]:
-    return (cache.parent / "dev_manifest.json").read_text().splitlines()
 
 
 @pytest.mark.parametrize("killed_at", [3, 7])
@@ -146,9 +141,10 @@ def test_a_head_is_trained_beside_the_adapter_and_drafts_for_it(
     loaded = load_model(result.final_dir, device="cpu")
     assert loaded.model.encoder.has_ctc
     waveforms = [tiny.random_waveform(seconds, seed=i) for i, seconds in enumerate((0.8, 1.7))]
+    decoders: tuple[DecoderName, ...] = ("draft", "greedy", "ctc")
     texts = {
         decoder: Recognizer(loaded, DecodingConfig(decoder=decoder, guard_silence=False)).recognize(waveforms)
-        for decoder in ("draft", "greedy", "ctc")
+        for decoder in decoders
     }
     assert [one.text for one in texts["draft"]] == [one.text for one in texts["greedy"]]
 
@@ -179,8 +175,6 @@ def test_the_loss_is_both(whisper_folder: Path, doge_folder: Path) -> None:
 
 
 def test_gemma_scales_its_embeddings(whisper_folder: Path, tmp_path: Path) -> None:
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
     tokenizer = tiny.tokenizer()
     config = Gemma3TextConfig(
         vocab_size=len(tokenizer),
@@ -199,7 +193,9 @@ def test_gemma_scales_its_embeddings(whisper_folder: Path, tmp_path: Path) -> No
     loaded: LoadedModel = assemble_model(
         whisper_folder, tmp_path / "gemma", device="cpu", adapter_stack=5, adapter_output_norm=True
     )
-    stored = gemma.get_input_embeddings().weight.square().mean().sqrt()
+    embedding, norm = gemma.get_input_embeddings(), loaded.model.adapter.norm
+    assert isinstance(embedding, nn.Embedding)
+    assert isinstance(norm, nn.RMSNorm)
+    stored = embedding.weight.square().mean().sqrt()
     expected = stored * 64**0.5  # Gemma's own scale is the root of the width
-    norm = loaded.model.adapter.norm.weight
-    assert torch.allclose(norm, expected.expand_as(norm), rtol=0.05)
+    assert torch.allclose(norm.weight, expected.expand_as(norm.weight), rtol=0.05)

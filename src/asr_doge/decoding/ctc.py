@@ -42,14 +42,12 @@ def ctc_log_posteriors(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[NDArray[
 
 
 def letter_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
-    """The labels that stand for each letter of a text, of those that the head can write.
+    """The labels that stand for each letter of a text, of those that the head can write; for each piece, for BPE.
 
-    A letter counts in either case, for a text may be lower-cased where the head's is not. Of a head that writes pieces
-    of words, the pieces stand for letters: those of the form of the text that it can write the most of.
+    A letter counts in either case, for a text may be lower-cased where the head's is not.
     """
-    if encoder.ctc_units != "characters":
-        spelled = [encoder.ctc_ids(form) for form in (text, text.lower(), text.upper())]
-        return [(piece,) for piece in max(spelled, key=lambda ids: len(encoder.ctc_text(ids)))]
+    if encoder.ctc_units == "bpe":
+        return [(label,) for label in encoder.ctc_ids(" ".join(text.split()))]
     letters = []
     for letter in text:
         forms = [encoder.ctc_ids(form) for form in sorted({letter, letter.lower(), letter.upper()})]

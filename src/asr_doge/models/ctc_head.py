@@ -174,7 +174,9 @@ def _block_config(settings: CTCHeadSettings) -> GraniteSpeechEncoderConfig:
 class Head(Protocol):
     """What `HeadedEncoder` asks of a head, which is a module too."""
 
-    vocabulary: CTCVocabulary
+    @property
+    def vocabulary(self) -> CTCVocabulary:
+        """What it writes."""
 
     @property
     def stack(self) -> int:

@@ -38,7 +38,7 @@ def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
 def _use_of(config: PreTrainedConfig) -> str:
     """What another kind of model can be used for here."""
     if isinstance(config, CTCHeadConfig):
-        return "it is a CTC head without a language model: give --decoder ctc"
+        return "it is a CTC head without a language model, which --decoder ctc hears"
     family = ENCODERS.get(config.model_type)
     if family is None:
         return "to train an adapter on it give it as --language_model"

@@ -244,7 +244,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # Labels padded past what the longest row holds leave fewer positions than L + 1.
         targets = None if inputs.labels is None else inputs.labels[:, 1 - min(kept, inputs.labels.shape[1]) :]
         packs = self.training and targets is not None
-        with self._heads_input(targets) if packs else nullcontext():
+        with self._heads_input(targets) if targets is not None and packs else nullcontext():
             logits = self.language_model(
                 inputs_embeds=inputs.embeddings,
                 attention_mask=inputs.mask,
