@@ -119,8 +119,8 @@ def _write_all(loaded: LoadedModel, folder: Path) -> None:
     """Everything that an export holds, the graphs compared with the model."""
     cache = _some_cache(loaded.model)
     batch = _noise(loaded)
-    _write_graph(HearingGraph(loaded.model), batch, folder / HEARING)
-    _write_graph(ReadingGraph(loaded.model), _some_reading(loaded.model, cache), folder / READING)
+    write_graph(HearingGraph(loaded.model), batch, folder / HEARING)
+    write_graph(ReadingGraph(loaded.model), _some_reading(loaded.model, cache), folder / READING)
     _check(loaded, batch, cache, folder)
     if isinstance(loaded.processor.feature_extractor, LogMelFeatureExtractor):
         np.save(folder / "mel_filters.npy", mel_filters().numpy().astype(np.float32))
@@ -167,7 +167,7 @@ def _some_reading(model: ASRDogeForConditionalGeneration, cache: Tensor) -> tupl
     return torch.tensor([[3, SPEECH_TOKEN, 4]] * batch), speech, torch.ones(batch, past + 3, dtype=torch.long), cache
 
 
-def _write_graph(graph: HearingGraph | ReadingGraph, inputs: tuple[Tensor, ...], path: Path) -> None:
+def write_graph(graph: HearingGraph | ReadingGraph, inputs: tuple[Tensor, ...], path: Path) -> None:
     """Trace a graph over example inputs and save it."""
     shapes = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in graph.axes.items()}
     with torch.inference_mode(), _quiet(), _unscaled_positions(graph):
