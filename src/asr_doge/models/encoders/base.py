@@ -37,6 +37,8 @@ class SpeechEncoder(nn.Module, ABC):
 
     Class attributes:
         model_type: the transformers `model_type` of the checkpoints this family reads.
+        unread_settings: names, as patterns, of those parts of a checkpoint's configuration that this encoder does not
+            read, such as those of a language model beside it. Feature caches outlive a change of them.
         has_ctc: whether there is a CTC head (`ctc_logits`, `ctc_text` and `ctc_ids` then work).
 
     Attributes:
@@ -46,6 +48,7 @@ class SpeechEncoder(nn.Module, ABC):
     """
 
     model_type: ClassVar[str]
+    unread_settings: ClassVar[tuple[str, ...]] = ()
     has_ctc: ClassVar[bool]
     hidden_size: int
     frame_rate_hz: float
