@@ -9,9 +9,10 @@ It does not hold weights, nor check that the frozen parts can be reached.
 from collections.abc import Callable
 from typing import Any, get_args
 
-from transformers import CONFIG_MAPPING, AutoConfig, DogeConfig, GraniteSpeechConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, GraniteSpeechConfig, PreTrainedConfig
 
 from asr_doge.errors import ConfigError
+from asr_doge.models.early_doge import EarlyDogeConfig
 from asr_doge.published import (
     DEFAULT_LANGUAGE_MODEL,
     DEFAULT_PROMPT,
@@ -135,9 +136,9 @@ def published_encoder_config() -> GraniteSpeechConfig:
     )
 
 
-def published_text_config() -> DogeConfig:
-    """The shapes of SmallDoge/Doge-320M."""
-    return DogeConfig(
+def published_text_config() -> EarlyDogeConfig:
+    """The shapes of SmallDoge/Doge-320M, which is of Doge's early layout."""
+    return EarlyDogeConfig(
         vocab_size=32768,
         hidden_size=1024,
         intermediate_size=2048,

@@ -5,7 +5,6 @@ it is written whole or not at all. `find_speech_encoder` is how every verb finds
 It does not know how a head is trained.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from asr_doge.models.checkpoints import Reference, check_keys, check_shapes, fin
 from asr_doge.models.configuration_asr_doge import sub_config
 from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.models.encoders import encoder_family, set_encoder_window
+from asr_doge.models.whole_folder import whole_folder
 from asr_doge.published import EncoderWindow
 
 
@@ -119,14 +119,7 @@ def load_head_weights(encoder: HeadedEncoder, reference: Reference, prefix: str 
 
 def save_head(folder: Path, config: CTCHeadConfig, weights: dict[str, torch.Tensor]) -> None:
     """Write a CTC head's folder, whole or not at all; one that is there is replaced."""
-    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    config.save_pretrained(partial)
-    save_file(
-        {name: weights[name].contiguous() for name in sorted(weights)}, partial / SAFE_WEIGHTS_NAME, {"format": "pt"}
-    )
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(folder) as partial:
+        config.save_pretrained(partial)
+        ordered = {name: weights[name].contiguous() for name in sorted(weights)}
+        save_file(ordered, partial / SAFE_WEIGHTS_NAME, {"format": "pt"})

@@ -13,11 +13,7 @@ from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
 from asr_doge.models.encoders import ENCODERS, SpeechEncoder
 from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
-from asr_doge.models.language_model import (
-    load_language_model,
-    load_quantized_language_model,
-    rename_language_model_key,
-)
+from asr_doge.models.language_model import load_language_model, rename_language_model_key
 from asr_doge.published import Quantization
 
 
@@ -78,9 +74,8 @@ def load_frozen_language_model(
     reference = _find_part("language_model", str(config.language_model), config.language_model_revision)
     found = weights_fingerprint(reference, rename_language_model_key)
     config.language_model_fingerprint = _same_fingerprint(reference, config.language_model_fingerprint, found)
-    quantize = quantization == "int8" and config.train_language_model == "none"
-    load = load_quantized_language_model if quantize else load_language_model
-    return load(reference, config.text_config, dtype)
+    is_frozen = config.train_language_model == "none"
+    return load_language_model(reference, config.text_config, dtype, quantization if is_frozen else "none")
 
 
 def _find_part(field: str, name: str, revision: str | None) -> Reference:

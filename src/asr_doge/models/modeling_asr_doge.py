@@ -35,11 +35,9 @@ from asr_doge.models.checkpoints import (
 )
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
-from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family, length_mask
+from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, length_mask
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
-from asr_doge.models.language_model import (
-    build_language_model,
-)
+from asr_doge.models.language_model import build_language_model
 from asr_doge.models.layout import IGNORED_LABEL, Layout, Reading, alike, all_real, line_up
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.published import Quantization
@@ -98,6 +96,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         encoder = encoder or encoder_family(config.encoder_config)(config.encoder_config)
         self.encoder = with_head(encoder, config.ctc_head)
         self.language_model = language_model or build_language_model(config.text_config)
+        if self.language_model.config.model_type != config.text_config.model_type:  # its files did not say its layout
+            config.text_config = self.language_model.config
         # What its publisher set for chatting (sampling, repetition penalty) would fill every gap in our own.
         self.language_model.generation_config = GenerationConfig()
         self.adapter = Adapter(config, self.encoder.hidden_size, self.get_input_embeddings().embedding_dim)
@@ -203,13 +203,9 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attention_mask: `[B, T]`, 1 at real frames.
             return_ctc_logits: also return the CTC head's logits.
         """
-        lengths = attention_mask.long().sum(dim=1)
-        features = input_features.to(self.dtype)
-        # Never in the lower precision that the parts being trained may run in: the feature cache holds what full
-        # precision gives, and training from it and without it must be the same.
         needs_gradients = torch.is_grad_enabled() and self.config.train_encoder != "none"
-        with torch.autocast(device_type=features.device.type, enabled=False), torch.set_grad_enabled(needs_gradients):
-            return self.encoder(features, lengths, return_ctc_logits)
+        with torch.set_grad_enabled(needs_gradients):
+            return encode(self.encoder, input_features, attention_mask, return_ctc_logits)
 
     def forward(
         self,
