@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     _open_standard_streams()
     output = _Output(sys.stdout)
-    with redirect_stdout(output):  # type: ignore[type-var]  # it has what a file has, by `__getattr__`
+    with redirect_stdout(output):
         try:
             code = _run(list(sys.argv[1:] if arguments is None else arguments))
             output.flush()
@@ -36,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _fail(f"error: {os.fsdecode(error.filename)}: {error.strerror}")
         except KeyboardInterrupt:
             code = 130
-            with suppress(OSError):
-                print("\ninterrupted", file=sys.stderr)
+            _fail("\ninterrupted")
     return code if output.error is None else output.lost()
 
 
@@ -89,8 +88,8 @@ class _Output:
 
     def lost(self) -> int:
         """Let what could not be written vanish, and say so if nobody meant it; returns the exit code."""
-        if self._file is not None:  # else Python complains when it flushes at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
+        if self._file is not None:
+            _forget(self._file)
         if isinstance(self.error, BrokenPipeError):
             return 141
         reason = self.error.strerror if self.error else None
@@ -127,6 +126,13 @@ def _usage() -> str:
 
 
 def _fail(message: str) -> int:
-    with suppress(OSError):  # standard error may be gone too; the exit code is left
+    try:
         print(message, file=sys.stderr, flush=True)
+    except OSError:  # the exit code is left
+        _forget(sys.stderr)
     return 2
+
+
+def _forget(file: TextIO) -> None:
+    """Let what could not be written vanish, else Python complains when it tries again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())

@@ -30,7 +30,7 @@ from asr_doge.inference.output import (
     text_line,
     tsv_rows,
 )
-from asr_doge.inference.output_folder import OutputFolder
+from asr_doge.inference.output_folder import OutputFolder, State
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.transcription import Transcriber, load
 
@@ -173,7 +173,7 @@ def _wanted(
     if config.overwrite:
         return wanted, []
     place = config.output_dir
-    notes = {
+    notes: dict[State, str] = {
         "done": f"already in {place}, left as they are; --overwrite makes them anew",
         "foreign": f"in {place} made by something else, left as they are; --overwrite replaces them",
         "changed": f"in {place} were of another recording, model or settings, and are made anew",

@@ -87,5 +87,8 @@ class FeaturesConfig:
     """Threads that read audio."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    verify: bool = False
+    """Read every recording to compare its content with that which was encoded: finds those that were replaced by others
+    of the same size and time of change. Else a recording is read only where its time of change has changed."""
     overwrite: bool = False
     """Replace the features of another encoder or storage that are in output_dir."""

@@ -30,7 +30,8 @@ from asr_doge.inference.results import (
     Word,
 )
 from asr_doge.inference.segmentation import Piece, pieces_of, stitch
-from asr_doge.inference.sources import Source, as_sources, path_of, source_blocks
+from asr_doge.inference.sources import Source as Source
+from asr_doge.inference.sources import as_sources, path_of, source_blocks
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.published import Dtype, Quantization
