@@ -134,7 +134,13 @@ def _expand(files: Sequence[str]) -> tuple[list[Path | FailedTranscription], dic
     """
     sources: list[Path | FailedTranscription] = []
     names: dict[Path, Path] = {}
-    for path in map(Path, files):
+    for name in files:
+        path = Path(name)
+        if not name:  # a variable of a shell that is not set
+            sources.append(
+                FailedTranscription(AudioError("an argument is empty: name a recording, or . for this folder"))
+            )
+            continue
         try:
             is_folder = os.path.isdir(path)  # noqa: PTH112 - False where Path.is_dir raises, as for a name too long
             found = {file: file.relative_to(path) for file in find_audio_files(path)} if is_folder else None
