@@ -5,6 +5,7 @@ import shutil
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def test_silence_in_a_batch_shifts_no_language(brief_folder: Path, tmp_path: Pat
 
 
 def test_one_in_one_out_list_in_list_out(transcriber: Transcriber, alone: list[str]) -> None:
-    assert transcriber.transcribe([]) == []
+    nothing: list[transcription.Source] = []
+    assert transcriber.transcribe(nothing) == []
     one = transcriber.transcribe(WAVEFORMS[0])
     assert (one.text, one.duration, one.path) == (alone[0], SECONDS[0], None)
     assert transcriber.transcribe(WAVEFORMS[:1]) == transcriber.transcribe((WAVEFORMS[0],)) == [one]
@@ -132,7 +134,7 @@ def test_any_format_rate_and_channels_in_order(transcriber: Transcriber, tmp_pat
         tmp_path / "voice.ogg",
     ]
     for result, source in zip(results, sources, strict=True):
-        waveform = read_audio(source) if isinstance(source, Path) else source
+        waveform: Any = read_audio(source) if isinstance(source, Path) else source
         assert isinstance(result, Transcription)
         assert result.text == text_of(transcriber, waveform)
         assert result.duration == pytest.approx(len(waveform) / RATE)

@@ -18,7 +18,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -40,6 +39,7 @@ from asr_doge.data.feature_shards import (
     shard_bytes,
     to_storage,
 )
+from asr_doge.data.fingerprints import KnownCopies
 from asr_doge.data.manifest import Utterance, id_digest
 from asr_doge.data.sharding import WHOLE, Shard
 from asr_doge.data.stores import LocalStore, Store, open_store
@@ -49,19 +49,6 @@ _SHARD_NAME = re.compile(r"features-(\d{5,})-of-(\d{5,})\.safetensors")
 _OPEN_SHARDS = 1024  # a process may map only so many files
 _REMEDY = "run 'asr-doge features' again"
 _OTHER_SOURCE_REMEDY = "with another --output_dir, or with --overwrite to replace them"
-
-
-def audio_stamp(path: str | os.PathLike[str]) -> str:
-    """Size and time of change of a recording; another stamp means that its features must be computed again.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    try:
-        status = Path(path).stat()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): correct the manifest or restore the file") from None
-    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def shard_count(seconds: float, shard_seconds: float) -> int:
@@ -127,7 +114,7 @@ class FeatureCacheWriter:
         return number if number % self._part.count == self._part.index - 1 else None
 
     def holds(self, utterance_id: str, stamp: str | None, copies: int = 1) -> bool:
-        """Whether the features of the recording with this `audio_stamp` are there, so that nothing need be computed.
+        """Whether the features of the recording with this stamp are there, so that nothing need be computed.
 
         Args:
             utterance_id: any text.
@@ -136,6 +123,11 @@ class FeatureCacheWriter:
         """
         _, entry = self._index.entries.get(utterance_id, (None, None))
         return entry is not None and stamp in (None, entry.stamp) and len(entry.copies) == copies
+
+    def stamp(self, utterance_id: str) -> str | None:
+        """The stamp of the recording whose features are there."""
+        _, entry = self._index.entries.get(utterance_id, (None, None))
+        return None if entry is None else entry.stamp
 
     def unreadable(self, utterance_id: str) -> str | None:
         """Why the utterance had no features when it was last tried, if it had none."""
@@ -237,7 +229,7 @@ class ShardWriter:
 
         Args:
             utterance_id: any text.
-            stamp: `audio_stamp` of the recording, taken before it was encoded.
+            stamp: `fingerprint` of the recording, taken before it was encoded.
             copies: of the recording itself, then of its augmented copies.
         """
         for features in copies:
@@ -319,7 +311,7 @@ class FeatureCache:
         return self._index.unreadable
 
     def stamp(self, utterance_id: str) -> str:
-        """The `audio_stamp` of the recording when its features were computed."""
+        """The `fingerprint` of the recording when its features were computed."""
         return self._find(utterance_id)[1].stamp
 
     def num_copies(self, utterance_id: str) -> int:
@@ -341,11 +333,9 @@ class FeatureCache:
         """
         utterances = list(utterances)
         missing = [u.id for u in utterances if u.id not in self]
-        stale = [
-            u.id
-            for u in utterances
-            if u.id in self and u.audio_path.exists() and audio_stamp(u.audio_path) != self.stamp(u.id)
-        ]
+        here = [u for u in utterances if u.id in self and os.path.exists(u.audio_path)]  # noqa: PTH110 - False where Path.exists raises
+        unchanged = KnownCopies(self._store).unchanged([(u.audio_path, self.stamp(u.id)) for u in here])
+        stale = [u.id for u, is_same in zip(here, unchanged, strict=True) if not is_same]
         for ids, finding in ((missing, "lacks"), (stale, "is older than the recordings of")):
             if ids:
                 raise DataError(

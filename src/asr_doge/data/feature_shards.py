@@ -75,7 +75,7 @@ class Entry(NamedTuple):
     """One utterance in a file."""
 
     stamp: str
-    """Of the recording, see `asr_doge.data.feature_cache.audio_stamp`."""
+    """Of the recording, see `asr_doge.data.fingerprints.fingerprint`."""
     copies: tuple[Rows, ...]
     """The recording itself, then its augmented copies."""
 

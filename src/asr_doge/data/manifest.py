@@ -46,8 +46,8 @@ def read_manifest(path: str | os.PathLike[str], *, need_durations: bool = True) 
 
     Args:
         path: JSON lines with `audio_path` (or `audio_filepath`; relative to the manifest's folder, or absolute),
-            `text`, `duration`, and optionally `id` (default: the recording's name without its ending), `raw_text`
-            (default: the text), `speaker` and `language`. Other fields are ignored.
+            `text`, `duration`, and optionally `id` (default: see `default_id`), `raw_text` (default: the text),
+            `speaker` and `language`. Other fields are ignored.
         need_durations: whether a line without a duration is an error; if not, it is read as NaN.
 
     Returns:
@@ -126,6 +126,16 @@ def sample_utterances(utterances: Sequence[Utterance], count: int) -> list[Utter
     return [utterances[index] for index in sorted(chosen)]
 
 
+def default_id(audio_path: Path, folder: Path) -> str:
+    """The id of a recording whose corpus gives it none: its path from the folder, without its ending.
+
+    Names alone are often those of several: `s1/001.wav`, `s2/001.wav`. An absolute path that leads elsewhere stays so.
+    """
+    given = audio_path.relative_to(folder) if audio_path.is_relative_to(folder) else audio_path
+    plain = Path(os.path.normpath(given))
+    return (plain.with_suffix("") if plain.stem.strip(".") else plain).as_posix()
+
+
 def id_digest(utterance_id: str) -> bytes:
     """SHA-256 of an id, from which all is drawn that is to depend on the utterance alone; of lone surrogates too."""
     return hashlib.sha256(utterance_id.encode("utf-8", "surrogatepass")).digest()
@@ -150,6 +160,8 @@ def _utterance(fields: dict[str, Any], folder: Path, need_duration: bool) -> Utt
     text = _text_field(fields, "text")
     if not audio:
         raise ValueError('no "audio_path"; name the recording')
+    if "\0" in audio:
+        raise ValueError("the path of the recording holds a null character; correct it")
     if text is None:
         raise ValueError('no "text"; give the transcript')
     if fields.get("offset"):
@@ -157,7 +169,7 @@ def _utterance(fields: dict[str, Any], folder: Path, need_duration: bool) -> Utt
     raw_text = _text_field(fields, "raw_text")
     audio_path = _absolute(Path(audio), folder)
     return Utterance(
-        id=_text_field(fields, "id") or audio_path.stem,
+        id=_text_field(fields, "id") or default_id(folder / audio, folder),
         audio_path=audio_path,
         text=text,
         raw_text=text if raw_text is None else raw_text,

@@ -22,9 +22,10 @@ class TranscribeConfig(DecodingConfig):
     format: str = "txt"
     """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; with output_dir also several, as in srt,json."""
     output_dir: str | None = None
-    """Folder for a file for each recording and format; default, everything is printed. Files that are there stay."""
+    """Folder for a file for each recording and format; default, everything is printed. Files that were made from the
+    same recording by the same model and settings stay."""
     overwrite: bool = False
-    """Transcribe recordings anew whose files are in output_dir already."""
+    """Transcribe recordings anew whose files are in output_dir already, and replace files of other origin."""
     stream: bool = False
     """Transcribe one recording while it comes in: a file, or - for standard input, which must then be 16-bit
     little-endian mono samples without a header."""
@@ -87,5 +88,8 @@ class FeaturesConfig:
     """Threads that read audio."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    verify: bool = False
+    """Read every recording to compare its content with that which was encoded: finds those that were replaced by others
+    of the same size and time of change. Else a recording is read only where its time of change has changed."""
     overwrite: bool = False
     """Replace the features of another encoder or storage that are in output_dir."""

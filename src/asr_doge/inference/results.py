@@ -7,7 +7,7 @@ segments, joined by spaces, are the text. Plain data: importing this loads neith
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr_doge.errors import AudioError
+from asr_doge.errors import ASRDogeError
 
 
 @dataclass(frozen=True)
@@ -80,5 +80,5 @@ class Transcription:
 class FailedTranscription:
     """A recording that could not be transcribed, and why, in one line."""
 
-    error: AudioError
+    error: ASRDogeError
     path: Path | None = None

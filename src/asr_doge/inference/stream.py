@@ -9,15 +9,20 @@ It does not record or print (see the command line), and looks at no clock: how o
 the audio, and if the model is slower than the speaker, whatever has come meanwhile is fed at once.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.audio.reading import prepare_waveform
+from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
+from asr_doge.errors import AudioError
 from asr_doge.inference.results import GuardAction, Segment, Transcription
 from asr_doge.inference.segmentation import Piece, Segmenter, common_prefix, stitch
+from asr_doge.inference.sources import checked_rate
 from asr_doge.inference.transcription import Transcriber, guard_actions, segment_of
 
 HOP_SECONDS = 0.32
@@ -69,8 +74,17 @@ class StreamTranscriber:
         """Audio heard so far."""
         return self._samples / SAMPLE_RATE
 
-    def feed(self, samples: NDArray[np.float32]) -> StreamUpdate | None:
-        """Take more `[samples]`, mono at 16 kHz, of any number; returns what changed, if anything did."""
+    def feed(self, samples: ArrayLike) -> StreamUpdate | None:
+        """Take more samples at 16 kHz, of any number; returns what changed, if anything did.
+
+        Args:
+            samples: `[samples]`, `[samples, channels]` or `[channels, samples]` (their mean is taken); floats in
+                [-1, 1], or integers of 8, 16 or 32 bits.
+
+        Raises:
+            AudioError: they are no samples; the stream may go on.
+        """
+        samples = _mono(samples)
         self._samples += len(samples)
         self._end_segments(self._segmenter.feed(samples))
         piece = self._segmenter.open_piece
@@ -131,11 +145,39 @@ class StreamTranscriber:
         return StreamUpdate(self.seconds, finished, " ".join(self._committed), " ".join(tentative))
 
 
-def stream(blocks: Iterable[NDArray[np.float32]], transcriber: Transcriber) -> Iterator[StreamUpdate]:
-    """Transcribe blocks `[samples]`, mono at 16 kHz, as they come, to their end."""
+def stream(
+    blocks: Iterable[ArrayLike], transcriber: Transcriber, sampling_rate: float | None = None
+) -> Iterator[StreamUpdate]:
+    """Transcribe blocks of samples as they come, to their end.
+
+    Args:
+        blocks: each as `StreamTranscriber.feed` takes it.
+        transcriber: the model.
+        sampling_rate: of the samples, in Hz; default, 16 kHz. Another delays them by a second or two.
+
+    Raises:
+        AudioError: a block is none.
+    """
     live = StreamTranscriber(transcriber)
-    for block in blocks:
+    given: Any = blocks
+    heard: Iterable[NDArray[np.float32]] = map(_mono, [given] if getattr(given, "ndim", 0) == 1 else given)
+    if sampling_rate is not None:
+        heard = resample_blocks(heard, checked_rate(sampling_rate), SAMPLE_RATE)
+    for block in heard:
         update = live.feed(block)
         if update is not None:
             yield update
     yield live.finish()
+
+
+def _mono(samples: Any) -> NDArray[np.float32]:
+    """A block as `[samples]`, which may be empty."""
+    if isinstance(samples, str | bytes | bytearray | os.PathLike):
+        kind = "bytes" if isinstance(samples, bytes | bytearray) else "a name"
+        raise AudioError(
+            f"a stream takes blocks of samples, not {kind}: for 16-bit samples pass np.frombuffer(block, np.int16), for"
+            " a file asr_doge.audio.read_blocks(path)"
+        )
+    if 0 in getattr(samples, "shape", ()) or (isinstance(samples, list | tuple) and not samples):
+        return np.zeros(0, dtype=np.float32)
+    return prepare_waveform(samples, SAMPLE_RATE, SAMPLE_RATE, "a block of the stream")

@@ -8,15 +8,15 @@ It does not print or write files (see `asr_doge.inference.output` and the comman
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from asr_doge.audio.reading import check_long_enough, prepare_waveform, read_blocks
+from asr_doge.audio.forking import in_live_threads
+from asr_doge.audio.reading import check_long_enough
 from asr_doge.audio.voice_activity import has_voice
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
@@ -30,12 +30,11 @@ from asr_doge.inference.results import (
     Word,
 )
 from asr_doge.inference.segmentation import Piece, pieces_of, stitch
+from asr_doge.inference.sources import Source as Source
+from asr_doge.inference.sources import as_sources, path_of, source_blocks
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.published import Dtype, Quantization
-
-Source = str | Path | NDArray[Any] | Tensor
-"""A file, or a mono waveform `[samples]` (or `[channels, samples]`) at 16 kHz."""
 
 LONGEST_SECONDS = 30.0
 """What an encoder alone reads at once; a whole model's configuration says it."""
@@ -45,10 +44,17 @@ WINDOW_SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Spoken:
-    """A recording and the language spoken in it; None where it is not known."""
+    """A recording, and what is known of it.
+
+    Attributes:
+        source: the recording.
+        language: spoken in it; None where it is not known.
+        sampling_rate: of its samples, in Hz; None is the transcriber's. Files state their own.
+    """
 
     source: Source
-    language: str | None
+    language: str | None = None
+    sampling_rate: float | None = None
 
 
 @dataclass
@@ -144,49 +150,63 @@ class Transcriber:
             raise ValueError("there is no whole model: only its encoder was loaded")
         return self.recognizer.loaded
 
-    # Of the two a `str` fits both, being a sequence of `str`, and is the first.
+    # What one recording is can be a sequence too; then it is the first of the two.
     @overload
-    def transcribe(self, source: Source) -> Transcription: ...  # type: ignore[overload-overlap]  # see above
+    def transcribe(self, source: Source | Sequence[float], sampling_rate: float | None = None) -> Transcription: ...  # type: ignore[overload-overlap]  # see above
 
     @overload
-    def transcribe(self, source: Sequence[Source]) -> list[Transcription]: ...
+    def transcribe(self, source: Iterable[Source], sampling_rate: float | None = None) -> list[Transcription]: ...
 
-    def transcribe(self, source: Source | Sequence[Source]) -> Transcription | list[Transcription]:
-        """Transcribe one recording, or a list of them: a list in, a list out, in order.
+    def transcribe(
+        self, source: Source | Sequence[float] | Iterable[Source], sampling_rate: float | None = None
+    ) -> Transcription | list[Transcription]:
+        """Transcribe one recording, or several: a list, or anything that gives one after the other, in, a list out.
+
+        Args:
+            source: see `Source`. A list or generator of numbers is one recording.
+            sampling_rate: of samples, in Hz; default, the model's 16 kHz. They are resampled. Files state their own.
 
         Raises:
-            AudioError: a recording cannot be read.
+            AudioError: a recording cannot be read, or it is nothing that could be one.
         """
-        if isinstance(source, Sequence) and not isinstance(source, str):
-            return [_successful(result) for result in self.transcribe_each(source)]
-        return _successful(next(self.transcribe_each([source])))
+        sources, is_one = as_sources(source)
+        results = [_successful(result) for result in self._transcribe_each(sources, lambda _: None, sampling_rate)]
+        return results[0] if is_one else results
 
     def transcribe_each(
-        self, sources: Iterable[Source | Spoken], on_progress: Callable[[float], None] = lambda seconds: None
+        self,
+        sources: Iterable[Source | Spoken],
+        on_progress: Callable[[float], None] = lambda seconds: None,
+        sampling_rate: float | None = None,
     ) -> Iterator[Transcription | FailedTranscription]:
         """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
         Args:
             sources: read one after the other, as they are needed; each may be of a language of its own.
             on_progress: called with the seconds of audio that were transcribed since the last call.
+            sampling_rate: as in `transcribe`.
         """
+        return self._transcribe_each(as_sources(sources)[0], on_progress, sampling_rate)
+
+    def _transcribe_each(
+        self, sources: Iterable[Any], on_progress: Callable[[float], None], sampling_rate: float | None
+    ) -> Iterator[Transcription | FailedTranscription]:
         recordings: deque[_Recording] = deque()
-        for pieces in self._windows(sources, recordings, on_progress):
+        each = (_spoken(source, self.language, sampling_rate) for source in sources)
+        for pieces in self._windows(each, recordings, on_progress):
             self._work_off(pieces, on_progress)
             while recordings and recordings[0].is_done:
                 yield recordings.popleft().finished(self.sampling_rate)
 
     def _windows(
-        self, sources: Iterable[Source | Spoken], recordings: deque[_Recording], on_progress: Callable[[float], None]
+        self, sources: Iterable[Spoken], recordings: deque[_Recording], on_progress: Callable[[float], None]
     ) -> Iterator[list[_Held]]:
         """Read recordings, appending them to `recordings`, and give their pieces whenever enough are held."""
         window: list[_Held] = []
-        for given in sources:
-            spoken = given if isinstance(given, Spoken) else Spoken(given, self.language)
-            source = spoken.source
-            recording = _Recording(Path(source) if isinstance(source, str | Path) else None, spoken.language)
+        for spoken in sources:
+            recording = _Recording(path_of(spoken.source), spoken.language)
             recordings.append(recording)
-            for piece in self._pieces(source, recording):
+            for piece in self._pieces(spoken, recording):
                 if piece.is_gap:
                     recording.overlaps[-1:] = [False] * bool(recording.overlaps)
                     on_progress(len(piece.samples) / self.sampling_rate)
@@ -204,22 +224,18 @@ class Transcriber:
     def _is_enough(self, window: list[_Held]) -> bool:
         return sum(len(piece.samples) for _, _, piece in window) >= WINDOW_SECONDS * self.sampling_rate
 
-    def _pieces(self, source: Source, recording: _Recording) -> Iterator[Piece]:
+    def _pieces(self, spoken: Spoken, recording: _Recording) -> Iterator[Piece]:
         """The pieces of a recording as they are read; an error ends them."""
         try:
-            yield from pieces_of(self._blocks(source, recording), self.max_seconds)
+            yield from pieces_of(self._blocks(spoken, recording), self.max_seconds)
             check_long_enough(recording.samples, self.sampling_rate, str(recording.path or "array"))
         except AudioError as error:
             recording.error = error
         recording.is_read = True
 
-    def _blocks(self, source: Source, recording: _Recording) -> Iterator[NDArray[np.float32]]:
+    def _blocks(self, spoken: Spoken, recording: _Recording) -> Iterator[NDArray[np.float32]]:
         """A recording block by block, counted."""
-        if isinstance(source, str | Path):
-            blocks = read_blocks(source, self.sampling_rate)
-        else:
-            blocks = iter([prepare_waveform(source, self.sampling_rate, self.sampling_rate)])
-        for block in blocks:
+        for block in source_blocks(spoken.source, self.sampling_rate, spoken.sampling_rate):
             recording.samples += len(block)
             yield block
 
@@ -239,8 +255,11 @@ class Transcriber:
         self, pieces: Sequence[Piece], languages: Sequence[str | None] | None = None
     ) -> list[Recognition]:
         """What was said in each piece of one batch, of files and streams; default, in the transcriber's language."""
-        return self.recognizer.recognize(
-            [piece.samples for piece in pieces], has_voice, languages or [self.language] * len(pieces)
+        return in_live_threads(
+            self.recognizer.recognize,
+            [piece.samples for piece in pieces],
+            has_voice,
+            languages or [self.language] * len(pieces),
         )
 
 
@@ -270,48 +289,60 @@ def load(
     """
     alone = decoding is not None and decoding.decoder == "ctc"
     load_parts = load_encoder_alone if alone else load_model
-    loaded = load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
+    loaded = in_live_threads(
+        lambda: load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
+    )
     return Transcriber(loaded, batch_size, decoding, language)
 
 
 @overload
 def transcribe(  # type: ignore[overload-overlap]  # as of the method above
-    source: Source,
+    source: Source | Sequence[float],
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
     language: str | None = None,
+    sampling_rate: float | None = None,
 ) -> Transcription: ...
 
 
 @overload
 def transcribe(
-    source: Sequence[Source],
+    source: Iterable[Source],
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
     language: str | None = None,
+    sampling_rate: float | None = None,
 ) -> list[Transcription]: ...
 
 
 def transcribe(
-    source: Source | Sequence[Source],
+    source: Source | Sequence[float] | Iterable[Source],
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
     language: str | None = None,
+    sampling_rate: float | None = None,
 ) -> Transcription | list[Transcription]:
     """Load a model and transcribe with it; for more than one call, keep the `Transcriber` that `load` gives.
 
     Args:
-        source: a file, a 16 kHz waveform, or a list of either.
+        source, sampling_rate: as in `Transcriber.transcribe`.
         model, device, decoding, language: as in `load`.
 
     Raises:
         AudioError: a recording cannot be read.
         CheckpointError, ConfigError: the model cannot be loaded.
     """
-    return load(model, device, decoding, language=language).transcribe(source)
+    return load(model, device, decoding, language=language).transcribe(source, sampling_rate)
+
+
+def _spoken(given: Source | Spoken, language: str | None, sampling_rate: float | None) -> Spoken:
+    """A recording with what is known of all."""
+    if not isinstance(given, Spoken):
+        return Spoken(given, language, sampling_rate)
+    return given if given.sampling_rate is not None else replace(given, sampling_rate=sampling_rate)
 
 
 def _successful(result: Transcription | FailedTranscription) -> Transcription:
