@@ -1,4 +1,4 @@
-"""A stream says early what its recording says that is cut at pauses, takes nothing back that it committed, and does bounded work."""
+"""A stream says early what its recording says that is cut at pauses, and takes nothing back, for bounded work."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

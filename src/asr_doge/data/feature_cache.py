@@ -291,8 +291,8 @@ class FeatureCache:
         """
         store = open_store(folder)
         headers, damaged = _read_headers(store)
-        for name, finding in damaged.items():
-            raise DataError(f"feature cache {store}: {name} {finding}; {_REMEDY}")
+        for name, error in damaged.items():
+            raise DataError(f"feature cache {store}: {name} {error}; {_REMEDY}")
         if not headers:
             raise DataError(f"{store} is no feature cache (no features-*.safetensors): run 'asr-doge features'")
         first = next(iter(headers.values()))

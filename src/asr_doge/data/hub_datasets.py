@@ -2,8 +2,8 @@
 
 Promises: recordings are kept as they come, undecoded, so that our own reader decodes them and nothing else is needed;
 an interrupted run goes on where it stopped; `SPLIT.jsonl` appears when all that was asked for is there. If that was
-only a part of the split, `SPLIT.jsonl.part` stays beside it, so that a later run fetches what is then asked for besides.
-It needs the `datasets` extra, and holds one utterance at a time.
+only a part of the split, `SPLIT.jsonl.part` stays beside it, so that a later run can fetch the rest. It
+needs the `datasets` extra, and holds one utterance at a time.
 """
 
 import json

@@ -2,9 +2,9 @@
 
 Promises: words that are committed are never taken back before their segment ends, and until then only more are added;
 a segment ends where somebody pauses, and is then transcribed as the same stretch of a file is that is cut at pauses, so
-that the finished transcript is that file's. A word is committed when two hypotheses in a row agree on it and on all before it. The work
-for a second of audio is bounded: only the segment that is still open is transcribed again, and the longer it is, the
-more rarely.
+that the finished transcript is that file's. A word is committed when two hypotheses in a row agree on it and on all
+before it. The work for a second of audio is bounded: only the segment that is still open is transcribed again, and the
+longer it is, the more rarely.
 It does not record or print (see the command line), and looks at no clock: how often a hypothesis is made depends on
 the audio, and if the model is slower than the speaker, whatever has come meanwhile is fed at once.
 """
