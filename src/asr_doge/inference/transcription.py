@@ -29,15 +29,18 @@ from asr_doge.inference.results import (
     Transcription,
     Word,
 )
-from asr_doge.inference.segmentation import Piece, pieces_of, stitch
+from asr_doge.inference.segmentation import Piece, pieces_of
 from asr_doge.inference.sources import Source as Source
 from asr_doge.inference.sources import as_sources, path_of, source_blocks
+from asr_doge.inference.stitching import Said, stitch
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.published import Dtype, Quantization
 
 LONGEST_SECONDS = 30.0
 """What an encoder alone reads at once; a whole model's configuration says it."""
+ROUNDING_SECONDS = 0.001
+"""What a duration in a manifest, rounded and resampled, may be short of its recording."""
 WINDOW_SECONDS = 240.0
 """Audio held in memory at once."""
 
@@ -64,8 +67,8 @@ class _Recording:
     path: Path | None
     language: str | None = None
     samples: int = 0
-    overlaps: list[bool] = field(default_factory=list)
-    segments: dict[int, Segment] = field(default_factory=dict)
+    pieces: int = 0
+    said: dict[int, Said] = field(default_factory=dict)
     guards: list[GuardAction] = field(default_factory=list)
     passes: int = 0
     is_read: bool = False
@@ -73,17 +76,17 @@ class _Recording:
 
     @property
     def is_done(self) -> bool:
-        return self.is_read and (self.error is not None or len(self.segments) == len(self.overlaps))
+        return self.is_read and (self.error is not None or len(self.said) == self.pieces)
 
     def add(self, index: int, piece: Piece, recognition: Recognition) -> None:
-        self.segments[index] = segment_of(recognition, piece)
+        self.said[index] = said_in(recognition, piece)
         self.guards += guard_actions(recognition, piece)
         self.passes += recognition.passes
 
     def finished(self, sampling_rate: int) -> Transcription | FailedTranscription:
         if self.error is not None:
             return FailedTranscription(self.error, self.path)
-        segments = stitch([segment for _, segment in sorted(self.segments.items())], self.overlaps)
+        segments = stitch([self.said[index] for index in range(self.pieces)])
         text = " ".join(segment.text for segment in segments)
         guards = tuple(sorted(self.guards, key=lambda action: action.start))
         return Transcription(text, self.samples / sampling_rate, self.path, tuple(segments), guards, self.passes)
@@ -104,6 +107,12 @@ def segment_of(recognition: Recognition, piece: Piece) -> Segment:
     )
     alternatives = tuple(Alternative(text, score) for text, score in recognition.alternatives)
     return Segment(recognition.text, start, end, words, alternatives)
+
+
+def said_in(recognition: Recognition, piece: Piece) -> Said:
+    """What was recognized in a piece of a recording, to be joined with what its neighbours hold."""
+    times = tuple((piece.start + start, min(piece.start + end, piece.end)) for start, end in recognition.times)
+    return Said(segment_of(recognition, piece), times, piece.shared)
 
 
 def guard_actions(recognition: Recognition, piece: Piece) -> list[GuardAction]:
@@ -137,7 +146,8 @@ class Transcriber:
         hearing = self.recognizer.hearing
         self.sampling_rate = hearing.sampling_rate
         longest = loaded.model.config.max_audio_seconds if isinstance(loaded, LoadedModel) else LONGEST_SECONDS
-        self.max_seconds = min(longest, hearing.max_seconds)
+        self.max_seconds = min(longest + ROUNDING_SECONDS, hearing.max_seconds)
+        self.cut_at_pauses = self.recognizer.config.cut_at_pauses
 
     @property
     def loaded(self) -> LoadedModel:
@@ -208,14 +218,13 @@ class Transcriber:
             recordings.append(recording)
             for piece in self._pieces(spoken, recording):
                 if piece.is_gap:
-                    recording.overlaps[-1:] = [False] * bool(recording.overlaps)
                     on_progress(len(piece.samples) / self.sampling_rate)
                     continue
                 if self._is_enough(window):  # now, as what is wrong with a recording shows only after its last piece
                     yield window
                     window = []
-                window.append((recording, len(recording.overlaps), piece))
-                recording.overlaps.append(piece.overlaps_next)
+                window.append((recording, recording.pieces, piece))
+                recording.pieces += 1
             if not window or self._is_enough(window):
                 yield window
                 window = []
@@ -227,7 +236,7 @@ class Transcriber:
     def _pieces(self, spoken: Spoken, recording: _Recording) -> Iterator[Piece]:
         """The pieces of a recording as they are read; an error ends them."""
         try:
-            yield from pieces_of(self._blocks(spoken, recording), self.max_seconds)
+            yield from pieces_of(self._blocks(spoken, recording), self.max_seconds, self.cut_at_pauses)
             check_long_enough(recording.samples, self.sampling_rate, str(recording.path or "array"))
         except AudioError as error:
             recording.error = error
@@ -260,6 +269,7 @@ class Transcriber:
             [piece.samples for piece in pieces],
             has_voice,
             languages or [self.language] * len(pieces),
+            timed=[bool(piece.overlap_before or piece.overlap_after) for piece in pieces],
         )
 
 
