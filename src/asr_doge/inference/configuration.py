@@ -6,6 +6,7 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 from dataclasses import dataclass, field
 from typing import Literal
 
+from asr_doge.audio.channels import Channels
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.published import DEFAULT_SPEECH_ENCODER, Dtype, Quantization
 
@@ -31,6 +32,9 @@ class TranscribeConfig(DecodingConfig):
     little-endian mono samples without a header."""
     stream_rate: int = 16000
     """Sampling rate of the samples from standard input, in Hz."""
+    channels: Channels = "mix"
+    """mix: the mean of all channels; left or right: one of two; each: every channel by itself, as for a call that was
+    recorded with one speaker on each."""
     language: str | None = None
     """Language spoken, as a code such as de or a name; it has an effect on models that were trained with {language} in
     their prompt."""

@@ -31,7 +31,7 @@ Result = Transcription | FailedTranscription
 def text_line(result: Transcription, show_path: bool) -> str:
     """The transcript, after its file's name and a tab if there are several."""
     text = _one_line(result.text)  # nothing keeps a language model from writing line breaks
-    return f"{result.path}\t{text}" if show_path else text
+    return f"{_name(result)}\t{text}" if show_path else text
 
 
 def json_document(results: Sequence[Result], model: str) -> str:
@@ -52,7 +52,7 @@ def stream_line(update: "StreamUpdate") -> str:
 
 def tsv_rows(result: Transcription) -> list[str]:
     """A row for each segment, under `TSV_HEADER`."""
-    path = _one_line(str(result.path or ""))
+    path = _one_line(_name(result))
     return [f"{path}\t{s.start:.3f}\t{s.end:.3f}\t{_one_line(s.text)}" for s in _segments(result)]
 
 
@@ -81,7 +81,7 @@ def ctm_rows(result: Transcription, name: str | None = None) -> list[str]:
     name = name or _ctm_word(result.path.stem if result.path else "audio")
     words = [word for segment in _segments(result) for word in timed_words(segment)]
     return [
-        f"{name} 1 {word.start:.3f} {max(word.end - word.start, 0.001):.3f} {_one_line(word.text)}"
+        f"{name} {result.channel or 1} {word.start:.3f} {max(word.end - word.start, 0.001):.3f} {_one_line(word.text)}"
         + ("" if word.confidence is None else f" {word.confidence:.3f}")
         for word in words
     ]
@@ -233,6 +233,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 3)
     return str(value) if isinstance(value, Path) else value
+
+
+def _name(result: Transcription) -> str:
+    """What a recording, or one of its channels, is called in a list."""
+    return f"{result.path or ''}" + (f" [channel {result.channel}]" if result.channel else "")
 
 
 def _one_line(text: str) -> str:

@@ -66,24 +66,26 @@ class OutputFolder:
         self._origins = {path: _origin(path, made_by) for path in targets}
         self._journal = _read_journal(folder / JOURNAL)
 
-    def files(self, path: Path) -> list[Path]:
-        """The files of a recording, in the order of the formats."""
+    def files(self, path: Path, channel: int | None = None) -> list[Path]:
+        """The files of a recording, or of one of its channels (from 1), in the order of the formats."""
         stem = self._stems[path]
+        if channel is not None:
+            stem = _fitting(stem.with_name(f"{stem.name}.channel{channel}"))
         return [self._folder / stem.with_name(stem.name + ENDINGS[name]) for name in self._formats]
 
-    def state(self, path: Path) -> State:
-        """What there is of a recording.
+    def state(self, path: Path, channel: int | None = None) -> State:
+        """What there is of a recording, or of one of its channels (from 1).
 
         `missing`: a file is not there; `foreign`: all are, and one is not of our making; `changed`: they were made from
         another recording, by another model or with other settings; `done`: they need not be made again.
         """
-        states = [self._file_state(path, file) for file in self.files(path)]
+        states = [self._file_state(path, file) for file in self.files(path, channel)]
         order: tuple[State, ...] = ("missing", "changed", "foreign", "done")
         return next(state for state in order if state in states)
 
-    def is_done(self, path: Path) -> bool:
-        """Whether nothing is to be done for a recording."""
-        return not self._overwrite and self.state(path) in ("done", "foreign")
+    def is_done(self, path: Path, channel: int | None = None) -> bool:
+        """Whether nothing is to be done for a recording, or for one of its channels (from 1)."""
+        return not self._overwrite and self.state(path, channel) in ("done", "foreign")
 
     def write(self, result: Transcription) -> list[Path]:
         """Write the files of a recording; returns them.
@@ -93,7 +95,7 @@ class OutputFolder:
         """
         assert result.path is not None
         written = []
-        for name, file in zip(self._formats, self.files(result.path), strict=True):
+        for name, file in zip(self._formats, self.files(result.path, result.channel), strict=True):
             if not self._overwrite and self._file_state(result.path, file) == "foreign":
                 continue
             # A name that is not UTF-8 may stand in JSON or a table.

@@ -16,6 +16,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.audio.level import Judged, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 
@@ -77,6 +78,7 @@ class Segmenter:
         self.longest = max(math.floor(max_seconds * SAMPLE_RATE), 8 * FRAME_SAMPLES)
         """Samples of a piece, at most."""
         self._detector = VoiceActivityDetector()
+        self._judged = Judged()
         self._open = np.zeros(0, dtype=np.float32)
         self._frames = 0  # whole ones in the open piece
         self._spoken: list[int] = []  # which of them may hold speech
@@ -94,7 +96,7 @@ class Segmenter:
         for start in range(0, len(samples), _BLOCK_SAMPLES):  # little at a time, for every cut copies what is left
             block = samples[start : start + _BLOCK_SAMPLES]
             self._open = np.concatenate([self._open, block])
-            for may_be_speech in self._detector.feed(block):
+            for may_be_speech in self._detector.feed(self._judged.feed(block)):
                 self._spoken += [self._frames] * may_be_speech
                 self._frames += 1
                 piece = self._cut()
@@ -136,7 +138,7 @@ class Segmenter:
         """The frame, of those from `start` to `stop`, amid the quietest moment; of equal moments the middle one."""
         if stop - start < 2:
             return start
-        samples = self._open[start * FRAME_SAMPLES : stop * FRAME_SAMPLES]
+        samples = without_rumble(self._open[start * FRAME_SAMPLES : stop * FRAME_SAMPLES])
         energy = np.square(samples, dtype=np.float64).reshape(-1, FRAME_SAMPLES).sum(axis=1)
         window = min(_frames(WINDOW_SECONDS), len(energy))
         moments = np.convolve(energy, np.ones(window), mode="valid")

@@ -21,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asr_doge.audio.reading import prepare_waveform, read_blocks
+from asr_doge.audio.arrays import prepare_waveform
+from asr_doge.audio.reading import read_blocks
+from asr_doge.audio.sound import Note, log_note
 from asr_doge.errors import AudioError
 
 Source: TypeAlias = (
@@ -68,13 +70,20 @@ def path_of(source: Any) -> Path | None:
     return Path(os.fsdecode(source)) if isinstance(source, str | os.PathLike) else None
 
 
-def source_blocks(source: Any, sampling_rate: int, told_rate: float | None = None) -> Iterator[NDArray[np.float32]]:
+def source_blocks(
+    source: Any,
+    sampling_rate: int,
+    told_rate: float | None = None,
+    channel: int | None = None,
+    on_note: Note = log_note,
+) -> Iterator[NDArray[np.float32]]:
     """A recording block by block.
 
     Args:
         source: see `Source`.
         sampling_rate: wanted rate, in Hz.
         told_rate: rate of samples, in Hz; default, `sampling_rate`. Files state their own.
+        channel, on_note: as in `read_blocks`.
 
     Raises:
         AudioError: as in `read_blocks` and `prepare_waveform`; or it is none of the things that can be read.
@@ -83,16 +92,16 @@ def source_blocks(source: Any, sampling_rate: int, told_rate: float | None = Non
         source, told_rate = _of_dataset(source, told_rate)
     path = path_of(source)
     if path is not None:
-        yield from read_blocks(_checked(path), sampling_rate)
+        yield from read_blocks(_checked(path), sampling_rate, channel, on_note)
     elif isinstance(source, bytes | bytearray) or (isinstance(source, memoryview) and source.format == "B"):
-        yield from _spooled_blocks(io.BytesIO(source), "what was passed as bytes", sampling_rate)
+        yield from _spooled_blocks(io.BytesIO(source), "what was passed as bytes", sampling_rate, channel, on_note)
     elif hasattr(source, "read"):
-        yield from _spooled_blocks(source, _name_of(source), sampling_rate)
+        yield from _spooled_blocks(source, _name_of(source), sampling_rate, channel, on_note)
     elif _is_pair(source):
         raise AudioError("a pair of samples and a sampling rate was passed: pass the samples, and sampling_rate=.")
     elif _is_array(source) or isinstance(source, list | tuple | memoryview | array):
         rate = sampling_rate if told_rate is None else checked_rate(told_rate)
-        yield prepare_waveform(source, rate, sampling_rate)
+        yield prepare_waveform(source, rate, sampling_rate, "array", channel, on_note)
     else:
         raise AudioError(f"{type(source).__name__} is nothing that can be transcribed: {PASS_INSTEAD}.")
 
@@ -171,15 +180,17 @@ def _name_of(file: Any) -> str:
     return str(name) if isinstance(name, str) and name else f"the open {type(file).__name__}"
 
 
-def _spooled_blocks(file: Any, name: str, sampling_rate: int) -> Iterator[NDArray[np.float32]]:
+def _spooled_blocks(
+    file: Any, name: str, sampling_rate: int, channel: int | None, on_note: Note
+) -> Iterator[NDArray[np.float32]]:
     """Blocks of a file that is open, by way of one on disk, as decoders need to go back and forth."""
     with tempfile.TemporaryDirectory(prefix="asr-doge-") as folder:
         path = Path(folder) / "recording"
         _copy(file, path, name)
         try:
-            yield from read_blocks(path, sampling_rate)
+            yield from read_blocks(path, sampling_rate, channel, lambda note: on_note(note.replace(str(path), name)))
         except AudioError as error:
-            raise AudioError(str(error).replace(str(path), name)) from None
+            raise type(error)(str(error).replace(str(path), name)) from None
 
 
 def _copy(file: Any, path: Path, name: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from asr_doge.audio.reading import prepare_waveform
+from asr_doge.audio.arrays import prepare_waveform
 from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.errors import AudioError
 from asr_doge.inference.results import GuardAction, Segment, Transcription

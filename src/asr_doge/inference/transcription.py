@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.forking import in_live_threads
+from asr_doge.audio.level import for_encoder, without_rumble
 from asr_doge.audio.reading import check_long_enough
+from asr_doge.audio.sound import log_note
 from asr_doge.audio.voice_activity import has_voice
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
-from asr_doge.errors import AudioError
+from asr_doge.errors import AudioError, DamagedAudioError
 from asr_doge.inference.results import (
     Alternative,
     FailedTranscription,
@@ -53,11 +55,13 @@ class Spoken:
         source: the recording.
         language: spoken in it; None where it is not known.
         sampling_rate: of its samples, in Hz; None is the transcriber's. Files state their own.
+        channel: which to read, from 0; None for the mean of all.
     """
 
     source: Source
     language: str | None = None
     sampling_rate: float | None = None
+    channel: int | None = None
 
 
 @dataclass
@@ -66,6 +70,7 @@ class _Recording:
 
     path: Path | None
     language: str | None = None
+    channel: int | None = None
     samples: int = 0
     pieces: int = 0
     said: dict[int, Said] = field(default_factory=dict)
@@ -73,6 +78,8 @@ class _Recording:
     passes: int = 0
     is_read: bool = False
     error: AudioError | None = None
+    notes: list[str] = field(default_factory=list)
+    incomplete: str | None = None
 
     @property
     def is_done(self) -> bool:
@@ -89,7 +96,17 @@ class _Recording:
         segments = stitch([self.said[index] for index in range(self.pieces)])
         text = " ".join(segment.text for segment in segments)
         guards = tuple(sorted(self.guards, key=lambda action: action.start))
-        return Transcription(text, self.samples / sampling_rate, self.path, tuple(segments), guards, self.passes)
+        return Transcription(
+            text,
+            self.samples / sampling_rate,
+            self.path,
+            tuple(segments),
+            guards,
+            self.passes,
+            self.channel + 1 if self.channel is not None else None,
+            tuple(self.notes),
+            self.incomplete,
+        )
 
 
 _Held = tuple[_Recording, int, Piece]
@@ -214,7 +231,7 @@ class Transcriber:
         """Read recordings, appending them to `recordings`, and give their pieces whenever enough are held."""
         window: list[_Held] = []
         for spoken in sources:
-            recording = _Recording(path_of(spoken.source), spoken.language)
+            recording = _Recording(path_of(spoken.source), spoken.language, spoken.channel)
             recordings.append(recording)
             for piece in self._pieces(spoken, recording):
                 if piece.is_gap:
@@ -244,9 +261,15 @@ class Transcriber:
 
     def _blocks(self, spoken: Spoken, recording: _Recording) -> Iterator[NDArray[np.float32]]:
         """A recording block by block, counted."""
-        for block in source_blocks(spoken.source, self.sampling_rate, spoken.sampling_rate):
-            recording.samples += len(block)
-            yield block
+        note = recording.notes.append
+        try:
+            for block in source_blocks(spoken.source, self.sampling_rate, spoken.sampling_rate, spoken.channel, note):
+                recording.samples += len(block)
+                yield block
+        except DamagedAudioError as error:  # what is there is transcribed all the same
+            if not recording.samples:
+                raise
+            recording.incomplete = str(error)
 
     def _work_off(self, pieces: list[_Held], on_progress: Callable[[float], None]) -> None:
         """Transcribe all pieces held, the longest first, in batches of like length."""
@@ -266,8 +289,8 @@ class Transcriber:
         """What was said in each piece of one batch, of files and streams; default, in the transcriber's language."""
         return in_live_threads(
             self.recognizer.recognize,
-            [piece.samples for piece in pieces],
-            has_voice,
+            [for_encoder(piece.samples) for piece in pieces],
+            lambda clip: has_voice(without_rumble(clip)),
             languages or [self.language] * len(pieces),
             timed=[bool(piece.overlap_before or piece.overlap_after) for piece in pieces],
         )
@@ -358,4 +381,6 @@ def _spoken(given: Source | Spoken, language: str | None, sampling_rate: float |
 def _successful(result: Transcription | FailedTranscription) -> Transcription:
     if isinstance(result, FailedTranscription):
         raise result.error
+    for line in (*result.notes, *([result.incomplete] if result.incomplete else [])):
+        log_note(line)
     return result

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from asr_doge.audio.reading import AUDIO_EXTENSIONS, find_audio_files
+from asr_doge.audio.folders import AUDIO_EXTENSIONS, find_audio_files
 from asr_doge.data.corpora.base import (
     ID_USED_TWICE,
     MALFORMED,
