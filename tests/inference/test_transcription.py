@@ -5,6 +5,7 @@ import shutil
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def test_silence_in_a_batch_shifts_no_language(brief_folder: Path, tmp_path: Pat
 
 
 def test_one_in_one_out_list_in_list_out(transcriber: Transcriber, alone: list[str]) -> None:
-    assert transcriber.transcribe([]) == []
+    nothing: list[transcription.Source] = []
+    assert transcriber.transcribe(nothing) == []
     one = transcriber.transcribe(WAVEFORMS[0])
     assert (one.text, one.duration, one.path) == (alone[0], SECONDS[0], None)
     assert transcriber.transcribe(WAVEFORMS[:1]) == transcriber.transcribe((WAVEFORMS[0],)) == [one]
@@ -132,7 +134,7 @@ def test_any_format_rate_and_channels_in_order(transcriber: Transcriber, tmp_pat
         tmp_path / "voice.ogg",
     ]
     for result, source in zip(results, sources, strict=True):
-        waveform = read_audio(source) if isinstance(source, Path) else source
+        waveform: Any = read_audio(source) if isinstance(source, Path) else source
         assert isinstance(result, Transcription)
         assert result.text == text_of(transcriber, waveform)
         assert result.duration == pytest.approx(len(waveform) / RATE)
@@ -193,13 +195,37 @@ def test_digital_silence_is_empty_and_says_why(transcriber: Transcriber) -> None
     assert results[0] == Transcription("", 2.0, guards=(GuardAction("silence", 0.0, 2.0),))
 
 
-def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber, alone: list[str]) -> None:
+def test_a_recording_that_fits_is_read_whole(transcriber: Transcriber) -> None:
+    """As training and its evaluations read it, whatever its pauses; unless it is asked to be cut."""
+    clip = np.concatenate([spoken(SENTENCES[1]), np.zeros(2 * RATE, dtype=np.float32), spoken(SENTENCES[2])])
+    (heard,) = transcriber.recognizer.recognize([clip])
+    assert [segment.text for segment in transcriber.transcribe(clip).segments] == [heard.text]
+    longest = Transcriber(transcriber.loaded, decoding=UNGUARDED)
+    longest.max_seconds = len(clip) / RATE - 0.1
+    cutting = Transcriber(transcriber.loaded, decoding=dataclasses.replace(UNGUARDED, cut_at_pauses=True))
+    assert len(longest.transcribe(clip).segments) == len(cutting.transcribe(clip).segments) == 2
+
+
+def test_a_clip_as_long_as_the_longest_to_train_on_fits(brief_folder: Path, tmp_path: Path) -> None:
+    """A manifest rounds its duration, 72,193 samples, down to 4.512062 s."""
+    folder = tmp_path / "model"
+    shutil.copytree(brief_folder, folder)
+    edit_json(folder / "config.json", max_audio_seconds=round(72_193 / RATE, 6))
+    (segment,) = Transcriber(load_model(folder, device="cpu"), decoding=UNGUARDED).transcribe(WAVEFORMS[0]).segments
+    whole = Transcriber(load_model(folder, device="cpu"), decoding=UNGUARDED)
+    assert len(list(pieces_of([np.zeros(72_193, dtype=np.float32)], whole.max_seconds))) == 1
+    assert len(list(pieces_of([np.zeros(72_193 + RATE // 100, dtype=np.float32)], whole.max_seconds))) == 2
+    assert segment.text
+
+
+def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber) -> None:
+    transcriber = Transcriber(transcriber.loaded, decoding=dataclasses.replace(UNGUARDED, cut_at_pauses=True))
     parts = [spoken(sentence) for sentence in SENTENCES]
     long = np.concatenate([part for sentence in parts for part in (sentence, np.zeros(2 * RATE, dtype=np.float32))])
     results = transcriber.transcribe([long, WAVEFORMS[0]])
     assert results[0].duration == pytest.approx(len(long) / RATE)
-    assert results[1].text == alone[0]
-    pieces = [piece for piece in pieces_of([long]) if not piece.is_gap]
+    assert results[1].text == text_of(transcriber, WAVEFORMS[0])
+    pieces = [piece for piece in pieces_of([long], cut_at_pauses=True) if not piece.is_gap]
     assert len(pieces) == len(parts)
     texts = [text_of(transcriber, piece.samples) for piece in pieces]
     assert results[0].text == " ".join(texts)

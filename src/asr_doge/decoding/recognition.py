@@ -57,6 +57,7 @@ class Recognition:
         text: the best text.
         words: of it, with times; empty unless they were asked for.
         speech: start of the first word and end of the last, in seconds, where times were asked for.
+        times: start and end of each word of the text, where they were asked for of this clip and there is a CTC head.
         alternatives: texts, the best first, each with its score; empty unless several were asked for.
         guards: those that acted.
         passes: times the language model ran.
@@ -65,6 +66,7 @@ class Recognition:
     text: str = ""
     words: tuple[RecognizedWord, ...] = ()
     speech: tuple[float, float] | None = None
+    times: tuple[tuple[float, float], ...] = ()
     alternatives: tuple[tuple[str, float], ...] = ()
     guards: tuple[GuardName, ...] = ()
     passes: int = 0
@@ -104,6 +106,7 @@ class Recognizer:
         waveforms: Sequence[Waveform],
         has_voice: Callable[[Waveform], bool] | None = None,
         languages: Sequence[str | None] | None = None,
+        timed: Sequence[bool] | None = None,
     ) -> list[Recognition]:
         """What was said in each clip of a batch.
 
@@ -112,6 +115,7 @@ class Recognizer:
             has_voice: whether somebody speaks in a clip, by a detector that knows no words, for the guard of silence
                 to ask; default, in all.
             languages: spoken in each; None where it is not known.
+            timed: of which clips to give the times of the words, whatever `DecodingConfig.timestamps` says.
 
         Raises:
             CheckpointError: the CTC head gives NaN.
@@ -135,7 +139,8 @@ class Recognizer:
         posteriors = [posteriors[row] for row in spoken] if posteriors is not None else None
         places = [heard_of[row] for row in spoken]
         prompt_ids = self._prompt_ids([languages[place] for place in places]) if languages is not None else None
-        found = self._decode(speech, posteriors, [waveforms[place] for place in places], prompt_ids)
+        want_times = [timed is not None and timed[place] for place in places]
+        found = self._decode(speech, posteriors, [waveforms[place] for place in places], prompt_ids, want_times)
         for place, recognition in zip(places, found, strict=True):
             results[place] = recognition
         return results
@@ -178,6 +183,7 @@ class Recognizer:
         posteriors: list[Posteriors] | None,
         waveforms: Sequence[Waveform],
         prompt_ids: Tensor | None,
+        timed: Sequence[bool],
     ) -> list[Recognition]:
         """Recognitions of clips in which somebody speaks."""
         heard = replace(self._listen(speech, posteriors), prompt_ids=prompt_ids)
@@ -197,6 +203,7 @@ class Recognizer:
                 waveforms[index],
                 heard.drafts[index][0] if heard.drafts is not None else None,
                 posteriors[index] if posteriors is not None else None,
+                timed[index],
             )
             for index, hypotheses in enumerate(rows)
         ]
@@ -219,7 +226,12 @@ class Recognizer:
         return Heard(speech, drafts, biases)
 
     def _finish(
-        self, hypotheses: Sequence[Hypothesis], waveform: Waveform, draft: str | None, posteriors: Posteriors | None
+        self,
+        hypotheses: Sequence[Hypothesis],
+        waveform: Waveform,
+        draft: str | None,
+        posteriors: Posteriors | None,
+        want_times: bool,
     ) -> Recognition:
         """The best text after the guards, with its words' times if they are wanted."""
         best = hypotheses[0]
@@ -236,14 +248,16 @@ class Recognizer:
             guards += ["loop"] if len(kept) < len(words) else []
         text = best.text if len(kept) == len(words) else " ".join(words[number] for number in kept)
         timed: tuple[RecognizedWord, ...] = ()
-        if self.config.timestamps in ("segment", "word") and posteriors is not None and kept:
+        asked = self.config.timestamps in ("segment", "word")
+        if (asked or want_times) and posteriors is not None and kept:
             certainty = self._word_log_probs(best, len(words))
             certainty = [certainty[number] for number in kept]
             timed = self._time([words[number] for number in kept], certainty, posteriors, waveform)
         return Recognition(
             text,
             words=timed if self.config.timestamps == "word" else (),
-            speech=(timed[0].start, timed[-1].end) if timed else None,
+            speech=(timed[0].start, timed[-1].end) if timed and asked else None,
+            times=tuple((word.start, word.end) for word in timed) if want_times else (),
             alternatives=tuple((one.text, one.score or 0.0) for one in hypotheses) if self.config.n_best > 1 else (),
             guards=tuple(guards),
             passes=best.passes,

@@ -7,9 +7,10 @@ cannot be read are named, counted and left out. No language model is loaded, and
 It does not know the cache's files (see `asr_doge.data.feature_cache`).
 """
 
+import os
 import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 from asr_doge.audio.augmentation import Augmentation
 from asr_doge.audio.reading import read_clip
 from asr_doge.data.batching import cut_by_length
-from asr_doge.data.feature_cache import FeatureCacheWriter, audio_stamp, shard_count
+from asr_doge.data.feature_cache import FeatureCacheWriter, shard_count
 from asr_doge.data.feature_shards import Features, Storage, bytes_per_second
+from asr_doge.data.fingerprints import KnownCopies, fingerprint
 from asr_doge.data.manifest import Utterance, id_digest, read_manifest
 from asr_doge.data.sharding import Shard, parse_shard
 from asr_doge.errors import AudioError, ConfigError, DataError
@@ -84,7 +86,8 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
         part=part,
         overwrite=config.overwrite,
     ) as writer:
-        work = _plan(writer, utterances, copies, config.batch_seconds)
+        held = _held(writer, utterances, copies, config.verify)
+        work = _plan(writer, utterances, copies, config.batch_seconds, held)
         _require_space(
             writer,
             work,
@@ -143,7 +146,11 @@ class _Work:
 
 
 def _plan(
-    writer: FeatureCacheWriter, utterances: Sequence[Utterance], copies: dict[str, int], batch_seconds: float
+    writer: FeatureCacheWriter,
+    utterances: Sequence[Utterance],
+    copies: dict[str, int],
+    batch_seconds: float,
+    held: Container[str],
 ) -> _Work:
     """Batches of like length within each file.
 
@@ -164,7 +171,7 @@ def _plan(
         for several, alike in sorted(by_copies.items()):
             start = 0
             for end in cut_by_length([several * utterance.duration for utterance in alike], batch_seconds):
-                wanted = [utterance for utterance in alike[start:end] if not _is_held(writer, utterance, several)]
+                wanted = [utterance for utterance in alike[start:end] if utterance.id not in held]
                 work.kept += end - start - len(wanted)
                 batches += [wanted] if wanted else []
                 start = end
@@ -173,10 +180,20 @@ def _plan(
     return work
 
 
-def _is_held(writer: FeatureCacheWriter, utterance: Utterance, copies: int) -> bool:
-    """Whether the features are there; a recording that is not takes nothing from them, as in training."""
-    path = utterance.audio_path
-    return writer.holds(utterance.id, audio_stamp(path) if path.exists() else None, copies)
+def _held(
+    writer: FeatureCacheWriter, utterances: Sequence[Utterance], copies: dict[str, int], verify: bool
+) -> set[str]:
+    """Ids of utterances whose features are there; a recording that is not takes nothing from them, as in training."""
+    held = {utterance.id for utterance in utterances if writer.holds(utterance.id, None, copies.get(utterance.id, 1))}
+    here = [utterance for utterance in utterances if utterance.id in held and _exists(utterance.audio_path)]
+    stamps = [(utterance.audio_path, writer.stamp(utterance.id) or "") for utterance in here]
+    unchanged = KnownCopies(writer.store).unchanged(stamps, verify=verify)
+    return held - {utterance.id for utterance, is_same in zip(here, unchanged, strict=True) if not is_same}
+
+
+def _exists(path: Path) -> bool:
+    """False too where `Path.exists` raises, as for a name that is too long."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def _require_space(writer: FeatureCacheWriter, work: _Work, copies: dict[str, int], per_second: float) -> None:
@@ -213,7 +230,7 @@ def _readable(size: float) -> str:
 
 @dataclass(frozen=True)
 class _Clip:
-    """A recording that was read, with its augmented copies, and the `audio_stamp` it had before."""
+    """A recording that was read, with its augmented copies, and the `fingerprint` it had before."""
 
     id: str
     stamp: str
@@ -303,7 +320,7 @@ class _Run:
         """
         path, rate = utterance.audio_path, self._hearing.sampling_rate
         # Before it is read: of one that changes meanwhile, the features are then too old, not wrong for good.
-        stamp = audio_stamp(path)
+        stamp = fingerprint(path)
         longest = self._hearing.max_samples
         waveform = read_clip(path, rate, longest)
         copies = range(1, self._copies.get(utterance.id, 1))

@@ -8,19 +8,21 @@ It does not print or write files (see `asr_doge.inference.output` and the comman
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from asr_doge.audio.reading import check_long_enough, prepare_waveform, read_blocks
+from asr_doge.audio.forking import in_live_threads
+from asr_doge.audio.level import for_encoder, without_rumble
+from asr_doge.audio.reading import check_long_enough
+from asr_doge.audio.sound import log_note
 from asr_doge.audio.voice_activity import has_voice
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
-from asr_doge.errors import AudioError
+from asr_doge.errors import AudioError, DamagedAudioError
 from asr_doge.inference.results import (
     Alternative,
     FailedTranscription,
@@ -29,27 +31,38 @@ from asr_doge.inference.results import (
     Transcription,
     Word,
 )
-from asr_doge.inference.segmentation import Piece, pieces_of, stitch
+from asr_doge.inference.segmentation import Piece, pieces_of
+from asr_doge.inference.sources import Source as Source
+from asr_doge.inference.sources import as_sources, path_of, source_blocks
+from asr_doge.inference.stitching import Said, stitch
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.published import Dtype, Quantization
 
-Source = str | Path | NDArray[Any] | Tensor
-"""A file, or a mono waveform `[samples]` (or `[channels, samples]`) at 16 kHz."""
-
 LONGEST_SECONDS = 30.0
 """What an encoder alone reads at once; a whole model's configuration says it."""
+ROUNDING_SECONDS = 0.001
+"""What a duration in a manifest, rounded and resampled, may be short of its recording."""
 WINDOW_SECONDS = 240.0
 """Audio held in memory at once."""
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """A recording and the language spoken in it; None where it is not known."""
+    """A recording, and what is known of it.
+
+    Attributes:
+        source: the recording.
+        language: spoken in it; None where it is not known.
+        sampling_rate: of its samples, in Hz; None is the transcriber's. Files state their own.
+        channel: which to read, from 0; None for the mean of all.
+    """
 
     source: Source
-    language: str | None
+    language: str | None = None
+    sampling_rate: float | None = None
+    channel: int | None = None
 
 
 @dataclass
@@ -58,30 +71,43 @@ class _Recording:
 
     path: Path | None
     language: str | None = None
+    channel: int | None = None
     samples: int = 0
-    overlaps: list[bool] = field(default_factory=list)
-    segments: dict[int, Segment] = field(default_factory=dict)
+    pieces: int = 0
+    said: dict[int, Said] = field(default_factory=dict)
     guards: list[GuardAction] = field(default_factory=list)
     passes: int = 0
     is_read: bool = False
     error: AudioError | None = None
+    notes: list[str] = field(default_factory=list)
+    incomplete: str | None = None
 
     @property
     def is_done(self) -> bool:
-        return self.is_read and (self.error is not None or len(self.segments) == len(self.overlaps))
+        return self.is_read and (self.error is not None or len(self.said) == self.pieces)
 
     def add(self, index: int, piece: Piece, recognition: Recognition) -> None:
-        self.segments[index] = segment_of(recognition, piece)
+        self.said[index] = said_in(recognition, piece)
         self.guards += guard_actions(recognition, piece)
         self.passes += recognition.passes
 
     def finished(self, sampling_rate: int) -> Transcription | FailedTranscription:
         if self.error is not None:
             return FailedTranscription(self.error, self.path)
-        segments = stitch([segment for _, segment in sorted(self.segments.items())], self.overlaps)
+        segments = stitch([self.said[index] for index in range(self.pieces)])
         text = " ".join(segment.text for segment in segments)
         guards = tuple(sorted(self.guards, key=lambda action: action.start))
-        return Transcription(text, self.samples / sampling_rate, self.path, tuple(segments), guards, self.passes)
+        return Transcription(
+            text,
+            self.samples / sampling_rate,
+            self.path,
+            tuple(segments),
+            guards,
+            self.passes,
+            self.channel + 1 if self.channel is not None else None,
+            tuple(self.notes),
+            self.incomplete,
+        )
 
 
 _Held = tuple[_Recording, int, Piece]
@@ -99,6 +125,12 @@ def segment_of(recognition: Recognition, piece: Piece) -> Segment:
     )
     alternatives = tuple(Alternative(text, score) for text, score in recognition.alternatives)
     return Segment(recognition.text, start, end, words, alternatives)
+
+
+def said_in(recognition: Recognition, piece: Piece) -> Said:
+    """What was recognized in a piece of a recording, to be joined with what its neighbours hold."""
+    times = tuple((piece.start + start, min(piece.start + end, piece.end)) for start, end in recognition.times)
+    return Said(segment_of(recognition, piece), times, piece.shared)
 
 
 def guard_actions(recognition: Recognition, piece: Piece) -> list[GuardAction]:
@@ -132,7 +164,8 @@ class Transcriber:
         hearing = self.recognizer.hearing
         self.sampling_rate = hearing.sampling_rate
         longest = loaded.model.config.max_audio_seconds if isinstance(loaded, LoadedModel) else LONGEST_SECONDS
-        self.max_seconds = min(longest, hearing.max_seconds)
+        self.max_seconds = min(longest + ROUNDING_SECONDS, hearing.max_seconds)
+        self.cut_at_pauses = self.recognizer.config.cut_at_pauses
 
     @property
     def loaded(self) -> LoadedModel:
@@ -145,58 +178,71 @@ class Transcriber:
             raise ValueError("there is no whole model: only its encoder was loaded")
         return self.recognizer.loaded
 
-    # Of the two a `str` fits both, being a sequence of `str`, and is the first.
+    # What one recording is can be a sequence too; then it is the first of the two.
     @overload
-    def transcribe(self, source: Source) -> Transcription: ...  # type: ignore[overload-overlap]  # see above
+    def transcribe(self, source: Source | Sequence[float], sampling_rate: float | None = None) -> Transcription: ...  # type: ignore[overload-overlap]  # see above
 
     @overload
-    def transcribe(self, source: Sequence[Source]) -> list[Transcription]: ...
+    def transcribe(self, source: Iterable[Source], sampling_rate: float | None = None) -> list[Transcription]: ...
 
-    def transcribe(self, source: Source | Sequence[Source]) -> Transcription | list[Transcription]:
-        """Transcribe one recording, or a list of them: a list in, a list out, in order.
+    def transcribe(
+        self, source: Source | Sequence[float] | Iterable[Source], sampling_rate: float | None = None
+    ) -> Transcription | list[Transcription]:
+        """Transcribe one recording, or several: a list, or anything that gives one after the other, in, a list out.
+
+        Args:
+            source: see `Source`. A list or generator of numbers is one recording.
+            sampling_rate: of samples, in Hz; default, the model's 16 kHz. They are resampled. Files state their own.
 
         Raises:
-            AudioError: a recording cannot be read.
+            AudioError: a recording cannot be read, or it is nothing that could be one.
         """
-        if isinstance(source, Sequence) and not isinstance(source, str):
-            return [_successful(result) for result in self.transcribe_each(source)]
-        return _successful(next(self.transcribe_each([source])))
+        sources, is_one = as_sources(source)
+        results = [_successful(result) for result in self._transcribe_each(sources, lambda _: None, sampling_rate)]
+        return results[0] if is_one else results
 
     def transcribe_each(
-        self, sources: Iterable[Source | Spoken], on_progress: Callable[[float], None] = lambda seconds: None
+        self,
+        sources: Iterable[Source | Spoken],
+        on_progress: Callable[[float], None] = lambda seconds: None,
+        sampling_rate: float | None = None,
     ) -> Iterator[Transcription | FailedTranscription]:
         """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
         Args:
             sources: read one after the other, as they are needed; each may be of a language of its own.
             on_progress: called with the seconds of audio that were transcribed since the last call.
+            sampling_rate: as in `transcribe`.
         """
+        return self._transcribe_each(as_sources(sources)[0], on_progress, sampling_rate)
+
+    def _transcribe_each(
+        self, sources: Iterable[Any], on_progress: Callable[[float], None], sampling_rate: float | None
+    ) -> Iterator[Transcription | FailedTranscription]:
         recordings: deque[_Recording] = deque()
-        for pieces in self._windows(sources, recordings, on_progress):
+        each = (_spoken(source, self.language, sampling_rate) for source in sources)
+        for pieces in self._windows(each, recordings, on_progress):
             self._work_off(pieces, on_progress)
             while recordings and recordings[0].is_done:
                 yield recordings.popleft().finished(self.sampling_rate)
 
     def _windows(
-        self, sources: Iterable[Source | Spoken], recordings: deque[_Recording], on_progress: Callable[[float], None]
+        self, sources: Iterable[Spoken], recordings: deque[_Recording], on_progress: Callable[[float], None]
     ) -> Iterator[list[_Held]]:
         """Read recordings, appending them to `recordings`, and give their pieces whenever enough are held."""
         window: list[_Held] = []
-        for given in sources:
-            spoken = given if isinstance(given, Spoken) else Spoken(given, self.language)
-            source = spoken.source
-            recording = _Recording(Path(source) if isinstance(source, str | Path) else None, spoken.language)
+        for spoken in sources:
+            recording = _Recording(path_of(spoken.source), spoken.language, spoken.channel)
             recordings.append(recording)
-            for piece in self._pieces(source, recording):
+            for piece in self._pieces(spoken, recording):
                 if piece.is_gap:
-                    recording.overlaps[-1:] = [False] * bool(recording.overlaps)
                     on_progress(len(piece.samples) / self.sampling_rate)
                     continue
                 if self._is_enough(window):  # now, as what is wrong with a recording shows only after its last piece
                     yield window
                     window = []
-                window.append((recording, len(recording.overlaps), piece))
-                recording.overlaps.append(piece.overlaps_next)
+                window.append((recording, recording.pieces, piece))
+                recording.pieces += 1
             if not window or self._is_enough(window):
                 yield window
                 window = []
@@ -205,24 +251,26 @@ class Transcriber:
     def _is_enough(self, window: list[_Held]) -> bool:
         return sum(len(piece.samples) for _, _, piece in window) >= WINDOW_SECONDS * self.sampling_rate
 
-    def _pieces(self, source: Source, recording: _Recording) -> Iterator[Piece]:
+    def _pieces(self, spoken: Spoken, recording: _Recording) -> Iterator[Piece]:
         """The pieces of a recording as they are read; an error ends them."""
         try:
-            yield from pieces_of(self._blocks(source, recording), self.max_seconds)
+            yield from pieces_of(self._blocks(spoken, recording), self.max_seconds, self.cut_at_pauses)
             check_long_enough(recording.samples, self.sampling_rate, str(recording.path or "array"))
         except AudioError as error:
             recording.error = error
         recording.is_read = True
 
-    def _blocks(self, source: Source, recording: _Recording) -> Iterator[NDArray[np.float32]]:
+    def _blocks(self, spoken: Spoken, recording: _Recording) -> Iterator[NDArray[np.float32]]:
         """A recording block by block, counted."""
-        if isinstance(source, str | Path):
-            blocks = read_blocks(source, self.sampling_rate)
-        else:
-            blocks = iter([prepare_waveform(source, self.sampling_rate, self.sampling_rate)])
-        for block in blocks:
-            recording.samples += len(block)
-            yield block
+        note = recording.notes.append
+        try:
+            for block in source_blocks(spoken.source, self.sampling_rate, spoken.sampling_rate, spoken.channel, note):
+                recording.samples += len(block)
+                yield block
+        except DamagedAudioError as error:  # what is there is transcribed all the same
+            if not recording.samples:
+                raise
+            recording.incomplete = str(error)
 
     def _work_off(self, pieces: list[_Held], on_progress: Callable[[float], None]) -> None:
         """Transcribe all pieces held, the longest first, in batches of like length."""
@@ -240,8 +288,12 @@ class Transcriber:
         self, pieces: Sequence[Piece], languages: Sequence[str | None] | None = None
     ) -> list[Recognition]:
         """What was said in each piece of one batch, of files and streams; default, in the transcriber's language."""
-        return self.recognizer.recognize(
-            [piece.samples for piece in pieces], has_voice, languages or [self.language] * len(pieces)
+        return in_live_threads(
+            self.recognizer.recognize,
+            [for_encoder(piece.samples) for piece in pieces],
+            lambda clip: has_voice(without_rumble(clip)),
+            languages or [self.language] * len(pieces),
+            timed=[bool(piece.overlap_before or piece.overlap_after) for piece in pieces],
         )
 
 
@@ -272,51 +324,65 @@ def load(
     decoder = decoding.decoder if decoding is not None else None
     alone = decoder == "ctc" or (decoder is None and model is not None and is_ctc_head(model))
     load_parts = load_encoder_alone if alone else load_model
-    loaded = load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
+    loaded = in_live_threads(
+        lambda: load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
+    )
     return Transcriber(loaded, batch_size, decoding, language)
 
 
 @overload
 def transcribe(  # type: ignore[overload-overlap]  # as of the method above
-    source: Source,
+    source: Source | Sequence[float],
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
     language: str | None = None,
+    sampling_rate: float | None = None,
 ) -> Transcription: ...
 
 
 @overload
 def transcribe(
-    source: Sequence[Source],
+    source: Iterable[Source],
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
     language: str | None = None,
+    sampling_rate: float | None = None,
 ) -> list[Transcription]: ...
 
 
 def transcribe(
-    source: Source | Sequence[Source],
+    source: Source | Sequence[float] | Iterable[Source],
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
     language: str | None = None,
+    sampling_rate: float | None = None,
 ) -> Transcription | list[Transcription]:
     """Load a model and transcribe with it; for more than one call, keep the `Transcriber` that `load` gives.
 
     Args:
-        source: a file, a 16 kHz waveform, or a list of either.
+        source, sampling_rate: as in `Transcriber.transcribe`.
         model, device, decoding, language: as in `load`.
 
     Raises:
         AudioError: a recording cannot be read.
         CheckpointError, ConfigError: the model cannot be loaded.
     """
-    return load(model, device, decoding, language=language).transcribe(source)
+    return load(model, device, decoding, language=language).transcribe(source, sampling_rate)
+
+
+def _spoken(given: Source | Spoken, language: str | None, sampling_rate: float | None) -> Spoken:
+    """A recording with what is known of all."""
+    if not isinstance(given, Spoken):
+        return Spoken(given, language, sampling_rate)
+    return given if given.sampling_rate is not None else replace(given, sampling_rate=sampling_rate)
 
 
 def _successful(result: Transcription | FailedTranscription) -> Transcription:
     if isinstance(result, FailedTranscription):
         raise result.error
+    for line in (*result.notes, *([result.incomplete] if result.incomplete else [])):
+        log_note(line)
     return result

@@ -31,7 +31,7 @@ from asr_doge.training.ctc_trainer import CTCTrainer
 from asr_doge.training.datasets import CachedSpeechDataset, UtteranceDataset
 from asr_doge.training.heads import adapter_settings, token_labels
 from asr_doge.training.processes import own_device, process_count
-from asr_doge.training.resuming import is_complete
+from asr_doge.training.resuming import Lineage, is_complete
 
 FOLDER = "warm_up"
 """In the run's folder."""
@@ -137,6 +137,7 @@ def _trainer(
     bf16: bool,
 ) -> CTCTrainer:
     ids = token_labels(loaded.processor, stage.head.settings)
+    lineage = Lineage(FOLDER)
     durations = [utterance.duration for utterance in train.utterances]
     limit = config.batch_seconds or config.batch_size * sum(durations) / len(durations)
     trainer = CTCTrainer(
@@ -147,7 +148,7 @@ def _trainer(
         LengthBatches(durations, limit, config.seed),
         SharedBatches([utterance.duration for utterance in dev.utterances], limit),
         stage.head.vocabulary.text,
-        callbacks=[MarkComplete(1)],
+        callbacks=[MarkComplete(1, lineage, lineage.described())],
     )
     trainer.frame_rate_hz = loaded.model.encoder.frame_rate_hz
     trainer.remove_callback(ProgressCallback)
