@@ -37,6 +37,7 @@ from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, length_mask
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
+from asr_doge.models.label_logits import only_labels
 from asr_doge.models.language_model import build_language_model
 from asr_doge.models.layout import IGNORED_LABEL, Layout, Reading, alike, all_real, line_up
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
@@ -240,7 +241,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # Labels padded past what the longest row holds leave fewer positions than L + 1.
         targets = None if inputs.labels is None else inputs.labels[:, 1 - min(kept, inputs.labels.shape[1]) :]
         packs = self.training and targets is not None
-        with self._heads_input(targets) if targets is not None and packs else nullcontext():
+        with only_labels(self.get_output_embeddings(), targets) if targets is not None and packs else nullcontext():
             logits = self.language_model(
                 inputs_embeds=inputs.embeddings,
                 attention_mask=inputs.mask,
@@ -254,28 +255,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             compared = targets[targets != IGNORED_LABEL] if packs else targets.flatten()
             total = F.cross_entropy(predicted, compared, ignore_index=IGNORED_LABEL, reduction="sum")
             count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
-            if ctc_labels is not None and self.ctc_weight:
-                total = total + self.ctc_weight * self._ctc_total(speech_embeddings, lengths, ctc_labels)
+            if ctc_labels is not None and isinstance(self.encoder, HeadedEncoder):
+                total = total + self.ctc_weight * self.encoder.ctc_total(speech_embeddings, lengths, ctc_labels)
             loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
-
-    @contextmanager
-    def _heads_input(self, targets: Tensor) -> Iterator[None]:
-        """The language model's head sees, for a while, only the positions whose prediction has a target.
-
-        Args:
-            targets: `[B, K]`, of the K positions before the last, -100 for none.
-        """
-        has_target = F.pad(targets != IGNORED_LABEL, (0, 1))
-
-        def pack(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (inputs[0][has_target][None], *inputs[1:])
-
-        hook = self.get_output_embeddings().register_forward_pre_hook(pack)
-        try:
-            yield
-        finally:
-            hook.remove()
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # speech in, where the mixin takes ids
@@ -380,22 +363,6 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 attention_mask = all_real(speech_embeddings, speech_embeddings.shape[1])
             return speech_embeddings, attention_mask.long().sum(dim=1)
         raise ValueError("give either input_features or speech_embeddings")
-
-    def _ctc_total(self, speech_embeddings: Tensor, lengths: Tensor, ctc_labels: Tensor) -> Tensor:
-        """The CTC loss of a batch, summed over the rows that have labels.
-
-        Args:
-            speech_embeddings: `[B, T', D]`, and their lengths `[B]`.
-            ctc_labels: `[B, L']`, -100 at padding.
-        """
-        assert isinstance(self.encoder, HeadedEncoder)
-        logits, frames = self.encoder.ctc_head(speech_embeddings.to(self.dtype), lengths)
-        log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)
-        is_label = ctc_labels != IGNORED_LABEL
-        losses = F.ctc_loss(
-            log_probs, ctc_labels.clamp(min=0), frames, is_label.sum(dim=1), reduction="none", zero_infinity=True
-        )
-        return losses.masked_fill(~is_label.any(dim=1), 0.0).sum()
 
     def _layout(
         self, speech_embeddings: Tensor, lengths: Tensor, labels: Tensor | None = None, prompt_ids: Tensor | None = None

@@ -46,6 +46,7 @@ from asr_doge.training.ctc_examples import CTCExamples
 from asr_doge.training.ctc_head_configuration import PretrainCTCHeadConfig
 from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.ctc_trainer import CTCTrainer
+from asr_doge.training.processes import process_count
 from asr_doge.training.record import describe_data, describe_machine, write_record
 from asr_doge.training.resuming import Lineage, changes_since, checkpoint_to_resume, is_complete, remove_old
 
@@ -106,22 +107,12 @@ def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
     dev_set = sorted(sample_utterances(dev_set, config.eval_samples), key=lambda utterance: utterance.duration)
     data = describe_data({"train": train_set, "dev": dev_set})
     _require_same_run(config, checkpoint, data)
-    settings = _settings(config, found, train_set)
-    head = CTCHead(settings, cache[train_set[0].id].shape[1])
-    if found.head is not None:
-        head.load_state_dict(read_weights(found.head[0], lambda key: key))
-    head_config = CTCHeadConfig(
-        encoder_config=found.config,
-        speech_encoder=found.reference.pointer,
-        speech_encoder_revision=found.reference.commit,
-        speech_encoder_fingerprint=cast(str, source["encoder_fingerprint"]),
-        ctc_head=settings.values(),
-    )
+    head, head_config = _head(config, found, train_set, cache, source)
     trainer = _trainer(config, head, _that_fit(train_set, cache, head), dev_set, cache)
     trainer.add_callback(_KeepBest(trainer, head_config, output_dir))
     parameters = sum(parameter.numel() for parameter in head.parameters())
     print(
-        f"CTC head: {settings.type}, {parameters:,} parameters, {len(settings.tokens)} {head.vocabulary.units};"
+        f"CTC head: {head.settings.type}, {parameters:,} parameters, {len(head.vocabulary) - 1} {head.vocabulary.units};"
         f" {len(trainer.batches):,} steps an epoch"
     )
     lineage = Lineage.going_on(checkpoint)
@@ -161,6 +152,8 @@ def _require_same_run(config: PretrainCTCHeadConfig, checkpoint: Path | None, da
 
 
 def _check_flags(config: PretrainCTCHeadConfig) -> None:
+    if process_count() > 1:
+        raise ConfigError("pretrain ctc_head is the work of one process: start it without torchrun")
     for name in ("stack", "hidden_dim", "layers", "batch_seconds", "epochs", "eval_steps", "eval_samples", "average"):
         if getattr(config, name) <= 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
@@ -222,6 +215,28 @@ def _that_fit(utterances: Sequence[Utterance], cache: FeatureCache, head: CTCHea
 def _frames_needed(ids: Sequence[int]) -> int:
     """A frame for each label, and a blank between two that are the same."""
     return len(ids) + sum(first == second for first, second in pairwise(ids))
+
+
+def _head(
+    config: PretrainCTCHeadConfig,
+    found: FoundEncoder,
+    train_set: Sequence[Utterance],
+    cache: FeatureCache,
+    source: Mapping[str, Any],
+) -> tuple[CTCHead, CTCHeadConfig]:
+    """The head to train, and the configuration of its folder."""
+    settings = _settings(config, found, train_set)
+    head = CTCHead(settings, cache[train_set[0].id].shape[1])
+    if found.head is not None:
+        head.load_state_dict(read_weights(found.head[0], lambda key: key))
+    head_config = CTCHeadConfig(
+        encoder_config=found.config,
+        speech_encoder=found.reference.pointer,
+        speech_encoder_revision=found.reference.commit,
+        speech_encoder_fingerprint=cast(str, source["encoder_fingerprint"]),
+        ctc_head=settings.values(),
+    )
+    return head, head_config
 
 
 def _settings(config: PretrainCTCHeadConfig, found: FoundEncoder, train_set: Sequence[Utterance]) -> CTCHeadSettings:

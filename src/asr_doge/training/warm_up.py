@@ -22,7 +22,7 @@ from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedModel
 from asr_doge.models.adapter_ctc import AdapterCTCHead
 from asr_doge.models.ctc_head import HeadedEncoder
-from asr_doge.training.arguments import logging_steps, use_one_device
+from asr_doge.training.arguments import logging_steps, use_one_device, use_precision
 from asr_doge.training.callbacks import MarkComplete, Progress, StopWhenAsked
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.ctc_examples import CTCExamples
@@ -171,13 +171,13 @@ def _arguments(config: TrainConfig, bf16: bool) -> TrainingArguments:
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
-        bf16=bf16,
         use_cpu=device.type == "cpu",
         report_to="none",
         seed=config.seed,
         disable_tqdm=False,
     )
     use_one_device(arguments, device)
+    use_precision(arguments, bf16)
     return arguments
 
 
