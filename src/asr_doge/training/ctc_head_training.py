@@ -112,8 +112,8 @@ def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
     trainer.add_callback(_KeepBest(trainer, head_config, output_dir))
     parameters = sum(parameter.numel() for parameter in head.parameters())
     print(
-        f"CTC head: {head.settings.type}, {parameters:,} parameters, {len(head.vocabulary) - 1} {head.vocabulary.units};"
-        f" {len(trainer.batches):,} steps an epoch"
+        f"CTC head: {head.settings.type}, {parameters:,} parameters, {len(head.vocabulary) - 1}"
+        f" {head.vocabulary.units}; {len(trainer.batches):,} steps an epoch"
     )
     lineage = Lineage.going_on(checkpoint)
     record = {
