@@ -71,7 +71,7 @@ class LoadedModel:
     processor: ASRDogeProcessor
 
     @property
-    def hearing(self) -> LoadedEncoder:
+    def speech_encoder(self) -> LoadedEncoder:
         """Its encoder alone."""
         return LoadedEncoder(self.model.encoder, self.processor.feature_extractor)
 
@@ -145,7 +145,7 @@ def load_encoder_alone(
     if not isinstance(config, ASRDogeConfig):
         encoder = load_encoder(reference, config, dtype, quantization)
     elif config.speech_encoder is None or config.train_encoder != "none":  # wholly or partly the checkpoint's own
-        return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
+        return load_model(name, device=device, dtype=dtype, quantization=quantization).speech_encoder
     else:
         encoder, config = load_frozen_encoder(config, dtype, quantization), config.encoder_config
     return LoadedEncoder(encoder.to(found_device), encoder_family(config).feature_extractor(config))
