@@ -104,7 +104,7 @@ class SpeechTrainer(Seq2SeqTrainer):
     def trained_weights(self) -> dict[str, Tensor]:
         """What a checkpoint holds, whole, where FSDP has shared it out; all processes must ask at once."""
         state = self.trained_model.state_dict()
-        return {name: _round_up(state[name]) for name in sorted(self.trained_model.trained_keys())}
+        return {name: _whole(state[name]) for name in sorted(self.trained_model.trained_keys())}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As transformers does it, which with FSDP would gather the frozen weights too."""
@@ -207,7 +207,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._forget_gradients_of_untrained_parts()
         gradients = [p.grad for p in self.trained_model.parameters() if p.grad is not None]
-        if not torch.isfinite(loss + _round_up(torch.nn.utils.get_total_norm(gradients))):
+        if not torch.isfinite(loss + _whole(torch.nn.utils.get_total_norm(gradients))):
             named = ", ".join(ids[:NAMED_IDS]) + (f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else "")
             what = "gradient" if torch.isfinite(loss) else "loss"
             raise TrainingError(
@@ -305,7 +305,7 @@ class _TellEpoch(TrainerCallback):
         self._trainer.batches.set_epoch(epoch)
 
 
-def _round_up(tensor: Tensor) -> Tensor:
+def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
