@@ -9,19 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_doge.inference.results import Alternative, Segment, Word
-from asr_doge.inference.stitching import Said, Span, stitch
+from asr_doge.inference.stitching import ChunkTranscript, Span, stitch
 
 Timed = tuple[str, float, float]
 """A word, its start and its end."""
 
 
-def said(words: Sequence[Timed], start: float, end: float, shared: Span | None, *, timed: bool = True) -> Said:
-    """What a piece from `start` to `end` gives."""
+def said(
+    words: Sequence[Timed], start: float, end: float, shared: Span | None, *, timed: bool = True
+) -> ChunkTranscript:
+    """What a chunk from `start` to `end` gives."""
     text = " ".join(word for word, _, _ in words)
-    return Said(Segment(text, start, end), tuple((a, b) for _, a, b in words) if timed else (), shared)
+    return ChunkTranscript(Segment(text, start, end), tuple((a, b) for _, a, b in words) if timed else (), shared)
 
 
-def joined(*parts: Said) -> list[str]:
+def joined(*parts: ChunkTranscript) -> list[str]:
     return " ".join(segment.text for segment in stitch(parts)).split()
 
 
@@ -41,7 +43,7 @@ def text_before(words: list[str], index: int) -> int:
 
 
 def heard_from(truth: Sequence[Timed], start: float, end: float, shift: Sequence[float]) -> list[Timed]:
-    """What a faultless model hears of a piece, its times a little off; of a word that is cut through, a fragment."""
+    """What a faultless model hears of a chunk, its times a little off; of a word that is cut through, a fragment."""
     words = []
     for (word, begin, stop), off in zip(truth, shift, strict=True):
         inside = min(stop, end) - max(begin, start)
@@ -64,7 +66,7 @@ def spoken(chance: random.Random) -> list[Timed]:
 
 @given(st.integers(0, 2**32))
 def test_with_times_every_word_is_kept_and_kept_once(seed: int) -> None:
-    """The truth is made first; both pieces hear it, at a cut that may go through words, their times a little off."""
+    """The truth is made first; both chunks hear it, at a cut that may go through words, their times a little off."""
     chance = random.Random(seed)
     truth, cut = spoken(chance), chance.uniform(2.5, 5.5)
     first, second = ([chance.uniform(-0.03, 0.03) for _ in truth] for _ in range(2))
@@ -129,22 +131,22 @@ def test_words_that_only_one_of_two_heard_are_kept() -> None:
 
 
 def test_beside_a_segment_without_text_nothing_moves() -> None:
-    words = Said(Segment("one two", 4.5, 9.0), shared=(4.5, 6.0))
-    nothing = Said(Segment("", 0.0, 6.0))
+    words = ChunkTranscript(Segment("one two", 4.5, 9.0), shared=(4.5, 6.0))
+    nothing = ChunkTranscript(Segment("", 0.0, 6.0))
     assert stitch([nothing, words]) == [words.segment]
     assert stitch([words, replace(nothing, shared=(7.5, 9.0))]) == [words.segment]
 
 
 def test_without_overlap_nothing_is_dropped() -> None:
     segments = [Segment("one two", 0.0, 1.0), Segment("two three", 1.0, 2.0), Segment("", 2.0, 3.0)]
-    assert stitch([Said(segment) for segment in segments]) == segments[:2]
+    assert stitch([ChunkTranscript(segment) for segment in segments]) == segments[:2]
 
 
 def test_word_times_go_with_their_words() -> None:
-    def timed(text: str, start: float, shared: Span | None) -> Said:
+    def timed(text: str, start: float, shared: Span | None) -> ChunkTranscript:
         words = tuple(Word(word, start + i / 2, start + i / 2 + 0.5) for i, word in enumerate(text.split()))
         segment = Segment(text, start, words[-1].end, words)
-        return Said(segment, tuple((word.start, word.end) for word in words), shared)
+        return ChunkTranscript(segment, tuple((word.start, word.end) for word in words), shared)
 
     segments = stitch([timed("one two three fo", 0.0, None), timed("ee three four", 0.5, (0.5, 2.0))])
     assert [segment.text for segment in segments] == ["one two three", "four"]
@@ -156,8 +158,10 @@ def test_words_of_neighbours_do_not_overlap() -> None:
     first, second = (Word("one", 0.0, 1.0), Word("two", 4.6, 5.0)), (Word("three", 4.9, 6.5), Word("four", 6.5, 9.0))
     segments = stitch(
         [
-            Said(Segment("one two", 0.0, 6.0, first), tuple((word.start, word.end) for word in first)),
-            Said(Segment("three four", 4.5, 9.0, second), tuple((word.start, word.end) for word in second), (4.5, 6.0)),
+            ChunkTranscript(Segment("one two", 0.0, 6.0, first), tuple((word.start, word.end) for word in first)),
+            ChunkTranscript(
+                Segment("three four", 4.5, 9.0, second), tuple((word.start, word.end) for word in second), (4.5, 6.0)
+            ),
         ]
     )
     words = [word for segment in segments for word in segment.words]
@@ -166,14 +170,16 @@ def test_words_of_neighbours_do_not_overlap() -> None:
 
 def test_a_segment_that_lost_words_has_no_alternatives() -> None:
     whole, cut = (Alternative("one two three", -1.0),), (Alternative("three four", -2.0),)
-    first = Said(Segment("one two three", 0.0, 2.0, (), whole), ((0.0, 0.4), (0.6, 1.0), (1.5, 1.9)))
-    second = Said(Segment("three four", 1.0, 4.0, (), cut), ((1.5, 1.9), (3.0, 3.4)), (1.0, 2.0))
+    first = ChunkTranscript(Segment("one two three", 0.0, 2.0, (), whole), ((0.0, 0.4), (0.6, 1.0), (1.5, 1.9)))
+    second = ChunkTranscript(Segment("three four", 1.0, 4.0, (), cut), ((1.5, 1.9), (3.0, 3.4)), (1.0, 2.0))
     assert [segment.alternatives for segment in stitch([first, second])] == [whole, ()]
 
 
 def test_a_short_segment_beside_a_joint_does_not_end_before_it_begins() -> None:
     first, second = Segment("one two", 0.0, 6.0), Segment("three", 4.5, 4.75)
-    assert all(part.start <= part.end for part in stitch([Said(first), Said(second, shared=(4.5, 6.0))]))
+    assert all(
+        part.start <= part.end for part in stitch([ChunkTranscript(first), ChunkTranscript(second, shared=(4.5, 6.0))])
+    )
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abc"), max_size=12), st.booleans())

@@ -20,8 +20,8 @@ from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import AudioError
 from asr_doge.inference import transcription
 from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
-from asr_doge.inference.segmentation import pieces_of
-from asr_doge.inference.transcription import Spoken, Transcriber, load, transcribe
+from asr_doge.inference.segmentation import cut_into_chunks
+from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load, transcribe
 from asr_doge.models import load_model
 from tests.inference.conftest import UNGUARDED
 from tests.models import tiny
@@ -72,7 +72,7 @@ def test_each_recording_is_transcribed_in_its_language(brief_folder: Path, tmp_p
     def alone(index: int, language: str | None) -> str:
         return text_of(Transcriber(loaded, decoding=UNGUARDED, language=language), WAVEFORMS[index])
 
-    spoken = [Spoken(WAVEFORMS[index], language) for index, language in enumerate(languages)]
+    spoken = [SourceWithLanguage(WAVEFORMS[index], language) for index, language in enumerate(languages)]
     together = Transcriber(loaded, 4, UNGUARDED).transcribe_each(spoken)
     texts = [result.text for result in together if isinstance(result, Transcription)]
     assert texts == [alone(index, language) for index, language in enumerate(languages)]
@@ -213,8 +213,8 @@ def test_a_clip_as_long_as_the_longest_to_train_on_fits(brief_folder: Path, tmp_
     edit_json(folder / "config.json", max_audio_seconds=round(72_193 / RATE, 6))
     (segment,) = Transcriber(load_model(folder, device="cpu"), decoding=UNGUARDED).transcribe(WAVEFORMS[0]).segments
     whole = Transcriber(load_model(folder, device="cpu"), decoding=UNGUARDED)
-    assert len(list(pieces_of([np.zeros(72_193, dtype=np.float32)], whole.max_seconds))) == 1
-    assert len(list(pieces_of([np.zeros(72_193 + RATE // 100, dtype=np.float32)], whole.max_seconds))) == 2
+    assert len(list(cut_into_chunks([np.zeros(72_193, dtype=np.float32)], whole.max_seconds))) == 1
+    assert len(list(cut_into_chunks([np.zeros(72_193 + RATE // 100, dtype=np.float32)], whole.max_seconds))) == 2
     assert segment.text
 
 
@@ -225,9 +225,9 @@ def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber) -> None:
     results = transcriber.transcribe([long, WAVEFORMS[0]])
     assert results[0].duration == pytest.approx(len(long) / RATE)
     assert results[1].text == text_of(transcriber, WAVEFORMS[0])
-    pieces = [piece for piece in pieces_of([long], cut_at_pauses=True) if not piece.is_gap]
-    assert len(pieces) == len(parts)
-    texts = [text_of(transcriber, piece.samples) for piece in pieces]
+    chunks = [chunk for chunk in cut_into_chunks([long], cut_at_pauses=True) if not chunk.is_gap]
+    assert len(chunks) == len(parts)
+    texts = [text_of(transcriber, chunk.samples) for chunk in chunks]
     assert results[0].text == " ".join(texts)
     segments = results[0].segments
     assert [segment.text for segment in segments] == texts
@@ -254,7 +254,7 @@ def test_a_recording_that_breaks_off_late_fails_as_a_whole(
 
 
 def test_a_long_file_is_never_held_whole(transcriber: Transcriber, tmp_path: Path) -> None:
-    """Nor are its pieces, between reading and their turn."""
+    """Nor are its chunks, between reading and their turn."""
     minute = np.zeros(60 * RATE, dtype=np.float32)
     said = spoken("seven")
     minute[30 * RATE : 30 * RATE + len(said)] = said

@@ -35,9 +35,9 @@ from asr_doge.inference.output import (
 )
 from asr_doge.inference.output_folder import OutputFolder, State
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.transcription import Source, Spoken, Transcriber, load
+from asr_doge.inference.transcription import Source, SourceWithLanguage, Transcriber, load
 
-_Given = Path | Spoken | FailedTranscription
+_Given = Path | SourceWithLanguage | FailedTranscription
 """A recording, one channel of it, or what is wrong with it already."""
 _CHANNELS: dict[Channels, int | None] = {"mix": None, "left": 0, "right": 1, "each": None}
 ONE_RECORDING_FORMATS = ("srt", "vtt", "textgrid")
@@ -212,7 +212,7 @@ def _wanted(
     return wanted, [f"{states[state]} {note}" for state, note in notes.items() if states[state]]
 
 
-def _file_of(source: Path | Spoken) -> tuple[Path, int | None]:
+def _file_of(source: Path | SourceWithLanguage) -> tuple[Path, int | None]:
     """The file, and which of its channels, from 1."""
     if isinstance(source, Path):
         return source, None
@@ -239,7 +239,7 @@ def _each_channel(sources: Iterable[_Given]) -> Iterator[_Given]:
         except AudioError as error:
             yield FailedTranscription(error, source)
             continue
-        yield from (Spoken(source, channel=number) for number in range(count))
+        yield from (SourceWithLanguage(source, channel=number) for number in range(count))
 
 
 def _transcribe_each(config: TranscribeConfig, sources: Sequence[_Given]) -> Iterator[Result]:
@@ -248,8 +248,8 @@ def _transcribe_each(config: TranscribeConfig, sources: Sequence[_Given]) -> Ite
     channel = _CHANNELS[config.channels]
     spoken = [
         replace(source, language=config.language)
-        if isinstance(source, Spoken)
-        else Spoken(source, config.language, channel=channel)
+        if isinstance(source, SourceWithLanguage)
+        else SourceWithLanguage(source, config.language, channel=channel)
         for source in sources
         if not isinstance(source, FailedTranscription)
     ]

@@ -72,12 +72,14 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     found = find_speech_encoder(config.speech_encoder, config.encoder_window)
     reference, encoder_config = found.reference, found.config  # not the head, which reads what is stored here
     encoder = load_encoder(reference, encoder_config).to(find_device(config.device))
-    hearing = LoadedEncoder(encoder, encoder_family(encoder_config).feature_extractor(encoder_config))
+    speech_encoder = LoadedEncoder(encoder, encoder_family(encoder_config).feature_extractor(encoder_config))
     storage = Storage(config.dtype, config.ctc_top_k if encoder.has_ctc else 0, config.augment_copies)
     copies = dict.fromkeys(augmented, 1 + config.augment_copies)
     seconds = sum(utterance.duration * copies.get(utterance.id, 1) for utterance in utterances)
     folder = config.output_dir or str(data_dir / "features")
-    source = feature_source(encoder_fingerprint(reference, encoder_config), encoder_config, hearing.feature_extractor)
+    source = feature_source(
+        encoder_fingerprint(reference, encoder_config), encoder_config, speech_encoder.feature_extractor
+    )
     with FeatureCacheWriter(
         folder,
         source,
@@ -86,15 +88,15 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
         part=part,
         overwrite=config.overwrite,
     ) as writer:
-        held = _held(writer, utterances, copies, config.verify)
-        work = _plan(writer, utterances, copies, config.batch_seconds, held)
+        queued = _held(writer, utterances, copies, config.verify)
+        work = _plan(writer, utterances, copies, config.batch_seconds, queued)
         _require_space(
             writer,
             work,
             copies,
             bytes_per_second(storage, encoder.hidden_size, encoder.frame_rate_hz, encoder.ctc_frame_rate_hz),
         )
-        run = _Run(writer, hearing, copies, config.num_workers)
+        run = _Run(writer, speech_encoder, copies, config.num_workers)
         run.do(work)
     return FeaturesReport(folder, run.encoded, work.kept, list(run.failed.values()))
 
@@ -150,7 +152,7 @@ def _plan(
     utterances: Sequence[Utterance],
     copies: dict[str, int],
     batch_seconds: float,
-    held: Container[str],
+    queued: Container[str],
 ) -> _Work:
     """Batches of like length within each file.
 
@@ -171,7 +173,7 @@ def _plan(
         for several, alike in sorted(by_copies.items()):
             start = 0
             for end in cut_by_length([several * utterance.duration for utterance in alike], batch_seconds):
-                wanted = [utterance for utterance in alike[start:end] if utterance.id not in held]
+                wanted = [utterance for utterance in alike[start:end] if utterance.id not in queued]
                 work.kept += end - start - len(wanted)
                 batches += [wanted] if wanted else []
                 start = end
@@ -184,11 +186,11 @@ def _held(
     writer: FeatureCacheWriter, utterances: Sequence[Utterance], copies: dict[str, int], verify: bool
 ) -> set[str]:
     """Ids of utterances whose features are there; a recording that is not takes nothing from them, as in training."""
-    held = {utterance.id for utterance in utterances if writer.holds(utterance.id, None, copies.get(utterance.id, 1))}
-    here = [utterance for utterance in utterances if utterance.id in held and _exists(utterance.audio_path)]
+    queued = {utterance.id for utterance in utterances if writer.holds(utterance.id, None, copies.get(utterance.id, 1))}
+    here = [utterance for utterance in utterances if utterance.id in queued and _exists(utterance.audio_path)]
     stamps = [(utterance.audio_path, writer.stamp(utterance.id) or "") for utterance in here]
     unchanged = KnownCopies(writer.store).unchanged(stamps, verify=verify)
-    return held - {utterance.id for utterance, is_same in zip(here, unchanged, strict=True) if not is_same}
+    return queued - {utterance.id for utterance, is_same in zip(here, unchanged, strict=True) if not is_same}
 
 
 def _exists(path: Path) -> bool:
@@ -246,12 +248,12 @@ class _Run:
     """
 
     def __init__(
-        self, writer: FeatureCacheWriter, hearing: LoadedEncoder, copies: dict[str, int], threads: int
+        self, writer: FeatureCacheWriter, speech_encoder: LoadedEncoder, copies: dict[str, int], threads: int
     ) -> None:
         self.encoded = 0
         self.failed: dict[str, str] = {}
         self._writer = writer
-        self._hearing = hearing
+        self._speech_encoder = speech_encoder
         self._copies = copies
         self._threads = threads
 
@@ -318,10 +320,10 @@ class _Run:
         Raises:
             AudioError, DataError: it cannot be read, or is too short or too long.
         """
-        path, rate = utterance.audio_path, self._hearing.sampling_rate
+        path, rate = utterance.audio_path, self._speech_encoder.sampling_rate
         # Before it is read: of one that changes meanwhile, the features are then too old, not wrong for good.
         stamp = fingerprint(path)
-        longest = self._hearing.max_samples
+        longest = self._speech_encoder.max_samples
         waveform = read_clip(path, rate, longest)
         copies = range(1, self._copies.get(utterance.id, 1))
         return _Clip(
@@ -335,7 +337,7 @@ class _Run:
             return
         top_k = self._writer.storage.ctc_top_k
         waveforms = [waveform for clip in clips for waveform in clip.waveforms]
-        output = self._hearing.encode(waveforms, return_ctc_logits=top_k > 0)
+        output = self._speech_encoder.encode(waveforms, return_ctc_logits=top_k > 0)
         speech = output.speech_embeddings.cpu()
         speech_lengths = output.speech_lengths.tolist()
         features = [Features(rows[:length]) for rows, length in zip(speech, speech_lengths, strict=True)]

@@ -1,10 +1,10 @@
-"""Recordings of any length, also those that have not ended yet, into pieces that a model reads at once.
+"""Recordings of any length, also those that have not ended yet, into chunks that a model reads at once.
 
-Promises: pieces of at most the given length, in order, which together hold every sample; a recording that is no longer
-stays whole, unless it is to be cut like a stream. Each piece of others ends in a pause, as the voice activity detector
+Promises: chunks of at most the given length, in order, which together hold every sample; a recording that is no longer
+stays whole, unless it is to be cut like a stream. Each chunk of others ends in a pause, as the voice activity detector
 hears it, and only where nobody pauses for that long do two neighbours overlap, so that each word is whole in one of
 them (`asr_doge.inference.stitching` joins their texts). Where a cut falls does not depend on what comes after it was
-made, nor on how the samples arrive, so that a stream is cut as its recording is. Memory is that of one piece.
+made, nor on how the samples arrive, so that a stream is cut as its recording is. Memory is that of one chunk.
 It knows neither models nor files.
 """
 
@@ -21,32 +21,32 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 
 PAUSE_SECONDS = 1.0
-"""A pause of this length ends any piece, and the longer the piece already is, the shorter a pause will do."""
+"""A pause of this length ends any chunk, and the longer the chunk already is, the shorter a pause will do."""
 USUAL_SHARE = 0.6
-"""From this share of the longest piece on, any pause will do: few clips that a model was trained on are longer."""
+"""From this share of the longest chunk on, any pause will do: few clips that a model was trained on are longer."""
 MARGIN_SECONDS = 0.3
-"""Of the silence around speech, what its piece keeps at least; the detector clips soft sounds."""
+"""Of the silence around speech, what its chunk keeps at least; the detector clips soft sounds."""
 SHORTEST_PAUSE_SECONDS = 0.1
-"""No shorter pause ends a piece: the closure of a consonant is as long."""
+"""No shorter pause ends a chunk: the closure of a consonant is as long."""
 OVERLAP_SECONDS = 1.5
-"""Without such a pause, how much of a piece's end is the start of the next too; longer than any word."""
+"""Without such a pause, how much of a chunk's end is the start of the next too; longer than any word."""
 WINDOW_SECONDS = 0.1
 """Length of a moment, when the quietest is looked for."""
 _BLOCK_SAMPLES = 1 << 16
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """A part of a recording.
 
     Attributes:
         samples: `[samples]`, at 16 kHz.
         start: where it begins in the recording, in seconds.
         speech: first and last moment of what may be speech, in seconds of the recording; None if there is none.
-        overlap_before: seconds at its start that are the end of the piece before too.
-        overlap_after: seconds at its end that are the start of the next piece too.
+        overlap_before: seconds at its start that are the end of the chunk before too.
+        overlap_after: seconds at its end that are the start of the next chunk too.
         is_gap: whether it is a silence, or other sound, between or beside the speech of a recording. A recording that
-            is one piece is none, for the detector may have missed the speech in it.
+            is one chunk is none, for the detector may have missed the speech in it.
     """
 
     samples: NDArray[np.float32]
@@ -63,7 +63,7 @@ class Piece:
 
     @property
     def shared(self) -> tuple[float, float] | None:
-        """The stretch that the piece before holds too, in seconds of the recording."""
+        """The stretch that the chunk before holds too, in seconds of the recording."""
         return (self.start, self.start + self.overlap_before) if self.overlap_before else None
 
 
@@ -71,64 +71,64 @@ class Segmenter:
     """Cuts one recording while it comes in.
 
     Args:
-        max_seconds: longest piece, in seconds.
+        max_seconds: longest chunk, in seconds.
     """
 
     def __init__(self, max_seconds: float = 30.0) -> None:
         self.longest = max(math.floor(max_seconds * SAMPLE_RATE), 8 * FRAME_SAMPLES)
-        """Samples of a piece, at most."""
+        """Samples of a chunk, at most."""
         self._detector = VoiceActivityDetector()
         self._judged = Judged()
         self._open = np.zeros(0, dtype=np.float32)
-        self._frames = 0  # whole ones in the open piece
+        self._frames = 0  # whole ones in the open chunk
         self._spoken: list[int] = []  # which of them may hold speech
         self._frames_before = 0  # in the recording
-        self._overlap = 0  # frames of the open piece that the one before holds too
+        self._overlap = 0  # frames of the open chunk that the one before holds too
 
     @property
-    def open_piece(self) -> Piece:
+    def open_chunk(self) -> Chunk:
         """What has come since the last cut."""
-        return self._piece(len(self._open))
+        return self._chunk(len(self._open))
 
-    def feed(self, samples: NDArray[np.float32]) -> list[Piece]:
-        """Take more `[samples]` at 16 kHz, of any number; returns the pieces that they complete."""
-        pieces = []
+    def feed(self, samples: NDArray[np.float32]) -> list[Chunk]:
+        """Take more `[samples]` at 16 kHz, of any number; returns the chunks that they complete."""
+        chunks = []
         for start in range(0, len(samples), _BLOCK_SAMPLES):  # little at a time, for every cut copies what is left
             block = samples[start : start + _BLOCK_SAMPLES]
             self._open = np.concatenate([self._open, block])
             for may_be_speech in self._detector.feed(self._judged.feed(block)):
                 self._spoken += [self._frames] * may_be_speech
                 self._frames += 1
-                piece = self._cut()
-                if piece is not None:
-                    pieces.append(piece)
-        return pieces
+                chunk = self._cut()
+                if chunk is not None:
+                    chunks.append(chunk)
+        return chunks
 
-    def finish(self) -> list[Piece]:
-        """What is left, in one piece or two; the segmenter is then of no more use."""
-        pieces = [self._shorten()] if len(self._open) > self.longest else []
-        last = self.open_piece
+    def finish(self) -> list[Chunk]:
+        """What is left, in one chunk or two; the segmenter is then of no more use."""
+        chunks = [self._shorten()] if len(self._open) > self.longest else []
+        last = self.open_chunk
         if self._frames_before:
             last = replace(last, is_gap=last.speech is None)
-        return [*pieces, last] if len(self._open) else pieces
+        return [*chunks, last] if len(self._open) else chunks
 
-    def _cut(self) -> Piece | None:
-        """The piece that the latest frame completes, if it does."""
+    def _cut(self) -> Chunk | None:
+        """The chunk that the latest frame completes, if it does."""
         count, spoken = self._frames, self._spoken
         if spoken and spoken[0] == count - 1 and count > _frames(PAUSE_SECONDS):
-            return self._close(count - 1 - _frames(MARGIN_SECONDS))  # silence before speech is a piece of its own
+            return self._close(count - 1 - _frames(MARGIN_SECONDS))  # silence before speech is a chunk of its own
         if spoken and count - 1 - spoken[-1] >= self._pause_needed(count):
             last, margin = spoken[-1] + 1, min(_frames(MARGIN_SECONDS), (count - spoken[-1]) // 3)
             return self._close(self._quietest(last + margin, count - margin))
         return self._shorten() if count * FRAME_SAMPLES > self.longest else None
 
     def _pause_needed(self, count: int) -> int:
-        """Frames of pause that end a piece of `count` frames."""
+        """Frames of pause that end a chunk of `count` frames."""
         left = 1 - count * FRAME_SAMPLES / (USUAL_SHARE * self.longest)
         return max(_frames(PAUSE_SECONDS * left), _frames(SHORTEST_PAUSE_SECONDS))
 
-    def _shorten(self) -> Piece:
-        """Cut a piece that has grown too long, at its quietest moment, as nobody pauses."""
+    def _shorten(self) -> Chunk:
+        """Cut a chunk that has grown too long, at its quietest moment, as nobody pauses."""
         count = self.longest // FRAME_SAMPLES
         if not self._spoken or self._spoken[0] >= count:
             return self._close(count)
@@ -145,59 +145,59 @@ class Segmenter:
         quietest = np.flatnonzero(moments <= moments.min() + 1e-9)
         return start + int(quietest[len(quietest) // 2]) + window // 2
 
-    def _close(self, frames: int, overlap: int = 0) -> Piece:
-        """Take the first frames out of the open piece, but for the overlap."""
-        piece = self._piece(frames * FRAME_SAMPLES)
-        piece = replace(piece, overlap_after=_seconds(overlap), is_gap=piece.speech is None)
+    def _close(self, frames: int, overlap: int = 0) -> Chunk:
+        """Take the first frames out of the open chunk, but for the overlap."""
+        chunk = self._chunk(frames * FRAME_SAMPLES)
+        chunk = replace(chunk, overlap_after=_seconds(overlap), is_gap=chunk.speech is None)
         kept = frames - overlap
         self._open = self._open[kept * FRAME_SAMPLES :].copy()
         self._spoken = [index - kept for index in self._spoken if index >= kept]
         self._frames -= kept
         self._frames_before += kept
         self._overlap = overlap
-        return piece
+        return chunk
 
-    def _piece(self, samples: int) -> Piece:
-        """The first `samples` of the open piece."""
+    def _chunk(self, samples: int) -> Chunk:
+        """The first `samples` of the open chunk."""
         before = self._frames_before
         spoken = [index for index in self._spoken if index * FRAME_SAMPLES < samples]
         speech = (_seconds(before + spoken[0]), _seconds(before + spoken[-1] + 1)) if spoken else None
-        return Piece(self._open[:samples], _seconds(before), speech, _seconds(self._overlap))
+        return Chunk(self._open[:samples], _seconds(before), speech, _seconds(self._overlap))
 
 
-def pieces_of(
+def cut_into_chunks(
     blocks: Iterable[NDArray[np.float32]], max_seconds: float = 30.0, cut_at_pauses: bool = False
-) -> Iterator[Piece]:
+) -> Iterator[Chunk]:
     """Cut a recording that comes in blocks `[samples]` at 16 kHz, as a `Segmenter` does.
 
     Args:
         blocks: of one recording, in order.
-        max_seconds: longest piece, in seconds.
-        cut_at_pauses: cut it although it is no longer than a piece may be; else it stays whole.
+        max_seconds: longest chunk, in seconds.
+        cut_at_pauses: cut it although it is no longer than a chunk may be; else it stays whole.
     """
     segmenter = Segmenter(max_seconds)
     rest = iter(blocks)
-    held: list[NDArray[np.float32]] = []
+    queued: list[NDArray[np.float32]] = []
     if not cut_at_pauses:
         room = segmenter.longest
         while room >= 0 and (block := next(rest, None)) is not None:
-            held.append(block)
+            queued.append(block)
             room -= len(block)
         if room >= 0:
-            yield from _whole(held)
+            yield from _whole(queued)
             return
-    for block in chain(held, rest):
+    for block in chain(queued, rest):
         yield from segmenter.feed(block)
     yield from segmenter.finish()
 
 
-def _whole(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Piece]:
-    """A recording in one piece, unless it is empty."""
+def _whole(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Chunk]:
+    """A recording in one chunk, unless it is empty."""
     samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
     spoken = np.flatnonzero(VoiceActivityDetector().feed(samples))
     speech = (_seconds(int(spoken[0])), _seconds(int(spoken[-1]) + 1)) if len(spoken) else None
     if len(samples):
-        yield Piece(samples, 0.0, speech)
+        yield Chunk(samples, 0.0, speech)
 
 
 def _frames(seconds: float) -> int:

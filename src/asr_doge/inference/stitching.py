@@ -1,4 +1,4 @@
-"""Joining what was said in pieces of a recording that overlap.
+"""Joining what was said in chunks of a recording that overlap.
 
 Promises: a word that two neighbours heard is kept once, and none is dropped outside the stretch that both hold. Words
 are the same where they are spelled alike and said at the same time, and count only if they are most of what was heard
@@ -21,13 +21,13 @@ SAME_TIME_ESTIMATED = 1.0
 
 
 @dataclass(frozen=True)
-class Said:
-    """What was said in a piece of a recording.
+class ChunkTranscript:
+    """What was said in a chunk of a recording.
 
     Attributes:
         segment: its text.
         times: of each word of the text; empty where they are not known.
-        shared: the stretch that the piece before holds too, if there is one.
+        shared: the stretch that the chunk before holds too, if there is one.
     """
 
     segment: Segment
@@ -35,25 +35,25 @@ class Said:
     shared: Span | None = None
 
 
-def stitch(said: Sequence[Said]) -> list[Segment]:
-    """Join the texts of pieces: words that two neighbours share are kept once, and segments without text left out.
+def stitch(transcripts: Sequence[ChunkTranscript]) -> list[Segment]:
+    """Join the texts of chunks: words that two neighbours share are kept once, and segments without text left out.
 
     Where one of two neighbours says nothing, the other stays as it is.
     """
-    stitched: list[Said] = []
-    for part in said:
+    stitched: list[ChunkTranscript] = []
+    for part in transcripts:
         if stitched and part.shared is not None and stitched[-1].segment.text and part.segment.text:
             stitched[-1], part = _join(stitched[-1], part, part.shared)
         stitched.append(part)
     return [part.segment for part in stitched if part.segment.text]
 
 
-def common_prefix(a: Sequence[str], b: Sequence[str]) -> int:
+def common_prefix_length(a: Sequence[str], b: Sequence[str]) -> int:
     """Number of words at the start of both that are the same."""
     return next((count for count, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _join(first: Said, second: Said, shared: Span) -> tuple[Said, Said]:
+def _join(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tuple[ChunkTranscript, ChunkTranscript]:
     """Two overlapping neighbours without what both say; a segment that lost words has no alternatives any more."""
     heard, again = first.segment.text.split(), second.segment.text.split()
     kept, dropped = _joint(first, second, shared)
@@ -83,7 +83,7 @@ def _join(first: Said, second: Said, shared: Span) -> tuple[Said, Said]:
     return replace(first, segment=before, times=times), replace(second, segment=after, times=later)
 
 
-def _joint(first: Said, second: Said, shared: Span) -> tuple[int, int]:
+def _joint(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tuple[int, int]:
     """How many words of the first to keep, and how many of the second to drop."""
     is_measured = bool(first.times and second.times)
     tolerance = SAME_TIME if is_measured else SAME_TIME_ESTIMATED
@@ -139,14 +139,14 @@ def _most_pairs(count: int, others: int, closeness: Callable[[int, int], float])
     return rows[-1][-1][1]
 
 
-def _word_times(said: Said) -> Sequence[Span]:
+def _word_times(transcripts: ChunkTranscript) -> Sequence[Span]:
     """Of each word; where they are not known, each letter takes as long as any other."""
-    if said.times:
-        return said.times
-    words = said.segment.text.split()
+    if transcripts.times:
+        return transcripts.times
+    words = transcripts.segment.text.split()
     ends = list(accumulate(len(word) + 1 for word in words))
-    second = (said.segment.end - said.segment.start) / (ends[-1] - 1)
-    begin = said.segment.start
+    second = (transcripts.segment.end - transcripts.segment.start) / (ends[-1] - 1)
+    begin = transcripts.segment.start
     return [
         (begin + second * (end - len(word) - 1), begin + second * (end - 1))
         for word, end in zip(words, ends, strict=True)

@@ -27,12 +27,12 @@ from asr_doge.models import LoadedModel, assemble_model
 from asr_doge.text.prompt import PLACE
 from asr_doge.training.arguments import training_arguments, use_precision
 from asr_doge.training.callbacks import (
+    EarlyStopping,
     KeepBest,
-    LimitedPatience,
     MarkComplete,
     Progress,
-    Show,
-    StopWhenAsked,
+    ShowEvaluation,
+    StopOnInterrupt,
     cers_between,
 )
 from asr_doge.training.card import write_card
@@ -89,7 +89,7 @@ class _Run:
     """Everything that a run needs, checked and loaded."""
 
     trainer: SpeechTrainer
-    show: Show
+    show: ShowEvaluation
     loaded: LoadedModel
     checkpoint: Path | None
     """To go on from."""
@@ -297,7 +297,7 @@ def _trainer(
     ctc_ids: Ids | None,
     before: dict[str, Any] | None,
     begin: int,
-) -> tuple[SpeechTrainer, Show]:
+) -> tuple[SpeechTrainer, ShowEvaluation]:
     """The Trainer with its data and callbacks, and what shows its progress in the run's folder."""
     output_dir = Path(config.output_dir)
     train_examples = open_dataset(config, train_set, loaded, training=True)
@@ -315,7 +315,7 @@ def _trainer(
         eval_dataset=NamedExamples(dev_examples),
         processing_class=loaded.processor,
         compute_metrics=evaluation,
-        callbacks=[LimitedPatience(config.patience, schedule.epochs_before_last)],
+        callbacks=[EarlyStopping(config.patience, schedule.epochs_before_last)],
         schedule=schedule,
         batches=training_batches(config, train_examples.utterances),
         evaluation_batches=evaluation_batches(config, dev_examples.utterances),
@@ -324,7 +324,7 @@ def _trainer(
         unreadable=unreadable,
         max_unreadable=config.max_unreadable,
     )
-    show = Show(evaluation, output_dir)
+    show = ShowEvaluation(evaluation, output_dir)
     saved = copy.deepcopy(loaded.model.generation_config)
     trainer.add_callback(KeepBest(trainer, loaded, saved, output_dir / "best", begin))
     trainer.add_callback(show)
@@ -381,7 +381,7 @@ def _within_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
 
 def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
     """Train to the end, which is evaluated too."""
-    trainer, stop = run.trainer, StopWhenAsked()
+    trainer, stop = run.trainer, StopOnInterrupt()
     trainer.add_callback(stop)
     try:
         with _within_memory(config, trainer.args.device):
