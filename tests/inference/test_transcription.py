@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 import asr_doge
 from asr_doge.audio import Voice, read_audio, synthesize
+from asr_doge.audio.voice_activity import VoiceActivityDetector
 from asr_doge.decoding import DecodingConfig
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import AudioError
-from asr_doge.inference import transcription
+from asr_doge.inference import segmentation, transcription
 from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
 from asr_doge.inference.segmentation import cut_into_chunks
 from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load, transcribe
@@ -59,6 +60,28 @@ def test_batching_changes_neither_texts_nor_order(transcriber: Transcriber, alon
     results = Transcriber(transcriber.loaded, batch_size, UNGUARDED).transcribe(WAVEFORMS)
     assert [result.text for result in results] == alone
     assert [result.duration for result in results] == pytest.approx(SECONDS)
+
+
+def test_the_voice_detector_is_asked_only_for_bounds_that_no_word_times_give(
+    transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longer than a small model does."""
+    asked = []
+
+    class Watched(VoiceActivityDetector):
+        def feed(self, samples: NDArray[np.float32]) -> list[bool]:
+            asked.append(len(samples))
+            return super().feed(samples)
+
+    monkeypatch.setattr(segmentation, "VoiceActivityDetector", Watched)
+    clip = spoken(SENTENCES[1])
+    with_times = Transcriber(transcriber.loaded, decoding=dataclasses.replace(UNGUARDED, timestamps="word"))
+    assert with_times.transcribe(clip).segments[0].words
+    assert asked == []
+    bare = Transcriber(transcriber.loaded, decoding=dataclasses.replace(UNGUARDED, timestamps="none"))
+    (segment,) = bare.transcribe(np.concatenate([np.zeros(RATE, np.float32), clip])).segments
+    assert asked == [RATE + len(clip)]
+    assert segment.start == pytest.approx(1.0, abs=0.2)
 
 
 def test_each_recording_is_transcribed_in_its_language(brief_folder: Path, tmp_path: Path) -> None:
@@ -237,17 +260,19 @@ def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber) -> None:
         begun += len(part) / RATE + 2.0
 
 
-def test_a_recording_that_breaks_off_late_fails_as_a_whole(
+def test_of_a_recording_that_breaks_off_late_what_is_there_is_kept(
     transcriber: Transcriber, alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What was transcribed of it already is no transcript of it."""
     monkeypatch.setattr(transcription, "WINDOW_SECONDS", 2.0)
     whole = np.concatenate([spoken(sentence) for sentence in SENTENCES for _ in range(4)])
     path = write_wav(tmp_path / "cut.flac", whole)
     path.write_bytes(path.read_bytes()[:-20_000])
-    first, failure, last = transcriber.transcribe_each([WAVEFORMS[0], path, WAVEFORMS[1]])
-    assert isinstance(failure, FailedTranscription)
-    assert "truncated or corrupt" in str(failure.error)
+    first, kept, last = transcriber.transcribe_each([WAVEFORMS[0], path, WAVEFORMS[1]])
+    assert isinstance(kept, Transcription)
+    assert kept.text
+    assert 0.5 * len(whole) / RATE < kept.duration < len(whole) / RATE
+    assert kept.incomplete is not None
+    assert "truncated or corrupt" in kept.incomplete
     assert isinstance(first, Transcription)
     assert isinstance(last, Transcription)
     assert [first.text, last.text] == alone[:2]

@@ -42,11 +42,13 @@ class Chunk:
     Attributes:
         samples: `[samples]`, at 16 kHz.
         start: where it begins in the recording, in seconds.
-        speech: first and last moment of what may be speech, in seconds of the recording; None if there is none.
+        speech: first and last moment of what may be speech, in seconds of the recording; None if there is none, or if
+            the voice activity detector was not asked.
         overlap_before: seconds at its start that are the end of the chunk before too.
         overlap_after: seconds at its end that are the start of the next chunk too.
         is_gap: whether it is a silence, or other sound, between or beside the speech of a recording. A recording that
             is one chunk is none, for the detector may have missed the speech in it.
+        is_uncut: whether it is a whole recording that the voice activity detector was not asked about.
     """
 
     samples: NDArray[np.float32]
@@ -55,6 +57,7 @@ class Chunk:
     overlap_before: float = 0.0
     overlap_after: float = 0.0
     is_gap: bool = False
+    is_uncut: bool = False
 
     @property
     def end(self) -> float:
@@ -65,6 +68,17 @@ class Chunk:
     def shared(self) -> tuple[float, float] | None:
         """The stretch that the chunk before holds too, in seconds of the recording."""
         return (self.start, self.start + self.overlap_before) if self.overlap_before else None
+
+    def speech_bounds(self) -> tuple[float, float]:
+        """First and last moment of what may be speech, in seconds of the recording; of the chunk where there is none.
+
+        Of a whole recording the detector is asked only now: it takes longer than a small model.
+        """
+        speech = self.speech
+        if self.is_uncut:
+            spoken = np.flatnonzero(VoiceActivityDetector().feed(self.samples))
+            speech = (_seconds(int(spoken[0])), _seconds(int(spoken[-1]) + 1)) if len(spoken) else None
+        return speech or (self.start, self.end)
 
 
 class Segmenter:
@@ -184,20 +198,18 @@ def cut_into_chunks(
             queued.append(block)
             room -= len(block)
         if room >= 0:
-            yield from _whole(queued)
+            yield from _uncut(queued)
             return
     for block in chain(queued, rest):
         yield from segmenter.feed(block)
     yield from segmenter.finish()
 
 
-def _whole(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Chunk]:
+def _uncut(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Chunk]:
     """A recording in one chunk, unless it is empty."""
     samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
-    spoken = np.flatnonzero(VoiceActivityDetector().feed(samples))
-    speech = (_seconds(int(spoken[0])), _seconds(int(spoken[-1]) + 1)) if len(spoken) else None
     if len(samples):
-        yield Chunk(samples, 0.0, speech)
+        yield Chunk(samples, 0.0, None, is_uncut=True)
 
 
 def _frames(seconds: float) -> int:

@@ -139,14 +139,14 @@ def _most_pairs(count: int, others: int, closeness: Callable[[int, int], float])
     return rows[-1][-1][1]
 
 
-def _word_times(transcripts: ChunkTranscript) -> Sequence[Span]:
+def _word_times(transcript: ChunkTranscript) -> Sequence[Span]:
     """Of each word; where they are not known, each letter takes as long as any other."""
-    if transcripts.times:
-        return transcripts.times
-    words = transcripts.segment.text.split()
+    if transcript.times:
+        return transcript.times
+    words = transcript.segment.text.split()
     ends = list(accumulate(len(word) + 1 for word in words))
-    second = (transcripts.segment.end - transcripts.segment.start) / (ends[-1] - 1)
-    begin = transcripts.segment.start
+    second = (transcript.segment.end - transcript.segment.start) / (ends[-1] - 1)
+    begin = transcript.segment.start
     return [
         (begin + second * (end - len(word) - 1), begin + second * (end - 1))
         for word, end in zip(words, ends, strict=True)

@@ -116,9 +116,10 @@ _QueuedChunk = tuple[_Recording, int, Chunk]
 
 def segment_of(recognition: Recognition, chunk: Chunk) -> Segment:
     """What was recognized in a chunk of a recording, with times from the recording's start."""
-    start, end = chunk.speech or (chunk.start, chunk.end)
     if recognition.speech is not None:
         start, end = (min(chunk.start + moment, chunk.end) for moment in recognition.speech)
+    else:
+        start, end = chunk.speech_bounds() if recognition.text else (chunk.start, chunk.end)
     words = tuple(
         Word(word.text, chunk.start + word.start, min(chunk.start + word.end, chunk.end), word.confidence)
         for word in recognition.words

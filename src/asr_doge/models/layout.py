@@ -1,4 +1,4 @@
-"""How a batch stands before the language model, and what it has read of it.
+"""The layout of a batch before the language model, and the state of its decoding.
 
 Promises: every row is `[bos] prompt | speech | text [eos]` after its padding, so that the newest tokens of all rows lie
 in the last columns; what a row does not own is masked for it, so that its numbers do not depend on the others.
@@ -74,13 +74,13 @@ def full_attention_mask(inputs: Tensor, length: int) -> Tensor:
 
 @dataclass
 class DecodingState:
-    """What the language model has read of a batch, over a cache that rows share though they accept unequal lengths.
+    """The KV cache of a batch and its attention mask; rows share the cache though they accept unequal lengths.
 
     A column that a row rejected is masked for that row alone; columns that every row rejected are cut off.
 
     Attributes:
         cache: keys and values of N columns.
-        mask: `[B, N]`, 1 at what a row has really read.
+        mask: `[B, N]`, 1 at the tokens that a row keeps.
     """
 
     cache: Cache
@@ -88,7 +88,7 @@ class DecodingState:
 
     @classmethod
     def joined(cls, caches: Sequence[Cache], groups: Sequence[Tensor], mask: Tensor) -> "DecodingState":
-        """What was read of the rows of `mask`, each group `[b]` of which has a cache of its own."""
+        """The state of the rows of `mask`, from the caches of groups of them, `[b]` each."""
         joined = DynamicCache()
         for number in range(len(caches[0])):
             whole = []
@@ -113,6 +113,6 @@ class DecodingState:
             self.cache.crop(-shared)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with some rows only; `rows` are their indices."""
+        """Keep some rows only; `rows` are their indices."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]

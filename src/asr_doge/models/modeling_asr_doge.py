@@ -4,8 +4,8 @@ Promises: training and generation read the same layout, `[bos] prompt | speech |
 masked out of attention and loss, so that a clip's loss, logits and text do not depend on its neighbours. Frozen parts
 stay in eval mode, out of the optimizer and out of the checkpoint; `save_pretrained` writes what was trained and
 `from_pretrained` finds the rest by the pointers in the configuration.
-It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own; `prefill`
-and `extend` are what `asr_doge.decoding` builds on.
+It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own;
+`prefill` and `extend` are what `asr_doge.decoding` builds on.
 """
 
 import copy
@@ -235,7 +235,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             the last speech embedding and after each text token, right-aligned over the batch. In training mode only
             those that a label is compared with, `[1, labels, V]`: a large vocabulary costs more than all the rest.
         """
-        speech_embeddings, lengths = self._hear(input_features, attention_mask, speech_embeddings)
+        speech_embeddings, lengths = self._speech_embeddings(input_features, attention_mask, speech_embeddings)
         inputs = self._layout(speech_embeddings, lengths, labels, prompt_ids)
         kept = 1 if labels is None else labels.shape[1] + 1
         # Labels padded past what the longest row holds leave fewer positions than L + 1.
@@ -279,7 +279,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             generation_config: default, the one saved with the model.
             options: any of transformers' generation options (`num_beams`, `max_new_tokens`, …).
         """
-        speech, lengths = self._hear(input_features, attention_mask, speech_embeddings)
+        speech, lengths = self._speech_embeddings(input_features, attention_mask, speech_embeddings)
         inputs = self._layout(speech, lengths, prompt_ids=prompt_ids)
         generation_config = copy.deepcopy(generation_config or self.generation_config)
         others = generation_config.update(**options)
@@ -294,7 +294,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def prefill(
         self, speech_embeddings: Tensor, attention_mask: Tensor, text: Tensor, prompt_ids: Tensor | None = None
     ) -> tuple[Tensor, DecodingState]:
-        """Read prompt, speech and text in one pass, to go on from later with `extend`.
+        """Read prompt, speech and text in one pass, to continue from later with `extend`.
 
         Args:
             speech_embeddings, attention_mask: `[B, T', D]` and `[B, T']`, as in `forward`.
@@ -302,9 +302,9 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             prompt_ids: as in `forward`.
 
         Returns:
-            Logits `[B, L + 1, V]`, as in `forward` with labels, and what was read.
+            Logits `[B, L + 1, V]`, as in `forward` with labels, and the decoding state.
         """
-        speech, read = self._hear(None, attention_mask, speech_embeddings)
+        speech, read = self._speech_embeddings(None, attention_mask, speech_embeddings)
         inputs = self._layout(speech, read, text, prompt_ids)
         lengths, kept = inputs.mask.sum(dim=1), 1 + (text != IGNORED_LABEL).sum(dim=1)
         groups = (
@@ -331,10 +331,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def extend(self, state: DecodingState, text: Tensor) -> Tensor:
-        """Read more text after what was read; `reading` then holds it too.
+        """Read more text onto the KV cache of `state`, which then holds it too.
 
         Args:
-            reading: of the same rows.
+            state: of the same rows.
             text: `[B, L]`, token ids, -100 at padding; at least one token a row.
 
         Returns:
@@ -351,7 +351,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             use_cache=True,
         ).logits
 
-    def _hear(
+    def _speech_embeddings(
         self, input_features: Tensor | None, attention_mask: Tensor | None, speech_embeddings: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Speech embeddings `[B, T', D]`, given or encoded, and their lengths `[B]`."""
@@ -369,7 +369,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _layout(
         self, speech_embeddings: Tensor, lengths: Tensor, labels: Tensor | None = None, prompt_ids: Tensor | None = None
     ) -> Layout:
-        """Adapt, embed and line up prompt, speech and text."""
+        """Adapt, embed and left-pad prompt, speech and text."""
         speech, lengths = self.adapter(speech_embeddings.to(self.dtype), lengths)
         speech_mask = length_mask(lengths, speech.shape[1])
 

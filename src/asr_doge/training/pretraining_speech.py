@@ -58,8 +58,8 @@ SILENT_SHARE = 0.03
 class PretrainingSpeech(Dataset[dict[str, Any]]):
     """Endless varied speech: digit strings of human recordings and of espeak-ng voices, and sentences.
 
-    The clips grow harder over the run (`CURRICULUM`). All clips of a batch are sentences, or all are strings of the same
-    number of digits, which keeps padding low.
+    The clips grow harder over the run (`CURRICULUM`). All clips of a batch are sentences, or all are strings of the
+    same number of digits, which keeps padding low.
 
     Args:
         size: clips in the run.
