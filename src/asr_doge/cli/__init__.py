@@ -14,7 +14,7 @@ from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
-from asr_doge.cli.verbs import VERBS, run_verb
+from asr_doge.cli.verbs import VERBS, run_verb, split_verb
 from asr_doge.errors import ASRDogeError
 
 
@@ -45,7 +45,7 @@ def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0 if arguments else 2
-    verb, *rest = arguments
+    verb, rest = split_verb(arguments)
     if verb == "--version":
         from asr_doge import __version__
 
@@ -118,7 +118,7 @@ def _usage() -> str:
         "",
         "Parameter-efficient speech recognition: a frozen speech encoder, a small adapter, a small language model.",
         "",
-        *(f"  {name:<11} {verb.meaning}" for name, verb in VERBS.items()),
+        *(f"  {name:<17} {verb.meaning}" for name, verb in VERBS.items()),
         "",
         "asr-doge VERB --help says more. Try: asr-doge transcribe recording.wav",
     ]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from asr_doge.data.like_batches import LikeBatches
 from asr_doge.data.sharding import WHOLE, Shard
 
 _JITTER = 0.02
@@ -121,7 +122,9 @@ class ProcessBatches(Sampler[list[int | None]]):
         parts: that it cuts its share of a batch into, one after the other; None deals out whole batches, in turn.
     """
 
-    def __init__(self, whole: CountBatches | LengthBatches, shard: Shard = WHOLE, parts: int | None = None) -> None:
+    def __init__(
+        self, whole: CountBatches | LengthBatches | LikeBatches, shard: Shard = WHOLE, parts: int | None = None
+    ) -> None:
         self.whole = whole
         self.shard = shard
         self.parts = parts

@@ -23,9 +23,14 @@ def ctc_greedy_texts(encoder: SpeechEncoder, ctc_logits: Tensor, ctc_lengths: Te
         ctc_logits: `[B, T, V]`.
         ctc_lengths: `[B]`.
     """
+    return [encoder.ctc_text(ids).strip() for ids in ctc_greedy_ids(ctc_logits, ctc_lengths)]
+
+
+def ctc_greedy_ids(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[list[int]]:
+    """Ids of the best path of each clip, without repeats and blanks; arguments as above."""
     best = ctc_logits.argmax(dim=-1)
     return [
-        encoder.ctc_text([label for label, _ in groupby(row[:length].tolist()) if label != BLANK]).strip()
+        [label for label, _ in groupby(row[:length].tolist()) if label != BLANK]
         for row, length in zip(best, ctc_lengths.tolist(), strict=True)
     ]
 
@@ -37,10 +42,12 @@ def ctc_log_posteriors(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[NDArray[
 
 
 def ctc_label_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
-    """The labels that stand for each letter of a text, of those that the head can write.
+    """The labels that stand for each letter of a text, of those that the head can write; for each piece, for BPE.
 
     A letter counts in either case, for a text may be lower-cased where the head's is not.
     """
+    if encoder.ctc_units == "bpe":
+        return [(label,) for label in encoder.ctc_ids(" ".join(text.split()))]
     letters = []
     for letter in text:
         forms = [encoder.ctc_ids(form) for form in sorted({letter, letter.lower(), letter.upper()})]

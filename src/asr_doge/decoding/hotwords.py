@@ -68,14 +68,15 @@ def spot_hotwords(
     # at both ends stands for the clip's edges.
     relative = log_posteriors - log_posteriors.max(axis=1, keepdims=True)
     edge = np.full((1, relative.shape[1]), IMPOSSIBLE, dtype=np.float32)
-    edge[:, encoder.ctc_ids(" ")] = 0.0
+    space = encoder.ctc_ids(" ")  # of BPE none: its pieces hold it
+    edge[:, space] = 0.0
     relative = np.concatenate([edge, relative, edge])
     spelled = [(text, ctc_label_ids(encoder, f" {text} ")) for text in hotwords]
-    spelled = [(text, letters) for text, letters in spelled if len(letters) > 2]  # else none that the head can write
+    spelled = [(text, letters) for text, letters in spelled if len(letters) > 2 * len(space)]  # else it can write none
     if not spelled:
         return []
     scores, starts = _spell(relative, [letters for _, letters in spelled])
-    scores += weight * np.array([len(letters) - 2 for _, letters in spelled])
+    scores += weight * np.array([len(letters) - 2 if space else len(text) for text, letters in spelled])
     found = [
         SpottedHotword(spelled[word][0], int(starts[end, word]), int(end) - 1, float(scores[end, word]))
         for end, word in np.argwhere(scores > 0)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asr_doge.decoding.alignment import align_words
-from asr_doge.decoding.confidence import CALIBRATION
+from asr_doge.decoding.confidence import CALIBRATION, Calibration
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors, is_beyond
-from asr_doge.decoding.decoders import CTCDecoder, DecoderInputs, Hypothesis, build_decoder
+from asr_doge.decoding.decoders import TRAIN_A_HEAD, CTCDecoder, DecoderInputs, Hypothesis, build_decoder
 from asr_doge.decoding.guards import GuardName, is_blank, is_nonspeech, is_quiet_or_steady, without_loops
 from asr_doge.decoding.hotwords import HotwordBias, insert_hotwords, read_hotwords, spot_hotwords
 from asr_doge.errors import CheckpointError, ConfigError
@@ -92,11 +92,13 @@ class Recognizer:
             config = replace(config, timestamps="word" if self.encoder.has_ctc else "none")
         self.config = config
         self.decoder = build_decoder(config, loaded)
+        calibration = None if isinstance(loaded, LoadedEncoder) else loaded.model.config.calibration
+        self.calibration = CALIBRATION if calibration is None else Calibration(**calibration)
         self.hotwords = read_hotwords(config.hotwords) if config.hotwords else []
         if not self.encoder.has_ctc:
             for flag, wanted in (("timestamps word", config.timestamps == "word"), ("hotwords", self.hotwords)):
                 if wanted:
-                    raise ConfigError(f"--{flag} needs an encoder with a CTC head, which this one lacks")
+                    raise ConfigError(f"--{flag} needs a CTC head, which this encoder lacks: {TRAIN_A_HEAD}")
 
     @torch.inference_mode()
     def recognize(
@@ -268,7 +270,7 @@ class Recognizer:
         timed = []
         for word, place, log_prob in zip(words, places, log_probs, strict=True):
             # The calibration is of both together: of the head alone it would be far too sure.
-            confidence = CALIBRATION(place.log_posterior, log_prob) if log_prob is not None else None
+            confidence = self.calibration(place.log_posterior, log_prob) if log_prob is not None else None
             timed.append(RecognizedWord(word, place.start, place.end, confidence, place.log_posterior, log_prob))
         return tuple(timed)
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from asr_doge.audio.augmentation import Augmentation
 from asr_doge.audio.reading import read_clip
@@ -31,9 +30,10 @@ from asr_doge.data.sharding import Shard, parse_shard
 from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.models import LoadedEncoder, find_device
-from asr_doge.models.checkpoints import find_model, load_model_config
+from asr_doge.models.ctc_head_checkpoints import find_speech_encoder
 from asr_doge.models.encoders import encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source, load_encoder
+from asr_doge.progress import progress_bar
 
 _LAST_WINDOW_SECONDS = 0.2
 """Audio that the encoder's last window of a clip stands for beyond the clip's end, on average and rounded up."""
@@ -69,8 +69,8 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     part = _check_flags(config)
     data_dir = Path(config.data_dir)
     utterances, augmented = _read_manifests(data_dir)
-    reference = find_model(config.speech_encoder)
-    encoder_config = load_model_config(reference)
+    found = find_speech_encoder(config.speech_encoder, config.encoder_window)
+    reference, encoder_config = found.reference, found.config  # not the head, which reads what is stored here
     encoder = load_encoder(reference, encoder_config).to(find_device(config.device))
     speech_encoder = LoadedEncoder(encoder, encoder_family(encoder_config).feature_extractor(encoder_config))
     storage = Storage(config.dtype, config.ctc_top_k if encoder.has_ctc else 0, config.augment_copies)
@@ -267,13 +267,7 @@ class _Run:
         queue = [(number, batch) for number, batches in work.shards.items() for batch in batches]
         with (
             ThreadPoolExecutor(self._threads) as pool,
-            tqdm(
-                total=sum(len(batch) for _, batch in queue),
-                desc="features",
-                unit="utt",
-                dynamic_ncols=True,
-                disable=None,
-            ) as bar,
+            progress_bar(total=sum(len(batch) for _, batch in queue), desc="features", unit="utt") as bar,
         ):
             read = self._read_ahead(pool, [batch for _, batch in queue])
             for number, batches in work.shards.items():

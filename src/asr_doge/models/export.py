@@ -21,6 +21,7 @@ from transformers import DynamicCache
 
 from asr_doge.audio.log_mel import mel_filters
 from asr_doge.errors import ConfigError
+from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.dense import DENSE
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
@@ -42,10 +43,12 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: ASRDogeForConditionalGeneration) -> None:
         super().__init__()
-        self.encoder = DENSE[model.encoder.model_type](model.encoder)
+        # A trained CTC head is left out: its layers run on packed frames, whose number is no axis of a graph.
+        encoder = model.encoder.family if isinstance(model.encoder, HeadedEncoder) else model.encoder
+        self.encoder = DENSE[encoder.model_type](encoder)
         self.adapter = model.adapter
         self.axes: Axes = {"input_features": self.encoder.dynamic_axes, "input_lengths": (0,)}
-        self.outputs = ("speech", "speech_lengths", *(("ctc_log_probs",) if model.encoder.has_ctc else ()))
+        self.outputs = ("speech", "speech_lengths", *(("ctc_log_probs",) if encoder.has_ctc else ()))
 
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> tuple[Tensor, ...]:
         """`speech` `[B, S, H]`, `speech_lengths` `[B]` and, with a CTC head, `ctc_log_probs` `[B, T, V]`."""

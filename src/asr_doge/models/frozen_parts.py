@@ -5,12 +5,13 @@ It does not put a model together.
 """
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config, weights_fingerprint
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
-from asr_doge.models.encoders import SpeechEncoder
+from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
+from asr_doge.models.encoders import ENCODERS, SpeechEncoder
 from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
 from asr_doge.models.language_model import load_language_model, rename_language_model_key
 from asr_doge.published import Quantization
@@ -25,14 +26,28 @@ def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
     config = load_model_config(reference)
     if not isinstance(config, ASRDogeConfig):
         raise CheckpointError(
-            f"'{reference.name}' is a '{config.model_type}' model, not an ASR-Doge checkpoint; to train an adapter on"
-            " it give it as speech_encoder or language_model; to hear what its own CTC head holds, --decoder ctc"
+            f"'{reference.name}' is a '{config.model_type}' model, not an ASR-Doge checkpoint; {_use_of(config)}"
         )
     return config
 
 
+def _use_of(config: PreTrainedConfig) -> str:
+    """What another kind of model can be used for here."""
+    if isinstance(config, CTCHeadConfig):
+        return "it is a CTC head without a language model, which --decoder ctc hears"
+    family = ENCODERS.get(config.model_type)
+    if family is None:
+        return "to train an adapter on it give it as --language_model"
+    if family.has_ctc:
+        return "to train an adapter on it give it as --speech_encoder; to hear what its CTC head holds, --decoder ctc"
+    return (
+        "it is a speech encoder without a CTC head, which gives no text by itself: train an adapter on it (asr-doge"
+        " train --speech_encoder) or a CTC head (asr-doge pretrain ctc_head --speech_encoder)"
+    )
+
+
 def load_frozen_encoder(
-    config: ASRDogeConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
+    config: ASRDogeConfig | CTCHeadConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
 ) -> SpeechEncoder:
     """The speech encoder that a checkpoint points to, and no more of it.
 

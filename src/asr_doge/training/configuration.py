@@ -11,11 +11,14 @@ from asr_doge.published import (
     DEFAULT_PROMPT,
     DEFAULT_SPEECH_ENCODER,
     AdapterType,
+    EncoderWindow,
     SampleChoice,
     ScheduleName,
+    TrainCTCHead,
     TrainEncoder,
     TrainingDtype,
     TrainLanguageModel,
+    WarmUp,
     WeightDecayScope,
 )
 
@@ -36,7 +39,10 @@ class TrainConfig:
     """Feature cache from `asr-doge features`, a folder or URL; default, `features` in data_dir if it is there. Empty
     ("") uses none: every step then runs the encoder anew."""
     speech_encoder: str = DEFAULT_SPEECH_ENCODER
-    """Frozen speech encoder: hub id, folder, or nano/encoder."""
+    """Frozen speech encoder: hub id, folder, or nano/encoder; a CTC head's folder is its encoder with that head."""
+    encoder_window: EncoderWindow | None = None
+    """How much of the time axis Whisper reads: full, its 30 s; clip, the clip and a second of silence, at a fraction of
+    the cost. Default: as the model's configuration says, else full."""
     language_model: str = DEFAULT_LANGUAGE_MODEL
     """Language model: hub id, folder, or nano/language_model."""
     prompt_template: str = DEFAULT_PROMPT
@@ -51,6 +57,17 @@ class TrainConfig:
     """Neighbouring speech embeddings joined into one; 5 suits Whisper's 50 a second."""
     adapter_output_norm: bool = False
     """RMS norm after the adapter, at the scale of the token embeddings."""
+    ctc_weight: float = 0.0
+    """Weight of a CTC head's loss beside the language model's; 0 trains no head. The head is that of speech_encoder's
+    folder (`pretrain ctc_head`), or a new one (ctc_head)."""
+    ctc_head: TrainCTCHead | None = None
+    """New CTC head for an encoder that has none, with ctc_weight: adapter (the adapter itself, by cosine to the
+    language model's token embeddings; the default), linear, blstm or conformer (characters of the training texts)."""
+    warm_up: WarmUp | None = None
+    """ctc: before anything else the adapter learns by CTC to speak in token embeddings; the language model is not run.
+    Default: ctc from a feature cache where the language model is frozen or has LoRA, else none."""
+    warm_up_steps: int = 200
+    """Steps of the warm-up stage."""
     train_language_model: TrainLanguageModel = "none"
     """What of the language model is trained: none, lora or full."""
     train_encoder: TrainEncoder = "none"
@@ -68,6 +85,9 @@ class TrainConfig:
     """Names of the layers that LoRA updates, such as q_proj; all-linear is all but the output's."""
     batch_size: int = 16
     """Utterances a step, over all processes."""
+    like_length: bool = True
+    """Utterances of a step are of like length, which pads little; false takes them at random. (Those of batch_seconds
+    always are.)"""
     batch_seconds: float | None = None
     """Seconds of audio at once, padding included, in batches of like length; default, batch_size utterances a step.
     Evaluations keep to it too. Each process reads a batch of its own, and gradient_accumulation_steps of them make a

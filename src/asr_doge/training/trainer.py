@@ -34,7 +34,8 @@ from asr_doge.errors import AudioError, ConfigError, TrainingError
 from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.training.examples import IDS, UNREADABLE, NamedExamples
+from asr_doge.models.modeling_asr_doge import HEAD_PREFIX
+from asr_doge.training.examples import IDS, UNREADABLE
 from asr_doge.training.resuming import COMPLETE_NAME
 from asr_doge.training.schedule import PARTS, Schedule
 
@@ -87,7 +88,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         """Seconds of audio that this process has trained on since it started."""
         self._evaluated = torch.zeros(2)
         """Of the evaluation under way: this process's loss, summed over its labels, and their number."""
-        self.add_callback(_TellEpoch(self))
+        self.add_callback(TellEpoch(self))
 
     def create_accelerator_and_postprocess(self) -> None:
         """As transformers does it, but with FSDP on CPUs too: torch has it there, accelerate knows it on GPUs only."""
@@ -156,9 +157,7 @@ class SpeechTrainer(Seq2SeqTrainer):
             groups = []
             for part in PARTS:
                 for decays in (True, False):
-                    chosen = [
-                        p for name, p in trained.items() if name.startswith(f"{part}.") and (name in decayed) == decays
-                    ]
+                    chosen = [p for name, p in trained.items() if part_of(name) == part and (name in decayed) == decays]
                     if chosen:
                         weight_decay = self.args.weight_decay if decays else 0.0
                         # The rate is 1 for the schedule to multiply.
@@ -231,7 +230,7 @@ class SpeechTrainer(Seq2SeqTrainer):
             AudioError: one recording too many cannot be read.
         """
         self._count_unreadable(inputs[UNREADABLE])
-        given = {name: value for name, value in inputs.items() if name not in (IDS, UNREADABLE)}
+        given = {name: value for name, value in inputs.items() if name not in (IDS, UNREADABLE, "ctc_labels")}
         is_label = given["labels"] != IGNORED_LABEL
         loss, texts, labels = super().prediction_step(model, given, prediction_loss_only, ignore_keys, **options)
         assert isinstance(loss, Tensor)
@@ -277,10 +276,10 @@ class SpeechTrainer(Seq2SeqTrainer):
 
     def _forget_gradients_of_untrained_parts(self) -> None:
         """Else they would count in the norm that gradients are clipped to, and in AdamW's averages."""
-        for part in PARTS:
-            if not self.schedule.trains(part, self.state.global_step, self.state.max_steps):
-                for parameter in getattr(self.trained_model, part).parameters():
-                    parameter.grad = None
+        trains = {part: self.schedule.trains(part, self.state.global_step, self.state.max_steps) for part in PARTS}
+        for name, parameter in self.trained_model.named_parameters():
+            if not trains[part_of(name)]:
+                parameter.grad = None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -290,10 +289,10 @@ class SpeechTrainer(Seq2SeqTrainer):
             super()._save_checkpoint(model, trial)
 
 
-class _TellEpoch(TrainerCallback):
+class TellEpoch(TrainerCallback):
     """Tell the data which epoch begins; accelerate's wrappers do so only for some kinds of samplers."""
 
-    def __init__(self, trainer: SpeechTrainer) -> None:
+    def __init__(self, trainer: Any) -> None:  # of `batches` and a `train_dataset` that knows epochs
         self._trainer = trainer
 
     def on_epoch_begin(
@@ -301,8 +300,13 @@ class _TellEpoch(TrainerCallback):
     ) -> None:
         """`state.epoch` is a fraction where a run is resumed within an epoch."""
         epoch = int(state.epoch or 0)
-        cast(NamedExamples, self._trainer.train_dataset).set_epoch(epoch)
+        self._trainer.train_dataset.set_epoch(epoch)
         self._trainer.batches.set_epoch(epoch)
+
+
+def part_of(name: str) -> str:
+    """The part of the schedule that a parameter belongs to; a CTC head that is trained goes with the adapter."""
+    return "adapter" if name.startswith(HEAD_PREFIX) else name.partition(".")[0]
 
 
 def _whole(tensor: Tensor) -> Tensor:

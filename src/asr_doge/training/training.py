@@ -40,6 +40,7 @@ from asr_doge.training.checking import check_flags, require_positions
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.evaluation import Evaluation
 from asr_doge.training.examples import NamedExamples, collate_named
+from asr_doge.training.heads import Ids, prepare_head
 from asr_doge.training.inputs import (
     evaluation_batches,
     leave_out_unreadable,
@@ -65,6 +66,7 @@ from asr_doge.training.schedule import Schedule, read_schedule
 from asr_doge.training.sharing import push_to_hub
 from asr_doge.training.tracking import uses_wandb, wandb_run
 from asr_doge.training.trainer import SpeechTrainer, not_written, writing
+from asr_doge.training.warm_up import forget_warm_up, resolve_warm_up, warm_up
 
 CONFIG_NAME = "train_config.yaml"
 """In `output_dir`, the settings of the run, to be given to `--config`."""
@@ -108,9 +110,11 @@ def train(config: TrainConfig) -> TrainResult:
         ASRDogeError: data, model parts or flags that cannot be used, or a run that cannot go on.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
-    config = _with_features(config)
+    config = _resolved(config)
     run = _prepare(config)
     trainer, loaded, output_dir = run.trainer, run.loaded, Path(config.output_dir)
+    if run.checkpoint is None and config.resume_from is None:
+        forget_warm_up(output_dir)
     if trainer.is_world_process_zero():
         _say_features(config)
         _say_plan(_plan(run, config), config)
@@ -118,6 +122,11 @@ def train(config: TrainConfig) -> TrainResult:
         write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
         write_record(output_dir, run.record)
     is_logged = uses_wandb(config) and trainer.is_world_process_zero()
+    if config.warm_up == "ctc" and run.checkpoint is None:
+        train_examples, dev_examples = (
+            cast(NamedExamples, dataset).examples for dataset in (trainer.train_dataset, trainer.eval_dataset)
+        )
+        warm_up(config, loaded, train_examples, dev_examples, trainer.args.bf16)
     with wandb_run(config) if is_logged else nullcontext():
         _run_to_the_end(run, config)
     cers = cers_between(trainer.state, run.begin) or cers_between(trainer.state, 0)
@@ -146,7 +155,7 @@ def plan(config: TrainConfig) -> MemoryPlan:
     Raises:
         ASRDogeError: as `train`.
     """
-    config = _with_features(config)
+    config = _resolved(config)
     return _plan(_prepare(config), config)
 
 
@@ -173,12 +182,15 @@ def _prepare(config: TrainConfig) -> _Run:
         require_same_sharding(checkpoint, uses_fsdp(config))
         require_same_model(checkpoint, loaded.model.config)
         begin = _begin(config, checkpoint, data)
+    elif config.resume_from is not None:  # it may be in its warm-up
+        _changes(config, output_dir / "checkpoint-0", data)
+    ctc_ids = prepare_head(config, loaded, train_set)
     loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
     generation_config = copy.deepcopy(loaded.model.generation_config)
     dev_sample = sample_utterances(dev_set, config.eval_samples, config.sample_choice)
     require_positions(loaded, [*train_set, *dev_sample])
     before = read_record(checkpoint) if checkpoint else None
-    trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample, before, begin)
+    trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample, ctc_ids, before, begin)
     lineage = Lineage.going_on(checkpoint)
     record = {
         **lineage.described(),
@@ -201,18 +213,32 @@ def _begin(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> int:
     """
     if "run_id" not in (read_record(checkpoint) or {}):
         say_once(f"{checkpoint}: of an older version, without a run id; taken for one of this run")
+    changed = _changes(config, checkpoint, data)
+    is_other = bool(changed or left_behind(checkpoint, Path(config.output_dir)))
+    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step if is_other else 0
+
+
+def _changes(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> list[str]:
+    """What differs from the settings and data of a checkpoint, where that is allowed.
+
+    Raises:
+        ConfigError: something does, and it is not.
+    """
     changed = changes_since(checkpoint, asdict(config), data, process_count())
     if changed and not config.allow_config_change:
         raise ConfigError(
             f"--resume_from {checkpoint}: that run had {'; '.join(changed)}. Give what it had, or --allow_config_change"
             " to go on all the same"
         )
-    is_other = bool(changed or left_behind(checkpoint, Path(config.output_dir)))
-    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step if is_other else 0
+    return changed
 
 
-def _with_features(config: TrainConfig) -> TrainConfig:
-    """The same, with the feature cache to train from: the one that is given, else one that is found; empty for none."""
+def _resolved(config: TrainConfig) -> TrainConfig:
+    """The same, with what the flags leave open.
+
+    That is the feature cache to train from (the one that is given, else one that is found; empty for none), and whether
+    the run begins with a warm-up stage.
+    """
     found = str(Path(config.data_dir) / "features")
     if config.train_encoder != "none":
         folder = ""
@@ -220,7 +246,8 @@ def _with_features(config: TrainConfig) -> TrainConfig:
         folder = config.features_dir
     else:
         folder = found if not config.augment and FeatureCache.exists(found) else ""
-    return replace(config, features_dir=folder)
+    config = replace(config, features_dir=folder)
+    return replace(config, warm_up="ctc" if resolve_warm_up(config) else "none")
 
 
 def _say_features(config: TrainConfig) -> None:
@@ -238,6 +265,7 @@ def _assemble(config: TrainConfig) -> LoadedModel:
         config.speech_encoder,
         config.language_model,
         prompt_template=config.prompt_template,
+        encoder_window=config.encoder_window,
         device=own_device(config),
         adapter_type=config.adapter_type,
         adapter_hidden_dim=config.adapter_hidden_dim,
@@ -266,12 +294,14 @@ def _trainer(
     loaded: LoadedModel,
     train_set: Sequence[Utterance],
     dev_set: Sequence[Utterance],
+    ctc_ids: Ids | None,
     before: dict[str, Any] | None,
     begin: int,
 ) -> tuple[SpeechTrainer, ShowEvaluation]:
     """The Trainer with its data and callbacks, and what shows its progress in the run's folder."""
     output_dir = Path(config.output_dir)
     train_examples = open_dataset(config, train_set, loaded, training=True)
+    train_examples.ctc_ids = ctc_ids
     named = NamedExamples(train_examples)
     arguments = training_arguments(config, schedule, output_dir)
     use_precision(arguments, chosen_bf16(config, loaded.model, named, utterances_at_once(config), before))
