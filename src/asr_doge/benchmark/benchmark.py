@@ -34,12 +34,12 @@ from asr_doge.benchmark.speed import (
     time_runs,
 )
 from asr_doge.benchmark.transcribing import Outcome, transcribe_and_score, with_bar
-from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
+from asr_doge.data.manifest import Sample, Utterance, as_utterances, read_manifest, sample_utterances
 from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError, DataError
-from asr_doge.inference.transcription import Spoken, Transcriber
+from asr_doge.inference.transcription import SourceWithLanguage, Transcriber
 from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.loading import TORCH_TYPES
 
@@ -75,37 +75,41 @@ class ASRDogeBenchmark:
 
     def load_samples(self) -> list[Utterance]:
         """The test utterances that the configuration names; of more than `max_samples`, `sample_utterances` of them."""
-        manifest = Path(self.config.test_manifest or Path(self.config.data_dir) / "test_manifest.json")
-        utterances = read_manifest(manifest)
-        return sample_utterances(utterances, self.config.max_samples or len(utterances))
+        utterances = read_manifest(self._manifest)
+        count = self.config.max_samples or len(utterances)
+        return sample_utterances(utterances, count, self.config.sample_choice)
 
-    def run_full_benchmark(self, samples: Sequence[Utterance] | None = None) -> BenchmarkResult:
+    def run_full_benchmark(self, samples: Sequence[Sample] | None = None) -> BenchmarkResult:
         """Measure accuracy on all samples, speed and memory on a few, and write the JSON report and its HTML page.
 
         Of a `shard`, only its samples are transcribed, and only the first measures speed and memory.
 
         Args:
-            samples: utterances; default, `load_samples()`.
+            samples: utterances, or the fields of a manifest's lines (`{"id": …, "audio_path": …, "text": …}`), all of
+                which are measured; default, `load_samples()`.
 
         Raises:
-            DataError: no samples, not one that can be read, or a report that cannot be written.
+            DataError: no samples, malformed ones, not one that can be read, or a report that cannot be written.
             CheckpointError, ConfigError: as in `load_models`; also for outputs that are NaN, and for a peer.
         """
         rule = self._rule() if samples is None else "chosen by the caller"
-        samples = self.load_samples() if samples is None else samples
-        if not samples:
+        if samples is not None and not len(samples):
             raise DataError("nothing to benchmark: no samples")
-        samples = self.shard.of([self._with_language(sample) for sample in samples])
+        chosen = self.shard.of(self._utterances(self.load_samples() if samples is None else samples))
         progress = self._progress()
-        results, throughput = self._transcribe(samples, progress)
-        readable = [sample for sample, result in zip(samples, results, strict=True) if result.error is None]
+        results, throughput = self._transcribe(chosen, progress)
+        readable = [
+            replace(sample, duration=result.duration)  # the recording's own, whatever a manifest says or does not
+            for sample, result in zip(chosen, results, strict=True)
+            if result.error is None
+        ]
         if not readable:
-            raise DataError(f"none of the {len(samples)} samples can be read; the first: {results[0].error}")
+            raise DataError(f"none of the {len(chosen)} samples can be read; the first: {results[0].error}")
         timed = spread_over_lengths(readable, SPEED_CLIPS) if self.shard.index == 1 else []
         speed = self._measure_speed(timed, readable) if timed else None
         memory = measure_memory(self.transcriber, timed[-1].audio_path) if timed else None
         # Only now, or their memory would count as ours.
-        measured_peers = [self._measure_peer(name, samples, timed) for name in self.config.peer]
+        measured_peers = [self._measure_peer(name, chosen, timed) for name in self.config.peer]
         result = BenchmarkResult(
             name=self.config.checkpoint_dir,
             samples=results,
@@ -114,6 +118,7 @@ class ASRDogeBenchmark:
             memory=memory,
             seed=self.config.seed,
             which_samples=rule,
+            reading=self._reading(),
             peers=[peer for peer, _ in measured_peers],
             report_path=_report_path(Path(self.config.output_dir)),
             **self._about(),
@@ -123,12 +128,13 @@ class ASRDogeBenchmark:
             finished.remove()
         return result
 
-    def transcribe_samples(self, samples: Sequence[Utterance]) -> list[SampleResult]:
+    def transcribe_samples(self, samples: Sequence[Sample]) -> list[SampleResult]:
         """Transcribe and score; a clip that cannot be read counts as an empty hypothesis, with its error noted.
 
-        The texts are kept in `output_dir` for `run_full_benchmark`, which need not transcribe the same clips again.
+        Samples are as in `run_full_benchmark`. The texts are kept in `output_dir` for that, which need not transcribe
+        the same clips again.
         """
-        return self._transcribe([self._with_language(sample) for sample in samples], self._progress())[0]
+        return self._transcribe(self._utterances(samples), self._progress())[0]
 
     def benchmark_speed(self, audio_path: str | Path) -> dict[str, float]:
         """Time one clip with batch size 1, from the file to the text.
@@ -136,8 +142,9 @@ class ASRDogeBenchmark:
         Returns:
             Medians over `num_speed_runs`, after the warm-up: `total_latency_ms`, `real_time_factor` (latency over the
             clip's length; less than 1 is faster than speech), `rtfx` (its inverse), `tokens_per_second` (of generated
-            text), `first_token_ms`; means: `language_model_passes`, and of each stage `audio_ms`, `log_mel_ms`,
-            `encoder_ms`, `adapter_ms`, `prefill_ms`, `generation_ms`, `other_ms`; also `latency_p90_ms`,
+            text, over the whole latency), `generation_tokens_per_second` (over the language model's passes alone, as
+            published figures are), `first_token_ms`; means: `language_model_passes`, and of each stage `audio_ms`,
+            `log_mel_ms`, `encoder_ms`, `adapter_ms`, `prefill_ms`, `generation_ms`, `other_ms`; also `latency_p90_ms`,
             `latency_p99_ms`, `audio_duration` (seconds), `num_runs`.
 
         Raises:
@@ -150,6 +157,7 @@ class ASRDogeBenchmark:
             "real_time_factor": speed.real_time_factor,
             "rtfx": 1 / speed.real_time_factor,
             "tokens_per_second": speed.tokens_per_second,
+            "generation_tokens_per_second": speed.generation_tokens_per_second or 0.0,  # 0: it had nothing to write
             # Digital silence never reaches the language model: its text is there at the end.
             "first_token_ms": speed.total_latency_ms if speed.first_token_ms is None else speed.first_token_ms,
             "language_model_passes": speed.language_model_passes,
@@ -163,13 +171,28 @@ class ASRDogeBenchmark:
     def _transcriber_of(self, loaded: LoadedModel, batch_size: int) -> Transcriber:
         return Transcriber(loaded, batch_size, self.config, self.config.language)
 
-    def _with_language(self, sample: Utterance) -> Utterance:
-        return replace(sample, language=sample.language or self.config.language)
+    @property
+    def _manifest(self) -> Path:
+        return Path(self.config.test_manifest or Path(self.config.data_dir) / "test_manifest.json")
+
+    def _utterances(self, samples: Sequence[Sample]) -> list[Utterance]:
+        """Samples of any kind, in the language that the configuration gives to those that name none."""
+        utterances = as_utterances(samples, self._manifest.parent)
+        return [replace(sample, language=sample.language or self.config.language) for sample in utterances]
 
     def _rule(self) -> str:
         if not self.config.max_samples:
             return "all"
+        if self.config.sample_choice == "first":
+            return f"the first {self.config.max_samples} of the manifest"
         return f"at most {self.config.max_samples}, those whose ids have the smallest SHA-256"
+
+    def _reading(self) -> str:
+        """How recordings are read: cut or whole, and by which guards."""
+        guards = [name for name in ("silence", "length", "loops") if getattr(self.config, f"guard_{name}")]
+        cut = "cut at pauses" if self.config.cut_at_pauses else "whole; cut at pauses where they are longer than"
+        limit = "" if self.config.cut_at_pauses else f" {self.transcriber.max_seconds:.2f} s"
+        return f"recordings {cut}{limit}; guards {', '.join(guards) or 'off'}"
 
     def _progress(self, peer: Peer | None = None) -> Progress:
         """What an earlier run has finished that would be the same now."""
@@ -180,7 +203,7 @@ class ASRDogeBenchmark:
             decoding = {name: getattr(self.config, name) for name in names}
             recogniser = f"{self._fingerprint()} {self.config.dtype} {self.config.quantization} {decoding}"
         # Of another selection the texts would do, but not the times: in each batch one sample bears them all.
-        part = f"{self.shard} of {self.config.max_samples}"
+        part = f"{self.shard} of {self.config.max_samples} {self.config.sample_choice}"
         return Progress(Path(self.config.output_dir), recogniser, part)
 
     def _transcribe(self, samples: Sequence[Utterance], progress: Progress) -> tuple[list[SampleResult], Throughput]:
@@ -188,7 +211,7 @@ class ASRDogeBenchmark:
         with watched_outputs(self.transcriber.loaded, self.config.checkpoint_dir) as outputs:
 
             def transcribe_each(pending: Iterable[Utterance]) -> Iterator[Outcome]:
-                spoken = (Spoken(sample.audio_path, sample.language) for sample in pending)
+                spoken = (SourceWithLanguage(sample.audio_path, sample.language) for sample in pending)
                 for outcome in self.transcriber.transcribe_each(spoken):
                     outputs.check()
                     yield outcome

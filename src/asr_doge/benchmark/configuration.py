@@ -6,7 +6,7 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 from dataclasses import dataclass, field
 
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import Dtype, Quantization
+from asr_doge.published import Dtype, Quantization, SampleChoice
 
 
 @dataclass
@@ -25,13 +25,16 @@ class BenchmarkConfig(DecodingConfig):
     """Language of the utterances for which the manifest names none, as a code such as de or a name; it chooses the
     scoring rule, and goes into the prompt of models that were trained with {language} in it."""
     max_samples: int = 200
-    """Utterances to measure: those whose ids have the smallest SHA-256, so spread over the manifest; 0 for all."""
+    """Utterances of the manifest to measure, at most; 0 for all."""
+    sample_choice: SampleChoice = "spread"
+    """Which those are. spread: those whose ids have the smallest SHA-256. first: the first ones, which are of few
+    speakers where a manifest is sorted, but are what the published figures are of."""
     num_speed_runs: int = 5
     """Timed runs of each of a few clips, at batch size 1; at least 1."""
     num_warmup_runs: int = 1
     """Runs of each clip before those, which are not counted."""
     batch_size: int = 8
-    """Pieces of recordings that the model reads at once while accuracy is measured; has no bearing on the texts."""
+    """Chunks of recordings that the model reads at once while accuracy is measured; has no bearing on the texts."""
     batch_sizes: list[int] = field(default_factory=lambda: [1, 8])
     """Batch sizes whose throughput is measured."""
     peer: list[str] = field(default_factory=list)
@@ -42,6 +45,13 @@ class BenchmarkConfig(DecodingConfig):
     """Worst utterances to show on the HTML page."""
     embed_audio: bool = True
     """Put the recordings of the worst utterances into the HTML page."""
+    guard_silence: bool = field(default=False, kw_only=True)
+    """Write nothing where nobody speaks. Guards are off, as in the evaluations during training, so that figures are
+    comparable; `transcribe` has them on."""
+    guard_length: bool = field(default=False, kw_only=True)
+    """Stop a text that grows far longer than the encoder's draft of it."""
+    guard_loops: bool = field(default=False, kw_only=True)
+    """Cut a phrase that repeats over and over where the encoder's draft does not."""
     seed: int = 0
     """Seed of the resampling behind confidence intervals and significance."""
     device: str | None = None

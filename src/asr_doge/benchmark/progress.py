@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from asr_doge.data.feature_cache import audio_stamp
+from asr_doge.data.fingerprints import audio_stamp
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import DataError
 

@@ -43,6 +43,7 @@ def report_document(result: BenchmarkResult) -> dict[str, Any]:
         "model": dict(result.model),
         "parameters": dict(result.parameters),
         "which_samples": result.which_samples,
+        "reading": result.reading,
         **_recogniser_document(result),
         "accuracy_by_speaker": _documents(result.accuracy_by_speaker),
         "accuracy_by_duration": _documents(result.accuracy_by_duration),
@@ -101,6 +102,7 @@ def _result(document: dict[str, Any], path: Path) -> BenchmarkResult:
     return BenchmarkResult(
         **_recogniser_fields(document),
         **{name: document[name] for name in kept},
+        reading=document.get("reading", ""),
         memory=memory and MemoryResult(**memory | {"stages": _stages(memory["stages"])}),
         peers=[PeerResult(**_recogniser_fields(peer), version=peer["version"]) for peer in document["peers"]],
         report_path=path,

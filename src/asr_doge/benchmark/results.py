@@ -89,6 +89,7 @@ class BenchmarkResult(RecogniserResult):
         model: what was loaded, with its fingerprint.
         parameters: by part, and the trainable ones.
         which_samples: how they were chosen.
+        reading: whether recordings were read whole or cut, and which guards were on; empty in older reports.
         memory: None where `speed` is.
         peers: other recognisers on the same samples.
         report_path: the JSON report; the HTML page lies beside it.
@@ -100,6 +101,7 @@ class BenchmarkResult(RecogniserResult):
     model: Mapping[str, Any]
     parameters: Mapping[str, float]
     which_samples: str
+    reading: str = ""
     memory: MemoryResult | None
     peers: list[PeerResult]
     report_path: Path

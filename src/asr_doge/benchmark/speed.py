@@ -51,7 +51,7 @@ class BatchSpeed:
     """Throughput of several clips together.
 
     Attributes:
-        batch_size: pieces that the model reads at once.
+        batch_size: chunks that the model reads at once.
         num_clips: clips transcribed.
         audio_seconds, seconds: their length, and how long it took, reading them included.
         rtfx: the one over the other: seconds of audio a second.
@@ -69,7 +69,10 @@ class SpeedResult:
     """Speed at batch size 1 over some clips, each run several times.
 
     Attributes:
-        total_latency_ms, real_time_factor, tokens_per_second: medians over the clips of their medians.
+        total_latency_ms, real_time_factor, tokens_per_second: medians over the clips of their medians; tokens over the
+            whole latency.
+        generation_tokens_per_second: median over all runs of tokens over the time in the language model, which is how
+            the published figures count; None where it cannot be seen.
         rtfx: seconds of audio a second, all runs together.
         latency_p50_ms, latency_p90_ms, latency_p99_ms: percentiles over all runs.
         first_token_ms: median time to the first token; None where it cannot be seen.
@@ -93,6 +96,7 @@ class SpeedResult:
     num_runs: int
     num_warmup_runs: int
     batches: tuple[BatchSpeed, ...] = ()
+    generation_tokens_per_second: float | None = None
 
 
 class StageClock:
@@ -160,6 +164,7 @@ def summarize_speed(
     runs = [run for clip in clips for run in clip]
     latencies = [1000 * run.total for run in runs]
     p50, p90, p99 = (float(value) for value in np.percentile(latencies, [50, 90, 99]))
+    generated = [run.tokens / seconds for run in runs if (seconds := _seconds_of_language_model(run))]
     first_tokens = [1000 * run.first_token for run in runs if run.first_token is not None]
     return SpeedResult(
         total_latency_ms=median(1000 * median(run.total for run in clip) for clip in clips),
@@ -176,6 +181,7 @@ def summarize_speed(
         num_runs=len(clips[0]),
         num_warmup_runs=warmup_runs,
         batches=tuple(batches),
+        generation_tokens_per_second=median(generated) if generated else None,
     )
 
 
@@ -206,6 +212,10 @@ def _time_batch(transcriber: Transcriber, samples: Sequence[Utterance]) -> Batch
     seconds = clock.total()
     audio_seconds = sum(result.duration for result in results)
     return BatchSpeed(transcriber.batch_size, len(samples), audio_seconds, seconds, audio_seconds / seconds)
+
+
+def _seconds_of_language_model(run: TimedRun) -> float:
+    return run.stages.get("prefill", 0.0) + run.stages.get("generation", 0.0)
 
 
 def _mean_stages(runs: Sequence[TimedRun]) -> dict[str, float]:

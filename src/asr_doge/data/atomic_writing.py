@@ -4,12 +4,15 @@ Promises: under the target's name lies either the old content or the whole new o
 disk fills up. It does not keep two processes from replacing each other's file.
 """
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from asr_doge.errors import DataError
 
+LONGEST_NAME_BYTES = 255
+"""Of a file, without its folder, on nearly all file systems."""
 TEMPORARY_SUFFIX = ".tmp"
 """Ending of a file that is being written; one that outlives its process is safe to delete."""
 
@@ -35,7 +38,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         DataError: the folder cannot be written to, or the disk is full.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(_temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -48,3 +51,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # gone after success; what cannot be removed must not hide the first error
             temporary.unlink()
+
+
+def _temporary_name(name: str) -> str:
+    """The name of a file with an ending, or, where no file could be called so, a digest of it with the ending."""
+    ending = f".{os.getpid()}{TEMPORARY_SUFFIX}"
+    if len(os.fsencode(name + ending)) > LONGEST_NAME_BYTES:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return name + ending

@@ -1,9 +1,11 @@
-"""Batches of like length, bounded by their total length and not by their count.
+"""Batches by count or of like length, and each process's part of them.
 
-Promises: no batch takes more room than the limit, padding included (a single item longer than it is a batch by itself);
-every item comes once an epoch; which items share a batch, and the order of the batches, changes by epoch and depends on
-the lengths, the seed and the epoch alone, so that other processes, as many of them, can go on in its middle. Every
-epoch has the same number of batches, which schedulers of the learning rate rely on.
+Promises: where lengths bound them, no batch takes more room than the limit, padding included (a single item longer than
+it is a batch by itself); every item comes once an epoch; which items share a batch, and the order of the batches,
+changes by epoch and depends on the lengths, the seed and the epoch alone, so that other processes, as many of them, can
+go on in its middle. Every epoch has the same number of batches, which schedulers of the learning rate rely on. Several
+processes make the steps that one makes: what they read for a step, joined, is what it reads, and none reads an item
+twice to be kept busy.
 It knows lengths of any unit (seconds, tokens), and neither audio nor text.
 """
 
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from asr_doge.data.like_batches import LikeBatches
 from asr_doge.data.sharding import WHOLE, Shard
 
 _JITTER = 0.02
@@ -38,8 +41,7 @@ def cut_by_length(lengths: Sequence[float], limit: float) -> list[int]:
 class LengthBatches(Sampler[list[int]]):
     """A batch sampler for a data loader: lists of indices, of like length.
 
-    `set_epoch` chooses the epoch. The batches of several processes are every other one of these, as `accelerate` deals
-    them out.
+    `set_epoch` chooses the epoch.
 
     Args:
         lengths: of each item.
@@ -76,6 +78,75 @@ class LengthBatches(Sampler[list[int]]):
         """Padding as a fraction of all that an epoch's batches hold."""
         room = sum(len(batch) * self.lengths[batch].max() for batch in self.batches(epoch))
         return max(0.0, 1 - float(self.lengths.sum() / room)) if room else 0.0  # rounding may pass below 0
+
+
+class CountBatches(Sampler[list[int]]):
+    """Batches of so many items in random order, the last of an epoch being what is left.
+
+    Args:
+        count: of the items.
+        size: of a batch.
+        seed: of the order.
+    """
+
+    def __init__(self, count: int, size: int, seed: int = 0) -> None:
+        self.count = count
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, whose batches come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self.count / self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches(self.epoch))
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Batches of an epoch."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.count).tolist()
+        return [order[start : start + self.size] for start in range(0, self.count, self.size)]
+
+
+class ProcessBatches(Sampler[list[int | None]]):
+    """What one process reads of the batches that all read together.
+
+    Where there is nothing left for it to read, it reads an empty place, None, so that every process makes every step.
+
+    Args:
+        whole: the batches of all.
+        shard: the process.
+        parts: that it cuts its share of a batch into, one after the other; None deals out whole batches, in turn.
+    """
+
+    def __init__(
+        self, whole: CountBatches | LengthBatches | LikeBatches, shard: Shard = WHOLE, parts: int | None = None
+    ) -> None:
+        self.whole = whole
+        self.shard = shard
+        self.parts = parts
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, whose batches come next."""
+        self.whole.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.whole) / self.shard.count) if self.parts is None else len(self.whole) * self.parts
+
+    def __iter__(self) -> Iterator[list[int | None]]:
+        mine = self.shard.index - 1
+        if self.parts is None:
+            batches = list(self.whole)
+            for start in range(mine, len(self) * self.shard.count, self.shard.count):
+                yield [*batches[start]] if start < len(batches) else [None]
+            return
+        for batch in self.whole:
+            size = math.ceil(len(batch) / (self.shard.count * self.parts))
+            for place in range(mine * self.parts, (mine + 1) * self.parts):
+                yield [*batch[place * size : (place + 1) * size]] or [None]
 
 
 class SharedBatches(Sampler[list[int | None]]):

@@ -7,8 +7,10 @@ a corpus that outgrows it gets files of a larger number beside the older ones, a
 larger number counts.
 
 Promises: a file is there whole or not at all, so a killed run loses at most the file under way; features of another
-source or storage are never returned, and only removed where that is asked for; damage is one `DataError` line that says
-to run `asr-doge features` again. It runs no encoder and opens no recording.
+source or storage are never returned, and only removed where that is asked for; a writer removes no file of another
+part, and a reader is given what the file holds now, though it was replaced meanwhile (elsewhere than on this machine
+that is not noticed); damage is one `DataError` line that says to run `asr-doge features` again. It runs no encoder and
+opens no recording.
 """
 
 import os
@@ -18,7 +20,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -29,17 +30,20 @@ from asr_doge.data.feature_shards import (
     DamagedShardError,
     Entry,
     Features,
+    OtherVersionError,
     Rows,
     ShardHeader,
     Source,
     Storage,
     from_storage,
+    header_digest,
     read_header,
     read_rows,
     row_range,
     shard_bytes,
     to_storage,
 )
+from asr_doge.data.fingerprints import KnownCopies
 from asr_doge.data.manifest import Utterance, id_digest
 from asr_doge.data.sharding import WHOLE, Shard
 from asr_doge.data.stores import LocalStore, Store, open_store
@@ -47,21 +51,10 @@ from asr_doge.errors import DataError
 
 _SHARD_NAME = re.compile(r"features-(\d{5,})-of-(\d{5,})\.safetensors")
 _OPEN_SHARDS = 1024  # a process may map only so many files
+_READINGS = 3
+"""Times that a file is read before it counts as damaged: another process may be replacing it."""
 _REMEDY = "run 'asr-doge features' again"
 _OTHER_SOURCE_REMEDY = "with another --output_dir, or with --overwrite to replace them"
-
-
-def audio_stamp(path: str | os.PathLike[str]) -> str:
-    """Size and time of change of a recording; another stamp means that its features must be computed again.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    try:
-        status = Path(path).stat()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): correct the manifest or restore the file") from None
-    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def shard_count(seconds: float, shard_seconds: float) -> int:
@@ -127,7 +120,7 @@ class FeatureCacheWriter:
         return number if number % self._part.count == self._part.index - 1 else None
 
     def holds(self, utterance_id: str, stamp: str | None, copies: int = 1) -> bool:
-        """Whether the features of the recording with this `audio_stamp` are there, so that nothing need be computed.
+        """Whether the features of the recording with this stamp are there, so that nothing need be computed.
 
         Args:
             utterance_id: any text.
@@ -136,6 +129,11 @@ class FeatureCacheWriter:
         """
         _, entry = self._index.entries.get(utterance_id, (None, None))
         return entry is not None and stamp in (None, entry.stamp) and len(entry.copies) == copies
+
+    def stamp(self, utterance_id: str) -> str | None:
+        """The stamp of the recording whose features are there."""
+        _, entry = self._index.entries.get(utterance_id, (None, None))
+        return None if entry is None else entry.stamp
 
     def unreadable(self, utterance_id: str) -> str | None:
         """Why the utterance had no features when it was last tried, if it had none."""
@@ -199,23 +197,29 @@ class FeatureCacheWriter:
         step = self._part.count
         return any(other % step == self._part.index - 1 for other in range(number, self.num_shards, count))
 
+    def _is_mine(self, name: str) -> bool:
+        """Whether this part fills the file; another part's is for that part to judge, which may just be writing it."""
+        return _numbers(name)[0] % self._part.count == self._part.index - 1
+
     def _usable_headers(self, overwrite: bool) -> dict[str, ShardHeader]:
-        """What is there already; what nobody can use any more is removed."""
+        """What is there already; of this part's files, those that nobody can use any more are removed."""
         headers, damaged = _read_headers(self.store)
         others = {
             name: header
             for name, header in headers.items()
             if header.source != self.source or header.storage != self.storage
         }
-        count = sum(len(header.entries) for header in others.values())
-        if count and not overwrite:
-            finding = _difference(next(iter(others.values())), self.source, self.storage)
-            raise DataError(
-                f"{self.store} holds the features of {count:,} utterances by another {finding}: run 'asr-doge features'"
-                f" {_OTHER_SOURCE_REMEDY}"
-            )
+        finding = ""
+        if count := sum(len(header.entries) for header in others.values()):
+            difference = _difference(next(iter(others.values())), self.source, self.storage)
+            finding = f"the features of {count:,} utterances by another {difference}"
+        elif of_other_version := [error for error in damaged.values() if isinstance(error, OtherVersionError)]:
+            finding = f"a file that {of_other_version[0]}"
+        if finding and not overwrite:
+            raise DataError(f"{self.store} holds {finding}: run 'asr-doge features' {_OTHER_SOURCE_REMEDY}")
         for name in (*others, *damaged):
-            self.store.remove(name)
+            if self._is_mine(name):
+                self.store.remove(name)
         return {name: header for name, header in headers.items() if name not in others}
 
 
@@ -237,7 +241,7 @@ class ShardWriter:
 
         Args:
             utterance_id: any text.
-            stamp: `audio_stamp` of the recording, taken before it was encoded.
+            stamp: `fingerprint` of the recording, taken before it was encoded.
             copies: of the recording itself, then of its augmented copies.
         """
         for features in copies:
@@ -279,8 +283,8 @@ class FeatureCache:
         """
         store = open_store(folder)
         headers, damaged = _read_headers(store)
-        for name, finding in damaged.items():
-            raise DataError(f"feature cache {store}: {name} {finding}; {_REMEDY}")
+        for name, error in damaged.items():
+            raise DataError(f"feature cache {store}: {name} {error}; {_REMEDY}")
         if not headers:
             raise DataError(f"{store} is no feature cache (no features-*.safetensors): run 'asr-doge features'")
         first = next(iter(headers.values()))
@@ -319,7 +323,7 @@ class FeatureCache:
         return self._index.unreadable
 
     def stamp(self, utterance_id: str) -> str:
-        """The `audio_stamp` of the recording when its features were computed."""
+        """The `fingerprint` of the recording when its features were computed."""
         return self._find(utterance_id)[1].stamp
 
     def num_copies(self, utterance_id: str) -> int:
@@ -341,11 +345,9 @@ class FeatureCache:
         """
         utterances = list(utterances)
         missing = [u.id for u in utterances if u.id not in self]
-        stale = [
-            u.id
-            for u in utterances
-            if u.id in self and u.audio_path.exists() and audio_stamp(u.audio_path) != self.stamp(u.id)
-        ]
+        here = [u for u in utterances if u.id in self and os.path.exists(u.audio_path)]  # noqa: PTH110 - False where Path.exists raises
+        unchanged = KnownCopies(self._store).unchanged([(u.audio_path, self.stamp(u.id)) for u in here])
+        stale = [u.id for u, is_same in zip(here, unchanged, strict=True) if not is_same]
         for ids, finding in ((missing, "lacks"), (stale, "is older than the recordings of")):
             if ids:
                 raise DataError(
@@ -361,11 +363,15 @@ class FeatureCache:
         Raises:
             DataError: the cache lacks the utterance, or its file is damaged.
         """
-        name, entry = self._find(utterance_id)
-        try:
-            return from_storage(self._rows_of(name).read(entry.copies[copy]))
-        except (OSError, SafetensorError, DamagedShardError):
-            raise DataError(f"feature cache {self._store}: {name} is damaged; {_REMEDY}") from None
+        for _ in range(_READINGS):
+            name, entry = self._find(utterance_id)
+            try:
+                return from_storage(self._rows_of(name).read(entry.copies[copy]))
+            except _ReplacedError:
+                self._read_again(name)
+            except (OSError, SafetensorError, DamagedShardError):
+                break
+        raise DataError(f"feature cache {self._store}: {name} is damaged; {_REMEDY}")
 
     def __getitem__(self, utterance_id: str) -> Tensor:
         """Speech embeddings `[T', D]` of an utterance; see `features`."""
@@ -388,6 +394,16 @@ class FeatureCache:
             return self._index.entries[utterance_id]
         except KeyError:
             raise DataError(f"feature cache {self._store} lacks utterance {utterance_id!r}: {_REMEDY}") from None
+
+    def _read_again(self, name: str) -> None:
+        """Note what a file holds that has taken another's place."""
+        header = _read_header(self._store, name)
+        if (header.source, header.storage) != (self.source, self.storage):
+            raise DataError(
+                f"feature cache {self._store}: {name} was replaced by features of another encoder; {_REMEDY}"
+            )
+        self._headers = {**self._headers, name: header}
+        self._index = _Index(self._headers)
 
     def _rows_of(self, name: str) -> "_Rows":
         """The open file; those used least lately are closed."""
@@ -418,6 +434,10 @@ class _Index:
             self.entries.pop(id_, None)
 
 
+class _ReplacedError(Exception):
+    """A file is not the one any more that its header was read from."""
+
+
 class _Rows:
     """The stored rows of one file: mapped into memory where it is on this machine, else fetched."""
 
@@ -428,6 +448,8 @@ class _Rows:
         path = store.local_path(name)
         if path is not None:
             file = safe_open(path, framework="pt")
+            if header_digest(file.metadata()) != header.digest:
+                raise _ReplacedError
             self._mapped = {tensor: file.get_tensor(tensor) for tensor in header.tensors}
 
     def read(self, place: Rows) -> dict[str, Tensor]:
@@ -444,16 +466,40 @@ def _numbers(name: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _read_headers(store: Store) -> tuple[dict[str, ShardHeader], dict[str, str]]:
+def _read_headers(store: Store) -> tuple[dict[str, ShardHeader], dict[str, DamagedShardError]]:
     """Headers of the whole files, and what is wrong with the others."""
-    headers, damaged = {}, {}
+    headers: dict[str, ShardHeader] = {}
+    damaged: dict[str, DamagedShardError] = {}
     for name, size in sorted(store.sizes().items()):
         if _SHARD_NAME.fullmatch(name):
             try:
-                headers[name] = read_header(partial(store.read, name), size)
+                headers[name] = _read_header(store, name, size)
             except DamagedShardError as error:
-                damaged[name] = str(error)
+                damaged[name] = error
+            except FileNotFoundError:  # removed meanwhile
+                continue
     return headers, damaged
+
+
+def _read_header(store: Store, name: str, size: int | None = None) -> ShardHeader:
+    """A file's header; its size may be given as it was when the folder was listed.
+
+    Raises:
+        DamagedShardError: it is damaged, and not only because it was being replaced.
+        FileNotFoundError: it has gone.
+    """
+    for reading in range(_READINGS):
+        if size is None:
+            size = store.sizes().get(name)
+        if size is None:
+            raise FileNotFoundError(name)
+        try:
+            return read_header(partial(store.read, name), size)
+        except (DamagedShardError, DataError):
+            if reading == _READINGS - 1:
+                raise
+            size = None
+    raise AssertionError("unreachable")
 
 
 def _difference(header: ShardHeader, source: Source, storage: Storage) -> str:

@@ -1,8 +1,9 @@
 """Hugging Face datasets as corpora: streamed to a folder that `process --dataset manifest` reads.
 
 Promises: recordings are kept as they come, undecoded, so that our own reader decodes them and nothing else is needed;
-an interrupted run goes on where it stopped; `SPLIT.jsonl` appears when the split is whole. It needs the `datasets`
-extra, and holds one utterance at a time.
+an interrupted run goes on where it stopped; `SPLIT.jsonl` appears when all that was asked for is there. If that was
+only a part of the split, `SPLIT.jsonl.part` stays beside it, so that a later run can fetch the rest. It
+needs the `datasets` extra, and holds one utterance at a time.
 """
 
 import json
@@ -53,11 +54,11 @@ def fetch_hub_split(dataset: str, split: str, folder: Path, config: DownloadConf
         DataError: no such dataset or split, no column of audio or of transcripts, or the output cannot be written.
     """
     manifest = folder / f"{split}.jsonl"
-    if manifest.exists():
+    part = manifest.with_name(manifest.name + PART_SUFFIX)
+    if manifest.exists() and _is_enough(manifest, part, config.max_utterances):
         return False
     _library()
     _check_reachable(dataset)
-    part = manifest.with_name(manifest.name + PART_SUFFIX)
     lines = _whole_lines(part)
     try:
         examples, columns = _stream(dataset, split, config, skip=len(lines))
@@ -72,8 +73,19 @@ def fetch_hub_split(dataset: str, split: str, folder: Path, config: DownloadConf
     if not part.stat().st_size:
         part.unlink()
         raise DataError(f"hub:{dataset} has nothing in split {split}: choose another with --splits")
-    part.replace(manifest)
+    fetched = part.read_bytes()
+    if config.max_utterances is not None and fetched.count(b"\n") >= config.max_utterances:
+        write_atomically(manifest, fetched)  # there may be more, so the part stays
+    else:
+        part.replace(manifest)
     return True
+
+
+def _is_enough(manifest: Path, part: Path, max_utterances: int | None) -> bool:
+    """Whether a split that was fetched before holds what is asked for: it is whole, or has as many utterances."""
+    if not part.exists():
+        return True
+    return max_utterances is not None and manifest.read_bytes().count(b"\n") >= max_utterances
 
 
 def _library() -> Any:

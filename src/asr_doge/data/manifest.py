@@ -11,7 +11,7 @@ import heapq
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.text_files import NOT_UTF8, is_utf8, read_lines
 from asr_doge.errors import DataError
+from asr_doge.published import SampleChoice
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def read_manifest(path: str | os.PathLike[str], *, need_durations: bool = True) 
 
     Args:
         path: JSON lines with `audio_path` (or `audio_filepath`; relative to the manifest's folder, or absolute),
-            `text`, `duration`, and optionally `id` (default: the recording's name without its ending), `raw_text`
-            (default: the text), `speaker` and `language`. Other fields are ignored.
+            `text`, `duration`, and optionally `id` (default: see `default_id`), `raw_text` (default: the text),
+            `speaker` and `language`. Other fields are ignored.
         need_durations: whether a line without a duration is an error; if not, it is read as NaN.
 
     Returns:
@@ -96,6 +97,44 @@ def scan_manifest(path: Path, *, need_durations: bool) -> Iterator[tuple[int, Ut
             yield number, str(error)
 
 
+Sample = Utterance | Mapping[str, Any]
+"""An utterance, or the fields of a manifest's line, as `json.loads` gives them."""
+
+
+def as_utterances(samples: Sequence[Sample], folder: str | os.PathLike[str] | None = None) -> list[Utterance]:
+    """Utterances of samples that may be the fields of a manifest's lines.
+
+    Args:
+        samples: in any mixture; what such a line must hold is the same, but for the duration, which is then NaN.
+        folder: that relative paths are looked for in first, that of the manifest; then in the working directory.
+
+    Raises:
+        DataError: fields are missing or malformed, or an id is there twice; the message says of which sample.
+    """
+    utterances: list[Utterance] = []
+    places: dict[str, int] = {}
+    for number, sample in enumerate(samples):
+        try:
+            utterance = sample if isinstance(sample, Utterance) else _utterance_of(sample, folder)
+        except ValueError as error:
+            raise DataError(f"sample {number} of {len(samples)}: {error}") from None
+        if (first := places.setdefault(utterance.id, number)) != number:
+            raise DataError(f"samples {first} and {number} have the same id {utterance.id!r}: give each one of its own")
+        utterances.append(utterance)
+    return utterances
+
+
+def _utterance_of(fields: object, folder: str | os.PathLike[str] | None) -> Utterance:
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"a {type(fields).__name__}; give an Utterance, or the fields of a manifest's line")
+    given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in fields.items()}
+    here = _utterance(given, Path.cwd(), need_duration=False)
+    if folder is None:
+        return here
+    there = _utterance(given, Path(os.path.abspath(folder)), need_duration=False)  # noqa: PTH100 - as in `scan_manifest`
+    return there if there.audio_path.exists() or not here.audio_path.exists() else here
+
+
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
     """Write a manifest that `read_manifest` reads back equal; unknown speakers and languages are left out.
 
@@ -115,15 +154,27 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
     write_atomically(path, "".join(lines).encode("utf-8", "backslashreplace"))
 
 
-def sample_utterances(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
-    """At most `count` of the utterances, spread over all of them, in their order.
+def sample_utterances(utterances: Sequence[Utterance], count: int, choice: SampleChoice = "spread") -> list[Utterance]:
+    """At most `count` of the utterances, spread over all of them or the first, in their order.
 
-    A manifest is often sorted by speaker or by text, so its first lines are one speaker's. Those taken are the `count`
-    whose ids have the smallest SHA-256: the same on every machine, whatever the order, and most of them the same for
-    another count or after utterances are added.
+    A manifest is often sorted by speaker or by text, so its first lines are one speaker's. Those spread over it are the
+    `count` whose ids have the smallest SHA-256: the same on every machine, whatever the order, and most of them the
+    same for another count or after utterances are added.
     """
+    if choice == "first":
+        return list(utterances[:count])
     chosen = heapq.nsmallest(count, range(len(utterances)), key=lambda index: id_digest(utterances[index].id))
     return [utterances[index] for index in sorted(chosen)]
+
+
+def default_id(audio_path: Path, folder: Path) -> str:
+    """The id of a recording whose corpus gives it none: its path from the folder, without its ending.
+
+    Names alone are often those of several: `s1/001.wav`, `s2/001.wav`. An absolute path that leads elsewhere stays so.
+    """
+    given = audio_path.relative_to(folder) if audio_path.is_relative_to(folder) else audio_path
+    plain = Path(os.path.normpath(given))
+    return (plain.with_suffix("") if plain.stem.strip(".") else plain).as_posix()
 
 
 def id_digest(utterance_id: str) -> bytes:
@@ -150,6 +201,8 @@ def _utterance(fields: dict[str, Any], folder: Path, need_duration: bool) -> Utt
     text = _text_field(fields, "text")
     if not audio:
         raise ValueError('no "audio_path"; name the recording')
+    if "\0" in audio:
+        raise ValueError("the path of the recording holds a null character; correct it")
     if text is None:
         raise ValueError('no "text"; give the transcript')
     if fields.get("offset"):
@@ -157,7 +210,7 @@ def _utterance(fields: dict[str, Any], folder: Path, need_duration: bool) -> Utt
     raw_text = _text_field(fields, "raw_text")
     audio_path = _absolute(Path(audio), folder)
     return Utterance(
-        id=_text_field(fields, "id") or audio_path.stem,
+        id=_text_field(fields, "id") or default_id(folder / audio, folder),
         audio_path=audio_path,
         text=text,
         raw_text=text if raw_text is None else raw_text,

@@ -40,6 +40,9 @@ class DecodingConfig:
     hotword_weight: float = 1.0
     """How far from the best path a hotword may be and still count as heard, in nats a letter; more finds more of them,
     and more that were not said."""
+    cut_at_pauses: bool = False
+    """Cut every recording at pauses, as streams are cut; else only those that are longer than what the model reads at
+    once, which is the longest recording it was trained on."""
     guard_silence: bool = True
     """Write nothing where nobody speaks: in silence, steady noise and tones, where the CTC head hears no letter, and
     where it is unsure of its letters, or missing, and the voice activity detector hears no voice."""

@@ -6,6 +6,7 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 from dataclasses import dataclass, field
 from typing import Literal
 
+from asr_doge.audio.channels import Channels
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.published import DEFAULT_SPEECH_ENCODER, Dtype, EncoderWindow, Quantization
 
@@ -22,19 +23,23 @@ class TranscribeConfig(DecodingConfig):
     format: str = "txt"
     """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; with output_dir also several, as in srt,json."""
     output_dir: str | None = None
-    """Folder for a file for each recording and format; default, everything is printed. Files that are there stay."""
+    """Folder for a file for each recording and format; default, everything is printed. Files that were made from the
+    same recording by the same model and settings stay."""
     overwrite: bool = False
-    """Transcribe recordings anew whose files are in output_dir already."""
+    """Transcribe recordings anew whose files are in output_dir already, and replace files of other origin."""
     stream: bool = False
     """Transcribe one recording while it comes in: a file, or - for standard input, which must then be 16-bit
     little-endian mono samples without a header."""
     stream_rate: int = 16000
     """Sampling rate of the samples from standard input, in Hz."""
+    channels: Channels = "mix"
+    """mix: the mean of all channels; left or right: one of two; each: every channel by itself, as for a call that was
+    recorded with one speaker on each."""
     language: str | None = None
     """Language spoken, as a code such as de or a name; it has an effect on models that were trained with {language} in
     their prompt."""
     batch_size: int = 8
-    """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
+    """Chunks of recordings that the model reads at once; none is longer than what it was trained on."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     dtype: Dtype = "fp32"
@@ -90,5 +95,8 @@ class FeaturesConfig:
     """Threads that read audio."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    verify: bool = False
+    """Read every recording to compare its content with that which was encoded: finds those that were replaced by others
+    of the same size and time of change. Else a recording is read only where its time of change has changed."""
     overwrite: bool = False
     """Replace the features of another encoder or storage that are in output_dir."""

@@ -7,9 +7,10 @@ cannot be read are named, counted and left out. No language model is loaded, and
 It does not know the cache's files (see `asr_doge.data.feature_cache`).
 """
 
+import os
 import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 from asr_doge.audio.augmentation import Augmentation
 from asr_doge.audio.reading import read_clip
 from asr_doge.data.batching import cut_by_length
-from asr_doge.data.feature_cache import FeatureCacheWriter, audio_stamp, shard_count
+from asr_doge.data.feature_cache import FeatureCacheWriter, shard_count
 from asr_doge.data.feature_shards import Features, Storage, bytes_per_second
+from asr_doge.data.fingerprints import KnownCopies, fingerprint
 from asr_doge.data.manifest import Utterance, id_digest, read_manifest
 from asr_doge.data.sharding import Shard, parse_shard
 from asr_doge.errors import AudioError, ConfigError, DataError
@@ -70,12 +72,14 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     found = find_speech_encoder(config.speech_encoder, config.encoder_window)
     reference, encoder_config = found.reference, found.config  # not the head, which reads what is stored here
     encoder = load_encoder(reference, encoder_config).to(find_device(config.device))
-    hearing = LoadedEncoder(encoder, encoder_family(encoder_config).feature_extractor(encoder_config))
+    speech_encoder = LoadedEncoder(encoder, encoder_family(encoder_config).feature_extractor(encoder_config))
     storage = Storage(config.dtype, config.ctc_top_k if encoder.has_ctc else 0, config.augment_copies)
     copies = dict.fromkeys(augmented, 1 + config.augment_copies)
     seconds = sum(utterance.duration * copies.get(utterance.id, 1) for utterance in utterances)
     folder = config.output_dir or str(data_dir / "features")
-    source = feature_source(encoder_fingerprint(reference, encoder_config), encoder_config, hearing.feature_extractor)
+    source = feature_source(
+        encoder_fingerprint(reference, encoder_config), encoder_config, speech_encoder.feature_extractor
+    )
     with FeatureCacheWriter(
         folder,
         source,
@@ -84,14 +88,15 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
         part=part,
         overwrite=config.overwrite,
     ) as writer:
-        work = _plan(writer, utterances, copies, config.batch_seconds)
+        queued = _held(writer, utterances, copies, config.verify)
+        work = _plan(writer, utterances, copies, config.batch_seconds, queued)
         _require_space(
             writer,
             work,
             copies,
             bytes_per_second(storage, encoder.hidden_size, encoder.frame_rate_hz, encoder.ctc_frame_rate_hz),
         )
-        run = _Run(writer, hearing, copies, config.num_workers)
+        run = _Run(writer, speech_encoder, copies, config.num_workers)
         run.do(work)
     return FeaturesReport(folder, run.encoded, work.kept, list(run.failed.values()))
 
@@ -143,7 +148,11 @@ class _Work:
 
 
 def _plan(
-    writer: FeatureCacheWriter, utterances: Sequence[Utterance], copies: dict[str, int], batch_seconds: float
+    writer: FeatureCacheWriter,
+    utterances: Sequence[Utterance],
+    copies: dict[str, int],
+    batch_seconds: float,
+    queued: Container[str],
 ) -> _Work:
     """Batches of like length within each file.
 
@@ -164,7 +173,7 @@ def _plan(
         for several, alike in sorted(by_copies.items()):
             start = 0
             for end in cut_by_length([several * utterance.duration for utterance in alike], batch_seconds):
-                wanted = [utterance for utterance in alike[start:end] if not _is_held(writer, utterance, several)]
+                wanted = [utterance for utterance in alike[start:end] if utterance.id not in queued]
                 work.kept += end - start - len(wanted)
                 batches += [wanted] if wanted else []
                 start = end
@@ -173,10 +182,20 @@ def _plan(
     return work
 
 
-def _is_held(writer: FeatureCacheWriter, utterance: Utterance, copies: int) -> bool:
-    """Whether the features are there; a recording that is not takes nothing from them, as in training."""
-    path = utterance.audio_path
-    return writer.holds(utterance.id, audio_stamp(path) if path.exists() else None, copies)
+def _held(
+    writer: FeatureCacheWriter, utterances: Sequence[Utterance], copies: dict[str, int], verify: bool
+) -> set[str]:
+    """Ids of utterances whose features are there; a recording that is not takes nothing from them, as in training."""
+    queued = {utterance.id for utterance in utterances if writer.holds(utterance.id, None, copies.get(utterance.id, 1))}
+    here = [utterance for utterance in utterances if utterance.id in queued and _exists(utterance.audio_path)]
+    stamps = [(utterance.audio_path, writer.stamp(utterance.id) or "") for utterance in here]
+    unchanged = KnownCopies(writer.store).unchanged(stamps, verify=verify)
+    return queued - {utterance.id for utterance, is_same in zip(here, unchanged, strict=True) if not is_same}
+
+
+def _exists(path: Path) -> bool:
+    """False too where `Path.exists` raises, as for a name that is too long."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def _require_space(writer: FeatureCacheWriter, work: _Work, copies: dict[str, int], per_second: float) -> None:
@@ -213,7 +232,7 @@ def _readable(size: float) -> str:
 
 @dataclass(frozen=True)
 class _Clip:
-    """A recording that was read, with its augmented copies, and the `audio_stamp` it had before."""
+    """A recording that was read, with its augmented copies, and the `fingerprint` it had before."""
 
     id: str
     stamp: str
@@ -229,12 +248,12 @@ class _Run:
     """
 
     def __init__(
-        self, writer: FeatureCacheWriter, hearing: LoadedEncoder, copies: dict[str, int], threads: int
+        self, writer: FeatureCacheWriter, speech_encoder: LoadedEncoder, copies: dict[str, int], threads: int
     ) -> None:
         self.encoded = 0
         self.failed: dict[str, str] = {}
         self._writer = writer
-        self._hearing = hearing
+        self._speech_encoder = speech_encoder
         self._copies = copies
         self._threads = threads
 
@@ -301,10 +320,10 @@ class _Run:
         Raises:
             AudioError, DataError: it cannot be read, or is too short or too long.
         """
-        path, rate = utterance.audio_path, self._hearing.sampling_rate
+        path, rate = utterance.audio_path, self._speech_encoder.sampling_rate
         # Before it is read: of one that changes meanwhile, the features are then too old, not wrong for good.
-        stamp = audio_stamp(path)
-        longest = self._hearing.max_samples
+        stamp = fingerprint(path)
+        longest = self._speech_encoder.max_samples
         waveform = read_clip(path, rate, longest)
         copies = range(1, self._copies.get(utterance.id, 1))
         return _Clip(
@@ -318,7 +337,7 @@ class _Run:
             return
         top_k = self._writer.storage.ctc_top_k
         waveforms = [waveform for clip in clips for waveform in clip.waveforms]
-        output = self._hearing.encode(waveforms, return_ctc_logits=top_k > 0)
+        output = self._speech_encoder.encode(waveforms, return_ctc_logits=top_k > 0)
         speech = output.speech_embeddings.cpu()
         speech_lengths = output.speech_lengths.tolist()
         features = [Features(rows[:length]) for rows, length in zip(speech, speech_lengths, strict=True)]

@@ -7,7 +7,7 @@ segments, joined by spaces, are the text. Plain data: importing this loads neith
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr_doge.errors import AudioError
+from asr_doge.errors import ASRDogeError
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class Transcription:
         segments: the stretches in which something was said.
         guards: what the guards did.
         passes: times the language model ran for it.
+        channel: number of the channel that was read, from 1; None for the mean of all.
+        notes: what a listener would wonder about, such as a sound track that was not read, a line each.
+        incomplete: why the recording is not whole, in one line, if it is truncated or corrupt: the text is that of what
+            is there.
     """
 
     text: str
@@ -74,11 +78,14 @@ class Transcription:
     segments: tuple[Segment, ...] = ()
     guards: tuple[GuardAction, ...] = ()
     passes: int = 0
+    channel: int | None = None
+    notes: tuple[str, ...] = ()
+    incomplete: str | None = None
 
 
 @dataclass(frozen=True)
 class FailedTranscription:
     """A recording that could not be transcribed, and why, in one line."""
 
-    error: AudioError
+    error: ASRDogeError
     path: Path | None = None

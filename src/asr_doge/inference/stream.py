@@ -1,24 +1,30 @@
 """Transcribe speech while it comes in: from a microphone, a pipe, or a file read at its own pace.
 
 Promises: words that are committed are never taken back before their segment ends, and until then only more are added;
-a segment ends where somebody pauses, and is then transcribed as the same stretch of a file is, so that the finished
-transcript is the file's. A word is committed when two hypotheses in a row agree on it and on all before it. The work
-for a second of audio is bounded: only the segment that is still open is transcribed again, and the longer it is, the
-more rarely.
+a segment ends where somebody pauses, and is then transcribed as the same stretch of a file is that is cut at pauses, so
+that the finished transcript is that file's. A word is committed when two hypotheses in a row agree on it and on all
+before it. The work for a second of audio is bounded: only the segment that is still open is transcribed again, and the
+longer it is, the more rarely.
 It does not record or print (see the command line), and looks at no clock: how often a hypothesis is made depends on
 the audio, and if the model is slower than the speaker, whatever has come meanwhile is fed at once.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.audio.arrays import prepare_waveform
+from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
+from asr_doge.errors import AudioError
 from asr_doge.inference.results import GuardAction, Segment, Transcription
-from asr_doge.inference.segmentation import Piece, Segmenter, common_prefix, stitch
-from asr_doge.inference.transcription import Transcriber, guard_actions, segment_of
+from asr_doge.inference.segmentation import Chunk, Segmenter
+from asr_doge.inference.sources import checked_rate
+from asr_doge.inference.stitching import ChunkTranscript, common_prefix_length, stitch
+from asr_doge.inference.transcription import Transcriber, guard_actions, transcript_of
 
 HOP_SECONDS = 0.32
 """Audio between two hypotheses, at least."""
@@ -54,31 +60,40 @@ class StreamTranscriber:
         self._transcriber = transcriber
         self._segmenter = Segmenter(transcriber.max_seconds)
         self._samples = 0
-        self._ended: list[Piece] = []  # to be transcribed for good
+        self._ended: list[Chunk] = []  # to be transcribed for good
         self._finished: list[Segment] = []
-        self._told = 0  # of the finished, those that an update has held
-        self._joined: list[Segment] = []  # ended too, but the next overlaps their last and may mend its end
+        self._reported = 0  # of the finished, those that an update has held
+        self._joined: list[ChunkTranscript] = []  # ended too, but the next overlaps their last and may mend its end
         self._guards: list[GuardAction] = []
         self._passes = 0
         self._hypothesis: list[str] = []
         self._committed: list[str] = []
-        self._looked_at = 0.0  # seconds of audio at the latest hypothesis
+        self._hypothesis_seconds = 0.0  # seconds of audio at the latest hypothesis
 
     @property
     def seconds(self) -> float:
         """Audio heard so far."""
         return self._samples / SAMPLE_RATE
 
-    def feed(self, samples: NDArray[np.float32]) -> StreamUpdate | None:
-        """Take more `[samples]`, mono at 16 kHz, of any number; returns what changed, if anything did."""
+    def feed(self, samples: ArrayLike) -> StreamUpdate | None:
+        """Take more samples at 16 kHz, of any number; returns what changed, if anything did.
+
+        Args:
+            samples: `[samples]`, `[samples, channels]` or `[channels, samples]` (their mean is taken); floats in
+                [-1, 1], or integers of 8, 16 or 32 bits.
+
+        Raises:
+            AudioError: they are no samples; the stream may go on.
+        """
+        samples = _mono(samples)
         self._samples += len(samples)
         self._end_segments(self._segmenter.feed(samples))
-        piece = self._segmenter.open_piece
+        chunk = self._segmenter.open_chunk
         before = (self._committed, self._hypothesis)
-        if self.seconds - self._looked_at >= max(HOP_SECONDS, (piece.end - piece.start) / MOST_WORK):
-            self._looked_at = self.seconds
-            self._look_at(piece)
-        if self._told == len(self._finished) and before == (self._committed, self._hypothesis):
+        if self.seconds - self._hypothesis_seconds >= max(HOP_SECONDS, (chunk.end - chunk.start) / MOST_WORK):
+            self._hypothesis_seconds = self.seconds
+            self._update_hypothesis(chunk)
+        if self._reported == len(self._finished) and before == (self._committed, self._hypothesis):
             return None
         return self._update()
 
@@ -95,47 +110,75 @@ class StreamTranscriber:
             text, self.seconds, segments=tuple(self._finished), guards=tuple(self._guards), passes=self._passes
         )
 
-    def _end_segments(self, pieces: list[Piece]) -> None:
-        """Transcribe pieces for good."""
-        self._ended += pieces
+    def _end_segments(self, chunks: list[Chunk]) -> None:
+        """Transcribe chunks for good."""
+        self._ended += chunks
         while self._ended:
-            piece = self._ended[0]
-            recognitions = [] if piece.is_gap else self._transcriber.recognize_pieces([piece])
+            chunk = self._ended[0]
+            recognitions = [] if chunk.is_gap else self._transcriber.recognize_chunks([chunk])
             del self._ended[0]  # only now: an interrupt may have come, and `finish` shall make good for it
             for recognition in recognitions:
-                self._joined.append(segment_of(recognition, piece))
-                self._guards += guard_actions(recognition, piece)
+                self._joined.append(transcript_of(recognition, chunk))
+                self._guards += guard_actions(recognition, chunk)
                 self._passes += recognition.passes
-            if piece.is_gap or not piece.overlaps_next:
+            if chunk.is_gap or not chunk.overlap_after:
                 self._release()
 
     def _release(self) -> None:
         """Finish what has ended."""
-        self._finished += stitch(self._joined, [True] * len(self._joined))
+        self._finished += stitch(self._joined)
         self._joined, self._hypothesis, self._committed = [], [], []
 
-    def _look_at(self, piece: Piece) -> None:
-        """Make a hypothesis of the open piece, and commit what it shares with the one before."""
-        recognitions = self._transcriber.recognize_pieces([piece]) if piece.speech is not None else []
-        segments = [*self._joined, *(segment_of(recognition, piece) for recognition in recognitions)]
-        words = " ".join(segment.text for segment in stitch(segments, [True] * len(segments))).split()
-        agreed = words[: common_prefix(words, self._hypothesis)]
-        if common_prefix(agreed, self._committed) == len(self._committed):
+    def _update_hypothesis(self, chunk: Chunk) -> None:
+        """Make a hypothesis of the open chunk, and commit what it shares with the one before."""
+        recognitions = self._transcriber.recognize_chunks([chunk]) if chunk.speech is not None else []
+        transcripts = [*self._joined, *(transcript_of(recognition, chunk) for recognition in recognitions)]
+        words = " ".join(segment.text for segment in stitch(transcripts)).split()
+        agreed = words[: common_prefix_length(words, self._hypothesis)]
+        if common_prefix_length(agreed, self._committed) == len(self._committed):
             self._committed = agreed
         self._hypothesis = words
 
     def _update(self) -> StreamUpdate:
-        finished = tuple(self._finished[self._told :])
-        self._told = len(self._finished)
+        finished = tuple(self._finished[self._reported :])
+        self._reported = len(self._finished)
         tentative = self._hypothesis[len(self._committed) :]
         return StreamUpdate(self.seconds, finished, " ".join(self._committed), " ".join(tentative))
 
 
-def stream(blocks: Iterable[NDArray[np.float32]], transcriber: Transcriber) -> Iterator[StreamUpdate]:
-    """Transcribe blocks `[samples]`, mono at 16 kHz, as they come, to their end."""
+def stream(
+    blocks: Iterable[ArrayLike], transcriber: Transcriber, sampling_rate: float | None = None
+) -> Iterator[StreamUpdate]:
+    """Transcribe blocks of samples as they come, to their end.
+
+    Args:
+        blocks: each as `StreamTranscriber.feed` takes it.
+        transcriber: the model.
+        sampling_rate: of the samples, in Hz; default, 16 kHz. Another delays them by a second or two.
+
+    Raises:
+        AudioError: a block is none.
+    """
     live = StreamTranscriber(transcriber)
-    for block in blocks:
+    given: Any = blocks
+    heard: Iterable[NDArray[np.float32]] = map(_mono, [given] if getattr(given, "ndim", 0) == 1 else given)
+    if sampling_rate is not None:
+        heard = resample_blocks(heard, checked_rate(sampling_rate), SAMPLE_RATE)
+    for block in heard:
         update = live.feed(block)
         if update is not None:
             yield update
     yield live.finish()
+
+
+def _mono(samples: Any) -> NDArray[np.float32]:
+    """A block as `[samples]`, which may be empty."""
+    if isinstance(samples, str | bytes | bytearray | os.PathLike):
+        kind = "bytes" if isinstance(samples, bytes | bytearray) else "a name"
+        raise AudioError(
+            f"a stream takes blocks of samples, not {kind}: for 16-bit samples pass np.frombuffer(block, np.int16), for"
+            " a file asr_doge.audio.read_blocks(path)"
+        )
+    if 0 in getattr(samples, "shape", ()) or (isinstance(samples, list | tuple) and not samples):
+        return np.zeros(0, dtype=np.float32)
+    return prepare_waveform(samples, SAMPLE_RATE, SAMPLE_RATE, "a block of the stream")
