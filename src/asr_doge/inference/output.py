@@ -217,11 +217,16 @@ def _segments(result: Transcription) -> tuple[Segment, ...]:
     return (Segment(result.text, 0.0, result.duration),)
 
 
+_ODD = ("channel", "notes", "incomplete")
+"""What JSON has of odd recordings only."""
+
+
 def _json_entry(result: Result) -> dict[str, Any]:
     if isinstance(result, FailedTranscription):
         return {"path": _plain(result.path), "error": str(result.error)}
     first = {"path": _plain(result.path), "duration": _plain(result.duration), "text": result.text}
-    return first | {name: value for name, value in _plain(result).items() if name not in first}
+    rest = {name: value for name, value in _plain(result).items() if name not in first}
+    return first | {name: value for name, value in rest.items() if value or name not in _ODD}
 
 
 def _plain(value: Any) -> Any:

@@ -30,6 +30,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from asr_doge.errors import CheckpointError
+from asr_doge.models import gguf
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED_MODELS = {
@@ -58,11 +59,13 @@ class Reference:
         name: as the user wrote it; it goes into messages and configurations.
         folder: the local folder, or None for a hub repository.
         revision: branch, tag or commit of a hub repository.
+        origin: the file that the folder was made from, if it is not the user's own.
     """
 
     name: str
     folder: Path | None
     revision: str | None = None
+    origin: Path | None = None
 
     def file(self, filename: str) -> Path | None:
         """Path of `filename` on this machine, downloaded if need be; None if the model has no such file.
@@ -86,7 +89,7 @@ class Reference:
     def pointer(self) -> str:
         """What a checkpoint calls this model, wherever it is loaded from later."""
         is_bundled = self.name in BUNDLED_MODELS
-        return self.name if self.folder is None or is_bundled else str(self.folder.resolve())
+        return self.name if self.folder is None or is_bundled else str((self.origin or self.folder).resolve())
 
     @property
     def location(self) -> str:
@@ -111,7 +114,7 @@ class Reference:
 
 
 def find_model(name: str | Path, revision: str | None = None) -> Reference:
-    """Resolve a bundled name, a local folder or a hub id.
+    """Resolve a bundled name, a local folder, a GGUF file or a hub id.
 
     A hub id that ends in `-checkpoint` (so SmallDoge's) is looked for as `-Checkpoint` too, and the other way round.
 
@@ -124,10 +127,12 @@ def find_model(name: str | Path, revision: str | None = None) -> Reference:
         return Reference(text, BUNDLED_MODELS[text])
     if text and Path(text).is_dir():
         return Reference(text, Path(text))
+    if text.endswith(gguf.SUFFIX) and Path(text).is_file():
+        return Reference(text, gguf.unpacked_gguf(Path(text)), origin=Path(text))
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1 or "\\" in text:
         raise CheckpointError(
-            f"unknown model '{text}': there is no such folder; give nano, a folder with a model, or a hub id such as"
-            " owner/name"
+            f"unknown model '{text}': there is no such folder; give nano, a folder with a model, a .gguf file, or a hub"
+            " id such as owner/name"
         )
     reference = Reference(text, None, revision)
     return _either_spelling(reference) if text.lower().endswith("-checkpoint") else reference
@@ -154,7 +159,16 @@ def load_model_config(reference: Reference) -> PreTrainedConfig:
     Raises:
         CheckpointError: config.json is missing, not JSON, or of a type transformers does not know.
     """
-    reference.required_file("config.json")
+    path = reference.required_file("config.json")
+    if (
+        reference.folder is not None
+        and (reference.folder / "model.bin").exists()
+        and b"model_type" not in path.read_bytes()
+    ):
+        raise CheckpointError(
+            f"model '{reference.name}' is CTranslate2's (as faster-whisper reads it): give the original, such as"
+            " openai/whisper-base, or make a folder of it with asr-doge download model"
+        )
     try:
         return AutoConfig.from_pretrained(reference.location, revision=reference.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -235,7 +235,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             the last speech embedding and after each text token, right-aligned over the batch. In training mode only
             those that a label is compared with, `[1, labels, V]`: a large vocabulary costs more than all the rest.
         """
-        speech_embeddings, lengths = self._hear(input_features, attention_mask, speech_embeddings)
+        speech_embeddings, lengths = self._speech_embeddings(input_features, attention_mask, speech_embeddings)
         inputs = self._layout(speech_embeddings, lengths, labels, prompt_ids)
         kept = 1 if labels is None else labels.shape[1] + 1
         # Labels padded past what the longest row holds leave fewer positions than L + 1.
@@ -279,7 +279,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             generation_config: default, the one saved with the model.
             options: any of transformers' generation options (`num_beams`, `max_new_tokens`, …).
         """
-        speech, lengths = self._hear(input_features, attention_mask, speech_embeddings)
+        speech, lengths = self._speech_embeddings(input_features, attention_mask, speech_embeddings)
         inputs = self._layout(speech, lengths, prompt_ids=prompt_ids)
         generation_config = copy.deepcopy(generation_config or self.generation_config)
         others = generation_config.update(**options)
@@ -304,7 +304,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Returns:
             Logits `[B, L + 1, V]`, as in `forward` with labels, and the decoding state.
         """
-        speech, read = self._hear(None, attention_mask, speech_embeddings)
+        speech, read = self._speech_embeddings(None, attention_mask, speech_embeddings)
         inputs = self._layout(speech, read, text, prompt_ids)
         lengths, kept = inputs.mask.sum(dim=1), 1 + (text != IGNORED_LABEL).sum(dim=1)
         groups = (
@@ -351,7 +351,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             use_cache=True,
         ).logits
 
-    def _hear(
+    def _speech_embeddings(
         self, input_features: Tensor | None, attention_mask: Tensor | None, speech_embeddings: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Speech embeddings `[B, T', D]`, given or encoded, and their lengths `[B]`."""
@@ -369,7 +369,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _layout(
         self, speech_embeddings: Tensor, lengths: Tensor, labels: Tensor | None = None, prompt_ids: Tensor | None = None
     ) -> Layout:
-        """Adapt the speech, and embed prompt, speech and text, left-padded."""
+        """Adapt, embed and left-pad prompt, speech and text."""
         speech, lengths = self.adapter(speech_embeddings.to(self.dtype), lengths)
         speech_mask = length_mask(lengths, speech.shape[1])
 
