@@ -91,6 +91,11 @@ VERBS = {
         "asr_doge.training.ctc_head_configuration:PretrainCTCHeadConfig",
         "asr-doge pretrain ctc_head --data_dir ./processed --speech_encoder openai/whisper-base --output_dir ./head",
     ),
+    "pretrain encoder": Verb(
+        "A small speech encoder with CTC, from nothing, on spoken digits.",
+        "asr_doge.training.encoder_configuration:PretrainEncoderConfig",
+        "asr-doge pretrain encoder --architecture seanet --digits_dir ./fsdd --output_dir ./seanet",
+    ),
     "merge": Verb(
         "LoRA's updates into the weights of the language model, or apart for peft.",
         "asr_doge.cli.configuration:MergeConfig",

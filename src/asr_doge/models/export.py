@@ -45,6 +45,8 @@ class EncoderGraph(nn.Module):
         super().__init__()
         # A trained CTC head is left out: its layers run on packed frames, whose number is no axis of a graph.
         encoder = model.encoder.family if isinstance(model.encoder, HeadedEncoder) else model.encoder
+        if encoder.model_type not in DENSE:
+            raise ConfigError(f"encoders of type '{encoder.model_type}' cannot be exported; {', '.join(DENSE)} can")
         self.encoder = DENSE[encoder.model_type](encoder)
         self.adapter = model.adapter
         self.axes: Axes = {"input_features": self.encoder.dynamic_axes, "input_lengths": (0,)}

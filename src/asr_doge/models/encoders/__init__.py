@@ -7,6 +7,7 @@ from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, le
 from asr_doge.models.encoders.conformer_ctc import GraniteSpeech5Family, ParakeetSpeechEncoder
 from asr_doge.models.encoders.encoding import encode
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
+from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
 from asr_doge.models.encoders.wav2vec2 import HubertSpeechEncoder, Wav2Vec2SpeechEncoder, WavLMSpeechEncoder
 from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
 
@@ -17,6 +18,7 @@ ENCODERS: dict[str, type[SpeechEncoder]] = {
         GraniteSpeech5Family,
         HubertSpeechEncoder,
         ParakeetSpeechEncoder,
+        SEANetSpeechEncoder,
         Wav2Vec2SpeechEncoder,
         WavLMSpeechEncoder,
         WhisperSpeechEncoder,

@@ -31,6 +31,7 @@ class MaskedConformer(SpeechEncoder):
         shortest: frames of input that one speech embedding is made of.
     """
 
+    unread_settings = ("ctc_*",)
     encoder: Any
     shortest: int
 

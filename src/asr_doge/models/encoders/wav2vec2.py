@@ -26,7 +26,7 @@ from asr_doge.models.encoders.vocabularies import blank_first, read_characters, 
 from asr_doge.models.feature_extraction_waveform import WaveformFeatureExtractor
 
 _WANTED_KEY = re.compile(r"(?:(?:wav2vec2|hubert|wavlm)\.)?((?:feature_extractor|feature_projection|encoder)\..+)")
-_OLD_NORMS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+OLD_NORMS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 """How torch named the parts of a normalized weight before 2.0, and today."""
 
 
@@ -34,6 +34,7 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
     """Wav2Vec2: `[B, samples]` at 16 kHz to `[B, T', hidden]` at 50 Hz, and CTC logits at the same rate."""
 
     model_type = "wav2vec2"
+    unread_settings = ("ctc_*", "num_negatives", "*codevector*", "*_quantizer_*")
     upstream: ClassVar[type[PreTrainedModel]] = Wav2Vec2Model
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -119,7 +120,7 @@ class Wav2Vec2SpeechEncoder(SpeechEncoder):
         if match is None:
             return None
         owner, _, name = match.group(1).rpartition(".")
-        return f"encoder.{owner}.{_OLD_NORMS.get(name, name)}"
+        return f"encoder.{owner}.{OLD_NORMS.get(name, name)}"
 
     @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> WaveformFeatureExtractor:
