@@ -14,7 +14,7 @@ from asr_doge.data.sharding import parse_shard
 from asr_doge.errors import DataError
 
 _OWN_SETTINGS = {"shard", "device", "output_dir", "merge", "batch_size", "batch_sizes", "hotwords"}
-"""Settings in which the parts of one benchmark may differ. (The fingerprint contains the hotwords, so their file may.)"""
+"""Settings in which the parts of one benchmark may differ. (The fingerprint has the hotwords, so their file may.)"""
 
 
 def merge_results(parts: Sequence[BenchmarkResult], report_path: Path) -> BenchmarkResult:

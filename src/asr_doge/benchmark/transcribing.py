@@ -62,7 +62,7 @@ def with_bar(items: Sequence[Item], title: str) -> Iterable[Item]:
 
 
 def _next(outcomes: Iterator[Outcome], sample: Utterance, progress: Progress) -> Finished | FailedTranscription:
-    """The outcome of a sample, stored if it is a transcript; a recording that cannot be read is tried again next time."""
+    """The outcome of a sample, stored if it is a transcript; an unreadable recording is tried again next time."""
     start = time.perf_counter()
     outcome = next(outcomes)
     if isinstance(outcome, FailedTranscription):
