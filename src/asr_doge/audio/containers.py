@@ -47,8 +47,8 @@ _FAR_LOUDER = 100.0
 _LONGEST_PACKET_SECONDS = 60.0
 """The last packet of an Ogg Vorbis file may state 2^32 samples minus a few, which is a negative length."""
 _LOST_SECONDS = 0.1
-"""From twice this duration on, packets that cannot be decoded count as damage; one or two are usual at a start and after
-tags."""
+"""From twice this duration on, packets that cannot be decoded count as damage; one or two are usual at a start and
+after tags."""
 
 
 def choose_track(path: Path, part: Part, name: str, on_note: Note) -> int:

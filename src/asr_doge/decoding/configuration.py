@@ -46,8 +46,8 @@ class DecodingConfig:
     """Write nothing for chunks without speech: silence, steady noise and tones, chunks for which the CTC head gives
     only blanks, and those for which it is unsure, or missing, and the voice activity detector finds no speech."""
     guard_length: bool = True
-    """Stop a text that grows far longer than the encoder's draft or, without a CTC head, than the duration of the speech
-    allows."""
+    """Stop a text that grows far longer than the encoder's draft or, without a CTC head, than the duration of the
+    speech allows."""
     guard_loops: bool = True
     """Shorten a phrase that repeats over and over if it does not in the encoder's draft."""
 
