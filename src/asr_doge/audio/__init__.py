@@ -1,7 +1,7 @@
-"""Recordings and waveforms: read, resample, vary and speak them.
+"""Recordings and waveforms: reading, resampling, augmentation and synthesis.
 
 Promises: every waveform is mono float32 `[samples]`, full scale at 1, at `SAMPLE_RATE` unless a rate is named; and
-importing this room loads no audio library. It knows nothing of text, models or corpora.
+importing this package loads no audio library. It knows nothing of text, models or corpora.
 """
 
 from asr_doge.audio.arrays import prepare_waveform

@@ -1,7 +1,7 @@
-"""Samples that somebody hands in, as an array, a tensor or lists, to one mono waveform.
+"""Convert samples that a caller passes, as an array, a tensor or lists, to one mono waveform.
 
 Promises: `prepare_waveform` gives float32 `[samples]` at the wanted rate, or one `AudioError` line that says what to
-pass; `check_samples` refuses what no recording holds. It does not read files.
+pass; `check_samples` refuses values that no recording has. It does not read files.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from asr_doge.audio.sound import Note, log_note
 from asr_doge.errors import AudioError
 
 LARGEST_SAMPLE = 32.0
-"""30 dB above full scale: hot recordings in floating point stay below, numbers on another scale do not."""
+"""30 dB above full scale: loud floating-point recordings stay below, numbers on another scale do not."""
 
 
 def prepare_waveform(
@@ -26,7 +26,7 @@ def prepare_waveform(
     channel: int | None = None,
     on_note: Note = log_note,
 ) -> NDArray[np.float32]:
-    """Check samples that somebody hands in, and bring them to mono float32 at the wanted rate.
+    """Check samples that a caller passes, and convert them to mono float32 at the wanted rate.
 
     Args:
         array: `[samples]`, `[channels, samples]` or `[samples, channels]` (the shorter axis is the channels; the first
@@ -34,7 +34,7 @@ def prepare_waveform(
             or 32 bits are scaled by their range.
         from_rate: rate of `array`, in Hz.
         to_rate: wanted rate, in Hz.
-        name: what error messages and notes call the array.
+        name: name of the array in error messages and notes.
         channel: number of the channel to read, from 0; None for the mean of all.
         on_note: as in `asr_doge.audio.reading.read_audio`.
 
@@ -52,12 +52,12 @@ def prepare_waveform(
 
 
 def check_samples(mono: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    """The samples `[samples]` themselves, if sound can have them.
+    """Return the samples `[samples]` unchanged if they are valid audio.
 
     Raises:
-        AudioError: NaN, infinity, or a scale that is not that of sound.
+        AudioError: NaN, infinity, or values far above full scale.
     """
-    # min and max carry NaN and infinity through, without a temporary as long as the recording.
+    # min and max propagate NaN and infinity, without a temporary array as long as the recording.
     low, high = float(mono.min()), float(mono.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise AudioError(f"{name} contains NaN or infinite samples: export it again.")
@@ -79,7 +79,7 @@ def _to_numpy(array: Any, name: str) -> NDArray[Any]:
     if samples.size == 0:
         raise AudioError(f"{name} holds no samples: record or export it again.")
     kind, size = samples.dtype.kind, samples.dtype.itemsize
-    # Lists of integers arrive as 64 bits, which says nothing of their scale; guessing it would give silence.
+    # Lists of integers arrive as 64 bits, which does not show their scale; a wrong guess would give silence.
     if kind != "f" and not (kind in "iu" and size <= 4):
         raise AudioError(f"{name} has samples of type {samples.dtype}: pass floats in [-1, 1], or int16.")
     return samples
@@ -91,7 +91,7 @@ def _to_planes(samples: NDArray[Any]) -> NDArray[np.float32]:
         samples = samples[None]
     elif samples.shape[0] > samples.shape[1]:
         samples = samples.T
-    with np.errstate(over="ignore"):  # infinities are found and named by the caller
+    with np.errstate(over="ignore"):  # the caller reports infinities
         planes = np.asarray(samples, dtype=np.float32)
     if samples.dtype.kind == "f":
         return planes

@@ -1,8 +1,9 @@
-"""Several channels into one.
+"""Mix several channels into one.
 
-Promises: the mean of the channels, or one of them, `[samples]`; where the mean is far below the loudest channel, since
-opposite phases cancel out or most channels are silent, that channel stands in for a second at a time, and a note says
-so once. How the samples arrive changes nothing, and memory is that of a second. It does not know files.
+Promises: the result is the mean of the channels, or one of them, `[samples]`. If the mean is far below the loudest
+channel, because opposite phases cancel or most channels are silent, that channel replaces the mean for a second at a
+time, and one note says so. How the samples arrive changes nothing, and memory is that of a second. It does not know
+files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,23 +17,23 @@ from asr_doge.errors import AudioError
 
 Channels = Literal["mix", "left", "right", "each"]
 CANCELLED_DECIBELS = 12.0
-"""A mean this far below the loudest channel has lost what that one holds. Two channels of which one is silent: 6 dB."""
+"""A mean this far below the loudest channel has lost its content. With two channels, one of them silent: 6 dB."""
 STAYS_DECIBELS = 3.0
-"""The channel chosen before stays while it is within this of the loudest: changing over may click."""
+"""The previously chosen channel stays while it is within this of the loudest, since switching may click."""
 _SILENT_POWER = 1e-10
 
 
 def to_mono(
     blocks: Iterable[NDArray[np.float32]], rate: int, name: str, channel: int | None, on_note: Note
 ) -> Iterator[NDArray[np.float32]]:
-    """One channel of sound that comes in blocks `[channels, samples]`, all of as many channels.
+    """One channel from blocks `[channels, samples]`, which all have the same number of channels.
 
     Args:
         blocks: the sound.
         rate: of it, in Hz.
         name: of the recording, for notes and errors.
         channel: number of a channel, from 0; None for the mean of all.
-        on_note: told if a channel stands in for the mean.
+        on_note: called if a channel replaces the mean.
 
     Raises:
         AudioError: there is no such channel.
@@ -53,7 +54,7 @@ def _channel(planes: NDArray[np.float32], channel: int, name: str) -> NDArray[np
 
 
 def _seconds_of(blocks: Iterable[NDArray[np.float32]], rate: int) -> Iterator[NDArray[np.float32]]:
-    """The same sound in windows of a second; of a single channel, as it comes."""
+    """The same samples in windows of a second; a single channel is passed on unchanged."""
     held: list[NDArray[np.float32]] = []
     count = 0
     for block in blocks:
@@ -83,16 +84,16 @@ class _Mixer:
     def mix(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
         if len(planes) == 1:
             return np.ascontiguousarray(planes[0])
-        with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are named by whoever checks the result
+        with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are reported by the check of the result
             mean = planes.mean(axis=0)
-            powers = planes.var(axis=1)  # and not the mean square: a constant offset is no sound
+            powers = planes.var(axis=1)  # not the mean square: a constant offset is not sound
             power = float(mean.var())
         loudest = float(powers.max())
         if not (loudest > _SILENT_POWER and power < loudest / 10 ** (CANCELLED_DECIBELS / 10)):
             return mean
         if self._chosen is None or powers[self._chosen] < loudest / 10 ** (STAYS_DECIBELS / 10):
             is_first = self._chosen is None
-            self._chosen = int(np.argmax(powers > 0.99 * loudest))  # of equals the first
+            self._chosen = int(np.argmax(powers > 0.99 * loudest))  # the first among equals
             if is_first:
                 self._on_note(
                     f"{self._name}: the mean of its {len(planes)} channels is far below channel {self._chosen + 1}, as"

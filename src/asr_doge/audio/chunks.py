@@ -1,7 +1,7 @@
-"""Files made of chunks that state their sizes: WAV, RF64, W64, AIFF, CAF, AU, SPHERE, AVI, ASF, MP4 and Matroska.
+"""Split files made of chunks that state their sizes: WAV, RF64, W64, AIFF, CAF, AU, SPHERE, AVI, ASF, MP4, Matroska.
 
-Promises: for each recording in such a file a `Part`, with a fault if a chunk states more bytes than there are, or, in
-Matroska, fails its checksum. Sizes that recorders state when they cannot know better count as unknown.
+Promises: a `Part` for each recording in such a file, with a fault if a chunk states more bytes than there are or, in
+Matroska, its checksum is wrong. Placeholder sizes, written when the recorder did not know the size, count as unknown.
 Sources: the formats' specifications (RIFF and RF64: EBU Tech 3306; W64: Sony; AIFF and CAF: Apple; ASF: Microsoft;
 ISO/IEC 14496-12; RFC 8794 and RFC 9559). It decodes nothing.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from asr_doge.audio.parts import Data, Part
 
-# A recorder that writes to a pipe cannot know the length, and states one of the largest numbers instead.
+# A recorder that writes to a pipe cannot know the length, and writes one of the largest numbers instead.
 _UNKNOWN_BYTES = 0x7FFF0000
 _WAVE_FORMS = (b"RIFF", b"RF64", b"BW64")
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
@@ -38,7 +38,7 @@ _MP4_BOXES = (
 
 @dataclass(frozen=True)
 class _Layout:
-    """How chunks of a format begin: an id, then a size."""
+    """How the chunks of a format begin: an id, then a size."""
 
     id_bytes: int
     size: str
@@ -51,7 +51,7 @@ _CAF, _W64, _ASF = _Layout(4, ">q"), _Layout(16, "<Q", True, 8), _Layout(16, "<Q
 
 
 def _chunks(data: Data, place: int, layout: _Layout) -> Iterator[tuple[bytes, int, int]]:
-    """Id, start of the content and stated size of each chunk from a place on."""
+    """Id, start of the content and stated size of each chunk, starting at `place`."""
     header = layout.id_bytes + struct.calcsize(layout.size)
     while place + header <= len(data):
         (size,) = struct.unpack_from(layout.size, data, place + layout.id_bytes)
@@ -65,7 +65,7 @@ def _chunks(data: Data, place: int, layout: _Layout) -> Iterator[tuple[bytes, in
 
 
 def _of_samples(data: Data, start: int, content: int, size: int) -> Part:
-    """A part whose samples are stated to fill `size` bytes from `content` on."""
+    """A part whose header states `size` bytes of samples from `content` on."""
     held = len(data) - content
     if size <= held:
         return Part(start, content + size)
@@ -78,7 +78,7 @@ def is_wave(data: Data, place: int = 0) -> bool:
 
 
 def walk_wave(data: Data, start: int) -> Part:
-    """The WAV, RF64 or BW64 file that starts here, with its chunks behind the samples."""
+    """The WAV, RF64 or BW64 file that starts here, including the chunks after its samples."""
     wide_size = None
     part = None
     for name, content, size in _chunks(data, start + 12, _RIFF):
@@ -93,7 +93,7 @@ def walk_wave(data: Data, start: int) -> Part:
             else:
                 part = _of_samples(data, start, content, size)
             if size == 0xFFFFFFFF or part.end == len(data):
-                break  # the chunk's own size does not lead on
+                break  # the chunk's size cannot be used to find the next
         elif part is not None:
             for seam in (place, place - 1):  # not all writers pad samples of odd length
                 if is_wave(data, seam):
@@ -104,7 +104,7 @@ def walk_wave(data: Data, start: int) -> Part:
 
 
 def _next_wave(data: Data, place: int) -> int:
-    """Where the next WAV file begins behind samples of unknown length."""
+    """Start of the next WAV file after samples of unknown length."""
     while (place := data.find(b"WAVEfmt ", place)) >= 0:
         if is_wave(data, place - 8):
             return place - 8
@@ -113,7 +113,7 @@ def _next_wave(data: Data, place: int) -> int:
 
 
 def is_avi(data: Data, place: int = 0) -> bool:
-    """Whether an AVI file starts here; one of more than 1 GB goes on in further RIFF chunks, which are called AVIX."""
+    """Whether an AVI file starts here; one of more than 1 GB continues in further RIFF chunks, called AVIX."""
     return data[place : place + 4] == b"RIFF" and data[place + 8 : place + 12] == b"AVI "
 
 
@@ -123,7 +123,7 @@ def walk_avi(data: Data, start: int) -> Part:
         place = content - 8
         if name != b"RIFF" or (place > start and is_avi(data, place)):
             return Part(start, place)
-        if size == 0 or size >= _UNKNOWN_BYTES:  # never finished: its index is missing, too
+        if size == 0 or size >= _UNKNOWN_BYTES:  # never finished: its index is missing too
             break
         if content + size > len(data):
             return Part(start, len(data), _missing(content + size - len(data)))
@@ -223,7 +223,7 @@ def walk_asf(data: Data, start: int) -> Part:
 
 
 def is_mp4(data: Data, place: int = 0) -> bool:
-    """Whether an MP4, MOV or 3GP file starts here; joined ones are known by `ftyp` alone."""
+    """Whether an MP4, MOV or 3GP file starts here; joined ones are recognized by `ftyp` only."""
     return data[place + 4 : place + 8] == b"ftyp" if place else data[4:8] in _MP4_BOXES
 
 
@@ -255,11 +255,11 @@ def is_matroska(data: Data, place: int = 0) -> bool:
 
 
 def walk_matroska(data: Data, start: int) -> Part:
-    """The Matroska or WebM file that starts here; its length counts from time 0 to the end of the longest track."""
+    """The Matroska or WebM file that starts here; its duration is from time 0 to the end of the longest track."""
     place, scale, duration, fault = start, 1e6, None, None
     while place < len(data):
         element = _element(data, place)
-        if element is None:  # damaged: go on at the next cluster, as decoders do
+        if element is None:  # damaged: continue at the next cluster, as decoders do
             fault = fault or "its structure is damaged"
             place = data.find(_CLUSTER, place + 1)
             if place < 0:
@@ -301,7 +301,7 @@ def _vint_bytes(data: Data, place: int) -> int:
 
 
 def _checksum_holds(cluster: bytes) -> bool:
-    """Whether the CRC-32 that a cluster may begin with is that of the rest."""
+    """Whether the CRC-32 at the start of a cluster, if there is one, matches the rest."""
     return cluster[:2] != b"\xbf\x84" or zlib.crc32(cluster[6:]) == int.from_bytes(cluster[2:6], "little")
 
 

@@ -1,10 +1,10 @@
-"""Compressed sound and the sound of videos, decoded by FFmpeg (PyAV) to the last packet.
+"""Decode compressed sound and the sound of videos with FFmpeg (PyAV), to the last packet.
 
-Promises: every packet of the chosen track is decoded, whatever length a header guesses; each stretch of sound says
-when it is due on the clock that all tracks of the file share. Packets that cannot be decoded are passed over and told
+Promises: every packet of the chosen track is decoded, whatever length a header estimates; each stretch of sound has
+its start time on the clock that all tracks of the file share. Packets that cannot be decoded are skipped and reported
 as a fault, and so is an end before the one that the header states. Of several tracks the one marked as default, or
-the first, is read, unless it is silent and another is not; a note names the others. It does not mix channels, and
-puts no silence anywhere.
+the first, is read, unless it is silent and another is not; a note names the others. It does not mix channels or insert
+silence.
 """
 
 from collections.abc import Generator, Iterator
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
 
-# FFmpeg also opens playlists, image sequences and scripts that name other files or addresses. A recording handed in by
-# a stranger must not make us read those, so only containers that hold their own sound are allowed.
+# FFmpeg also opens playlists, image sequences and scripts that name other files or addresses. A recording from an
+# untrusted source must not make us read those, so only containers that hold their own sound are allowed.
 FFMPEG_FORMATS = (
     *("aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "avr", "caf", "dsf", "dss", "dts", "dv", "eac3", "flac"),
     *("flv", "iff", "ircam", "matroska", "mlp", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "mxf", "nistsphere"),
@@ -35,26 +35,27 @@ FFMPEG_FORMATS = (
     "xwma",
 )
 _SHORTFALL_SECONDS = 0.5
-"""Headers round, and encoders count a start-up delay that decoders drop (most in AAC at low rates)."""
+"""Seconds: headers are rounded, and encoders count a start-up delay that decoders drop (most in AAC at low rates)."""
 _CLOCK_FROM_ZERO = ("matroska", "mov", "avi", "flv")
-"""Containers whose clock shows 0 at their start, whatever comes first; the others count from their first packet."""
+"""Containers whose clock starts at 0; the others count from their first packet."""
 _WITH_CLOCK = (*_CLOCK_FROM_ZERO, "mpegts", "mpeg", "asf", "ogg", "nut", "mxf", "rm", "wtv")
-"""In others, FFmpeg counts samples or guesses by bit rate."""
+"""For others, FFmpeg counts samples or estimates from the bit rate."""
 _STATES_LENGTH = ("mov", "avi", "asf", "flv", "wv", "tta", "ape", "tak", "caf", "aiff", "voc")
-"""Containers of which FFmpeg's duration is what the header states. Of others a `Part` says it, or nothing does."""
+"""Containers for which FFmpeg's duration is what the header states. For others a `Part` has it, or nothing does."""
 _AUDIBLE_POWER = 1e-6
 _FAR_LOUDER = 100.0
 _LONGEST_PACKET_SECONDS = 60.0
-"""The last packet of an Ogg Vorbis file may state 2^32 samples less a few, which is a negative length."""
+"""The last packet of an Ogg Vorbis file may state 2^32 samples minus a few, which is a negative length."""
 _LOST_SECONDS = 0.1
-"""Packets that cannot be decoded are damage from twice this on: at a start, and behind tags, one or two are usual."""
+"""From twice this duration on, packets that cannot be decoded count as damage; one or two are usual at a start and
+after tags."""
 
 
 def choose_track(path: Path, part: Part, name: str, on_note: Note) -> int:
-    """Number of the sound track to read, among the sound tracks, from 0.
+    """Number of the sound track to read, from 0, counting sound tracks only.
 
     Raises:
-        AudioError: no container that can be read, or no sound in it.
+        AudioError: not a container that can be read, or no sound in it.
     """
     from av.stream import Disposition
 
@@ -62,7 +63,7 @@ def choose_track(path: Path, part: Part, name: str, on_note: Note) -> int:
         tracks = container.streams.audio
         if not tracks:
             raise AudioError(f"{name} has no audio track: pass a recording with sound.")
-        # Not the one that FFmpeg thinks best: of equals, that is now this, now that one.
+        # Not the one that FFmpeg prefers: among equals its choice varies.
         chosen = next((number for number, track in enumerate(tracks) if track.disposition & Disposition.default), 0)
         if len(tracks) == 1:
             return chosen
@@ -84,12 +85,12 @@ def _title(number: int, track: "AudioStream") -> str:
 
 
 def _loudest_powers(container: "InputContainer", chosen: int) -> NDArray[np.float64]:
-    """Power of each track at its loudest moment; listening ends when the chosen one has turned out to be audible."""
+    """Power of each track at its loudest moment; stops as soon as the chosen one is known to be audible."""
     import av
 
     tracks = {track.index: number for number, track in enumerate(container.streams.audio)}
     powers = np.zeros(len(tracks))
-    with suppress(av.FFmpegError):  # what is wrong shows when the track is read
+    with suppress(av.FFmpegError):  # errors are reported when the track is read
         for packet in container.demux(container.streams.audio):
             number = tracks[packet.stream_index]
             with suppress(av.FFmpegError):
@@ -104,16 +105,16 @@ def decode(path: Path, part: Part, track: int, name: str, faults: list[str]) -> 
     """The sound of a track, as stored.
 
     Args:
-        path, part: where it is; only the first part of a file may start late.
-        track: number among the sound tracks.
+        path, part: the file and the part of it; only the first part of a file may start late.
+        track: its number among the sound tracks.
         name: of the recording, for errors.
-        faults: takes what turns out to be wrong with it.
+        faults: list to which faults are added.
 
     Returns:
-        Where the longest track of the part ends, in seconds.
+        End of the longest track of the part, in seconds.
 
     Raises:
-        AudioError: no container that can be read.
+        AudioError: not a container that can be read.
     """
     with _opened(path, part, name) as container:
         tracks = container.streams.audio
@@ -143,7 +144,7 @@ def decode(path: Path, part: Part, track: int, name: str, faults: list[str]) -> 
 
 @contextmanager
 def _opened(path: Path, part: Part, name: str) -> "Iterator[InputContainer]":
-    """A part of a file as a container; one that is all of the file is opened by its path, which is faster."""
+    """A part of a file as a container; if it is the whole file, it is opened by its path, which is faster."""
     import av
 
     is_whole = part.start == 0 and part.end == path.stat().st_size
@@ -164,7 +165,7 @@ def _opened(path: Path, part: Part, name: str) -> "Iterator[InputContainer]":
 
 
 def _zero(container: "InputContainer", family: str, is_first: bool) -> float:
-    """What the container's clock shows when the recording starts, in seconds."""
+    """Time on the container's clock at the start of the recording, in seconds."""
     start = (container.start_time or 0) / 1e6
     return 0.0 if family in _CLOCK_FROM_ZERO and is_first and 0 <= start <= LONGEST_GAP_SECONDS else start
 
@@ -172,7 +173,7 @@ def _zero(container: "InputContainer", family: str, is_first: bool) -> float:
 def _packets(
     container: "InputContainer", clock: Clock, faults: list[str]
 ) -> "Iterator[tuple[Packet[Any], float | None]]":
-    """All packets, and when each is due; None where it bears no stamp."""
+    """All packets with their start times; None for a packet without time stamp."""
     import av
 
     try:
@@ -187,7 +188,7 @@ def _packets(
 
 
 def _decoded(packet: "Packet[Any]", moment: float | None) -> list[Sound] | None:
-    """What is in a packet; None if it cannot be decoded."""
+    """The sound in a packet; None if it cannot be decoded."""
     import av
 
     stamp = _seconds(packet, packet.pts)
@@ -196,7 +197,7 @@ def _decoded(packet: "Packet[Any]", moment: float | None) -> list[Sound] | None:
         for frame in packet.decode():
             assert isinstance(frame, av.AudioFrame)
             delay = frame.time - stamp if frame.time is not None and stamp is not None else 0.0
-            # A decoder that lags behind gives frames of before a joint, whose stamps are of another clock.
+            # A delayed decoder gives frames from before a joint, whose stamps are of another clock.
             start = moment + delay if moment is not None and abs(delay) < 1.0 else None
             sounds.append(Sound(_planes(frame), frame.sample_rate, start))
     except av.EOFError:  # flushed twice
@@ -225,7 +226,7 @@ def _seconds(packet: "Packet[Any]", ticks: int | None) -> float | None:
 def _check_end(
     container: "InputContainer", stream: "AudioStream", part: Part, heard: float, clock: Clock, faults: list[str]
 ) -> None:
-    """Compare where the sound ended with where the header says that it does."""
+    """Compare the end of the sound with the end that the header states."""
     family = container.format.name.split(",")[0]
     held = heard
     promised = part.seconds or 0.0

@@ -1,4 +1,4 @@
-"""Recordings as files on disk, whatever the caller names: checked, and pipes written to disk first.
+"""Provide recordings as files on disk: check paths, and copy pipes to disk first.
 
 Promises: a path that cannot be read gives one `AudioError` line with the remedy; a pipe is read once, to its end,
 into a temporary file that is deleted afterwards; nothing waits for ever. It does not know audio.
@@ -17,16 +17,16 @@ from pathlib import Path
 from asr_doge.errors import AudioError
 
 PIPE_SECONDS = 60.0
-"""How long a pipe may send nothing before it counts as dead."""
+"""Seconds without data after which a pipe counts as dead."""
 _CHUNK_BYTES = 1 << 16
 
 
 @contextmanager
 def file_on_disk(path: Path) -> Iterator[Path]:
-    """A file with the bytes of `path` that may be opened several times: itself, or what a pipe sent.
+    """A file with the bytes of `path` that can be opened several times: itself, or a copy of a pipe's data.
 
     Raises:
-        AudioError: missing, a folder or device, not permitted, empty, or a pipe that falls silent.
+        AudioError: missing, a folder or device, not permitted, empty, or a pipe that stops sending.
     """
     if not is_pipe(path):
         _check_not_empty(path)
@@ -52,10 +52,10 @@ def file_on_disk(path: Path) -> Iterator[Path]:
 
 
 def is_pipe(path: Path) -> bool:
-    """Whether `path` is read once only, as FIFOs, `<(…)` and a `/dev/stdin` behind `|` are.
+    """Whether `path` can be read only once, like FIFOs, `<(…)` and `/dev/stdin` behind `|`.
 
     Raises:
-        AudioError: it is no recording at all: missing, a folder, a device, a socket or a terminal, or not permitted.
+        AudioError: it cannot be a recording: missing, a folder, a device, a socket or a terminal, or not permitted.
     """
     try:
         str(path).encode()
@@ -66,7 +66,7 @@ def is_pipe(path: Path) -> bool:
         mode = path.stat().st_mode
     except OSError as error:
         raise _cannot_open(path, error) from None
-    except ValueError:  # a NUL within the name
+    except ValueError:  # a NUL in the name
         raise AudioError(f"{str(path)!r} is no file name: check the path.") from None
     if stat.S_ISDIR(mode):
         raise AudioError(f"{path} is a folder: pass a recording, or list its recordings with `find_audio_files`.")
@@ -77,7 +77,7 @@ def is_pipe(path: Path) -> bool:
 
 
 def _check_not_empty(path: Path) -> None:
-    """Sort out what has nothing to do with audio, where the decoders' own messages are cryptic."""
+    """Report problems unrelated to audio, for which the decoders' own messages are cryptic."""
     try:
         with path.open("rb") as file:
             first_byte = file.read(1)
@@ -96,7 +96,7 @@ def _cannot_open(path: Path, error: OSError) -> AudioError:
 
 
 def _chunks_of_pipe(path: Path) -> Iterator[bytes]:
-    """What a pipe sends, until it ends or falls silent."""
+    """The data of a pipe, until it ends or stops sending."""
     descriptor = _open_pipe(path)
     try:
         poll = select.poll()
@@ -111,7 +111,7 @@ def _chunks_of_pipe(path: Path) -> Iterator[bytes]:
                 deadline = time.monotonic() + PIPE_SECONDS
                 yield chunk
             elif events and (has_begun or any(event & select.POLLHUP for _, event in events)):
-                return  # else nobody has opened the other end of a FIFO yet
+                return  # otherwise nobody has opened the other end of a FIFO yet
     finally:
         os.close(descriptor)
     raise AudioError(
@@ -120,10 +120,10 @@ def _chunks_of_pipe(path: Path) -> Iterator[bytes]:
 
 
 def _open_pipe(path: Path) -> int:
-    """A descriptor to read from. Opening a FIFO waits for a writer, unless one asks not to block."""
+    """A descriptor to read from. Opening a FIFO waits for a writer, unless opened non-blocking."""
     own = re.fullmatch(r"/dev/(?:stdin|fd/(\d+))|/proc/self/fd/(\d+)", str(path))
     try:
-        # A descriptor that is open already knows whether its writer has gone; opened anew, it would not.
+        # A descriptor that is already open knows whether its writer is gone; a newly opened one would not.
         return os.dup(int(own[1] or own[2] or 0)) if own else os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise _cannot_open(path, error) from None

@@ -1,7 +1,7 @@
-"""The recordings in a folder.
+"""Find the recordings in a folder.
 
-Promises: whatever the decoders read is found, in linked folders too, each folder once; what is passed over is counted
-by its reason. It opens no recording, but for the first bytes of a `.ts`, which may be TypeScript.
+Promises: every file that the decoders can read is found, also in linked folders, each folder once; skipped files are
+counted by reason. It opens no recording, except the first bytes of a `.ts`, which may be TypeScript.
 """
 
 import os
@@ -24,17 +24,17 @@ _VIDEO = """
 ogm ogv ogx qt rm rmvb tod trp ts vob webm wmv wtv
 """
 AUDIO_EXTENSIONS = frozenset(f".{ending}" for ending in (_SOUND + _VIDEO).split())
-"""Lower-case endings of the files that a folder search picks up; `read_audio` itself looks at the content only."""
+"""Lower-case extensions of the files that a folder search includes; `read_audio` itself looks at the content only."""
 
 
 @dataclass
 class FolderSearch:
-    """What is in a folder and below.
+    """The result of searching a folder and its subfolders.
 
     Attributes:
         folder: the folder.
         paths: its recordings, sorted.
-        skipped: how much was passed over, by the reason.
+        skipped: number of skipped files, by reason.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class FolderSearch:
 
     @property
     def note(self) -> str | None:
-        """What was passed over, in a line; None if nothing was."""
+        """What was skipped, in one line; None if nothing was."""
         if not self.skipped:
             return None
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
@@ -51,10 +51,10 @@ class FolderSearch:
 
 
 def search_folder(folder: str | os.PathLike[str]) -> FolderSearch:
-    """List the recordings in a folder and below, and count the rest.
+    """List the recordings in a folder and its subfolders, and count the rest.
 
     Raises:
-        AudioError: no such folder, it may not be read, or there is no recording in it.
+        AudioError: no such folder, no read permission, or no recording in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -72,7 +72,7 @@ def search_folder(folder: str | os.PathLike[str]) -> FolderSearch:
 
 
 def find_audio_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The recordings in a folder and below, sorted by path; hidden files and folders are passed over.
+    """The recordings in a folder and its subfolders, sorted by path; hidden files and folders are skipped.
 
     Raises:
         AudioError: as in `search_folder`.
@@ -87,11 +87,11 @@ _HIDDEN, _OTHER = "hidden", "of other types"
 _UNREADABLE, _AGAIN = "folders that may not be read", "links to folders that were searched already"
 _SPECIAL = "pipes, sockets or devices"
 _LOSSES = (_UNREADABLE, _SPECIAL)
-"""What may have held recordings."""
+"""Reasons under which a recording may have been skipped."""
 
 
 def _search(folder: Path, search: FolderSearch, seen: set[tuple[int, int]]) -> None:
-    """Add what is in a folder, following links, but into each folder once."""
+    """Add the content of a folder; links are followed, but each folder is searched only once."""
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -103,7 +103,7 @@ def _search(folder: Path, search: FolderSearch, seen: set[tuple[int, int]]) -> N
         search.skipped[_UNREADABLE] += 1
         return
     for entry in entries:
-        # "._talk.wav" and its like are macOS's notes about talk.wav, and hold no sound.
+        # "._talk.wav" and the like are metadata of macOS for talk.wav, without sound.
         if entry.name.startswith("."):
             search.skipped[_HIDDEN] += 1
         elif entry.is_dir():
@@ -117,7 +117,7 @@ def _search(folder: Path, search: FolderSearch, seen: set[tuple[int, int]]) -> N
 
 
 def _why_not(path: Path) -> str | None:
-    """Why a file is passed over; None for a recording."""
+    """Why a file is skipped; None for a recording."""
     if path.suffix.lower() not in AUDIO_EXTENSIONS:
         return _OTHER
     try:
@@ -127,5 +127,5 @@ def _why_not(path: Path) -> str | None:
             with path.open("rb") as file:
                 return None if is_transport_stream(file.read(1024)) else _OTHER
     except OSError:
-        return None  # a link that leads nowhere is told when it is read, as is a file that may not be read
+        return None  # broken links and unreadable files are reported when they are read
     return None

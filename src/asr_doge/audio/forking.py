@@ -1,9 +1,9 @@
-"""Compute in a process that was forked from one that had computed.
+"""Compute in a process that was forked from one that had already computed.
 
-Promises: `in_live_threads` gives what the call gives, in any process and thread. The thread that called `fork` is alone
-in the new process: the threads that OpenMP (of torch, and of the voice activity detector) keeps for it are gone, and
-it would wait for them for good. Any other thread gets new ones, so that thread lets another compute in its place.
-It can do nothing for a process forked while another thread was computing, nor for what calls torch directly.
+Promises: `in_live_threads` gives the result of the call, in any process and thread. After a fork, only the thread that
+called `fork` exists in the new process: the threads that OpenMP (of torch, and of the voice activity detector) keeps
+for it are gone, and it would wait for them for ever. Any other thread gets new ones, so another thread computes for it.
+It does not help in a process forked while another thread was computing, nor code that calls torch directly.
 """
 
 import os
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class _Fork:
-    """The thread that came through a fork, and the one that computes for it; None in a process that was not forked."""
+    """The thread that survived a fork, and the one that computes for it; None in a process that was not forked."""
 
     thread: int | None = None
     substitute: ThreadPoolExecutor | None = None
@@ -34,7 +34,7 @@ if hasattr(os, "register_at_fork"):  # Windows does not fork
 def in_live_threads(
     function: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
 ) -> Result:
-    """Call a function that computes with OpenMP, where its threads are alive."""
+    """Call a function that uses OpenMP in a thread for which OpenMP's threads are alive."""
     if _Fork.thread != threading.get_ident():
         return function(*arguments, **options)
     if _Fork.substitute is None:

@@ -1,8 +1,8 @@
-"""Files made of frames, pages or packets in a row: Ogg, FLAC, MP3, AAC, FLV, MPEG transport streams and others.
+"""Split files made of frames, pages or packets: Ogg, FLAC, MP3, AAC, FLV, MPEG transport streams and others.
 
-Promises: for each recording in such a file a `Part`; an Ogg file that breaks off, lacks its last page, or has a page
-that fails its checksum has a fault, and so has an FLV file or transport stream that breaks off. Where MP3 or AAC
-changes its rate or channels a new part begins, since decoders lose sound there.
+Promises: a `Part` for each recording in such a file. An Ogg file that is truncated, lacks its last page, or has a page
+with a wrong checksum has a fault, and so has a truncated FLV file or transport stream. If MP3 or AAC changes its rate
+or channels a new part begins, since decoders lose sound there.
 Sources: RFC 3533 (Ogg), RFC 9639 (FLAC), ISO/IEC 11172-3 and 13818-7 (MP3, AAC), RFC 4867 (AMR). It decodes nothing.
 """
 
@@ -17,7 +17,7 @@ _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
 def _bytes_with(bit: int) -> bytes:
-    """What matches a byte in which a bit is set."""
+    """A pattern that matches a byte in which a bit is set."""
     return b"[" + b"".join(b"\\x%02x" % byte for byte in range(256) if byte & bit) + b"]"
 
 
@@ -33,7 +33,7 @@ _BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _TRANSPORT_PACKETS = (188, 192, 204)
 _TAG = re.compile(rb"ID3|TAG|APETAGEX|LYRICSBEGIN")
 _MOST_JUNK = 2048
-"""Bytes between frames that are no sign of damage."""
+"""Number of bytes between frames up to which they are not a sign of damage."""
 _LAYER_3 = 1
 
 
@@ -70,7 +70,7 @@ def walk_ogg(data: Data) -> list[Part]:
             start, running, has_data, fault = place, set(), False, None
         if not _ogg_checksum_holds(data[place:end]):
             fault = fault or "a checksum in it does not hold"
-            place = latest = data.find(b"OggS", place + 4)  # the length that it states may be wrong, too
+            place = latest = data.find(b"OggS", place + 4)  # the length it states may be wrong too
             if place < 0:
                 break
             continue
@@ -83,7 +83,7 @@ def walk_ogg(data: Data) -> list[Part]:
 
 
 def _ogg_checksum_holds(page: bytes) -> bool:
-    """Ogg's CRC is zlib's with the bits of each byte, and of the result, the other way round, and begun with 0."""
+    """Ogg's CRC is zlib's with the bits of each byte and of the result reversed, and a start value of 0."""
     stated = int.from_bytes(page[22:26], "little")
     blank = page[:22] + bytes(4) + page[26:]
     crc = zlib.crc32(blank.translate(_BITS_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
@@ -91,12 +91,12 @@ def _ogg_checksum_holds(page: bytes) -> bool:
 
 
 def is_flac(data: Data) -> bool:
-    """Whether the file is FLAC, perhaps behind an ID3 tag."""
+    """Whether the file is FLAC, possibly after an ID3 tag."""
     return data[(place := after_id3(data, 0)) : place + 4] == b"fLaC"
 
 
 def walk_flac(data: Data) -> list[Part]:
-    """FLAC files, each with the length that its header states."""
+    """FLAC files, each with the duration that its header states."""
     parts = []
     for start, end in _between([found.start() for found in _FLAC.finditer(data)], data):
         head = data[start : start + 42] if start else data[(after := after_id3(data, 0)) : after + 42]
@@ -114,7 +114,7 @@ def is_signed(data: Data) -> bool:
 
 
 def walk_signed(data: Data) -> list[Part]:
-    """Files of a format that begins with what nothing else in them looks like."""
+    """Files of a format whose signature occurs nowhere else in them."""
     container, signature = next(item for item in _SIGNATURES.items() if item[1].match(data))
     starts = [found.start() for found in signature.finditer(data)]
     return [Part(start, end, container=container) for start, end in _between(starts, data)]
@@ -147,7 +147,7 @@ def is_transport_stream(data: Data) -> bool:
 
 
 def walk_transport_stream(data: Data) -> list[Part]:
-    """One part, for its clock tells where streams were joined."""
+    """One part, since the clock shows where streams were joined."""
     packet = _transport_packet(data)
     is_cut = packet is not None and len(data) % packet
     return [Part(0, len(data), "it breaks off within a packet" if is_cut else None)]
@@ -162,7 +162,7 @@ def _transport_packet(data: Data) -> int | None:
 
 
 def after_id3(data: Data, place: int) -> int:
-    """The place behind ID3v2 tags."""
+    """The place after ID3v2 tags."""
     while data[place : place + 3] == b"ID3" and place + 10 <= len(data):
         size = 0
         for byte in data[place + 6 : place + 10]:
@@ -172,17 +172,17 @@ def after_id3(data: Data, place: int) -> int:
 
 
 def is_mpeg_audio(data: Data) -> bool:
-    """Whether the file is MP3 or MP2, perhaps behind an ID3 tag: two frames in a row."""
+    """Whether the file is MP3 or MP2, possibly after an ID3 tag: two frames in a row."""
     return _starts_with(data, _mpeg_frame)
 
 
 def is_adts(data: Data) -> bool:
-    """Whether the file is AAC with ADTS headers, perhaps behind an ID3 tag: two frames in a row."""
+    """Whether the file is AAC with ADTS headers, possibly after an ID3 tag: two frames in a row."""
     return _starts_with(data, _adts_frame)
 
 
 _Frame = tuple[int, tuple[int, ...], float | None]
-"""Bytes of a frame; what changes only where another recording begins; and the length that the recording states."""
+"""Bytes of a frame; the values that change only between recordings; and the duration that the recording states."""
 _ReadFrame = Callable[[Data, int], "_Frame | None"]
 
 
@@ -193,7 +193,7 @@ def _starts_with(data: Data, read_frame: _ReadFrame) -> bool:
 
 
 def walk_mpeg_audio(data: Data) -> list[Part]:
-    """MP3 files, each with the length that its first frame states, if it does."""
+    """MP3 files, each with the duration that its first frame states, if any."""
     return _walk_frames(data, _mpeg_frame, "mp3")
 
 
@@ -206,11 +206,11 @@ def _walk_frames(data: Data, read_frame: _ReadFrame, container: str) -> list[Par
     parts: list[Part] = []
     place = after_id3(data, 0)
     start, kind, seconds, fault = 0, None, None, None
-    junk: int | None = None  # where bytes that are no frames began
+    junk: int | None = None  # start of bytes that are not frames
     while place < len(data):
         frame = read_frame(data, place)
         if frame is not None and (junk is not None or kind not in (None, frame[1])):
-            following = read_frame(data, place + frame[0])  # chance makes one header, but seldom two that agree
+            following = read_frame(data, place + frame[0])  # one header may be chance, two that agree seldom are
             frame = frame if following is not None and following[1] == frame[1] else None
         if frame is None:
             junk = place if junk is None else junk
@@ -219,7 +219,7 @@ def _walk_frames(data: Data, read_frame: _ReadFrame, container: str) -> list[Par
             continue
         size, this_kind, stated = frame
         seam = place if junk is None else junk
-        is_tagged = seam < place and data[seam : seam + 3] == b"ID3"  # a decoder would take what it holds for sound
+        is_tagged = seam < place and data[seam : seam + 3] == b"ID3"  # a decoder would take its content for sound
         if kind is not None and (this_kind != kind or stated is not None or is_tagged):
             parts.append(Part(start, seam, fault, seconds=seconds, container=container))
             start, seconds, fault = seam, None, None
@@ -238,7 +238,7 @@ def _next_sync(data: Data, place: int) -> int:
     return min(places, default=len(data))
 
 
-_BITRATES = {  # kbit/s, by whether it is MPEG-1, and the layer
+_BITRATES = {  # kbit/s, by MPEG-1 or not, and by layer
     (True, 3): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 1): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -246,7 +246,7 @@ _BITRATES = {  # kbit/s, by whether it is MPEG-1, and the layer
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 1): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""Layers as the header counts them: 3 is layer I, and 1 layer III."""
+"""Layers as coded in the header: 3 is layer I, and 1 layer III."""
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
@@ -272,7 +272,7 @@ def _mpeg_frame(data: Data, place: int) -> _Frame | None:
 
 
 def _stated_seconds(data: Data, place: int, is_first_version: bool, is_mono: bool, rate: int) -> float | None:
-    """Length that a Xing, Info or VBRI frame states; None for a frame of sound, 0 where it states no count."""
+    """Duration that a Xing, Info or VBRI frame states; None for a frame of sound, 0 if it states no count."""
     side = 17 if is_mono else 32
     if not is_first_version:
         side = 9 if is_mono else 17

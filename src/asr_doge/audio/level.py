@@ -1,10 +1,10 @@
-"""Levels: what is judged by its loudness, and how loud the encoder hears it.
+"""Levels: filtering for what is judged by its loudness, and the level of the encoder's input.
 
-Promises: `without_rumble` and `Judged` take constant offsets and mains hum out of what a voice detector or a search
-for pauses judges, and `Judged` raises quiet recordings to the level at which the detector hears; the samples that the
-encoder gets keep both, for taking them out was measured to cost words (docs/formats.md). `for_encoder` changes the
-level of clips that are so quiet, or so far above full scale, that words were lost, and returns all others as they
-are. How the samples arrive changes nothing. It does not decide what is speech.
+Promises: `without_rumble` and `Judged` remove constant offsets and mains hum from the input of the voice activity
+detector and of the search for pauses, and `Judged` raises quiet recordings to the level that the detector needs. The
+samples for the encoder keep offset and hum, since removing them was measured to cost words (docs/formats.md).
+`for_encoder` changes the level of clips only if they are so quiet, or so far above full scale, that words were lost.
+How the samples arrive changes nothing. It does not decide what is speech.
 """
 
 from functools import lru_cache
@@ -16,16 +16,16 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES
 
 RUMBLE_HERTZ = 100.0
-"""Mains hum is below, voices above."""
+"""Cutoff in Hz: mains hum is below, voices are above."""
 DETECTED_PEAK = 0.05
-"""Recordings that are louder are judged as they are."""
+"""Louder recordings are judged at their own level."""
 _NOISE_PEAK = 10 ** (-80 / 20)
-"""What is not louder is the rounding of 16 bits, and is not raised."""
+"""Anything quieter is rounding of 16 bits, and is not raised."""
 _MOST_GAIN = 100.0
 _FORGETTING = 0.999
-"""What the loudest frame counts for after another one; half after 22 s."""
+"""Factor by which the loudest frame counts less after each frame; half after 22 s."""
 QUIET_PEAK, RAISED_PEAK = 0.007, 0.3
-"""Clips below the one (-43 dB) are raised to the other: nano loses words from -50 dB on, and none at -40."""
+"""Clips below the first (-43 dB) are raised to the second: nano loses words from -50 dB downwards, and none at -40."""
 LOUD_PEAK, LOWERED_PEAK = 1.0, 0.9
 
 
@@ -35,7 +35,7 @@ def without_rumble(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class Judged:
-    """What of a recording is given to a voice detector, while it comes in."""
+    """The part of a recording's input for the voice activity detector, while it arrives."""
 
     def __init__(self) -> None:
         self._rumble = _Rumble()
@@ -43,7 +43,7 @@ class Judged:
         self._loudest = 0.0
 
     def feed(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The whole frames that these `[samples]` complete, to be judged."""
+        """The complete frames, filtered and scaled, that these `[samples]` add."""
         held = np.concatenate([self._incomplete, self._rumble.remove(samples)])
         whole = len(held) // FRAME_SAMPLES * FRAME_SAMPLES
         self._incomplete = held[whole:].copy()
@@ -69,7 +69,7 @@ def for_encoder(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class _Rumble:
-    """A high-pass that starts settled on the first sample, so that an offset makes no click."""
+    """A high-pass filter that starts settled on the first sample, so that an offset makes no click."""
 
     def __init__(self) -> None:
         self._state: NDArray[np.float64] | None = None
@@ -88,7 +88,7 @@ class _Rumble:
 
 @lru_cache(maxsize=1)
 def _high_pass() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sections of a Butterworth filter of order 4, and their state behind a long run of ones."""
+    """Sections of a Butterworth filter of order 4, and their state after a long run of ones."""
     # Imported here, and above, because scipy.signal takes a noticeable part of a second.
     from scipy.signal import butter, sosfilt_zi
 

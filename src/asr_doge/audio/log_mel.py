@@ -1,13 +1,13 @@
-"""The log-mel front end of Granite Speech, without torchaudio.
+"""Compute Granite Speech's log-mel features without torchaudio.
 
-Promises: `log_mel_features` gives what the published recipe gives for one clip alone: 80 HTK mel bands of a power
+Promises: `log_mel_features` gives the features of the published recipe for a single clip: 80 HTK mel bands of a power
 spectrogram (FFT 512, Hann window 400, hop 160 samples at 16 kHz), log10 floored at eight decades below the clip's
-loudest value, scaled to about [-1, 1], an odd last frame dropped, two frames stacked into one of 160 values at 50 Hz.
-`delta_log_mel_features` is Granite Speech 5's, with differences in time beside the bands.
+maximum, scaled to about [-1, 1], an odd last frame dropped, two frames stacked into one of 160 values at 50 Hz.
+`delta_log_mel_features` gives Granite Speech 5's, which add differences in time to the bands.
 Source: `GraniteSpeechFeatureExtractor` and `GraniteSpeech5FeatureExtractor` in transformers.
 
 It does not know batches: the floor depends on a clip's own maximum, so clips are computed one at a time and padded
-afterwards. Upstream pads the waveforms first, which lets a neighbour's length change a clip's last frames.
+afterwards. Upstream pads the waveforms first, so a neighbour's length can change a clip's last frames.
 """
 
 from functools import lru_cache

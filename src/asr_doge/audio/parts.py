@@ -1,7 +1,6 @@
-"""The recordings that one file holds: each a range of bytes that is a file of its own.
+"""The recordings in one file: each is a range of bytes that is a file of its own.
 
-A `Part` is what the walkers over a file's framing find (`chunks` and `frames`); `open_part` gives a decoder its bytes,
-and no others.
+`chunks` and `frames` find the `Part`s of a file; `open_part` gives a decoder the bytes of one part only.
 """
 
 import io
@@ -20,11 +19,11 @@ class Part:
     """A recording within a file.
 
     Attributes:
-        start, end: its bytes.
-        fault: how it ends early or where it is damaged, as in `it breaks off within a page`; None if nothing is known.
-        stated: bytes of samples that the header states, relative to those that are there; 1 unless some are missing.
-        seconds: length that its header states; None where it states none, or only a decoder's library reads it.
-        container: FFmpeg's name of its format, where a part alone might be taken for another; None to look.
+        start, end: the range of its bytes.
+        fault: how it is truncated or damaged, as in `it breaks off within a page`; None if no fault is known.
+        stated: bytes of samples that the header states, divided by those present; 1 unless some are missing.
+        seconds: duration that its header states; None if it states none, or only a decoder's library reads it.
+        container: FFmpeg's name of its format, if the part alone might be taken for another; None to detect it.
     """
 
     start: int
@@ -36,7 +35,7 @@ class Part:
 
 
 def split(data: Data, is_start: Callable[[Data, int], bool], walk: Callable[[Data, int], Part]) -> list[Part]:
-    """Parts one behind the other: `walk` finds the one that starts at a place, and `is_start` says whether one does."""
+    """Consecutive parts: `walk` finds the one that starts at a place, and `is_start` says whether one does."""
     parts = [walk(data, 0)]
     while parts[-1].end < len(data) and is_start(data, parts[-1].end):
         parts.append(walk(data, parts[-1].end))
@@ -44,7 +43,7 @@ def split(data: Data, is_start: Callable[[Data, int], bool], walk: Callable[[Dat
 
 
 def open_part(path: Path, part: Part) -> io.BufferedReader:
-    """The bytes of a part, as a file that can be sought in."""
+    """The bytes of a part, as a seekable file."""
     return io.BufferedReader(_Slice(path, part.start, part.end))
 
 

@@ -1,8 +1,8 @@
-"""Plain samples: WAV and its kin through libsndfile, and samples without a header.
+"""Read uncompressed samples: WAV and similar files through libsndfile, and samples without a header.
 
-Promises: samples come exactly as they are stored; a file that holds fewer than its header states has a fault.
-Compressed formats are left to FFmpeg, which reads them to the last packet where libsndfile believes a guessed length.
-What it cannot tell: a header that states a wrong rate which a recording could have is believed.
+Promises: samples are exactly as stored; a file that has fewer than its header states has a fault. Compressed formats
+are left to FFmpeg, which reads them to the last packet, while libsndfile trusts an estimated length.
+What it cannot detect: a wrong rate in a header is believed if a recording could have that rate.
 """
 
 from collections.abc import Generator, Iterator
@@ -18,7 +18,7 @@ from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.audio.sound import Sound
 from asr_doge.errors import AudioError
 
-# soundfile is imported where used: it loads a large library, which `asr-doge --help` should not wait for.
+# soundfile is imported where it is used: it loads a large library that `asr-doge --help` does not need.
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
@@ -30,7 +30,7 @@ _SHORTFALL_SECONDS = 0.1
 
 
 def open_pcm(path: Path, part: Part) -> "SoundFile | None":
-    """A part of a file as libsndfile reads it; None if FFmpeg is to read it."""
+    """A part of a file opened with libsndfile; None if FFmpeg must read it."""
     import soundfile
 
     is_whole = part.start == 0 and part.end == path.stat().st_size
@@ -39,7 +39,7 @@ def open_pcm(path: Path, part: Part) -> "SoundFile | None":
         opened = soundfile.SoundFile(file)
     except soundfile.LibsndfileError:
         return None
-    # Of a WAV whose recorder never came to write the length libsndfile reads nothing.
+    # If the recorder did not write the length of a WAV, libsndfile reads nothing.
     if opened.format in _COMPRESSED or opened.frames == 0:
         opened.close()
         return None
@@ -51,8 +51,8 @@ def pcm_sounds(file: "SoundFile", part: Part, faults: list[str]) -> Generator[So
 
     Args:
         file: from `open_pcm`.
-        part: what of the file it is.
-        faults: takes what turns out to be wrong with it.
+        part: the part of the file.
+        faults: list to which faults are added.
     """
     import soundfile
 
@@ -72,18 +72,18 @@ def pcm_sounds(file: "SoundFile", part: Part, faults: list[str]) -> Generator[So
 
 
 def pcm_blocks(file: BinaryIO, from_rate: int, to_rate: int = SAMPLE_RATE) -> Iterator[NDArray[np.float32]]:
-    """Samples without a header, from a pipe or a file, as they come.
+    """Samples without a header, from a pipe or a file, as they arrive.
 
     Args:
-        file: 16-bit little-endian mono samples. A buffered reader gives what is there; others are waited for.
-        from_rate: their rate, in Hz. Another than `to_rate` delays them by a second or two.
+        file: 16-bit little-endian mono samples. A buffered reader gives what has arrived; others wait for full blocks.
+        from_rate: their rate, in Hz. Resampling from another rate than `to_rate` delays them by a second or two.
         to_rate: wanted rate, in Hz.
 
     Yields:
         `[samples]`, float32.
 
     Raises:
-        AudioError: a rate that no recording has, or, after all blocks, an end amid a sample.
+        AudioError: an invalid rate, or, after all blocks, an end in the middle of a sample.
     """
     if from_rate not in BELIEVABLE_RATES:
         raise AudioError(f"a sampling rate of {from_rate} Hz cannot be right: pass the rate that was recorded at")

@@ -1,12 +1,12 @@
 """Read any recording as one mono waveform, or block by block.
 
-Promises: whatever the file's format, rate and channels, the result is float32 `[samples]` at the wanted rate, finite
-and not empty; a bad file gives one `AudioError` line that names it and the remedy, and of one that is cut or damaged
-all that is there comes first. Block by block, memory does not grow with the length of the recording; pipes are read
-too. It does not know features, transcripts or manifests.
+Promises: for any format, rate and channels, the result is float32 `[samples]` at the wanted rate, finite and not empty.
+A bad file gives one `AudioError` line that names it and the remedy; if it is truncated or damaged, the readable part is
+given before the error. Block by block, memory does not grow with the length of the recording; pipes are read too. It
+does not know features, transcripts or manifests.
 
-Here the steps meet: `files` (what is there), `parts` (files joined in one), `pcm` and `containers` (decoding),
-`timeline` (silence for gaps), `channels` (down to one), `resampling`.
+This module combines the steps: `files` (paths and pipes), `parts` (files joined in one), `pcm` and `containers`
+(decoding), `timeline` (silence for gaps), `channels` (mixing to one), `resampling`.
 """
 
 import os
@@ -31,7 +31,7 @@ from asr_doge.audio.timeline import fill_gaps
 from asr_doge.errors import AudioError, DamagedAudioError
 
 MINIMUM_SECONDS = 0.1
-"""Shorter than any word: such a recording is a mistake, and gets told so."""
+"""Shorter than any word: such a recording is a mistake and is refused."""
 _BLOCK_SAMPLES = 1 << 16
 
 
@@ -44,17 +44,17 @@ def read_audio(
     """Read a recording, or the sound of a video, as mono.
 
     Args:
-        path: the file, or a pipe; its content decides how it is decoded, not its ending.
+        path: the file, or a pipe; its content determines the format, not its extension.
         sampling_rate: wanted rate, in Hz.
         channel: number of the channel to read, from 0; None for the mean of all.
-        on_note: told in a line what a listener would wonder about, such as a track that is not read; default, logged.
+        on_note: called with one line on anything unexpected, such as a track that is not read; default, logged.
 
     Returns:
         `[samples]`, float32, full scale at 1.
 
     Raises:
-        DamagedAudioError: it is truncated or corrupt.
-        AudioError: the file is missing, unreadable, no audio, empty, or holds NaN.
+        DamagedAudioError: it is truncated or damaged.
+        AudioError: the file is missing, unreadable, not audio, empty, or has NaN.
     """
     return _gather(read_blocks(path, sampling_rate, channel, on_note))
 
@@ -62,11 +62,11 @@ def read_audio(
 def read_clip(
     path: str | os.PathLike[str], sampling_rate: int = SAMPLE_RATE, longest: int | None = None
 ) -> NDArray[np.float32]:
-    """Read a recording that an encoder is to hear whole, in training from its audio and from its features alike.
+    """Read a recording that an encoder reads whole, for training from audio and for features alike.
 
     Args:
         path, sampling_rate: as in `read_audio`.
-        longest: samples that the encoder reads at once, if it would cut what is longer.
+        longest: samples that the encoder reads at once, if it would cut longer recordings.
 
     Raises:
         AudioError: as in `read_audio`; or it is shorter than `MINIMUM_SECONDS`, or longer than `longest`.
@@ -82,7 +82,7 @@ def read_clip(
 
 
 def check_long_enough(samples: int, sampling_rate: int, name: str) -> None:
-    """Refuse a recording in which no word can be.
+    """Refuse a recording that is too short for a word.
 
     Raises:
         AudioError: it is shorter than `MINIMUM_SECONDS`.
@@ -101,7 +101,7 @@ def read_blocks(
     channel: int | None = None,
     on_note: Note = log_note,
 ) -> Iterator[NDArray[np.float32]]:
-    """Read a recording, or the sound of a video, a few seconds at a time; the blocks join up to `read_audio`.
+    """Read a recording, or the sound of a video, a few seconds at a time; the joined blocks equal `read_audio`.
 
     Args:
         path, sampling_rate, channel, on_note: as in `read_audio`.
@@ -110,8 +110,8 @@ def read_blocks(
         `[samples]`, float32, never empty.
 
     Raises:
-        AudioError: as in `read_audio`; what is wrong further on shows only when it is reached, and what is truncated or
-            corrupt when all that is there has been given.
+        AudioError: as in `read_audio`. A fault is reported only when it is reached; for a truncated or damaged
+            recording, after its readable part has been given.
     """
     path = Path(path)
     name = str(path)
@@ -136,7 +136,7 @@ def read_blocks(
 
 
 def _sounds(file: Path, name: str, faults: list[str], on_note: Note) -> Iterator[Sound]:
-    """The sound of all parts of a file, each due when the one before has ended."""
+    """The sound of all parts of a file; each starts when the one before has ended."""
     begin = 0.0
     for part, sounds in _decoded_parts(file, name, faults, on_note):
         try:
@@ -152,7 +152,7 @@ def _sounds(file: Path, name: str, faults: list[str], on_note: Note) -> Iterator
 def _decoded_parts(
     file: Path, name: str, faults: list[str], on_note: Note
 ) -> Iterator[tuple[Part, Generator[Sound, None, float]]]:
-    """Each part of a file with its sound, which is decoded as it is asked for."""
+    """Each part of a file with its sound, which is decoded on demand."""
     track = None
     for part in parts_of(file):
         pcm = open_pcm(file, part)
@@ -167,7 +167,7 @@ def _decoded_parts(
 
 
 def _due_from(begin: float, sounds: Generator[Sound, None, float]) -> Generator[Sound, None, float]:
-    """Sounds of a part that begins so many seconds after the recording does; returns the length of the part."""
+    """Sounds of a part that starts `begin` seconds after the recording; returns the duration of the part."""
     while True:
         try:
             sound = next(sounds)
@@ -181,10 +181,10 @@ def _broken(name: str, faults: list[str]) -> DamagedAudioError:
 
 
 def count_channels(path: str | os.PathLike[str]) -> int:
-    """Channels of a recording, the most that any part of it has.
+    """Channels of a recording; if its parts differ, the largest number.
 
     Raises:
-        AudioError: as in `read_audio`, but for faults within it; or it is a pipe, which can be read only once.
+        AudioError: as in `read_audio`, except for faults within it; or it is a pipe, which can be read only once.
     """
     path = _seekable(path)
     counts = [1]
@@ -195,7 +195,7 @@ def count_channels(path: str | os.PathLike[str]) -> int:
 
 
 def audio_duration(path: str | os.PathLike[str]) -> float:
-    """Length of a recording in seconds: what `read_audio` gives, decoded where a header may be wrong.
+    """Length of a recording in seconds, equal to that of `read_audio`; decoded if the header may be wrong.
 
     Raises:
         AudioError: as in `read_audio`; or it is a pipe, which can be read only once.
@@ -225,11 +225,11 @@ def _seekable(path: str | os.PathLike[str]) -> Path:
 
 
 def _ignore(note: str) -> None:
-    """Whoever asks for the length hears the notes when the recording is read."""
+    """The notes are given when the recording is read, not when only its length is needed."""
 
 
 def _gather(blocks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Join blocks into `[samples]` in one buffer that grows in place, so that a long recording is not held twice."""
+    """Join blocks into `[samples]` in one buffer that grows in place, so a long recording is in memory only once."""
     waveform = np.empty(_BLOCK_SAMPLES, dtype=np.float32)
     filled = 0
     for block in blocks:

@@ -1,6 +1,6 @@
-"""What the readers of recordings hand to each other: a stretch of decoded sound.
+"""The type that the readers of recordings exchange: a stretch of decoded sound.
 
-It holds no logic; which reader made it, and what becomes of it, it does not know.
+It has no logic, and does not know which reader made it or how it is used.
 """
 
 import logging
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Note = Callable[[str], None]
-"""Takes one line about a recording that was read, though not all in it was as one would expect."""
+"""Takes one line about a recording that was read but is unusual in some way."""
 
 log_note: Note = logging.getLogger("asr_doge.audio").warning
 """The default: Python shows it on stderr unless the caller's logging says otherwise."""

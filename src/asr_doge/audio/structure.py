@@ -1,8 +1,9 @@
-"""What the framing of a file tells before anything is decoded: the recordings joined in it, and whether it ends early.
+"""Find from a file's framing, before decoding, the recordings joined in it and whether it is truncated.
 
-Promises: `parts_of` finds each of several recordings that were written one behind the other into one file, with
-`cat`, by a radio stream or by a chat program. It decodes no sound and trusts no guess.
-What it cannot tell: formats without such framing (AC-3, DTS, Monkey's Audio and others) are one part, cut or not.
+Promises: `parts_of` finds each of several recordings that were written one after the other into one file, by `cat`,
+a radio stream or a chat program. It decodes no sound and uses no estimated lengths.
+What it cannot detect: formats without such framing (AC-3, DTS, Monkey's Audio and others) are one part, truncated or
+not.
 """
 
 import mmap
@@ -38,11 +39,11 @@ _WALKS: tuple[_Walk, ...] = (
     (frames.is_mpeg_audio, frames.walk_mpeg_audio),
     (frames.is_adts, frames.walk_adts),
 )
-"""How to tell each format, and how to find the parts of a file in it."""
+"""For each format, how to detect it and how to find the parts of a file."""
 
 
 def parts_of(path: Path) -> list[Part]:
-    """The recordings in a file that is not empty, in order: one, for nearly all files."""
+    """The recordings in a non-empty file, in order; nearly all files have one."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for matches, walk in _WALKS:
             if matches(data):

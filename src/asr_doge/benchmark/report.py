@@ -1,8 +1,8 @@
-"""The JSON report: written whole or not at all, and read back.
+"""Write and read the JSON report.
 
-Promises: `docs/benchmark.md` says what every field means; a field keeps its meaning as long as `SCHEMA_VERSION` is the
-same; what is read back is the result that was written. A file that is no such report is one error line.
-It does not draw (see `page`).
+Promises: the file is written completely or not at all, and reading it gives the result that was written.
+`docs/benchmark.md` describes every field; a field keeps its meaning for a given `SCHEMA_VERSION`. A file that is not
+such a report gives one error line. It does not draw (see `page`).
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Waveforms to recognitions: the encoder, the guards, a decoder, and the times and confidences of its words.
+"""Recognize waveforms: the encoder, the guards, a decoder, and the times and confidences of the words.
 
 Promises: one path for every decoder, for a whole model and for an encoder alone; a clip's recognition does not depend
-on its batch; what a guard did is named in its recognition.
+on its batch; a recognition names the guards that acted.
 It does not read files, cut recordings or know formats.
 """
 
@@ -37,8 +37,8 @@ class RecognizedWord:
         text: the word.
         start, end: in seconds from the start of the clip.
         confidence: in [0, 1]; None without a language model.
-        log_posterior: mean over its letters, from the CTC head; None for a word that the head cannot write.
-        log_prob: sum over its tokens, from the language model; None where the decoder has none.
+        log_posterior: mean over its characters, from the CTC head; None for a word that the head cannot spell.
+        log_prob: sum over its tokens, from the language model; None if the decoder has none.
     """
 
     text: str
@@ -51,16 +51,16 @@ class RecognizedWord:
 
 @dataclass(frozen=True)
 class Recognition:
-    """What was said in one clip.
+    """The recognition of one clip.
 
     Attributes:
-        text: the best text.
-        words: of it, with times; empty unless they were asked for.
-        speech: start of the first word and end of the last, in seconds, where times were asked for.
-        times: start and end of each word of the text, where they were asked for of this clip and there is a CTC head.
-        alternatives: texts, the best first, each with its score; empty unless several were asked for.
+        text: the best hypothesis after the guards.
+        words: of the text, with times; empty unless they were requested.
+        speech: start of the first word and end of the last, in seconds, if times were requested.
+        times: start and end of each word of the text, if they were requested for this clip and there is a CTC head.
+        alternatives: hypotheses, best first, each with its score; empty unless several were requested.
         guards: those that acted.
-        passes: times the language model ran.
+        passes: number of language-model passes.
     """
 
     text: str = ""
@@ -73,14 +73,14 @@ class Recognition:
 
 
 class Recognizer:
-    """A loaded model, or an encoder alone, with a decoder.
+    """Recognizes clips with a loaded model, or an encoder alone, and a decoder.
 
     Args:
         loaded: from `load_model` or `load_encoder_alone`.
         config: how to decode.
 
     Raises:
-        ConfigError: the configuration contradicts itself or the model.
+        ConfigError: the settings contradict each other or the model.
     """
 
     def __init__(self, loaded: LoadedModel | LoadedEncoder, config: DecodingConfig) -> None:
@@ -108,14 +108,14 @@ class Recognizer:
         languages: Sequence[str | None] | None = None,
         timed: Sequence[bool] | None = None,
     ) -> list[Recognition]:
-        """What was said in each clip of a batch.
+        """Recognize each clip of a batch.
 
         Args:
             waveforms: `[samples]` each, at the encoder's sampling rate.
-            has_voice: whether somebody speaks in a clip, by a detector that knows no words, for the guard of silence
-                to ask; default, in all.
-            languages: spoken in each; None where it is not known.
-            timed: of which clips to give the times of the words, whatever `DecodingConfig.timestamps` says.
+            has_voice: runs a voice activity detector on a clip, for the guard `silence`; default, every clip has
+                speech.
+            languages: spoken in each; None if it is not known.
+            timed: the clips for which to give word times, whatever `DecodingConfig.timestamps` says.
 
         Raises:
             CheckpointError: the CTC head gives NaN.
@@ -148,9 +148,9 @@ class Recognizer:
     def _may_be_spoken(
         self, waveform: Waveform, posteriors: Posteriors | None, has_voice: Callable[[Waveform], bool] | None
     ) -> bool:
-        """Whether a clip is worth decoding: not what the guard of silence holds for none.
+        """Whether a clip is worth decoding: not if the guard `silence` finds no speech.
 
-        A voice in which the head hears no letter may speak a language of other letters. The text will tell.
+        Speech for which the head gives only blanks may be in another script; this is decided when the text is known.
         """
         if posteriors is not None and is_blank(posteriors):
             has_language_model = not isinstance(self.decoder, CTCDecoder)
@@ -159,7 +159,7 @@ class Recognizer:
 
     @property
     def reads_language(self) -> bool:
-        """Whether its texts depend on the language that it is told."""
+        """Whether its texts depend on the language that it is given."""
         return isinstance(self.loaded, LoadedModel) and self.loaded.processor.names_language
 
     def _prompt_ids(self, languages: Sequence[str | None]) -> Tensor | None:
@@ -169,7 +169,7 @@ class Recognizer:
         return prompt_ids.to(self.loaded.model.device)
 
     def _posteriors(self, speech: SpeechEncoderOutput) -> list[Posteriors] | None:
-        """Of each clip; NaN, which would read as silence, is a CheckpointError."""
+        """Log-posteriors of each clip; NaN, which would look like silence, is a CheckpointError."""
         if speech.ctc_logits is None or speech.ctc_lengths is None:
             return None
         posteriors = ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
@@ -185,11 +185,11 @@ class Recognizer:
         prompt_ids: Tensor | None,
         timed: Sequence[bool],
     ) -> list[Recognition]:
-        """Recognitions of clips in which somebody speaks."""
+        """Recognitions of clips that may have speech."""
         inputs = replace(self._listen(speech, posteriors), prompt_ids=prompt_ids)
         rows = self.decoder.decode(inputs)
         if inputs.drafts is not None:
-            # What bounded these texts is a draft in letters that are not theirs.
+            # The length of these texts was limited by a draft in another script.
             unbounded = [
                 row for row, texts in enumerate(rows) if texts[0].cut and is_beyond(self.encoder, texts[0].text)
             ]
@@ -209,7 +209,7 @@ class Recognizer:
         ]
 
     def _listen(self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None) -> DecoderInputs:
-        """Drafts, and the hotwords in them."""
+        """Drafts, and the hotwords found in them."""
         if posteriors is None or speech.ctc_logits is None or speech.ctc_lengths is None:
             return DecoderInputs(speech)
         scores = [float(row.max(axis=1).sum()) for row in posteriors]
@@ -233,7 +233,7 @@ class Recognizer:
         posteriors: Posteriors | None,
         want_times: bool,
     ) -> Recognition:
-        """The best text after the guards, with its words' times if they are wanted."""
+        """The best hypothesis after the guards, with word times if they are requested."""
         best = hypotheses[0]
         if posteriors is not None:
             if is_beyond(self.encoder, best.text):
@@ -269,13 +269,13 @@ class Recognizer:
         places = align_words(self.encoder, posteriors, words, waveform, self.speech_encoder.sampling_rate)
         timed = []
         for word, place, log_prob in zip(words, places, log_probs, strict=True):
-            # The calibration is of both together: of the head alone it would be far too sure.
+            # The calibration is for both scores together: from the head's alone it would be far too confident.
             confidence = self.calibration(place.log_posterior, log_prob) if log_prob is not None else None
             timed.append(RecognizedWord(word, place.start, place.end, confidence, place.log_posterior, log_prob))
         return tuple(timed)
 
     def _word_log_probs(self, hypothesis: Hypothesis, count: int) -> list[float | None]:
-        """Log-probability of the tokens of each of `count` words; None where the decoder gives none."""
+        """Log-probability of the tokens of each of `count` words; None if the decoder gives none."""
         if not hypothesis.log_probs or isinstance(self.loaded, LoadedEncoder):
             return [None] * count
         tokenizer = self.loaded.processor.tokenizer
@@ -287,7 +287,7 @@ class Recognizer:
 
 
 def _without_drafts(inputs: DecoderInputs, rows: Sequence[int]) -> DecoderInputs:
-    """Some clips of a batch, as a model without a CTC head would hear them."""
+    """Some clips of a batch, without what the CTC head gave."""
     biases = [inputs.biases[row] for row in rows] if inputs.biases is not None else None
     prompt_ids = inputs.prompt_ids[list(rows)] if inputs.prompt_ids is not None else None
     return DecoderInputs(_rows(inputs.speech, rows), None, biases, prompt_ids)

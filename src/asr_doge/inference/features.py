@@ -1,10 +1,10 @@
-"""The frozen encoder over a corpus, once, into the feature cache.
+"""Run the frozen encoder over a corpus once and store its output in the feature cache.
 
-Promises: what the cache holds is what the model's `encode` gives for the same audio, so training from it gives the
-same loss (to the rounding of the storage type); only utterances that are new or whose audio changed are encoded; the
-same corpus gives the same bytes on the same machine, whether by one process or several, interrupted or not; clips that
-cannot be read are named, counted and left out. No language model is loaded, and no more audio is held than two batches.
-It does not know the cache's files (see `asr_doge.data.feature_cache`).
+Promises: the cache holds what the model's `encode` gives for the same audio, so training from it gives the same loss
+(to the rounding of the storage type); only utterances that are new or whose audio changed are encoded; the same corpus
+gives the same bytes on the same machine, with one process or several, interrupted or not; clips that cannot be read are
+named, counted and left out. No language model is loaded, and at most two batches of audio are in memory.
+It does not know the format of the cache's files (see `asr_doge.data.feature_cache`).
 """
 
 import os
@@ -36,18 +36,18 @@ from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source
 from asr_doge.progress import progress_bar
 
 _LAST_WINDOW_SECONDS = 0.2
-"""Audio that the encoder's last window of a clip stands for beyond the clip's end, on average and rounded up."""
+"""Audio beyond a clip's end that the encoder's last window of the clip covers, on average and rounded up."""
 _AUGMENTED_MANIFEST = "train_manifest.json"
 
 
 @dataclass(frozen=True)
 class FeaturesReport:
-    """What the `features` verb did.
+    """Result of the `features` verb.
 
     Attributes:
         folder: the cache, a path or URL.
         encoded: utterances encoded in this run.
-        kept: utterances that were there already.
+        kept: utterances that were in the cache already.
         failed: one line for each utterance that could not be read.
     """
 
@@ -61,10 +61,10 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     """Run the `features` verb over every manifest in `data_dir`.
 
     Raises:
-        DataError: no manifests, one id for two recordings, not one readable utterance, features of another encoder in
-            the way, or too little space on the disk.
+        DataError: no manifests, one id for two recordings, no readable utterance, features of another encoder in the
+            folder, or too little space on the disk.
         CheckpointError: the encoder cannot be loaded.
-        ConfigError: a flag's value that cannot be used.
+        ConfigError: a flag's value is invalid.
     """
     part = _check_flags(config)
     data_dir = Path(config.data_dir)
@@ -102,7 +102,7 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
 
 
 def _check_flags(config: FeaturesConfig) -> Shard:
-    """Refuse numbers that cannot be used; the part of `--shard`."""
+    """Refuse invalid numbers; returns the part that `--shard` names."""
     for name in ("batch_seconds", "shard_minutes", "num_workers"):
         if not getattr(config, name) > 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
@@ -138,7 +138,7 @@ def _distinct(utterances: Iterable[Utterance]) -> list[Utterance]:
 
 @dataclass
 class _Work:
-    """What is to be encoded: batches of utterances for each file of the cache."""
+    """What is left to encode: batches of utterances for each file of the cache."""
 
     shards: dict[int, list[list[Utterance]]] = field(default_factory=dict)
     kept: int = 0
@@ -154,10 +154,10 @@ def _plan(
     batch_seconds: float,
     queued: Container[str],
 ) -> _Work:
-    """Batches of like length within each file.
+    """Batches of similar length within each file.
 
-    They are cut as if nothing were there yet, and what is there is then left out of them: so an interrupted run is gone
-    on with in the same batches, and gives the same bytes.
+    All utterances are divided into batches, and only then are those already stored left out. So an interrupted run
+    continues with the same batches and gives the same bytes.
     """
     members: dict[int, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
@@ -185,7 +185,7 @@ def _plan(
 def _held(
     writer: FeatureCacheWriter, utterances: Sequence[Utterance], copies: dict[str, int], verify: bool
 ) -> set[str]:
-    """Ids of utterances whose features are there; a recording that is not takes nothing from them, as in training."""
+    """Ids of utterances whose features are stored. Features stay valid if the recording is gone, as in training."""
     queued = {utterance.id for utterance in utterances if writer.holds(utterance.id, None, copies.get(utterance.id, 1))}
     here = [utterance for utterance in utterances if utterance.id in queued and _exists(utterance.audio_path)]
     stamps = [(utterance.audio_path, writer.stamp(utterance.id) or "") for utterance in here]
@@ -199,10 +199,10 @@ def _exists(path: Path) -> bool:
 
 
 def _require_space(writer: FeatureCacheWriter, work: _Work, copies: dict[str, int], per_second: float) -> None:
-    """State what the disk will have to take, and refuse to start if it cannot.
+    """Log how much disk space the work needs, and refuse to start if there is less.
 
     Raises:
-        DataError: it cannot.
+        DataError: there is too little space.
     """
     counts = [(utterance.duration, copies.get(utterance.id, 1)) for utterance in work.utterances()]
     seconds = sum(duration * count for duration, count in counts)
@@ -222,7 +222,7 @@ def _require_space(writer: FeatureCacheWriter, work: _Work, copies: dict[str, in
 
 
 def _readable(size: float) -> str:
-    """Bytes, in the unit that suits their number."""
+    """A number of bytes in a suitable unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -232,7 +232,7 @@ def _readable(size: float) -> str:
 
 @dataclass(frozen=True)
 class _Clip:
-    """A recording that was read, with its augmented copies, and the `fingerprint` it had before."""
+    """A recording that was read, with its augmented copies, and its `fingerprint` from before it was read."""
 
     id: str
     stamp: str
@@ -244,7 +244,7 @@ class _Run:
 
     Attributes:
         encoded: utterances stored so far.
-        failed: why others were not, by id.
+        failed: the reason for each utterance that was not stored, by id.
     """
 
     def __init__(
@@ -293,14 +293,14 @@ class _Run:
                 self._mark(shard.mark_unreadable, members)
 
     def _mark(self, mark: Callable[[str, str], None], members: Sequence[Utterance]) -> None:
-        """Note those of a file that failed, unless the file says so already."""
+        """Record in a file which of its utterances failed, unless the file says so already."""
         for utterance in members:
             reason = self.failed.get(utterance.id)
             if reason is not None and self._writer.unreadable(utterance.id) != reason:
                 mark(utterance.id, reason)
 
     def _read_ahead(self, pool: ThreadPoolExecutor, batches: Sequence[list[Utterance]]) -> Iterator[list[_Clip]]:
-        """Clips of each batch, the next being read while one is encoded; those that fail are in `failed`."""
+        """Clips of each batch; the next batch is read while one is encoded. Failures are added to `failed`."""
         ahead: deque[list[tuple[Utterance, Future[_Clip]]]] = deque()
         for batch in [*batches, None]:
             if batch is not None:
@@ -315,13 +315,13 @@ class _Run:
                 yield clips
 
     def _read(self, utterance: Utterance) -> _Clip:
-        """A recording that the encoder can read whole.
+        """Read a recording that the encoder can read whole.
 
         Raises:
             AudioError, DataError: it cannot be read, or is too short or too long.
         """
         path, rate = utterance.audio_path, self._speech_encoder.sampling_rate
-        # Before it is read: of one that changes meanwhile, the features are then too old, not wrong for good.
+        # Taken before reading: if the recording changes meanwhile, its features count as outdated and are redone.
         stamp = fingerprint(path)
         longest = self._speech_encoder.max_samples
         waveform = read_clip(path, rate, longest)
@@ -357,12 +357,12 @@ class _Run:
 def augmented_copy(
     waveform: NDArray[np.float32], sampling_rate: int, utterance_id: str, number: int, longest: int | None = None
 ) -> NDArray[np.float32]:
-    """The `number`-th (from 1) varied copy of a recording, the same whenever it is made.
+    """The `number`-th (from 1) augmented copy of a recording; always the same for the same arguments.
 
     Args:
         waveform: `[samples]`.
         sampling_rate: of `waveform`, in Hz.
-        utterance_id: with `number`, what the variation is drawn from.
+        utterance_id: determines the variation, together with `number`.
         number: of the copy.
         longest: see `Augmentation`.
     """

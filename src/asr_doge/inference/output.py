@@ -1,8 +1,8 @@
-"""Transcripts as text, tables, subtitles and annotations that other programs read.
+"""Write transcripts as text, tables, subtitles and annotations that other programs read.
 
-Promises: `FORMATS` names every format; `document` writes one recording in any of them, `json_document` many and their
-failures in one. JSON follows `docs/transcription.schema.json` and names its version. Times are seconds; where word
-times are unknown, CTM shares a segment's time out among its words, and the others show segments.
+Promises: `FORMATS` names every format; `document` writes one recording in any of them, `json_document` many recordings
+and failures in one. JSON follows `docs/transcription.schema.json` and states its version. Times are seconds; if word
+times are unknown, CTM divides a segment's time among its words, and the other formats show segments.
 It does not transcribe, prints nothing, and writes no files (see `asr_doge.inference.output_folder`).
 """
 
@@ -29,8 +29,8 @@ Result = Transcription | FailedTranscription
 
 
 def text_line(result: Transcription, show_path: bool) -> str:
-    """The transcript, after its file's name and a tab if there are several."""
-    text = _one_line(result.text)  # nothing keeps a language model from writing line breaks
+    """The transcript, preceded by its file's name and a tab if there are several."""
+    text = _one_line(result.text)  # a language model may write line breaks
     return f"{_name(result)}\t{text}" if show_path else text
 
 
@@ -57,11 +57,11 @@ def tsv_rows(result: Transcription) -> list[str]:
 
 
 def ctm_names(paths: Iterable[Path], within: Mapping[Path, Path] | None = None) -> dict[Path, str]:
-    """What recordings are called in CTM: by their names without endings, and with as much of the path as it takes.
+    """Names of recordings in CTM: file names without extension, with as much of the path as distinguishes them.
 
     Args:
         paths: the recordings.
-        within: their paths within the folders they were found in, where those are known.
+        within: their paths relative to the folders they were found in, if known.
     """
     candidates = {}
     for path in paths:
@@ -72,11 +72,11 @@ def ctm_names(paths: Iterable[Path], within: Mapping[Path, Path] | None = None) 
 
 
 def ctm_rows(result: Transcription, name: str | None = None) -> list[str]:
-    """A row for each word, as NIST's scoring tools want them: recording, channel, start, duration, word, confidence.
+    """A row for each word, as NIST's scoring tools expect: recording, channel, start, duration, word, confidence.
 
     Args:
         result: the recording.
-        name: what it is called, see `ctm_names`; default, its file's name without the ending.
+        name: its name in CTM, see `ctm_names`; default, its file's name without extension.
     """
     name = name or _ctm_word(result.path.stem if result.path else "audio")
     words = [word for segment in _segments(result) for word in timed_words(segment)]
@@ -97,7 +97,7 @@ def srt(result: Transcription) -> str:
 
 
 def vtt(result: Transcription) -> str:
-    """WebVTT subtitles; where word times are known, each word but a cue's first bears its own."""
+    """WebVTT subtitles; if word times are known, each word but a cue's first has its own time."""
     has_word_times = all(segment.words for segment in _segments(result))
     blocks = [
         f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{_vtt_text(cue, has_word_times)}\n"
@@ -107,7 +107,7 @@ def vtt(result: Transcription) -> str:
 
 
 def textgrid(result: Transcription) -> str:
-    """A Praat TextGrid with a tier of segments and, where their times are known, one of words."""
+    """A Praat TextGrid with a tier of segments and, if word times are known, one of words."""
     segments = _segments(result)
     words = [word for segment in segments for word in segment.words]
     tiers = {"segments": _tiled(segments, result.duration)}
@@ -164,18 +164,18 @@ FORMATS: dict[str, Callable[[Transcription, str], str]] = {
     "ctm": lambda result, model: "".join(f"{row}\n" for row in ctm_rows(result)),
     "textgrid": lambda result, model: textgrid(result),
 }
-"""How a recording is written in each format; the second argument is the model's name."""
+"""The function that writes a recording in each format; its second argument is the model's name."""
 TIMED_FORMATS = frozenset(["srt", "vtt", "tsv", "ctm", "textgrid"])
 """Formats that are of little use without times."""
 ENDINGS = {name: f".{name}" for name in FORMATS} | {"textgrid": ".TextGrid"}
-"""Of files, by format."""
+"""File extension of each format."""
 
 
 def parse_formats(text: str) -> list[str]:
     """The formats of a list such as `srt,json`.
 
     Raises:
-        ConfigError: one that is none.
+        ConfigError: one is not a format.
     """
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:

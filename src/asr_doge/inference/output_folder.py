@@ -1,10 +1,10 @@
-"""A folder of transcripts: a file for each recording and format, and what each was made from.
+"""A folder of transcripts: one file per recording and format, and a journal of what each was made from.
 
-Promises: every file is written whole or not at all; two recordings never share one, whatever they are called; what is
-there is left alone if it was made from the same recording (path, size, time of change) by the same model and settings,
-or if this package did not make it. What was made from what is in one file of the folder, `JOURNAL`, a line of JSON for
-each recording, written after the recording's files.
-It does not transcribe, and does not know what formats hold.
+Promises: every file is written completely or not at all; two recordings never share a file, whatever their names; a
+file is kept if it was made from the same recording (path, size, modification time) by the same model and settings, or
+if this package did not write it. The journal is the file `JOURNAL` in the folder, with one line of JSON per recording,
+written after the recording's files.
+It does not transcribe, and does not know the content of the formats.
 """
 
 import hashlib
@@ -20,25 +20,25 @@ from asr_doge.inference.output import ENDINGS, ctm_names, ctm_rows, distinct_nam
 from asr_doge.inference.results import Transcription
 
 JOURNAL = ".asr-doge-transcripts.jsonl"
-"""File that says from what the others were made."""
+"""Name of the journal: what each file was made from."""
 _LONGEST_STEM_BYTES = LONGEST_NAME_BYTES - max(map(len, ENDINGS.values()))
 
 State = Literal["missing", "done", "changed", "foreign"]
 
 
 class OutputFolder:
-    """Transcripts named like their recordings.
+    """Transcripts named after their recordings.
 
-    Recordings of one name in one folder (`a.wav` and `a.mp3`) keep their endings: `a.wav.srt`, `a.mp3.srt`. Those of
-    one name in several folders keep as much of the folders as tells them apart: `d1/a.srt`, `d2/a.srt`.
+    Recordings with the same name in one folder (`a.wav` and `a.mp3`) keep their extensions: `a.wav.srt`, `a.mp3.srt`.
+    Those with the same name in several folders keep the part of the path that differs: `d1/a.srt`, `d2/a.srt`.
 
     Args:
-        folder: where to write; made with the first file.
+        folder: where to write; created with the first file.
         formats: of `FORMATS`.
         model: name of the model, for JSON.
-        targets: each recording and what to call it within the folder, a relative path.
-        settings: what else the texts depend on, as JSON has it.
-        overwrite: whether to make everything anew, also what this package did not make.
+        targets: for each recording, its name within the folder, a relative path.
+        settings: everything else the texts depend on, in JSON types.
+        overwrite: whether to redo everything, and replace files that this package did not write.
 
     Raises:
         ConfigError: the folder is a file.
@@ -74,21 +74,21 @@ class OutputFolder:
         return [self._folder / stem.with_name(stem.name + ENDINGS[name]) for name in self._formats]
 
     def state(self, path: Path, channel: int | None = None) -> State:
-        """What there is of a recording, or of one of its channels (from 1).
+        """State of the files of a recording, or of one of its channels (from 1).
 
-        `missing`: a file is not there; `foreign`: all are, and one is not of our making; `changed`: they were made from
-        another recording, by another model or with other settings; `done`: they need not be made again.
+        `missing`: a file is not there; `foreign`: all are, and this package did not write one of them; `changed`: they
+        were made from another recording, by another model or with other settings; `done`: they are up to date.
         """
         states = [self._file_state(path, file) for file in self.files(path, channel)]
         order: tuple[State, ...] = ("missing", "changed", "foreign", "done")
         return next(state for state in order if state in states)
 
     def is_done(self, path: Path, channel: int | None = None) -> bool:
-        """Whether nothing is to be done for a recording, or for one of its channels (from 1)."""
+        """Whether a recording, or one of its channels (from 1), needs no work."""
         return not self._overwrite and self.state(path, channel) in ("done", "foreign")
 
     def write(self, result: Transcription) -> list[Path]:
-        """Write the files of a recording; returns them.
+        """Write the files of a recording; returns their paths.
 
         Raises:
             DataError: a file cannot be written.
@@ -98,7 +98,7 @@ class OutputFolder:
         for name, file in zip(self._formats, self.files(result.path, result.channel), strict=True):
             if not self._overwrite and self._file_state(result.path, file) == "foreign":
                 continue
-            # A name that is not UTF-8 may stand in JSON or a table.
+            # A name that is not UTF-8 may occur in JSON or a table.
             write_atomically(file, self._content(result, name).encode("utf-8", "backslashreplace"))
             written.append(file)
         self._note(result.path, written)
@@ -121,12 +121,12 @@ class OutputFolder:
         return file.relative_to(self._folder).as_posix()
 
     def _note(self, path: Path, files: Sequence[Path]) -> None:
-        """Keep in mind what files were made from."""
+        """Add to the journal what files were made from."""
         origin, names = self._origins[path], [self._name(file) for file in files]
         if origin is None or not names:
             return
         journal = self._folder / JOURNAL
-        line = json.dumps({"files": names} | origin)  # ASCII, so that any name of a file can stand in it
+        line = json.dumps({"files": names} | origin)  # ASCII, so that any file name can be written
         try:
             with journal.open("a+b") as file:
                 is_torn = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
@@ -139,7 +139,7 @@ class OutputFolder:
 
 
 def model_identity(model: str) -> str:
-    """What a model is known by: its name, and for a folder, the names, sizes and times of its files.
+    """Identity of a model: its name, and for a folder also the names, sizes and modification times of its files.
 
     Args:
         model: a folder, hub id or bundled name.
@@ -155,7 +155,7 @@ def model_identity(model: str) -> str:
 
 
 def _candidates(targets: Mapping[Path, Path]) -> dict[Path, list[str]]:
-    """Names within the folder for each recording, the best first; each as a path without a format's ending."""
+    """Candidate names within the folder for each recording, best first; each is a path without a format's extension."""
     candidates = {}
     for path, name in targets.items():
         parents = Path(os.path.abspath(path)).parts[1:-1]  # noqa: PTH100 - as above
@@ -167,12 +167,12 @@ def _candidates(targets: Mapping[Path, Path]) -> dict[Path, list[str]]:
 
 
 def _fitting(stem: Path) -> Path:
-    """The same, or, if no file could be called so, its beginning and a digest of all of it."""
+    """`stem` itself, or, if it is too long for a file name, its beginning and a digest of all of it."""
     name = os.fsencode(stem.name)
     if len(name) <= _LONGEST_STEM_BYTES:
         return stem
     ending = f"~{hashlib.sha256(name).hexdigest()[:8]}"
-    beginning = name[: _LONGEST_STEM_BYTES - len(ending)].decode(errors="ignore")  # not amid a letter
+    beginning = name[: _LONGEST_STEM_BYTES - len(ending)].decode(errors="ignore")  # not within a character
     return stem.with_name(beginning + ending)
 
 
@@ -187,7 +187,7 @@ def _origin(path: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
-    """What each file was made from; a line that was cut when a run was killed counts as none."""
+    """What each file was made from; a line truncated by a killed run is ignored."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""Recordings of any length, also those that have not ended yet, into chunks that a model reads at once.
+"""Cut recordings of any length, also those still arriving, into chunks that a model reads at once.
 
-Promises: chunks of at most the given length, in order, which together hold every sample; a recording that is no longer
-stays whole, unless it is to be cut like a stream. Each chunk of others ends in a pause, as the voice activity detector
-hears it, and only where nobody pauses for that long do two neighbours overlap, so that each word is whole in one of
-them (`asr_doge.inference.stitching` joins their texts). Where a cut falls does not depend on what comes after it was
-made, nor on how the samples arrive, so that a stream is cut as its recording is. Memory is that of one chunk.
+Promises: chunks have at most the given length, are in order, and together hold every sample. A recording within that
+length stays whole, unless it is to be cut like a stream. The chunks of others end in a pause found by the voice
+activity detector; only if there is no pause within that length do two neighbours overlap, so that each word is whole in
+one of them (`asr_doge.inference.stitching` joins their texts). A cut depends neither on later audio nor on how the
+samples arrive, so a stream is cut like its recording. Memory is that of one chunk.
 It knows neither models nor files.
 """
 
@@ -21,17 +21,17 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 
 PAUSE_SECONDS = 1.0
-"""A pause of this length ends any chunk, and the longer the chunk already is, the shorter a pause will do."""
+"""A pause of this length ends any chunk; the longer the chunk already is, the shorter the pause that suffices."""
 USUAL_SHARE = 0.6
-"""From this share of the longest chunk on, any pause will do: few clips that a model was trained on are longer."""
+"""From this share of the longest chunk on, any pause ends it: few training clips of a model are longer."""
 MARGIN_SECONDS = 0.3
-"""Of the silence around speech, what its chunk keeps at least; the detector clips soft sounds."""
+"""Least silence around speech that its chunk keeps, in seconds; the detector clips soft sounds."""
 SHORTEST_PAUSE_SECONDS = 0.1
-"""No shorter pause ends a chunk: the closure of a consonant is as long."""
+"""A shorter pause never ends a chunk: the closure of a consonant lasts as long."""
 OVERLAP_SECONDS = 1.5
-"""Without such a pause, how much of a chunk's end is the start of the next too; longer than any word."""
+"""Overlap of two chunks if there is no such pause, in seconds; longer than any word."""
 WINDOW_SECONDS = 0.1
-"""Length of a moment, when the quietest is looked for."""
+"""Length of the window in which the quietest moment is searched, in seconds."""
 _BLOCK_SAMPLES = 1 << 16
 
 
@@ -42,13 +42,13 @@ class Chunk:
     Attributes:
         samples: `[samples]`, at 16 kHz.
         start: where it begins in the recording, in seconds.
-        speech: first and last moment of what may be speech, in seconds of the recording; None if there is none, or if
-            the voice activity detector was not asked.
-        overlap_before: seconds at its start that are the end of the chunk before too.
-        overlap_after: seconds at its end that are the start of the next chunk too.
-        is_gap: whether it is a silence, or other sound, between or beside the speech of a recording. A recording that
-            is one chunk is none, for the detector may have missed the speech in it.
-        is_uncut: whether it is a whole recording that the voice activity detector was not asked about.
+        speech: start and end of what may be speech, in seconds of the recording; None if there is none, or if the
+            voice activity detector was not run.
+        overlap_before: seconds at its start that the chunk before also holds.
+        overlap_after: seconds at its end that the next chunk also holds.
+        is_gap: whether it is a silence, or other sound, between or beside the speech of a recording. False for a
+            recording that is one chunk, since the detector may have missed its speech.
+        is_uncut: whether it is a whole recording on which the voice activity detector was not run.
     """
 
     samples: NDArray[np.float32]
@@ -66,13 +66,13 @@ class Chunk:
 
     @property
     def shared(self) -> tuple[float, float] | None:
-        """The stretch that the chunk before holds too, in seconds of the recording."""
+        """The overlap with the chunk before, in seconds of the recording."""
         return (self.start, self.start + self.overlap_before) if self.overlap_before else None
 
     def speech_bounds(self) -> tuple[float, float]:
-        """First and last moment of what may be speech, in seconds of the recording; of the chunk where there is none.
+        """Start and end of what may be speech, in seconds of the recording; of the chunk if there is none.
 
-        Of a whole recording the detector is asked only now: it takes longer than a small model.
+        For a whole recording the detector runs only now, since it takes longer than a small model.
         """
         speech = self.speech
         if self.is_uncut:
@@ -82,7 +82,7 @@ class Chunk:
 
 
 class Segmenter:
-    """Cuts one recording while it comes in.
+    """Cuts one recording while it arrives.
 
     Args:
         max_seconds: longest chunk, in seconds.
@@ -94,20 +94,20 @@ class Segmenter:
         self._detector = VoiceActivityDetector()
         self._judged = Judged()
         self._open = np.zeros(0, dtype=np.float32)
-        self._frames = 0  # whole ones in the open chunk
-        self._spoken: list[int] = []  # which of them may hold speech
+        self._frames = 0  # complete frames in the open chunk
+        self._spoken: list[int] = []  # those of them that may hold speech
         self._frames_before = 0  # in the recording
-        self._overlap = 0  # frames of the open chunk that the one before holds too
+        self._overlap = 0  # frames of the open chunk that the one before also holds
 
     @property
     def open_chunk(self) -> Chunk:
-        """What has come since the last cut."""
+        """The audio since the last cut."""
         return self._chunk(len(self._open))
 
     def feed(self, samples: NDArray[np.float32]) -> list[Chunk]:
         """Take more `[samples]` at 16 kHz, of any number; returns the chunks that they complete."""
         chunks = []
-        for start in range(0, len(samples), _BLOCK_SAMPLES):  # little at a time, for every cut copies what is left
+        for start in range(0, len(samples), _BLOCK_SAMPLES):  # small blocks, since every cut copies the rest
             block = samples[start : start + _BLOCK_SAMPLES]
             self._open = np.concatenate([self._open, block])
             for may_be_speech in self._detector.feed(self._judged.feed(block)):
@@ -119,7 +119,7 @@ class Segmenter:
         return chunks
 
     def finish(self) -> list[Chunk]:
-        """What is left, in one chunk or two; the segmenter is then of no more use."""
+        """The remaining audio, in one chunk or two; the segmenter cannot be used afterwards."""
         chunks = [self._shorten()] if len(self._open) > self.longest else []
         last = self.open_chunk
         if self._frames_before:
@@ -142,14 +142,14 @@ class Segmenter:
         return max(_frames(PAUSE_SECONDS * left), _frames(SHORTEST_PAUSE_SECONDS))
 
     def _shorten(self) -> Chunk:
-        """Cut a chunk that has grown too long, at its quietest moment, as nobody pauses."""
+        """Cut a chunk that has become too long at its quietest moment, since there is no pause."""
         count = self.longest // FRAME_SAMPLES
         if not self._spoken or self._spoken[0] >= count:
             return self._close(count)
         return self._close(self._quietest(count * 2 // 3, count), min(_frames(OVERLAP_SECONDS), count // 4))
 
     def _quietest(self, start: int, stop: int) -> int:
-        """The frame, of those from `start` to `stop`, amid the quietest moment; of equal moments the middle one."""
+        """The middle frame of the quietest window between `start` and `stop`; among equals the middle one."""
         if stop - start < 2:
             return start
         samples = without_rumble(self._open[start * FRAME_SAMPLES : stop * FRAME_SAMPLES])
@@ -160,7 +160,7 @@ class Segmenter:
         return start + int(quietest[len(quietest) // 2]) + window // 2
 
     def _close(self, frames: int, overlap: int = 0) -> Chunk:
-        """Take the first frames out of the open chunk, but for the overlap."""
+        """Remove the first frames of the open chunk, except the overlap, and return them as a chunk."""
         chunk = self._chunk(frames * FRAME_SAMPLES)
         chunk = replace(chunk, overlap_after=_seconds(overlap), is_gap=chunk.speech is None)
         kept = frames - overlap
@@ -182,7 +182,7 @@ class Segmenter:
 def cut_into_chunks(
     blocks: Iterable[NDArray[np.float32]], max_seconds: float = 30.0, cut_at_pauses: bool = False
 ) -> Iterator[Chunk]:
-    """Cut a recording that comes in blocks `[samples]` at 16 kHz, as a `Segmenter` does.
+    """Cut a recording that arrives in blocks `[samples]` at 16 kHz, as a `Segmenter` does.
 
     Args:
         blocks: of one recording, in order.

@@ -1,9 +1,9 @@
-"""What a caller may hand in to be transcribed, as blocks of mono samples.
+"""Accept what a caller may pass as a recording, and give it as blocks of mono samples.
 
-Promises: it takes files by name or path; the content of a file as bytes, or as a file that is open; samples as arrays,
-tensors or lists of numbers, or with their rate as `{"array": …, "sampling_rate": …}`. Whatever else comes is one
-`AudioError` that says what to pass. `as_sources` tells one recording from several. Open files are read from where they
-stand, or, at their end, from their start, and are not closed. It decodes nothing itself (see `asr_doge.audio`).
+Promises: it takes files by name or path; the content of a file as bytes, or an open file; samples as arrays, tensors or
+lists of numbers, or with their rate as `{"array": …, "sampling_rate": …}`. Anything else raises one `AudioError` that
+says what to pass. `as_sources` distinguishes one recording from several. Open files are read from their current
+position, or, at their end, from their start, and are not closed. It decodes nothing itself (see `asr_doge.audio`).
 """
 
 import io
@@ -38,8 +38,8 @@ Source: TypeAlias = (
     | Tensor
     | Mapping[str, Any]
 )
-"""A recording: a file's name or path, its content, the file itself, opened for binary reading; or a mono waveform
-`[samples]` (or `[channels, samples]`), by itself or with its rate as Hugging Face's `datasets` give it."""
+"""A recording: a file's name or path, its content, or the file opened for binary reading; or a mono waveform
+`[samples]` (or `[channels, samples]`), alone or with its rate as in Hugging Face's `datasets`."""
 
 RATES = range(1_000, 1_000_001)
 """Sampling rates, in Hz, that a recording can have."""
@@ -47,16 +47,16 @@ PASS_INSTEAD = "pass a file, its bytes, samples, or a list of such"
 
 
 def as_sources(given: Any) -> tuple[Iterable[Any], bool]:
-    """The recordings in what a caller gave, and whether it was one by itself.
+    """The recordings that a caller passed, and whether the argument was a single recording.
 
-    A sequence or generator of numbers is one recording; of anything else, a recording each.
+    A sequence or generator of numbers is one recording; any other holds one recording per element.
     """
     if _is_one(given) or _is_pair(given):
         return [given], True
     try:
         items = iter(given)
     except TypeError:
-        return [given], True  # its turn will tell what it is
+        return [given], True  # an unsupported type raises when it is read
     first = list(islice(items, 1))
     if first and _is_number(first[0]):
         return [[*first, *items]], True
@@ -82,11 +82,11 @@ def source_blocks(
     Args:
         source: see `Source`.
         sampling_rate: wanted rate, in Hz.
-        told_rate: rate of samples, in Hz; default, `sampling_rate`. Files state their own.
+        told_rate: rate of the samples, in Hz; default, `sampling_rate`. Files state their own.
         channel, on_note: as in `read_blocks`.
 
     Raises:
-        AudioError: as in `read_blocks` and `prepare_waveform`; or it is none of the things that can be read.
+        AudioError: as in `read_blocks` and `prepare_waveform`; or `source` has an unsupported type.
     """
     if isinstance(source, Mapping):
         source, told_rate = _of_dataset(source, told_rate)
@@ -110,7 +110,7 @@ def checked_rate(rate: Any) -> int:
     """A sampling rate as a whole number.
 
     Raises:
-        AudioError: it is none, or no recording has it.
+        AudioError: it is not a number, or no recording has this rate.
     """
     try:
         whole = int(rate)
@@ -124,7 +124,7 @@ def checked_rate(rate: Any) -> int:
 
 
 def _is_one(given: Any) -> bool:
-    """Whether it is a recording whatever it holds."""
+    """Whether it is a single recording, whatever it contains."""
     if isinstance(given, str | os.PathLike | bytes | bytearray | memoryview | array | Mapping):
         return True
     return hasattr(given, "read") or (_is_array(given) and _holds_numbers(given))
@@ -135,7 +135,7 @@ def _is_array(source: Any) -> bool:
 
 
 def _holds_numbers(array: Any) -> bool:
-    """An array of names or of arrays holds recordings, not samples."""
+    """Whether an array has samples; an array of names or of arrays has recordings instead."""
     return getattr(getattr(array, "dtype", None), "kind", "f") not in "OUST"
 
 
@@ -145,14 +145,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_pair(given: Any) -> bool:
-    """Samples and their rate, as other libraries give and take them, which look like two recordings."""
+    """Whether it is a pair of samples and rate, as other libraries use; it looks like two recordings."""
     if not isinstance(given, list | tuple) or len(given) != 2:
         return False
     return any(map(_is_number, given)) and not all(map(_is_number, given))
 
 
 def _checked(path: Path) -> Path:
-    """A path that a file can have."""
+    """The path, if a file can have it."""
     text = str(path)
     if "\0" in text:
         raise AudioError(f"{text!r} is no name of a file, as it holds a null character: correct the path.")
@@ -162,7 +162,7 @@ def _checked(path: Path) -> Path:
 
 
 def _of_dataset(source: Mapping[str, Any], told_rate: float | None) -> tuple[Any, float | None]:
-    """What a mapping holds, as the `Audio` feature of `datasets` or transformers' pipeline has it."""
+    """Samples and rate of a mapping in the form of `datasets`' `Audio` feature or of transformers' pipelines."""
     for name in ("array", "raw"):
         if source.get(name) is not None:
             rate = source.get("sampling_rate", told_rate)
@@ -183,7 +183,7 @@ def _name_of(file: Any) -> str:
 def _spooled_blocks(
     file: Any, name: str, sampling_rate: int, channel: int | None, on_note: Note
 ) -> Iterator[NDArray[np.float32]]:
-    """Blocks of a file that is open, by way of one on disk, as decoders need to go back and forth."""
+    """Blocks of an open file, copied to disk first since decoders need to seek."""
     with tempfile.TemporaryDirectory(prefix="asr-doge-") as folder:
         path = Path(folder) / "recording"
         _copy(file, path, name)
@@ -194,14 +194,14 @@ def _spooled_blocks(
 
 
 def _copy(file: Any, path: Path, name: str) -> None:
-    """The rest of an open file, or all of it if it stands at its end."""
+    """Copy the rest of an open file, or all of it if it stands at its end."""
     if isinstance(file, io.TextIOBase):
         raise AudioError(f"{name} is open as text: open it with mode 'rb'.")
     try:
         with path.open("wb") as copy:
             shutil.copyfileobj(file, copy)
             if copy.tell() == 0 and getattr(file, "seekable", lambda: False)():
-                file.seek(0)  # as it stands after it was written to
+                file.seek(0)  # at its end, as after writing to it
                 shutil.copyfileobj(file, copy)
     except TypeError:
         raise AudioError(f"{name} gives no bytes when it is read: open it with mode 'rb'.") from None

@@ -1,8 +1,9 @@
-"""Joining what was said in chunks of a recording that overlap.
+"""Join the transcripts of overlapping chunks of a recording.
 
-Promises: a word that two neighbours heard is kept once, and none is dropped outside the stretch that both hold. Words
-are the same where they are spelled alike and said at the same time, and count only if they are most of what was heard
-in that stretch. It knows no models; where the times of words are not known, it estimates them from the letters.
+Promises: a word that two neighbours both have is kept once, and no word outside their overlap is dropped. Two words are
+the same if they are spelled alike at the same time; such words decide where to join only if they are at least half of
+the words in the overlap. If word times are not known, they are estimated from the number of characters.
+It knows no models.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,19 +16,19 @@ Span = tuple[float, float]
 """Start and end, in seconds of the recording."""
 
 SAME_TIME = 0.4
-"""Seconds that the middle of a word may move between two alignments of it; a short word takes about as long."""
+"""Seconds by which the middle of a word may differ between two alignments; about the length of a short word."""
 SAME_TIME_ESTIMATED = 1.0
-"""The same of estimated times: what the pace of a speaker may vary by in the 1.5 s of an overlap."""
+"""The same for estimated times: how much a speaker's pace may shift a word within the 1.5 s of an overlap."""
 
 
 @dataclass(frozen=True)
 class ChunkTranscript:
-    """What was said in a chunk of a recording.
+    """The transcript of a chunk of a recording.
 
     Attributes:
         segment: its text.
-        times: of each word of the text; empty where they are not known.
-        shared: the stretch that the chunk before holds too, if there is one.
+        times: start and end of each word of the text; empty if they are not known.
+        shared: the overlap with the chunk before, if there is one.
     """
 
     segment: Segment
@@ -36,9 +37,9 @@ class ChunkTranscript:
 
 
 def stitch(transcripts: Sequence[ChunkTranscript]) -> list[Segment]:
-    """Join the texts of chunks: words that two neighbours share are kept once, and segments without text left out.
+    """Join the texts of chunks: words that two neighbours share are kept once, and segments without text are left out.
 
-    Where one of two neighbours says nothing, the other stays as it is.
+    If one of two neighbours has no text, the other is unchanged.
     """
     stitched: list[ChunkTranscript] = []
     for part in transcripts:
@@ -49,12 +50,12 @@ def stitch(transcripts: Sequence[ChunkTranscript]) -> list[Segment]:
 
 
 def common_prefix_length(a: Sequence[str], b: Sequence[str]) -> int:
-    """Number of words at the start of both that are the same."""
+    """Number of leading words that both have in common."""
     return next((count for count, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _join(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tuple[ChunkTranscript, ChunkTranscript]:
-    """Two overlapping neighbours without what both say; a segment that lost words has no alternatives any more."""
+    """Two overlapping neighbours without duplicate words; a segment that lost words loses its alternatives too."""
     heard, again = first.segment.text.split(), second.segment.text.split()
     kept, dropped = _joint(first, second, shared)
     start, end = shared
@@ -94,7 +95,7 @@ def _joint(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tup
     within = next((index for index, (begin, _) in enumerate(theirs) if begin >= end), len(theirs))
 
     def closeness(index: int, other: int) -> float:
-        """Above 0 for the same word at the same time."""
+        """Positive for the same word at the same time."""
         apart = abs(_middle(ours[before + index]) - _middle(theirs[other]))
         return 2 - apart / tolerance if heard[before + index] == again[other] and apart < tolerance else 0.0
 
@@ -107,9 +108,9 @@ def _joint(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tup
 
 
 def _cut_in_time(ours: Sequence[Span], theirs: Sequence[Span], moment: float) -> tuple[int, int]:
-    """The same, where the two heard different words: each says what it heard on its side of one moment.
+    """As `_joint`, if the two disagree: each supplies the words on its side of one moment.
 
-    Nothing is cut off where only one of the two heard anything.
+    Nothing is cut off if only one of the two has words.
     """
     if theirs[0][0] > moment:
         moment = theirs[0][0]
@@ -118,14 +119,14 @@ def _cut_in_time(ours: Sequence[Span], theirs: Sequence[Span], moment: float) ->
     kept = sum(_middle(span) <= moment for span in ours)
     dropped = sum(_middle(span) <= moment for span in theirs)
     if kept < len(ours) and dropped and _is_at_once(ours[kept], theirs[dropped - 1]):
-        kept += 1  # one word, which both would have dropped
+        kept += 1  # one word that both would have dropped
     elif kept and dropped < len(theirs) and _is_at_once(ours[kept - 1], theirs[dropped]):
-        dropped += 1  # one word, which both would have kept
+        dropped += 1  # one word that both would have kept
     return kept, dropped
 
 
 def _most_pairs(count: int, others: int, closeness: Callable[[int, int], float]) -> list[tuple[int, int]]:
-    """The pairs, in order on both sides, whose closeness adds up to most."""
+    """The pairs, in order on both sides, with the largest sum of closeness."""
     rows: list[list[tuple[float, list[tuple[int, int]]]]] = [[(0.0, [])] * (others + 1)]
     for index in range(count):
         row: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]
@@ -140,7 +141,7 @@ def _most_pairs(count: int, others: int, closeness: Callable[[int, int], float])
 
 
 def _word_times(transcript: ChunkTranscript) -> Sequence[Span]:
-    """Of each word; where they are not known, each letter takes as long as any other."""
+    """Times of each word; if they are not known, every character gets the same duration."""
     if transcript.times:
         return transcript.times
     words = transcript.segment.text.split()
@@ -158,6 +159,6 @@ def _middle(span: Span) -> float:
 
 
 def _is_at_once(span: Span, other: Span) -> bool:
-    """Whether two words are said at the same time for more than half of the shorter one."""
+    """Whether two words overlap in time for more than half of the shorter one."""
     both = min(span[1], other[1]) - max(span[0], other[0])
     return 2 * both > min(span[1] - span[0], other[1] - other[0])

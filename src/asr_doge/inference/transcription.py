@@ -1,8 +1,8 @@
-"""Recordings in, text out: files, arrays and long recordings through one model.
+"""Transcribe recordings: files, arrays and long recordings through one model.
 
-Promises: results come in the order of the inputs; a recording that cannot be read is reported in its place and costs
-the others nothing; chunks of many recordings are batched with others of like length, and how they are batched does not
-change their text. Memory grows neither with the number of files nor with their length.
+Promises: results come in the order of the inputs; a recording that cannot be read gives an error in its place and does
+not affect the others; chunks of many recordings are batched with others of similar length, which does not change their
+text. Memory grows neither with the number of files nor with their length.
 It does not print or write files (see `asr_doge.inference.output` and the command line).
 """
 
@@ -41,22 +41,22 @@ from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.published import Dtype, Quantization
 
 LONGEST_SECONDS = 30.0
-"""What an encoder alone reads at once; a whole model's configuration says it."""
+"""Seconds that an encoder alone reads at once; a whole model's configuration states its own limit."""
 ROUNDING_SECONDS = 0.001
-"""What a duration in a manifest, rounded and resampled, may be short of its recording."""
+"""Seconds by which a rounded duration in a manifest may be shorter than its resampled recording."""
 WINDOW_SECONDS = 240.0
-"""Audio held in memory at once."""
+"""Audio held in memory at once, in seconds."""
 
 
 @dataclass(frozen=True)
 class SourceWithLanguage:
-    """A recording, and what is known of it.
+    """A recording with its language, rate and channel.
 
     Attributes:
         source: the recording.
-        language: spoken in it; None where it is not known.
-        sampling_rate: of its samples, in Hz; None is the transcriber's. Files state their own.
-        channel: which to read, from 0; None for the mean of all.
+        language: spoken in it; None if it is not known.
+        sampling_rate: of its samples, in Hz; None for the transcriber's. Files state their own.
+        channel: the one to read, from 0; None for the mean of all.
     """
 
     source: Source
@@ -67,7 +67,7 @@ class SourceWithLanguage:
 
 @dataclass
 class _Recording:
-    """A recording on its way: how much of it was read, and what was said in each of its chunks."""
+    """A recording in progress: how much of it was read, and the recognition of each of its chunks."""
 
     path: Path | None
     language: str | None = None
@@ -111,11 +111,11 @@ class _Recording:
 
 
 _QueuedChunk = tuple[_Recording, int, Chunk]
-"""A chunk that waits for its turn, and which one of which recording it is."""
+"""A chunk that waits to be transcribed, with its recording and its number there."""
 
 
 def segment_of(recognition: Recognition, chunk: Chunk) -> Segment:
-    """What was recognized in a chunk of a recording, with times from the recording's start."""
+    """The segment for a recognized chunk, with times from the recording's start."""
     if recognition.speech is not None:
         start, end = (min(chunk.start + moment, chunk.end) for moment in recognition.speech)
     else:
@@ -129,7 +129,7 @@ def segment_of(recognition: Recognition, chunk: Chunk) -> Segment:
 
 
 def transcript_of(recognition: Recognition, chunk: Chunk) -> ChunkTranscript:
-    """What was recognized in a chunk of a recording, to be joined with what its neighbours hold."""
+    """The transcript of a recognized chunk, ready to be joined with its neighbours'."""
     times = tuple((chunk.start + start, min(chunk.start + end, chunk.end)) for start, end in recognition.times)
     return ChunkTranscript(segment_of(recognition, chunk), times, chunk.shared)
 
@@ -143,13 +143,13 @@ class Transcriber:
     """A loaded model with everything needed to transcribe.
 
     Args:
-        loaded: from `load_model`, or from `load_encoder_alone` to hear what the encoder's CTC head holds.
+        loaded: from `load_model`, or from `load_encoder_alone` to transcribe with the encoder's CTC head only.
         batch_size: chunks the model reads at once.
-        decoding: how what was heard becomes text; default, the encoder's draft verified.
+        decoding: settings of the decoder, guards and times; default, the CTC draft is verified.
         language: spoken in the recordings, as a code such as `de` or a name, for models whose prompt names it.
 
     Raises:
-        ConfigError: the model cannot be decoded so.
+        ConfigError: the model does not support these settings.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Transcriber:
             raise ValueError("there is no whole model: only its encoder was loaded")
         return self.recognizer.loaded
 
-    # What one recording is can be a sequence too; then it is the first of the two.
+    # A single recording can be a sequence too; the first overload then applies.
     @overload
     def transcribe(self, source: Source | Sequence[float], sampling_rate: float | None = None) -> Transcription: ...  # type: ignore[overload-overlap]  # see above
 
@@ -189,14 +189,14 @@ class Transcriber:
     def transcribe(
         self, source: Source | Sequence[float] | Iterable[Source], sampling_rate: float | None = None
     ) -> Transcription | list[Transcription]:
-        """Transcribe one recording, or several: a list, or anything that gives one after the other, in, a list out.
+        """Transcribe one recording, or several: any iterable of recordings gives a list of results.
 
         Args:
             source: see `Source`. A list or generator of numbers is one recording.
             sampling_rate: of samples, in Hz; default, the model's 16 kHz. They are resampled. Files state their own.
 
         Raises:
-            AudioError: a recording cannot be read, or it is nothing that could be one.
+            AudioError: a recording cannot be read, or `source` is not a recording.
         """
         sources, is_one = as_sources(source)
         results = [_successful(result) for result in self._transcribe_each(sources, lambda _: None, sampling_rate)]
@@ -211,7 +211,7 @@ class Transcriber:
         """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
         Args:
-            sources: read one after the other, as they are needed; each may be of a language of its own.
+            sources: read one after the other, as they are needed; each may have its own language.
             on_progress: called with the seconds of audio that were transcribed since the last call.
             sampling_rate: as in `transcribe`.
         """
@@ -230,7 +230,7 @@ class Transcriber:
     def _windows(
         self, sources: Iterable[SourceWithLanguage], recordings: deque[_Recording], on_progress: Callable[[float], None]
     ) -> Iterator[list[_QueuedChunk]]:
-        """Read recordings, appending them to `recordings`, and give their chunks whenever enough are held."""
+        """Read recordings, append them to `recordings`, and yield their chunks whenever enough are held."""
         window: list[_QueuedChunk] = []
         for spoken in sources:
             recording = _Recording(path_of(spoken.source), spoken.language, spoken.channel)
@@ -239,7 +239,7 @@ class Transcriber:
                 if chunk.is_gap:
                     on_progress(len(chunk.samples) / self.sampling_rate)
                     continue
-                if self._is_enough(window):  # now, as what is wrong with a recording shows only after its last chunk
+                if self._is_enough(window):  # here, since errors may show only after the last chunk
                     yield window
                     window = []
                 window.append((recording, recording.chunks, chunk))
@@ -262,19 +262,19 @@ class Transcriber:
         recording.is_read = True
 
     def _blocks(self, spoken: SourceWithLanguage, recording: _Recording) -> Iterator[NDArray[np.float32]]:
-        """A recording block by block, counted."""
+        """Read a recording block by block and count its samples."""
         note = recording.notes.append
         try:
             for block in source_blocks(spoken.source, self.sampling_rate, spoken.sampling_rate, spoken.channel, note):
                 recording.samples += len(block)
                 yield block
-        except DamagedAudioError as error:  # what is there is transcribed all the same
+        except DamagedAudioError as error:  # the readable part is transcribed all the same
             if not recording.samples:
                 raise
             recording.incomplete = str(error)
 
     def _transcribe_chunks(self, chunks: list[_QueuedChunk], on_progress: Callable[[float], None]) -> None:
-        """Transcribe all chunks held, the longest first, in batches of like length."""
+        """Transcribe all chunks held, longest first, in batches of similar length."""
         chunks = [queued for queued in chunks if queued[0].error is None]
         chunks.sort(key=lambda queued: len(queued[2].samples), reverse=True)
         for start in range(0, len(chunks), self.batch_size):
@@ -288,7 +288,7 @@ class Transcriber:
     def recognize_chunks(
         self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
     ) -> list[Recognition]:
-        """What was said in each chunk of one batch, of files and streams; default, in the transcriber's language."""
+        """Recognize each chunk of one batch, of files and streams; default, in the transcriber's language."""
         return in_live_threads(
             self.recognizer.recognize,
             [for_encoder(chunk.samples) for chunk in chunks],
@@ -313,11 +313,11 @@ def load(
         model: checkpoint folder, hub id, or bundled name; default, the bundled `nano` (spoken digits). For the decoder
             `ctc` also a bare encoder, such as published Granite Speech.
         device: `cpu`, `cuda`, `mps`; default, an accelerator if there is one.
-        decoding: how what was heard becomes text.
+        decoding: settings of the decoder, guards and times.
         batch_size: chunks the model reads at once.
         quantization: as in `asr_doge.models.load_model`.
         language: as in `Transcriber`.
-        dtype: of the weights in memory, and of what is computed with them.
+        dtype: of the weights in memory, and of the computation.
 
     Raises:
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
@@ -377,7 +377,7 @@ def transcribe(
 def _spoken(
     given: Source | SourceWithLanguage, language: str | None, sampling_rate: float | None
 ) -> SourceWithLanguage:
-    """A recording with what is known of all."""
+    """A recording with the settings that all share."""
     if not isinstance(given, SourceWithLanguage):
         return SourceWithLanguage(given, language, sampling_rate)
     return given if given.sampling_rate is not None else replace(given, sampling_rate=sampling_rate)

@@ -33,7 +33,8 @@ AutoModelForCausalLM.register(EarlyDogeConfig, EarlyDogeForCausalLM)
 AutoFeatureExtractor.register(ASRDogeConfig, LogMelFeatureExtractor)
 AutoFeatureExtractor.register(CTCHeadConfig, WaveformFeatureExtractor)  # found by its name, of whatever model
 AutoProcessor.register(ASRDogeConfig, ASRDogeProcessor)
-# The pipeline tells sequence-to-sequence models from CTC ones by this table of names, which `register` leaves alone.
+# transformers' pipeline distinguishes sequence-to-sequence from CTC models by this table, which `register` does not
+# update.
 MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES[ASRDogeConfig.model_type] = ASRDogeForConditionalGeneration.__name__
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Waveforms to padded batches of log-mel features, as a transformers feature extractor.
+"""Convert waveforms to padded batches of log-mel features, as a transformers feature extractor.
 
-Promises: a clip's features do not depend on the others in its batch; saved with a checkpoint, the extractor is found
-again by `AutoFeatureExtractor`.
+Promises: a clip's features do not depend on the others in its batch; `AutoFeatureExtractor` loads the extractor from a
+checkpoint it was saved with.
 It does not read files or resample (see `asr_doge.audio`).
 """
 
@@ -47,7 +47,7 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_speech: `[samples]` each, mono, at 16 kHz.
-            sampling_rate: Hz of the waveforms, to be checked.
+            sampling_rate: of the waveforms in Hz, checked.
             _: options of other extractors that transformers' pipeline passes (`return_tensors`, …).
 
         Returns:
