@@ -77,6 +77,7 @@ class DecodingState:
     """The KV cache of a batch and its attention mask; rows share the cache although they accept unequal lengths.
 
     A column that one row rejected is masked for that row; columns that every row rejected are cut off.
+
     Attributes:
         cache: keys and values of N columns.
         mask: `[B, N]`, 1 at the tokens that a row keeps.
