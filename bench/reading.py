@@ -27,7 +27,9 @@ def measure(transcriber: Transcriber, samples: list[Utterance], cut: bool, guard
     """One way of reading; rates in percent."""
     ways = DecodingConfig(cut_at_pauses=cut, guard_silence=guards, guard_length=guards, guard_loops=guards)
     start = time.process_time()
-    results = Transcriber(transcriber.loaded, transcriber.batch_size, ways).transcribe([sample.audio_path for sample in samples])
+    results = Transcriber(transcriber.loaded, transcriber.batch_size, ways).transcribe(
+        [sample.audio_path for sample in samples]
+    )
     seconds = time.process_time() - start
     pairs = zip(samples, results, strict=True)
     accuracy = accuracy_of([score_sample(sample, result.text) for sample, result in pairs], seed=0)
