@@ -1,8 +1,8 @@
 """The `train` verb: fit the adapter (and, if wanted, the language model) on processed speech.
 
-Promises: transformers' Trainer, with the recipe of `configs/default.yaml` as defaults (what the published code did is
-`configs/published.yaml`); only what is trained is in the optimizer and the
-checkpoints; an interrupted run resumes; the best model by dev CER is left in `OUTPUT/best`, the last in `OUTPUT/final`.
+Promises: transformers' Trainer, with the recipe of `configs/default.yaml` as defaults (that of the published code is
+`configs/published.yaml`); only what is trained is in the optimizer and the checkpoints; an interrupted run resumes; the
+best model by dev CER is left in `OUTPUT/best`, the last in `OUTPUT/final`.
 It does not compute features ahead (see `asr_doge.inference.features`) but uses a cache that it is given or finds.
 """
 
