@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from asr_doge.data.atomic_writing import write_atomically
-from asr_doge.data.feature_cache import FeatureCache, FeatureCacheWriter, shard_count, shard_of
+from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.feature_cache_writer import FeatureCacheWriter
+from asr_doge.data.feature_folder import shard_count, shard_of
 from asr_doge.data.feature_shards import Features, Storage, bytes_per_second
 from asr_doge.data.fingerprints import fingerprint
 from asr_doge.data.manifest import Utterance
@@ -255,6 +257,20 @@ def test_a_reader_is_given_what_a_replaced_file_holds(tmp_path: Path) -> None:
         add(writer, [("b", "1-1", features(7))])
     with pytest.raises(DataError, match="replaced by features of another encoder"):
         _ = cache["b"]
+
+
+def test_two_writers_of_one_file_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    """One of all files and one of their first half, which no lock keeps apart, both opened on the empty folder."""
+    with FeatureCacheWriter(tmp_path, SOURCE) as whole, FeatureCacheWriter(tmp_path, SOURCE, part=Shard(1, 2)) as half:
+        for writer, id_ in ((half, "a"), (whole, "b"), (half, "c")):
+            add(writer, [(id_, "1-1", features(1))])
+        assert sorted(FeatureCache.open(tmp_path)) == ["a", "b", "c"]
+    with FeatureCacheWriter(tmp_path / "new", SOURCE) as whole:
+        with FeatureCacheWriter(tmp_path / "new", SOURCE, Storage("bf16"), part=Shard(1, 2)) as half:
+            add(half, [("a", "1-1", features(1))])
+        with pytest.raises(DataError, match=r"filled by another process too.*--dtype bf16, not fp32.*stop one"):
+            add(whole, [("b", "1-1", features(1))])
+    assert sorted(FeatureCache.open(tmp_path / "new")) == ["a"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -212,6 +212,53 @@ def test_latest_is_of_the_run_that_went_back_and_not_of_what_it_left_behind(
         run(folder, resume_from="latest", eval_samples=2)
 
 
+def test_a_run_that_went_back_is_judged_by_its_own_evaluations_after_an_interruption_too(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"learning_rate": 3e-3, "eval_samples": 2, "allow_config_change": True}
+    run(tmp_path / "cut", eval_samples=2)
+    shutil.copytree(tmp_path / "cut", tmp_path / "whole")
+    whole = run(tmp_path / "whole", resume_from=str(tmp_path / "whole" / "checkpoint-8"), epochs=8, **options)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 14)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", resume_from=str(tmp_path / "cut" / "checkpoint-8"), epochs=8, **options)
+    resumed = run(tmp_path / "cut", resume_from="latest", epochs=8, **options)
+    record = read_record(tmp_path / "cut") or {}
+    assert (record["resumed_from"], record["judged_from"]) == ("checkpoint-12", 8)
+    assert resumed.dev_cer == whole.dev_cer
+    assert same_weights(tmp_path / "cut" / "best", tmp_path / "whole" / "best")
+
+
+@pytest.mark.parametrize("schedule", ["linear", "onecycle"])
+def test_settings_that_were_allowed_to_change_hold_from_the_next_step_on(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
+) -> None:
+    """Another rate, another decay and more epochs: transformers would restore those of the checkpoint."""
+    seen: dict[int, tuple[float, float]] = {}
+
+    class Look(callbacks.MarkComplete):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            group = given["optimizer"].param_groups[0]
+            seen[state.global_step] = group["lr"], group["weight_decay"]
+
+    before: dict[str, Any] = {"schedule": schedule, "pct_start": 0.5, "eval_samples": 2, "weight_decay_scope": "all"}
+    run(tmp_path / "run", epochs=2, weight_decay=0.01, **before)
+    monkeypatch.setattr(training, "MarkComplete", Look)
+    now: dict[str, Any] = {"epochs": 4, "learning_rate": 4e-3, "weight_decay": 0.2, "allow_config_change": True}
+    run(tmp_path / "run", resume_from="latest", **before | now)
+    # As a run has it that began so, of torch's own scheduler, or from 0 to 12 steps after a warm-up of 2.
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=12, pct_start=0.5)
+    for step in range(12):
+        rate = one_cycle.get_last_lr()[0] if schedule == "onecycle" else 4e-3 * (12 - step) / 10
+        if step >= 6:
+            assert seen[step] == pytest.approx((rate, 0.2)), step
+        optimizer.step()
+        if step < 11:
+            one_cycle.step()
+
+
 def test_a_run_that_began_elsewhere_and_saved_nothing_does_not_start_again(
     run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: Path
 ) -> None:

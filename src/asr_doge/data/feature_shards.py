@@ -7,7 +7,7 @@ and CTC rows of each copy. So a file says by itself what it holds, and a cache i
 
 Promises: the same features give the same bytes; a file that lost its tail, or is none of ours, is told as such. It does
 not know where files lie (see `asr_doge.data.stores`), nor which utterance belongs in which file (see
-`asr_doge.data.feature_cache`).
+`asr_doge.data.feature_folder`).
 """
 
 import hashlib

@@ -4,7 +4,7 @@ Promises: the cache holds what the model's `encode` gives for the same audio, so
 (to the rounding of the storage type); only utterances that are new or whose audio changed are encoded; the same corpus
 gives the same bytes on the same machine, with one process or several, interrupted or not; clips that cannot be read are
 named, counted and left out. No language model is loaded, and at most two batches of audio are in memory.
-It does not know the format of the cache's files (see `asr_doge.data.feature_cache`).
+It does not know the format of the cache's files (see `asr_doge.data.feature_folder`).
 """
 
 import os
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from asr_doge.audio.augmentation import Augmentation
 from asr_doge.audio.reading import read_clip
 from asr_doge.data.batching import cut_by_length
-from asr_doge.data.feature_cache import FeatureCacheWriter, shard_count
+from asr_doge.data.feature_cache_writer import FeatureCacheWriter
+from asr_doge.data.feature_folder import shard_count
 from asr_doge.data.feature_shards import Features, Storage, bytes_per_second
 from asr_doge.data.fingerprints import KnownCopies, fingerprint
 from asr_doge.data.manifest import Utterance, id_digest, read_manifest

@@ -7,6 +7,7 @@ The loop is transformers' own. It does not know the flags of the command.
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -150,16 +151,18 @@ class SpeechTrainer(Seq2SeqTrainer):
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """One group of parameters for each part, and for those that decay and those that do not."""
+        """One group of parameters for each part, and for matrices and all others, which may decay differently."""
         if self.optimizer is None:
             trained = {name: p for name, p in self.trained_model.named_parameters() if p.requires_grad}
-            decayed = set(trained) if self.decays_all else set(self.get_decay_parameter_names(self.trained_model))
+            matrices = set(self.get_decay_parameter_names(self.trained_model))
             groups = []
             for part in PARTS:
-                for decays in (True, False):
-                    chosen = [p for name, p in trained.items() if part_of(name) == part and (name in decayed) == decays]
+                for is_matrix in (True, False):
+                    chosen = [
+                        p for name, p in trained.items() if part_of(name) == part and (name in matrices) == is_matrix
+                    ]
                     if chosen:
-                        weight_decay = self.args.weight_decay if decays else 0.0
+                        weight_decay = self.args.weight_decay if is_matrix or self.decays_all else 0.0
                         # The rate is 1 for the schedule to multiply.
                         groups.append({"params": chosen, "weight_decay": weight_decay, "lr": 1.0, "part": part})
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
@@ -186,11 +189,31 @@ class SpeechTrainer(Seq2SeqTrainer):
                     f"--schedule onecycle cannot rise over a share of {self.schedule.pct_start:g} of {steps} steps:"
                     " train longer, or raise --pct_start"
                 )
-            return OneCycleLR(optimizer, highest, total_steps=steps, pct_start=self.schedule.pct_start)
+            return _OneCycle(optimizer, highest, total_steps=steps, pct_start=self.schedule.pct_start)
         rates: list[Callable[[int], float]] = [
             partial(self.schedule.learning_rate, part, total_steps=steps) for part in parts
         ]
-        return LambdaLR(optimizer, rates)
+        return _ByStep(optimizer, rates)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As transformers does it, but for the settings, which are this run's and may be others than the checkpoint's.
+
+        Stored with the optimizer are its rates, weight decay and momenta too, and with the scheduler its steps.
+        """
+        if checkpoint is None:
+            return
+        own = [{name: value for name, value in group.items() if name != "params"} for group in self._groups()]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for group, settings in zip(self._groups(), own, strict=True):
+            group.update(settings)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that no step precedes
+            rates = cast(LRScheduler, self.lr_scheduler).get_lr()
+        for group, rate in zip(self._groups(), rates, strict=True):
+            group["lr"] = rate
+
+    def _groups(self) -> list[dict[str, Any]]:
+        assert self.optimizer is not None
+        return self.optimizer.param_groups
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -287,6 +310,29 @@ class SpeechTrainer(Seq2SeqTrainer):
             if self.args.should_save:  # one that is there, after going on from an older one, is whole no longer
                 (folder / COMPLETE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
+
+
+class _GoesOn(LRScheduler):
+    """A scheduler that is stored as the number of its steps alone."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of an older version, which stored more, too."""
+        self.last_epoch = state_dict["last_epoch"]
+
+
+class _ByStep(_GoesOn, LambdaLR):
+    """The rates of a `Schedule`."""
+
+
+class _OneCycle(_GoesOn, OneCycleLR):
+    """Torch's one-cycle schedule."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """At its end, where the run is shorter now than it has been already."""
+        self.last_epoch = min(state_dict["last_epoch"], self.total_steps)
 
 
 class TellEpoch(TrainerCallback):

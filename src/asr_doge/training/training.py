@@ -1,8 +1,8 @@
 """The `train` verb: fit the adapter (and, if wanted, the language model) on processed speech.
 
-Promises: transformers' Trainer, with the recipe of `configs/default.yaml` as defaults (what the published code did is
-`configs/published.yaml`); only what is trained is in the optimizer and the
-checkpoints; an interrupted run resumes; the best model by dev CER is left in `OUTPUT/best`, the last in `OUTPUT/final`.
+Promises: transformers' Trainer, with the recipe of `configs/default.yaml` as defaults (that of the published code is
+`configs/published.yaml`); only what is trained is in the optimizer and the checkpoints; an interrupted run resumes; the
+best model by dev CER is left in `OUTPUT/best`, the last in `OUTPUT/final`.
 It does not compute features ahead (see `asr_doge.inference.features`) but uses a cache that it is given or finds.
 """
 
@@ -200,6 +200,7 @@ def _prepare(config: TrainConfig) -> _Run:
         "machine": describe_machine(trainer.args.device, trainer.args.world_size),
         "precision": "bf16" if trainer.args.bf16 else "fp32",
         "resumed_from": checkpoint.name if checkpoint else None,
+        "judged_from": begin,
     }
     trainer.add_callback(MarkComplete(KEPT_CHECKPOINTS, lineage, record))
     return _Run(trainer, show, loaded, checkpoint, lineage, begin, record, generation_config)
@@ -211,11 +212,14 @@ def _begin(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> int:
     Raises:
         ConfigError: with other settings or data, and that was not allowed.
     """
-    if "run_id" not in (read_record(checkpoint) or {}):
+    before = read_record(checkpoint) or {}
+    if "run_id" not in before:
         say_once(f"{checkpoint}: of an older version, without a run id; taken for one of this run")
     changed = _changes(config, checkpoint, data)
     is_other = bool(changed or left_behind(checkpoint, Path(config.output_dir)))
-    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step if is_other else 0
+    if not is_other:
+        return int(before.get("judged_from", 0))
+    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
 
 
 def _changes(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> list[str]:
