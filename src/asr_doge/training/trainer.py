@@ -206,7 +206,8 @@ class SpeechTrainer(Seq2SeqTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         for group, settings in zip(self._groups(), own, strict=True):
             group.update(settings)
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that no step precedes
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that no step precedes
             rates = cast(LRScheduler, self.lr_scheduler).get_lr()
         for group, rate in zip(self._groups(), rates, strict=True):
             group["lr"] = rate
