@@ -1,10 +1,10 @@
-"""Whether a recording is still the one whose features were computed.
+"""Detect whether a recording is still the one whose features were computed.
 
-Promises: a fingerprint has the recording's size, time of change and a digest of its content. One of another size has
-changed; one of the same size and time is taken to be the same, unless every content is to be compared; in between the
-content decides, so that a corpus that was copied or moved needs nothing computed anew. The content of such a copy is
-read once: that it is the same is noted in a file of the cache, `KNOWN_COPIES`, if that can be written.
-It knows no features, and opens no recording as sound.
+Promises: a fingerprint has the recording's size, modification time and a digest of its content. A recording of another
+size has changed; one of the same size and time counts as unchanged, unless all content is to be compared. If only the
+time differs, the content decides, so a corpus that was copied or moved needs no recomputation. The content of such a
+copy is read once: the result is noted in a file of the cache, `KNOWN_COPIES`, if that can be written.
+It knows no features, and does not decode recordings.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from asr_doge.data.stores import LocalStore, Store
 from asr_doge.errors import DataError
 
 KNOWN_COPIES = "recordings.txt"
-"""File with a line for each size, time and content that were found to belong together."""
+"""File with a line for each size, time and content that were found to match."""
 _THREADS = 8
 
 
 def audio_stamp(path: str | os.PathLike[str]) -> str:
-    """Size and time of change of a recording.
+    """Size and modification time of a recording.
 
     Raises:
         DataError: there is no such file.
@@ -38,17 +38,17 @@ def audio_stamp(path: str | os.PathLike[str]) -> str:
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
-    """Size, time of change and content of a recording.
+    """Size, modification time and content digest of a recording.
 
     Raises:
         DataError: it cannot be read.
     """
-    stamp = audio_stamp(path)  # before the content: of one that changes meanwhile it is then too old
+    stamp = audio_stamp(path)  # before the content: if the recording changes meanwhile, the stamp is outdated
     return f"{stamp}-{_content_digest(path)}"
 
 
 class KnownCopies:
-    """Compares recordings with their fingerprints, and keeps in mind what it found.
+    """Compares recordings with their fingerprints, and remembers the results.
 
     Args:
         store: the feature cache.
@@ -59,14 +59,14 @@ class KnownCopies:
         self._known: frozenset[str] | None = None
 
     def unchanged(self, recordings: Sequence[tuple[Path, str]], *, verify: bool = False) -> list[bool]:
-        """Whether each recording, which exists, is the one of its fingerprint.
+        """Whether each recording, which exists, matches its fingerprint.
 
         Args:
-            recordings: path and fingerprint of each. One without content, of an older version, tells nothing more.
+            recordings: path and fingerprint of each. One without content, from an older version, needs a matching time.
             verify: whether to compare the content of all.
 
         Returns:
-            False also for one that cannot be read, whose turn will tell.
+            False also for a recording that cannot be read; the error is reported when it is read.
         """
         found: list[bool | None] = [self._at_a_glance(*recording, verify) for recording in recordings]
         doubtful = [index for index, same in enumerate(found) if same is None]
@@ -83,7 +83,7 @@ class KnownCopies:
         return [bool(same) for same in found]
 
     def _at_a_glance(self, path: Path, wanted: str, verify: bool) -> bool | None:
-        """Whether the recording is the same; None where only its content can tell."""
+        """Whether the recording is the same; None if only its content can tell."""
         try:
             stamp, content = audio_stamp(path), _content(wanted)
         except DataError:
@@ -107,14 +107,14 @@ class KnownCopies:
     def _note(self, proven: set[str]) -> None:
         if self._path is None or not proven - self._read():
             return
-        # A line that was cut when a process was killed is no fingerprint, and the next one begins anew.
+        # A line truncated when a process was killed is not a fingerprint; the next one starts on a new line.
         with suppress(OSError), self._path.open("a") as file:
             file.write("\n" + "".join(f"{line}\n" for line in sorted(proven - self._read())))
         self._known = self._read() | proven
 
 
 def _readable_fingerprint(path: Path) -> str:
-    """The fingerprint, or nothing where there is none to be had."""
+    """The fingerprint, or an empty string if the file cannot be read."""
     try:
         return fingerprint(path)
     except DataError:
@@ -122,7 +122,7 @@ def _readable_fingerprint(path: Path) -> str:
 
 
 def _content(print_: str) -> str:
-    """The digest in a fingerprint; empty where there is none."""
+    """The digest in a fingerprint; empty if it has none."""
     return print_.split("-", 2)[2] if print_.count("-") >= 2 else ""
 
 

@@ -1,7 +1,7 @@
-"""Layouts in which anybody's corpus may come: a plain folder, a manifest, a table, Common Voice, Kaldi.
+"""Layouts that any corpus may have: a plain folder, a manifest, a table, Common Voice, Kaldi.
 
-Promises: one bad line costs one utterance, and none is lost in silence. It says nothing of what is in a corpus;
-languages and speakers are known where the files name them.
+Promises: one bad line affects only one utterance, and none is dropped silently. Languages and speakers are known if the
+files name them. It does not know the content of a corpus.
 """
 
 import csv
@@ -28,7 +28,7 @@ from asr_doge.errors import AudioError, DataError
 def keyed_lines(path: Path) -> dict[str, str | Rejected]:
     """Lines of `KEY VALUE`, as Kaldi and LibriSpeech write them; a missing file has none.
 
-    Values that are not UTF-8 are rejected, and so are those of a key that has several.
+    Values that are not UTF-8 are rejected, as are those of a key that occurs several times.
     """
     values: dict[str, str | Rejected] = {}
     for line in read_lines(path) if path.exists() else []:
@@ -135,26 +135,26 @@ def _common_voice(folder: Path, split: str) -> Iterable[Listed] | None:
     if not path.is_file():
         return None
 
-    def clip(audio: str) -> Path:  # the first releases left the ending out
+    def clip(audio: str) -> Path:  # the first releases omitted the extension
         return folder / "clips" / (audio if Path(audio).suffix.lower() in AUDIO_EXTENSIONS else f"{audio}.mp3")
 
     return _rows(path, folder / "clips", clip, _cells_of_tsv)
 
 
 def _cells_of_tsv(line: str) -> list[str]:
-    """TSV has no quoting: its quotation marks are those of the sentences."""
+    """TSV has no quoting: quotation marks belong to the sentences."""
     return line.split("\t")
 
 
 _END = "\0"
-"""A line that no table has."""
+"""A longer line is not part of a table."""
 
 
 def _cells_of_csv(line: str) -> list[str]:
     """Cells of one line; a ValueError says what is wrong with it.
 
-    A cell that would go on over the next line is refused. It is seldom meant: one quotation mark that nothing closes
-    would take all rows up to the next into its cell, and they would be lost.
+    A cell that continues on the next line is refused. This is seldom intended: a single unclosed quotation mark would
+    swallow all rows up to the next mark.
     """
     try:
         first, *rest = csv.reader([f"{line}\n", _END])
@@ -174,9 +174,9 @@ def _rows(
 
     Args:
         path: the table.
-        folder: what default ids are relative to.
-        locate: finds a recording by what its cell says.
-        cells_of: takes a line apart.
+        folder: default ids are relative to it.
+        locate: gives a recording's path from its cell.
+        cells_of: splits a line into cells.
     """
     lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
     try:
@@ -201,7 +201,7 @@ def _row_of(line: str, header: list[str], cells_of: Callable[[str], list[str]]) 
     if not is_utf8(line):
         raise ValueError(NOT_UTF8)
     cells = cells_of(line)
-    if any(cell.strip() for cell in cells[len(header) :]):  # a comma or tab in the text would cut it short
+    if any(cell.strip() for cell in cells[len(header) :]):  # a comma or tab in the text would truncate it
         raise ValueError(f"it has {len(cells)} cells, and the header {len(header)}; quote or remove what parts them")
     return dict(zip_longest(header, cells[: len(header)], fillvalue=""))
 
@@ -236,7 +236,7 @@ def _kaldi_splits(folder: Path) -> list[str]:
 
 
 def kaldi_split(folder: Path, split: str) -> Iterable[Listed] | None:
-    """The utterances of `folder/SPLIT`, which has `wav.scp` and `text`; None if it has not."""
+    """The utterances of `folder/SPLIT`, with `wav.scp` and `text`; None if it does not have them."""
     directory = folder / split
     if not (directory / "wav.scp").is_file():
         return None
@@ -272,7 +272,7 @@ def _kaldi_utterances(folder: Path, directory: Path) -> Iterator[Listed]:
 
 
 def _kaldi_path(folder: Path, directory: Path, audio: str) -> Path:
-    """Kaldi names recordings from wherever its recipe runs, most often from the folder around the data directory."""
+    """Kaldi's paths are relative to the recipe's working directory, mostly the folder around the data directory."""
     beside = directory / audio
     return beside if beside.is_file() else folder / audio
 
