@@ -203,7 +203,7 @@ def _heard(trainer: CTCTrainer) -> str:
 
 @torch.no_grad()
 def _match_loudness(loaded: LoadedModel, dev: CachedSpeechDataset, clips: int = 8) -> None:
-    """Set the adapter's scale, which CTC by cosines leaves free, to that of token embeddings; measured on some clips."""
+    """Set the adapter's scale, which CTC by cosines leaves free, to that of token embeddings, on some clips."""
     model = loaded.model
     wanted = model.sample_token_embeddings().float().square().mean().sqrt()
     rows: list[Tensor] = []
