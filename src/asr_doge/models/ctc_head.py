@@ -264,7 +264,7 @@ class HeadedEncoder(SpeechEncoder):
 
 
 def with_head(encoder: SpeechEncoder, settings: Mapping[str, Any] | None) -> SpeechEncoder:
-    """The encoder with a new head of these settings; unchanged if there are none or it already has a trained head.
+    """The encoder with a new head of these settings; unchanged if there are none or it has a head of its own already.
 
     A head that is the adapter is not made here (see `asr_doge.models.modeling_asr_doge`).
     """
