@@ -6,18 +6,23 @@ It does not know audio, times or guards (see `asr_doge.decoding.recognition`). G
 model are transformers' own.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from asr_doge.decoding.configuration import DecoderName, DecodingConfig
+from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.draft import Verifier
 from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
+from asr_doge.decoding.rescoring import best_readings, text_log_probs
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
@@ -218,6 +223,49 @@ class SearchDecoder(LanguageModelDecoder):
         return ended
 
 
+class RescoreDecoder(LanguageModelDecoder):
+    """The best of the CTC head's readings; see `asr_doge.decoding.rescoring`.
+
+    Args:
+        loaded: the model.
+        config: `readings`, their weights, `n_best`.
+    """
+
+    def __init__(self, loaded: LoadedModel, config: DecodingConfig) -> None:
+        super().__init__(loaded, bound_length=False)
+        self.config = config
+
+    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+        """See `Decoder.decode`; a draft that holds hotwords stays, as their spelling is wanted for certain."""
+        assert heard.speech.ctc_logits is not None and heard.speech.ctc_lengths is not None and heard.drafts is not None
+        rows = ctc_log_posteriors(heard.speech.ctc_logits, heard.speech.ctc_lengths)
+        greedy = ctc_greedy_texts(self.model.encoder, heard.speech.ctc_logits, heard.speech.ctc_lengths)
+        found = []
+        for row, (draft, score), heard_first in zip(rows, heard.drafts, greedy, strict=True):
+            found.append(self._weigh(row) if draft == heard_first else [Hypothesis(draft, score)])
+        return found
+
+    def _weigh(self, log_posteriors: NDArray[np.float32]) -> list[Hypothesis]:
+        """The texts of a clip, the best first, each once."""
+        texts: dict[str, float] = {}
+        for reading in best_readings(log_posteriors, self.config.readings):
+            text = " ".join(self.model.encoder.ctc_text(reading.ids).split())
+            texts[text] = max(reading.log_prob, texts.get(text, -math.inf))
+        tokens = [self.processor.label_ids(normalize_training_text(text)).tolist() for text in texts]
+        prompt_ids, device = self.model.config.prompt_ids or [], self.model.device
+        weights = text_log_probs(self.model.language_model, prompt_ids, tokens, device)
+        scored = [
+            Hypothesis(
+                text,
+                heard_score + self.config.language_model_weight * weight + self.config.word_bonus * len(text.split()),
+                tuple(ids),
+                passes=1,
+            )
+            for (text, heard_score), weight, ids in zip(texts.items(), weights, tokens, strict=True)
+        ]
+        return sorted(scored, key=lambda hypothesis: -(hypothesis.score or 0.0))[: self.config.n_best]
+
+
 @torch.inference_mode()
 def score_tokens(model: torch.nn.Module, heard: Heard, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     """Natural logarithms of the probability of each token of each row's text, in one pass."""
@@ -246,7 +294,16 @@ def choose_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) 
         return "ctc"
     if config.num_beams > 1:
         return "beam"
+    if loaded.model.config.decoder is not None:
+        return _known(loaded.model.config.decoder)
     return "draft" if loaded.model.encoder.has_ctc and not _obstacle(loaded) else "greedy"
+
+
+def _known(name: str) -> DecoderName:
+    """The decoder that a checkpoint's configuration names."""
+    if name not in get_args(DecoderName):
+        raise ConfigError(f"the checkpoint's config.json names decoder '{name}': put one of {get_args(DecoderName)}")
+    return cast(DecoderName, name)
 
 
 def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -> Decoder:
@@ -257,7 +314,7 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     """
     name = choose_decoder(config, loaded)
     encoder = loaded.encoder if isinstance(loaded, LoadedEncoder) else loaded.model.encoder
-    if name in ("ctc", "draft") and not encoder.has_ctc:
+    if name in ("ctc", "draft", "rescore") and not encoder.has_ctc:
         raise ConfigError(f"--decoder {name} needs an encoder with a CTC head, which this one lacks; use greedy")
     if config.accept_threshold is not None and name != "draft":
         raise ConfigError(f"--accept_threshold is for --decoder draft, and this is {name}; leave it out")
@@ -269,6 +326,8 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
         if obstacle := _obstacle(loaded):
             raise ConfigError(f"--decoder draft would not give the text of greedy: {obstacle}; use greedy")
         return DraftDecoder(loaded, config.guard_length, config.accept_threshold)
+    if name == "rescore":
+        return RescoreDecoder(loaded, replace(config, decoder=name))
     with_scores = config.timestamps == "word"
     return SearchDecoder(loaded, config.guard_length, config.beams, config.n_best, with_scores)
 

@@ -1,0 +1,92 @@
+"""What the language model alone makes of the CTC head's best readings: prefix beam search, then one pass to weigh them.
+
+Promises: `best_readings` gives the label sequences of the largest probability, each summed over all its paths that the
+beam kept; `RescoreDecoder` orders their texts by the head's log-probability, the language model's own of the text (no
+speech is put before it) and the number of words. The language model runs once, on all readings of a clip together.
+So a model needs nothing trained between its head and its language model, and never writes what was not heard.
+It does not know audio or times.
+Source of the search: Hannun et al., https://arxiv.org/abs/1408.2873, without their word model inside.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from asr_doge.decoding.ctc import BLANK
+from asr_doge.models.layout import IGNORED_LABEL
+
+LEAST_LIKELY = -9.0
+"""A label below this log-posterior is not tried at a frame."""
+TRIED = 12
+"""Labels tried at a frame, the likeliest."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Labels that a CTC head may have meant.
+
+    Attributes:
+        ids: without blanks and repeats.
+        log_prob: natural logarithm of the probability of all their paths in the beam.
+    """
+
+    ids: tuple[int, ...]
+    log_prob: float
+
+
+def best_readings(log_posteriors: NDArray[np.float32], width: int) -> list[Reading]:
+    """The likeliest readings of a clip, the best first, at most `width`.
+
+    Args:
+        log_posteriors: `[T, V]`, natural logarithms.
+        width: readings kept at each frame.
+    """
+    never = -math.inf
+    beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, never)}  # ends in a blank, in a label
+    for frame in log_posteriors:
+        tried = np.argpartition(-frame, min(TRIED, len(frame) - 1))[:TRIED]
+        labels = [(int(label), float(frame[label])) for label in tried if label != BLANK and frame[label] > LEAST_LIKELY]
+        blank = float(frame[BLANK])
+        found: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [never, never])
+        for ids, (after_blank, after_label) in beam.items():
+            either, kept = _sum(after_blank, after_label), found[ids]
+            kept[0] = _sum(kept[0], either + blank)
+            if ids:
+                kept[1] = _sum(kept[1], after_label + float(frame[ids[-1]]))
+            for label, log_prob in labels:
+                longer = found[(*ids, label)]
+                # The same label again needs a blank between, or it is still the one before.
+                longer[1] = _sum(longer[1], (after_blank if ids and ids[-1] == label else either) + log_prob)
+        possible = ((ids, scores) for ids, scores in found.items() if max(scores) > never)
+        best = sorted(possible, key=lambda item: -_sum(*item[1]))[:width]
+        beam = {ids: (blank_ended, label_ended) for ids, (blank_ended, label_ended) in best}
+    return [Reading(ids, _sum(*scores)) for ids, scores in beam.items()]
+
+
+def _sum(first: float, second: float) -> float:
+    """Logarithm of the sum of two probabilities given by theirs."""
+    if first < second:
+        first, second = second, first
+    return first if second == -math.inf else first + math.log1p(math.exp(second - first))
+
+
+@torch.inference_mode()
+def text_log_probs(
+    language_model: torch.nn.Module, prompt_ids: Sequence[int], rows: Sequence[Sequence[int]], device: torch.device
+) -> list[float]:
+    """Log-probability of each row of token ids after the prompt alone, in one pass."""
+    sequences = [torch.tensor([*prompt_ids, *row]) for row in rows]
+    labels = [torch.tensor([*[IGNORED_LABEL] * len(prompt_ids), *row]) for row in rows]
+    ids = pad_sequence(sequences, batch_first=True).to(device)
+    mask = pad_sequence([torch.ones_like(row) for row in sequences], batch_first=True).to(device)
+    wanted = pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL).to(device)[:, 1:]
+    logits: Tensor = language_model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+    chosen = logits.log_softmax(dim=-1).gather(2, wanted.clamp(min=0)[..., None])[..., 0]
+    return chosen.masked_fill(wanted == IGNORED_LABEL, 0.0).sum(dim=1).tolist()
