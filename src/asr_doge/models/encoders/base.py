@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from asr_doge.errors import ConfigError
-from asr_doge.published import EncoderWindow
+from asr_doge.published import CTCUnits, EncoderWindow
 
 
 @dataclass
@@ -47,6 +47,7 @@ class SpeechEncoder(nn.Module, ABC):
         hidden_size: width `D` of the speech embeddings.
         frame_rate_hz: speech embeddings per second of audio.
         ctc_frame_rate_hz: CTC frames per second of audio; 0 without a CTC head.
+        ctc_units: what the ids of the CTC head are.
     """
 
     model_type: ClassVar[str]
@@ -55,6 +56,7 @@ class SpeechEncoder(nn.Module, ABC):
     hidden_size: int
     frame_rate_hz: float
     ctc_frame_rate_hz: float = 0.0
+    ctc_units: CTCUnits = "characters"
 
     @abstractmethod
     def forward(
@@ -119,9 +121,7 @@ def set_encoder_window(config: PreTrainedConfig, window: EncoderWindow | None, f
     if window is None or window == encoder_window(config):
         return
     if window not in family.windows:
-        raise ConfigError(
-            f"--encoder_window {window} is not for encoders of type '{family.model_type}': leave it out"
-        )
+        raise ConfigError(f"--encoder_window {window} is not for encoders of type '{family.model_type}': leave it out")
     if window == "full":
         del config.encoder_window  # as published, so that caches made before stay good
     else:

@@ -56,7 +56,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
 
     @staticmethod
     def window_lengths(input_lengths: Tensor, most: int) -> Tensor:
-        """Frames `[B]` that the window `clip` reads of clips of `input_lengths` `[B]`: an even number, `most` at most."""
+        """Frames `[B]` that the window `clip` reads of clips of `input_lengths` `[B]`: even, and `most` at most."""
         return ((input_lengths + SILENCE_FRAMES + 1) // 2 * 2).clamp(max=most)
 
     def clip_states(self, input_features: Tensor, input_lengths: Tensor) -> Tensor:
