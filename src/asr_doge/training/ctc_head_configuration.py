@@ -15,8 +15,8 @@ class PretrainCTCHeadConfig:
     data_dir: str = "./processed"
     """Folder with train_manifest.json and dev_manifest.json, from `asr-doge process`."""
     output_dir: str = "./ctc_head"
-    """Folder of the run: `best` (lowest dev CER), for `--speech_encoder` and `transcribe --model`, and `checkpoint-N` to
-    resume from."""
+    """Folder of the run: `best` (lowest dev CER), for `--speech_encoder` and `transcribe --model`, and `checkpoint-N`
+    to resume from."""
     train_manifest: str | None = None
     """Training manifest, if not the one in data_dir."""
     dev_manifest: str | None = None
