@@ -1,23 +1,20 @@
 """Make read English speech out of sentences, in many synthetic voices, to train a recognizer on.
 
-The voices are engines that anybody can install; none of them is part of this project, and their speech serves for training
-only: `hibari-tts` (Apache-2.0), flite's voices slt, rms, awb and kal16 (Debian's `flite`), the Piper voice joe (CC0; its
-ONNX file is run by onnxruntime, its phonemes come from espeak-ng), and espeak-ng's own English voices. An engine that is
-not there is left out, with a line that says so.
+The voices are engines that anybody can install; none is part of this project, and their speech is for training only:
+`hibari-tts` (Apache-2.0), flite's voices slt, rms, awb and kal16 (Debian's `flite`), the Piper voice joe (CC0, run by
+onnxruntime on espeak-ng's phonemes), and espeak-ng's own English voices. An engine that is not there is left out, with a
+line that says so.
 
 Example:
-    python scripts/make_english_speech.py --sentences sentences.txt novels.txt.gz --without test.jsonl dev.jsonl \
-        --count 6000 --output_dir ./read_speech --flite flite --joe en_US-joe-medium.onnx
-    asr-doge process --dataset manifest --data_dir ./read_speech --output_dir ./processed --dev_split "" --test_split ""
+    python scripts/make_english_speech.py --sentences sentences.txt novels.txt.gz --without test.jsonl         --count 6000 --output_dir ./read_speech --joe en_US-joe-medium.onnx
 
-Promises: clip `i` depends on the seed and `i` alone (its sentence, voice, pace, pitch), so an interrupted run continues where
-it stopped and `--shard k/n` splits the work; no sentence of a `--without` manifest is spoken. One clip in five is made up
-rather than read: spelled names, digits, numbers, dates, addresses.
-It does not know what is trained on it, and adds neither noise nor rooms: `asr-doge features --augment_copies` does.
+Promises: clip `i` depends on the seed and `i` alone (its sentence, voice, pace, pitch), so that an interrupted run goes
+on where it stopped and `--shard k/n` splits the work; no sentence of a `--without` manifest is spoken. One clip in five
+is made up rather than read: spelled names, digits, numbers, dates, addresses.
+It does not know what is trained on it, and adds no noise and no room: `asr-doge features --augment_copies` does.
 """
 
 import argparse
-import gzip
 import json
 import re
 import subprocess
@@ -35,6 +32,7 @@ from asr_doge.audio.augmentation import change_speed
 from asr_doge.audio.resampling import SAMPLE_RATE, resample
 from asr_doge.audio.synthesis import Voice, phonemize, synthesize, voice_names
 from asr_doge.data.digits import DIGIT_WORDS
+from asr_doge.data.text_files import read_lines
 from asr_doge.text.normalization import normalize_training_text
 
 Waveform = NDArray[np.float32]
@@ -45,21 +43,97 @@ MADE_UP_SHARE = 0.2
 WORDS = (3, 18)
 """Fewest and most words of a sentence: longer ones make batches wasteful."""
 SHARES = {"hibari": 0.42, "slt": 0.13, "rms": 0.14, "awb": 0.09, "kal16": 0.04, "joe": 0.1, "espeak": 0.08}
-LETTER_NAMES = dict(
-    zip(
-        "abcdefghijklmnopqrstuvwxyz",
-        "ay bee see dee ee eff gee aitch eye jay kay ell em en oh pee cue are ess tee you vee double-you ex why zee".split(),
-        strict=True,
-    )
+ABBREVIATED = re.compile(r"\b[A-Z]\.|\b(?:St|Dr|Gen|Col|No|Hon|Rev|Messrs)\b\.?|[_*\[\]]")
+"""What engines read each their own way."""
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+_LETTERS = (
+    "ay",
+    "bee",
+    "see",
+    "dee",
+    "ee",
+    "eff",
+    "gee",
+    "aitch",
+    "eye",
+    "jay",
+    "kay",
+    "ell",
+    "em",
+    "en",
+    "oh",
+    "pee",
+    "cue",
+    "are",
+    "ess",
+    "tee",
+    "you",
+    "vee",
+    "double-you",
+    "ex",
+    "why",
+    "zee",
 )
+LETTER_NAMES = dict(zip(ALPHABET, _LETTERS, strict=True))
 """How letters are called; said as words, no engine takes an A for an article."""
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-MONTHS = "january february march april may june july august september october november december".split()
+TENS = (
+    "twenty",
+    "thirty",
+    "forty",
+    "fifty",
+    "sixty",
+    "seventy",
+    "eighty",
+    "ninety",
+)
+TEENS = (
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+)
+MONTHS = (
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+)
 DAYS = (
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth"
-    " sixteenth seventeenth eighteenth nineteenth twentieth"
-).split()
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+    "sixteenth",
+    "seventeenth",
+    "eighteenth",
+    "nineteenth",
+    "twentieth",
+)
 
 
 def read_sentences(files: list[Path], without: list[Path]) -> list[str]:
@@ -71,19 +145,17 @@ def read_sentences(files: list[Path], without: list[Path]) -> list[str]:
     }
     kept: dict[str, None] = {}
     for path in files:
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-        with opened as lines:
-            for line in lines:
-                text = line.strip()
-                plain = normalize_training_text(text)
-                if (
-                    text.isascii()
-                    and re.fullmatch(r"[a-z' ]+", plain)
-                    and WORDS[0] <= len(plain.split()) <= WORDS[1]
-                    and plain not in barred
-                    and not re.search(r"\b[A-Z]\.|\b(?:St|Dr|Gen|Col|No|Hon|Rev|Messrs)\b\.?|[_*\[\]]", text)
-                ):
-                    kept[text] = None
+        for line in read_lines(path):
+            text = line.strip()
+            plain = normalize_training_text(text)
+            if (
+                text.isascii()
+                and re.fullmatch(r"[a-z' ]+", plain)
+                and WORDS[0] <= len(plain.split()) <= WORDS[1]
+                and plain not in barred
+                and not ABBREVIATED.search(text)
+            ):
+                kept[text] = None
     return list(kept)
 
 
@@ -105,7 +177,7 @@ def made_up(rng: np.random.Generator, words: list[str]) -> tuple[str, str]:
         word = pick(words)
         text = [*([word] if rng.random() < 0.4 else []), *word.replace("'", "")[:10]]
     elif kind == "letters":
-        text = [pick("abcdefghijklmnopqrstuvwxyz") for _ in range(int(rng.integers(1, 8)))]
+        text = [pick(ALPHABET) for _ in range(int(rng.integers(1, 8)))]
     elif kind == "digits":
         text = [("oh" if digit == "zero" and rng.random() < 0.3 else digit) for digit in digits(1, 9)]
     elif kind == "number":
@@ -120,7 +192,7 @@ def made_up(rng: np.random.Generator, words: list[str]) -> tuple[str, str]:
     elif kind == "address":
         text = [*digits(1, 5), pick(words), pick(["street", "avenue", "road", "lane", "drive"])]
     else:
-        text = [pick([pick("abcdefghijklmnopqrstuvwxyz"), pick(DIGIT_WORDS), pick(words)]) for _ in range(6)]
+        text = [pick([pick(ALPHABET), pick(DIGIT_WORDS), pick(words)]) for _ in range(6)]
     said = [LETTER_NAMES[part] if len(part) == 1 and part != "'" else part for part in text]
     pause = ", " if rng.random() < 0.3 else " "
     return pause.join(said) + ".", " ".join(text)
@@ -157,7 +229,9 @@ def flite_voice(program: str, name: str) -> Speak:
             path = Path(folder) / "clip.wav"
             stretch = f"duration_stretch={factor * rng.uniform(0.85, 1.3):.3f}"
             subprocess.run(
-                [program, "-voice", name, "--setf", stretch, "-t", text, "-o", str(path)], check=True, capture_output=True
+                [program, "-voice", name, "--setf", stretch, "-t", text, "-o", str(path)],
+                check=True,
+                capture_output=True,
             )
             samples, rate = soundfile.read(path, dtype="float32")
         return change_speed(resample(samples, rate, SAMPLE_RATE), factor)
@@ -241,7 +315,9 @@ def clips(
 ) -> Iterator[tuple[str, str, str, Waveform]]:
     """Id, text, voice and samples of each clip of this shard that is not there yet."""
     names = tuple(voices)
-    words = sorted({word for text in sentences[:20000] for word in normalize_training_text(text).split() if len(word) > 2})
+    words = sorted(
+        {word for text in sentences[:20000] for word in normalize_training_text(text).split() if len(word) > 2}
+    )
     order = np.random.default_rng(flags.seed).permutation(len(sentences))
     part, parts = map(int, flags.shard.split("/"))
     for index in range(flags.first + part, flags.first + flags.count, parts):
@@ -260,7 +336,9 @@ def clips(
 def main() -> int:
     """Read the flags and speak."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sentences", type=Path, nargs="+", required=True, help="text files, a sentence a line (or .gz)")
+    parser.add_argument(
+        "--sentences", type=Path, nargs="+", required=True, help="text files, a sentence a line (or .gz)"
+    )
     parser.add_argument("--without", type=Path, nargs="*", default=[], help="manifests whose sentences are not spoken")
     parser.add_argument("--output_dir", type=Path, required=True, help="corpus to write: audio/ and train.jsonl")
     parser.add_argument("--count", type=int, default=6000, help="clips (default: 6000)")

@@ -91,6 +91,11 @@ VERBS = {
         "asr_doge.training.ctc_head_configuration:PretrainCTCHeadConfig",
         "asr-doge pretrain ctc_head --data_dir ./processed --speech_encoder openai/whisper-base --output_dir ./head",
     ),
+    "pretrain language_model": Verb(
+        "A small language model of text alone.",
+        "asr_doge.training.language_model_configuration:PretrainLanguageModelConfig",
+        "asr-doge pretrain language_model --text_files novels.txt.gz --without_manifests test.json --output_dir ./lm",
+    ),
     "merge": Verb(
         "LoRA's updates into the weights of the language model, or apart for peft.",
         "asr_doge.cli.configuration:MergeConfig",

@@ -22,8 +22,8 @@ class DecodingConfig:
     decoder: DecoderName | None = None
     """draft: the language model verifies the encoder's CTC draft, for the text of greedy in fewer passes. greedy: token
     by token. beam: the best of several texts. ctc: the encoder alone, which needs no training and loads no language
-    model. rescore: the best of the CTC head's readings, weighed by the language model by their text alone. Default: what
-    the model's configuration says, else draft where the encoder has a CTC head, else greedy."""
+    model. rescore: the best of the CTC head's readings, weighed by the language model by their text alone. Default:
+    what the model's configuration says, else draft where the encoder has a CTC head, else greedy."""
     num_beams: int = 1
     """Beams of beam search, 2 to 100 (which is then the decoder); with `--decoder beam` and no number, 4."""
     n_best: int = 1

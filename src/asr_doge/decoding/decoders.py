@@ -237,9 +237,12 @@ class RescoreDecoder(LanguageModelDecoder):
 
     def decode(self, heard: Heard) -> list[list[Hypothesis]]:
         """See `Decoder.decode`; a draft that holds hotwords stays, as their spelling is wanted for certain."""
-        assert heard.speech.ctc_logits is not None and heard.speech.ctc_lengths is not None and heard.drafts is not None
-        rows = ctc_log_posteriors(heard.speech.ctc_logits, heard.speech.ctc_lengths)
-        greedy = ctc_greedy_texts(self.model.encoder, heard.speech.ctc_logits, heard.speech.ctc_lengths)
+        logits, lengths = heard.speech.ctc_logits, heard.speech.ctc_lengths
+        assert logits is not None
+        assert lengths is not None
+        assert heard.drafts is not None
+        rows = ctc_log_posteriors(logits, lengths)
+        greedy = ctc_greedy_texts(self.model.encoder, logits, lengths)
         found = []
         for row, (draft, score), heard_first in zip(rows, heard.drafts, greedy, strict=True):
             found.append(self._weigh(row) if draft == heard_first else [Hypothesis(draft, score)])

@@ -52,7 +52,9 @@ def best_readings(log_posteriors: NDArray[np.float32], width: int) -> list[Readi
     beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, never)}  # ends in a blank, in a label
     for frame in log_posteriors:
         tried = np.argpartition(-frame, min(TRIED, len(frame) - 1))[:TRIED]
-        labels = [(int(label), float(frame[label])) for label in tried if label != BLANK and frame[label] > LEAST_LIKELY]
+        labels = [
+            (int(label), float(frame[label])) for label in tried if label != BLANK and frame[label] > LEAST_LIKELY
+        ]
         blank = float(frame[BLANK])
         found: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [never, never])
         for ids, (after_blank, after_label) in beam.items():

@@ -1,13 +1,12 @@
 """A small language model from nothing, on text alone: the recipe behind the language model of the bundled `english`.
 
 Promises: a byte-level BPE vocabulary and a Doge model, both made of nothing but the sentences it is given, in the form
-that transcripts are trained on; an example reads `[bos] prompt text [eos]`, the layout that the model has with no speech
+transcripts are trained on; an example reads `[bos] prompt text [eos]`, the layout that the model has with no speech
 in it, so that what it learns is the probability of a transcript. Same seed and machine, same weights; an interrupted
 run continues at its last checkpoint. Sentences of the manifests it is told to leave out are not read.
 It does not know audio.
 """
 
-import gzip
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from transformers import DogeConfig, PreTrainedTokenizerFast, Trainer, TrainingA
 from transformers.trainer_utils import get_last_checkpoint
 
 from asr_doge.data.manifest import read_manifest
+from asr_doge.data.text_files import read_lines
 from asr_doge.errors import DataError
 from asr_doge.models.language_model import build_language_model
 from asr_doge.models.layout import IGNORED_LABEL
@@ -50,12 +50,7 @@ def read_texts(config: PretrainLanguageModelConfig) -> list[str]:
     }
     texts: dict[str, None] = {}
     for name in config.text_files:
-        try:
-            opened = gzip.open(name, "rt", encoding="utf-8") if name.endswith(".gz") else Path(name).open(encoding="utf-8")
-            with opened as lines:
-                texts |= dict.fromkeys(normalize_training_text(line) for line in lines)
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"--text_files: cannot read {name}: {error}") from None
+        texts |= dict.fromkeys(normalize_training_text(line) for line in read_lines(Path(name)))
     kept = [text for text in texts if text and text not in barred]
     if not kept:
         raise DataError("--text_files hold no sentence: give files with a sentence a line")
@@ -75,6 +70,12 @@ def build_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTok
     )
     tokenizer.train_from_iterator([DEFAULT_PROMPT, *texts], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def _token_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, cut at `LONGEST`, and the end-of-sequence token."""
+    ids = tokenizer(list(texts), add_special_tokens=False).input_ids
+    return [[*row[:LONGEST], tokenizer.eos_token_id] for row in ids]
 
 
 class TokenBatches(Dataset[list[list[int]]]):
@@ -148,11 +149,8 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
     train = [text for place, text in enumerate(texts) if place % DEV_EVERY]
     dev = texts[::DEV_EVERY]
     tokenizer = build_text_tokenizer(train, config.text_vocab_size)
-    rows_of = lambda part: [  # noqa: E731 - twice the same
-        [*ids[:LONGEST], tokenizer.eos_token_id] for ids in tokenizer(part, add_special_tokens=False).input_ids
-    ]
     prompt_ids = [tokenizer.bos_token_id, *tokenizer(DEFAULT_PROMPT, add_special_tokens=False).input_ids]
-    rows = rows_of(train)
+    rows = _token_rows(tokenizer, train)
     model = build_language_model(
         DogeConfig(
             vocab_size=len(tokenizer),
@@ -194,7 +192,7 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
     text_dir = Path(config.output_dir) / "language_model"
     model.save_pretrained(text_dir)
     tokenizer.save_pretrained(text_dir)
-    loss, tokens = dev_loss(model, rows_of(dev), CollateText(prompt_ids))
+    loss, tokens = dev_loss(model, _token_rows(tokenizer, dev), CollateText(prompt_ids))
     results: dict[str, Any] = {
         "parameters": model.num_parameters(),
         "tokens": sum(map(len, rows)),
