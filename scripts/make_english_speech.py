@@ -2,11 +2,11 @@
 
 The voices are engines that anybody can install; none is part of this project, and their speech is for training only:
 `hibari-tts` (Apache-2.0), flite's voices slt, rms, awb and kal16 (Debian's `flite`), the Piper voice joe (CC0, run by
-onnxruntime on espeak-ng's phonemes), and espeak-ng's own English voices. An engine that is not there is left out, with a
-line that says so.
+onnxruntime on espeak-ng's phonemes), and espeak-ng's own English voices. An engine that is not there is left out, with
+a line that says so.
 
 Example:
-    python scripts/make_english_speech.py --sentences sentences.txt novels.txt.gz --without test.jsonl         --count 6000 --output_dir ./read_speech --joe en_US-joe-medium.onnx
+    python scripts/make_english_speech.py --sentences sentences.txt novels.txt.gz --without test.jsonl --count 6000 ...
 
 Promises: clip `i` depends on the seed and `i` alone (its sentence, voice, pace, pitch), so that an interrupted run goes
 on where it stopped and `--shard k/n` splits the work; no sentence of a `--without` manifest is spoken. One clip in five
