@@ -6,7 +6,7 @@ onnxruntime on espeak-ng's phonemes), and espeak-ng's own English voices. An eng
 a line that says so.
 
 Example:
-    python scripts/make_english_speech.py --sentences sentences.txt novels.txt.gz --without test.jsonl --count 6000 ...
+    python scripts/make_english_speech.py --sentences novels.txt.gz --without test.jsonl --output_dir ./read_speech
 
 Promises: clip `i` depends on the seed and `i` alone (its sentence, voice, pace, pitch), so that an interrupted run goes
 on where it stopped and `--shard k/n` splits the work; no sentence of a `--without` manifest is spoken. One clip in five

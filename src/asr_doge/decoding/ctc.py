@@ -42,10 +42,12 @@ def ctc_log_posteriors(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[NDArray[
 
 
 def letter_scores(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], text: str) -> NDArray[np.float32]:
-    """Log-posteriors `[T, L]` of the letters of a text, of those that the head can write.
+    """Log-posteriors `[T, L]` of the letters of a text, of those that the head can write; of its pieces, for BPE.
 
     A letter counts in either case, for a text may be lower-cased where the head's is not.
     """
+    if encoder.ctc_units == "bpe":
+        return log_posteriors[:, encoder.ctc_ids(text)]
     columns = []
     for letter in text:
         forms = [encoder.ctc_ids(form) for form in {letter, letter.lower(), letter.upper()}]

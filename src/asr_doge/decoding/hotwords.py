@@ -67,15 +67,16 @@ def spot_hotwords(
     # at both ends stands for the clip's edges.
     relative = log_posteriors - log_posteriors.max(axis=1, keepdims=True)
     edge = np.full((1, relative.shape[1]), IMPOSSIBLE, dtype=np.float32)
-    edge[:, encoder.ctc_ids(" ")] = 0.0
+    space = encoder.ctc_ids(" ")  # of BPE none: its pieces hold it
+    edge[:, space] = 0.0
     relative = np.concatenate([edge, relative, edge])
     found = []
     for text in hotwords:
         letters = letter_scores(encoder, relative, f" {text} ")
-        if letters.shape[1] < 3:  # none that the head can write
+        if letters.shape[1] <= 2 * len(space):  # none that the head can write
             continue
         costs, starts = _spell(letters, relative[:, BLANK])
-        bonus = weight * (letters.shape[1] - 2)
+        bonus = weight * (letters.shape[1] - 2 if space else len("".join(text.split())))
         found += [
             SpottedHotword(text, int(starts[end]), end - 1, bonus + float(costs[end]))
             for end in np.flatnonzero(costs + bonus > 0).tolist()
