@@ -23,7 +23,7 @@ CHECKPOINTS=$OUTPUT_DIR/checkpoints
 
 doge() {
     echo "\$ asr-doge $*"
-    "$PYTHON" -m asr_doge.cli "$@"
+    "$PYTHON" -m asr_doge "$@"
 }
 
 strings() { # SPLIT COUNT SEED, then which speakers and takes

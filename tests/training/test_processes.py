@@ -35,7 +35,7 @@ def test_two_processes_are_one(settings: Settings, corpus: Path, tmp_path: Path)
     one = train(settings(tmp_path / "one", **options))
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(asdict(settings(tmp_path / "two", **options))))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "asr_doge.cli", "train", "--config", str(tmp_path / "two.yaml")]
+    command += ["-m", "asr_doge", "train", "--config", str(tmp_path / "two.yaml")]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("best dev CER") == 1

@@ -41,17 +41,23 @@ def ctc_log_posteriors(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[NDArray[
     return [row[:length] for row, length in zip(rows, ctc_lengths.tolist(), strict=True)]
 
 
-def letter_scores(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], text: str) -> NDArray[np.float32]:
-    """Log-posteriors `[T, L]` of the letters of a text, of those that the head can write; of its pieces, for BPE.
+def letter_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
+    """The labels that stand for each letter of a text, of those that the head can write; for each piece, for BPE.
 
     A letter counts in either case, for a text may be lower-cased where the head's is not.
     """
     if encoder.ctc_units == "bpe":
-        return log_posteriors[:, encoder.ctc_ids(text)]
-    columns = []
+        return [(label,) for label in encoder.ctc_ids(text)]
+    letters = []
     for letter in text:
-        forms = [encoder.ctc_ids(form) for form in {letter, letter.lower(), letter.upper()}]
-        ids = [form[0] for form in forms if len(form) == 1]
+        forms = [encoder.ctc_ids(form) for form in sorted({letter, letter.lower(), letter.upper()})]
+        ids = tuple(form[0] for form in forms if len(form) == 1)
         if ids:
-            columns.append(log_posteriors[:, ids].max(axis=1))
+            letters.append(ids)
+    return letters
+
+
+def letter_scores(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], text: str) -> NDArray[np.float32]:
+    """Log-posteriors `[T, L]` of the letters of a text, of those that the head can write."""
+    columns = [log_posteriors[:, list(ids)].max(axis=1) for ids in letter_ids(encoder, text)]
     return np.stack(columns, axis=1) if columns else log_posteriors[:, :0]

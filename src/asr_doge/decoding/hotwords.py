@@ -10,6 +10,7 @@ draft and writing token by token still agree.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
-from asr_doge.decoding.ctc import BLANK, letter_scores
+from asr_doge.decoding.ctc import BLANK, letter_ids
 from asr_doge.errors import ConfigError
 from asr_doge.models.encoders import SpeechEncoder
 
@@ -70,17 +71,16 @@ def spot_hotwords(
     space = encoder.ctc_ids(" ")  # of BPE none: its pieces hold it
     edge[:, space] = 0.0
     relative = np.concatenate([edge, relative, edge])
-    found = []
-    for text in hotwords:
-        letters = letter_scores(encoder, relative, f" {text} ")
-        if letters.shape[1] <= 2 * len(space):  # none that the head can write
-            continue
-        costs, starts = _spell(letters, relative[:, BLANK])
-        bonus = weight * (letters.shape[1] - 2 if space else len("".join(text.split())))
-        found += [
-            SpottedHotword(text, int(starts[end]), end - 1, bonus + float(costs[end]))
-            for end in np.flatnonzero(costs + bonus > 0).tolist()
-        ]
+    spelled = [(text, letter_ids(encoder, f" {text} ")) for text in hotwords]
+    spelled = [(text, letters) for text, letters in spelled if len(letters) > 2 * len(space)]  # else it can write none
+    if not spelled:
+        return []
+    scores, starts = _spell(relative, [letters for _, letters in spelled])
+    scores += weight * np.array([len(letters) - 2 if space else len(text) for text, letters in spelled])
+    found = [
+        SpottedHotword(spelled[word][0], int(starts[end, word]), int(end) - 1, float(scores[end, word]))
+        for end, word in np.argwhere(scores > 0)
+    ]
     chosen: list[SpottedHotword] = []
     for candidate in sorted(found, key=lambda spotted: -spotted.gain):
         if all(candidate.end <= other.start or candidate.start >= other.end for other in chosen):
@@ -88,35 +88,48 @@ def spot_hotwords(
     return sorted(chosen, key=lambda spotted: spotted.start)
 
 
-def _spell(letters: NDArray[np.float32], blank: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """For each frame, the score of spelling all letters up to it, and the frame where that begins.
+def _spell(
+    log_posteriors: NDArray[np.float32], spellings: Sequence[Sequence[tuple[int, ...]]]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """For each frame and word, the score of the best path that spells the word up to it, and where that path begins.
+
+    All words are spelled in one pass over the frames, their states (a letter, blank, a letter, ...) side by side.
 
     Args:
-        letters: `[T, L]`, relative log-posteriors.
-        blank: `[T]`, of the blank.
+        log_posteriors: `[T, V]`.
+        spellings: of each of W words, the labels that stand for each of its letters.
 
     Returns:
-        Score and first frame, `[T]` each.
+        Score and first frame, `[T, W]` each.
     """
-    frames, count = letters.shape
-    scores = np.repeat(blank[:, None], 2 * count - 1, axis=1).astype(np.float64)
-    scores[:, ::2] = letters
-    may_skip = np.zeros(2 * count - 1, dtype=bool)
-    may_skip[2::2] = (letters[:, 1:] != letters[:, :-1]).any(axis=0)
-    best = np.full(2 * count - 1, IMPOSSIBLE)
-    began = np.zeros(2 * count - 1, dtype=np.int64)
-    ends, starts = np.full(frames, IMPOSSIBLE), np.zeros(frames, dtype=np.int64)
-    for frame in range(frames):
-        stepped, skipped = np.roll(best, 1), np.where(may_skip, np.roll(best, 2), IMPOSSIBLE)
-        stepped[0] = 0.0  # it may begin at any frame
-        options = np.stack([best, stepped, skipped])
-        choice = options.argmax(axis=0)
-        stepped_from = np.roll(began, 1)
-        stepped_from[0] = frame
-        began = np.choose(choice, [began, stepped_from, np.roll(began, 2)])
-        best = options.max(axis=0) + scores[frame]
-        ends[frame], starts[frame] = best[-1], began[-1]
-    return ends, starts
+    columns = {letter: number for number, letter in enumerate(dict.fromkeys(chain.from_iterable(spellings)), 1)}
+    emissions = np.empty((len(log_posteriors), len(columns) + 1))
+    emissions[:, 0] = log_posteriors[:, BLANK]
+    for letter, number in columns.items():
+        emissions[:, number] = log_posteriors[:, list(letter)].max(axis=1)
+    lengths = np.array([2 * len(letters) - 1 for letters in spellings])
+    last = np.cumsum(lengths) - 1
+    first = last - lengths + 1
+    states = np.zeros(lengths.sum(), dtype=np.int64)  # the column of each, 0 for the blank
+    skips = np.full(len(states), IMPOSSIBLE)  # from a letter to the next, if it is another, without a blank between
+    for start, letters in zip(first.tolist(), spellings, strict=True):
+        numbers = np.array([columns[letter] for letter in letters])
+        states[start : start + 2 * len(letters) : 2] = numbers
+        skips[start + 2 : start + 2 * len(letters) : 2][numbers[1:] != numbers[:-1]] = 0.0
+
+    best = np.full(len(states), IMPOSSIBLE)
+    began = np.zeros(len(states), dtype=np.int64)
+    scores, starts = np.empty((len(emissions), len(spellings))), np.zeros((len(emissions), len(spellings)), np.int64)
+    for frame, emission in enumerate(emissions):
+        options = [best, np.roll(best, 1), np.roll(best, 2) + skips]
+        origins = [began, np.roll(began, 1), np.roll(began, 2)]
+        options[1][first], origins[1][first] = 0.0, frame  # a word may begin at any frame
+        for option, origin in zip(options[1:], origins[1:], strict=True):
+            better = option > best
+            best, began = np.where(better, option, best), np.where(better, origin, began)
+        best = best + emission[states]
+        scores[frame], starts[frame] = best[last], began[last]
+    return scores, starts
 
 
 def insert_hotwords(
