@@ -17,7 +17,7 @@ from transformers import DogeConfig
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts
 from asr_doge.decoding.decoders import Heard, RescoreDecoder
-from asr_doge.decoding.rescoring import best_readings, text_log_probs
+from asr_doge.decoding.rescoring import prefix_beam_search, text_log_probs
 from asr_doge.models import LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput
 from asr_doge.models.language_model import build_language_model
@@ -25,28 +25,28 @@ from asr_doge.models.language_model import build_language_model
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 6), st.integers(2, 4), st.integers(0, 10_000))
-def test_a_wide_beam_gives_every_reading_its_whole_probability(frames: int, labels: int, seed: int) -> None:
+def test_a_wide_beam_gives_every_sequence_its_whole_probability(frames: int, labels: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     log_posteriors = log_softmax(rng.normal(0, 1.5, (frames, labels)), axis=1).astype(np.float32)
     probability: dict[tuple[int, ...], float] = defaultdict(float)
     for path in itertools.product(range(labels), repeat=frames):
         ids = tuple(label for label, _ in groupby(path) if label != 0)
         probability[ids] += float(np.exp(sum(log_posteriors[place, label] for place, label in enumerate(path))))
-    readings = best_readings(log_posteriors, width=len(probability) + 1)
-    assert {reading.ids for reading in readings} == set(probability)
-    for reading in readings:
-        assert np.exp(reading.log_prob) == pytest.approx(probability[reading.ids], rel=1e-4)
-    assert [reading.log_prob for reading in readings] == sorted((r.log_prob for r in readings), reverse=True)
+    sequences = prefix_beam_search(log_posteriors, width=len(probability) + 1)
+    assert {sequence.ids for sequence in sequences} == set(probability)
+    for sequence in sequences:
+        assert np.exp(sequence.log_prob) == pytest.approx(probability[sequence.ids], rel=1e-4)
+    assert [sequence.log_prob for sequence in sequences] == sorted((r.log_prob for r in sequences), reverse=True)
 
 
 def test_a_narrow_beam_gives_as_many_as_it_is_wide() -> None:
     log_posteriors = log_softmax(np.random.default_rng(1).normal(0, 1, (20, 6)), axis=1).astype(np.float32)
-    assert len(best_readings(log_posteriors, width=5)) == 5
+    assert len(prefix_beam_search(log_posteriors, width=5)) == 5
 
 
 def test_a_clip_without_frames_reads_as_nothing() -> None:
-    (reading,) = best_readings(np.zeros((0, 4), dtype=np.float32), width=3)
-    assert (reading.ids, reading.log_prob) == ((), 0.0)
+    (sequence,) = prefix_beam_search(np.zeros((0, 4), dtype=np.float32), width=3)
+    assert (sequence.ids, sequence.log_prob) == ((), 0.0)
 
 
 def test_texts_weigh_alone_what_they_weigh_together() -> None:

@@ -12,7 +12,7 @@ from asr_doge.errors import ConfigError
 DecoderName = Literal["draft", "greedy", "beam", "ctc", "rescore"]
 Timestamps = Literal["none", "segment", "word", "auto"]
 
-DEFAULT_BEAMS, MOST_BEAMS = 4, 100
+DEFAULT_BEAMS, RESCORED_BEAMS, MOST_BEAMS = 4, 16, 100
 
 
 @dataclass(kw_only=True)
@@ -22,14 +22,13 @@ class DecodingConfig:
     decoder: DecoderName | None = None
     """draft: the language model verifies the encoder's CTC draft, for the text of greedy in fewer passes. greedy: token
     by token. beam: the best of several texts. ctc: the encoder alone, which needs no training and loads no language
-    model. rescore: the best of the CTC head's readings, weighed by the language model by their text alone. Default:
+    model. rescore: the best of the CTC head's hypotheses, weighed by the language model by their text alone. Default:
     what the model's configuration says, else draft where the encoder has a CTC head, else greedy."""
     num_beams: int = 1
-    """Beams of beam search, 2 to 100 (which is then the decoder); with `--decoder beam` and no number, 4."""
+    """Beams of beam search, 2 to 100 (which is then the decoder); with `--decoder beam` and no number, 4. Of `rescore`,
+    hypotheses that are weighed; with no number, 16."""
     n_best: int = 1
     """Texts of each piece to give as alternatives with their scores; at most the beams."""
-    readings: int = 16
-    """Readings of the CTC head that `rescore` weighs, 1 to 100."""
     language_model_weight: float = 0.3
     """What the language model's log-probability counts in `rescore`, beside 1 of the CTC head."""
     word_bonus: float = 0.5
@@ -65,15 +64,15 @@ class DecodingConfig:
             raise ConfigError(f"--num_beams must be at least 1 and at most {MOST_BEAMS}, not {self.num_beams}")
         if self.n_best < 1:
             raise ConfigError(f"--n_best must be at least 1, not {self.n_best}")
-        if not 1 <= self.readings <= MOST_BEAMS:
-            raise ConfigError(f"--readings must be at least 1 and at most {MOST_BEAMS}, not {self.readings}")
         for flag in ("language_model_weight", "word_bonus"):
             if not math.isfinite(getattr(self, flag)):
                 raise ConfigError(f"--{flag} is {getattr(self, flag)}: give a number")
         if self.n_best > self.beams:
             raise ConfigError(f"--n_best {self.n_best} needs at least as many beams; give --num_beams {self.n_best}")
-        if self.num_beams > 1 and self.decoder not in (None, "beam"):
-            raise ConfigError(f"--num_beams is for --decoder beam, not {self.decoder}; leave one of them out")
+        if self.num_beams > 1 and self.decoder not in (None, "beam", "rescore"):
+            raise ConfigError(
+                f"--num_beams is for --decoder beam or rescore, not {self.decoder}; leave one of them out"
+            )
         if self.accept_threshold is not None and not 0 < self.accept_threshold <= 1:
             raise ConfigError(f"--accept_threshold {self.accept_threshold} is not a probability above 0 and up to 1")
         if not 0 <= self.hotword_weight < math.inf:
@@ -81,9 +80,7 @@ class DecodingConfig:
 
     @property
     def beams(self) -> int:
-        """Texts that are searched for at once; 1 where there is only one."""
-        if self.decoder == "rescore":
-            return self.readings
+        """Beams of a search; 1 where there is none."""
         if self.num_beams > 1:
             return self.num_beams
-        return DEFAULT_BEAMS if self.decoder == "beam" else 1
+        return {"beam": DEFAULT_BEAMS, "rescore": RESCORED_BEAMS}.get(str(self.decoder), 1)

@@ -47,7 +47,7 @@ def letter_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
     A letter counts in either case, for a text may be lower-cased where the head's is not.
     """
     if encoder.ctc_units == "bpe":
-        return [(label,) for label in encoder.ctc_ids(text)]
+        return [(label,) for label in encoder.ctc_ids(" ".join(text.split()))]
     letters = []
     for letter in text:
         forms = [encoder.ctc_ids(form) for form in sorted({letter, letter.lower(), letter.upper()})]

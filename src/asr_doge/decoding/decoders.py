@@ -22,7 +22,7 @@ from asr_doge.decoding.configuration import DecoderName, DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.draft import Verifier
 from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
-from asr_doge.decoding.rescoring import best_readings, text_log_probs
+from asr_doge.decoding.rescoring import prefix_beam_search, text_log_probs
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
@@ -224,11 +224,11 @@ class SearchDecoder(LanguageModelDecoder):
 
 
 class RescoreDecoder(LanguageModelDecoder):
-    """The best of the CTC head's readings; see `asr_doge.decoding.rescoring`.
+    """The best of the CTC head's hypotheses; see `asr_doge.decoding.rescoring`.
 
     Args:
         loaded: the model.
-        config: `readings`, their weights, `n_best`.
+        config: `beams`, the weights, `n_best`.
     """
 
     def __init__(self, loaded: LoadedModel, config: DecodingConfig) -> None:
@@ -251,9 +251,9 @@ class RescoreDecoder(LanguageModelDecoder):
     def _weigh(self, log_posteriors: NDArray[np.float32]) -> list[Hypothesis]:
         """The texts of a clip, the best first, each once."""
         texts: dict[str, float] = {}
-        for reading in best_readings(log_posteriors, self.config.readings):
-            text = " ".join(self.model.encoder.ctc_text(reading.ids).split())
-            texts[text] = max(reading.log_prob, texts.get(text, -math.inf))
+        for labels in prefix_beam_search(log_posteriors, self.config.beams):
+            text = " ".join(self.model.encoder.ctc_text(labels.ids).split())
+            texts[text] = max(labels.log_prob, texts.get(text, -math.inf))
         tokens = [self.processor.label_ids(normalize_training_text(text)).tolist() for text in texts]
         prompt_ids, device = self.model.config.prompt_ids or [], self.model.device
         weights = text_log_probs(self.model.language_model, prompt_ids, tokens, device)

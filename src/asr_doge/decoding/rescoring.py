@@ -1,10 +1,9 @@
-"""What the language model alone makes of the CTC head's best readings: prefix beam search, then one pass to weigh them.
+"""Rescoring: the CTC head proposes several hypotheses, and the language model weighs each by its text alone.
 
-Promises: `best_readings` gives the label sequences of the largest probability, each summed over all its paths that the
-beam kept; `RescoreDecoder` orders their texts by the head's log-probability, the language model's own of the text (no
-speech is put before it) and the number of words. The language model runs once, on all readings of a clip together.
-So a model needs nothing trained between its head and its language model, and never writes what was not heard.
-It does not know audio or times.
+Promises: `prefix_beam_search` gives the label sequences of the largest probability, each summed over all its paths that
+the beam kept; `text_log_probs` gives the language model's log-probability of several texts in one pass, with no speech
+before them. So nothing need be trained between head and language model, and only what the head heard is written.
+It does not know audio or times, nor how the two are weighed (see `RescoreDecoder`).
 Source of the search: Hannun et al., https://arxiv.org/abs/1408.2873, without their word model inside.
 """
 
@@ -29,8 +28,8 @@ TRIED = 12
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Labels that a CTC head may have meant.
+class LabelSequence:
+    """A hypothesis of a CTC head.
 
     Attributes:
         ids: without blanks and repeats.
@@ -41,12 +40,12 @@ class Reading:
     log_prob: float
 
 
-def best_readings(log_posteriors: NDArray[np.float32], width: int) -> list[Reading]:
-    """The likeliest readings of a clip, the best first, at most `width`.
+def prefix_beam_search(log_posteriors: NDArray[np.float32], width: int) -> list[LabelSequence]:
+    """The likeliest label sequences of a clip, the best first, at most `width`.
 
     Args:
         log_posteriors: `[T, V]`, natural logarithms.
-        width: readings kept at each frame.
+        width: sequences kept at each frame.
     """
     never = -math.inf
     beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, never)}  # ends in a blank, in a label
@@ -69,7 +68,7 @@ def best_readings(log_posteriors: NDArray[np.float32], width: int) -> list[Readi
         possible = ((ids, scores) for ids, scores in found.items() if max(scores) > never)
         best = sorted(possible, key=lambda item: -_sum(*item[1]))[:width]
         beam = {ids: (blank_ended, label_ended) for ids, (blank_ended, label_ended) in best}
-    return [Reading(ids, _sum(*scores)) for ids, scores in beam.items()]
+    return [LabelSequence(ids, _sum(*scores)) for ids, scores in beam.items()]
 
 
 def _sum(first: float, second: float) -> float:
