@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 
-from asr_doge.cli.verbs import VERBS, run_verb
+from asr_doge.cli.verbs import VERBS, run_verb, split_verb
 from asr_doge.errors import ASRDogeError
 
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0 if arguments else 2
-    verb, *rest = arguments
+    verb, rest = split_verb(arguments)
     if verb == "--version":
         from asr_doge import __version__
 
@@ -55,7 +55,7 @@ def _usage() -> str:
         "",
         "Parameter-efficient speech recognition: a frozen speech encoder, a small adapter, a small language model.",
         "",
-        *(f"  {name:<11} {verb.meaning}" for name, verb in VERBS.items()),
+        *(f"  {name:<17} {verb.meaning}" for name, verb in VERBS.items()),
         "",
         "asr-doge VERB --help says more. Try: asr-doge transcribe recording.wav",
     ]

@@ -23,9 +23,14 @@ def ctc_greedy_texts(encoder: SpeechEncoder, ctc_logits: Tensor, ctc_lengths: Te
         ctc_logits: `[B, T, V]`.
         ctc_lengths: `[B]`.
     """
+    return [encoder.ctc_text(ids).strip() for ids in ctc_greedy_ids(ctc_logits, ctc_lengths)]
+
+
+def ctc_greedy_ids(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[list[int]]:
+    """Ids of the best path of each clip, without repeats and blanks; arguments as above."""
     best = ctc_logits.argmax(dim=-1)
     return [
-        encoder.ctc_text([label for label, _ in groupby(row[:length].tolist()) if label != BLANK]).strip()
+        [label for label, _ in groupby(row[:length].tolist()) if label != BLANK]
         for row, length in zip(best, ctc_lengths.tolist(), strict=True)
     ]
 

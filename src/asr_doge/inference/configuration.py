@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import DEFAULT_SPEECH_ENCODER, Dtype, Quantization
+from asr_doge.published import DEFAULT_SPEECH_ENCODER, Dtype, EncoderWindow, Quantization
 
 StorageType = Literal["fp32", "bf16", "int8"]
 
@@ -70,7 +70,10 @@ class FeaturesConfig:
     output_dir: str | None = None
     """Feature cache to write, a folder or s3://… or gs://…; default, `features` in data_dir."""
     speech_encoder: str = DEFAULT_SPEECH_ENCODER
-    """Speech encoder: hub id, folder, or nano/encoder."""
+    """Speech encoder: hub id, folder (that of a CTC head too), or nano/encoder."""
+    encoder_window: EncoderWindow | None = None
+    """How much of the time axis Whisper reads: full, its 30 s; clip, the clip and a second of silence, at a fraction of
+    the cost, which gives other features. Default: as the model's configuration says, else full."""
     batch_seconds: float = 60.0
     """Seconds of audio encoded at once, padding included; more suits a GPU."""
     dtype: StorageType = "fp32"

@@ -30,7 +30,7 @@ from asr_doge.data.sharding import Shard, parse_shard
 from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.models import find_device
-from asr_doge.models.checkpoints import find_model, load_model_config
+from asr_doge.models.ctc_head_checkpoints import find_speech_encoder
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source, load_encoder
 
@@ -68,8 +68,8 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     part = _check_flags(config)
     data_dir = Path(config.data_dir)
     utterances, augmented = _read_manifests(data_dir)
-    reference = find_model(config.speech_encoder)
-    encoder_config = load_model_config(reference)
+    found = find_speech_encoder(config.speech_encoder, config.encoder_window)
+    reference, encoder_config = found.reference, found.config  # not the head, which reads what is stored here
     encoder = load_encoder(reference, encoder_config).to(find_device(config.device))
     extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
     storage = Storage(config.dtype, config.ctc_top_k if encoder.has_ctc else 0, config.augment_copies)

@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForSpeechSeq
 from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
+from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
 from asr_doge.models.loading import (
     LoadedEncoder,
@@ -17,6 +18,7 @@ from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration, P
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 
 AutoConfig.register(ASRDogeConfig.model_type, ASRDogeConfig)
+AutoConfig.register(CTCHeadConfig.model_type, CTCHeadConfig)
 AutoModelForSpeechSeq2Seq.register(ASRDogeConfig, ASRDogeForConditionalGeneration)
 AutoFeatureExtractor.register(ASRDogeConfig, LogMelFeatureExtractor)
 AutoProcessor.register(ASRDogeConfig, ASRDogeProcessor)
@@ -27,6 +29,7 @@ __all__ = [
     "ASRDogeConfig",
     "ASRDogeForConditionalGeneration",
     "ASRDogeProcessor",
+    "CTCHeadConfig",
     "LoadedEncoder",
     "LoadedModel",
     "LogMelFeatureExtractor",

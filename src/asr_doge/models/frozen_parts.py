@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config, weights_fingerprint
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
+from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
 from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
 from asr_doge.models.language_model import (
@@ -36,7 +37,7 @@ def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
 
 
 def load_frozen_encoder(
-    config: ASRDogeConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
+    config: ASRDogeConfig | CTCHeadConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
 ) -> SpeechEncoder:
     """The speech encoder that a checkpoint points to, and no more of it.
 

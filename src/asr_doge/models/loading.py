@@ -17,15 +17,24 @@ import torch
 from transformers import AutoFeatureExtractor, GenerationConfig
 
 from asr_doge.errors import CheckpointError, ConfigError
-from asr_doge.models.checkpoints import find_model, first_line, load_model_config, load_tokenizer
+from asr_doge.models.checkpoints import Reference, find_model, first_line, load_model_config, load_tokenizer
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
+from asr_doge.models.ctc_head import HeadedEncoder, with_head
+from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, find_speech_encoder, load_head_weights
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.frozen_parts import load_frozen_encoder
-from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
+from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
-from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER, Dtype, Quantization
+from asr_doge.published import (
+    DEFAULT_LANGUAGE_MODEL,
+    DEFAULT_PROMPT,
+    DEFAULT_SPEECH_ENCODER,
+    Dtype,
+    EncoderWindow,
+    Quantization,
+)
 
 DEFAULT_MODEL = "nano"
 MAX_NEW_TOKENS = 256
@@ -140,7 +149,7 @@ def load_encoder_alone(
 
     Args:
         name: an ASR-Doge checkpoint, or a model whose encoder a family of `asr_doge.models.encoders` reads (published
-            Granite Speech, say): folder, hub id, or bundled name; default `nano`.
+            Granite Speech, say), or the folder of a CTC head: folder, hub id, or bundled name; default `nano`.
         device, dtype, quantization: as in `load_model`.
 
     Raises:
@@ -149,13 +158,34 @@ def load_encoder_alone(
     found_device = _find_device_for(quantization, device)
     reference = find_model(name if name is not None else DEFAULT_MODEL)
     config = load_model_config(reference)
+    if isinstance(config, CTCHeadConfig):
+        return _load_headed_encoder(reference, config, "", found_device, dtype, quantization)
     if not isinstance(config, ASRDogeConfig):
         encoder = load_encoder(reference, config, dtype, quantization)
     elif config.speech_encoder is None or config.train_encoder != "none":  # wholly or partly the checkpoint's own
         return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
+    elif config.ctc_head is not None:
+        return _load_headed_encoder(reference, config, HEAD_PREFIX, found_device, dtype, quantization)
     else:
         encoder, config = load_frozen_encoder(config, dtype, quantization), config.encoder_config
     return LoadedEncoder(encoder.to(found_device), encoder_family(config).feature_extractor(config))
+
+
+def _load_headed_encoder(
+    reference: Reference,
+    config: ASRDogeConfig | CTCHeadConfig,
+    prefix: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization,
+) -> LoadedEncoder:
+    """A frozen encoder with the CTC head whose weights a checkpoint holds under names with `prefix`."""
+    encoder = with_head(load_frozen_encoder(config, dtype, quantization), config.ctc_head)
+    assert isinstance(encoder, HeadedEncoder)
+    load_head_weights(encoder, reference, prefix)
+    encoder.ctc_head.to(dtype)
+    extractor = encoder_family(config.encoder_config).feature_extractor(config.encoder_config)
+    return LoadedEncoder(encoder.requires_grad_(False).eval().to(device), extractor)
 
 
 def assemble_model(
@@ -163,6 +193,7 @@ def assemble_model(
     language_model: str | Path = DEFAULT_LANGUAGE_MODEL,
     *,
     prompt_template: str = DEFAULT_PROMPT,
+    encoder_window: EncoderWindow | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     **options: Any,
@@ -170,17 +201,20 @@ def assemble_model(
     """A new model: two pretrained parts and an untrained adapter between them.
 
     Args:
-        speech_encoder: hub id, local folder or bundled name of a checkpoint whose encoder to take.
+        speech_encoder: hub id, local folder or bundled name of a checkpoint whose encoder to take; or the folder of a
+            CTC head, which is taken too, with its encoder.
         language_model: the same for the language model, whose tokenizer is taken too.
         prompt_template: text the language model reads before the speech; `{language}` in it is the language spoken.
+        encoder_window: how much the encoder reads at a time (see `set_encoder_window`).
         device, dtype: as in `load_model`.
         options: other fields of `ASRDogeConfig` (`adapter_hidden_dim`, `train_language_model`, …).
 
     Raises:
         CheckpointError, ConfigError: as in `load_model`.
     """
-    encoder_reference, text_reference = find_model(speech_encoder), find_model(language_model)
-    encoder_config, text_config = load_model_config(encoder_reference), load_model_config(text_reference)
+    found, text_reference = find_speech_encoder(speech_encoder, encoder_window), find_model(language_model)
+    encoder_reference, encoder_config = found.reference, found.config
+    text_config = load_model_config(text_reference)
     tokenizer = load_tokenizer(text_reference)
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         raise CheckpointError(
@@ -192,16 +226,19 @@ def assemble_model(
         text_config=text_config,
         speech_encoder=encoder_reference.pointer,
         speech_encoder_revision=encoder_reference.commit,
+        speech_encoder_fingerprint=found.fingerprint,
         language_model=text_reference.pointer,
         language_model_revision=text_reference.commit,
         prompt_template=prompt_template,
         pad_token_id=tokenizer.pad_token_id,
-        **options,
+        **{"ctc_head": found.ctc_head, **options},
     )
     feature_extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
     processor = ASRDogeProcessor(feature_extractor, tokenizer, prompt_template)
     config.prompt_ids = processor.prompt_ids().tolist()
     model = ASRDogeForConditionalGeneration.from_parts(config, dtype=dtype)
+    if found.head is not None and isinstance(model.encoder, HeadedEncoder):
+        load_head_weights(model.encoder, found.head[0])
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -33,6 +33,7 @@ from asr_doge.models.checkpoints import (
     read_weights,
 )
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
+from asr_doge.models.ctc_head import HeadedEncoder, with_head
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family, length_mask
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
 from asr_doge.models.language_model import (
@@ -41,6 +42,9 @@ from asr_doge.models.language_model import (
 from asr_doge.models.layout import IGNORED_LABEL, Layout, Reading, alike, all_real, line_up
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.published import Quantization
+
+HEAD_PREFIX = "encoder.ctc_head."
+"""Of the names of a trained CTC head's weights."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # Transformers takes a class of this name for one that shifts its labels, and the Trainer would then leave each
         # row's first label out of `num_items_in_batch`. Ours is aligned: the last speech embedding predicts it.
         self.loss_type = None  # type: ignore[assignment]  # as transformers itself sets it
-        self.encoder = encoder or encoder_family(config.encoder_config)(config.encoder_config)
+        encoder = encoder or encoder_family(config.encoder_config)(config.encoder_config)
+        self.encoder = with_head(encoder, config.ctc_head)
         self.language_model = language_model or build_language_model(config.text_config)
         # What its publisher set for chatting (sampling, repetition penalty) would fill every gap in our own.
         self.language_model.generation_config = GenerationConfig()
@@ -119,7 +124,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _is_trained(self, name: str) -> bool:
         """Whether training updates the parameter `name`."""
-        if name.startswith("adapter."):
+        if name.startswith(("adapter.", HEAD_PREFIX)):
             return True
         if name.startswith("language_model."):
             choice = self.config.train_language_model
@@ -130,6 +135,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Like `nn.Module.train`, but frozen parts stay in eval mode (no dropout, fixed batch statistics)."""
         super().train(mode)
         self.encoder.eval()
+        if isinstance(self.encoder, HeadedEncoder):
+            self.encoder.ctc_head.train(mode)
         if self.config.train_language_model == "none":
             self.language_model.eval()
         return self

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.training_args import ParallelMode
 
 from asr_doge.training.configuration import TrainConfig
@@ -36,7 +36,7 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
         metric_for_best_model="cer",
         greater_is_better=False,
         predict_with_generate=True,
-        logging_steps=_logging_steps(config.eval_steps),
+        logging_steps=logging_steps(config.eval_steps),
         logging_nan_inf_filter=False,  # SpeechTrainer stops instead
         dataloader_pin_memory=device.type == "cuda",
         report_to=[name for name, is_used in loggers.items() if is_used],
@@ -55,12 +55,12 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
     return arguments
 
 
-def _logging_steps(eval_steps: int) -> int:
+def logging_steps(eval_steps: int) -> int:
     """At most 25, and a divisor: a mean loss that spans a checkpoint would be lost in part when the run resumes."""
     return max(steps for steps in range(1, min(25, eval_steps) + 1) if eval_steps % steps == 0)
 
 
-def use_one_device(arguments: Seq2SeqTrainingArguments, device: torch.device) -> None:
+def use_one_device(arguments: TrainingArguments, device: torch.device) -> None:
     """Keep one process on one device; transformers would take the first, and all others by DataParallel."""
     if device.type == "cpu" or arguments.parallel_mode == ParallelMode.DISTRIBUTED:
         return

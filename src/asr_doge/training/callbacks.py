@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
@@ -179,10 +179,16 @@ class Show(TrainerCallback):
             self._drawn = time.monotonic()
 
 
+class CountsAudio(Protocol):
+    """A Trainer that counts the seconds of audio it has trained on."""
+
+    audio_seconds: float
+
+
 class Progress(ProgressCallback):
     """One bar with loss, learning rate and seconds of audio a second, on terminals; a line for each evaluation."""
 
-    def __init__(self, trainer: SpeechTrainer) -> None:
+    def __init__(self, trainer: CountsAudio) -> None:
         super().__init__()
         self.trainer = trainer
         self._start = 0.0

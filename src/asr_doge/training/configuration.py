@@ -11,6 +11,7 @@ from asr_doge.published import (
     DEFAULT_PROMPT,
     DEFAULT_SPEECH_ENCODER,
     AdapterType,
+    EncoderWindow,
     TrainEncoder,
     TrainLanguageModel,
 )
@@ -32,7 +33,10 @@ class TrainConfig:
     """Feature cache from `asr-doge features`, a folder or URL; default, `features` in data_dir if it is there. Empty
     ("") uses none: every step then runs the encoder anew."""
     speech_encoder: str = DEFAULT_SPEECH_ENCODER
-    """Frozen speech encoder: hub id, folder, or nano/encoder."""
+    """Frozen speech encoder: hub id, folder, or nano/encoder; a CTC head's folder is its encoder with that head."""
+    encoder_window: EncoderWindow | None = None
+    """How much of the time axis Whisper reads: full, its 30 s; clip, the clip and a second of silence, at a fraction of
+    the cost. Default: as the model's configuration says, else full."""
     language_model: str = DEFAULT_LANGUAGE_MODEL
     """Language model: hub id, folder, or nano/language_model."""
     prompt_template: str = DEFAULT_PROMPT

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -49,6 +48,7 @@ from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.language_model import build_language_model
 from asr_doge.published import DEFAULT_PROMPT
 from asr_doge.training.configuration import PretrainConfig
+from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.pretraining_speech import (
     LAST_LESSON,
     LESSONS,
@@ -59,7 +59,6 @@ from asr_doge.training.pretraining_speech import (
 )
 from asr_doge.training.pretraining_text import DrawnOutStage, DrawnOutText, collate_drawn_out
 
-BLANK = 0
 CTC_VOCABULARY = 128
 """CTC ids are ASCII character codes; 0 is the blank."""
 CTC_WEIGHT = 0.3
@@ -106,12 +105,6 @@ def build_encoder(config: PretrainConfig) -> GraniteSpeechEncoder:
         if isinstance(module, nn.Linear | nn.Conv1d):
             module.reset_parameters()
     return encoder
-
-
-def ctc_loss(logits: Tensor, input_lengths: Tensor, characters: Tensor, character_lengths: Tensor) -> Tensor:
-    """CTC loss per character of `logits` `[B, T, V]`; see `collate_ctc` for the rest."""
-    log_probs = logits.log_softmax(dim=-1).transpose(0, 1)
-    return F.ctc_loss(log_probs, characters, input_lengths, character_lengths, BLANK, zero_infinity=True)
 
 
 class CTCStage(nn.Module):

@@ -34,7 +34,7 @@ from asr_doge.errors import AudioError, TrainingError
 from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.training.examples import IDS, UNREADABLE, NamedExamples
+from asr_doge.training.examples import IDS, UNREADABLE
 from asr_doge.training.resuming import COMPLETE_NAME
 from asr_doge.training.schedule import PARTS, Schedule
 
@@ -84,7 +84,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         """Seconds of audio that this process has trained on since it started."""
         self._evaluated = torch.zeros(2)
         """Of the evaluation under way: this process's loss, summed over its labels, and their number."""
-        self.add_callback(_TellEpoch(self))
+        self.add_callback(TellEpoch(self))
 
     def create_accelerator_and_postprocess(self) -> None:
         """As transformers does it, but with FSDP on CPUs too: torch has it there, accelerate knows it on GPUs only."""
@@ -275,10 +275,10 @@ class SpeechTrainer(Seq2SeqTrainer):
             super()._save_checkpoint(model, trial)
 
 
-class _TellEpoch(TrainerCallback):
+class TellEpoch(TrainerCallback):
     """Tell the data which epoch begins; accelerate's wrappers do so only for some kinds of samplers."""
 
-    def __init__(self, trainer: SpeechTrainer) -> None:
+    def __init__(self, trainer: Any) -> None:  # of `batches` and a `train_dataset` that knows epochs
         self._trainer = trainer
 
     def on_epoch_begin(
@@ -286,7 +286,7 @@ class _TellEpoch(TrainerCallback):
     ) -> None:
         """`state.epoch` is a fraction where a run is resumed within an epoch."""
         epoch = int(state.epoch or 0)
-        cast(NamedExamples, self._trainer.train_dataset).set_epoch(epoch)
+        self._trainer.train_dataset.set_epoch(epoch)
         if self._trainer.batches is not None:
             self._trainer.batches.set_epoch(epoch)
 

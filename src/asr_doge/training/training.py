@@ -199,6 +199,7 @@ def _assemble(config: TrainConfig) -> LoadedModel:
         config.speech_encoder,
         config.language_model,
         prompt_template=config.prompt_template,
+        encoder_window=config.encoder_window,
         device=own_device(config),
         adapter_type=config.adapter_type,
         adapter_hidden_dim=config.adapter_hidden_dim,

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asr_doge.models.checkpoints import find_model, load_model_config
-from asr_doge.models.encoders import ENCODERS, SpeechEncoder, length_mask
+from asr_doge.models.encoders import ENCODERS, SpeechEncoder, length_mask, set_encoder_window
 from asr_doge.models.encoders.dense import DENSE
 from asr_doge.models.encoders.loading import load_encoder
 from tests.models import tiny
@@ -53,3 +53,16 @@ def test_whisper(whisper_folder: Path) -> None:
     assert torch.equal(dense.speech_lengths, ours.speech_lengths)
     assert torch.equal(dense.speech_embeddings[:, :1000], ours.speech_embeddings)
     assert not dense.speech_embeddings[:, 1000:].any()
+
+
+def test_whisper_at_clip_length(whisper_folder: Path) -> None:
+    reference = find_model(whisper_folder)
+    config = load_model_config(reference)
+    set_encoder_window(config, "clip", ENCODERS["whisper"])
+    whisper = load_encoder(reference, config, torch.float64)
+    features = torch.stack([clip.T for clip in tiny.random_clips([3000, 3000], size=80)])
+    lengths = torch.tensor([501, 800])
+    with torch.no_grad():
+        ours, dense = whisper(features, lengths), DENSE["whisper"](whisper)(features, lengths)
+    assert torch.equal(dense.speech_lengths, ours.speech_lengths)
+    assert tiny.relative_difference(dense.speech_embeddings[:, :400], ours.speech_embeddings) < 1e-9

@@ -3,7 +3,7 @@
 from transformers import PreTrainedConfig
 
 from asr_doge.errors import CheckpointError
-from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
+from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask, set_encoder_window
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
 
@@ -25,4 +25,11 @@ def encoder_family(config: PreTrainedConfig) -> type[SpeechEncoder]:
     return ENCODERS[config.model_type]
 
 
-__all__ = ["ENCODERS", "SpeechEncoder", "SpeechEncoderOutput", "encoder_family", "length_mask"]
+__all__ = [
+    "ENCODERS",
+    "SpeechEncoder",
+    "SpeechEncoderOutput",
+    "encoder_family",
+    "length_mask",
+    "set_encoder_window",
+]

@@ -69,7 +69,7 @@ class GraniteSpeechEncoder(SpeechEncoder):
         windows = _Rooms(input_lengths, _whole(input_lengths, self.config.window_size)).spread(packed)
         embeddings = self.projector(windows[None])[0]
         most = -(-num_frames // self.config.window_size) * self.embeddings_per_window
-        return _padded(embeddings, length_mask(self.output_lengths(input_lengths), most))
+        return padded_rows(embeddings, length_mask(self.output_lengths(input_lengths), most))
 
     def ctc_logits(self, input_features: Tensor, input_lengths: Tensor) -> Tensor:
         """CTC logits `[B, T, V]` alone, without running the projector; arguments as in `forward`."""
@@ -111,24 +111,42 @@ class GraniteSpeechEncoder(SpeechEncoder):
             input_lengths: `[B]`.
         """
         frame_mask = length_mask(input_lengths, input_features.shape[1])
-        # Attention is local to blocks of `context_size` frames. A batch whose longest clip is shorter than a block
-        # needs a shorter one only: the frames left out would all be masked.
-        block = min(self.encoder.config.context_size, int(input_lengths.max()))
-        distances = _distances(self.encoder.attention_dists[:block, :block])
-        blocks = _Rooms(input_lengths, _whole(input_lengths, block))
         hidden_states = self.encoder.input_linear(input_features[frame_mask])  # [N, hidden], as up to the end
         layers = cast(list[GraniteSpeechConformerBlock], list(self.encoder.layers))
-        gapped = _Rooms(input_lengths, input_lengths + max(layers[0].conv.depth_conv.padding))
+        run = ConformerRunner(input_lengths, self.encoder.attention_dists, layers[0])
         for index, layer in enumerate(layers, start=1):
-            hidden_states = hidden_states + 0.5 * layer.ff1(hidden_states)
-            hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, distances, blocks)
-            hidden_states = hidden_states + _convolution(layer.conv, hidden_states, gapped)
-            hidden_states = hidden_states + 0.5 * layer.ff2(hidden_states)
-            hidden_states = layer.post_norm(hidden_states)
+            hidden_states = run(layer, hidden_states)
             if index == len(layers) // 2:  # self-conditioning on the CTC posteriors half way
                 posteriors = self.encoder.out(hidden_states).softmax(dim=-1)
                 hidden_states = hidden_states + self.encoder.out_mid(posteriors)
-        return _padded(hidden_states, frame_mask)
+        return padded_rows(hidden_states, frame_mask)
+
+
+class ConformerRunner:
+    """Runs upstream's conformer blocks on the real frames of all clips of a batch, one clip after another.
+
+    Args:
+        lengths: `[B]`, frames of each clip.
+        attention_dists: `[context, context]`, as upstream computes it: the index of each (query, key) into the relative
+            position embedding. Attention is local to blocks of `context` frames.
+        layer: any of the blocks, for the reach of its convolution.
+    """
+
+    def __init__(self, lengths: Tensor, attention_dists: Tensor, layer: GraniteSpeechConformerBlock) -> None:
+        # A batch whose longest clip is shorter than a block needs a shorter one only: the frames left out would all be
+        # masked.
+        block = min(len(attention_dists), int(lengths.max()))
+        self._distances = _distances(attention_dists[:block, :block])
+        self._blocks = _Rooms(lengths, _whole(lengths, block))
+        self._gapped = _Rooms(lengths, lengths + max(layer.conv.depth_conv.padding))
+
+    def __call__(self, layer: GraniteSpeechConformerBlock, hidden_states: Tensor) -> Tensor:
+        """Packed frames `[N, hidden]` after one block."""
+        hidden_states = hidden_states + 0.5 * layer.ff1(hidden_states)
+        hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, self._distances, self._blocks)
+        hidden_states = hidden_states + _convolution(layer.conv, hidden_states, self._gapped)
+        hidden_states = hidden_states + 0.5 * layer.ff2(hidden_states)
+        return layer.post_norm(hidden_states)
 
 
 class _Rooms:
@@ -164,7 +182,7 @@ def _whole(lengths: Tensor, size: int) -> Tensor:
     return (lengths + size - 1) // size * size
 
 
-def _padded(packed: Tensor, mask: Tensor) -> Tensor:
+def padded_rows(packed: Tensor, mask: Tensor) -> Tensor:
     """`[B, T, D]`, zero where `mask` `[B, T]` is False and elsewhere the rows of `packed` `[N, D]`."""
     padded = packed.new_zeros(*mask.shape, packed.shape[1])
     padded[mask] = packed
