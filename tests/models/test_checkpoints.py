@@ -3,73 +3,17 @@
 The hub here is a server on this machine that speaks its protocol.
 """
 
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-from huggingface_hub import constants
-from transformers.utils.hub import hf_api
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models import LoadedModel, assemble_model, load_model
 from asr_doge.models.checkpoints import find_model
 from tests.models import tiny
-
-COMMIT = "c" * 40
-
-
-@dataclass
-class Hub:
-    """Repositories by id, and what was asked of them."""
-
-    repositories: dict[str, Path]
-    downloaded: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.answer(with_body=False)
-
-            def do_GET(self) -> None:
-                self.answer(with_body=True)
-
-            def answer(self, with_body: bool) -> None:
-                hub.requests.append(f"{self.command} {self.path}")
-                owner, name, *rest = self.path.removeprefix("/api/models").strip("/").split("/")
-                folder = hub.repositories.get(f"{owner}/{name}")
-                path = folder / rest[-1] if folder and rest[:1] == ["resolve"] else None
-                body = path.read_bytes() if path and path.is_file() else b""
-                self.send_response(200 if body else 404)
-                if folder and not body:
-                    self.send_header("X-Error-Code", "EntryNotFound")
-                elif not body:
-                    self.send_header("X-Error-Code", "RepoNotFound")
-                self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("ETag", f'"{sha256(body).hexdigest()}"')
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if with_body and body and path:
-                    hub.downloaded.append(f"{owner}/{name}/{path.name}")
-                    self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def unplug(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+from tests.models.hub_server import COMMIT, Hub
 
 
 @pytest.fixture
@@ -77,12 +21,7 @@ def hub(
     granite_folder: Path, doge_folder: Path, checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Hub]:
     started = Hub({"acme/granite": granite_folder, "acme/doge": doge_folder, "acme/asr": checkpoint_folder})
-    # The environment variables of the same names are read but once, when huggingface_hub is imported.
-    monkeypatch.setattr(constants, "ENDPOINT", started.url)
-    template = started.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(hf_api(), "endpoint", started.url)
+    started.connect(tmp_path / "cache", monkeypatch)
     yield started
     started.unplug()
 

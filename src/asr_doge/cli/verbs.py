@@ -51,7 +51,7 @@ VERBS = {
         positional="files",
     ),
     "download": Verb(
-        "Fetch a corpus; --list names them.",
+        "Fetch a corpus or a model; --list names them.",
         "asr_doge.data.configuration:DownloadConfig",
         "asr-doge download librispeech --output_dir ./data --splits train-clean-100 dev-clean test-clean",
         positional="corpora",

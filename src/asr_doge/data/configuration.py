@@ -77,16 +77,23 @@ class ProcessConfig:
             raise ConfigError(f"--num_workers {self.num_workers}: at least 1 is needed")
 
 
+MODEL = "model"
+"""The word after `download` that says that models follow, not corpora."""
+
+
 @dataclass
 class DownloadConfig:
-    """Fetch corpora: resumable, checked, unpacked whole or not at all. A second run does nothing."""
+    """Fetch corpora or models: resumable, checked, whole or not at all. A second run does nothing."""
 
     corpora: list[str] = field(
         default_factory=list,
-        metadata={"help": "Corpora of --list, or hub:NAME for a Hugging Face dataset (needs asr-doge[datasets])."},
+        metadata={
+            "help": "Corpora of --list; hub:NAME for a Hugging Face dataset (needs asr-doge[datasets]); or the word"
+            " model and then models of --list."
+        },
     )
     output_dir: Path = Path("./data")
-    """Folder to unpack into; each corpus makes a folder of its own in it."""
+    """Folder to unpack into; each corpus or model makes a folder of its own in it."""
     splits: list[str] = field(default_factory=list)
     """Splits to fetch, several after one flag. Default: what process takes by default (for librispeech train-clean-100,
     dev-clean and test-clean)."""
@@ -105,7 +112,7 @@ class DownloadConfig:
     """For hub: most utterances to fetch of each split. Default: all."""
     # Last in the class, whose later lines could not say `list[str]`.
     list: bool = False
-    """Name the corpora, their licences, hours, sizes and checksums, and fetch nothing."""
+    """Name the corpora and models, their licences, sizes and checksums, and fetch nothing."""
 
     def __post_init__(self) -> None:
         if not self.timeout > 0:
