@@ -4,6 +4,8 @@ Promises: a part that has moved, or whose weights have changed since training, i
 It does not put a model together.
 """
 
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedModel
 
@@ -11,8 +13,10 @@ from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config, weights_fingerprint
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
+from asr_doge.models.download import MODELS
 from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
+from asr_doge.models.fetching import fetched
 from asr_doge.models.language_model import (
     load_language_model,
     load_quantized_language_model,
@@ -70,7 +74,9 @@ def load_frozen_language_model(
 
 
 def _find_part(field: str, name: str, revision: str | None) -> Reference:
-    """A frozen part of a checkpoint, which may have moved since."""
+    """A frozen part of a checkpoint, which may have moved since, or be still to be fetched."""
+    if name in MODELS and not Path(name).is_dir():
+        return fetched(name)
     try:
         return find_model(name, revision)
     except CheckpointError as error:
