@@ -68,7 +68,7 @@ def test_texts_weigh_alone_what_they_weigh_together() -> None:
 def _heard(loaded: LoadedModel, clips: Sequence[int]) -> Heard:
     """Random letters in clips of 9, 5 and 7 frames, and their drafts."""
     ids = [0, *loaded.model.encoder.ctc_ids("ab ")]
-    logits = torch.full((3, 9, loaded.model.encoder.encoder.out.out_features), -30.0)
+    logits = torch.full((3, 9, 128), -30.0)
     logits[..., ids] = torch.randn(3, 9, len(ids), generator=torch.Generator().manual_seed(4))
     lengths = torch.tensor([9, 5, 7])
     chosen, lengths = logits[list(clips)], lengths[list(clips)]
@@ -89,10 +89,12 @@ def test_clips_are_weighed_each_for_itself(assembled: LoadedModel) -> None:
 
 def test_weights_choose_the_text(assembled: LoadedModel) -> None:
     heard = _heard(assembled, (0,))
-    settings = {"decoder": "rescore", "n_best": 16, "language_model_weight": 0.0}
-    (by_head,) = RescoreDecoder(assembled, DecodingConfig(**settings, word_bonus=0.0)).decode(heard)
-    (by_words,) = RescoreDecoder(assembled, DecodingConfig(**settings, word_bonus=100.0)).decode(heard)
-    (few_words,) = RescoreDecoder(assembled, DecodingConfig(**settings, word_bonus=-100.0)).decode(heard)
+    by_head, by_words, few_words = (
+        RescoreDecoder(
+            assembled, DecodingConfig(decoder="rescore", n_best=16, language_model_weight=0.0, word_bonus=bonus)
+        ).decode(heard)[0]
+        for bonus in (0.0, 100.0, -100.0)
+    )
     words = [len(one.text.split()) for one in by_head]
     assert len(by_words[0].text.split()) == max(words) > min(words) == len(few_words[0].text.split())
 

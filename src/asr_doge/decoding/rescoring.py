@@ -62,7 +62,8 @@ def prefix_beam_search(log_posteriors: NDArray[np.float32], width: int) -> list[
             if ids:
                 kept[1] = _sum(kept[1], after_label + float(frame[ids[-1]]))
             for label, log_prob in labels:
-                longer = found[(*ids, label)]
+                sequence = (*ids, label)
+                longer = found[sequence]
                 # The same label again needs a blank between, or it is still the one before.
                 longer[1] = _sum(longer[1], (after_blank if ids and ids[-1] == label else either) + log_prob)
         possible = ((ids, scores) for ids, scores in found.items() if max(scores) > never)
