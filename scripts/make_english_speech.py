@@ -32,7 +32,9 @@ from asr_doge.audio.augmentation import change_speed
 from asr_doge.audio.resampling import SAMPLE_RATE, resample
 from asr_doge.audio.synthesis import Voice, phonemize, synthesize, voice_names
 from asr_doge.data.digits import DIGIT_WORDS
+from asr_doge.data.manifest import read_manifest
 from asr_doge.data.text_files import read_lines
+from asr_doge.errors import ASRDogeError, DataError
 from asr_doge.text.normalization import normalize_training_text
 
 Waveform = NDArray[np.float32]
@@ -138,11 +140,7 @@ DAYS = (
 
 def read_sentences(files: list[Path], without: list[Path]) -> list[str]:
     """Sentences of a fitting length that any engine reads alike: no figures, no abbreviations but Mr and Mrs."""
-    barred = {
-        normalize_training_text(json.loads(line)["text"])
-        for path in without
-        for line in path.read_text(encoding="utf-8").splitlines()
-    }
+    barred = {normalize_training_text(utterance.text) for path in without for utterance in read_manifest(path)}
     kept: dict[str, None] = {}
     for path in files:
         for line in read_lines(path):
@@ -281,26 +279,31 @@ def piper_voice(model: Path) -> Speak:
     return speak
 
 
-def build_voices(flite: str, joe: Path | None) -> dict[str, Speak]:
-    """The engines that are here; a line for each that is not."""
-    builders: dict[str, Callable[[], Speak]] = {"hibari": hibari_voice, "espeak": espeak_voices}
-    if joe:
-        builders["joe"] = lambda: piper_voice(joe)
+def build_voices(names: list[str], flite: str, joe: Path | None) -> dict[str, Speak]:
+    """The engines of these names that are here; a line for each that is not."""
     voices: dict[str, Speak] = {}
-    for name, build in builders.items():
+    for name in names:
         try:
-            voices[name] = build()
-        except (ImportError, OSError) as error:
+            voices[name] = _build_voice(name, flite, joe)
+        except (ImportError, OSError, subprocess.CalledProcessError, ASRDogeError) as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
-    for name in ("slt", "rms", "awb", "kal16"):
-        voice = flite_voice(flite, name)
-        try:
-            voice("test", np.random.default_rng(0))
-        except (OSError, subprocess.CalledProcessError) as error:
-            print(f"flite's {name} is left out: {error}", file=sys.stderr)
-        else:
-            voices[name] = voice
+    if not voices:
+        raise DataError("no voice is there: pip install 'asr-doge[synthesis]'")
     return voices
+
+
+def _build_voice(name: str, flite: str, joe: Path | None) -> Speak:
+    if name == "hibari":
+        return hibari_voice()
+    if name == "espeak":
+        return espeak_voices()
+    if name == "joe":
+        if joe is None:
+            raise DataError("give --joe, its ONNX file")
+        return piper_voice(joe)
+    voice = flite_voice(flite, name)
+    voice("test", np.random.default_rng(0))
+    return voice
 
 
 @lru_cache
@@ -344,13 +347,28 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=6000, help="clips (default: 6000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first clip (default: 0)")
     parser.add_argument("--shard", default="0/1", help="this process's share of them: k/n (default: 0/1)")
+    parser.add_argument(
+        "--voices", nargs="+", default=list(SHARES), choices=list(SHARES), help="engines (default: all)"
+    )
     parser.add_argument("--flite", default="flite", help="the flite program (default: flite)")
     parser.add_argument("--joe", type=Path, help="the Piper voice en_US-joe-medium.onnx, its .json beside it")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     flags = parser.parse_args()
+    try:
+        make_speech(flags)
+    except ASRDogeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def make_speech(flags: argparse.Namespace) -> None:
+    """Write the clips of this shard that are not there yet, and their manifest."""
     sentences = read_sentences(flags.sentences, flags.without)
+    if not sentences:
+        raise DataError("--sentences hold none of 3 to 18 plain words: give a text file with a sentence a line")
     (flags.output_dir / "audio").mkdir(parents=True, exist_ok=True)
-    voices = build_voices(flags.flite, flags.joe)
+    voices = build_voices(flags.voices, flags.flite, flags.joe)
     print(f"{len(sentences)} sentences, voices: {', '.join(voices)}", flush=True)
     manifest = flags.output_dir / f"train{'' if flags.shard == '0/1' else '-' + flags.shard.replace('/', '-of-')}.jsonl"
     seconds = 0.0
@@ -368,7 +386,6 @@ def main() -> int:
             seconds += duration
             if number % 100 == 0:
                 print(f"{number} clips, {seconds / 3600:.2f} h", flush=True)
-    return 0
 
 
 if __name__ == "__main__":
