@@ -62,6 +62,31 @@ def test_a_model_the_hub_does_not_have_is_named(hub: Hub, doge_folder: Path) -> 
         find_model("acme/doge").required_file("no-such-file.json")
 
 
+@pytest.mark.parametrize(("stored", "given"), [("checkpoint", "Checkpoint"), ("Checkpoint", "checkpoint")])
+def test_the_other_case_of_checkpoint_is_tried_and_said(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], stored: str, given: str
+) -> None:
+    hub.repositories[f"acme/doge-{stored}"] = hub.repositories["acme/doge"]
+    loaded = assemble_model("acme/granite", f"acme/doge-{given}", device="cpu")
+    said = f"model 'acme/doge-{given}' was not found; 'acme/doge-{stored}' was, and is used"
+    assert capsys.readouterr().err.count(said) == 1
+    assert loaded.model.config.language_model == f"acme/doge-{stored}"
+    loaded.save(tmp_path / "checkpoint")
+    load_model(tmp_path / "checkpoint", device="cpu")
+    assemble_model("acme/granite", f"acme/doge-{stored}", device="cpu")
+    assert "not found" not in capsys.readouterr().err
+    hub.unplug()
+    assemble_model("acme/granite", f"acme/doge-{given}", device="cpu")
+    assert said in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_neither_case_is_named_by_both(hub: Hub) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"model 'acme/none-Checkpoint' .* \('acme/none-checkpoint' was tried too\)"
+    ):
+        assemble_model("acme/granite", "acme/none-Checkpoint", device="cpu")
+
+
 @pytest.mark.parametrize(
     "verb",
     [

@@ -14,10 +14,13 @@ from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings, HeadedEncoder
 from asr_doge.models.ctc_head_checkpoints import save_head
 from asr_doge.models.ctc_vocabulary import LEAST_OCCURRENCES, CTCVocabulary
 from asr_doge.models.encoders.loading import encoder_fingerprint
-from asr_doge.published import CTCHeadType
+from asr_doge.models.export import HearingGraph
+from asr_doge.models.quantization import is_quantized
+from asr_doge.published import CTCHeadType, Quantization
 from tests.models import tiny
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz'"
+KINDS: tuple[Quantization, Quantization] = ("none", "int8")
 SIZE = 16
 """Of tiny Whisper's states."""
 
@@ -161,3 +164,32 @@ def test_a_model_saves_its_head_and_finds_it_again(head_folder: Path, doge_folde
     assert whole.ctc_logits is not None
     assert own.ctc_logits is not None
     assert torch.equal(whole.ctc_logits, own.ctc_logits)
+
+
+def test_what_is_exported_of_a_headed_model_is_encoder_and_adapter(head_folder: Path, doge_folder: Path) -> None:
+    loaded = assemble_model(head_folder, doge_folder, device="cpu", dtype=torch.float64, adapter_stack=5)
+    tiny.randomize(loaded.model.adapter, seed=1)
+    graph = HearingGraph(loaded.model)
+    assert graph.outputs == ("speech", "speech_lengths")
+    batch = loaded.processor([tiny.random_waveform(seconds, seed=i) for i, seconds in enumerate((0.7, 1.9))])
+    lengths = batch["attention_mask"].sum(dim=1)
+    with torch.no_grad():
+        speech, found = graph(batch["input_features"].double(), lengths)
+        encoded = loaded.model.encode(batch["input_features"], batch["attention_mask"])
+        expected, expected_lengths = loaded.model.adapter(encoded.speech_embeddings, encoded.speech_lengths)
+    assert found.tolist() == expected_lengths.tolist()
+    for row, other, count in zip(speech, expected, found.tolist(), strict=True):
+        assert tiny.relative_difference(row[:count], other[:count]) < 1e-9
+
+
+def test_a_head_in_8_bits_gives_nearly_the_same(whisper_folder: Path, doge_folder: Path, tmp_path: Path) -> None:
+    made = assemble_model(whisper_folder, doge_folder, device="cpu", adapter_stack=5, adapter_hidden_dim=8)
+    made.model.add_ctc_head(CTCHeadSettings(list(LETTERS), stack=4, hidden_dim=64, layers=1))
+    made.save(tmp_path / "best")
+    whole, small = (load_model(tmp_path / "best", device="cpu", quantization=kind) for kind in KINDS)
+    assert isinstance(small.model.encoder, HeadedEncoder)
+    assert is_quantized(small.model.encoder.ctc_head)
+    exact, rounded = (one.hearing.encode([tiny.random_waveform(1.3)], True).ctc_logits for one in (whole, small))
+    assert exact is not None
+    assert rounded is not None
+    assert 0 < tiny.relative_difference(rounded, exact) < 0.2

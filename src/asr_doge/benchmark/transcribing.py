@@ -18,6 +18,7 @@ from asr_doge.benchmark.progress import Finished, Progress
 from asr_doge.benchmark.results import Throughput
 from asr_doge.data.manifest import Utterance
 from asr_doge.inference.results import FailedTranscription, Transcription
+from asr_doge.progress import progress_bar
 
 Outcome = Transcription | FailedTranscription
 Item = TypeVar("Item")
@@ -56,7 +57,7 @@ def transcribe_and_score(
 
 def with_bar(items: Sequence[Item], title: str) -> Iterable[Item]:
     """The items, with a progress bar on stderr."""
-    bar: Iterable[Item] = tqdm(items, desc=title, unit="utt", dynamic_ncols=True, disable=None)
+    bar: Iterable[Item] = progress_bar(items, desc=title, unit="utt")
     return bar
 
 

@@ -10,9 +10,8 @@ import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from asr_doge.errors import DataError
+from asr_doge.progress import progress_bar
 
 
 def unpack(archive: Path, output_dir: Path, unpacks_to: str) -> None:
@@ -52,7 +51,7 @@ def _extract(archive: Path, folder: Path) -> None:
         with (
             archive.open("rb") as raw,
             tarfile.open(fileobj=raw) as tar,
-            tqdm(total=size, desc=title, unit="B", unit_scale=True, disable=None) as bar,
+            progress_bar(total=size, desc=title, unit="B", unit_scale=True) as bar,
         ):
             for member in tar:
                 if not (member.issym() or member.islnk()):  # no corpus needs one

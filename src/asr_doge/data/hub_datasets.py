@@ -12,12 +12,12 @@ from typing import Any
 
 import fsspec
 from huggingface_hub import HfApi
-from tqdm import tqdm
 
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.configuration import DownloadConfig
 from asr_doge.data.transfer import PART_SUFFIX
 from asr_doge.errors import ConfigError, DataError
+from asr_doge.progress import progress_bar
 
 HUB_PREFIX = "hub:"
 PATIENCE_SECONDS = 10.0
@@ -63,7 +63,7 @@ def fetch_hub_split(dataset: str, split: str, folder: Path, config: DownloadConf
         examples, columns = _stream(dataset, split, config, skip=len(lines))
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("a", encoding="utf-8") as file:
-            for number, example in enumerate(tqdm(examples, desc=split, initial=len(lines), disable=None), len(lines)):
+            for number, example in enumerate(progress_bar(examples, desc=split, initial=len(lines)), len(lines)):
                 audio_path = _write_audio(example[columns["audio"]], folder, f"audio/{split}/{number:08d}")
                 file.write(_line(example, columns, audio_path, f"{split}-{number:08d}"))
                 file.flush()

@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.decoding.ctc import BLANK, letter_scores
+from asr_doge.decoding.ctc import BLANK, is_beyond, letter_scores
 from asr_doge.models.encoders import SpeechEncoder
 
 LEAD_SECONDS, TAIL_SECONDS = 0.15, 0.08
@@ -81,9 +81,10 @@ def align_words(
     seconds = len(waveform) / sampling_rate
     emissions, owner = _emissions(encoder, log_posteriors, words)
     path = _best_path(emissions, log_posteriors[:, BLANK])
-    if path is None:
+    is_foreign = is_beyond(encoder, "".join(words))
+    if path is None or is_foreign:
         edges = np.linspace(0, seconds, len(words) + 1).tolist()
-        return [AlignedWord(start, end, UNHEARD) for start, end in pairwise(edges)]
+        return [AlignedWord(start, end, None if is_foreign else UNHEARD) for start, end in pairwise(edges)]
     marked = [_marks(path, np.flatnonzero(owner == number), emissions) for number in range(len(words))]
     return _place(marked, 1 / encoder.ctc_frame_rate_hz, seconds, _pauses(waveform, sampling_rate))
 

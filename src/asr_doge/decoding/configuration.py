@@ -50,7 +50,7 @@ class DecodingConfig:
     """Write nothing where nobody speaks: in silence, steady noise and tones, where the CTC head hears no letter, and
     where it is unsure of its letters, or missing, and the voice activity detector hears no voice."""
     guard_length: bool = True
-    """Stop a text that grows far longer than the encoder's draft of it."""
+    """Stop a text that grows far longer than the encoder's draft of it, or without a CTC head than anybody speaks."""
     guard_loops: bool = True
     """Cut a phrase that repeats over and over where the encoder's draft does not."""
 

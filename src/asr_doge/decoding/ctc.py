@@ -61,3 +61,12 @@ def letter_scores(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], t
     """Log-posteriors `[T, L]` of the letters of a text, of those that the head can write."""
     columns = [log_posteriors[:, list(ids)].max(axis=1) for ids in letter_ids(encoder, text)]
     return np.stack(columns, axis=1) if columns else log_posteriors[:, :0]
+
+
+def is_beyond(encoder: SpeechEncoder, text: str) -> bool:
+    """Whether the head can write less than half of the letters of a text, so that what it heard says nothing of it.
+
+    A head of Latin letters hears Cyrillic words as silence, or as a few letters that resemble them.
+    """
+    letters = "".join(filter(str.isalnum, text))
+    return len(letter_ids(encoder, letters)) < len(letters) / 2

@@ -32,6 +32,11 @@ from asr_doge.text.normalization import normalize_training_text
 
 LENGTH_PER_DRAFT_TOKEN, LENGTH_ANYWAY = 2, 16
 """A text may have this many tokens for each of its draft, and so many more."""
+LENGTH_PER_SECOND = 15
+"""Where there is no draft, so many for each second of speech: three times what fast speakers take in a tokenizer of
+words and their pieces, about as many as they speak letters."""
+TRAIN_A_HEAD = "train one: asr-doge pretrain ctc_head --speech_encoder ENCODER (docs/ctc_head.md)"
+"""What to do about an encoder without CTC."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class LanguageModelDecoder(Decoder):
 
     Args:
         loaded: the model.
-        bound_length: whether a draft bounds the length of its text (see `LENGTH_PER_DRAFT_TOKEN`).
+        bound_length: whether its draft, or its clip's duration, bounds the length of a text.
     """
 
     def __init__(self, loaded: LoadedModel, bound_length: bool) -> None:
@@ -113,10 +118,15 @@ class LanguageModelDecoder(Decoder):
         return [self.processor.label_ids(normalize_training_text(text))[:-1].tolist() for text, _ in heard.drafts]
 
     def limits(self, drafts: Sequence[Sequence[int]], heard: Heard) -> list[int]:
-        """The most tokens of each text."""
-        if not self.bound_length or heard.drafts is None:
+        """The most tokens of each text: by its draft, or without one by the clip's duration."""
+        if not self.bound_length:
             return [self.max_new_tokens] * len(drafts)
-        return [min(self.max_new_tokens, LENGTH_ANYWAY + LENGTH_PER_DRAFT_TOKEN * len(draft)) for draft in drafts]
+        if heard.drafts is None:
+            rate = LENGTH_PER_SECOND / self.model.encoder.frame_rate_hz
+            bounds = [math.ceil(rate * length) for length in heard.speech.speech_lengths.tolist()]
+        else:
+            bounds = [LENGTH_PER_DRAFT_TOKEN * len(draft) for draft in drafts]
+        return [min(self.max_new_tokens, LENGTH_ANYWAY + bound) for bound in bounds]
 
     def hypothesis(
         self, tokens: Sequence[int], limit: int, passes: int, score: float | None, log_probs: Sequence[float] = ()
@@ -318,7 +328,8 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     name = choose_decoder(config, loaded)
     encoder = loaded.encoder if isinstance(loaded, LoadedEncoder) else loaded.model.encoder
     if name in ("ctc", "draft", "rescore") and not encoder.has_ctc:
-        raise ConfigError(f"--decoder {name} needs an encoder with a CTC head, which this one lacks; use greedy")
+        instead = "" if isinstance(loaded, LoadedEncoder) else "use --decoder greedy, or "
+        raise ConfigError(f"--decoder {name} needs a CTC head, which this encoder lacks: {instead}{TRAIN_A_HEAD}")
     if config.accept_threshold is not None and name != "draft":
         raise ConfigError(f"--accept_threshold is for --decoder draft, and this is {name}; leave it out")
     if name == "ctc":

@@ -46,6 +46,11 @@ def is_quiet_or_steady(waveform: NDArray[np.float32], sampling_rate: int) -> boo
     return bool(high - low < STEADY_DECIBELS)
 
 
+def is_blank(log_posteriors: NDArray[np.float32]) -> bool:
+    """Whether the CTC head hears no letter in a clip; its log-posteriors are `[T, V]`."""
+    return bool((log_posteriors.argmax(axis=1) == BLANK).all())
+
+
 def hears_no_speech(log_posteriors: NDArray[np.float32] | None, has_voice: Callable[[], bool]) -> bool:
     """Whether the CTC head is blank through a clip; or it is unsure of its letters, or missing, and nobody speaks.
 
@@ -55,10 +60,10 @@ def hears_no_speech(log_posteriors: NDArray[np.float32] | None, has_voice: Calla
     """
     if log_posteriors is None:
         return not has_voice()
+    if is_blank(log_posteriors):
+        return True
     best = log_posteriors.argmax(axis=1)
     spoken = best != BLANK
-    if not spoken.any():
-        return True
     letters = np.count_nonzero(spoken & (best != np.concatenate([[BLANK], best[:-1]])))
     sureness = float(np.exp(log_posteriors.max(axis=1)[spoken].mean()))
     return sureness < (SURE_LETTER if letters == 1 else SURE_POSTERIOR) and not has_voice()

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asr_doge.decoding.alignment import align_words
-from asr_doge.decoding.confidence import CALIBRATION
+from asr_doge.decoding.confidence import CALIBRATION, Calibration
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
-from asr_doge.decoding.decoders import Heard, Hypothesis, build_decoder
-from asr_doge.decoding.guards import GuardName, hears_no_speech, is_quiet_or_steady, without_loops
+from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors, is_beyond
+from asr_doge.decoding.decoders import TRAIN_A_HEAD, CTCDecoder, Heard, Hypothesis, build_decoder
+from asr_doge.decoding.guards import GuardName, hears_no_speech, is_blank, is_quiet_or_steady, without_loops
 from asr_doge.decoding.hotwords import HotwordBias, insert_hotwords, read_hotwords, spot_hotwords
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
@@ -90,11 +90,13 @@ class Recognizer:
             config = replace(config, timestamps="word" if self.encoder.has_ctc else "none")
         self.config = config
         self.decoder = build_decoder(config, loaded)
+        calibration = None if isinstance(loaded, LoadedEncoder) else loaded.model.config.calibration
+        self.calibration = CALIBRATION if calibration is None else Calibration(**calibration)
         self.hotwords = read_hotwords(config.hotwords) if config.hotwords else []
         if not self.encoder.has_ctc:
             for flag, wanted in (("timestamps word", config.timestamps == "word"), ("hotwords", self.hotwords)):
                 if wanted:
-                    raise ConfigError(f"--{flag} needs an encoder with a CTC head, which this one lacks")
+                    raise ConfigError(f"--{flag} needs a CTC head, which this encoder lacks: {TRAIN_A_HEAD}")
 
     @torch.inference_mode()
     def recognize(
@@ -124,11 +126,9 @@ class Recognizer:
         posteriors = self._posteriors(speech)
         spoken = list(range(len(heard_of)))
         if guarded:
-            listen = has_voice or (lambda clip: True)
+            clips = [waveforms[place] for place in heard_of]
             letters = posteriors if posteriors is not None else [None] * len(spoken)
-            spoken = [
-                row for row in spoken if not hears_no_speech(letters[row], partial(listen, waveforms[heard_of[row]]))
-            ]
+            spoken = [row for row in spoken if self._may_be_spoken(clips[row], letters[row], has_voice)]
         if not spoken:
             return results
         speech = _rows(speech, spoken)
@@ -139,6 +139,18 @@ class Recognizer:
         for place, recognition in zip(places, found, strict=True):
             results[place] = recognition
         return results
+
+    def _may_be_spoken(
+        self, waveform: Waveform, posteriors: Posteriors | None, has_voice: Callable[[Waveform], bool] | None
+    ) -> bool:
+        """Whether a clip is worth decoding: not what the guard of silence holds for none.
+
+        A voice in which the head hears no letter may speak a language of other letters. The text will tell.
+        """
+        if posteriors is not None and is_blank(posteriors):
+            has_language_model = not isinstance(self.decoder, CTCDecoder)
+            return has_language_model and has_voice is not None and has_voice(waveform)
+        return not hears_no_speech(posteriors, partial(has_voice or (lambda clip: True), waveform))
 
     @property
     def reads_language(self) -> bool:
@@ -170,6 +182,15 @@ class Recognizer:
         """Recognitions of clips in which somebody speaks."""
         heard = replace(self._listen(speech, posteriors), prompt_ids=prompt_ids)
         rows = self.decoder.decode(heard)
+        if heard.drafts is not None:
+            # What bounded these texts is a draft in letters that are not theirs.
+            unbounded = [
+                row for row, texts in enumerate(rows) if texts[0].cut and is_beyond(self.encoder, texts[0].text)
+            ]
+            if unbounded:
+                again = self.decoder.decode(_without_drafts(heard, unbounded))
+                for row, (best, *others) in zip(unbounded, again, strict=True):
+                    rows[row] = [replace(best, passes=rows[row][0].passes + best.passes), *others]
         return [
             self._finish(
                 hypotheses,
@@ -202,6 +223,11 @@ class Recognizer:
     ) -> Recognition:
         """The best text after the guards, with its words' times if they are wanted."""
         best = hypotheses[0]
+        if posteriors is not None:
+            if is_beyond(self.encoder, best.text):
+                draft = None
+            elif self.config.guard_silence and is_blank(posteriors):
+                return Recognition(guards=("silence",), passes=best.passes)
         guards: list[GuardName] = ["length"] if best.cut else []
         words = best.text.split()
         kept = list(range(len(words)))
@@ -230,7 +256,7 @@ class Recognizer:
         timed = []
         for word, place, log_prob in zip(words, places, log_probs, strict=True):
             # The calibration is of both together: of the head alone it would be far too sure.
-            confidence = CALIBRATION(place.log_posterior, log_prob) if log_prob is not None else None
+            confidence = self.calibration(place.log_posterior, log_prob) if log_prob is not None else None
             timed.append(RecognizedWord(word, place.start, place.end, confidence, place.log_posterior, log_prob))
         return tuple(timed)
 
@@ -244,6 +270,13 @@ class Recognizer:
             so_far = str(tokenizer.decode(list(hypothesis.tokens[:end]), skip_special_tokens=True)).split()
             sums[min(max(len(so_far), 1), count) - 1] += log_prob if len(so_far) else 0.0
         return list(sums)
+
+
+def _without_drafts(heard: Heard, rows: Sequence[int]) -> Heard:
+    """Some clips of a batch, as a model without a CTC head would hear them."""
+    biases = [heard.biases[row] for row in rows] if heard.biases is not None else None
+    prompt_ids = heard.prompt_ids[list(rows)] if heard.prompt_ids is not None else None
+    return Heard(_rows(heard.speech, rows), None, biases, prompt_ids)
 
 
 def _rows(speech: SpeechEncoderOutput, rows: Sequence[int]) -> SpeechEncoderOutput:

@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from asr_doge.audio.augmentation import Augmentation
 from asr_doge.audio.reading import read_clip
@@ -29,10 +27,11 @@ from asr_doge.data.manifest import Utterance, id_digest, read_manifest
 from asr_doge.data.sharding import Shard, parse_shard
 from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.inference.configuration import FeaturesConfig
-from asr_doge.models import find_device
+from asr_doge.models import LoadedEncoder, find_device
 from asr_doge.models.ctc_head_checkpoints import find_speech_encoder
-from asr_doge.models.encoders import SpeechEncoder, encoder_family
+from asr_doge.models.encoders import encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source, load_encoder
+from asr_doge.progress import progress_bar
 
 _LAST_WINDOW_SECONDS = 0.2
 """Audio that the encoder's last window of a clip stands for beyond the clip's end, on average and rounded up."""
@@ -71,12 +70,12 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     found = find_speech_encoder(config.speech_encoder, config.encoder_window)
     reference, encoder_config = found.reference, found.config  # not the head, which reads what is stored here
     encoder = load_encoder(reference, encoder_config).to(find_device(config.device))
-    extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
+    hearing = LoadedEncoder(encoder, encoder_family(encoder_config).feature_extractor(encoder_config))
     storage = Storage(config.dtype, config.ctc_top_k if encoder.has_ctc else 0, config.augment_copies)
     copies = dict.fromkeys(augmented, 1 + config.augment_copies)
     seconds = sum(utterance.duration * copies.get(utterance.id, 1) for utterance in utterances)
     folder = config.output_dir or str(data_dir / "features")
-    source = feature_source(encoder_fingerprint(reference, encoder_config), encoder_config, extractor)
+    source = feature_source(encoder_fingerprint(reference, encoder_config), encoder_config, hearing.feature_extractor)
     with FeatureCacheWriter(
         folder,
         source,
@@ -92,7 +91,7 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
             copies,
             bytes_per_second(storage, encoder.hidden_size, encoder.frame_rate_hz, encoder.ctc_frame_rate_hz),
         )
-        run = _Run(writer, encoder, extractor, copies, config.num_workers)
+        run = _Run(writer, hearing, copies, config.num_workers)
         run.do(work)
     return FeaturesReport(folder, run.encoded, work.kept, list(run.failed.values()))
 
@@ -230,13 +229,12 @@ class _Run:
     """
 
     def __init__(
-        self, writer: FeatureCacheWriter, encoder: SpeechEncoder, extractor: Any, copies: dict[str, int], threads: int
+        self, writer: FeatureCacheWriter, hearing: LoadedEncoder, copies: dict[str, int], threads: int
     ) -> None:
         self.encoded = 0
         self.failed: dict[str, str] = {}
         self._writer = writer
-        self._encoder = encoder
-        self._extractor = extractor
+        self._hearing = hearing
         self._copies = copies
         self._threads = threads
 
@@ -250,13 +248,7 @@ class _Run:
         queue = [(number, batch) for number, batches in work.shards.items() for batch in batches]
         with (
             ThreadPoolExecutor(self._threads) as pool,
-            tqdm(
-                total=sum(len(batch) for _, batch in queue),
-                desc="features",
-                unit="utt",
-                dynamic_ncols=True,
-                disable=None,
-            ) as bar,
+            progress_bar(total=sum(len(batch) for _, batch in queue), desc="features", unit="utt") as bar,
         ):
             read = self._read_ahead(pool, [batch for _, batch in queue])
             for number, batches in work.shards.items():
@@ -309,10 +301,10 @@ class _Run:
         Raises:
             AudioError, DataError: it cannot be read, or is too short or too long.
         """
-        path, rate = utterance.audio_path, self._extractor.sampling_rate
+        path, rate = utterance.audio_path, self._hearing.sampling_rate
         # Before it is read: of one that changes meanwhile, the features are then too old, not wrong for good.
         stamp = audio_stamp(path)
-        longest = getattr(self._extractor, "n_samples", None)  # beyond it, Whisper's would cut without a word
+        longest = self._hearing.max_samples
         waveform = read_clip(path, rate, longest)
         copies = range(1, self._copies.get(utterance.id, 1))
         return _Clip(
@@ -324,20 +316,13 @@ class _Run:
         """Features of each clip and its copies."""
         if not clips:
             return
-        inputs = self._extractor(
-            [waveform for clip in clips for waveform in clip.waveforms],
-            sampling_rate=self._extractor.sampling_rate,
-            return_tensors="pt",
-            return_attention_mask=True,
-        )
-        device = next(self._encoder.parameters()).device
-        lengths = inputs["attention_mask"].sum(dim=1).to(device)
         top_k = self._writer.storage.ctc_top_k
-        output = self._encoder(inputs["input_features"].to(device), lengths, return_ctc_logits=top_k > 0)
+        waveforms = [waveform for clip in clips for waveform in clip.waveforms]
+        output = self._hearing.encode(waveforms, return_ctc_logits=top_k > 0)
         speech = output.speech_embeddings.cpu()
         speech_lengths = output.speech_lengths.tolist()
         features = [Features(rows[:length]) for rows, length in zip(speech, speech_lengths, strict=True)]
-        if top_k:
+        if output.ctc_logits is not None and output.ctc_lengths is not None:
             best = output.ctc_logits.log_softmax(dim=-1).topk(min(top_k, output.ctc_logits.shape[-1]), dim=-1)
             features = [
                 Features(one.embeddings, ids[:length], log_probs[:length])

@@ -31,6 +31,7 @@ from asr_doge.inference.results import (
 )
 from asr_doge.inference.segmentation import Piece, pieces_of, stitch
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
+from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.published import Dtype, Quantization
 
@@ -253,7 +254,7 @@ def load(
     language: str | None = None,
     dtype: Dtype = "fp32",
 ) -> Transcriber:
-    """Load a model for transcription; for `--decoder ctc`, its encoder alone.
+    """Load a model for transcription; for `--decoder ctc`, or of a CTC head's folder, its encoder alone.
 
     Args:
         model: checkpoint folder, hub id, or bundled name; default, the bundled `nano` (spoken digits). For the decoder
@@ -268,7 +269,8 @@ def load(
     Raises:
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
     """
-    alone = decoding is not None and decoding.decoder == "ctc"
+    decoder = decoding.decoder if decoding is not None else None
+    alone = decoder == "ctc" or (decoder is None and model is not None and is_ctc_head(model))
     load_parts = load_encoder_alone if alone else load_model
     loaded = load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
     return Transcriber(loaded, batch_size, decoding, language)

@@ -65,6 +65,13 @@ class Adapter(nn.Module):
         return self.norm(self.layers(speech_embeddings)), speech_lengths
 
     @torch.no_grad()
+    def scale_output(self, factor: float) -> None:
+        """Make the output `factor` times as loud."""
+        last = self.norm if isinstance(self.norm, nn.RMSNorm) else self.layers[-1]
+        for parameter in last.parameters():
+            parameter.mul_(factor)
+
+    @torch.no_grad()
     def match_scale(self, token_embeddings: Tensor) -> None:
         """Start the output norm at the loudness of `token_embeddings` `[V, text_size]`; nothing without a norm.
 

@@ -8,9 +8,10 @@ It does not know what the tensors mean.
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,11 @@ class Reference:
 def find_model(name: str | Path, revision: str | None = None) -> Reference:
     """Resolve a bundled name, a local folder or a hub id.
 
+    A hub id that ends in `-checkpoint` (so SmallDoge's) is looked for as `-Checkpoint` too, and the other way round.
+
     Raises:
-        CheckpointError: it looks like a path but there is no such folder, or it cannot be a hub id.
+        CheckpointError: it looks like a path but there is no such folder, or cannot be a hub id; or neither spelling is
+            to be had.
     """
     text = str(name)
     if text in BUNDLED_MODELS:
@@ -125,7 +129,23 @@ def find_model(name: str | Path, revision: str | None = None) -> Reference:
             f"unknown model '{text}': there is no such folder; give nano, a folder with a model, or a hub id such as"
             " owner/name"
         )
-    return Reference(text, None, revision)
+    reference = Reference(text, None, revision)
+    return _either_spelling(reference) if text.lower().endswith("-checkpoint") else reference
+
+
+def _either_spelling(reference: Reference) -> Reference:
+    """The repository of this name, or of the name with the case of its `-checkpoint` changed; it says which."""
+    stem, _, ending = reference.name.rpartition("-")
+    other = replace(reference, name=f"{stem}-{'Checkpoint' if ending == 'checkpoint' else 'checkpoint'}")
+    try:
+        reference.file("config.json")
+        return reference
+    except CheckpointError as error:
+        with suppress(CheckpointError):
+            other.file("config.json")
+            print(f"model '{reference.name}' was not found; '{other.name}' was, and is used", file=sys.stderr)
+            return other
+        raise CheckpointError(f"{error} ('{other.name}' was tried too)") from error
 
 
 def load_model_config(reference: Reference) -> PreTrainedConfig:
@@ -249,12 +269,7 @@ def weights_fingerprint(reference: Reference, rename_key: RenameKey) -> str:
 
 
 def load_weights(
-    module: nn.Module,
-    reference: Reference,
-    rename_key: RenameKey,
-    source: str,
-    dtype: torch.dtype,
-    optional: Collection[str] = (),
+    module: nn.Module, reference: Reference, rename_key: RenameKey, source: str, dtype: torch.dtype
 ) -> None:
     """Put the wanted tensors of a checkpoint into `module` (which may be on the meta device), floating ones as `dtype`.
 
@@ -265,7 +280,6 @@ def load_weights(
         reference, rename_key: as in `read_weights`.
         source: what messages call the checkpoint.
         dtype: of the floating weights in memory.
-        optional: names that may be missing.
 
     Raises:
         CheckpointError: as in `read_weights`; or a weight is missing, unexpected or of another shape; the message
@@ -273,7 +287,7 @@ def load_weights(
     """
     floating = {name: tensor.is_floating_point() for name, tensor in module.state_dict().items()}
     with stored_weights(reference, rename_key, lambda name: dtype if floating.get(name) else None) as stored:
-        check_keys(floating.keys() - (set(optional) - stored.keys()), stored, source)
+        check_keys(floating, stored, source)
         check_shapes(module.state_dict(), stored, source)
         for name, tensor in stored.items():
             value = tensor[...].to(dtype) if floating[name] else tensor[...]

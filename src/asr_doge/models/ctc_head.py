@@ -8,7 +8,7 @@ It does not know where its weights come from (see `asr_doge.models.ctc_head_chec
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -32,21 +32,24 @@ class CTCHeadSettings:
     """The `ctc_head` of a model's configuration.
 
     Attributes:
-        type: `linear` (one layer), `blstm`, or `conformer` (Granite Speech's blocks).
+        type: `linear` (one layer), `blstm`, `conformer` (Granite Speech's blocks), or `adapter`, the adapter itself
+            (see `asr_doge.models.adapter_ctc`), for which only the tokens below matter.
         stack: neighbouring speech embeddings joined into one frame of the head.
         hidden_dim: width of the conformer, or of each direction of the LSTM.
         layers: of either.
         dropout: while it is trained.
         tokens, merges: of its `CTCVocabulary`.
+        token_ids: of an `adapter`, the language model's id of each of the tokens.
     """
 
     tokens: Sequence[str]
     merges: Sequence[Sequence[str]] = ()
-    type: CTCHeadType = "conformer"
+    type: CTCHeadType | Literal["adapter"] = "conformer"
     stack: int = 2
     hidden_dim: int = 144
     layers: int = 2
     dropout: float = 0.1
+    token_ids: Sequence[int] = ()
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "CTCHeadSettings":
@@ -59,10 +62,9 @@ class CTCHeadSettings:
             settings = cls(**values)
         except TypeError as error:
             raise ConfigError(f"ctc_head: {error}") from error
-        if settings.type not in get_args(CTCHeadType):
-            raise ConfigError(
-                f"ctc_head: type must be one of {', '.join(get_args(CTCHeadType))}; got '{settings.type}'"
-            )
+        types = (*get_args(CTCHeadType), "adapter")
+        if settings.type not in types:
+            raise ConfigError(f"ctc_head: type must be one of {', '.join(types)}; got '{settings.type}'")
         for name in ("stack", "hidden_dim", "layers"):
             if getattr(settings, name) < 1:
                 raise ConfigError(f"ctc_head: {name} must be at least 1")
@@ -74,7 +76,12 @@ class CTCHeadSettings:
 
     def values(self) -> dict[str, Any]:
         """As a configuration holds them."""
-        return {**asdict(self), "tokens": list(self.tokens), "merges": [list(merge) for merge in self.merges]}
+        return {
+            **asdict(self),
+            "tokens": list(self.tokens),
+            "merges": [list(merge) for merge in self.merges],
+            "token_ids": list(self.token_ids),
+        }
 
 
 _HEADS = 4
@@ -164,6 +171,21 @@ def _block_config(settings: CTCHeadSettings) -> GraniteSpeechEncoderConfig:
     )
 
 
+class Head(Protocol):
+    """What `HeadedEncoder` asks of a head, which is a module too."""
+
+    @property
+    def vocabulary(self) -> CTCVocabulary:
+        """What it writes."""
+
+    @property
+    def stack(self) -> int:
+        """Speech embeddings a CTC frame."""
+
+    def __call__(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[B, T, V]` of `[B, T', D]`, and their lengths `[B]`."""
+
+
 class HeadedEncoder(SpeechEncoder):
     """An encoder with a trained CTC head, which takes the place of any of its own.
 
@@ -174,10 +196,10 @@ class HeadedEncoder(SpeechEncoder):
 
     has_ctc = True
 
-    def __init__(self, family: SpeechEncoder, head: CTCHead) -> None:
+    def __init__(self, family: SpeechEncoder, head: Head) -> None:
         super().__init__()
         self.family = family
-        self.ctc_head = head
+        self.ctc_head: Any = head
         self.hidden_size = family.hidden_size
         self.frame_rate_hz = family.frame_rate_hz
         self.ctc_frame_rate_hz = family.frame_rate_hz / head.stack
@@ -224,7 +246,10 @@ class HeadedEncoder(SpeechEncoder):
 
 
 def with_head(encoder: SpeechEncoder, settings: Mapping[str, Any] | None) -> SpeechEncoder:
-    """The encoder with a new head of these settings; itself, if there are none or it has a head of its own already."""
-    if settings is None or isinstance(encoder, HeadedEncoder):
+    """The encoder with a new head of these settings; itself, if there are none or it has a head of its own already.
+
+    A head that is the adapter is not made here (see `asr_doge.models.modeling_asr_doge`).
+    """
+    if settings is None or settings.get("type") == "adapter" or isinstance(encoder, HeadedEncoder):
         return encoder
     return HeadedEncoder(encoder, CTCHead(CTCHeadSettings.read(settings), encoder.hidden_size))

@@ -5,7 +5,6 @@ it is written whole or not at all. `find_speech_encoder` is how every verb finds
 It does not know how a head is trained.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from asr_doge.models.checkpoints import Reference, check_keys, check_shapes, fin
 from asr_doge.models.configuration_asr_doge import sub_config
 from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.models.encoders import encoder_family, set_encoder_window
+from asr_doge.models.whole_folder import whole_folder
 from asr_doge.published import EncoderWindow
 
 
@@ -90,6 +90,15 @@ def find_speech_encoder(name: str | Path, window: EncoderWindow | None = None) -
     return FoundEncoder(encoder, config.encoder_config, config.speech_encoder_fingerprint, (reference, config))
 
 
+def is_ctc_head(name: str | Path) -> bool:
+    """Whether a name is of a CTC head's folder, which holds no language model.
+
+    Raises:
+        CheckpointError: there is no such model, or it has no usable config.json.
+    """
+    return isinstance(load_model_config(find_model(name)), CTCHeadConfig)
+
+
 def load_head_weights(encoder: HeadedEncoder, reference: Reference, prefix: str = "") -> None:
     """Put the weights of a CTC head, from its folder or a checkpoint, into an encoder's head.
 
@@ -110,14 +119,7 @@ def load_head_weights(encoder: HeadedEncoder, reference: Reference, prefix: str 
 
 def save_head(folder: Path, config: CTCHeadConfig, weights: dict[str, torch.Tensor]) -> None:
     """Write a CTC head's folder, whole or not at all; one that is there is replaced."""
-    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    config.save_pretrained(partial)
-    save_file(
-        {name: weights[name].contiguous() for name in sorted(weights)}, partial / SAFE_WEIGHTS_NAME, {"format": "pt"}
-    )
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(folder) as partial:
+        config.save_pretrained(partial)
+        ordered = {name: weights[name].contiguous() for name in sorted(weights)}
+        save_file(ordered, partial / SAFE_WEIGHTS_NAME, {"format": "pt"})

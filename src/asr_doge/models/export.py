@@ -7,7 +7,6 @@ It does not know how to decode with them (see examples/onnx_inference.py).
 
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,11 +21,13 @@ from transformers import DynamicCache
 
 from asr_doge.audio.log_mel import mel_filters
 from asr_doge.errors import ConfigError
+from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.dense import DENSE
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
 from asr_doge.models.loading import MAX_NEW_TOKENS, LoadedModel
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
+from asr_doge.models.whole_folder import whole_folder
 
 HEARING, READING = "hearing.onnx", "language_model.onnx"
 SPEECH_TOKEN = -1
@@ -42,10 +43,12 @@ class HearingGraph(nn.Module):
 
     def __init__(self, model: ASRDogeForConditionalGeneration) -> None:
         super().__init__()
-        self.encoder = DENSE[model.encoder.model_type](model.encoder)
+        # A trained CTC head is left out: its layers run on packed frames, whose number is no axis of a graph.
+        encoder = model.encoder.family if isinstance(model.encoder, HeadedEncoder) else model.encoder
+        self.encoder = DENSE[encoder.model_type](encoder)
         self.adapter = model.adapter
         self.axes: Axes = {"input_features": self.encoder.dynamic_axes, "input_lengths": (0,)}
-        self.outputs = ("speech", "speech_lengths", *(("ctc_log_probs",) if model.encoder.has_ctc else ()))
+        self.outputs = ("speech", "speech_lengths", *(("ctc_log_probs",) if encoder.has_ctc else ()))
 
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> tuple[Tensor, ...]:
         """`speech` `[B, S, H]`, `speech_lengths` `[B]` and, with a CTC head, `ctc_log_probs` `[B, T, V]`."""
@@ -111,23 +114,16 @@ def export_onnx(loaded: LoadedModel, folder: Path) -> None:
         raise ConfigError(f"--output_dir {folder} exists: choose a new folder")
     if not all(find_spec(package) for package in ("onnxscript", "onnxruntime")):
         raise ConfigError("export needs the packages of its extra: pip install 'asr-doge[export]'")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as partial:
         _write_all(loaded, partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)  # gigabytes, under a name that nobody sees
-        raise
-    partial.rename(folder)
 
 
 def _write_all(loaded: LoadedModel, folder: Path) -> None:
     """Everything that an export holds, the graphs compared with the model."""
     cache = _some_cache(loaded.model)
     batch = _noise(loaded)
-    _write_graph(HearingGraph(loaded.model), batch, folder / HEARING)
-    _write_graph(ReadingGraph(loaded.model), _some_reading(loaded.model, cache), folder / READING)
+    write_graph(HearingGraph(loaded.model), batch, folder / HEARING)
+    write_graph(ReadingGraph(loaded.model), _some_reading(loaded.model, cache), folder / READING)
     _check(loaded, batch, cache, folder)
     if isinstance(loaded.processor.feature_extractor, LogMelFeatureExtractor):
         np.save(folder / "mel_filters.npy", mel_filters().numpy().astype(np.float32))
@@ -174,10 +170,10 @@ def _some_reading(model: ASRDogeForConditionalGeneration, cache: Tensor) -> tupl
     return torch.tensor([[3, SPEECH_TOKEN, 4]] * batch), speech, torch.ones(batch, past + 3, dtype=torch.long), cache
 
 
-def _write_graph(graph: HearingGraph | ReadingGraph, inputs: tuple[Tensor, ...], path: Path) -> None:
+def write_graph(graph: HearingGraph | ReadingGraph, inputs: tuple[Tensor, ...], path: Path) -> None:
     """Trace a graph over example inputs and save it."""
     shapes = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in graph.axes.items()}
-    with torch.inference_mode(), _quiet():
+    with torch.inference_mode(), _quiet(), _unscaled_positions(graph):
         program = torch.onnx.export(
             graph.eval(),
             inputs,
@@ -189,6 +185,22 @@ def _write_graph(graph: HearingGraph | ReadingGraph, inputs: tuple[Tensor, ...],
         )
     assert program is not None
     program.save(path)
+
+
+@contextmanager
+def _unscaled_positions(module: nn.Module) -> Iterator[None]:
+    """Without dynamic scaling of positions, which depends on the data as a graph cannot.
+
+    It does nothing until a text is longer than the model was made for.
+    """
+    scaled = [part for part in module.modules() if getattr(part, "rope_type", None) == "dynamic"]
+    for part in scaled:
+        part.rope_type = "default"  # type: ignore[assignment]  # a name, not a module
+    try:
+        yield
+    finally:
+        for part in scaled:
+            part.rope_type = "dynamic"  # type: ignore[assignment]  # as above
 
 
 @contextmanager

@@ -7,21 +7,17 @@ It does not put a model together.
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config, weights_fingerprint
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
 from asr_doge.models.download import MODELS
-from asr_doge.models.encoders import SpeechEncoder
+from asr_doge.models.encoders import ENCODERS, SpeechEncoder
 from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
 from asr_doge.models.fetching import fetched
-from asr_doge.models.language_model import (
-    load_language_model,
-    load_quantized_language_model,
-    rename_language_model_key,
-)
+from asr_doge.models.language_model import load_language_model, rename_language_model_key
 from asr_doge.published import Quantization
 
 
@@ -34,10 +30,24 @@ def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
     config = load_model_config(reference)
     if not isinstance(config, ASRDogeConfig):
         raise CheckpointError(
-            f"'{reference.name}' is a '{config.model_type}' model, not an ASR-Doge checkpoint; to train an adapter on"
-            " it give it as speech_encoder or language_model; to hear what its own CTC head holds, --decoder ctc"
+            f"'{reference.name}' is a '{config.model_type}' model, not an ASR-Doge checkpoint; {_use_of(config)}"
         )
     return config
+
+
+def _use_of(config: PreTrainedConfig) -> str:
+    """What another kind of model can be used for here."""
+    if isinstance(config, CTCHeadConfig):
+        return "it is a CTC head without a language model, which --decoder ctc hears"
+    family = ENCODERS.get(config.model_type)
+    if family is None:
+        return "to train an adapter on it give it as --language_model"
+    if family.has_ctc:
+        return "to train an adapter on it give it as --speech_encoder; to hear what its CTC head holds, --decoder ctc"
+    return (
+        "it is a speech encoder without a CTC head, which gives no text by itself: train an adapter on it (asr-doge"
+        " train --speech_encoder) or a CTC head (asr-doge pretrain ctc_head --speech_encoder)"
+    )
 
 
 def load_frozen_encoder(
@@ -68,9 +78,8 @@ def load_frozen_language_model(
     reference = _find_part("language_model", str(config.language_model), config.language_model_revision)
     found = weights_fingerprint(reference, rename_language_model_key)
     config.language_model_fingerprint = _same_fingerprint(reference, config.language_model_fingerprint, found)
-    quantize = quantization == "int8" and config.train_language_model == "none"
-    load = load_quantized_language_model if quantize else load_language_model
-    return load(reference, config.text_config, dtype)
+    is_frozen = config.train_language_model == "none"
+    return load_language_model(reference, config.text_config, dtype, quantization if is_frozen else "none")
 
 
 def _find_part(field: str, name: str, revision: str | None) -> Reference:

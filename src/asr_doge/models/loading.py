@@ -7,7 +7,6 @@ It does not know what the model is then used for.
 """
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,13 @@ from asr_doge.models.checkpoints import Reference, find_model, first_line, load_
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import HeadedEncoder, with_head
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, find_speech_encoder, load_head_weights
-from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family
+from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.frozen_parts import load_frozen_encoder
 from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
+from asr_doge.models.whole_folder import whole_folder
 from asr_doge.published import (
     DEFAULT_LANGUAGE_MODEL,
     DEFAULT_PROMPT,
@@ -54,21 +54,22 @@ class LoadedEncoder:
         return int(self.feature_extractor.sampling_rate)
 
     @property
+    def max_samples(self) -> int | None:
+        """Of the longest clip that the feature extractor takes whole; None if it takes any."""
+        return getattr(self.feature_extractor, "n_samples", None)  # Whisper's, which would cut without a word
+
+    @property
     def max_seconds(self) -> float:
         """Longest clip that the feature extractor takes whole."""
-        limit = getattr(self.feature_extractor, "n_samples", None)  # Whisper's, which would cut without a word
-        return limit / self.sampling_rate if limit is not None else math.inf
+        return self.max_samples / self.sampling_rate if self.max_samples is not None else math.inf
 
     def encode(self, waveforms: Sequence[Waveform], return_ctc_logits: bool = False) -> SpeechEncoderOutput:
         """What it hears in a batch of clips `[samples]`, each as if it were alone."""
         inputs = self.feature_extractor(
             list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt", return_attention_mask=True
         )
-        # Of a quantized encoder most weights are whole numbers, which features are not.
-        weight = next(weight for weight in self.encoder.parameters() if weight.is_floating_point())
-        lengths = inputs["attention_mask"].sum(dim=1).to(weight.device)
         with torch.no_grad():
-            return self.encoder(inputs["input_features"].to(weight.device, weight.dtype), lengths, return_ctc_logits)
+            return encode(self.encoder, inputs["input_features"], inputs["attention_mask"], return_ctc_logits)
 
 
 @dataclass
@@ -90,17 +91,9 @@ class LoadedModel:
             folder: of the checkpoint.
             weights: to write instead of the model's own (where several processes share them).
         """
-        partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-        if old.exists() and not folder.exists():
-            old.rename(folder)  # an earlier run was killed between the two renames below
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        self.model.save_pretrained(partial, state_dict=weights)
-        self.processor.save_pretrained(partial)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with whole_folder(folder) as partial:
+            self.model.save_pretrained(partial, state_dict=weights)
+            self.processor.save_pretrained(partial)
 
 
 def load_model(
@@ -162,7 +155,11 @@ def load_encoder_alone(
         return _load_headed_encoder(reference, config, "", found_device, dtype, quantization)
     if not isinstance(config, ASRDogeConfig):
         encoder = load_encoder(reference, config, dtype, quantization)
-    elif config.speech_encoder is None or config.train_encoder != "none":  # wholly or partly the checkpoint's own
+    elif (
+        config.speech_encoder is None
+        or config.train_encoder != "none"
+        or (config.ctc_head is not None and config.ctc_head["type"] == "adapter")
+    ):  # wholly or partly the checkpoint's own
         return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
     elif config.ctc_head is not None:
         return _load_headed_encoder(reference, config, HEAD_PREFIX, found_device, dtype, quantization)

@@ -5,7 +5,6 @@ model, of which it then holds every weight. An exported folder is peft's own for
 It does not know how the updates were trained.
 """
 
-import shutil
 from pathlib import Path
 
 from peft import LoraConfig, get_peft_model_state_dict
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 
 from asr_doge.errors import ConfigError
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
+from asr_doge.models.whole_folder import whole_folder
 
 
 def merge_lora(model: ASRDogeForConditionalGeneration) -> None:
@@ -49,15 +49,13 @@ def export_lora(model: ASRDogeForConditionalGeneration, folder: Path) -> None:
     config.base_model_name_or_path = model.config.language_model
     config.revision = model.config.language_model_revision
     updates = get_peft_model_state_dict(model.language_model)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    config.save_pretrained(str(partial))
-    save_file(
-        {f"base_model.model.{name}": update.contiguous() for name, update in updates.items()},
-        partial / SAFETENSORS_WEIGHTS_NAME,
-        {"format": "pt"},
-    )
-    partial.rename(folder)
+    with whole_folder(folder) as partial:
+        config.save_pretrained(str(partial))
+        save_file(
+            {f"base_model.model.{name}": update.contiguous() for name, update in updates.items()},
+            partial / SAFETENSORS_WEIGHTS_NAME,
+            {"format": "pt"},
+        )
 
 
 def _require_lora(model: ASRDogeForConditionalGeneration) -> None:

@@ -10,7 +10,7 @@ and `read_on` are what `asr_doge.decoding` builds on.
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from asr_doge.errors import ConfigError
+from asr_doge.models.adapter_ctc import AdapterCTCHead
 from asr_doge.models.adapters import Adapter
 from asr_doge.models.checkpoints import (
     check_keys,
@@ -33,12 +34,10 @@ from asr_doge.models.checkpoints import (
     read_weights,
 )
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
-from asr_doge.models.ctc_head import HeadedEncoder, with_head
-from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family, length_mask
+from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
+from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, length_mask
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
-from asr_doge.models.language_model import (
-    build_language_model,
-)
+from asr_doge.models.language_model import build_language_model
 from asr_doge.models.layout import IGNORED_LABEL, Layout, Reading, alike, all_real, line_up
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.published import Quantization
@@ -97,9 +96,15 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         encoder = encoder or encoder_family(config.encoder_config)(config.encoder_config)
         self.encoder = with_head(encoder, config.ctc_head)
         self.language_model = language_model or build_language_model(config.text_config)
+        if self.language_model.config.model_type != config.text_config.model_type:  # its files did not say its layout
+            config.text_config = self.language_model.config
         # What its publisher set for chatting (sampling, repetition penalty) would fill every gap in our own.
         self.language_model.generation_config = GenerationConfig()
         self.adapter = Adapter(config, self.encoder.hidden_size, self.get_input_embeddings().embedding_dim)
+        if config.ctc_head is not None and config.ctc_head.get("type") == "adapter":
+            self._head_by_adapter(CTCHeadSettings.read(config.ctc_head))
+        self.ctc_weight = 0.0
+        """Of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
         self.post_init()
         # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
         for choice, part in ((config.train_language_model, self.language_model), (config.train_encoder, self.encoder)):
@@ -114,6 +119,28 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         }
         self._freeze()
         self.train(False)
+
+    def add_ctc_head(self, settings: CTCHeadSettings) -> None:
+        """Give an encoder without CTC a new head, which is then saved with the model and trained with the adapter.
+
+        Raises:
+            ConfigError: the encoder has CTC.
+        """
+        if self.encoder.has_ctc:
+            raise ConfigError("this encoder has a CTC head already")
+        self.config.ctc_head = settings.values()
+        if settings.type == "adapter":
+            self._head_by_adapter(settings)
+        else:
+            self.encoder = with_head(self.encoder, self.config.ctc_head)
+        cast(HeadedEncoder, self.encoder).ctc_head.to(self.device, self.dtype)
+        self._trained_of_encoder = {name.replace("encoder.", "encoder.family.", 1) for name in self._trained_of_encoder}
+        self._freeze()
+        self.train(False)
+
+    def _head_by_adapter(self, settings: CTCHeadSettings) -> None:
+        head = AdapterCTCHead(settings, self.adapter, self.get_input_embeddings())
+        self.encoder = HeadedEncoder(self.encoder, head)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave every part as its own constructor made it."""
@@ -145,6 +172,14 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The language model's token embedding."""
         return cast(nn.Embedding, self.language_model.get_input_embeddings())
 
+    @torch.no_grad()
+    def sample_token_embeddings(self, most: int = 4096) -> Tensor:
+        """What the embedding module gives for at most so many tokens, `[V, H]`; Gemma's scales its weights."""
+        module = self.get_input_embeddings()
+        ids = torch.arange(0, module.num_embeddings, -(-module.num_embeddings // most), device=module.weight.device)
+        given: Tensor = module(ids)
+        return given
+
     def get_output_embeddings(self) -> nn.Module:
         """The language model's head."""
         return cast(nn.Module, self.language_model.get_output_embeddings())
@@ -168,13 +203,9 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attention_mask: `[B, T]`, 1 at real frames.
             return_ctc_logits: also return the CTC head's logits.
         """
-        lengths = attention_mask.long().sum(dim=1)
-        features = input_features.to(self.dtype)
-        # Never in the lower precision that the parts being trained may run in: the feature cache holds what full
-        # precision gives, and training from it and without it must be the same.
         needs_gradients = torch.is_grad_enabled() and self.config.train_encoder != "none"
-        with torch.autocast(device_type=features.device.type, enabled=False), torch.set_grad_enabled(needs_gradients):
-            return self.encoder(features, lengths, return_ctc_logits)
+        with torch.set_grad_enabled(needs_gradients):
+            return encode(self.encoder, input_features, attention_mask, return_ctc_logits)
 
     def forward(
         self,
@@ -184,6 +215,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         speech_embeddings: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         prompt_ids: Tensor | None = None,
+        ctc_labels: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Next-token logits of the text that follows the speech, and the loss on it.
 
@@ -195,29 +227,55 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             num_items_in_batch: tokens over which the loss is averaged; default, those of this batch. (The Trainer
                 gives it when it accumulates gradients.)
             prompt_ids: `[B, P]`, token ids of each row's prompt, -100 at padding; default, the configuration's.
+            ctc_labels: `[B, L']`, ids of the CTC head, -100 at padding; its loss, times `ctc_weight`, is added.
 
         Returns:
             `loss` (with `labels`) and `logits` `[B, L + 1, V]`, or `[B, 1, V]` without labels: the predictions made at
-            the last speech embedding and after each text token, right-aligned over the batch.
+            the last speech embedding and after each text token, right-aligned over the batch. In training mode only
+            those that a label is compared with, `[1, labels, V]`: a large vocabulary costs more than all the rest.
         """
-        inputs = self._layout(input_features, attention_mask, speech_embeddings, labels, prompt_ids)
+        speech_embeddings, lengths = self._hear(input_features, attention_mask, speech_embeddings)
+        inputs = self._layout(speech_embeddings, lengths, labels, prompt_ids)
         kept = 1 if labels is None else labels.shape[1] + 1
-        logits = self.language_model(
-            inputs_embeds=inputs.embeddings,
-            attention_mask=inputs.mask,
-            position_ids=inputs.position_ids,
-            logits_to_keep=kept,
-            use_cache=False,
-        ).logits
+        # Labels padded past what the longest row holds leave fewer positions than L + 1.
+        targets = None if inputs.labels is None else inputs.labels[:, 1 - min(kept, inputs.labels.shape[1]) :]
+        packs = self.training and targets is not None
+        with self._heads_input(targets) if targets is not None and packs else nullcontext():
+            logits = self.language_model(
+                inputs_embeds=inputs.embeddings,
+                attention_mask=inputs.mask,
+                position_ids=inputs.position_ids,
+                logits_to_keep=kept,
+                use_cache=False,
+            ).logits
         loss = None
-        if inputs.labels is not None:
-            # Labels padded past what the longest row holds leave fewer positions than L + 1.
-            targets = inputs.labels[:, 1 - logits.shape[1] :]
-            predicted = logits[:, :-1].float().flatten(0, 1)
-            total = F.cross_entropy(predicted, targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
+        if targets is not None:
+            predicted = (logits if packs else logits[:, :-1]).float().flatten(0, 1)
+            compared = targets[targets != IGNORED_LABEL] if packs else targets.flatten()
+            total = F.cross_entropy(predicted, compared, ignore_index=IGNORED_LABEL, reduction="sum")
             count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+            if ctc_labels is not None and self.ctc_weight:
+                total = total + self.ctc_weight * self._ctc_total(speech_embeddings, lengths, ctc_labels)
             loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    @contextmanager
+    def _heads_input(self, targets: Tensor) -> Iterator[None]:
+        """The language model's head sees, for a while, only the positions whose prediction has a target.
+
+        Args:
+            targets: `[B, K]`, of the K positions before the last, -100 for none.
+        """
+        has_target = F.pad(targets != IGNORED_LABEL, (0, 1))
+
+        def pack(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (inputs[0][has_target][None], *inputs[1:])
+
+        hook = self.get_output_embeddings().register_forward_pre_hook(pack)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # speech in, where the mixin takes ids
@@ -238,7 +296,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             generation_config: default, the one saved with the model.
             options: any of transformers' generation options (`num_beams`, `max_new_tokens`, …).
         """
-        inputs = self._layout(input_features, attention_mask, speech_embeddings, prompt_ids=prompt_ids)
+        speech, lengths = self._hear(input_features, attention_mask, speech_embeddings)
+        inputs = self._layout(speech, lengths, prompt_ids=prompt_ids)
         generation_config = copy.deepcopy(generation_config or self.generation_config)
         others = generation_config.update(**options)
         if (generation_config.num_beams or 1) > 1 and generation_config.length_penalty is None:
@@ -262,7 +321,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Returns:
             Logits `[B, L + 1, V]`, as in `forward` with labels, and what was read.
         """
-        inputs = self._layout(None, attention_mask, speech_embeddings, text, prompt_ids)
+        speech, read = self._hear(None, attention_mask, speech_embeddings)
+        inputs = self._layout(speech, read, text, prompt_ids)
         lengths, kept = inputs.mask.sum(dim=1), 1 + (text != IGNORED_LABEL).sum(dim=1)
         groups = alike(lengths) if lengths.device.type == "cpu" else [torch.arange(len(text), device=text.device)]
         logits, caches = None, []
@@ -306,26 +366,41 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             use_cache=True,
         ).logits
 
-    def _layout(
-        self,
-        input_features: Tensor | None,
-        attention_mask: Tensor | None,
-        speech_embeddings: Tensor | None,
-        labels: Tensor | None = None,
-        prompt_ids: Tensor | None = None,
-    ) -> Layout:
-        """Embed and line up prompt, speech and text."""
+    def _hear(
+        self, input_features: Tensor | None, attention_mask: Tensor | None, speech_embeddings: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Speech embeddings `[B, T', D]`, given or encoded, and their lengths `[B]`."""
         if input_features is not None and speech_embeddings is None:
             if attention_mask is None:
                 attention_mask = all_real(input_features, self.encoder.num_frames(input_features))
             encoded = self.encode(input_features, attention_mask)
-            speech_embeddings, lengths = encoded.speech_embeddings, encoded.speech_lengths
-        elif speech_embeddings is not None and input_features is None:
+            return encoded.speech_embeddings, encoded.speech_lengths
+        if speech_embeddings is not None and input_features is None:
             if attention_mask is None:
                 attention_mask = all_real(speech_embeddings, speech_embeddings.shape[1])
-            lengths = attention_mask.long().sum(dim=1)
-        else:
-            raise ValueError("give either input_features or speech_embeddings")
+            return speech_embeddings, attention_mask.long().sum(dim=1)
+        raise ValueError("give either input_features or speech_embeddings")
+
+    def _ctc_total(self, speech_embeddings: Tensor, lengths: Tensor, ctc_labels: Tensor) -> Tensor:
+        """The CTC loss of a batch, summed over the rows that have labels.
+
+        Args:
+            speech_embeddings: `[B, T', D]`, and their lengths `[B]`.
+            ctc_labels: `[B, L']`, -100 at padding.
+        """
+        assert isinstance(self.encoder, HeadedEncoder)
+        logits, frames = self.encoder.ctc_head(speech_embeddings.to(self.dtype), lengths)
+        log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)
+        is_label = ctc_labels != IGNORED_LABEL
+        losses = F.ctc_loss(
+            log_probs, ctc_labels.clamp(min=0), frames, is_label.sum(dim=1), reduction="none", zero_infinity=True
+        )
+        return losses.masked_fill(~is_label.any(dim=1), 0.0).sum()
+
+    def _layout(
+        self, speech_embeddings: Tensor, lengths: Tensor, labels: Tensor | None = None, prompt_ids: Tensor | None = None
+    ) -> Layout:
+        """Adapt, embed and line up prompt, speech and text."""
         speech, lengths = self.adapter(speech_embeddings.to(self.dtype), lengths)
         speech_mask = length_mask(lengths, speech.shape[1])
 
@@ -426,7 +501,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if config.language_model is not None:
             language_model = load_frozen_language_model(config, dtype, quantization)
         model = cls(config, encoder=encoder, language_model=language_model)
-        model.adapter.match_scale(model.get_input_embeddings().weight)
+        model.adapter.match_scale(model.sample_token_embeddings())
         return model.to(dtype)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
 
     @classmethod

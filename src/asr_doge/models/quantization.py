@@ -8,10 +8,16 @@ never holds them whole.
 It does not know which parts of a model are to be quantized, nor how to train what it has rounded.
 """
 
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import ConversionOps
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 SMALLEST = 32
 """Inputs and outputs from which a layer is quantized; below, rounding costs more than it saves."""
@@ -68,6 +74,68 @@ def quantize_linear_layers(module: nn.Module) -> None:
 def is_quantized(module: nn.Module) -> bool:
     """Whether `quantize_linear_layers` has found something in `module`."""
     return any(isinstance(part, Int8Linear) for part in module.modules())
+
+
+def quantized_weights(module: nn.Module) -> set[str]:
+    """Names of the weights that `module` holds in 8 bits."""
+    return {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, Int8Linear)}
+
+
+@register_quantization_config("asr_doge_int8")
+class Int8Config(QuantizationConfigMixin):
+    """Tells transformers' `from_pretrained` to round what it loads as `quantize_linear_layers` would."""
+
+    def __init__(self, **_: Any) -> None:
+        self.quant_method = "asr_doge_int8"  # type: ignore[assignment]  # an enum of transformers' own methods
+
+
+@register_quantizer("asr_doge_int8")
+class _Int8Quantizer(HfQuantizer):
+    """What transformers asks while it loads a model in 8 bits."""
+
+    def __init__(self, quantization_config: QuantizationConfigMixin, **options: Any) -> None:
+        super().__init__(quantization_config, **options)
+        self._scales: dict[str, Tensor] = {}
+
+    def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **options: Any) -> bool:
+        layer, _, name = param_name.rpartition(".")
+        return name == "weight" and isinstance(model.get_submodule(layer), Int8Linear)
+
+    def get_quantize_ops(self) -> ConversionOps:
+        return _Round(self._scales)
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+        quantize_linear_layers(model)
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+        for layer, scale in self._scales.items():
+            model.get_submodule(layer).scale = scale
+        self.remove_quantization_config(model)  # which names a quantizer that only this process knows
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    def is_serializable(self) -> bool:
+        return False
+
+
+class _Round(ConversionOps):
+    """A stored weight to its 8 bits, one at a time; the scales are put aside.
+
+    (Transformers empties every buffer that no checkpoint holds once it has loaded the rest.)
+    """
+
+    def __init__(self, scales: dict[str, Tensor]) -> None:
+        self._scales = scales
+
+    def convert(  # type: ignore[override]  # as transformers' own operations of quantization are called
+        self, input_dict: Mapping[str, Any], full_layer_name: str, **options: Any
+    ) -> dict[str, Tensor]:
+        ((_, stored),) = input_dict.items()
+        rounded, scale = _round_matrix(stored[0] if isinstance(stored, list) else stored)
+        self._scales[full_layer_name.removesuffix(".weight")] = scale
+        return {full_layer_name: rounded}
 
 
 def _is_matrix(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv1d]:

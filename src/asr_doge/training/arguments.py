@@ -37,6 +37,7 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
         greater_is_better=False,
         predict_with_generate=True,
         logging_steps=logging_steps(config.eval_steps),
+        logging_first_step=True,
         logging_nan_inf_filter=False,  # SpeechTrainer stops instead
         dataloader_pin_memory=device.type == "cuda",
         report_to=[name for name, is_used in loggers.items() if is_used],

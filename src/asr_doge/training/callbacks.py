@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import (
     EarlyStoppingCallback,
     GenerationConfig,
@@ -27,6 +26,7 @@ from transformers import (
 )
 
 from asr_doge.models import LoadedModel
+from asr_doge.progress import ProgressLines, progress_bar
 from asr_doge.training.curves import draw_curves
 from asr_doge.training.evaluation import Evaluation
 from asr_doge.training.resuming import COMPLETE_NAME, remove_old
@@ -140,8 +140,8 @@ class StopWhenAsked(TrainerCallback):
             flag = torch.tensor(int(asked), device=args.device)
             torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
             asked = bool(flag.item())
-        if asked:
-            self.asked = control.should_save = control.should_training_stop = True
+        if asked:  # what was not logged yet is now: the running mean is in no checkpoint
+            self.asked = control.should_log = control.should_save = control.should_training_stop = True
 
     def restore(self) -> None:
         """Leave the signals to whoever had them before."""
@@ -186,7 +186,10 @@ class CountsAudio(Protocol):
 
 
 class Progress(ProgressCallback):
-    """One bar with loss, learning rate and seconds of audio a second, on terminals; a line for each evaluation."""
+    """Loss, learning rate and seconds of audio a second: a bar on terminals, else a line every so often.
+
+    A line for each evaluation too, and one for the loss of the first step.
+    """
 
     def __init__(self, trainer: CountsAudio) -> None:
         super().__init__()
@@ -197,13 +200,8 @@ class Progress(ProgressCallback):
         """Open the bar, where a resumed run left off."""
         self.current_step = state.global_step
         if state.is_world_process_zero:
-            self.training_bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc="training",
-                unit="step",
-                dynamic_ncols=True,
-                disable=None,  # no bar where standard error is no terminal
+            self.training_bar = progress_bar(
+                total=state.max_steps, initial=state.global_step, desc="training", unit="step"
             )
         self._start = time.perf_counter()
 
@@ -216,7 +214,7 @@ class Progress(ProgressCallback):
         **_: Any,
     ) -> None:
         """Show how far an evaluation is, beneath the bar of training."""
-        if self.training_bar is not None and not self.training_bar.disable:
+        if self.training_bar is not None and not isinstance(self.training_bar, ProgressLines):
             super().on_prediction_step(args, state, control, eval_dataloader)
 
     def on_log(
@@ -234,7 +232,9 @@ class Progress(ProgressCallback):
             seconds = max(time.perf_counter() - self._start, 1e-9)
             speed = self.trainer.audio_seconds * args.world_size / seconds
             shown = {"loss": f"{logs['loss']:.3f}", "lr": f"{logs['learning_rate']:.1e}", "audio": f"{speed:.0f} s/s"}
-            self.training_bar.set_postfix(shown)
+            self.training_bar.set_postfix(shown, refresh=not isinstance(self.training_bar, ProgressLines))
+            if state.global_step == 1:
+                self.training_bar.write(f"step 1 of {state.max_steps}: loss {shown['loss']}", sys.stderr)
         if "eval_cer" in logs:
             rates = ", ".join(f"{name.upper()} {100 * logs[f'eval_{name}']:.2f} %" for name in ("wer", "cer"))
             self.training_bar.write(f"step {state.global_step}: dev {rates}, loss {logs['eval_loss']:.3f}", sys.stderr)

@@ -12,8 +12,10 @@ from asr_doge.published import (
     DEFAULT_SPEECH_ENCODER,
     AdapterType,
     EncoderWindow,
+    TrainCTCHead,
     TrainEncoder,
     TrainLanguageModel,
+    WarmUp,
 )
 
 
@@ -51,6 +53,17 @@ class TrainConfig:
     """Neighbouring speech embeddings joined into one; 5 suits Whisper's 50 a second."""
     adapter_output_norm: bool = False
     """RMS norm after the adapter, at the scale of the token embeddings."""
+    ctc_weight: float = 0.0
+    """Weight of a CTC head's loss beside the language model's; 0 trains no head. The head is that of speech_encoder's
+    folder (`pretrain ctc_head`), or a new one (ctc_head)."""
+    ctc_head: TrainCTCHead | None = None
+    """New CTC head for an encoder that has none, with ctc_weight: adapter (the adapter itself, by cosine to the
+    language model's token embeddings; the default), linear, blstm or conformer (characters of the training texts)."""
+    warm_up: WarmUp | None = None
+    """ctc: before anything else the adapter learns by CTC to speak in token embeddings; the language model is not run.
+    Default: ctc from a feature cache where the language model is frozen or has LoRA, else none."""
+    warm_up_steps: int = 200
+    """Steps of the warm-up stage."""
     train_language_model: TrainLanguageModel = "none"
     """What of the language model is trained: none, lora or full."""
     train_encoder: TrainEncoder = "none"

@@ -39,8 +39,7 @@ class PretrainCTCHeadConfig:
     dropout: float = 0.1
     """Dropout while it is trained."""
     units: CTCUnits = "characters"
-    """What the head writes: the characters of the training texts, or bpe, pieces of their words. Hotwords and word
-    times are made for characters."""
+    """What the head writes: the characters of the training texts, or bpe, pieces of their words."""
     vocab_size: int = 256
     """Pieces of bpe, at most."""
     batch_seconds: float = 160.0

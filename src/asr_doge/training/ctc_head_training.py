@@ -275,6 +275,7 @@ def _arguments(config: PretrainCTCHeadConfig) -> TrainingArguments:
         metric_for_best_model="cer",
         greater_is_better=False,
         logging_steps=logging_steps(config.eval_steps),
+        logging_first_step=True,
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",

@@ -29,11 +29,13 @@ from transformers.trainer import SCHEDULER_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.data.batching import LengthBatches, SharedBatches
+from asr_doge.data.like_batches import LikeBatches
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import AudioError, TrainingError
 from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.layout import IGNORED_LABEL
+from asr_doge.models.modeling_asr_doge import HEAD_PREFIX
 from asr_doge.training.examples import IDS, UNREADABLE
 from asr_doge.training.resuming import COMPLETE_NAME
 from asr_doge.training.schedule import PARTS, Schedule
@@ -62,7 +64,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         self,
         *arguments: Any,
         schedule: Schedule,
-        batches: LengthBatches | None,
+        batches: LengthBatches | LikeBatches | None,
         evaluation_batches: SharedBatches,
         utterances: Sequence[Utterance],
         unreadable: Mapping[str, str],
@@ -138,7 +140,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         """This process's part of the dev set: accelerate's would be batches by count."""
         return self._loader(self.eval_dataset, self.evaluation_batches)
 
-    def _loader(self, examples: Any, batches: LengthBatches | SharedBatches) -> DataLoader[Any]:
+    def _loader(self, examples: Any, batches: LengthBatches | LikeBatches | SharedBatches) -> DataLoader[Any]:
         return DataLoader(
             examples,
             batch_sampler=batches,
@@ -155,9 +157,7 @@ class SpeechTrainer(Seq2SeqTrainer):
             groups = []
             for part in PARTS:
                 for decays in (True, False):
-                    chosen = [
-                        p for name, p in trained.items() if name.startswith(f"{part}.") and (name in decayed) == decays
-                    ]
+                    chosen = [p for name, p in trained.items() if part_of(name) == part and (name in decayed) == decays]
                     if chosen:
                         weight_decay = self.args.weight_decay if decays else 0.0
                         # The rate is 1 for the schedule to multiply.
@@ -216,7 +216,7 @@ class SpeechTrainer(Seq2SeqTrainer):
             AudioError: one recording too many cannot be read.
         """
         self._count_unreadable(inputs[UNREADABLE])
-        given = {name: value for name, value in inputs.items() if name not in (IDS, UNREADABLE)}
+        given = {name: value for name, value in inputs.items() if name not in (IDS, UNREADABLE, "ctc_labels")}
         is_label = given["labels"] != IGNORED_LABEL
         loss, texts, labels = super().prediction_step(model, given, prediction_loss_only, ignore_keys, **options)
         assert isinstance(loss, Tensor)
@@ -262,10 +262,10 @@ class SpeechTrainer(Seq2SeqTrainer):
 
     def _forget_gradients_of_untrained_parts(self) -> None:
         """Else they would count in the norm that gradients are clipped to, and in AdamW's averages."""
-        for part in PARTS:
-            if not self.schedule.trains(part, self.state.global_step, self.state.max_steps):
-                for parameter in getattr(self.trained_model, part).parameters():
-                    parameter.grad = None
+        trains = {part: self.schedule.trains(part, self.state.global_step, self.state.max_steps) for part in PARTS}
+        for name, parameter in self.trained_model.named_parameters():
+            if not trains[part_of(name)]:
+                parameter.grad = None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -289,6 +289,11 @@ class TellEpoch(TrainerCallback):
         self._trainer.train_dataset.set_epoch(epoch)
         if self._trainer.batches is not None:
             self._trainer.batches.set_epoch(epoch)
+
+
+def part_of(name: str) -> str:
+    """The part of the schedule that a parameter belongs to; a CTC head that is trained goes with the adapter."""
+    return "adapter" if name.startswith(HEAD_PREFIX) else name.partition(".")[0]
 
 
 def _whole(tensor: Tensor) -> Tensor:

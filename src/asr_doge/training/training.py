@@ -30,6 +30,7 @@ from asr_doge.training.checking import check_flags, require_positions
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.evaluation import Evaluation
 from asr_doge.training.examples import NamedExamples, collate_named
+from asr_doge.training.heads import Ids, prepare_head
 from asr_doge.training.inputs import (
     evaluation_batches,
     leave_out_unreadable,
@@ -52,6 +53,7 @@ from asr_doge.training.schedule import Schedule, read_schedule
 from asr_doge.training.sharing import push_to_hub
 from asr_doge.training.tracking import uses_wandb, wandb_run
 from asr_doge.training.trainer import SpeechTrainer, not_written, writing
+from asr_doge.training.warm_up import forget_warm_up, resolve_warm_up, warm_up
 
 CONFIG_NAME = "train_config.yaml"
 """In `output_dir`, the settings of the run, to be given to `--config`."""
@@ -91,9 +93,11 @@ def train(config: TrainConfig) -> TrainResult:
         ASRDogeError: data, model parts or flags that cannot be used, or a run that cannot go on.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
-    config = _with_features(config)
+    config = _resolved(config)
     run = _prepare(config)
     trainer, loaded, output_dir = run.trainer, run.loaded, Path(config.output_dir)
+    if run.checkpoint is None and config.resume_from is None:
+        forget_warm_up(output_dir)
     if trainer.is_world_process_zero():
         _say_features(config)
         _say_plan(_plan(run, config), config)
@@ -101,6 +105,11 @@ def train(config: TrainConfig) -> TrainResult:
         write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
         write_record(output_dir, run.record)
     is_logged = uses_wandb(config) and trainer.is_world_process_zero()
+    if config.warm_up == "ctc" and run.checkpoint is None:
+        train_examples, dev_examples = (
+            cast(NamedExamples, dataset).examples for dataset in (trainer.train_dataset, trainer.eval_dataset)
+        )
+        warm_up(config, loaded, train_examples, dev_examples, trainer.args.bf16)
     with wandb_run(config) if is_logged else nullcontext():
         _run_to_the_end(run, config)
     cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
@@ -129,7 +138,7 @@ def plan(config: TrainConfig) -> MemoryPlan:
     Raises:
         ASRDogeError: as `train`.
     """
-    config = _with_features(config)
+    config = _resolved(config)
     return _plan(_prepare(config), config)
 
 
@@ -155,13 +164,15 @@ def _prepare(config: TrainConfig) -> _Run:
     if checkpoint is not None:
         require_same_sharding(checkpoint, uses_fsdp(config))
         require_same_model(checkpoint, loaded.model.config)
-        if not config.allow_config_change:
-            require_same_run(checkpoint, asdict(config), data, process_count())
+    if config.resume_from is not None and not config.allow_config_change:
+        # A run that was interrupted before its first checkpoint may be in its warm-up.
+        require_same_run(checkpoint or output_dir / "checkpoint-0", asdict(config), data, process_count())
+    ctc_ids = prepare_head(config, loaded, train_set)
     loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
     generation_config = copy.deepcopy(loaded.model.generation_config)
     dev_sample = sample_utterances(dev_set, config.eval_samples)
     require_positions(loaded, [*train_set, *dev_sample])
-    trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample)
+    trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample, ctc_ids)
     record = {
         "config": asdict(config),
         "data": data,
@@ -172,8 +183,12 @@ def _prepare(config: TrainConfig) -> _Run:
     return _Run(trainer, show, loaded, checkpoint, record, generation_config)
 
 
-def _with_features(config: TrainConfig) -> TrainConfig:
-    """The same, with the feature cache to train from: the one that is given, else one that is found; empty for none."""
+def _resolved(config: TrainConfig) -> TrainConfig:
+    """The same, with what the flags leave open.
+
+    That is the feature cache to train from (the one that is given, else one that is found; empty for none), and whether
+    the run begins with a warm-up stage.
+    """
     found = str(Path(config.data_dir) / "features")
     if config.train_encoder != "none":
         folder = ""
@@ -181,7 +196,8 @@ def _with_features(config: TrainConfig) -> TrainConfig:
         folder = config.features_dir
     else:
         folder = found if not config.augment and FeatureCache.exists(found) else ""
-    return replace(config, features_dir=folder)
+    config = replace(config, features_dir=folder)
+    return replace(config, warm_up="ctc" if resolve_warm_up(config) else "none")
 
 
 def _say_features(config: TrainConfig) -> None:
@@ -228,10 +244,12 @@ def _trainer(
     loaded: LoadedModel,
     train_set: Sequence[Utterance],
     dev_set: Sequence[Utterance],
+    ctc_ids: Ids | None,
 ) -> tuple[SpeechTrainer, Show]:
     """The Trainer with its data and callbacks, and what shows its progress in the run's folder."""
     output_dir = Path(config.output_dir)
     train_examples = open_dataset(config, train_set, loaded, training=True)
+    train_examples.ctc_ids = ctc_ids
     dev_examples, unreadable = leave_out_unreadable(open_dataset(config, shortest_first(dev_set), loaded))
     evaluation = Evaluation(loaded.processor, dev_examples.utterances)
     trainer = SpeechTrainer(

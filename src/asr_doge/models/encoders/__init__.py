@@ -4,6 +4,7 @@ from transformers import PreTrainedConfig
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask, set_encoder_window
+from asr_doge.models.encoders.encoding import encode
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
 
@@ -29,6 +30,7 @@ __all__ = [
     "ENCODERS",
     "SpeechEncoder",
     "SpeechEncoderOutput",
+    "encode",
     "encoder_family",
     "length_mask",
     "set_encoder_window",

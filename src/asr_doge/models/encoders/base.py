@@ -40,6 +40,8 @@ class SpeechEncoder(nn.Module, ABC):
 
     Class attributes:
         model_type: the transformers `model_type` of the checkpoints this family reads.
+        unread_settings: names, as patterns, of those parts of a checkpoint's configuration that this encoder does not
+            read, such as those of a language model beside it. Feature caches outlive a change of them.
         windows: how much it can read at a time, the way it was published first (see `set_encoder_window`).
 
     Attributes:
@@ -51,6 +53,7 @@ class SpeechEncoder(nn.Module, ABC):
     """
 
     model_type: ClassVar[str]
+    unread_settings: ClassVar[tuple[str, ...]] = ()
     has_ctc: bool
     windows: ClassVar[tuple[EncoderWindow, ...]] = ("full",)
     hidden_size: int

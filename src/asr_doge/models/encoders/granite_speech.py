@@ -39,6 +39,7 @@ class GraniteSpeechEncoder(SpeechEncoder):
     """Conformer and q-former projector: `[B, T, 160]` at 50 Hz to `[B, T', 2048]` at 10 Hz (published sizes)."""
 
     model_type = "granite_speech"
+    unread_settings = ("text_config", "has_lora_adapter")  # the width of the embeddings is in the projector's weights
     has_ctc = True
 
     def __init__(self, config: GraniteSpeechConfig) -> None:

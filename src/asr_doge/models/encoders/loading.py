@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -58,10 +59,51 @@ def feature_source(fingerprint: str | None, config: PreTrainedConfig, extractor:
     """
     return {
         "encoder_fingerprint": fingerprint,
-        "encoder_settings": _digest(settings(config.to_dict())),
+        "encoder_settings": _digest(_read_settings(config)),
         "front_end_settings": _digest(settings(extractor.to_dict())),
         "front_end_version": FRONT_END_VERSION,
     }
+
+
+_UNREAD_SETTINGS = (
+    "*dropout*",
+    "*layerdrop*",
+    "initializer_*",
+    "apply_spec_augment",
+    "mask_time_*",
+    "mask_feature_*",
+    "*_token_id",
+    "*_token_ids",
+    "*_token_index",
+    "use_cache",
+    "output_*",
+    "return_dict",
+    "gradient_checkpointing",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "is_encoder_decoder",
+    "tie_word_embeddings",
+    "init_std",
+    "classifier_*",
+)
+"""What no encoder reads when it is not being trained, as patterns of names; a family has more of its own."""
+
+
+def _read_settings(config: PreTrainedConfig) -> Any:
+    """The settings of which an encoder's embeddings may depend, its weights being the same."""
+    unread = (*_UNREAD_SETTINGS, *encoder_family(config).unread_settings)
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: read(part)
+            for name, part in value.items()
+            if not any(fnmatchcase(name, pattern) for pattern in unread)
+        }
+
+    return read(settings(config.to_dict()))
 
 
 _NO_SETTINGS = {"_name_or_path", "architectures", "dtype", "processor_class", "torch_dtype", "transformers_version"}

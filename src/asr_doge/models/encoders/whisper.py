@@ -27,6 +27,7 @@ class WhisperSpeechEncoder(SpeechEncoder):
     """Whisper encoder: `[B, mels, 3000]` at 100 Hz to `[B, T', d_model]` at 50 Hz."""
 
     model_type = "whisper"
+    unread_settings = ("decoder_*", "vocab_size", "max_target_positions", "*suppress_tokens", "median_filter_width")
     has_ctc = False
     windows = ("full", "clip")
 
