@@ -62,7 +62,8 @@ def test_texts_weigh_alone_what_they_weigh_together() -> None:
         labels = ids.clone()
         labels[:, : len(prompt)] = -100
         mean_loss = float(model(input_ids=ids, labels=labels).loss.detach())  # transformers' own
-        assert found == pytest.approx(-mean_loss * len(row), rel=1e-4)
+        assert len(found) == len(row)
+        assert sum(found) == pytest.approx(-mean_loss * len(row), rel=1e-4)
 
 
 def _heard(loaded: LoadedModel, clips: Sequence[int]) -> Heard:

@@ -266,15 +266,16 @@ class RescoreDecoder(LanguageModelDecoder):
             texts[text] = max(labels.log_prob, texts.get(text, -math.inf))
         tokens = [self.processor.label_ids(normalize_training_text(text)).tolist() for text in texts]
         prompt_ids, device = self.model.config.prompt_ids or [], self.model.device
-        weights = text_log_probs(self.model.language_model, prompt_ids, tokens, device)
+        log_probs = text_log_probs(self.model.language_model, prompt_ids, tokens, device)
         scored = [
             Hypothesis(
                 text,
-                heard_score + self.config.language_model_weight * weight + self.config.word_bonus * len(text.split()),
+                heard_score + self.config.language_model_weight * sum(row) + self.config.word_bonus * len(text.split()),
                 tuple(ids),
+                tuple(row),
                 passes=1,
             )
-            for (text, heard_score), weight, ids in zip(texts.items(), weights, tokens, strict=True)
+            for (text, heard_score), row, ids in zip(texts.items(), log_probs, tokens, strict=True)
         ]
         return sorted(scored, key=lambda hypothesis: -(hypothesis.score or 0.0))[: self.config.n_best]
 

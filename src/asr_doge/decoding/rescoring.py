@@ -1,7 +1,7 @@
 """Rescoring: the CTC head proposes several hypotheses, and the language model weighs each by its text alone.
 
 Promises: `prefix_beam_search` gives the label sequences of the largest probability, each summed over all its paths that
-the beam kept; `text_log_probs` gives the language model's log-probability of several texts in one pass, with no speech
+the beam kept; `text_log_probs` gives the language model's log-probabilities of several texts in one pass, with no speech
 before them. So nothing need be trained between head and language model, and only what the head heard is written.
 It does not know audio or times, nor how the two are weighed (see `RescoreDecoder`).
 Source of the search: Hannun et al., https://arxiv.org/abs/1408.2873, without their word model inside.
@@ -82,8 +82,8 @@ def _sum(first: float, second: float) -> float:
 @torch.inference_mode()
 def text_log_probs(
     language_model: torch.nn.Module, prompt_ids: Sequence[int], rows: Sequence[Sequence[int]], device: torch.device
-) -> list[float]:
-    """Log-probability of each row of token ids after the prompt alone, in one pass."""
+) -> list[list[float]]:
+    """Log-probability of each token of each row of ids after the prompt alone, in one pass."""
     sequences = [torch.tensor([*prompt_ids, *row]) for row in rows]
     labels = [torch.tensor([*[IGNORED_LABEL] * len(prompt_ids), *row]) for row in rows]
     ids = pad_sequence(sequences, batch_first=True).to(device)
@@ -91,4 +91,4 @@ def text_log_probs(
     wanted = pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL).to(device)[:, 1:]
     logits: Tensor = language_model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
     chosen = logits.log_softmax(dim=-1).gather(2, wanted.clamp(min=0)[..., None])[..., 0]
-    return chosen.masked_fill(wanted == IGNORED_LABEL, 0.0).sum(dim=1).tolist()
+    return [scores[len(prompt_ids) - 1 :][: len(row)].tolist() for scores, row in zip(chosen, rows, strict=True)]
