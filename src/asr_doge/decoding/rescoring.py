@@ -1,8 +1,8 @@
 """Rescoring: the CTC head proposes several hypotheses, and the language model weighs each by its text alone.
 
 Promises: `prefix_beam_search` gives the label sequences of the largest probability, each summed over all its paths that
-the beam kept; `text_log_probs` gives the language model's log-probabilities of several texts in one pass, with no speech
-before them. So nothing need be trained between head and language model, and only what the head heard is written.
+the beam kept; `text_log_probs` gives the language model's log-probabilities of several texts in one pass, with no
+speech before them. So nothing need be trained between head and language model, and only what was heard is written.
 It does not know audio or times, nor how the two are weighed (see `RescoreDecoder`).
 Source of the search: Hannun et al., https://arxiv.org/abs/1408.2873, without their word model inside.
 """
