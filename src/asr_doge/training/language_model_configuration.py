@@ -20,7 +20,7 @@ class PretrainLanguageModelConfig:
     """Tokens of the language model, byte-level BPE."""
     text_hidden_dim: int = 256
     """Width of the language model."""
-    text_layers: int = 4
+    text_layers: int = 2
     """Layers of the language model."""
     steps: int = 1600
     """Steps; the learning rate falls to zero along a cosine over them."""
