@@ -1,10 +1,12 @@
 """Prefix beam search against every path there is, and the language model's weighing against its own loss."""
 
+import copy
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ from transformers import DogeConfig
 
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts
-from asr_doge.decoding.decoders import Heard, RescoreDecoder
+from asr_doge.decoding.decoders import Heard, RescoreDecoder, choose_decoder
 from asr_doge.decoding.rescoring import prefix_beam_search, text_log_probs
-from asr_doge.models import LoadedModel
+from asr_doge.errors import ConfigError
+from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.encoders import SpeechEncoderOutput
 from asr_doge.models.language_model import build_language_model
 
@@ -104,3 +107,15 @@ def test_a_draft_with_hotwords_stays(assembled: LoadedModel) -> None:
     heard = replace(_heard(assembled, (1,)), drafts=[("abba", -1.0)])
     ((hypothesis,),) = RescoreDecoder(assembled, DecodingConfig(decoder="rescore")).decode(heard)
     assert hypothesis.text == "abba"
+
+
+def test_a_checkpoint_names_its_decoder(assembled: LoadedModel, tmp_path: Path) -> None:
+    model = copy.deepcopy(assembled.model)
+    model.config.default_decoder = "rescore"
+    LoadedModel(model, assembled.processor).save(tmp_path / "checkpoint")
+    again = load_model(tmp_path / "checkpoint", device="cpu")
+    assert choose_decoder(DecodingConfig(), again) == "rescore"
+    assert choose_decoder(DecodingConfig(decoder="ctc"), again) == "ctc"
+    again.model.config.default_decoder = "magic"
+    with pytest.raises(ConfigError, match="names default_decoder 'magic'"):
+        choose_decoder(DecodingConfig(), again)

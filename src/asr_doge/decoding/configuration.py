@@ -12,7 +12,7 @@ from asr_doge.errors import ConfigError
 DecoderName = Literal["draft", "greedy", "beam", "ctc", "rescore"]
 Timestamps = Literal["none", "segment", "word", "auto"]
 
-DEFAULT_BEAMS, RESCORED_BEAMS, MOST_BEAMS = 4, 16, 100
+DEFAULT_BEAMS, RESCORED_BEAMS, MOST_BEAMS = 4, 24, 100
 
 
 @dataclass(kw_only=True)
@@ -26,12 +26,12 @@ class DecodingConfig:
     what the model's configuration says, else draft where the encoder has a CTC head, else greedy."""
     num_beams: int = 1
     """Beams of beam search, 2 to 100 (which is then the decoder); with `--decoder beam` and no number, 4. Of `rescore`,
-    hypotheses that are weighed; with no number, 16."""
+    hypotheses that are weighed; with no number, 24."""
     n_best: int = 1
     """Texts of each piece to give as alternatives with their scores; at most the beams."""
-    language_model_weight: float = 0.3
+    language_model_weight: float = 0.5
     """What the language model's log-probability counts in `rescore`, beside 1 of the CTC head."""
-    word_bonus: float = 0.5
+    word_bonus: float = 1.0
     """What each word adds to a score in `rescore`, in nats: language models like short texts too well."""
     accept_threshold: float | None = None
     """Take a token of the draft if the language model gives it at least this probability, 0 to 1, even where it would

@@ -308,15 +308,17 @@ def choose_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) 
         return "ctc"
     if config.num_beams > 1:
         return "beam"
-    if loaded.model.config.decoder is not None:
-        return _known(loaded.model.config.decoder)
+    if loaded.model.config.default_decoder is not None:
+        return _known(loaded.model.config.default_decoder)
     return "draft" if loaded.model.encoder.has_ctc and not _obstacle(loaded) else "greedy"
 
 
 def _known(name: str) -> DecoderName:
     """The decoder that a checkpoint's configuration names."""
     if name not in get_args(DecoderName):
-        raise ConfigError(f"the checkpoint's config.json names decoder '{name}': put one of {get_args(DecoderName)}")
+        raise ConfigError(
+            f"the checkpoint's config.json names default_decoder '{name}': put one of {get_args(DecoderName)}"
+        )
     return cast(DecoderName, name)
 
 

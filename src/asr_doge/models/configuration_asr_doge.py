@@ -57,7 +57,7 @@ class ASRDogeConfig(PreTrainedConfig):
         train_encoder: what of the encoder is trained: `none`, `lora`, or `last_k`, its last layers and what follows.
         train_encoder_layers: how many of its layers `last_k` are.
         lora: options of `peft.LoraConfig` (`r`, `lora_alpha`, `lora_dropout`, `target_modules`), for `lora`.
-        decoder: the decoder to use where the user names none (see `asr_doge.decoding.configuration`).
+        default_decoder: the decoder to use where the user names none (see `asr_doge.decoding.configuration`).
     """
 
     model_type = "asr_doge"
@@ -86,7 +86,7 @@ class ASRDogeConfig(PreTrainedConfig):
     train_encoder: str = "none"
     train_encoder_layers: int = 2
     lora: dict[str, Any] | None = None
-    decoder: str | None = None
+    default_decoder: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in and check; raises ConfigError for a value that names no choice."""
