@@ -212,9 +212,9 @@ def test_ctrl_c_in_the_middle_of_the_work_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Most of the time is spent there; here a segment has just ended, and another one has not."""
-    recognize = nano.recognize_pieces
+    recognize = nano.recognize_chunks
 
-    def interrupted(pieces: Any) -> Any:
+    def interrupted(chunks: Any) -> Any:
         monkeypatch.setattr(nano, "recognize_pieces", recognize)
         raise KeyboardInterrupt
 

@@ -70,20 +70,20 @@ def brute_force_gain(rows: NDArray[np.float64], text: str, weight: float) -> flo
 @given(st.integers(0, 10_000), st.lists(st.sampled_from(["a", "b", "ab", "aa", "ba"]), min_size=1, unique=True))
 def test_the_best_of_all_paths_of_all_words_is_found(assembled: LoadedModel, seed: int, words: list[str]) -> None:
     rows = np.log(np.random.default_rng(seed).dirichlet(np.ones(4), size=4))
-    heard = np.full((4, 128), -50.0, dtype=np.float32)
-    heard[:, [0, ord(" "), ord("a"), ord("b")]] = rows
+    inputs = np.full((4, 128), -50.0, dtype=np.float32)
+    inputs[:, [0, ord(" "), ord("a"), ord("b")]] = rows
     weight = 20.0  # so that any is heard
-    found = spot_hotwords(assembled.model.encoder, heard, words, weight)
+    found = spot_hotwords(assembled.model.encoder, inputs, words, weight)
     best = max(brute_force_gain(rows, word, weight) for word in words)
     assert max(word.gain for word in found) == pytest.approx(best, abs=1e-4)
 
 
 def test_it_replaces_what_stands_there(assembled: LoadedModel) -> None:
     encoder = assembled.model.encoder
-    heard = posteriors("__cal_l_ _carl_ _now__", k=0.1)
-    found = spot_hotwords(encoder, heard, ["karl"], 1.0)
-    assert insert_hotwords(encoder, heard, found) == ("call karl now", [1])
-    assert insert_hotwords(encoder, heard, []) == ("call carl now", [])
+    inputs = posteriors("__cal_l_ _carl_ _now__", k=0.1)
+    found = spot_hotwords(encoder, inputs, ["karl"], 1.0)
+    assert insert_hotwords(encoder, inputs, found) == ("call karl now", [1])
+    assert insert_hotwords(encoder, inputs, []) == ("call carl now", [])
 
 
 def test_scores_rise_along_the_word_at_its_place_and_once(assembled: LoadedModel) -> None:

@@ -18,7 +18,7 @@ from transformers import DogeConfig
 
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts
-from asr_doge.decoding.decoders import Heard, RescoreDecoder, choose_decoder
+from asr_doge.decoding.decoders import DecoderInputs, RescoreDecoder, choose_decoder
 from asr_doge.decoding.rescoring import prefix_beam_search, text_log_probs
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedModel, load_model
@@ -69,7 +69,7 @@ def test_texts_weigh_alone_what_they_weigh_together() -> None:
         assert sum(found) == pytest.approx(-mean_loss * len(row), rel=1e-4)
 
 
-def _heard(loaded: LoadedModel, clips: Sequence[int]) -> Heard:
+def _heard(loaded: LoadedModel, clips: Sequence[int]) -> DecoderInputs:
     """Random letters in clips of 9, 5 and 7 frames, and their drafts."""
     ids = [0, *loaded.model.encoder.ctc_ids("ab ")]
     logits = torch.full((3, 9, 128), -30.0)
@@ -78,7 +78,7 @@ def _heard(loaded: LoadedModel, clips: Sequence[int]) -> Heard:
     chosen, lengths = logits[list(clips)], lengths[list(clips)]
     texts = ctc_greedy_texts(loaded.model.encoder, chosen, lengths)
     speech = SpeechEncoderOutput(torch.zeros(len(lengths), 1, 1), torch.ones_like(lengths), chosen, lengths)
-    return Heard(speech, [(text, 0.0) for text in texts])
+    return DecoderInputs(speech, [(text, 0.0) for text in texts])
 
 
 def test_clips_are_weighed_each_for_itself(assembled: LoadedModel) -> None:
@@ -92,11 +92,11 @@ def test_clips_are_weighed_each_for_itself(assembled: LoadedModel) -> None:
 
 
 def test_weights_choose_the_text(assembled: LoadedModel) -> None:
-    heard = _heard(assembled, (0,))
+    inputs = _heard(assembled, (0,))
     by_head, by_words, few_words = (
         RescoreDecoder(
             assembled, DecodingConfig(decoder="rescore", n_best=16, language_model_weight=0.0, word_bonus=bonus)
-        ).decode(heard)[0]
+        ).decode(inputs)[0]
         for bonus in (0.0, 100.0, -100.0)
     )
     words = [len(one.text.split()) for one in by_head]
@@ -104,8 +104,8 @@ def test_weights_choose_the_text(assembled: LoadedModel) -> None:
 
 
 def test_a_draft_with_hotwords_stays(assembled: LoadedModel) -> None:
-    heard = replace(_heard(assembled, (1,)), drafts=[("abba", -1.0)])
-    ((hypothesis,),) = RescoreDecoder(assembled, DecodingConfig(decoder="rescore")).decode(heard)
+    inputs = replace(_heard(assembled, (1,)), drafts=[("abba", -1.0)])
+    ((hypothesis,),) = RescoreDecoder(assembled, DecodingConfig(decoder="rescore")).decode(inputs)
     assert hypothesis.text == "abba"
 
 

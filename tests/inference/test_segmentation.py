@@ -1,4 +1,4 @@
-"""Pieces hold the whole, none is too long, and cuts fall where nobody speaks."""
+"""Chunks hold the whole, none is too long, and cuts fall where nobody speaks."""
 
 import itertools
 import tracemalloc
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.inference.results import Alternative, Segment, Word
-from asr_doge.inference.segmentation import Piece, pieces_of, stitch
+from asr_doge.inference.segmentation import Chunk, cut_into_chunks, stitch
 
 Waveform = NDArray[np.float32]
 
@@ -39,19 +39,19 @@ def breathless(seconds: float) -> Waveform:
     return np.tile(word, round(seconds * SAMPLE_RATE / len(word)))
 
 
-def assert_whole(pieces: list[Piece], waveform: Waveform, max_seconds: float) -> None:
-    """Pieces are where they say, without gaps, and overlap only where they say so."""
+def assert_whole(chunks: list[Chunk], waveform: Waveform, max_seconds: float) -> None:
+    """Chunks are where they say, without gaps, and overlap only where they say so."""
     reached = 0
     overlaps = False
-    for piece in pieces:
-        start = round(piece.start * SAMPLE_RATE)
-        np.testing.assert_array_equal(piece.samples, waveform[start : start + len(piece.samples)])
-        assert 0 < len(piece.samples) <= max_seconds * SAMPLE_RATE
+    for chunk in chunks:
+        start = round(chunk.start * SAMPLE_RATE)
+        np.testing.assert_array_equal(chunk.samples, waveform[start : start + len(chunk.samples)])
+        assert 0 < len(chunk.samples) <= max_seconds * SAMPLE_RATE
         assert start < reached if overlaps else start == reached
-        reached = start + len(piece.samples)
-        overlaps = piece.overlaps_next
-        if piece.speech:
-            assert piece.start <= piece.speech[0] < piece.speech[1] <= piece.end + 0.032
+        reached = start + len(chunk.samples)
+        overlaps = chunk.overlaps_next
+        if chunk.speech:
+            assert chunk.start <= chunk.speech[0] < chunk.speech[1] <= chunk.end + 0.032
     assert reached == len(waveform)
     assert not overlaps
 
@@ -75,57 +75,57 @@ PARTS = {
 def test_cuts_depend_on_the_recording_alone(names: list[str], max_seconds: float, sizes: list[int]) -> None:
     """Whatever it holds, and however it arrives."""
     waveform = np.concatenate([PARTS[name] for name in names])
-    at_once = list(pieces_of([waveform], max_seconds))
+    at_once = list(cut_into_chunks([waveform], max_seconds))
     assert_whole(at_once, waveform, max_seconds)
     edges = list(itertools.accumulate(itertools.islice(itertools.cycle(sizes), 1 + len(waveform) // min(sizes))))
     blocks = np.split(waveform, [edge for edge in edges if edge < len(waveform)])
-    in_blocks = list(pieces_of(blocks, max_seconds))
-    facts = [(piece.start, piece.end, piece.speech, piece.overlaps_next, piece.is_gap) for piece in at_once]
-    assert facts == [(piece.start, piece.end, piece.speech, piece.overlaps_next, piece.is_gap) for piece in in_blocks]
+    in_blocks = list(cut_into_chunks(blocks, max_seconds))
+    facts = [(chunk.start, chunk.end, chunk.speech, chunk.overlaps_next, chunk.is_gap) for chunk in at_once]
+    assert facts == [(chunk.start, chunk.end, chunk.speech, chunk.overlaps_next, chunk.is_gap) for chunk in in_blocks]
 
 
 def test_a_pause_ends_a_piece_and_a_long_one_is_a_gap() -> None:
     spoken = PARTS["speech"]
     waveform = np.concatenate([spoken, silence(1.4), spoken, silence(6.0), spoken])
-    pieces = list(pieces_of([waveform]))
-    gaps = [piece for piece in pieces if piece.is_gap]
-    assert sum(piece.end - piece.start for piece in gaps) == pytest.approx(5.5, abs=1.5)
-    assert all(piece.speech is None for piece in gaps)
+    chunks = list(cut_into_chunks([waveform]))
+    gaps = [chunk for chunk in chunks if chunk.is_gap]
+    assert sum(chunk.end - chunk.start for chunk in gaps) == pytest.approx(5.5, abs=1.5)
+    assert all(chunk.speech is None for chunk in gaps)
     seconds = len(spoken) / SAMPLE_RATE
     begins = [0.0, seconds + 1.4, 2 * seconds + 7.4]
-    for piece, begin in zip([piece for piece in pieces if not piece.is_gap], begins, strict=True):
-        assert piece.speech is not None
-        assert piece.speech[0] == pytest.approx(begin, abs=0.15)
-        assert piece.speech[1] == pytest.approx(begin + seconds, abs=0.3)
-        assert piece.start <= begin
-        assert piece.end >= begin + seconds
+    for chunk, begin in zip([chunk for chunk in chunks if not chunk.is_gap], begins, strict=True):
+        assert chunk.speech is not None
+        assert chunk.speech[0] == pytest.approx(begin, abs=0.15)
+        assert chunk.speech[1] == pytest.approx(begin + seconds, abs=0.3)
+        assert chunk.start <= begin
+        assert chunk.end >= begin + seconds
 
 
 def test_what_fits_and_has_no_pause_is_one_piece() -> None:
     spoken = PARTS["speech"]
-    (piece,) = pieces_of([spoken], len(spoken) / SAMPLE_RATE)
-    assert len(piece.samples) == len(spoken)
-    (silent,) = pieces_of([silence(7.0)])
-    assert (silent.speech, silent.is_gap) == (None, False)  # the only piece: the model shall decide
+    (chunk,) = cut_into_chunks([spoken], len(spoken) / SAMPLE_RATE)
+    assert len(chunk.samples) == len(spoken)
+    (silent,) = cut_into_chunks([silence(7.0)])
+    assert (silent.speech, silent.is_gap) == (None, False)  # the only chunk: the model shall decide
 
 
 def test_the_longer_a_piece_the_shorter_a_pause_will_do() -> None:
     waveform = np.concatenate([PARTS["breathless"], silence(0.4), PARTS["breathless"]])
     begin = len(PARTS["breathless"]) / SAMPLE_RATE
-    first, second = pieces_of([waveform], 8.0)
+    first, second = cut_into_chunks([waveform], 8.0)
     assert begin <= first.end <= begin + 0.4
     assert first.end == second.start
     assert not first.overlaps_next
-    (whole,) = pieces_of([waveform], 30.0)
+    (whole,) = cut_into_chunks([waveform], 30.0)
     assert len(whole.samples) == len(waveform)
 
 
 def test_where_nobody_pauses_pieces_overlap() -> None:
-    pieces = list(pieces_of([breathless(20.0)], 6.0))
-    assert len(pieces) > 3
-    assert all(piece.overlaps_next for piece in pieces[:-1])
-    for piece, following in itertools.pairwise(pieces):
-        assert piece.end - following.start == pytest.approx(1.5, abs=0.05)
+    chunks = list(cut_into_chunks([breathless(20.0)], 6.0))
+    assert len(chunks) > 3
+    assert all(chunk.overlaps_next for chunk in chunks[:-1])
+    for chunk, following in itertools.pairwise(chunks):
+        assert chunk.end - following.start == pytest.approx(1.5, abs=0.05)
 
 
 def test_an_hour_is_cut_in_the_memory_of_a_piece() -> None:
@@ -135,7 +135,7 @@ def test_an_hour_is_cut_in_the_memory_of_a_piece() -> None:
         yield from itertools.repeat(block, 900)
 
     tracemalloc.start()
-    seconds = sum(len(piece.samples) for piece in pieces_of(blocks())) / SAMPLE_RATE
+    seconds = sum(len(chunk.samples) for chunk in cut_into_chunks(blocks())) / SAMPLE_RATE
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds == 3600

@@ -19,8 +19,8 @@ from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import AudioError
 from asr_doge.inference import transcription
 from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
-from asr_doge.inference.segmentation import pieces_of
-from asr_doge.inference.transcription import Spoken, Transcriber, load, transcribe
+from asr_doge.inference.segmentation import cut_into_chunks
+from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load, transcribe
 from asr_doge.models import load_model
 from tests.inference.conftest import UNGUARDED
 from tests.models import tiny
@@ -71,7 +71,7 @@ def test_each_recording_is_transcribed_in_its_language(brief_folder: Path, tmp_p
     def alone(index: int, language: str | None) -> str:
         return text_of(Transcriber(loaded, decoding=UNGUARDED, language=language), WAVEFORMS[index])
 
-    spoken = [Spoken(WAVEFORMS[index], language) for index, language in enumerate(languages)]
+    spoken = [SourceWithLanguage(WAVEFORMS[index], language) for index, language in enumerate(languages)]
     together = Transcriber(loaded, 4, UNGUARDED).transcribe_each(spoken)
     texts = [result.text for result in together if isinstance(result, Transcription)]
     assert texts == [alone(index, language) for index, language in enumerate(languages)]
@@ -199,9 +199,9 @@ def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber, alone: lis
     results = transcriber.transcribe([long, WAVEFORMS[0]])
     assert results[0].duration == pytest.approx(len(long) / RATE)
     assert results[1].text == alone[0]
-    pieces = [piece for piece in pieces_of([long]) if not piece.is_gap]
-    assert len(pieces) == len(parts)
-    texts = [text_of(transcriber, piece.samples) for piece in pieces]
+    chunks = [chunk for chunk in cut_into_chunks([long]) if not chunk.is_gap]
+    assert len(chunks) == len(parts)
+    texts = [text_of(transcriber, chunk.samples) for chunk in chunks]
     assert results[0].text == " ".join(texts)
     segments = results[0].segments
     assert [segment.text for segment in segments] == texts
@@ -228,7 +228,7 @@ def test_a_recording_that_breaks_off_late_fails_as_a_whole(
 
 
 def test_a_long_file_is_never_held_whole(transcriber: Transcriber, tmp_path: Path) -> None:
-    """Nor are its pieces, between reading and their turn."""
+    """Nor are its chunks, between reading and their turn."""
     minute = np.zeros(60 * RATE, dtype=np.float32)
     said = spoken("seven")
     minute[30 * RATE : 30 * RATE + len(said)] = said

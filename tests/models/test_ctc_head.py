@@ -14,7 +14,7 @@ from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings, HeadedEncoder
 from asr_doge.models.ctc_head_checkpoints import save_head
 from asr_doge.models.ctc_vocabulary import LEAST_OCCURRENCES, CTCVocabulary
 from asr_doge.models.encoders.loading import encoder_fingerprint
-from asr_doge.models.export import HearingGraph
+from asr_doge.models.export import EncoderGraph
 from asr_doge.models.quantization import is_quantized
 from asr_doge.published import CTCHeadType, Quantization
 from tests.models import tiny
@@ -126,22 +126,22 @@ def test_settings_that_cannot_be_used_are_refused(values: dict[str, object], mes
 
 
 def test_an_encoder_with_a_head_has_ctc_and_the_same_embeddings(head_folder: Path, whisper_folder: Path) -> None:
-    hearing = load_encoder_alone(head_folder, device="cpu", dtype=torch.float64)
-    encoder = hearing.encoder
+    speech_encoder = load_encoder_alone(head_folder, device="cpu", dtype=torch.float64)
+    encoder = speech_encoder.encoder
     assert encoder.has_ctc
     assert encoder.ctc_frame_rate_hz == 25
     assert encoder.ctc_text(encoder.ctc_ids("it's")) == "it's"
     waveforms = [tiny.random_waveform(seconds, seed=i) for i, seconds in enumerate((0.7, 1.9))]
-    together = hearing.encode(waveforms, return_ctc_logits=True)
+    together = speech_encoder.encode(waveforms, return_ctc_logits=True)
     assert together.ctc_logits is not None
     assert together.ctc_lengths is not None
     assert together.ctc_lengths.tolist() == [18, 48]  # 35 and 95 states, by twos
     for index, waveform in enumerate(waveforms):
-        alone = hearing.encode([waveform], return_ctc_logits=True)
+        alone = speech_encoder.encode([waveform], return_ctc_logits=True)
         assert alone.ctc_logits is not None
         count = alone.ctc_logits.shape[1]
         assert tiny.relative_difference(together.ctc_logits[index, :count], alone.ctc_logits[0]) < 1e-9
-    bare = hearing.encode(waveforms)
+    bare = speech_encoder.encode(waveforms)
     assert bare.ctc_logits is None
     assert torch.equal(bare.speech_embeddings, together.speech_embeddings)
     assert isinstance(encoder, HeadedEncoder)
@@ -160,7 +160,7 @@ def test_a_model_saves_its_head_and_finds_it_again(head_folder: Path, doge_folde
     small = load_encoder_alone(tmp_path / "checkpoint", device="cpu")
     assert small.encoder.has_ctc
     waveform = tiny.random_waveform(1.1)
-    whole, own = again.hearing.encode([waveform], True), small.encode([waveform], True)
+    whole, own = again.speech_encoder.encode([waveform], True), small.encode([waveform], True)
     assert whole.ctc_logits is not None
     assert own.ctc_logits is not None
     assert torch.equal(whole.ctc_logits, own.ctc_logits)
@@ -169,7 +169,7 @@ def test_a_model_saves_its_head_and_finds_it_again(head_folder: Path, doge_folde
 def test_what_is_exported_of_a_headed_model_is_encoder_and_adapter(head_folder: Path, doge_folder: Path) -> None:
     loaded = assemble_model(head_folder, doge_folder, device="cpu", dtype=torch.float64, adapter_stack=5)
     tiny.randomize(loaded.model.adapter, seed=1)
-    graph = HearingGraph(loaded.model)
+    graph = EncoderGraph(loaded.model)
     assert graph.outputs == ("speech", "speech_lengths")
     batch = loaded.processor([tiny.random_waveform(seconds, seed=i) for i, seconds in enumerate((0.7, 1.9))])
     lengths = batch["attention_mask"].sum(dim=1)
@@ -189,7 +189,7 @@ def test_a_head_in_8_bits_gives_nearly_the_same(whisper_folder: Path, doge_folde
     whole, small = (load_model(tmp_path / "best", device="cpu", quantization=kind) for kind in KINDS)
     assert isinstance(small.model.encoder, HeadedEncoder)
     assert is_quantized(small.model.encoder.ctc_head)
-    exact, rounded = (one.hearing.encode([tiny.random_waveform(1.3)], True).ctc_logits for one in (whole, small))
+    exact, rounded = (one.speech_encoder.encode([tiny.random_waveform(1.3)], True).ctc_logits for one in (whole, small))
     assert exact is not None
     assert rounded is not None
     assert 0 < tiny.relative_difference(rounded, exact) < 0.2

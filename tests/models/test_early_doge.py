@@ -23,7 +23,7 @@ from asr_doge.models import LoadedModel, assemble_model, load_model
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.early_doge import EarlyDogeConfig, EarlyDogeForCausalLM
 from asr_doge.models.encoders.loading import settings
-from asr_doge.models.export import READING, SPEECH_TOKEN, ReadingGraph, write_graph
+from asr_doge.models.export import LANGUAGE_MODEL_GRAPH, SPEECH_TOKEN, LanguageModelGraph, write_graph
 from asr_doge.models.language_model import load_language_model
 from asr_doge.models.merging import merge_lora
 from asr_doge.published import Quantization
@@ -195,7 +195,7 @@ def test_its_drafts_give_what_greedy_search_does(granite_folder: Path, upload: P
     greedy = loaded.model.generate(**batch, max_new_tokens=8).tolist()
     speech = loaded.model.encode(batch["input_features"], batch["attention_mask"])
     verifier = Verifier(loaded.model, frozenset([1]), lambda token: str(token))
-    written = verifier.write(speech, [[*greedy[0][:3], 9, 9], []], [8, 8])
+    written = verifier.decode(speech, [[*greedy[0][:3], 9, 9], []], [8, 8])
     for row, tokens in zip(written, greedy, strict=True):
         assert row.tokens == tokens[: len(row.tokens)]
         assert len(row.tokens) == 8 or row.tokens[-1] == 1
@@ -208,8 +208,8 @@ def test_its_graph_gives_its_logits(granite_folder: Path, tmp_path: Path) -> Non
     cache = torch.zeros(shape.layers, 2, 2, shape.kv_heads, 5, shape.head_dim)
     speech = torch.zeros(2, 4, shape.hidden)
     example = (torch.tensor([[3, SPEECH_TOKEN, 4]] * 2), speech, torch.ones(2, 8, dtype=torch.long), cache)
-    write_graph(ReadingGraph(model), example, tmp_path / READING)
-    session = InferenceSession(tmp_path / READING)
+    write_graph(LanguageModelGraph(model), example, tmp_path / LANGUAGE_MODEL_GRAPH)
+    session = InferenceSession(tmp_path / LANGUAGE_MODEL_GRAPH)
     empty = np.zeros((*cache[:, :, :1, :, :0].shape,), dtype=np.float32)
     feed = {"token_ids": np.array([IDS]), "speech": speech[:1, :1].numpy(), "cache": empty}
     found, _ = session.run(None, {**feed, "attention_mask": np.ones((1, len(IDS)), dtype=np.int64)})

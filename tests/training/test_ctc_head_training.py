@@ -61,8 +61,8 @@ def test_it_learns_and_leaves_an_encoder_that_has_ctc(pretrain: Pretrain, corpus
     assert losses[-1] < 0.7 * losses[0]
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["result"]["dev_cer"] == result.dev_cer
-    hearing = load_encoder_alone(result.best_dir, device="cpu")
-    assert hearing.encoder.has_ctc
+    speech_encoder = load_encoder_alone(result.best_dir, device="cpu")
+    assert speech_encoder.encoder.has_ctc
     assert (tmp_path / "hypotheses.tsv").read_text().count("\n") == 4
     assert main(["transcribe", "--model", str(result.best_dir), "--decoder", "ctc", str(corpus)]) == 0
 

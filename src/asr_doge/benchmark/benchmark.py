@@ -39,7 +39,7 @@ from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError, DataError
-from asr_doge.inference.transcription import Spoken, Transcriber
+from asr_doge.inference.transcription import SourceWithLanguage, Transcriber
 from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.loading import TORCH_TYPES
 
@@ -188,7 +188,7 @@ class ASRDogeBenchmark:
         with watched_outputs(self.transcriber.loaded, self.config.checkpoint_dir) as outputs:
 
             def transcribe_each(pending: Iterable[Utterance]) -> Iterator[Outcome]:
-                spoken = (Spoken(sample.audio_path, sample.language) for sample in pending)
+                spoken = (SourceWithLanguage(sample.audio_path, sample.language) for sample in pending)
                 for outcome in self.transcriber.transcribe_each(spoken):
                     outputs.check()
                     yield outcome

@@ -31,7 +31,7 @@ class BenchmarkConfig(DecodingConfig):
     num_warmup_runs: int = 1
     """Runs of each clip before those, which are not counted."""
     batch_size: int = 8
-    """Pieces of recordings that the model reads at once while accuracy is measured; has no bearing on the texts."""
+    """Chunks of recordings that the model reads at once while accuracy is measured; has no bearing on the texts."""
     batch_sizes: list[int] = field(default_factory=lambda: [1, 8])
     """Batch sizes whose throughput is measured."""
     peer: list[str] = field(default_factory=list)

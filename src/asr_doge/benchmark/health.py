@@ -30,7 +30,7 @@ def check_weights(loaded: LoadedModel, name: str) -> None:
             )
 
 
-class OutputWatch:
+class NonFiniteOutputs:
     """Remembers whether encoder or language model has given NaN since `watched_outputs` began."""
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -51,9 +51,9 @@ class OutputWatch:
 
 
 @contextmanager
-def watched_outputs(loaded: LoadedModel, name: str) -> Iterator[OutputWatch]:
+def watched_outputs(loaded: LoadedModel, name: str) -> Iterator[NonFiniteOutputs]:
     """Watch the outputs of encoder and language model: what the one gives as NaN may never reach the other."""
-    watch = OutputWatch(name, loaded.model.device)
+    watch = NonFiniteOutputs(name, loaded.model.device)
 
     def look_at_speech(_: Any, __: Any, output: SpeechEncoderOutput) -> None:
         watch.look(output.speech_embeddings)

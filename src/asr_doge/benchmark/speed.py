@@ -51,7 +51,7 @@ class BatchSpeed:
     """Throughput of several clips together.
 
     Attributes:
-        batch_size: pieces that the model reads at once.
+        batch_size: chunks that the model reads at once.
         num_clips: clips transcribed.
         audio_seconds, seconds: their length, and how long it took, reading them included.
         rtfx: the one over the other: seconds of audio a second.

@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.decoding.ctc import BLANK, is_beyond, letter_scores
+from asr_doge.decoding.ctc import BLANK, is_beyond, label_log_posteriors
 from asr_doge.models.encoders import SpeechEncoder
 
 LEAD_SECONDS, TAIL_SECONDS = 0.15, 0.08
@@ -40,7 +40,7 @@ PAUSE_LEVEL, FLOOR_DECIBELS = 0.1, 50.0
 quiet ones count as at most so far below the loud."""
 
 
-UNHEARD = -20.0
+UNALIGNED_LOG_POSTERIOR = -20.0
 """Log-posterior of the words of a text that does not fit on its clip."""
 
 
@@ -54,7 +54,7 @@ class AlignedWord:
 
 
 @dataclass(frozen=True)
-class _Letters:
+class _WordFrames:
     """The frames at which a word's first and last letter are marked, and the mean log-posterior of all of them."""
 
     first: int
@@ -84,7 +84,9 @@ def align_words(
     is_foreign = is_beyond(encoder, "".join(words))
     if path is None or is_foreign:
         edges = np.linspace(0, seconds, len(words) + 1).tolist()
-        return [AlignedWord(start, end, None if is_foreign else UNHEARD) for start, end in pairwise(edges)]
+        return [
+            AlignedWord(start, end, None if is_foreign else UNALIGNED_LOG_POSTERIOR) for start, end in pairwise(edges)
+        ]
     marked = [_marks(path, np.flatnonzero(owner == number), emissions) for number in range(len(words))]
     return _place(marked, 1 / encoder.ctc_frame_rate_hz, seconds, _pauses(waveform, sampling_rate))
 
@@ -99,7 +101,7 @@ def _emissions(
     between = log_posteriors[:, [BLANK, *encoder.ctc_ids(" ")]].max(axis=1, keepdims=True)
     columns, owner = [log_posteriors[:, :0]], np.zeros(0, dtype=np.int64)
     for number, word in enumerate(words):
-        letters = letter_scores(encoder, log_posteriors, word)
+        letters = label_log_posteriors(encoder, log_posteriors, word)
         if letters.shape[1]:
             gap = [between] if len(owner) else []
             columns += [*gap, letters]
@@ -140,17 +142,17 @@ def _best_path(emissions: NDArray[np.float32], blank: NDArray[np.float32]) -> ND
     return path
 
 
-def _marks(path: NDArray[np.int64], letters: NDArray[np.int64], emissions: NDArray[np.float32]) -> _Letters | None:
+def _marks(path: NDArray[np.int64], letters: NDArray[np.int64], emissions: NDArray[np.float32]) -> _WordFrames | None:
     """Where the letters of a word lie on the path; None for a word without any."""
     if not len(letters):
         return None
     frames = [np.flatnonzero(path == letter) for letter in letters]
     best = [emissions[where, letter].max() for letter, where in zip(letters, frames, strict=True)]
-    return _Letters(int(frames[0][0]), int(frames[-1][-1]), float(np.mean(best)))
+    return _WordFrames(int(frames[0][0]), int(frames[-1][-1]), float(np.mean(best)))
 
 
 def _place(
-    marked: Sequence[_Letters | None], frame_seconds: float, seconds: float, pauses: Sequence[tuple[float, float]]
+    marked: Sequence[_WordFrames | None], frame_seconds: float, seconds: float, pauses: Sequence[tuple[float, float]]
 ) -> list[AlignedWord]:
     """Start and end of each word, in a clip of `seconds`.
 
@@ -159,10 +161,10 @@ def _place(
     aligned: list[AlignedWord] = []
     spoken = [letters for letters in marked if letters is not None]
     if spoken:
-        begin, finish = _extent(spoken, frame_seconds, seconds, pauses)
+        begin, finish = _speech_extent(spoken, frame_seconds, seconds, pauses)
         within = [pause for pause in pauses if begin < pause[0] and pause[1] < finish]
         moments = np.arange(begin, finish + MOMENT_SECONDS, MOMENT_SECONDS).clip(max=finish)
-        meetings = _meetings(spoken, frame_seconds, moments, within)
+        meetings = _word_boundaries(spoken, frame_seconds, moments, within)
         starts, ends = iter([begin, *(start for _, start in meetings)]), iter([*(end for end, _ in meetings), finish])
     for letters in marked:
         end = aligned[-1].end if aligned else 0.0
@@ -174,8 +176,8 @@ def _place(
     return aligned
 
 
-def _extent(
-    spoken: Sequence[_Letters], frame_seconds: float, seconds: float, pauses: Sequence[tuple[float, float]]
+def _speech_extent(
+    spoken: Sequence[_WordFrames], frame_seconds: float, seconds: float, pauses: Sequence[tuple[float, float]]
 ) -> tuple[float, float]:
     """Where the first word begins and the last one ends: at the silence at the clip's ends, if there is any.
 
@@ -190,8 +192,8 @@ def _extent(
     return begin, max(begin, finish)
 
 
-def _meetings(
-    spoken: Sequence[_Letters],
+def _word_boundaries(
+    spoken: Sequence[_WordFrames],
     frame_seconds: float,
     moments: NDArray[np.float64],
     pauses: Sequence[tuple[float, float]],

@@ -41,7 +41,7 @@ def ctc_log_posteriors(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[NDArray[
     return [row[:length] for row, length in zip(rows, ctc_lengths.tolist(), strict=True)]
 
 
-def letter_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
+def ctc_label_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
     """The labels that stand for each letter of a text, of those that the head can write; for each piece, for BPE.
 
     A letter counts in either case, for a text may be lower-cased where the head's is not.
@@ -57,9 +57,9 @@ def letter_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
     return letters
 
 
-def letter_scores(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], text: str) -> NDArray[np.float32]:
+def label_log_posteriors(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], text: str) -> NDArray[np.float32]:
     """Log-posteriors `[T, L]` of the letters of a text, of those that the head can write."""
-    columns = [log_posteriors[:, list(ids)].max(axis=1) for ids in letter_ids(encoder, text)]
+    columns = [log_posteriors[:, list(ids)].max(axis=1) for ids in ctc_label_ids(encoder, text)]
     return np.stack(columns, axis=1) if columns else log_posteriors[:, :0]
 
 
@@ -69,4 +69,4 @@ def is_beyond(encoder: SpeechEncoder, text: str) -> bool:
     A head of Latin letters hears Cyrillic words as silence, or as a few letters that resemble them.
     """
     letters = "".join(filter(str.isalnum, text))
-    return len(letter_ids(encoder, letters)) < len(letters) / 2
+    return len(ctc_label_ids(encoder, letters)) < len(letters) / 2

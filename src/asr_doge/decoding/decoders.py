@@ -61,7 +61,7 @@ class Hypothesis:
 
 
 @dataclass(frozen=True)
-class Heard:
+class DecoderInputs:
     """What the encoder heard in a batch of B clips.
 
     Attributes:
@@ -81,17 +81,17 @@ class Decoder(ABC):
     """Texts of a batch."""
 
     @abstractmethod
-    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+    def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
         """For each clip its texts, the best first."""
 
 
 class CTCDecoder(Decoder):
     """The encoder's own text."""
 
-    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+    def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
         """See `Decoder.decode`."""
-        assert heard.drafts is not None
-        return [[Hypothesis(text, score)] for text, score in heard.drafts]
+        assert inputs.drafts is not None
+        return [[Hypothesis(text, score)] for text, score in inputs.drafts]
 
 
 class LanguageModelDecoder(Decoder):
@@ -111,19 +111,19 @@ class LanguageModelDecoder(Decoder):
         self.eos_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
         self.max_new_tokens: int = settings.max_new_tokens or MAX_NEW_TOKENS
 
-    def draft_tokens(self, heard: Heard) -> list[list[int]]:
+    def draft_tokens(self, inputs: DecoderInputs) -> list[list[int]]:
         """Each draft as the language model would spell it."""
-        if heard.drafts is None:
-            return [[] for _ in heard.speech.speech_lengths]
-        return [self.processor.label_ids(normalize_training_text(text))[:-1].tolist() for text, _ in heard.drafts]
+        if inputs.drafts is None:
+            return [[] for _ in inputs.speech.speech_lengths]
+        return [self.processor.label_ids(normalize_training_text(text))[:-1].tolist() for text, _ in inputs.drafts]
 
-    def limits(self, drafts: Sequence[Sequence[int]], heard: Heard) -> list[int]:
+    def limits(self, drafts: Sequence[Sequence[int]], inputs: DecoderInputs) -> list[int]:
         """The most tokens of each text: by its draft, or without one by the clip's duration."""
         if not self.bound_length:
             return [self.max_new_tokens] * len(drafts)
-        if heard.drafts is None:
+        if inputs.drafts is None:
             rate = LENGTH_PER_SECOND / self.model.encoder.frame_rate_hz
-            bounds = [math.ceil(rate * length) for length in heard.speech.speech_lengths.tolist()]
+            bounds = [math.ceil(rate * length) for length in inputs.speech.speech_lengths.tolist()]
         else:
             bounds = [LENGTH_PER_DRAFT_TOKEN * len(draft) for draft in drafts]
         return [min(self.max_new_tokens, LENGTH_ANYWAY + bound) for bound in bounds]
@@ -145,14 +145,14 @@ class DraftDecoder(LanguageModelDecoder):
         piece = loaded.processor.tokenizer.convert_ids_to_tokens
         self.verifier = Verifier(self.model, self.eos_ids, piece, accept_threshold)
 
-    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+    def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
         """See `Decoder.decode`."""
-        drafts = self.draft_tokens(heard)
-        limits = self.limits(drafts, heard)
-        written = self.verifier.write(heard.speech, drafts, limits, heard.biases, heard.prompt_ids)
+        drafts = self.draft_tokens(inputs)
+        limits = self.limits(drafts, inputs)
+        decoded = self.verifier.decode(inputs.speech, drafts, limits, inputs.biases, inputs.prompt_ids)
         return [
             [self.hypothesis(row.tokens, limit, row.passes, sum(row.log_probs), row.log_probs)]
-            for row, limit in zip(written, limits, strict=True)
+            for row, limit in zip(decoded, limits, strict=True)
         ]
 
 
@@ -195,15 +195,15 @@ class SearchDecoder(LanguageModelDecoder):
         self.n_best = n_best
         self.score_tokens = score_tokens
 
-    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+    def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
         """See `Decoder.decode`."""
-        speech = heard.speech
-        limits = self.limits(self.draft_tokens(heard), heard)
-        biased = [HotwordLogitsProcessor(heard.biases, self.num_beams)] if heard.biases else []
+        speech = inputs.speech
+        limits = self.limits(self.draft_tokens(inputs), inputs)
+        biased = [HotwordLogitsProcessor(inputs.biases, self.num_beams)] if inputs.biases else []
         found = self.model.generate(
             speech_embeddings=speech.speech_embeddings,
             attention_mask=length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1]),
-            prompt_ids=heard.prompt_ids,
+            prompt_ids=inputs.prompt_ids,
             num_beams=self.num_beams,
             num_return_sequences=self.n_best,
             max_new_tokens=max(limits),
@@ -216,7 +216,7 @@ class SearchDecoder(LanguageModelDecoder):
         scores = found.sequences_scores.tolist() if self.num_beams > 1 else [None] * len(texts)
         log_probs: list[Sequence[float]] = [()] * len(texts)
         if self.score_tokens:
-            log_probs[:: self.n_best] = score_tokens(self.model, heard, texts[:: self.n_best])
+            log_probs[:: self.n_best] = score_tokens(self.model, inputs, texts[:: self.n_best])
         hypotheses = [
             self.hypothesis(tokens, limits[index // self.n_best], len(tokens), score, row)
             for index, (tokens, score, row) in enumerate(zip(texts, scores, log_probs, strict=True))
@@ -245,16 +245,16 @@ class RescoreDecoder(LanguageModelDecoder):
         super().__init__(loaded, bound_length=False)
         self.config = config
 
-    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+    def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
         """See `Decoder.decode`; a draft that holds hotwords stays, as their spelling is wanted for certain."""
-        logits, lengths = heard.speech.ctc_logits, heard.speech.ctc_lengths
+        logits, lengths = inputs.speech.ctc_logits, inputs.speech.ctc_lengths
         assert logits is not None
         assert lengths is not None
-        assert heard.drafts is not None
+        assert inputs.drafts is not None
         rows = ctc_log_posteriors(logits, lengths)
         greedy = ctc_greedy_texts(self.model.encoder, logits, lengths)
         found = []
-        for row, (draft, score), heard_first in zip(rows, heard.drafts, greedy, strict=True):
+        for row, (draft, score), heard_first in zip(rows, inputs.drafts, greedy, strict=True):
             found.append(self._weigh(row) if draft == heard_first else [Hypothesis(draft, score)])
         return found
 
@@ -281,9 +281,9 @@ class RescoreDecoder(LanguageModelDecoder):
 
 
 @torch.inference_mode()
-def score_tokens(model: torch.nn.Module, heard: Heard, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+def score_tokens(model: torch.nn.Module, inputs: DecoderInputs, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     """Natural logarithms of the probability of each token of each row's text, in one pass."""
-    speech = heard.speech
+    speech = inputs.speech
     width = max(map(len, rows))
     labels = torch.full((len(rows), width), IGNORED_LABEL)
     for place, row in zip(labels, rows, strict=True):
@@ -291,7 +291,7 @@ def score_tokens(model: torch.nn.Module, heard: Heard, rows: Sequence[Sequence[i
     mask = length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1])
     labels = labels.to(mask.device)
     logits = model(
-        speech_embeddings=speech.speech_embeddings, attention_mask=mask, labels=labels, prompt_ids=heard.prompt_ids
+        speech_embeddings=speech.speech_embeddings, attention_mask=mask, labels=labels, prompt_ids=inputs.prompt_ids
     ).logits
     scores = []
     for row_logits, row in zip(logits, rows, strict=True):

@@ -33,7 +33,7 @@ AddBias = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]
 
 
 @dataclass
-class Written:
+class DecodedSequence:
     """What one row of a batch came to.
 
     Attributes:
@@ -88,7 +88,7 @@ class _Row:
     index: int
     draft: Draft
     limit: int
-    written: Written
+    decoded: DecodedSequence
     finished: bool = False
 
 
@@ -111,14 +111,14 @@ class Verifier:
     window: int = WINDOW
 
     @torch.inference_mode()
-    def write(
+    def decode(
         self,
         speech: SpeechEncoderOutput,
         drafts: Sequence[Sequence[int]],
         limits: Sequence[int],
         add_bias: Sequence[AddBias | None] | None = None,
         prompt_ids: Tensor | None = None,
-    ) -> list[Written]:
+    ) -> list[DecodedSequence]:
         """Texts of a batch.
 
         Args:
@@ -129,16 +129,16 @@ class Verifier:
             prompt_ids: as in `ASRDogeForConditionalGeneration.forward`.
         """
         rows = [
-            _Row(index, Draft(tokens, [self.piece(token) for token in tokens]), limit, Written())
+            _Row(index, Draft(tokens, [self.piece(token) for token in tokens]), limit, DecodedSequence())
             for index, (tokens, limit) in enumerate(zip(drafts, limits, strict=True))
         ]
-        results = [row.written for row in rows]
+        results = [row.decoded for row in rows]
         proposals = [row.draft.rest(row.limit) for row in rows]
         mask = length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1])
-        logits, reading = self.model.read(speech.speech_embeddings, mask, self._batch(proposals), prompt_ids)
+        logits, state = self.model.prefill(speech.speech_embeddings, mask, self._batch(proposals), prompt_ids)
         while True:
             rejected = [
-                self._take(
+                self._accept(
                     row, proposal, scores[-len(proposal) - 1 :].float(), add_bias[row.index] if add_bias else None
                 )
                 for row, proposal, scores in zip(rows, proposals, logits, strict=True)
@@ -147,14 +147,14 @@ class Verifier:
             if not going:
                 return results
             if len(going) < len(rows):
-                reading.select(torch.tensor(going, device=logits.device))
+                state.select(torch.tensor(going, device=logits.device))
                 rows, rejected = [rows[number] for number in going], [rejected[number] for number in going]
-            reading.reject(torch.tensor(rejected, device=logits.device))
-            proposals = [row.draft.rest(min(self.window, row.limit - len(row.written.tokens))) for row in rows]
-            unread = [[row.written.tokens[-1], *proposal] for row, proposal in zip(rows, proposals, strict=True)]
-            logits = self.model.read_on(reading, self._batch(unread))
+            state.reject(torch.tensor(rejected, device=logits.device))
+            proposals = [row.draft.rest(min(self.window, row.limit - len(row.decoded.tokens))) for row in rows]
+            unread = [[row.decoded.tokens[-1], *proposal] for row, proposal in zip(rows, proposals, strict=True)]
+            logits = self.model.extend(state, self._batch(unread))
 
-    def _take(self, row: _Row, proposal: Sequence[int], logits: Tensor, add_bias: AddBias | None) -> int:
+    def _accept(self, row: _Row, proposal: Sequence[int], logits: Tensor, add_bias: AddBias | None) -> int:
         """Accept what agrees and one token more; returns how many of the proposed tokens were rejected.
 
         Args:
@@ -163,7 +163,7 @@ class Verifier:
         """
         log_probs = logits.log_softmax(dim=-1)  # the model's own: a bias makes no word surer
         if add_bias is not None:
-            logits = add_bias(logits, row.written.tokens, proposal)
+            logits = add_bias(logits, row.decoded.tokens, proposal)
         proposed = torch.tensor(proposal, dtype=torch.long, device=logits.device)
         choices = logits.argmax(dim=-1)
         agrees = choices[:-1] == proposed
@@ -173,11 +173,11 @@ class Verifier:
         accepted = int(agrees.long().cumprod(dim=0).sum())
         taken = [*proposal[:accepted], int(choices[accepted])]
         scores = log_probs[: accepted + 1].gather(1, torch.tensor(taken, device=logits.device)[:, None])[:, 0]
-        row.written.passes += 1
+        row.decoded.passes += 1
         for token, score in zip(taken, scores.tolist(), strict=True):
-            row.written.tokens.append(token)
-            row.written.log_probs.append(score)
-            if token in self.eos_ids or len(row.written.tokens) >= row.limit:
+            row.decoded.tokens.append(token)
+            row.decoded.log_probs.append(score)
+            if token in self.eos_ids or len(row.decoded.tokens) >= row.limit:
                 row.finished = True
                 break
             row.draft.follow(token, self.piece(token))

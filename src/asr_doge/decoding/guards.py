@@ -22,7 +22,7 @@ STEADY_DECIBELS = 3.0
 """Noise and tones keep their level within this; speech, with its pauses and consonants, does not, even in noise."""
 STEADY_SECONDS = 0.5
 """Shorter clips are not judged by their steadiness: a vowel may be as long."""
-SURE_POSTERIOR, SURE_LETTER = 0.9, 0.95
+SURE_POSTERIOR, SURE_LABEL = 0.9, 0.95
 """Mean posterior of the letters of the CTC text, and of a single letter, from which they count though nobody is heard.
 
 Of short words nano's head is often less sure than of beeps and drums: the voice tells them apart."""
@@ -51,7 +51,7 @@ def is_blank(log_posteriors: NDArray[np.float32]) -> bool:
     return bool((log_posteriors.argmax(axis=1) == BLANK).all())
 
 
-def hears_no_speech(log_posteriors: NDArray[np.float32] | None, has_voice: Callable[[], bool]) -> bool:
+def is_nonspeech(log_posteriors: NDArray[np.float32] | None, has_voice: Callable[[], bool]) -> bool:
     """Whether the CTC head is blank through a clip; or it is unsure of its letters, or missing, and nobody speaks.
 
     Args:
@@ -66,7 +66,7 @@ def hears_no_speech(log_posteriors: NDArray[np.float32] | None, has_voice: Calla
     spoken = best != BLANK
     letters = np.count_nonzero(spoken & (best != np.concatenate([[BLANK], best[:-1]])))
     sureness = float(np.exp(log_posteriors.max(axis=1)[spoken].mean()))
-    return sureness < (SURE_LETTER if letters == 1 else SURE_POSTERIOR) and not has_voice()
+    return sureness < (SURE_LABEL if letters == 1 else SURE_POSTERIOR) and not has_voice()
 
 
 def without_loops(words: Sequence[str], draft: Sequence[str] | None) -> list[int]:

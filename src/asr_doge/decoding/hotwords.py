@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
-from asr_doge.decoding.ctc import BLANK, letter_ids
+from asr_doge.decoding.ctc import BLANK, ctc_label_ids
 from asr_doge.errors import ConfigError
 from asr_doge.models.encoders import SpeechEncoder
 
@@ -71,7 +71,7 @@ def spot_hotwords(
     space = encoder.ctc_ids(" ")  # of BPE none: its pieces hold it
     edge[:, space] = 0.0
     relative = np.concatenate([edge, relative, edge])
-    spelled = [(text, letter_ids(encoder, f" {text} ")) for text in hotwords]
+    spelled = [(text, ctc_label_ids(encoder, f" {text} ")) for text in hotwords]
     spelled = [(text, letters) for text, letters in spelled if len(letters) > 2 * len(space)]  # else it can write none
     if not spelled:
         return []

@@ -18,8 +18,8 @@ from asr_doge.decoding.alignment import align_words
 from asr_doge.decoding.confidence import CALIBRATION, Calibration
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors, is_beyond
-from asr_doge.decoding.decoders import TRAIN_A_HEAD, CTCDecoder, Heard, Hypothesis, build_decoder
-from asr_doge.decoding.guards import GuardName, hears_no_speech, is_blank, is_quiet_or_steady, without_loops
+from asr_doge.decoding.decoders import TRAIN_A_HEAD, CTCDecoder, DecoderInputs, Hypothesis, build_decoder
+from asr_doge.decoding.guards import GuardName, is_blank, is_nonspeech, is_quiet_or_steady, without_loops
 from asr_doge.decoding.hotwords import HotwordBias, insert_hotwords, read_hotwords, spot_hotwords
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
@@ -84,8 +84,8 @@ class Recognizer:
     def __init__(self, loaded: LoadedModel | LoadedEncoder, config: DecodingConfig) -> None:
         config.check()
         self.loaded = loaded
-        self.hearing = loaded if isinstance(loaded, LoadedEncoder) else loaded.hearing
-        self.encoder = self.hearing.encoder
+        self.speech_encoder = loaded if isinstance(loaded, LoadedEncoder) else loaded.speech_encoder
+        self.encoder = self.speech_encoder.encoder
         if config.timestamps == "auto":
             config = replace(config, timestamps="word" if self.encoder.has_ctc else "none")
         self.config = config
@@ -117,12 +117,12 @@ class Recognizer:
             CheckpointError: the CTC head gives NaN.
         """
         results = [Recognition(guards=("silence",))] * len(waveforms)
-        rate = self.hearing.sampling_rate
+        rate = self.speech_encoder.sampling_rate
         guarded = self.config.guard_silence
         heard_of = [i for i, clip in enumerate(waveforms) if not (guarded and is_quiet_or_steady(clip, rate))]
         if not heard_of:
             return results
-        speech = self.hearing.encode([waveforms[i] for i in heard_of], self.encoder.has_ctc)
+        speech = self.speech_encoder.encode([waveforms[i] for i in heard_of], self.encoder.has_ctc)
         posteriors = self._posteriors(speech)
         spoken = list(range(len(heard_of)))
         if guarded:
@@ -150,7 +150,7 @@ class Recognizer:
         if posteriors is not None and is_blank(posteriors):
             has_language_model = not isinstance(self.decoder, CTCDecoder)
             return has_language_model and has_voice is not None and has_voice(waveform)
-        return not hears_no_speech(posteriors, partial(has_voice or (lambda clip: True), waveform))
+        return not is_nonspeech(posteriors, partial(has_voice or (lambda clip: True), waveform))
 
     @property
     def reads_language(self) -> bool:
@@ -180,35 +180,35 @@ class Recognizer:
         prompt_ids: Tensor | None,
     ) -> list[Recognition]:
         """Recognitions of clips in which somebody speaks."""
-        heard = replace(self._listen(speech, posteriors), prompt_ids=prompt_ids)
-        rows = self.decoder.decode(heard)
-        if heard.drafts is not None:
+        inputs = replace(self._listen(speech, posteriors), prompt_ids=prompt_ids)
+        rows = self.decoder.decode(inputs)
+        if inputs.drafts is not None:
             # What bounded these texts is a draft in letters that are not theirs.
             unbounded = [
                 row for row, texts in enumerate(rows) if texts[0].cut and is_beyond(self.encoder, texts[0].text)
             ]
             if unbounded:
-                again = self.decoder.decode(_without_drafts(heard, unbounded))
+                again = self.decoder.decode(_without_drafts(inputs, unbounded))
                 for row, (best, *others) in zip(unbounded, again, strict=True):
                     rows[row] = [replace(best, passes=rows[row][0].passes + best.passes), *others]
         return [
             self._finish(
                 hypotheses,
                 waveforms[index],
-                heard.drafts[index][0] if heard.drafts is not None else None,
+                inputs.drafts[index][0] if inputs.drafts is not None else None,
                 posteriors[index] if posteriors is not None else None,
             )
             for index, hypotheses in enumerate(rows)
         ]
 
-    def _listen(self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None) -> Heard:
+    def _listen(self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None) -> DecoderInputs:
         """Drafts, and the hotwords in them."""
         if posteriors is None or speech.ctc_logits is None or speech.ctc_lengths is None:
-            return Heard(speech)
+            return DecoderInputs(speech)
         scores = [float(row.max(axis=1).sum()) for row in posteriors]
         if not self.hotwords:
             texts = ctc_greedy_texts(self.encoder, speech.ctc_logits, speech.ctc_lengths)
-            return Heard(speech, list(zip(texts, scores, strict=True)))
+            return DecoderInputs(speech, list(zip(texts, scores, strict=True)))
         drafts, biases = [], []
         for row, score in zip(posteriors, scores, strict=True):
             spotted = spot_hotwords(self.encoder, row, self.hotwords, self.config.hotword_weight)
@@ -216,7 +216,7 @@ class Recognizer:
             drafts.append((draft[0], score))
             tokenizer = self.loaded.processor.tokenizer if isinstance(self.loaded, LoadedModel) else None
             biases.append(HotwordBias(tokenizer, spotted, draft) if spotted and tokenizer is not None else None)
-        return Heard(speech, drafts, biases)
+        return DecoderInputs(speech, drafts, biases)
 
     def _finish(
         self, hypotheses: Sequence[Hypothesis], waveform: Waveform, draft: str | None, posteriors: Posteriors | None
@@ -252,7 +252,7 @@ class Recognizer:
     def _time(
         self, words: Sequence[str], log_probs: Sequence[float | None], posteriors: Posteriors, waveform: Waveform
     ) -> tuple[RecognizedWord, ...]:
-        places = align_words(self.encoder, posteriors, words, waveform, self.hearing.sampling_rate)
+        places = align_words(self.encoder, posteriors, words, waveform, self.speech_encoder.sampling_rate)
         timed = []
         for word, place, log_prob in zip(words, places, log_probs, strict=True):
             # The calibration is of both together: of the head alone it would be far too sure.
@@ -272,11 +272,11 @@ class Recognizer:
         return list(sums)
 
 
-def _without_drafts(heard: Heard, rows: Sequence[int]) -> Heard:
+def _without_drafts(inputs: DecoderInputs, rows: Sequence[int]) -> DecoderInputs:
     """Some clips of a batch, as a model without a CTC head would hear them."""
-    biases = [heard.biases[row] for row in rows] if heard.biases is not None else None
-    prompt_ids = heard.prompt_ids[list(rows)] if heard.prompt_ids is not None else None
-    return Heard(_rows(heard.speech, rows), None, biases, prompt_ids)
+    biases = [inputs.biases[row] for row in rows] if inputs.biases is not None else None
+    prompt_ids = inputs.prompt_ids[list(rows)] if inputs.prompt_ids is not None else None
+    return DecoderInputs(_rows(inputs.speech, rows), None, biases, prompt_ids)
 
 
 def _rows(speech: SpeechEncoderOutput, rows: Sequence[int]) -> SpeechEncoderOutput:

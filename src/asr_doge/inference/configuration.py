@@ -34,7 +34,7 @@ class TranscribeConfig(DecodingConfig):
     """Language spoken, as a code such as de or a name; it has an effect on models that were trained with {language} in
     their prompt."""
     batch_size: int = 8
-    """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
+    """Chunks of recordings that the model reads at once; none is longer than what it was trained on."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     dtype: Dtype = "fp32"

@@ -70,12 +70,14 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     found = find_speech_encoder(config.speech_encoder, config.encoder_window)
     reference, encoder_config = found.reference, found.config  # not the head, which reads what is stored here
     encoder = load_encoder(reference, encoder_config).to(find_device(config.device))
-    hearing = LoadedEncoder(encoder, encoder_family(encoder_config).feature_extractor(encoder_config))
+    speech_encoder = LoadedEncoder(encoder, encoder_family(encoder_config).feature_extractor(encoder_config))
     storage = Storage(config.dtype, config.ctc_top_k if encoder.has_ctc else 0, config.augment_copies)
     copies = dict.fromkeys(augmented, 1 + config.augment_copies)
     seconds = sum(utterance.duration * copies.get(utterance.id, 1) for utterance in utterances)
     folder = config.output_dir or str(data_dir / "features")
-    source = feature_source(encoder_fingerprint(reference, encoder_config), encoder_config, hearing.feature_extractor)
+    source = feature_source(
+        encoder_fingerprint(reference, encoder_config), encoder_config, speech_encoder.feature_extractor
+    )
     with FeatureCacheWriter(
         folder,
         source,
@@ -91,7 +93,7 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
             copies,
             bytes_per_second(storage, encoder.hidden_size, encoder.frame_rate_hz, encoder.ctc_frame_rate_hz),
         )
-        run = _Run(writer, hearing, copies, config.num_workers)
+        run = _Run(writer, speech_encoder, copies, config.num_workers)
         run.do(work)
     return FeaturesReport(folder, run.encoded, work.kept, list(run.failed.values()))
 
@@ -229,12 +231,12 @@ class _Run:
     """
 
     def __init__(
-        self, writer: FeatureCacheWriter, hearing: LoadedEncoder, copies: dict[str, int], threads: int
+        self, writer: FeatureCacheWriter, speech_encoder: LoadedEncoder, copies: dict[str, int], threads: int
     ) -> None:
         self.encoded = 0
         self.failed: dict[str, str] = {}
         self._writer = writer
-        self._hearing = hearing
+        self._speech_encoder = speech_encoder
         self._copies = copies
         self._threads = threads
 
@@ -301,10 +303,10 @@ class _Run:
         Raises:
             AudioError, DataError: it cannot be read, or is too short or too long.
         """
-        path, rate = utterance.audio_path, self._hearing.sampling_rate
+        path, rate = utterance.audio_path, self._speech_encoder.sampling_rate
         # Before it is read: of one that changes meanwhile, the features are then too old, not wrong for good.
         stamp = audio_stamp(path)
-        longest = self._hearing.max_samples
+        longest = self._speech_encoder.max_samples
         waveform = read_clip(path, rate, longest)
         copies = range(1, self._copies.get(utterance.id, 1))
         return _Clip(
@@ -318,7 +320,7 @@ class _Run:
             return
         top_k = self._writer.storage.ctc_top_k
         waveforms = [waveform for clip in clips for waveform in clip.waveforms]
-        output = self._hearing.encode(waveforms, return_ctc_logits=top_k > 0)
+        output = self._speech_encoder.encode(waveforms, return_ctc_logits=top_k > 0)
         speech = output.speech_embeddings.cpu()
         speech_lengths = output.speech_lengths.tolist()
         features = [Features(rows[:length]) for rows, length in zip(speech, speech_lengths, strict=True)]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.inference.results import GuardAction, Segment, Transcription
-from asr_doge.inference.segmentation import Piece, Segmenter, common_prefix, stitch
+from asr_doge.inference.segmentation import Chunk, Segmenter, common_prefix_length, stitch
 from asr_doge.inference.transcription import Transcriber, guard_actions, segment_of
 
 HOP_SECONDS = 0.32
@@ -54,15 +54,15 @@ class StreamTranscriber:
         self._transcriber = transcriber
         self._segmenter = Segmenter(transcriber.max_seconds)
         self._samples = 0
-        self._ended: list[Piece] = []  # to be transcribed for good
+        self._ended: list[Chunk] = []  # to be transcribed for good
         self._finished: list[Segment] = []
-        self._told = 0  # of the finished, those that an update has held
+        self._reported = 0  # of the finished, those that an update has held
         self._joined: list[Segment] = []  # ended too, but the next overlaps their last and may mend its end
         self._guards: list[GuardAction] = []
         self._passes = 0
         self._hypothesis: list[str] = []
         self._committed: list[str] = []
-        self._looked_at = 0.0  # seconds of audio at the latest hypothesis
+        self._hypothesis_seconds = 0.0  # seconds of audio at the latest hypothesis
 
     @property
     def seconds(self) -> float:
@@ -73,12 +73,12 @@ class StreamTranscriber:
         """Take more `[samples]`, mono at 16 kHz, of any number; returns what changed, if anything did."""
         self._samples += len(samples)
         self._end_segments(self._segmenter.feed(samples))
-        piece = self._segmenter.open_piece
+        chunk = self._segmenter.open_chunk
         before = (self._committed, self._hypothesis)
-        if self.seconds - self._looked_at >= max(HOP_SECONDS, (piece.end - piece.start) / MOST_WORK):
-            self._looked_at = self.seconds
-            self._look_at(piece)
-        if self._told == len(self._finished) and before == (self._committed, self._hypothesis):
+        if self.seconds - self._hypothesis_seconds >= max(HOP_SECONDS, (chunk.end - chunk.start) / MOST_WORK):
+            self._hypothesis_seconds = self.seconds
+            self._update_hypothesis(chunk)
+        if self._reported == len(self._finished) and before == (self._committed, self._hypothesis):
             return None
         return self._update()
 
@@ -95,18 +95,18 @@ class StreamTranscriber:
             text, self.seconds, segments=tuple(self._finished), guards=tuple(self._guards), passes=self._passes
         )
 
-    def _end_segments(self, pieces: list[Piece]) -> None:
-        """Transcribe pieces for good."""
-        self._ended += pieces
+    def _end_segments(self, chunks: list[Chunk]) -> None:
+        """Transcribe chunks for good."""
+        self._ended += chunks
         while self._ended:
-            piece = self._ended[0]
-            recognitions = [] if piece.is_gap else self._transcriber.recognize_pieces([piece])
+            chunk = self._ended[0]
+            recognitions = [] if chunk.is_gap else self._transcriber.recognize_chunks([chunk])
             del self._ended[0]  # only now: an interrupt may have come, and `finish` shall make good for it
             for recognition in recognitions:
-                self._joined.append(segment_of(recognition, piece))
-                self._guards += guard_actions(recognition, piece)
+                self._joined.append(segment_of(recognition, chunk))
+                self._guards += guard_actions(recognition, chunk)
                 self._passes += recognition.passes
-            if piece.is_gap or not piece.overlaps_next:
+            if chunk.is_gap or not chunk.overlaps_next:
                 self._release()
 
     def _release(self) -> None:
@@ -114,19 +114,19 @@ class StreamTranscriber:
         self._finished += stitch(self._joined, [True] * len(self._joined))
         self._joined, self._hypothesis, self._committed = [], [], []
 
-    def _look_at(self, piece: Piece) -> None:
-        """Make a hypothesis of the open piece, and commit what it shares with the one before."""
-        recognitions = self._transcriber.recognize_pieces([piece]) if piece.speech is not None else []
-        segments = [*self._joined, *(segment_of(recognition, piece) for recognition in recognitions)]
+    def _update_hypothesis(self, chunk: Chunk) -> None:
+        """Make a hypothesis of the open chunk, and commit what it shares with the one before."""
+        recognitions = self._transcriber.recognize_chunks([chunk]) if chunk.speech is not None else []
+        segments = [*self._joined, *(segment_of(recognition, chunk) for recognition in recognitions)]
         words = " ".join(segment.text for segment in stitch(segments, [True] * len(segments))).split()
-        agreed = words[: common_prefix(words, self._hypothesis)]
-        if common_prefix(agreed, self._committed) == len(self._committed):
+        agreed = words[: common_prefix_length(words, self._hypothesis)]
+        if common_prefix_length(agreed, self._committed) == len(self._committed):
             self._committed = agreed
         self._hypothesis = words
 
     def _update(self) -> StreamUpdate:
-        finished = tuple(self._finished[self._told :])
-        self._told = len(self._finished)
+        finished = tuple(self._finished[self._reported :])
+        self._reported = len(self._finished)
         tentative = self._hypothesis[len(self._committed) :]
         return StreamUpdate(self.seconds, finished, " ".join(self._committed), " ".join(tentative))
 

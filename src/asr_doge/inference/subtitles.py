@@ -76,11 +76,11 @@ def _groups(words: Iterable[Word]) -> Iterator[list[Word]]:
 def _short_words(words: Iterable[Word]) -> Iterator[Word]:
     """Words that fit into a line: a longer one (of a script without spaces, say) is cut, its time shared out."""
     for word in words:
-        pieces = [word.text[i : i + MAX_LINE_CHARACTERS] for i in range(0, len(word.text), MAX_LINE_CHARACTERS)]
+        chunks = [word.text[i : i + MAX_LINE_CHARACTERS] for i in range(0, len(word.text), MAX_LINE_CHARACTERS)]
         start = word.start
-        for piece in pieces:
-            end = start + (word.end - word.start) * len(piece) / len(word.text)
-            yield Word(piece, start, end, word.confidence)
+        for chunk in chunks:
+            end = start + (word.end - word.start) * len(chunk) / len(word.text)
+            yield Word(chunk, start, end, word.confidence)
             start = end
 
 

@@ -1,7 +1,7 @@
 """Recordings in, text out: files, arrays and long recordings through one model.
 
 Promises: results come in the order of the inputs; a recording that cannot be read is reported in its place and costs
-the others nothing; pieces of many recordings are batched with others of like length, and how they are batched does not
+the others nothing; chunks of many recordings are batched with others of like length, and how they are batched does not
 change their text. Memory grows neither with the number of files nor with their length.
 It does not print or write files (see `asr_doge.inference.output` and the command line).
 """
@@ -29,7 +29,7 @@ from asr_doge.inference.results import (
     Transcription,
     Word,
 )
-from asr_doge.inference.segmentation import Piece, pieces_of, stitch
+from asr_doge.inference.segmentation import Chunk, cut_into_chunks, stitch
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.loading import TORCH_TYPES
@@ -45,7 +45,7 @@ WINDOW_SECONDS = 240.0
 
 
 @dataclass(frozen=True)
-class Spoken:
+class SourceWithLanguage:
     """A recording and the language spoken in it; None where it is not known."""
 
     source: Source
@@ -54,7 +54,7 @@ class Spoken:
 
 @dataclass
 class _Recording:
-    """A recording on its way: how much of it was read, and what was said in each of its pieces."""
+    """A recording on its way: how much of it was read, and what was said in each of its chunks."""
 
     path: Path | None
     language: str | None = None
@@ -70,9 +70,9 @@ class _Recording:
     def is_done(self) -> bool:
         return self.is_read and (self.error is not None or len(self.segments) == len(self.overlaps))
 
-    def add(self, index: int, piece: Piece, recognition: Recognition) -> None:
-        self.segments[index] = segment_of(recognition, piece)
-        self.guards += guard_actions(recognition, piece)
+    def add(self, index: int, chunk: Chunk, recognition: Recognition) -> None:
+        self.segments[index] = segment_of(recognition, chunk)
+        self.guards += guard_actions(recognition, chunk)
         self.passes += recognition.passes
 
     def finished(self, sampling_rate: int) -> Transcription | FailedTranscription:
@@ -84,26 +84,26 @@ class _Recording:
         return Transcription(text, self.samples / sampling_rate, self.path, tuple(segments), guards, self.passes)
 
 
-_Held = tuple[_Recording, int, Piece]
-"""A piece that waits for its turn, and which one of which recording it is."""
+_QueuedChunk = tuple[_Recording, int, Chunk]
+"""A chunk that waits for its turn, and which one of which recording it is."""
 
 
-def segment_of(recognition: Recognition, piece: Piece) -> Segment:
-    """What was recognized in a piece of a recording, with times from the recording's start."""
-    start, end = piece.speech or (piece.start, piece.end)
+def segment_of(recognition: Recognition, chunk: Chunk) -> Segment:
+    """What was recognized in a chunk of a recording, with times from the recording's start."""
+    start, end = chunk.speech or (chunk.start, chunk.end)
     if recognition.speech is not None:
-        start, end = (min(piece.start + moment, piece.end) for moment in recognition.speech)
+        start, end = (min(chunk.start + moment, chunk.end) for moment in recognition.speech)
     words = tuple(
-        Word(word.text, piece.start + word.start, min(piece.start + word.end, piece.end), word.confidence)
+        Word(word.text, chunk.start + word.start, min(chunk.start + word.end, chunk.end), word.confidence)
         for word in recognition.words
     )
     alternatives = tuple(Alternative(text, score) for text, score in recognition.alternatives)
     return Segment(recognition.text, start, end, words, alternatives)
 
 
-def guard_actions(recognition: Recognition, piece: Piece) -> list[GuardAction]:
-    """What the guards did in a piece of a recording."""
-    return [GuardAction(guard, piece.start, piece.end) for guard in recognition.guards]
+def guard_actions(recognition: Recognition, chunk: Chunk) -> list[GuardAction]:
+    """What the guards did in a chunk of a recording."""
+    return [GuardAction(guard, chunk.start, chunk.end) for guard in recognition.guards]
 
 
 class Transcriber:
@@ -111,7 +111,7 @@ class Transcriber:
 
     Args:
         loaded: from `load_model`, or from `load_encoder_alone` to hear what the encoder's CTC head holds.
-        batch_size: pieces the model reads at once.
+        batch_size: chunks the model reads at once.
         decoding: how what was heard becomes text; default, the encoder's draft verified.
         language: spoken in the recordings, as a code such as `de` or a name, for models whose prompt names it.
 
@@ -129,10 +129,10 @@ class Transcriber:
         self.recognizer = Recognizer(loaded, decoding or DecodingConfig())
         self.batch_size = batch_size
         self.language = language
-        hearing = self.recognizer.hearing
-        self.sampling_rate = hearing.sampling_rate
+        speech_encoder = self.recognizer.speech_encoder
+        self.sampling_rate = speech_encoder.sampling_rate
         longest = loaded.model.config.max_audio_seconds if isinstance(loaded, LoadedModel) else LONGEST_SECONDS
-        self.max_seconds = min(longest, hearing.max_seconds)
+        self.max_seconds = min(longest, speech_encoder.max_seconds)
 
     @property
     def loaded(self) -> LoadedModel:
@@ -163,7 +163,9 @@ class Transcriber:
         return _successful(next(self.transcribe_each([source])))
 
     def transcribe_each(
-        self, sources: Iterable[Source | Spoken], on_progress: Callable[[float], None] = lambda seconds: None
+        self,
+        sources: Iterable[Source | SourceWithLanguage],
+        on_progress: Callable[[float], None] = lambda seconds: None,
     ) -> Iterator[Transcription | FailedTranscription]:
         """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
@@ -172,43 +174,46 @@ class Transcriber:
             on_progress: called with the seconds of audio that were transcribed since the last call.
         """
         recordings: deque[_Recording] = deque()
-        for pieces in self._windows(sources, recordings, on_progress):
-            self._work_off(pieces, on_progress)
+        for chunks in self._windows(sources, recordings, on_progress):
+            self._transcribe_chunks(chunks, on_progress)
             while recordings and recordings[0].is_done:
                 yield recordings.popleft().finished(self.sampling_rate)
 
     def _windows(
-        self, sources: Iterable[Source | Spoken], recordings: deque[_Recording], on_progress: Callable[[float], None]
-    ) -> Iterator[list[_Held]]:
-        """Read recordings, appending them to `recordings`, and give their pieces whenever enough are held."""
-        window: list[_Held] = []
+        self,
+        sources: Iterable[Source | SourceWithLanguage],
+        recordings: deque[_Recording],
+        on_progress: Callable[[float], None],
+    ) -> Iterator[list[_QueuedChunk]]:
+        """Read recordings, appending them to `recordings`, and give their chunks whenever enough are held."""
+        window: list[_QueuedChunk] = []
         for given in sources:
-            spoken = given if isinstance(given, Spoken) else Spoken(given, self.language)
+            spoken = given if isinstance(given, SourceWithLanguage) else SourceWithLanguage(given, self.language)
             source = spoken.source
             recording = _Recording(Path(source) if isinstance(source, str | Path) else None, spoken.language)
             recordings.append(recording)
-            for piece in self._pieces(source, recording):
-                if piece.is_gap:
+            for chunk in self._chunks(source, recording):
+                if chunk.is_gap:
                     recording.overlaps[-1:] = [False] * bool(recording.overlaps)
-                    on_progress(len(piece.samples) / self.sampling_rate)
+                    on_progress(len(chunk.samples) / self.sampling_rate)
                     continue
-                if self._is_enough(window):  # now, as what is wrong with a recording shows only after its last piece
+                if self._is_enough(window):  # now, as what is wrong with a recording shows only after its last chunk
                     yield window
                     window = []
-                window.append((recording, len(recording.overlaps), piece))
-                recording.overlaps.append(piece.overlaps_next)
+                window.append((recording, len(recording.overlaps), chunk))
+                recording.overlaps.append(chunk.overlaps_next)
             if not window or self._is_enough(window):
                 yield window
                 window = []
         yield window
 
-    def _is_enough(self, window: list[_Held]) -> bool:
-        return sum(len(piece.samples) for _, _, piece in window) >= WINDOW_SECONDS * self.sampling_rate
+    def _is_enough(self, window: list[_QueuedChunk]) -> bool:
+        return sum(len(chunk.samples) for _, _, chunk in window) >= WINDOW_SECONDS * self.sampling_rate
 
-    def _pieces(self, source: Source, recording: _Recording) -> Iterator[Piece]:
-        """The pieces of a recording as they are read; an error ends them."""
+    def _chunks(self, source: Source, recording: _Recording) -> Iterator[Chunk]:
+        """The chunks of a recording as they are read; an error ends them."""
         try:
-            yield from pieces_of(self._blocks(source, recording), self.max_seconds)
+            yield from cut_into_chunks(self._blocks(source, recording), self.max_seconds)
             check_long_enough(recording.samples, self.sampling_rate, str(recording.path or "array"))
         except AudioError as error:
             recording.error = error
@@ -224,24 +229,24 @@ class Transcriber:
             recording.samples += len(block)
             yield block
 
-    def _work_off(self, pieces: list[_Held], on_progress: Callable[[float], None]) -> None:
-        """Transcribe all pieces held, the longest first, in batches of like length."""
-        pieces = [held for held in pieces if held[0].error is None]
-        pieces.sort(key=lambda held: len(held[2].samples), reverse=True)
-        for start in range(0, len(pieces), self.batch_size):
-            batch = pieces[start : start + self.batch_size]
+    def _transcribe_chunks(self, chunks: list[_QueuedChunk], on_progress: Callable[[float], None]) -> None:
+        """Transcribe all chunks held, the longest first, in batches of like length."""
+        chunks = [queued for queued in chunks if queued[0].error is None]
+        chunks.sort(key=lambda queued: len(queued[2].samples), reverse=True)
+        for start in range(0, len(chunks), self.batch_size):
+            batch = chunks[start : start + self.batch_size]
             languages = [recording.language for recording, _, _ in batch]
-            recognitions = self.recognize_pieces([piece for _, _, piece in batch], languages)
-            for (recording, index, piece), recognition in zip(batch, recognitions, strict=True):
-                recording.add(index, piece, recognition)
-            on_progress(sum(len(piece.samples) for _, _, piece in batch) / self.sampling_rate)
+            recognitions = self.recognize_chunks([chunk for _, _, chunk in batch], languages)
+            for (recording, index, chunk), recognition in zip(batch, recognitions, strict=True):
+                recording.add(index, chunk, recognition)
+            on_progress(sum(len(chunk.samples) for _, _, chunk in batch) / self.sampling_rate)
 
-    def recognize_pieces(
-        self, pieces: Sequence[Piece], languages: Sequence[str | None] | None = None
+    def recognize_chunks(
+        self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
     ) -> list[Recognition]:
-        """What was said in each piece of one batch, of files and streams; default, in the transcriber's language."""
+        """What was said in each chunk of one batch, of files and streams; default, in the transcriber's language."""
         return self.recognizer.recognize(
-            [piece.samples for piece in pieces], has_voice, languages or [self.language] * len(pieces)
+            [chunk.samples for chunk in chunks], has_voice, languages or [self.language] * len(chunks)
         )
 
 
@@ -261,7 +266,7 @@ def load(
             `ctc` also a bare encoder, such as published Granite Speech.
         device: `cpu`, `cuda`, `mps`; default, an accelerator if there is one.
         decoding: how what was heard becomes text.
-        batch_size: pieces the model reads at once.
+        batch_size: chunks the model reads at once.
         quantization: as in `asr_doge.models.load_model`.
         language: as in `Transcriber`.
         dtype: of the weights in memory, and of what is computed with them.

@@ -29,7 +29,7 @@ from asr_doge.models.loading import MAX_NEW_TOKENS, LoadedModel
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
 from asr_doge.models.whole_folder import whole_folder
 
-HEARING, READING = "hearing.onnx", "language_model.onnx"
+ENCODER_GRAPH, LANGUAGE_MODEL_GRAPH = "encoder.onnx", "language_model.onnx"
 SPEECH_TOKEN = -1
 """What stands in the token ids for the next speech embedding."""
 TOLERANCE = 1e-3
@@ -38,7 +38,7 @@ Axes = Mapping[str, Sequence[int]]
 """Axes of each input that may have any size."""
 
 
-class HearingGraph(nn.Module):
+class EncoderGraph(nn.Module):
     """Encoder and adapter: input features to speech embeddings for the language model."""
 
     def __init__(self, model: ASRDogeForConditionalGeneration) -> None:
@@ -58,7 +58,7 @@ class HearingGraph(nn.Module):
         return speech, lengths, *posteriors
 
 
-class ReadingGraph(nn.Module):
+class LanguageModelGraph(nn.Module):
     """The language model, which reads token ids and speech embeddings after what is in its cache."""
 
     axes: Axes = {"token_ids": (0, 1), "speech": (0, 1), "attention_mask": (0, 1), "cache": (2, 4)}
@@ -122,8 +122,10 @@ def _write_all(loaded: LoadedModel, folder: Path) -> None:
     """Everything that an export holds, the graphs compared with the model."""
     cache = _some_cache(loaded.model)
     batch = _noise(loaded)
-    write_graph(HearingGraph(loaded.model), batch, folder / HEARING)
-    write_graph(ReadingGraph(loaded.model), _some_reading(loaded.model, cache), folder / READING)
+    write_graph(EncoderGraph(loaded.model), batch, folder / ENCODER_GRAPH)
+    write_graph(
+        LanguageModelGraph(loaded.model), _some_decoding_state(loaded.model, cache), folder / LANGUAGE_MODEL_GRAPH
+    )
     _check(loaded, batch, cache, folder)
     if isinstance(loaded.processor.feature_extractor, LogMelFeatureExtractor):
         np.save(folder / "mel_filters.npy", mel_filters().numpy().astype(np.float32))
@@ -136,7 +138,7 @@ def _settings(loaded: LoadedModel, cache: Tensor) -> dict[str, Any]:
     generation = loaded.model.generation_config
     eos = generation.eos_token_id
     return {
-        "sampling_rate": loaded.hearing.sampling_rate,
+        "sampling_rate": loaded.speech_encoder.sampling_rate,
         "prompt_ids": loaded.model.config.prompt_ids or [],
         "speech_token_id": SPEECH_TOKEN,
         "eos_token_ids": eos if isinstance(eos, list) else [eos],
@@ -148,7 +150,7 @@ def _settings(loaded: LoadedModel, cache: Tensor) -> dict[str, Any]:
 def _noise(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
     """Input features of two clips of noise, and their lengths."""
     rng = np.random.default_rng(0)
-    rate = loaded.hearing.sampling_rate
+    rate = loaded.speech_encoder.sampling_rate
     clips = [0.1 * rng.standard_normal(length, dtype=np.float32) for length in (5 * rate, 2 * rate + rate // 3)]
     inputs = loaded.processor(audio=clips, sampling_rate=rate)
     return inputs["input_features"], inputs["attention_mask"].sum(dim=1)
@@ -163,14 +165,14 @@ def _some_cache(model: ASRDogeForConditionalGeneration) -> Tensor:
     return torch.randn(len(layers), 2, 2, heads, 5, size)
 
 
-def _some_reading(model: ASRDogeForConditionalGeneration, cache: Tensor) -> tuple[Tensor, ...]:
+def _some_decoding_state(model: ASRDogeForConditionalGeneration, cache: Tensor) -> tuple[Tensor, ...]:
     """Inputs of the reading graph, of which no two axes have the same size but those that must."""
     _, _, batch, _, past, _ = cache.shape
     speech = torch.randn(batch, 4, model.get_input_embeddings().embedding_dim)
     return torch.tensor([[3, SPEECH_TOKEN, 4]] * batch), speech, torch.ones(batch, past + 3, dtype=torch.long), cache
 
 
-def write_graph(graph: HearingGraph | ReadingGraph, inputs: tuple[Tensor, ...], path: Path) -> None:
+def write_graph(graph: EncoderGraph | LanguageModelGraph, inputs: tuple[Tensor, ...], path: Path) -> None:
     """Trace a graph over example inputs and save it."""
     shapes = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in graph.axes.items()}
     with torch.inference_mode(), _quiet(), _unscaled_positions(graph):
@@ -230,21 +232,21 @@ def _check(loaded: LoadedModel, batch: tuple[Tensor, Tensor], cache: Tensor, fol
     model, (features, lengths) = loaded.model, batch
     encoded = model.encode(features, length_mask(lengths, model.encoder.num_frames(features)))
     expected, expected_lengths = model.adapter(encoded.speech_embeddings, encoded.speech_lengths)
-    speech, speech_lengths, *_ = run(HEARING, *batch)
+    speech, speech_lengths, *_ = run(ENCODER_GRAPH, *batch)
     for row, other, length in zip(speech, expected, expected_lengths.tolist(), strict=True):
-        _same(HEARING, row[:length], other[:length])
+        _same(ENCODER_GRAPH, row[:length], other[:length])
     prompt = model.config.prompt_ids or []
     rows = [[*prompt, *[SPEECH_TOKEN] * length, 3, 4] for length in speech_lengths.tolist()]
     longest = max(map(len, rows))
     token_ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     heard_mask = length_mask(encoded.speech_lengths, encoded.speech_embeddings.shape[1])
-    logits, reading = model.read(encoded.speech_embeddings, heard_mask, token_ids[:, -2:])
-    found, read = run(READING, token_ids, speech, mask, cache[..., :0, :])
-    _same(READING, found[:, -3:], logits)
+    logits, state = model.prefill(encoded.speech_embeddings, heard_mask, token_ids[:, -2:])
+    found, read = run(LANGUAGE_MODEL_GRAPH, token_ids, speech, mask, cache[..., :0, :])
+    _same(LANGUAGE_MODEL_GRAPH, found[:, -3:], logits)
     more = torch.tensor([[5, 6]] * len(rows))
-    found, _ = run(READING, more, speech, torch.cat([mask, torch.ones_like(more)], dim=1), read)
-    _same(READING, found, model.read_on(reading, more))
+    found, _ = run(LANGUAGE_MODEL_GRAPH, more, speech, torch.cat([mask, torch.ones_like(more)], dim=1), read)
+    _same(LANGUAGE_MODEL_GRAPH, found, model.extend(state, more))
 
 
 def _same(name: str, found: Tensor, expected: Tensor) -> None:

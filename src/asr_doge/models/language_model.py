@@ -78,7 +78,7 @@ def load_language_model(
     rounded = quantized_weights(blueprint)
     try:
         with (
-            _late_bars(),
+            _delayed_progress_bars(),
             stored_weights(reference, rename, lambda name: None if name in rounded else dtype) as stored,
         ):
             expected = blueprint.state_dict()
@@ -146,7 +146,7 @@ def _rename_for(model: PreTrainedModel) -> Callable[[str], str]:
 
 
 @contextmanager
-def _late_bars() -> Iterator[None]:
+def _delayed_progress_bars() -> Iterator[None]:
     """Transformers' progress bars wait for `BAR_AFTER_SECONDS`; what else the process loads keeps its settings."""
 
     def delayed(bar: Callable[..., Any], positional: tuple[Any, ...], named: dict[str, Any]) -> Any:

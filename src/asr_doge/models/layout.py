@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 IGNORED_LABEL = -100
-UNLIKE_POSITIONS = 24
+MAX_LENGTH_DIFFERENCE = 24
 """On the CPU, a pass more costs about as much as so many positions more in a pass: the weights are read once more."""
 
 
@@ -35,7 +35,7 @@ class Layout:
     labels: Tensor | None
 
 
-def line_up(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> Layout:
+def left_pad(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> Layout:
     """Move the padding that stands between and after a row's parts to its left end.
 
     Left, in training as in generation: the last position of every row is then its newest token, and the text of all
@@ -56,24 +56,24 @@ def line_up(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> Layout:
     return Layout(embeddings.masked_fill(~mask[..., None], 0.0), mask.long(), position_ids, labels)
 
 
-def alike(lengths: Tensor) -> list[Tensor]:
+def group_by_length(lengths: Tensor) -> list[Tensor]:
     """Indices of the rows of `lengths` `[B]` in groups, none of which is much longer than another of its group."""
     order = lengths.argsort(descending=True)
     groups: list[list[int]] = []
     for row in order.tolist():
-        if not groups or lengths[groups[-1][0]] - lengths[row] > UNLIKE_POSITIONS:
+        if not groups or lengths[groups[-1][0]] - lengths[row] > MAX_LENGTH_DIFFERENCE:
             groups.append([])
         groups[-1].append(row)
     return [torch.tensor(sorted(group)) for group in groups]
 
 
-def all_real(inputs: Tensor, length: int) -> Tensor:
+def full_attention_mask(inputs: Tensor, length: int) -> Tensor:
     """The attention mask of inputs without padding, `[B, length]`."""
     return torch.ones(len(inputs), length, dtype=torch.long, device=inputs.device)
 
 
 @dataclass
-class Reading:
+class DecodingState:
     """What the language model has read of a batch, over a cache that rows share though they accept unequal lengths.
 
     A column that a row rejected is masked for that row alone; columns that every row rejected are cut off.
@@ -87,7 +87,7 @@ class Reading:
     mask: Tensor
 
     @classmethod
-    def joined(cls, caches: Sequence[Cache], groups: Sequence[Tensor], mask: Tensor) -> "Reading":
+    def joined(cls, caches: Sequence[Cache], groups: Sequence[Tensor], mask: Tensor) -> "DecodingState":
         """What was read of the rows of `mask`, each group `[b]` of which has a cache of its own."""
         joined = DynamicCache()
         for number in range(len(caches[0])):

@@ -80,7 +80,7 @@ class LoadedModel:
     processor: ASRDogeProcessor
 
     @property
-    def hearing(self) -> LoadedEncoder:
+    def speech_encoder(self) -> LoadedEncoder:
         """Its encoder alone."""
         return LoadedEncoder(self.model.encoder, self.processor.feature_extractor)
 
@@ -160,7 +160,7 @@ def load_encoder_alone(
         or config.train_encoder != "none"
         or (config.ctc_head is not None and config.ctc_head["type"] == "adapter")
     ):  # wholly or partly the checkpoint's own
-        return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
+        return load_model(name, device=device, dtype=dtype, quantization=quantization).speech_encoder
     elif config.ctc_head is not None:
         return _load_headed_encoder(reference, config, HEAD_PREFIX, found_device, dtype, quantization)
     else:

@@ -4,8 +4,8 @@ Promises: training and generation read the same layout, `[bos] prompt | speech |
 masked out of attention and loss, so that a clip's loss, logits and text do not depend on its neighbours. Frozen parts
 stay in eval mode, out of the optimizer and out of the checkpoint; `save_pretrained` writes what was trained and
 `from_pretrained` finds the rest by the pointers in the configuration.
-It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own; `read`
-and `read_on` are what `asr_doge.decoding` builds on.
+It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own; `prefill`
+and `extend` are what `asr_doge.decoding` builds on.
 """
 
 import copy
@@ -38,7 +38,7 @@ from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, length_mask
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
 from asr_doge.models.language_model import build_language_model
-from asr_doge.models.layout import IGNORED_LABEL, Layout, Reading, alike, all_real, line_up
+from asr_doge.models.layout import IGNORED_LABEL, DecodingState, Layout, full_attention_mask, group_by_length, left_pad
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.published import Quantization
 
@@ -308,10 +308,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
-    def read(
+    def prefill(
         self, speech_embeddings: Tensor, attention_mask: Tensor, text: Tensor, prompt_ids: Tensor | None = None
-    ) -> tuple[Tensor, Reading]:
-        """Read prompt, speech and text in one pass, to go on from later with `read_on`.
+    ) -> tuple[Tensor, DecodingState]:
+        """Read prompt, speech and text in one pass, to go on from later with `extend`.
 
         Args:
             speech_embeddings, attention_mask: `[B, T', D]` and `[B, T']`, as in `forward`.
@@ -324,7 +324,9 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         speech, read = self._hear(None, attention_mask, speech_embeddings)
         inputs = self._layout(speech, read, text, prompt_ids)
         lengths, kept = inputs.mask.sum(dim=1), 1 + (text != IGNORED_LABEL).sum(dim=1)
-        groups = alike(lengths) if lengths.device.type == "cpu" else [torch.arange(len(text), device=text.device)]
+        groups = (
+            group_by_length(lengths) if lengths.device.type == "cpu" else [torch.arange(len(text), device=text.device)]
+        )
         logits, caches = None, []
         for group in groups:
             width, places = int(lengths[group].max()), int(kept[group].max())
@@ -336,16 +338,16 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 use_cache=True,
             )
             if len(groups) == 1:
-                return output.logits, Reading(output.past_key_values, inputs.mask)
+                return output.logits, DecodingState(output.past_key_values, inputs.mask)
             if logits is None:
                 logits = output.logits.new_zeros(len(text), text.shape[1] + 1, output.logits.shape[2])
             logits[group, -places:] = output.logits
             caches.append(output.past_key_values)
         assert logits is not None
-        return logits, Reading.joined(caches, groups, inputs.mask)
+        return logits, DecodingState.joined(caches, groups, inputs.mask)
 
     @torch.no_grad()
-    def read_on(self, reading: Reading, text: Tensor) -> Tensor:
+    def extend(self, state: DecodingState, text: Tensor) -> Tensor:
         """Read more text after what was read; `reading` then holds it too.
 
         Args:
@@ -355,14 +357,14 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Returns:
             Logits `[B, L, V]`, right-aligned: the predictions made after each token.
         """
-        inputs = line_up(*self._embed(text), None)
-        past = reading.mask.sum(dim=1, keepdim=True)
-        reading.mask = torch.cat([reading.mask, inputs.mask], dim=1)
+        inputs = left_pad(*self._embed(text), None)
+        past = state.mask.sum(dim=1, keepdim=True)
+        state.mask = torch.cat([state.mask, inputs.mask], dim=1)
         return self.language_model(
             inputs_embeds=inputs.embeddings,
-            attention_mask=reading.mask,
+            attention_mask=state.mask,
             position_ids=past + inputs.position_ids,
-            past_key_values=reading.cache,
+            past_key_values=state.cache,
             use_cache=True,
         ).logits
 
@@ -372,12 +374,12 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Speech embeddings `[B, T', D]`, given or encoded, and their lengths `[B]`."""
         if input_features is not None and speech_embeddings is None:
             if attention_mask is None:
-                attention_mask = all_real(input_features, self.encoder.num_frames(input_features))
+                attention_mask = full_attention_mask(input_features, self.encoder.num_frames(input_features))
             encoded = self.encode(input_features, attention_mask)
             return encoded.speech_embeddings, encoded.speech_lengths
         if speech_embeddings is not None and input_features is None:
             if attention_mask is None:
-                attention_mask = all_real(speech_embeddings, speech_embeddings.shape[1])
+                attention_mask = full_attention_mask(speech_embeddings, speech_embeddings.shape[1])
             return speech_embeddings, attention_mask.long().sum(dim=1)
         raise ValueError("give either input_features or speech_embeddings")
 
@@ -412,7 +414,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             text, text_mask = self._embed(labels)
             parts.append(text)
             masks.append(text_mask)
-        return line_up(torch.cat(parts, dim=1), torch.cat(masks, dim=1), labels)
+        return left_pad(torch.cat(parts, dim=1), torch.cat(masks, dim=1), labels)
 
     def _embed(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings `[B, L, H]` of token ids `[B, L]`, -100 at padding, and the mask `[B, L]` of the real ones."""
@@ -424,7 +426,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         These are what training updates, and any part that has no pointer to weights elsewhere.
         """
-        homeless = [
+        without_pointer = [
             prefix
             for prefix, pointer in (
                 ("encoder.", self.config.speech_encoder),
@@ -436,7 +438,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return {
             name
             for name in self.state_dict()
-            if (self._is_trained(name) or name.startswith(tuple(homeless)))
+            if (self._is_trained(name) or name.startswith(tuple(without_pointer)))
             and name.removeprefix("language_model.") not in tied
         }
 

@@ -37,7 +37,7 @@ HYPOTHESES_NAME = "hypotheses.jsonl"
 SECONDS_BETWEEN_DRAWINGS = 60.0
 
 
-class LimitedPatience(EarlyStoppingCallback):
+class EarlyStopping(EarlyStoppingCallback):
     """Early stopping that goes on counting over a resume, where transformers' own starts anew.
 
     Args:
@@ -117,7 +117,7 @@ class MarkComplete(TrainerCallback):
             remove_old(newest.parent, self.keep)
 
 
-class StopWhenAsked(TrainerCallback):
+class StopOnInterrupt(TrainerCallback):
     """At Ctrl-C or SIGTERM, finish the step, save and stop; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class StopWhenAsked(TrainerCallback):
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
 
-class Show(TrainerCallback):
+class ShowEvaluation(TrainerCallback):
     """Keep `hypotheses.jsonl` and the curves of a run's folder up to date, the curves not too often."""
 
     def __init__(self, evaluation: Evaluation, folder: Path) -> None:

@@ -41,7 +41,7 @@ from asr_doge.models.ctc_vocabulary import CTCVocabulary
 from asr_doge.models.encoders import encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source
 from asr_doge.training.arguments import logging_steps, use_one_device
-from asr_doge.training.callbacks import MarkComplete, Progress, StopWhenAsked
+from asr_doge.training.callbacks import MarkComplete, Progress, StopOnInterrupt
 from asr_doge.training.ctc_examples import CTCExamples
 from asr_doge.training.ctc_head_configuration import PretrainCTCHeadConfig
 from asr_doge.training.ctc_loss import ctc_loss
@@ -309,7 +309,7 @@ class _KeepBest(TrainerCallback):
 
 def _run(trainer: CTCTrainer, checkpoint: Path | None) -> None:
     """Train to the end, which is evaluated and saved too."""
-    stop = StopWhenAsked()
+    stop = StopOnInterrupt()
     trainer.add_callback(stop)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

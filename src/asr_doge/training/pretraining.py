@@ -50,14 +50,14 @@ from asr_doge.published import DEFAULT_PROMPT
 from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.pretraining_speech import (
-    LAST_LESSON,
-    LESSONS,
-    LONG_LESSON,
-    Lesson,
+    CURRICULUM,
+    LAST_DIFFICULTY,
+    LONG_DIFFICULTY,
+    Difficulty,
     PretrainingSpeech,
     collate_features,
 )
-from asr_doge.training.pretraining_text import DrawnOutStage, DrawnOutText, collate_drawn_out
+from asr_doge.training.pretraining_text import StretchedTokens, StretchedTokenStage, collate_stretched_tokens
 
 CTC_VOCABULARY = 128
 """CTC ids are ASCII character codes; 0 is the blank."""
@@ -249,7 +249,7 @@ def pretrain(config: PretrainConfig) -> None:
     set_seed(config.seed)
     encoder = build_encoder(config)
     stage = Stage("ctc", config.ctc_steps, config.learning_rate, config.ctc_until)
-    speech = _speech(config, config.ctc_steps, LESSONS, config.seed)
+    speech = _speech(config, config.ctc_steps, CURRICULUM, config.seed)
     write_atomically(_recipe_path(config), yaml.safe_dump(_recipe(config), sort_keys=False).encode())
     _run_stage(stage, config, CTCStage(encoder), speech, collate_ctc)
 
@@ -259,23 +259,23 @@ def pretrain(config: PretrainConfig) -> None:
     model = build_model(config, encoder, tokenizer)
 
     stage = Stage("language", config.language_steps, config.language_learning_rate)
-    examples = DrawnOutText(
+    examples = StretchedTokens(
         config.language_steps * config.batch_size, processor, model.config.prompt_ids or [], config.seed
     )
     model.language_model.requires_grad_(True)
-    _run_stage(stage, config, DrawnOutStage(model.language_model), examples, collate_drawn_out)
+    _run_stage(stage, config, StretchedTokenStage(model.language_model), examples, collate_stretched_tokens)
 
     def collate_text(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         return collate_ctc(clips) | {"labels": processor(text=[clip["text"] for clip in clips])["labels"]}
 
-    for number, (name, steps, learning_rate, lesson) in enumerate(
+    for number, (name, steps, learning_rate, difficulty) in enumerate(
         (
-            ("text", config.text_steps, config.text_learning_rate, LAST_LESSON),
-            ("long_text", config.long_text_steps, config.long_text_learning_rate, LONG_LESSON),
+            ("text", config.text_steps, config.text_learning_rate, LAST_DIFFICULTY),
+            ("long_text", config.long_text_steps, config.long_text_learning_rate, LONG_DIFFICULTY),
         ),
         start=1,
     ):
-        speech = _speech(config, steps, [lesson], config.seed + number)
+        speech = _speech(config, steps, [difficulty], config.seed + number)
         _run_stage(Stage(name, steps, learning_rate), config, TextStage(model), speech, collate_text)
     _save(config, model, encoder, tokenizer)
 
@@ -317,9 +317,9 @@ def _refuse_another_recipe(config: PretrainConfig) -> None:
         )
 
 
-def _speech(config: PretrainConfig, steps: int, lessons: Sequence[Lesson], seed: int) -> PretrainingSpeech:
+def _speech(config: PretrainConfig, steps: int, curriculum: Sequence[Difficulty], seed: int) -> PretrainingSpeech:
     """Clips for a stage; the stages of the language model's get no sentences but digit strings."""
-    digits_only = lessons is not LESSONS
+    digits_only = curriculum is not CURRICULUM
     recordings = read_fsdd(Path(config.digits_dir), takes="train", without=[config.dev_speaker])
     utterances = read_manifest(Path(config.sentences_manifest)) if config.sentences_manifest else []
     sentences = [
@@ -336,7 +336,7 @@ def _speech(config: PretrainConfig, steps: int, lessons: Sequence[Lesson], seed:
         sentences,
         config.digit_sentence_share if digits_only else config.sentence_share,
         seed,
-        lessons,
+        curriculum,
     )
 
 

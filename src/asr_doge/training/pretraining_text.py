@@ -28,7 +28,7 @@ NOISE = (0.2, 1.0)
 """Range of the noise over what is heard, relative to the token embeddings' own scale."""
 
 
-class DrawnOutText(Dataset[dict[str, Tensor]]):
+class StretchedTokens(Dataset[dict[str, Tensor]]):
     """Digit strings as if they were heard: example `i` depends on the seed and `i` alone.
 
     Args:
@@ -64,7 +64,7 @@ class DrawnOutText(Dataset[dict[str, Tensor]]):
         }
 
 
-def collate_drawn_out(examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def collate_stretched_tokens(examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """`input_ids`, `kinds`, `labels` and `attention_mask`, each `[B, N]`, padded on the right."""
     padding = {"input_ids": 0, "kinds": TEXT, "labels": IGNORED_LABEL}
     batch = {
@@ -75,7 +75,7 @@ def collate_drawn_out(examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor
     return batch | {"attention_mask": pad_sequence(real, batch_first=True)}
 
 
-class DrawnOutStage(nn.Module):
+class StretchedTokenStage(nn.Module):
     """The language model alone, reading drawn-out text."""
 
     _keys_to_ignore_on_save = None  # the Trainer asks for it when it resumes, as tied weights are saved but once
@@ -85,7 +85,7 @@ class DrawnOutStage(nn.Module):
         self.language_model = language_model
 
     def forward(self, input_ids: Tensor, kinds: Tensor, labels: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of the text in a `collate_drawn_out` batch."""
+        """Cross-entropy of the text in a `collate_stretched_tokens` batch."""
         embeddings = self.language_model.get_input_embeddings()(input_ids)
         scale = embeddings.detach().square().mean().sqrt()
         level = torch.empty(len(input_ids), 1, 1).uniform_(*NOISE).to(embeddings.device)

@@ -24,7 +24,7 @@ from asr_doge.errors import ConfigError, TrainingError
 from asr_doge.models import LoadedModel, assemble_model
 from asr_doge.text.prompt import PLACE
 from asr_doge.training.arguments import training_arguments
-from asr_doge.training.callbacks import KeepBest, LimitedPatience, MarkComplete, Progress, Show, StopWhenAsked
+from asr_doge.training.callbacks import EarlyStopping, KeepBest, MarkComplete, Progress, ShowEvaluation, StopOnInterrupt
 from asr_doge.training.card import write_card
 from asr_doge.training.checking import check_flags, require_positions
 from asr_doge.training.configuration import TrainConfig
@@ -76,7 +76,7 @@ class _Run:
     """Everything that a run needs, checked and loaded."""
 
     trainer: SpeechTrainer
-    show: Show
+    show: ShowEvaluation
     loaded: LoadedModel
     checkpoint: Path | None
     """To go on from."""
@@ -245,7 +245,7 @@ def _trainer(
     train_set: Sequence[Utterance],
     dev_set: Sequence[Utterance],
     ctc_ids: Ids | None,
-) -> tuple[SpeechTrainer, Show]:
+) -> tuple[SpeechTrainer, ShowEvaluation]:
     """The Trainer with its data and callbacks, and what shows its progress in the run's folder."""
     output_dir = Path(config.output_dir)
     train_examples = open_dataset(config, train_set, loaded, training=True)
@@ -261,7 +261,7 @@ def _trainer(
         processing_class=loaded.processor,
         compute_metrics=evaluation,
         callbacks=[
-            LimitedPatience(config.patience, schedule.epochs_before_last),
+            EarlyStopping(config.patience, schedule.epochs_before_last),
             MarkComplete(KEPT_CHECKPOINTS),
         ],
         schedule=schedule,
@@ -271,7 +271,7 @@ def _trainer(
         unreadable=unreadable,
         max_unreadable=config.max_unreadable,
     )
-    show = Show(evaluation, output_dir)
+    show = ShowEvaluation(evaluation, output_dir)
     trainer.add_callback(KeepBest(trainer, loaded, copy.deepcopy(loaded.model.generation_config), output_dir / "best"))
     trainer.add_callback(show)
     trainer.remove_callback(ProgressCallback)
@@ -327,7 +327,7 @@ def _within_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
 
 def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
     """Train to the end, which is evaluated too."""
-    trainer, stop = run.trainer, StopWhenAsked()
+    trainer, stop = run.trainer, StopOnInterrupt()
     trainer.add_callback(stop)
     try:
         with _within_memory(config, trainer.args.device):

@@ -23,7 +23,7 @@ from asr_doge.models import LoadedModel
 from asr_doge.models.adapter_ctc import AdapterCTCHead
 from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.training.arguments import logging_steps, use_one_device
-from asr_doge.training.callbacks import MarkComplete, Progress, StopWhenAsked
+from asr_doge.training.callbacks import MarkComplete, Progress, StopOnInterrupt
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.ctc_examples import CTCExamples
 from asr_doge.training.ctc_loss import ctc_loss
@@ -184,7 +184,7 @@ def _run(trainer: CTCTrainer, folder: Path) -> None:
     """To the end of the stage, from where it was interrupted if it was."""
     folders = [Path(name) for name in sort_checkpoints(str(folder))] if folder.is_dir() else []
     whole = [name for name in folders if is_complete(name)]
-    stop = StopWhenAsked()
+    stop = StopOnInterrupt()
     trainer.add_callback(stop)
     try:
         trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)

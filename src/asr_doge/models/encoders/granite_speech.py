@@ -67,7 +67,7 @@ class GraniteSpeechEncoder(SpeechEncoder):
         num_frames = hidden_states.shape[1]
         packed = hidden_states[length_mask(input_lengths, num_frames)]
         # A clip's last window is completed with zeros, as upstream does for a clip alone.
-        windows = _Rooms(input_lengths, _whole(input_lengths, self.config.window_size)).spread(packed)
+        windows = _PackedLayout(input_lengths, _round_up(input_lengths, self.config.window_size)).unpack(packed)
         embeddings = self.projector(windows[None])[0]
         most = -(-num_frames // self.config.window_size) * self.embeddings_per_window
         return padded_rows(embeddings, length_mask(self.output_lengths(input_lengths), most))
@@ -138,8 +138,8 @@ class ConformerRunner:
         # masked.
         block = min(len(attention_dists), int(lengths.max()))
         self._distances = _distances(attention_dists[:block, :block])
-        self._blocks = _Rooms(lengths, _whole(lengths, block))
-        self._gapped = _Rooms(lengths, lengths + max(layer.conv.depth_conv.padding))
+        self._blocks = _PackedLayout(lengths, _round_up(lengths, block))
+        self._gapped = _PackedLayout(lengths, lengths + max(layer.conv.depth_conv.padding))
 
     def __call__(self, layer: GraniteSpeechConformerBlock, hidden_states: Tensor) -> Tensor:
         """Packed frames `[N, hidden]` after one block."""
@@ -150,7 +150,7 @@ class ConformerRunner:
         return layer.post_norm(hidden_states)
 
 
-class _Rooms:
+class _PackedLayout:
     """A layout of `S` rows that gives each clip of a batch a room, its `N` frames in all at the rooms' beginnings.
 
     Args:
@@ -165,20 +165,20 @@ class _Rooms:
         """`[N]`, the row of each frame."""
         self.num_rows = int(sizes.sum())
 
-    def spread(self, packed: Tensor) -> Tensor:
+    def unpack(self, packed: Tensor) -> Tensor:
         """The layout `[S, D]` of packed frames `[N, D]`, zero elsewhere."""
         return packed.new_zeros(self.num_rows, packed.shape[1]).index_copy(0, self.rows, packed)
 
-    def pack(self, spread: Tensor) -> Tensor:
+    def pack(self, unpack: Tensor) -> Tensor:
         """The frames `[N, D]` of a layout `[S, D]`."""
-        return spread.index_select(0, self.rows)
+        return unpack.index_select(0, self.rows)
 
     def mask(self) -> Tensor:
         """`[S]`, True where a frame stands."""
         return torch.zeros(self.num_rows, dtype=torch.bool, device=self.rows.device).index_fill(0, self.rows, True)
 
 
-def _whole(lengths: Tensor, size: int) -> Tensor:
+def _round_up(lengths: Tensor, size: int) -> Tensor:
     """`lengths` completed to multiples of `size`."""
     return (lengths + size - 1) // size * size
 
@@ -201,7 +201,7 @@ def _distances(of_pairs: Tensor) -> Tensor:
 
 
 def _block_attention(
-    attention: GraniteSpeechConformerAttention, hidden_states: Tensor, distances: Tensor, blocks: _Rooms
+    attention: GraniteSpeechConformerAttention, hidden_states: Tensor, distances: Tensor, blocks: _PackedLayout
 ) -> Tensor:
     """Self-attention `[N, hidden]` within blocks of one clip, with Shaw's relative positions.
 
@@ -214,7 +214,7 @@ def _block_attention(
     shape = (blocks.num_rows // block, block, attention.num_heads, cast(int, attention.dim_head))
     normed = attention.pre_norm(hidden_states)
     query, key, value = (
-        blocks.spread(part).view(shape) for part in (attention.to_q(normed), *attention.to_kv(normed).chunk(2, dim=-1))
+        blocks.unpack(part).view(shape) for part in (attention.to_q(normed), *attention.to_kv(normed).chunk(2, dim=-1))
     )
     bias = _relative_bias(query, attention.rel_pos_emb(distances) * attention.scale)
     bias.masked_fill_(~blocks.mask().view(-1, 1, 1, block), float("-inf"))  # every block has a frame to attend to
@@ -240,7 +240,7 @@ def _relative_bias(query: Tensor, positions: Tensor) -> Tensor:
     return scores.as_strided((blocks, heads, block, block), strides, block - 1)
 
 
-def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor, gapped: _Rooms) -> Tensor:
+def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor, gapped: _PackedLayout) -> Tensor:
     """The conformer's convolution module `[N, hidden]`; around each clip it reads zeros, as for a clip alone.
 
     Args:
@@ -248,7 +248,7 @@ def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor
         gapped: rooms that end with as many zeros as the convolution reaches.
     """
     gated = F.glu(_pointwise(module.up_conv, module.norm(hidden_states)), dim=-1)
-    mixed = gapped.pack(_depthwise(module.depth_conv, gapped.spread(gated)))
+    mixed = gapped.pack(_depthwise(module.depth_conv, gapped.unpack(gated)))
     return module.dropout(_pointwise(module.down_conv, module.silu(module.batch_norm(mixed))))
 
 
