@@ -27,7 +27,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from asr_doge.data.batching import LengthBatches
-from asr_doge.data.feature_cache import FeatureCache, FeatureCacheWriter
+from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.feature_cache_writer import FeatureCacheWriter
 from asr_doge.data.feature_shards import Features, Storage
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances, write_manifest
 from asr_doge.inference.configuration import FeaturesConfig

@@ -114,6 +114,21 @@ def test_a_second_run_encodes_nothing(corpus: Path, granite_folder: Path) -> Non
     assert contents(corpus / "features") == before
 
 
+def test_a_copied_corpus_needs_nothing_encoded_and_a_replaced_recording_is_found_if_asked(
+    corpus: Path, granite_folder: Path
+) -> None:
+    features(corpus, granite_folder)
+    utterance = read_manifest(corpus / "train_manifest.json")[1]
+    for path in (corpus / "audio").iterdir():
+        os.utime(path, ns=(1, 1))  # as after `cp -r`
+    assert counts(features(corpus, granite_folder)) == (0, 9, 0)
+    speech.write_wav(utterance.audio_path, tiny.random_waveform(utterance.duration, seed=77))
+    os.utime(utterance.audio_path, ns=(1, 1))
+    assert counts(features(corpus, granite_folder)) == (0, 9, 0)
+    assert counts(features(corpus, granite_folder, verify=True)) == (1, 8, 0)
+    assert counts(features(corpus, granite_folder, verify=True)) == (0, 9, 0)
+
+
 def test_new_and_changed_recordings_are_encoded(corpus: Path, granite_folder: Path) -> None:
     features(corpus, granite_folder)
     utterances = read_manifest(corpus / "train_manifest.json")
@@ -257,7 +272,7 @@ def test_a_recording_that_changes_while_it_is_read_is_encoded_again(
     def read_slowly(path: Path, sampling_rate: int, longest: int | None) -> NDArray[np.float32]:
         waveform = read_clip(path, sampling_rate, longest)
         if path == changed:
-            os.utime(path, ns=(1, 1))
+            speech.write_wav(path, waveform[::-1].copy())
         return waveform
 
     with monkeypatch.context() as patch:

@@ -52,6 +52,7 @@ def settings(corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path)
             "patience": 100,
             "num_workers": 0,
             "device": "cpu",
+            "dtype": "fp32",
         }
         return TrainConfig(**defaults | {"output_dir": str(output_dir)} | options)
 

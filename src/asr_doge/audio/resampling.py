@@ -1,8 +1,8 @@
 """Change a waveform's sampling rate.
 
-Promises: `resample` keeps the duration and the level, removes what the new rate cannot hold, and returns the input
-itself when the two rates are equal; `resample_blocks` does the same to a recording that comes in blocks, in memory of a
-few seconds. It does not know files, channels or models.
+Promises: `resample` keeps duration and level, removes frequencies that the new rate cannot represent, and returns the
+input itself if the two rates are equal; `resample_blocks` does the same for a recording that arrives in blocks, in
+memory of a few seconds. It does not know files, channels or models.
 """
 
 import math
@@ -44,7 +44,7 @@ def resample(waveform: NDArray[np.float32], from_rate: int, to_rate: int) -> NDA
 def resample_blocks(
     blocks: Iterable[NDArray[np.float32]], from_rate: int, to_rate: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Resample a waveform that comes in blocks; the results join up to `resample` of all of it.
+    """Resample a waveform that arrives in blocks; the joined results equal `resample` of the whole.
 
     Args:
         blocks: `[samples]` each, of any length.
@@ -55,11 +55,11 @@ def resample_blocks(
         return
     divisor = math.gcd(from_rate, to_rate)
     up, down = to_rate // divisor, from_rate // divisor
-    # Only at multiples of `down` does an output sample fall on an input sample, so that it is there that one may cut.
-    # The filter reaches 10 * max(up, down) / up input samples to either side; that much is read again.
+    # Only at multiples of `down` does an output sample coincide with an input sample, so blocks are cut there.
+    # The filter reaches 10 * max(up, down) / up input samples to either side; these are read again.
     reach = down * math.ceil((10 * max(up, down) / up + 1) / down)
     held = np.zeros(0, dtype=np.float32)
-    before = 0  # samples at the start of `held` that are done, and there for the filter only
+    before = 0  # samples at the start of `held` that are done and kept only for the filter
     for block in blocks:
         held = np.concatenate([held, block])
         ready = (held.size - before - reach) // down * down

@@ -96,6 +96,11 @@ VERBS = {
         "asr_doge.training.language_model_configuration:PretrainLanguageModelConfig",
         "asr-doge pretrain language_model --text_files novels.txt.gz --without_manifests test.json --output_dir ./lm",
     ),
+    "pretrain encoder": Verb(
+        "A small speech encoder with CTC, from nothing, on spoken digits.",
+        "asr_doge.training.encoder_configuration:PretrainEncoderConfig",
+        "asr-doge pretrain encoder --architecture seanet --digits_dir ./fsdd --output_dir ./seanet",
+    ),
     "merge": Verb(
         "LoRA's updates into the weights of the language model, or apart for peft.",
         "asr_doge.cli.configuration:MergeConfig",

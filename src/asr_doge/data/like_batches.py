@@ -5,6 +5,7 @@ batch, and the order of the batches, changes by epoch and depends on the lengths
 It knows lengths of any unit. For batches bounded by their total length see `asr_doge.data.batching`.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -22,14 +23,12 @@ class LikeBatches(Sampler[list[int]]):
         lengths: of each item.
         size: items of a batch.
         seed: of the order.
-        parts: that each batch is cut into, one after the other (for gradient accumulation).
     """
 
-    def __init__(self, lengths: Sequence[float], size: int, seed: int = 0, parts: int = 1) -> None:
+    def __init__(self, lengths: Sequence[float], size: int, seed: int = 0) -> None:
         self.lengths: NDArray[np.float64] = np.asarray(lengths, dtype=np.float64)
         self.size = size
         self.seed = seed
-        self.parts = parts
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -37,13 +36,10 @@ class LikeBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // -(-self.size // self.parts))
+        return math.ceil(len(self.lengths) / self.size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        piece = -(-self.size // self.parts)
-        for batch in self.batches(self.epoch):
-            for start in range(0, len(batch), piece):
-                yield batch[start : start + piece]
+        return iter(self.batches(self.epoch))
 
     def batches(self, epoch: int) -> list[list[int]]:
         """Whole batches of an epoch; the one that is not full, if any, is the last."""

@@ -1,7 +1,7 @@
-"""The decoders: what was heard to texts, under one interface.
+"""The decoders: from the encoder's output to texts, under one interface.
 
-Promises: `build_decoder` gives the one that a configuration names, or says in one line why it cannot; every decoder
-gives for each clip its texts, the best first, each clip's as if it were alone.
+Promises: `build_decoder` gives the decoder that a configuration names, or says in one line why it cannot; every decoder
+gives the hypotheses of each clip, best first, and they do not depend on the other clips.
 It does not know audio, times or guards (see `asr_doge.decoding.recognition`). Greedy and beam search over the language
 model are transformers' own.
 """
@@ -31,24 +31,24 @@ from asr_doge.models.loading import MAX_NEW_TOKENS
 from asr_doge.text.normalization import normalize_training_text
 
 LENGTH_PER_DRAFT_TOKEN, LENGTH_ANYWAY = 2, 16
-"""A text may have this many tokens for each of its draft, and so many more."""
+"""A text may have this many tokens for each token of its draft, plus this many more."""
 LENGTH_PER_SECOND = 15
-"""Where there is no draft, so many for each second of speech: three times what fast speakers take in a tokenizer of
-words and their pieces, about as many as they speak letters."""
+"""Without a draft, this many for each second of speech: three times what fast speakers need with a tokenizer of words
+and subwords, and about as many characters as they speak."""
 TRAIN_A_HEAD = "train one: asr-doge pretrain ctc_head --speech_encoder ENCODER (docs/ctc_head.md)"
 """What to do about an encoder without CTC."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One text of a clip.
+    """A transcript that a decoder proposes for a clip.
 
     Attributes:
         text: without special tokens or space at the ends.
-        score: natural logarithm of its probability (of its best path's, for CTC); None if nobody asked for it.
+        score: natural logarithm of its probability (of its best path's, for CTC); None if it was not requested.
         tokens: the language model's, with the end-of-sequence token if it was reached; empty for CTC.
-        log_probs: of each token, where the decoder has them.
-        passes: times the language model ran for it.
+        log_probs: of each token, if the decoder has them.
+        passes: number of language-model passes.
         cut: whether it was stopped at its length limit.
     """
 
@@ -62,13 +62,13 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class DecoderInputs:
-    """What the encoder heard in a batch of B clips.
+    """The encoder's output for a batch of B clips.
 
     Attributes:
         speech: the encoder's output, with CTC logits if there is a head.
         drafts: the CTC head's text of each clip and its score; None without a head.
-        biases: hotwords heard in each clip; None where none are wanted.
-        prompt_ids: of each clip's prompt, `[B, P]`, -100 at padding; None for the model's only one.
+        biases: for each clip, the bias of the hotwords found in it; None if there are no hotwords.
+        prompt_ids: of each clip's prompt, `[B, P]`, -100 at padding; None if the model has only one prompt.
     """
 
     speech: SpeechEncoderOutput
@@ -78,15 +78,15 @@ class DecoderInputs:
 
 
 class Decoder(ABC):
-    """Texts of a batch."""
+    """Decodes a batch."""
 
     @abstractmethod
     def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
-        """For each clip its texts, the best first."""
+        """The hypotheses of each clip, best first."""
 
 
 class CTCDecoder(Decoder):
-    """The encoder's own text."""
+    """Gives the CTC head's text."""
 
     def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
         """See `Decoder.decode`."""
@@ -95,11 +95,11 @@ class CTCDecoder(Decoder):
 
 
 class LanguageModelDecoder(Decoder):
-    """What the decoders that write with the language model share.
+    """Base of the decoders that generate with the language model.
 
     Args:
         loaded: the model.
-        bound_length: whether its draft, or its clip's duration, bounds the length of a text.
+        bound_length: whether its draft, or its clip's duration, limits the length of a text.
     """
 
     def __init__(self, loaded: LoadedModel, bound_length: bool) -> None:
@@ -112,7 +112,7 @@ class LanguageModelDecoder(Decoder):
         self.max_new_tokens: int = settings.max_new_tokens or MAX_NEW_TOKENS
 
     def draft_tokens(self, inputs: DecoderInputs) -> list[list[int]]:
-        """Each draft as the language model would spell it."""
+        """Each draft as the language model's tokens."""
         if inputs.drafts is None:
             return [[] for _ in inputs.speech.speech_lengths]
         return [self.processor.label_ids(normalize_training_text(text))[:-1].tolist() for text, _ in inputs.drafts]
@@ -157,7 +157,7 @@ class DraftDecoder(LanguageModelDecoder):
 
 
 class OwnLimits(StoppingCriteria):
-    """Ends each clip's search at its own limit: beams that went on for a neighbour's sake would find other texts.
+    """Ends each clip's search at its own limit; otherwise beams that continue for a neighbour would find other texts.
 
     Args:
         limits: the most tokens of each clip.
@@ -167,7 +167,7 @@ class OwnLimits(StoppingCriteria):
         self.limits = torch.tensor(limits)
 
     def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:
-        """Whether each of the texts `[B, written so far]` must end, as many of every clip, clip after clip."""
+        """Whether each of the texts `[B, written so far]` must end; the beams of a clip follow each other."""
         texts_of_each = len(input_ids) // len(self.limits)
         return (self.limits.to(input_ids.device) <= input_ids.shape[1]).repeat_interleave(texts_of_each)
 
@@ -178,8 +178,8 @@ class SearchDecoder(LanguageModelDecoder):
     Args:
         loaded, bound_length: as above.
         num_beams: 1 is greedy.
-        n_best: texts to give of each clip.
-        score_tokens: whether to give the log-probabilities of the best text's tokens, which takes one pass more.
+        n_best: number of hypotheses to give for each clip.
+        score_tokens: whether to give the log-probabilities of the best text's tokens, which takes one more pass.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class SearchDecoder(LanguageModelDecoder):
             logits_processor=LogitsProcessorList(biased),
             stopping_criteria=StoppingCriteriaList([OwnLimits(limits)]),
             return_dict_in_generate=True,
-            output_scores=self.num_beams > 1,  # they come with the score of each sequence
+            output_scores=self.num_beams > 1,  # needed for the score of each sequence
         )
         texts = self._ended(found.sequences, limits)
         scores = found.sequences_scores.tolist() if self.num_beams > 1 else [None] * len(texts)
@@ -234,7 +234,7 @@ class SearchDecoder(LanguageModelDecoder):
 
 
 class RescoreDecoder(LanguageModelDecoder):
-    """The best of the CTC head's hypotheses; see `asr_doge.decoding.rescoring`.
+    """Rescores the CTC head's hypotheses; see `asr_doge.decoding.rescoring`.
 
     Args:
         loaded: the model.
@@ -246,20 +246,20 @@ class RescoreDecoder(LanguageModelDecoder):
         self.config = config
 
     def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
-        """See `Decoder.decode`; a draft that holds hotwords stays, as their spelling is wanted for certain."""
+        """See `Decoder.decode`; a draft into which hotwords were inserted is kept as it is."""
         logits, lengths = inputs.speech.ctc_logits, inputs.speech.ctc_lengths
         assert logits is not None
         assert lengths is not None
         assert inputs.drafts is not None
         rows = ctc_log_posteriors(logits, lengths)
-        greedy = ctc_greedy_texts(self.model.encoder, logits, lengths)
-        found = []
-        for row, (draft, score), heard_first in zip(rows, inputs.drafts, greedy, strict=True):
-            found.append(self._weigh(row) if draft == heard_first else [Hypothesis(draft, score)])
-        return found
+        best_paths = ctc_greedy_texts(self.model.encoder, logits, lengths)
+        return [
+            self._rescore(row) if draft == best_path else [Hypothesis(draft, score)]
+            for row, (draft, score), best_path in zip(rows, inputs.drafts, best_paths, strict=True)
+        ]
 
-    def _weigh(self, log_posteriors: NDArray[np.float32]) -> list[Hypothesis]:
-        """The texts of a clip, the best first, each once."""
+    def _rescore(self, log_posteriors: NDArray[np.float32]) -> list[Hypothesis]:
+        """The distinct texts of a clip, best first."""
         texts: dict[str, float] = {}
         for labels in prefix_beam_search(log_posteriors, self.config.beams):
             text = " ".join(self.model.encoder.ctc_text(labels.ids).split())
@@ -267,15 +267,10 @@ class RescoreDecoder(LanguageModelDecoder):
         tokens = [self.processor.label_ids(normalize_training_text(text)).tolist() for text in texts]
         prompt_ids, device = self.model.config.prompt_ids or [], self.model.device
         log_probs = text_log_probs(self.model.language_model, prompt_ids, tokens, device)
+        weight, bonus = self.config.language_model_weight, self.config.word_bonus
         scored = [
-            Hypothesis(
-                text,
-                heard_score + self.config.language_model_weight * sum(row) + self.config.word_bonus * len(text.split()),
-                tuple(ids),
-                tuple(row),
-                passes=1,
-            )
-            for (text, heard_score), row, ids in zip(texts.items(), log_probs, tokens, strict=True)
+            Hypothesis(text, score + weight * sum(row) + bonus * len(text.split()), tuple(ids), tuple(row), passes=1)
+            for (text, score), row, ids in zip(texts.items(), log_probs, tokens, strict=True)
         ]
         return sorted(scored, key=lambda hypothesis: -(hypothesis.score or 0.0))[: self.config.n_best]
 
@@ -309,16 +304,15 @@ def choose_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) 
     if config.num_beams > 1:
         return "beam"
     if loaded.model.config.default_decoder is not None:
-        return _known(loaded.model.config.default_decoder)
+        return _checked_name(loaded.model.config.default_decoder)
     return "draft" if loaded.model.encoder.has_ctc and not _obstacle(loaded) else "greedy"
 
 
-def _known(name: str) -> DecoderName:
+def _checked_name(name: str) -> DecoderName:
     """The decoder that a checkpoint's configuration names."""
     if name not in get_args(DecoderName):
-        raise ConfigError(
-            f"the checkpoint's config.json names default_decoder '{name}': put one of {get_args(DecoderName)}"
-        )
+        choices = ", ".join(get_args(DecoderName))
+        raise ConfigError(f"the checkpoint's config.json names default_decoder '{name}': choose from {choices}")
     return cast(DecoderName, name)
 
 
@@ -326,7 +320,7 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     """The decoder that `choose_decoder` chooses.
 
     Raises:
-        ConfigError: this model cannot be decoded so.
+        ConfigError: this model does not support the decoder.
     """
     name = choose_decoder(config, loaded)
     encoder = loaded.encoder if isinstance(loaded, LoadedEncoder) else loaded.model.encoder
@@ -350,7 +344,7 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
 
 
 def _obstacle(loaded: LoadedModel) -> str | None:
-    """Why reading several tokens at once is not the same as one by one for this language model; None if it is."""
+    """Why several tokens at once give another result than one by one for this language model; None if they do not."""
     config = loaded.model.config.text_config
     if getattr(config, "is_moe", False):  # Doge's router mixes neighbouring positions
         return "its mixture of experts reads ahead"

@@ -1,14 +1,14 @@
-"""Draft verification: the language model's greedy text, read from a draft instead of written token by token.
+"""Draft verification: the language model's greedy text, checked against a draft instead of generated token by token.
 
-Promises: the tokens are those that greedy search gives, whatever the draft is worth: a token is taken only where it is
-the language model's own first choice after the ones before it. A good draft costs one pass, a useless one as many as
-greedy search. Rows of a batch accept as much as each of them can. (As with any other batching, sums are done in another
-order than one token at a time: where two tokens score the same to within rounding, either may be first.)
+Promises: the tokens are those of greedy search, whatever the draft: a token is taken only if it is the language model's
+own first choice after the ones before it. A good draft costs one pass, a useless one as many as greedy search. Each row
+of a batch accepts as many tokens as agree. (As with any other batching, sums are computed in another order than one
+token at a time: if two tokens score the same to within rounding, either may be first.)
 It does not know where drafts come from.
 
-A pass reads the tokens that are certain but not read yet, then what is left of the draft. The agreeing prefix is
-accepted; the language model's own next token follows it; then the draft goes on from where it is nearest, by edit
-distance, to the text so far.
+A pass reads the tokens that are certain but not read yet, then the rest of the draft. The agreeing prefix is accepted,
+and the language model's own next token is appended. The next pass continues with the draft from the place that is
+nearest, by edit distance, to the text so far.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,21 +25,21 @@ from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
 from asr_doge.models.layout import IGNORED_LABEL
 
 WINDOW = 24
-"""Draft tokens read at once after the first disagreement: the next one is likely not far, and what is read beyond it is
-read in vain."""
+"""Draft tokens read at once after the first disagreement: the next disagreement is probably near, and tokens read
+beyond it are wasted."""
 
 AddBias = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]
-"""Logits `[K, V]` after adding a row's bias, given the tokens before them and the K - 1 tokens between them."""
+"""Takes logits `[K, V]`, the tokens before them and the K - 1 tokens between them; adds a row's bias to the logits."""
 
 
 @dataclass
 class DecodedSequence:
-    """What one row of a batch came to.
+    """The result for one row of a batch.
 
     Attributes:
-        tokens: with the end-of-sequence token, if it was reached.
+        tokens: including the end-of-sequence token, if it was reached.
         log_probs: natural logarithm of the probability of each, without bias.
-        passes: times the language model ran for this row.
+        passes: number of language-model passes for this row.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -48,12 +48,12 @@ class DecodedSequence:
 
 
 class Draft:
-    """A draft's tokens, and where in it a text that may differ from it has arrived.
+    """A draft's tokens, and the place in it that corresponds to the end of a text that may differ from it.
 
     Args:
         tokens: ids.
-        pieces: the characters that each stands for, by which the two texts are compared: a word spelled otherwise falls
-            into other tokens.
+        pieces: the characters of each token. The two texts are compared by characters, since a word spelled otherwise
+            has other tokens.
     """
 
     def __init__(self, tokens: Sequence[int], pieces: Sequence[str]) -> None:
@@ -64,17 +64,17 @@ class Draft:
         self._position = 0
 
     def rest(self, most: int | None = None) -> list[int]:
-        """The tokens that are expected next, `most` of them at most."""
+        """The next expected tokens, at most `most` of them."""
         return self._tokens[self._position :][:most]
 
     def follow(self, token: int, piece: str) -> None:
-        """Move on by a token of the text."""
+        """Advance by a token of the text."""
         for character in _code_points(piece):
             self._costs = _next_costs(self._costs, self._characters, character)
         costs = self._costs[self._ends]
         nearest = np.flatnonzero(costs == costs.min())
         expected = self._ends[self._position] + len(piece)
-        # Of places equally near, one that the same token leads to; then the one as far on as the token is long.
+        # Of equally near places, prefer one after the same token, then the one nearest to the token's length ahead.
         self._position = min(
             nearest.tolist(),
             key=lambda place: (place == 0 or self._tokens[place - 1] != token, abs(self._ends[place] - expected)),
@@ -83,7 +83,7 @@ class Draft:
 
 @dataclass
 class _Row:
-    """An utterance on its way: its place in the batch, its draft, and how many tokens it may have."""
+    """An utterance in progress: its place in the batch, its draft, and how many tokens it may have."""
 
     index: int
     draft: Draft
@@ -94,13 +94,13 @@ class _Row:
 
 @dataclass(frozen=True)
 class Verifier:
-    """Greedy text of a batch by way of drafts.
+    """Decodes a batch greedily by verifying drafts.
 
     Args:
         model: whose language model decides.
         eos_ids: tokens that end a text.
-        piece: the characters a token stands for.
-        accept_threshold: probability from which a draft's token is taken though it is not the first choice.
+        piece: gives the characters of a token.
+        accept_threshold: probability from which a draft's token is accepted even if it is not the first choice.
         window: see `WINDOW`.
     """
 
@@ -119,13 +119,13 @@ class Verifier:
         add_bias: Sequence[AddBias | None] | None = None,
         prompt_ids: Tensor | None = None,
     ) -> list[DecodedSequence]:
-        """Texts of a batch.
+        """Decode a batch.
 
         Args:
-            speech: what the encoder heard.
-            drafts: token ids of each row's draft; any at all, and none is as good as any.
-            limits: the most tokens of each row.
-            add_bias: of each row, what is added to its logits.
+            speech: the encoder's output.
+            drafts: token ids of each row's draft; any tokens are allowed, and an empty draft too.
+            limits: maximum number of tokens of each row.
+            add_bias: for each row, the function that adds its bias to logits.
             prompt_ids: as in `ASRDogeForConditionalGeneration.forward`.
         """
         rows = [
@@ -155,13 +155,13 @@ class Verifier:
             logits = self.model.extend(state, self._batch(unread))
 
     def _accept(self, row: _Row, proposal: Sequence[int], logits: Tensor, add_bias: AddBias | None) -> int:
-        """Accept what agrees and one token more; returns how many of the proposed tokens were rejected.
+        """Accept the agreeing tokens and one more; returns how many of the proposed tokens were rejected.
 
         Args:
             proposal: K draft tokens.
             logits: `[K + 1, V]`, the predictions before, between and after them.
         """
-        log_probs = logits.log_softmax(dim=-1)  # the model's own: a bias makes no word surer
+        log_probs = logits.log_softmax(dim=-1)  # without bias, which must not raise confidences
         if add_bias is not None:
             logits = add_bias(logits, row.decoded.tokens, proposal)
         proposed = torch.tensor(proposal, dtype=torch.long, device=logits.device)
@@ -199,5 +199,5 @@ def _next_costs(costs: NDArray[np.int64], draft: NDArray[np.int64], character: i
     extended[0] = costs[0] + 1
     extended[1:] = np.minimum(costs[1:] + 1, costs[:-1] + (draft != character))
     steps = np.arange(len(costs))
-    # Leaving out characters of the draft costs one each: a running minimum instead of a loop over the row.
+    # Skipping characters of the draft costs one each: a running minimum instead of a loop over the row.
     return np.minimum.accumulate(extended - steps) + steps

@@ -1,11 +1,11 @@
-"""Hotwords: words to listen for, favoured where the CTC head nearly hears them and nowhere else.
+"""Hotwords: words to listen for, favoured only where the CTC head almost recognizes them.
 
-Promises: a hotword is looked for in the CTC posteriors (Viterbi, anywhere in the clip, between spaces); it counts as
-heard where spelling it costs less than its bonus, `weight` nats a letter, against the best path of the same frames.
-Where it is heard it replaces what the CTC text has there, and gets a bonus in the language model's scores when the text
-has arrived there. Where it is not heard nothing changes, and the prompt never does.
-It does not know which decoder the scores belong to; the bonus depends on the text so far alone, so that verifying a
-draft and writing token by token still agree.
+Promises: a hotword is searched for in the CTC log-posteriors (Viterbi, anywhere in the clip, between spaces). It counts
+as found where spelling it costs less than its bonus, `weight` nats per character, compared with the best path of the
+same frames. A hotword that is found replaces the words of the CTC text at that place, and gets a bonus in the language
+model's scores when the text reaches that place. One that is not found changes nothing, and the prompt never changes.
+It does not know which decoder the scores belong to. The bonus depends only on the text so far, so verifying a draft and
+generating token by token still agree.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ IMPOSSIBLE = -1e9
 
 
 def read_hotwords(path: str | Path) -> list[str]:
-    """Words or phrases of a text file, one a line; empty lines and those that begin with # are left out.
+    """Words or phrases of a text file, one per line; empty lines and those that begin with # are skipped.
 
     Raises:
-        ConfigError: it cannot be read, or holds none.
+        ConfigError: it cannot be read, or has none.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -45,7 +45,7 @@ def read_hotwords(path: str | Path) -> list[str]:
 
 @dataclass(frozen=True)
 class SpottedHotword:
-    """A hotword that was heard: in CTC frames `[start, end)`, and by how many nats its bonus exceeds its cost."""
+    """A hotword that was found: its CTC frames `[start, end)`, and by how many nats its bonus exceeds its cost."""
 
     text: str
     start: int
@@ -56,16 +56,16 @@ class SpottedHotword:
 def spot_hotwords(
     encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], hotwords: Sequence[str], weight: float
 ) -> list[SpottedHotword]:
-    """The hotwords heard in a clip, in order, of which no two overlap.
+    """The hotwords found in a clip, in order and without overlaps.
 
     Args:
-        encoder: whose CTC head it is.
+        encoder: the owner of the CTC head.
         log_posteriors: `[T, V]`.
         hotwords: words or phrases.
-        weight: bonus, in nats a letter.
+        weight: bonus, in nats per character.
     """
-    # Against the best label of each frame, what is spelled costs nothing where it is the best path. A frame of space
-    # at both ends stands for the clip's edges.
+    # Relative to the best label of each frame, so a hotword on the best path costs nothing. A frame of space at both
+    # ends stands for the clip's edges.
     relative = log_posteriors - log_posteriors.max(axis=1, keepdims=True)
     edge = np.full((1, relative.shape[1]), IMPOSSIBLE, dtype=np.float32)
     space = encoder.ctc_ids(" ")  # of BPE none: its pieces hold it
@@ -93,11 +93,11 @@ def _spell(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """For each frame and word, the score of the best path that spells the word up to it, and where that path begins.
 
-    All words are spelled in one pass over the frames, their states (a letter, blank, a letter, ...) side by side.
+    All words are spelled in one pass over the frames, their states (a character, blank, a character, ...) side by side.
 
     Args:
         log_posteriors: `[T, V]`.
-        spellings: of each of W words, the labels that stand for each of its letters.
+        spellings: for each of W words, the labels of each of its characters.
 
     Returns:
         Score and first frame, `[T, W]` each.
@@ -111,7 +111,7 @@ def _spell(
     last = np.cumsum(lengths) - 1
     first = last - lengths + 1
     states = np.zeros(lengths.sum(), dtype=np.int64)  # the column of each, 0 for the blank
-    skips = np.full(len(states), IMPOSSIBLE)  # from a letter to the next, if it is another, without a blank between
+    skips = np.full(len(states), IMPOSSIBLE)  # from a character to a different next one, without a blank between
     for start, letters in zip(first.tolist(), spellings, strict=True):
         numbers = np.array([columns[letter] for letter in letters])
         states[start : start + 2 * len(letters) : 2] = numbers
@@ -135,7 +135,7 @@ def _spell(
 def insert_hotwords(
     encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], spotted: Sequence[SpottedHotword]
 ) -> tuple[str, list[int]]:
-    """The CTC text of a clip with each hotword in place of what the best path has there.
+    """The CTC text of a clip with each hotword in place of the words of the best path there.
 
     Returns:
         The text, and for each hotword the number of its first word.
@@ -157,7 +157,7 @@ def insert_hotwords(
 
 @dataclass(frozen=True)
 class _Favoured:
-    """A hotword on its way into a text: its tokens at the start and after other words, its place, its gain."""
+    """A hotword to favour: its tokens at the start and after other words, its place, its gain."""
 
     first: tuple[int, ...]
     later: tuple[int, ...]
@@ -166,12 +166,12 @@ class _Favoured:
 
 
 class HotwordBias:
-    """What is added to the language model's scores of one clip.
+    """The bonus that hotwords add to the language model's scores of one clip.
 
     Args:
         tokenizer: of the language model.
-        spotted: hotwords heard.
-        draft: the text with them, and the number of the word at which each stands, from `insert_hotwords`.
+        spotted: the hotwords found.
+        draft: the text with them, and the number of the word at which each is, from `insert_hotwords`.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class HotwordBias:
         return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
 
     def bonuses(self, tokens: Sequence[int]) -> dict[int, float]:
-        """Nats by token that may follow the text so far."""
+        """Bonus in nats for each token that a hotword could continue the text with."""
         bonuses: dict[int, float] = {}
         for favoured in self._favoured:
             for done in range(min(len(tokens), len(favoured.later)) + 1):
@@ -202,14 +202,14 @@ class HotwordBias:
         return bonuses
 
     def _is_due(self, favoured: _Favoured, tokens: Sequence[int]) -> bool:
-        """Whether a text has arrived where the hotword was heard."""
+        """Whether a text has reached the place where the hotword was found."""
         words = tuple(str(self._tokenizer.decode(list(tokens))).split())
         costs = self._distances(words)
         nearest = [place for place, cost in enumerate(costs) if cost == min(costs)]
         return min(nearest, key=lambda place: abs(place - len(words))) == favoured.place
 
     def _distances(self, words: tuple[str, ...]) -> list[int]:
-        """Edit distance, in words, of a text to each prefix of the draft; remembered, for texts grow word by word."""
+        """Edit distance, in words, of a text to each prefix of the draft; cached, since texts grow word by word."""
         if words not in self._costs:
             before = self._distances(words[:-1])
             costs = [before[0] + 1]
@@ -219,7 +219,7 @@ class HotwordBias:
         return self._costs[words]
 
     def __call__(self, logits: Tensor, before: Sequence[int], between: Sequence[int]) -> Tensor:
-        """Logits `[K, V]` with bonuses, of the tokens after `before` and each of the K - 1 tokens after that."""
+        """Logits `[K, V]` with bonuses: for the token after `before`, then after each of the K - 1 tokens `between`."""
         logits = logits.clone()
         for place, row in enumerate(logits):
             for token, bonus in self.bonuses([*before, *between[:place]]).items():
@@ -231,8 +231,8 @@ class HotwordLogitsProcessor(LogitsProcessor):
     """The same for transformers' own searches.
 
     Args:
-        biases: of each clip.
-        num_beams: rows of each clip.
+        biases: one for each clip.
+        num_beams: number of rows of each clip.
     """
 
     def __init__(self, biases: Sequence[HotwordBias | None], num_beams: int) -> None:
@@ -240,7 +240,7 @@ class HotwordLogitsProcessor(LogitsProcessor):
         self.num_beams = num_beams
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores `[B, V]` of what follows `input_ids` `[B, written so far]`."""
+        """Scores `[B, V]` of the token after `input_ids` `[B, written so far]`."""
         scores = scores.clone()
         for index, row in enumerate(scores):
             bias = self.biases[index // self.num_beams]

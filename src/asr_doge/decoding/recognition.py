@@ -1,7 +1,7 @@
-"""Waveforms to recognitions: the encoder, the guards, a decoder, and the times and confidences of its words.
+"""Recognize waveforms: the encoder, the guards, a decoder, and the times and confidences of the words.
 
 Promises: one path for every decoder, for a whole model and for an encoder alone; a clip's recognition does not depend
-on its batch; what a guard did is named in its recognition.
+on its batch; a recognition names the guards that acted.
 It does not read files, cut recordings or know formats.
 """
 
@@ -37,8 +37,8 @@ class RecognizedWord:
         text: the word.
         start, end: in seconds from the start of the clip.
         confidence: in [0, 1]; None without a language model.
-        log_posterior: mean over its letters, from the CTC head; None for a word that the head cannot write.
-        log_prob: sum over its tokens, from the language model; None where the decoder has none.
+        log_posterior: mean over its characters, from the CTC head; None for a word that the head cannot spell.
+        log_prob: sum over its tokens, from the language model; None if the decoder has none.
     """
 
     text: str
@@ -51,34 +51,36 @@ class RecognizedWord:
 
 @dataclass(frozen=True)
 class Recognition:
-    """What was said in one clip.
+    """The recognition of one clip.
 
     Attributes:
-        text: the best text.
-        words: of it, with times; empty unless they were asked for.
-        speech: start of the first word and end of the last, in seconds, where times were asked for.
-        alternatives: texts, the best first, each with its score; empty unless several were asked for.
+        text: the best hypothesis after the guards.
+        words: of the text, with times; empty unless they were requested.
+        speech: start of the first word and end of the last, in seconds, if times were requested.
+        times: start and end of each word of the text, if they were requested for this clip and there is a CTC head.
+        alternatives: hypotheses, best first, each with its score; empty unless several were requested.
         guards: those that acted.
-        passes: times the language model ran.
+        passes: number of language-model passes.
     """
 
     text: str = ""
     words: tuple[RecognizedWord, ...] = ()
     speech: tuple[float, float] | None = None
+    times: tuple[tuple[float, float], ...] = ()
     alternatives: tuple[tuple[str, float], ...] = ()
     guards: tuple[GuardName, ...] = ()
     passes: int = 0
 
 
 class Recognizer:
-    """A loaded model, or an encoder alone, with a decoder.
+    """Recognizes clips with a loaded model, or an encoder alone, and a decoder.
 
     Args:
         loaded: from `load_model` or `load_encoder_alone`.
         config: how to decode.
 
     Raises:
-        ConfigError: the configuration contradicts itself or the model.
+        ConfigError: the settings contradict each other or the model.
     """
 
     def __init__(self, loaded: LoadedModel | LoadedEncoder, config: DecodingConfig) -> None:
@@ -104,14 +106,16 @@ class Recognizer:
         waveforms: Sequence[Waveform],
         has_voice: Callable[[Waveform], bool] | None = None,
         languages: Sequence[str | None] | None = None,
+        timed: Sequence[bool] | None = None,
     ) -> list[Recognition]:
-        """What was said in each clip of a batch.
+        """Recognize each clip of a batch.
 
         Args:
             waveforms: `[samples]` each, at the encoder's sampling rate.
-            has_voice: whether somebody speaks in a clip, by a detector that knows no words, for the guard of silence
-                to ask; default, in all.
-            languages: spoken in each; None where it is not known.
+            has_voice: runs a voice activity detector on a clip, for the guard `silence`; default, every clip has
+                speech.
+            languages: spoken in each; None if it is not known.
+            timed: the clips for which to give word times, whatever `DecodingConfig.timestamps` says.
 
         Raises:
             CheckpointError: the CTC head gives NaN.
@@ -135,7 +139,8 @@ class Recognizer:
         posteriors = [posteriors[row] for row in spoken] if posteriors is not None else None
         places = [heard_of[row] for row in spoken]
         prompt_ids = self._prompt_ids([languages[place] for place in places]) if languages is not None else None
-        found = self._decode(speech, posteriors, [waveforms[place] for place in places], prompt_ids)
+        want_times = [timed is not None and timed[place] for place in places]
+        found = self._decode(speech, posteriors, [waveforms[place] for place in places], prompt_ids, want_times)
         for place, recognition in zip(places, found, strict=True):
             results[place] = recognition
         return results
@@ -143,9 +148,9 @@ class Recognizer:
     def _may_be_spoken(
         self, waveform: Waveform, posteriors: Posteriors | None, has_voice: Callable[[Waveform], bool] | None
     ) -> bool:
-        """Whether a clip is worth decoding: not what the guard of silence holds for none.
+        """Whether a clip is worth decoding: not if the guard `silence` finds no speech.
 
-        A voice in which the head hears no letter may speak a language of other letters. The text will tell.
+        Speech for which the head gives only blanks may be in another script; this is decided when the text is known.
         """
         if posteriors is not None and is_blank(posteriors):
             has_language_model = not isinstance(self.decoder, CTCDecoder)
@@ -154,7 +159,7 @@ class Recognizer:
 
     @property
     def reads_language(self) -> bool:
-        """Whether its texts depend on the language that it is told."""
+        """Whether its texts depend on the language that it is given."""
         return isinstance(self.loaded, LoadedModel) and self.loaded.processor.names_language
 
     def _prompt_ids(self, languages: Sequence[str | None]) -> Tensor | None:
@@ -164,7 +169,7 @@ class Recognizer:
         return prompt_ids.to(self.loaded.model.device)
 
     def _posteriors(self, speech: SpeechEncoderOutput) -> list[Posteriors] | None:
-        """Of each clip; NaN, which would read as silence, is a CheckpointError."""
+        """Log-posteriors of each clip; NaN, which would look like silence, is a CheckpointError."""
         if speech.ctc_logits is None or speech.ctc_lengths is None:
             return None
         posteriors = ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
@@ -178,12 +183,13 @@ class Recognizer:
         posteriors: list[Posteriors] | None,
         waveforms: Sequence[Waveform],
         prompt_ids: Tensor | None,
+        timed: Sequence[bool],
     ) -> list[Recognition]:
-        """Recognitions of clips in which somebody speaks."""
+        """Recognitions of clips that may have speech."""
         inputs = replace(self._listen(speech, posteriors), prompt_ids=prompt_ids)
         rows = self.decoder.decode(inputs)
         if inputs.drafts is not None:
-            # What bounded these texts is a draft in letters that are not theirs.
+            # The length of these texts was limited by a draft in another script.
             unbounded = [
                 row for row, texts in enumerate(rows) if texts[0].cut and is_beyond(self.encoder, texts[0].text)
             ]
@@ -197,12 +203,13 @@ class Recognizer:
                 waveforms[index],
                 inputs.drafts[index][0] if inputs.drafts is not None else None,
                 posteriors[index] if posteriors is not None else None,
+                timed[index],
             )
             for index, hypotheses in enumerate(rows)
         ]
 
     def _listen(self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None) -> DecoderInputs:
-        """Drafts, and the hotwords in them."""
+        """Drafts, and the hotwords found in them."""
         if posteriors is None or speech.ctc_logits is None or speech.ctc_lengths is None:
             return DecoderInputs(speech)
         scores = [float(row.max(axis=1).sum()) for row in posteriors]
@@ -219,9 +226,14 @@ class Recognizer:
         return DecoderInputs(speech, drafts, biases)
 
     def _finish(
-        self, hypotheses: Sequence[Hypothesis], waveform: Waveform, draft: str | None, posteriors: Posteriors | None
+        self,
+        hypotheses: Sequence[Hypothesis],
+        waveform: Waveform,
+        draft: str | None,
+        posteriors: Posteriors | None,
+        want_times: bool,
     ) -> Recognition:
-        """The best text after the guards, with its words' times if they are wanted."""
+        """The best hypothesis after the guards, with word times if they are requested."""
         best = hypotheses[0]
         if posteriors is not None:
             if is_beyond(self.encoder, best.text):
@@ -236,14 +248,16 @@ class Recognizer:
             guards += ["loop"] if len(kept) < len(words) else []
         text = best.text if len(kept) == len(words) else " ".join(words[number] for number in kept)
         timed: tuple[RecognizedWord, ...] = ()
-        if self.config.timestamps in ("segment", "word") and posteriors is not None and kept:
+        asked = self.config.timestamps in ("segment", "word")
+        if (asked or want_times) and posteriors is not None and kept:
             certainty = self._word_log_probs(best, len(words))
             certainty = [certainty[number] for number in kept]
             timed = self._time([words[number] for number in kept], certainty, posteriors, waveform)
         return Recognition(
             text,
             words=timed if self.config.timestamps == "word" else (),
-            speech=(timed[0].start, timed[-1].end) if timed else None,
+            speech=(timed[0].start, timed[-1].end) if timed and asked else None,
+            times=tuple((word.start, word.end) for word in timed) if want_times else (),
             alternatives=tuple((one.text, one.score or 0.0) for one in hypotheses) if self.config.n_best > 1 else (),
             guards=tuple(guards),
             passes=best.passes,
@@ -255,13 +269,13 @@ class Recognizer:
         places = align_words(self.encoder, posteriors, words, waveform, self.speech_encoder.sampling_rate)
         timed = []
         for word, place, log_prob in zip(words, places, log_probs, strict=True):
-            # The calibration is of both together: of the head alone it would be far too sure.
+            # The calibration is for both scores together: from the head's alone it would be far too confident.
             confidence = self.calibration(place.log_posterior, log_prob) if log_prob is not None else None
             timed.append(RecognizedWord(word, place.start, place.end, confidence, place.log_posterior, log_prob))
         return tuple(timed)
 
     def _word_log_probs(self, hypothesis: Hypothesis, count: int) -> list[float | None]:
-        """Log-probability of the tokens of each of `count` words; None where the decoder gives none."""
+        """Log-probability of the tokens of each of `count` words; None if the decoder gives none."""
         if not hypothesis.log_probs or isinstance(self.loaded, LoadedEncoder):
             return [None] * count
         tokenizer = self.loaded.processor.tokenizer
@@ -273,7 +287,7 @@ class Recognizer:
 
 
 def _without_drafts(inputs: DecoderInputs, rows: Sequence[int]) -> DecoderInputs:
-    """Some clips of a batch, as a model without a CTC head would hear them."""
+    """Some clips of a batch, without what the CTC head gave."""
     biases = [inputs.biases[row] for row in rows] if inputs.biases is not None else None
     prompt_ids = inputs.prompt_ids[list(rows)] if inputs.prompt_ids is not None else None
     return DecoderInputs(_rows(inputs.speech, rows), None, biases, prompt_ids)

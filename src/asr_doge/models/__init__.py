@@ -13,6 +13,7 @@ from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
 from asr_doge.models.early_doge import EarlyDogeConfig, EarlyDogeForCausalLM
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
+from asr_doge.models.feature_extraction_waveform import WaveformFeatureExtractor
 from asr_doge.models.loading import (
     LoadedEncoder,
     LoadedModel,
@@ -30,8 +31,10 @@ AutoModelForSpeechSeq2Seq.register(ASRDogeConfig, ASRDogeForConditionalGeneratio
 AutoConfig.register(EarlyDogeConfig.model_type, EarlyDogeConfig)
 AutoModelForCausalLM.register(EarlyDogeConfig, EarlyDogeForCausalLM)
 AutoFeatureExtractor.register(ASRDogeConfig, LogMelFeatureExtractor)
+AutoFeatureExtractor.register(CTCHeadConfig, WaveformFeatureExtractor)  # found by its name, of whatever model
 AutoProcessor.register(ASRDogeConfig, ASRDogeProcessor)
-# The pipeline tells sequence-to-sequence models from CTC ones by this table of names, which `register` leaves alone.
+# transformers' pipeline distinguishes sequence-to-sequence from CTC models by this table, which `register` does not
+# update.
 MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES[ASRDogeConfig.model_type] = ASRDogeForConditionalGeneration.__name__
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "LoadedModel",
     "LogMelFeatureExtractor",
     "ParameterCounts",
+    "WaveformFeatureExtractor",
     "assemble_model",
     "find_device",
     "load_encoder_alone",

@@ -21,6 +21,7 @@ from asr_doge.errors import ConfigError
 from asr_doge.models.ctc_vocabulary import CTCVocabulary
 from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
 from asr_doge.models.encoders.granite_speech import ConformerRunner, padded_rows
+from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.published import CTCHeadType
 
 CONTEXT = 200
@@ -213,6 +214,23 @@ class HeadedEncoder(SpeechEncoder):
         if return_ctc_logits:
             output.ctc_logits, output.ctc_lengths = self.ctc_head(output.speech_embeddings, output.speech_lengths)
         return output
+
+    def ctc_total(self, speech_embeddings: Tensor, speech_lengths: Tensor, ctc_labels: Tensor) -> Tensor:
+        """The head's CTC loss, summed over the clips that have labels; a text that does not fit counts as 0.
+
+        Args:
+            speech_embeddings: `[B, T', D]`.
+            speech_lengths: `[B]`.
+            ctc_labels: `[B, L]`, -100 at padding.
+        """
+        weight = next(self.ctc_head.parameters())
+        logits, frames = self.ctc_head(speech_embeddings.to(weight.dtype), speech_lengths)
+        log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)
+        is_label = ctc_labels != IGNORED_LABEL
+        losses = F.ctc_loss(
+            log_probs, ctc_labels.clamp(min=0), frames, is_label.sum(dim=1), reduction="none", zero_infinity=True
+        )
+        return losses.masked_fill(~is_label.any(dim=1), 0.0).sum()
 
     def num_frames(self, input_features: Tensor) -> int:
         """The family's."""

@@ -18,6 +18,7 @@ from asr_doge.models.checkpoints import Reference, check_keys, check_shapes, fin
 from asr_doge.models.configuration_asr_doge import sub_config
 from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.models.encoders import encoder_family, set_encoder_window
+from asr_doge.models.encoders.loading import complete_config
 from asr_doge.models.whole_folder import whole_folder
 from asr_doge.published import EncoderWindow
 
@@ -84,6 +85,7 @@ def find_speech_encoder(name: str | Path, window: EncoderWindow | None = None) -
     config = load_model_config(reference)
     if not isinstance(config, CTCHeadConfig):
         set_encoder_window(config, window, encoder_family(config))
+        complete_config(config, reference)
         return FoundEncoder(reference, config)
     set_encoder_window(config.encoder_config, window, encoder_family(config.encoder_config))
     encoder = find_model(str(config.speech_encoder), config.speech_encoder_revision)

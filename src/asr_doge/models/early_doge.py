@@ -1,11 +1,11 @@
-"""The early layout of Doge: what SmallDoge's first uploads hold, which transformers' own `doge` does not load.
+"""The early layout of Doge, of SmallDoge's first uploads, which transformers' own `doge` does not load.
 
-Promises: for such a checkpoint, the logits of the code it was published with. It differs from today's `doge` in its
-attention alone: queries and keys are not normalized; each query head, not each key-value head, has its own bias on the
-keys (`A` is `[heads]`, `dt_proj` goes from `kv_heads * head_dim` to `heads`); past `keep_window_size` keys, the
-greatest biases of each head stay.
-It reads no files (see `asr_doge.models.language_model`). The early experts (`queries_proj`, `keys`) and
-`dynamic_mask_ratio`, which the publisher's later code of this layout no longer reads, are not known here.
+Promises: for such a checkpoint, the logits of the code it was published with. Only its attention differs from today's
+`doge`: queries and keys are not normalized; each query head, not each key-value head, has its own bias on the keys (`A`
+is `[heads]`, `dt_proj` goes from `kv_heads * head_dim` to `heads`); with more than `keep_window_size` keys, those with
+the largest biases of each head are kept.
+It reads no files (see `asr_doge.models.language_model`), and does not support the early experts (`queries_proj`,
+`keys`) and `dynamic_mask_ratio`, which the publisher's later code of this layout no longer reads.
 Source: https://github.com/SmallDoges/small-doge, `src/small_doge/models/doge/modeling_doge.py`;
 https://github.com/huggingface/transformers/pull/38573.
 """
@@ -32,7 +32,7 @@ class EarlyDogeConfig(DogeConfig):
 
     @classmethod
     def of(cls, config: DogeConfig) -> "EarlyDogeConfig":
-        """The same model in the early layout; `hidden_bias`, as files of that age say, is for attention and MLP."""
+        """The same model in the early layout; `hidden_bias`, a name in early files, applies to attention and MLP."""
         values = config.to_dict()
         for name in ("model_type", "auto_map", "dynamic_mask_ratio"):
             values.pop(name, None)
@@ -49,7 +49,7 @@ class EarlyDogeAttention(DogeAttention):
         self.A = nn.Parameter(torch.zeros(config.num_attention_heads))
         self.dt_proj = nn.Linear(self.v_proj.out_features, config.num_attention_heads, bias=config.attention_bias)
 
-    def forward(  # type: ignore[override]  # which says that it returns three things, and returns two
+    def forward(  # type: ignore[override]  # upstream's annotation says three values, and it returns two
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
@@ -94,15 +94,15 @@ class EarlyDogeForCausalLM(DogeForCausalLM):
 
 
 def stored_layout(config: DogeConfig, shapes: dict[str, Collection[int]]) -> tuple[DogeConfig, list[str]]:
-    """The configuration that fits what a checkpoint holds, and what fits neither layout.
+    """The configuration that fits a checkpoint's tensors, and the tensors that fit neither layout.
 
     Args:
-        config: of the checkpoint, as it calls itself.
+        config: of the checkpoint, as it states it.
         shapes: of the stored tensors, by today's names.
 
     Returns:
-        An `EarlyDogeConfig` for the early layout, else `config`; and, with their shapes, the tensors by which the
-        checkpoint is of neither. Those that are missing are not among them.
+        An `EarlyDogeConfig` for the early layout, else `config`; and the tensors, with their shapes, that fit neither
+        layout. Missing tensors are not included.
     """
     attention = {name: list(shape) for name, shape in shapes.items() if ".self_attn." in name}
     has_norms = any(name.endswith((".q_norm.weight", ".k_norm.weight")) for name in attention)

@@ -1,8 +1,8 @@
-"""A model as two ONNX graphs and the few facts that using them takes, for machines without PyTorch.
+"""Export a model as two ONNX graphs, with the settings needed to use them without PyTorch.
 
-Promises: `docs/export.md` says what each file holds; both graphs have been run by onnxruntime beside the model, on
-batches of unequal lengths, and agree with it; the folder is written whole or not at all.
-It does not know how to decode with them (see examples/onnx_inference.py).
+Promises: `docs/export.md` describes each file; onnxruntime has run both graphs on batches of unequal lengths, and the
+results agree with the model's; the folder is written completely or not at all.
+It does not know how to decode with the graphs (see examples/onnx_inference.py).
 """
 
 import json
@@ -31,9 +31,9 @@ from asr_doge.models.whole_folder import whole_folder
 
 ENCODER_GRAPH, LANGUAGE_MODEL_GRAPH = "encoder.onnx", "language_model.onnx"
 SPEECH_TOKEN = -1
-"""What stands in the token ids for the next speech embedding."""
+"""Token id that is replaced by the next speech embedding."""
 TOLERANCE = 1e-3
-"""Greatest difference of a graph's outputs from the model's, in units of their spread."""
+"""Largest difference of a graph's outputs from the model's, relative to their spread."""
 Axes = Mapping[str, Sequence[int]]
 """Axes of each input that may have any size."""
 
@@ -45,6 +45,8 @@ class EncoderGraph(nn.Module):
         super().__init__()
         # A trained CTC head is left out: its layers run on packed frames, whose number is no axis of a graph.
         encoder = model.encoder.family if isinstance(model.encoder, HeadedEncoder) else model.encoder
+        if encoder.model_type not in DENSE:
+            raise ConfigError(f"encoders of type '{encoder.model_type}' cannot be exported; {', '.join(DENSE)} can")
         self.encoder = DENSE[encoder.model_type](encoder)
         self.adapter = model.adapter
         self.axes: Axes = {"input_features": self.encoder.dynamic_axes, "input_lengths": (0,)}
@@ -59,7 +61,7 @@ class EncoderGraph(nn.Module):
 
 
 class LanguageModelGraph(nn.Module):
-    """The language model, which reads token ids and speech embeddings after what is in its cache."""
+    """The language model, which reads token ids and speech embeddings after those in its cache."""
 
     axes: Axes = {"token_ids": (0, 1), "speech": (0, 1), "attention_mask": (0, 1), "cache": (2, 4)}
     outputs = ("logits", "new_cache")
@@ -70,13 +72,13 @@ class LanguageModelGraph(nn.Module):
         self.embed = model.get_input_embeddings()
 
     def forward(self, token_ids: Tensor, speech: Tensor, attention_mask: Tensor, cache: Tensor) -> tuple[Tensor, ...]:
-        """Read on.
+        """Extend the cache by new positions.
 
         Args:
-            token_ids: `[B, N]`, `SPEECH_TOKEN` where the next of a row's speech embeddings stands.
-            speech: `[B, S, H]`, at least one a row; not looked at where there is no `SPEECH_TOKEN`.
-            attention_mask: `[B, P + N]`, 0 at padding, of the cache too.
-            cache: `[layers, 2, B, heads, P, d]`, keys and values of what was read before.
+            token_ids: `[B, N]`, `SPEECH_TOKEN` at the positions of a row's speech embeddings.
+            speech: `[B, S, H]`, at least one per row; ignored if there is no `SPEECH_TOKEN`.
+            attention_mask: `[B, P + N]`, 0 at padding, including that of the cache.
+            cache: `[layers, 2, B, heads, P, d]`, keys and values of earlier positions.
 
         Returns:
             `logits` `[B, N, V]` and `new_cache` `[layers, 2, B, heads, P + N, d]`.
@@ -101,7 +103,7 @@ class LanguageModelGraph(nn.Module):
 
 
 def export_onnx(loaded: LoadedModel, folder: Path) -> None:
-    """Write both graphs, the tokenizer, the facts and, for Granite, the mel filters to a new folder.
+    """Write both graphs, the tokenizer, the settings and, for Granite, the mel filters to a new folder.
 
     Args:
         loaded: a model on the CPU, in float32.
@@ -119,7 +121,7 @@ def export_onnx(loaded: LoadedModel, folder: Path) -> None:
 
 
 def _write_all(loaded: LoadedModel, folder: Path) -> None:
-    """Everything that an export holds, the graphs compared with the model."""
+    """Write all files of an export, and compare the graphs with the model."""
     cache = _some_cache(loaded.model)
     batch = _noise(loaded)
     write_graph(EncoderGraph(loaded.model), batch, folder / ENCODER_GRAPH)
@@ -134,7 +136,7 @@ def _write_all(loaded: LoadedModel, folder: Path) -> None:
 
 
 def _settings(loaded: LoadedModel, cache: Tensor) -> dict[str, Any]:
-    """What a program that decodes with the graphs has to know."""
+    """What a program needs to know to decode with the graphs."""
     generation = loaded.model.generation_config
     eos = generation.eos_token_id
     return {
@@ -166,7 +168,7 @@ def _some_cache(model: ASRDogeForConditionalGeneration) -> Tensor:
 
 
 def _some_decoding_state(model: ASRDogeForConditionalGeneration, cache: Tensor) -> tuple[Tensor, ...]:
-    """Inputs of the reading graph, of which no two axes have the same size but those that must."""
+    """Inputs of the language-model graph in which axes have equal sizes only where they must."""
     _, _, batch, _, past, _ = cache.shape
     speech = torch.randn(batch, 4, model.get_input_embeddings().embedding_dim)
     return torch.tensor([[3, SPEECH_TOKEN, 4]] * batch), speech, torch.ones(batch, past + 3, dtype=torch.long), cache
@@ -191,9 +193,9 @@ def write_graph(graph: EncoderGraph | LanguageModelGraph, inputs: tuple[Tensor, 
 
 @contextmanager
 def _unscaled_positions(module: nn.Module) -> Iterator[None]:
-    """Without dynamic scaling of positions, which depends on the data as a graph cannot.
+    """Disable dynamic scaling of positions, which depends on the data and cannot be in a graph.
 
-    It does nothing until a text is longer than the model was made for.
+    It has an effect only on texts longer than the model was made for.
     """
     scaled = [part for part in module.modules() if getattr(part, "rope_type", None) == "dynamic"]
     for part in scaled:
@@ -207,7 +209,7 @@ def _unscaled_positions(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about packages that are not needed."""
+    """Suppress the exporter's messages about packages that are not needed."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -220,7 +222,7 @@ def _quiet() -> Iterator[None]:
 
 @torch.inference_mode()
 def _check(loaded: LoadedModel, batch: tuple[Tensor, Tensor], cache: Tensor, folder: Path) -> None:
-    """Compare both graphs with the model: on a batch of unequal lengths, and on text that follows it."""
+    """Compare both graphs with the model: on a batch of unequal lengths, and on text after it."""
     from onnxruntime import InferenceSession  # of an extra
 
     def run(name: str, *inputs: Tensor) -> list[Tensor]:
@@ -251,7 +253,7 @@ def _check(loaded: LoadedModel, batch: tuple[Tensor, Tensor], cache: Tensor, fol
 
 def _same(name: str, found: Tensor, expected: Tensor) -> None:
     difference = float((found - expected).abs().max() / expected.std())
-    if not difference <= TOLERANCE:  # NaN is no agreement either
+    if not difference <= TOLERANCE:  # also refuses NaN
         raise ConfigError(
             f"{name} would differ from the model by {difference:.2g} of its outputs' spread, more than {TOLERANCE}:"
             " this kind of model cannot be exported"

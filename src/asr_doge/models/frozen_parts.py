@@ -1,7 +1,7 @@
-"""The frozen parts that a checkpoint points to: found again, or refused if they are not what they were.
+"""Load the frozen parts that a checkpoint points to, and refuse them if they have changed.
 
-Promises: a part that has moved, or whose weights have changed since training, is one line that says which.
-It does not put a model together.
+Promises: a part that has moved, or whose weights changed since training, gives one line that says which.
+It does not assemble a model.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
     """The configuration of an ASR-Doge checkpoint.
 
     Raises:
-        CheckpointError: there is none, or it is another kind of model's.
+        CheckpointError: there is none, or it is of another kind of model.
     """
     config = load_model_config(reference)
     if not isinstance(config, ASRDogeConfig):
@@ -53,7 +53,7 @@ def _use_of(config: PreTrainedConfig) -> str:
 def load_frozen_encoder(
     config: ASRDogeConfig | CTCHeadConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
 ) -> SpeechEncoder:
-    """The speech encoder that a checkpoint points to, and no more of it.
+    """The speech encoder that a checkpoint points to, without the rest of its model.
 
     Raises:
         CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
@@ -69,8 +69,8 @@ def load_frozen_language_model(
 ) -> PreTrainedModel:
     """The language model that a checkpoint points to.
 
-    With `quantization` it is still whole where some of it was trained: that comes from the checkpoint, and can be
-    rounded only then.
+    With `quantization` it still has floating-point weights if some of it was trained: the trained weights come from the
+    checkpoint, and can be quantized only then.
 
     Raises:
         CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
@@ -83,7 +83,7 @@ def load_frozen_language_model(
 
 
 def _find_part(field: str, name: str, revision: str | None) -> Reference:
-    """A frozen part of a checkpoint, which may have moved since, or be still to be fetched."""
+    """A frozen part of a checkpoint; it may have moved since, or not have been fetched yet."""
     if name in MODELS and not Path(name).is_dir():
         return fetched(name)
     try:

@@ -1,8 +1,8 @@
-"""The language model: any causal one of transformers, loaded strictly.
+"""Load the language model: any causal one of transformers, with strict checks.
 
-Promises: every weight of the model comes from the checkpoint (or an error names those that do not), whole or rounded to
-8 bits; Doge checkpoints of the early layout and under older names load as they are, by what they hold and not by what
-they are called; attention is `sdpa`, since Doge's `eager` gives NaN on left padding.
+Promises: every weight of the model comes from the checkpoint (otherwise an error names those that do not), unchanged or
+rounded to 8 bits; Doge checkpoints of the early layout and with older names load, recognized by their tensors and not
+by their name; attention is `sdpa`, since Doge's `eager` gives NaN on left padding.
 It does not know about speech.
 """
 
@@ -33,12 +33,12 @@ EARLY_DOGE_KEYS = {
     r"\bfeed_forward\b": "mlp",
     r"\bfinal_layernorm\b": "norm",
 }
-"""Names that SmallDoge's checkpoints used before transformers took the model in, and today's."""
+"""Tensor names of SmallDoge's checkpoints from before transformers included the model, and today's names."""
 
 ATTENTION = "sdpa"
 
 BAR_AFTER_SECONDS = 3
-"""Loading that takes longer shows how far it is."""
+"""Loading shows a progress bar if it takes longer, in seconds."""
 
 
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -51,14 +51,14 @@ def load_language_model(
 ) -> PreTrainedModel:
     """A language model with the weights of a checkpoint.
 
-    It is transformers that puts them in place, but we that read them: it would keep all of the files mapped beside what
-    they become in another type. With `int8` they are rounded one by one, and are never all in memory as they are
-    stored. A head that is the token embedding is rounded too, and no longer tied to it: of the embedding, which stays
-    as it is stored, only the rows of tokens that are read then come into memory.
+    transformers assigns the weights, but this module reads them: transformers would keep all files mapped beside the
+    weights converted to another type. With `int8` the weights are rounded one by one, so they are never all in memory
+    as stored. A head tied to the token embedding is rounded too, and then no longer tied: the embedding stays as
+    stored, and only its rows for tokens that occur are loaded into memory.
 
     Args:
         reference: the checkpoint.
-        config: its configuration. The model's own may differ from it: see `asr_doge.models.early_doge`.
+        config: its configuration. The model's may differ from it: see `asr_doge.models.early_doge`.
         dtype: of the weights in memory.
         quantization: see `asr_doge.models.quantization`.
 
@@ -91,7 +91,7 @@ def load_language_model(
                 config=config,
                 dtype=dtype,
                 attn_implementation=ATTENTION,
-                ignore_mismatched_sizes=True,  # reported instead, below, with their names
+                ignore_mismatched_sizes=True,  # reported below, with the names
                 output_loading_info=True,
                 quantization_config=Int8Config() if quantization == "int8" else None,
             )
@@ -107,10 +107,10 @@ def load_language_model(
 
 
 def _config_of_stored(reference: Reference, config: PreTrainedConfig, source: str) -> PreTrainedConfig:
-    """The configuration of the layout that a checkpoint has, whatever it calls itself.
+    """The configuration of the layout that a checkpoint's tensors have, whatever its own configuration says.
 
     Raises:
-        CheckpointError: it says Doge and has neither of its layouts.
+        CheckpointError: it is a Doge checkpoint with neither layout.
     """
     if not isinstance(config, DogeConfig) or isinstance(config, EarlyDogeConfig):
         return config
@@ -126,20 +126,20 @@ def _config_of_stored(reference: Reference, config: PreTrainedConfig, source: st
 
 
 def rename_early_doge_key(key: str) -> str:
-    """Today's name of a tensor that a Doge checkpoint may have under an older one."""
+    """Today's name of a tensor of a Doge checkpoint, which may have an older one."""
     for old, new in EARLY_DOGE_KEYS.items():
         key = re.sub(old, new, key)
     return key
 
 
 def _rename_for(model: PreTrainedModel) -> Callable[[str], str]:
-    """What gives the weights of a checkpoint the names they have in `model`."""
+    """A function that converts names in a checkpoint to those in `model`."""
     names = model.state_dict().keys()
     is_doge = isinstance(model.config, DogeConfig)
 
     def rename(key: str) -> str:
         key = rename_early_doge_key(key) if is_doge else key
-        prefixed = f"{model.base_model_prefix}.{key}"  # checkpoints of the model without its head lack the prefix
+        prefixed = f"{model.base_model_prefix}.{key}"  # checkpoints without the head lack the prefix
         return prefixed if key not in names and prefixed in names else key
 
     return rename
@@ -147,7 +147,7 @@ def _rename_for(model: PreTrainedModel) -> Callable[[str], str]:
 
 @contextmanager
 def _delayed_progress_bars() -> Iterator[None]:
-    """Transformers' progress bars wait for `BAR_AFTER_SECONDS`; what else the process loads keeps its settings."""
+    """Delay transformers' progress bars by `BAR_AFTER_SECONDS`; settings of other libraries in the process are kept."""
 
     def delayed(bar: Callable[..., Any], positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
         named = {"delay": BAR_AFTER_SECONDS} | named
@@ -161,5 +161,5 @@ def _delayed_progress_bars() -> Iterator[None]:
 
 
 def rename_language_model_key(key: str) -> str:
-    """Every tensor of a language model is wanted, under its own name (for `weights_fingerprint`)."""
+    """Every tensor of a language model is required, under its own name (for `weights_fingerprint`)."""
     return key

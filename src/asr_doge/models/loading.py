@@ -1,9 +1,9 @@
-"""Loading a model: the one way in for training, transcription, benchmark and server.
+"""Load a model: the same functions for training, transcription, benchmark and server.
 
 Promises: `load_model` gives the model and processor of any checkpoint; `assemble_model` puts an untrained adapter
-between any supported encoder and any causal language model; `load_encoder_alone` reads the encoder and nothing else, of
-a checkpoint or of a published model.
-It does not know what the model is then used for.
+between any supported encoder and any causal language model; `load_encoder_alone` reads only the encoder of a
+checkpoint or of a published model.
+It does not know how the model is used.
 """
 
 import math
@@ -50,21 +50,21 @@ class LoadedEncoder:
 
     @property
     def sampling_rate(self) -> int:
-        """Of the waveforms it reads, in Hz."""
+        """Sampling rate of its input, in Hz."""
         return int(self.feature_extractor.sampling_rate)
 
     @property
     def max_samples(self) -> int | None:
-        """Of the longest clip that the feature extractor takes whole; None if it takes any."""
-        return getattr(self.feature_extractor, "n_samples", None)  # Whisper's, which would cut without a word
+        """Samples of the longest clip that the feature extractor reads whole; None for no limit."""
+        return getattr(self.feature_extractor, "n_samples", None)  # Whisper's, which cuts longer clips silently
 
     @property
     def max_seconds(self) -> float:
-        """Longest clip that the feature extractor takes whole."""
+        """Length of the longest clip that the feature extractor reads whole, in seconds."""
         return self.max_samples / self.sampling_rate if self.max_samples is not None else math.inf
 
     def encode(self, waveforms: Sequence[Waveform], return_ctc_logits: bool = False) -> SpeechEncoderOutput:
-        """What it hears in a batch of clips `[samples]`, each as if it were alone."""
+        """Encode a batch of clips `[samples]`; the result of each is the same as if it were alone."""
         inputs = self.feature_extractor(
             list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt", return_attention_mask=True
         )
@@ -81,15 +81,15 @@ class LoadedModel:
 
     @property
     def speech_encoder(self) -> LoadedEncoder:
-        """Its encoder alone."""
+        """Its encoder only."""
         return LoadedEncoder(self.model.encoder, self.processor.feature_extractor)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
-        """Write a checkpoint folder, whole or not at all; one that is there is replaced.
+        """Write a checkpoint folder, completely or not at all; an existing one is replaced.
 
         Args:
             folder: of the checkpoint.
-            weights: to write instead of the model's own (where several processes share them).
+            weights: to write instead of the model's own (if several processes share them).
         """
         with whole_folder(folder) as partial:
             self.model.save_pretrained(partial, state_dict=weights)
@@ -109,7 +109,7 @@ def load_model(
         name: checkpoint folder, hub id, or bundled name; default `nano`.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; default, an accelerator if there is one.
         dtype: of the weights in memory.
-        quantization: `int8` for matrices of 8 bits (see `asr_doge.models.quantization`), for inference on the CPU.
+        quantization: `int8` for 8-bit matrices (see `asr_doge.models.quantization`), for inference on the CPU.
 
     Raises:
         CheckpointError: the checkpoint or a part it points to is missing or damaged.
@@ -141,8 +141,9 @@ def load_encoder_alone(
     """Load a speech encoder without adapter or language model.
 
     Args:
-        name: an ASR-Doge checkpoint, or a model whose encoder a family of `asr_doge.models.encoders` reads (published
-            Granite Speech, say), or the folder of a CTC head: folder, hub id, or bundled name; default `nano`.
+        name: an ASR-Doge checkpoint, or a model whose encoder a family of `asr_doge.models.encoders` supports (for
+            example published Granite Speech), or the folder of a CTC head: folder, hub id, or bundled name; default
+            `nano`.
         device, dtype, quantization: as in `load_model`.
 
     Raises:
@@ -159,7 +160,7 @@ def load_encoder_alone(
         config.speech_encoder is None
         or config.train_encoder != "none"
         or (config.ctc_head is not None and config.ctc_head["type"] == "adapter")
-    ):  # wholly or partly the checkpoint's own
+    ):  # all or part of it is in the checkpoint
         return load_model(name, device=device, dtype=dtype, quantization=quantization).speech_encoder
     elif config.ctc_head is not None:
         return _load_headed_encoder(reference, config, HEAD_PREFIX, found_device, dtype, quantization)
@@ -198,9 +199,9 @@ def assemble_model(
     """A new model: two pretrained parts and an untrained adapter between them.
 
     Args:
-        speech_encoder: hub id, local folder or bundled name of a checkpoint whose encoder to take; or the folder of a
-            CTC head, which is taken too, with its encoder.
-        language_model: the same for the language model, whose tokenizer is taken too.
+        speech_encoder: hub id, local folder or bundled name of the checkpoint with the encoder; or the folder of a CTC
+            head, which is loaded too, with its encoder.
+        language_model: the same for the language model and its tokenizer.
         prompt_template: text the language model reads before the speech; `{language}` in it is the language spoken.
         encoder_window: how much the encoder reads at a time (see `set_encoder_window`).
         device, dtype: as in `load_model`.
@@ -241,13 +242,13 @@ def assemble_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=MAX_NEW_TOKENS,
-        num_beams=1,  # said aloud, or transformers' pipeline takes 5
+        num_beams=1,  # explicit, since transformers' pipeline defaults to 5
     )
     return LoadedModel(model.to(find_device(device)), processor)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
 
 
 def _find_device_for(quantization: Quantization, device: str | torch.device | None) -> torch.device:
-    """`find_device`, if what it finds can run a model quantized so."""
+    """`find_device`, if that device can run a model with this quantization."""
     found = find_device(device)
     if quantization not in get_args(Quantization):
         raise ConfigError(f"quantization must be one of {', '.join(get_args(Quantization))}; got '{quantization}'")
@@ -257,10 +258,10 @@ def _find_device_for(quantization: Quantization, device: str | torch.device | No
 
 
 def find_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or the machine's accelerator, or the CPU.
+    """The requested device, or the machine's accelerator, or the CPU.
 
     Raises:
-        ConfigError: it is not a device, or this machine has none such.
+        ConfigError: it is not a device, or this machine does not have it.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device is None or device == "auto":

@@ -1,7 +1,7 @@
-"""LoRA after training: its updates added into the weights they stand beside, or taken out for peft to read.
+"""Merge LoRA's updates into the weights after training, or export them for peft.
 
-Promises: the merged model writes the same text, and its checkpoint loads like any other; it is as large as the language
-model, of which it then holds every weight. An exported folder is peft's own format, for the language model alone.
+Promises: the merged model gives the same text, and its checkpoint loads like any other; it contains every weight of the
+language model, so it is as large. An exported folder has peft's own format, for the language model alone.
 It does not know how the updates were trained.
 """
 
@@ -21,7 +21,7 @@ def merge_lora(model: ASRDogeForConditionalGeneration) -> None:
     """Merge the language model's updates, in place; its configuration then says `full`.
 
     Raises:
-        ConfigError: there are none, or the encoder has some, whose checkpoint could not hold them merged.
+        ConfigError: there are none, or the encoder has some, which its checkpoint could not hold merged.
     """
     if model.config.train_encoder != "none":
         raise ConfigError("the encoder was trained too: only the language model's LoRA can be merged")
@@ -35,9 +35,9 @@ def merge_lora(model: ASRDogeForConditionalGeneration) -> None:
 
 
 def export_lora(model: ASRDogeForConditionalGeneration, folder: Path) -> None:
-    """Write the language model's updates as `peft.PeftModel.from_pretrained` reads them, onto that language model.
+    """Write the language model's updates in the format that `peft.PeftModel.from_pretrained` loads.
 
-    The folder is written whole or not at all.
+    The folder is written completely or not at all.
 
     Raises:
         ConfigError: there are none.

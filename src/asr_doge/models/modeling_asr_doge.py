@@ -4,8 +4,8 @@ Promises: training and generation read the same layout, `[bos] prompt | speech |
 masked out of attention and loss, so that a clip's loss, logits and text do not depend on its neighbours. Frozen parts
 stay in eval mode, out of the optimizer and out of the checkpoint; `save_pretrained` writes what was trained and
 `from_pretrained` finds the rest by the pointers in the configuration.
-It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own; `prefill`
-and `extend` are what `asr_doge.decoding` builds on.
+It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own;
+`prefill` and `extend` are what `asr_doge.decoding` builds on.
 """
 
 import copy
@@ -37,6 +37,7 @@ from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, length_mask
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
+from asr_doge.models.label_logits import only_labels
 from asr_doge.models.language_model import build_language_model
 from asr_doge.models.layout import IGNORED_LABEL, DecodingState, Layout, full_attention_mask, group_by_length, left_pad
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
@@ -234,13 +235,13 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             the last speech embedding and after each text token, right-aligned over the batch. In training mode only
             those that a label is compared with, `[1, labels, V]`: a large vocabulary costs more than all the rest.
         """
-        speech_embeddings, lengths = self._hear(input_features, attention_mask, speech_embeddings)
+        speech_embeddings, lengths = self._speech_embeddings(input_features, attention_mask, speech_embeddings)
         inputs = self._layout(speech_embeddings, lengths, labels, prompt_ids)
         kept = 1 if labels is None else labels.shape[1] + 1
         # Labels padded past what the longest row holds leave fewer positions than L + 1.
         targets = None if inputs.labels is None else inputs.labels[:, 1 - min(kept, inputs.labels.shape[1]) :]
         packs = self.training and targets is not None
-        with self._heads_input(targets) if targets is not None and packs else nullcontext():
+        with only_labels(self.get_output_embeddings(), targets) if targets is not None and packs else nullcontext():
             logits = self.language_model(
                 inputs_embeds=inputs.embeddings,
                 attention_mask=inputs.mask,
@@ -254,28 +255,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             compared = targets[targets != IGNORED_LABEL] if packs else targets.flatten()
             total = F.cross_entropy(predicted, compared, ignore_index=IGNORED_LABEL, reduction="sum")
             count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
-            if ctc_labels is not None and self.ctc_weight:
-                total = total + self.ctc_weight * self._ctc_total(speech_embeddings, lengths, ctc_labels)
+            if ctc_labels is not None and isinstance(self.encoder, HeadedEncoder):
+                total = total + self.ctc_weight * self.encoder.ctc_total(speech_embeddings, lengths, ctc_labels)
             loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
-
-    @contextmanager
-    def _heads_input(self, targets: Tensor) -> Iterator[None]:
-        """The language model's head sees, for a while, only the positions whose prediction has a target.
-
-        Args:
-            targets: `[B, K]`, of the K positions before the last, -100 for none.
-        """
-        has_target = F.pad(targets != IGNORED_LABEL, (0, 1))
-
-        def pack(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (inputs[0][has_target][None], *inputs[1:])
-
-        hook = self.get_output_embeddings().register_forward_pre_hook(pack)
-        try:
-            yield
-        finally:
-            hook.remove()
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # speech in, where the mixin takes ids
@@ -296,7 +279,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             generation_config: default, the one saved with the model.
             options: any of transformers' generation options (`num_beams`, `max_new_tokens`, …).
         """
-        speech, lengths = self._hear(input_features, attention_mask, speech_embeddings)
+        speech, lengths = self._speech_embeddings(input_features, attention_mask, speech_embeddings)
         inputs = self._layout(speech, lengths, prompt_ids=prompt_ids)
         generation_config = copy.deepcopy(generation_config or self.generation_config)
         others = generation_config.update(**options)
@@ -311,7 +294,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def prefill(
         self, speech_embeddings: Tensor, attention_mask: Tensor, text: Tensor, prompt_ids: Tensor | None = None
     ) -> tuple[Tensor, DecodingState]:
-        """Read prompt, speech and text in one pass, to go on from later with `extend`.
+        """Read prompt, speech and text in one pass, to continue from later with `extend`.
 
         Args:
             speech_embeddings, attention_mask: `[B, T', D]` and `[B, T']`, as in `forward`.
@@ -319,9 +302,9 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             prompt_ids: as in `forward`.
 
         Returns:
-            Logits `[B, L + 1, V]`, as in `forward` with labels, and what was read.
+            Logits `[B, L + 1, V]`, as in `forward` with labels, and the decoding state.
         """
-        speech, read = self._hear(None, attention_mask, speech_embeddings)
+        speech, read = self._speech_embeddings(None, attention_mask, speech_embeddings)
         inputs = self._layout(speech, read, text, prompt_ids)
         lengths, kept = inputs.mask.sum(dim=1), 1 + (text != IGNORED_LABEL).sum(dim=1)
         groups = (
@@ -348,10 +331,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def extend(self, state: DecodingState, text: Tensor) -> Tensor:
-        """Read more text after what was read; `reading` then holds it too.
+        """Read more text onto the KV cache of `state`, which then holds it too.
 
         Args:
-            reading: of the same rows.
+            state: of the same rows.
             text: `[B, L]`, token ids, -100 at padding; at least one token a row.
 
         Returns:
@@ -368,7 +351,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             use_cache=True,
         ).logits
 
-    def _hear(
+    def _speech_embeddings(
         self, input_features: Tensor | None, attention_mask: Tensor | None, speech_embeddings: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Speech embeddings `[B, T', D]`, given or encoded, and their lengths `[B]`."""
@@ -383,26 +366,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return speech_embeddings, attention_mask.long().sum(dim=1)
         raise ValueError("give either input_features or speech_embeddings")
 
-    def _ctc_total(self, speech_embeddings: Tensor, lengths: Tensor, ctc_labels: Tensor) -> Tensor:
-        """The CTC loss of a batch, summed over the rows that have labels.
-
-        Args:
-            speech_embeddings: `[B, T', D]`, and their lengths `[B]`.
-            ctc_labels: `[B, L']`, -100 at padding.
-        """
-        assert isinstance(self.encoder, HeadedEncoder)
-        logits, frames = self.encoder.ctc_head(speech_embeddings.to(self.dtype), lengths)
-        log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)
-        is_label = ctc_labels != IGNORED_LABEL
-        losses = F.ctc_loss(
-            log_probs, ctc_labels.clamp(min=0), frames, is_label.sum(dim=1), reduction="none", zero_infinity=True
-        )
-        return losses.masked_fill(~is_label.any(dim=1), 0.0).sum()
-
     def _layout(
         self, speech_embeddings: Tensor, lengths: Tensor, labels: Tensor | None = None, prompt_ids: Tensor | None = None
     ) -> Layout:
-        """Adapt, embed and line up prompt, speech and text."""
+        """Adapt, embed and left-pad prompt, speech and text."""
         speech, lengths = self.adapter(speech_embeddings.to(self.dtype), lengths)
         speech_mask = length_mask(lengths, speech.shape[1])
 

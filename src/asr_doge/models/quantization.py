@@ -1,11 +1,11 @@
-"""Weights of 8 bits: a quarter of the memory, and on the CPU a fraction of the time.
+"""Quantize weights to 8 bits: a quarter of the memory, and on the CPU a fraction of the time.
 
-Promises: every linear layer of a module (and every convolution of width 1, which is one) becomes an `Int8Linear`,
-except those too small to gain; each row of its input is rounded by itself, so that a clip's result does not depend on
-its neighbours. What is not a matrix (embeddings, norms, the depthwise convolution) stays as it was.
-Quantized before its weights are loaded, a module takes them as they are stored and rounds them one by one, so that it
-never holds them whole.
-It does not know which parts of a model are to be quantized, nor how to train what it has rounded.
+Promises: every linear layer of a module (and every convolution of width 1, which is equivalent) becomes an
+`Int8Linear`, except those too small to gain; each row of its input is rounded by itself, so a clip's result does not
+depend on its neighbours. Other weights (embeddings, norms, the depthwise convolution) are unchanged.
+A module that is quantized before its weights are loaded rounds them one by one while loading, so it never holds all of
+them as stored.
+It does not know which parts of a model to quantize, and cannot train what it has rounded.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 SMALLEST = 32
-"""Inputs and outputs from which a layer is quantized; below, rounding costs more than it saves."""
+"""Least number of inputs and outputs of a layer that is quantized; below, rounding costs more than it saves."""
 _STEPS = 127
 _QUIETEST = 1e-30
 _ROWS_AT_ONCE = 32
 
 
 class Int8Linear(nn.Module):
-    """`x W^T + b` with `W` in 8 bits, a scale for each output, and `x` rounded to 8 bits with a scale for each row.
+    """`x W^T + b` with `W` in 8 bits, one scale per output, and `x` rounded to 8 bits with one scale per row.
 
-    It has the parameters of the layer that it replaces, by the same names, and takes their floating values.
+    It has the parameters of the layer that it replaces, with the same names, and loads their floating-point values.
 
     Args:
         weight: `[outputs, inputs]`, floating; or `[outputs, inputs, 1]`, a convolution's.
@@ -40,7 +40,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.out_features, self.in_features = weight.shape[:2]  # as `nn.Linear` calls them
+        self.out_features, self.in_features = weight.shape[:2]  # names as in `nn.Linear`
         rounded, scale = _round_matrix(weight.detach())
         self.weight = nn.Parameter(rounded, requires_grad=False)
         self.register_buffer("scale", scale, persistent=False)
@@ -61,9 +61,9 @@ class Int8Linear(nn.Module):
 
 
 def quantize_linear_layers(module: nn.Module) -> None:
-    """Replace the linear layers within `module`, one after another, so that only one is ever held twice."""
+    """Replace the linear layers within `module` one after another, so that at most one is in memory twice."""
     for name, child in list(module.named_children()):
-        if name.startswith("lora_"):  # small, and peft converts what goes in to the type of their weights
+        if name.startswith("lora_"):  # small, and peft converts their input to the type of their weights
             continue
         if _is_matrix(child) and min(child.weight.shape[:2]) >= SMALLEST:
             setattr(module, name, Int8Linear(child.weight, child.bias))
@@ -72,7 +72,7 @@ def quantize_linear_layers(module: nn.Module) -> None:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether `quantize_linear_layers` has found something in `module`."""
+    """Whether `module` has quantized layers."""
     return any(isinstance(part, Int8Linear) for part in module.modules())
 
 
@@ -83,7 +83,7 @@ def quantized_weights(module: nn.Module) -> set[str]:
 
 @register_quantization_config("asr_doge_int8")
 class Int8Config(QuantizationConfigMixin):
-    """Tells transformers' `from_pretrained` to round what it loads as `quantize_linear_layers` would."""
+    """Makes transformers' `from_pretrained` round the weights it loads as `quantize_linear_layers` does."""
 
     def __init__(self, **_: Any) -> None:
         self.quant_method = "asr_doge_int8"  # type: ignore[assignment]  # an enum of transformers' own methods
@@ -91,7 +91,7 @@ class Int8Config(QuantizationConfigMixin):
 
 @register_quantizer("asr_doge_int8")
 class _Int8Quantizer(HfQuantizer):
-    """What transformers asks while it loads a model in 8 bits."""
+    """The hooks that transformers calls while it loads a model in 8 bits."""
 
     def __init__(self, quantization_config: QuantizationConfigMixin, **options: Any) -> None:
         super().__init__(quantization_config, **options)
@@ -110,7 +110,7 @@ class _Int8Quantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         for layer, scale in self._scales.items():
             model.get_submodule(layer).scale = scale
-        self.remove_quantization_config(model)  # which names a quantizer that only this process knows
+        self.remove_quantization_config(model)  # it names a quantizer that exists only in this process
 
     @property
     def is_trainable(self) -> bool:
@@ -121,9 +121,9 @@ class _Int8Quantizer(HfQuantizer):
 
 
 class _Round(ConversionOps):
-    """A stored weight to its 8 bits, one at a time; the scales are put aside.
+    """Rounds one stored weight to 8 bits; the scales are kept aside.
 
-    (Transformers empties every buffer that no checkpoint holds once it has loaded the rest.)
+    (After loading, transformers clears every buffer that is not in the checkpoint.)
     """
 
     def __init__(self, scales: dict[str, Tensor]) -> None:
@@ -139,7 +139,7 @@ class _Round(ConversionOps):
 
 
 def _is_matrix(layer: nn.Module) -> TypeGuard[nn.Linear | nn.Conv1d]:
-    """Whether a layer is a product with a matrix, plus a bias."""
+    """Whether a layer is a matrix product plus a bias."""
     if type(layer) is nn.Conv1d:
         return layer.kernel_size == (1,) and layer.stride == (1,) and layer.padding == (0,) and layer.groups == 1
     return type(layer) is nn.Linear
@@ -149,10 +149,10 @@ def _round_matrix(weight: Tensor) -> tuple[Tensor, Tensor]:
     """`[outputs, ...]` as 8-bit integers, and the scale of each output `[outputs]`."""
     rounded = torch.empty_like(weight, dtype=torch.int8, memory_format=torch.contiguous_format)
     scale = torch.empty(len(weight), device=weight.device)
-    if weight.is_meta:  # there is nothing to round, and not to round it takes seconds
+    if weight.is_meta:  # there is nothing to round, and rounding it anyway takes seconds
         return rounded, scale
-    # A few rows at a time: what is computed on the way to 8 bits takes several times as much memory as they do. Were it
-    # nearly as large as what stays, glibc would take both from one heap, and keep its holes (0.2 GB).
+    # A few rows at a time: intermediate results take several times as much memory as the 8-bit values. If they were
+    # nearly as large as what stays, glibc would take both from one heap and keep its holes (0.2 GB).
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         rows, scales = _round_rows(weight[part].flatten(1))

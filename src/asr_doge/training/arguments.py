@@ -1,6 +1,7 @@
 """The settings of a run as transformers' Trainer has them.
 
-It decides nothing that the user can: each of its values is a flag's, or follows from the device and the processes.
+It decides nothing that the user can: each of its values is a flag's, or follows from the device and the processes. The
+precision is set afterwards, since it may have to be measured on the device (see `asr_doge.training.precision`).
 """
 
 from importlib.util import find_spec
@@ -44,7 +45,6 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
         dataloader_num_workers=0 if config.features_dir and config.train_encoder == "none" else config.num_workers,
         remove_unused_columns=False,
         label_names=["labels"],
-        bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
         use_cpu=device.type == "cpu",
         fsdp=uses_fsdp(config),  # type: ignore[arg-type]  # whose strings are on their way out
         ddp_backend="gloo" if device.type == "cpu" and process_count() > 1 else None,
@@ -54,6 +54,12 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
     )
     use_one_device(arguments, device)
     return arguments
+
+
+def use_precision(arguments: TrainingArguments, bf16: bool) -> None:
+    """Compute in bfloat16, or not, whatever `accelerate launch` says; before a Trainer has been made."""
+    arguments.bf16 = bf16
+    arguments.mixed_precision = "bf16" if bf16 else "no"
 
 
 def logging_steps(eval_steps: int) -> int:

@@ -9,6 +9,7 @@ import copy
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -29,7 +30,8 @@ from asr_doge.models import LoadedModel
 from asr_doge.progress import ProgressLines, progress_bar
 from asr_doge.training.curves import draw_curves
 from asr_doge.training.evaluation import Evaluation
-from asr_doge.training.resuming import COMPLETE_NAME, remove_old
+from asr_doge.training.record import write_record
+from asr_doge.training.resuming import COMPLETE_NAME, Lineage, remove_old
 from asr_doge.training.trainer import SpeechTrainer, writing
 
 HYPOTHESES_NAME = "hypotheses.jsonl"
@@ -74,20 +76,33 @@ class EarlyStopping(EarlyStoppingCallback):
 
 
 class KeepBest(TrainerCallback):
-    """Write `best` whenever an evaluation has the lowest dev CER so far."""
+    """Write `best` whenever an evaluation has the lowest dev CER so far.
+
+    Args:
+        trainer, loaded, generation_config: of the run.
+        folder: `best`.
+        begin: step that evaluations count from. One that went back to an earlier checkpoint counts from there, since
+            what `best` held then may have been written over by what is now left behind.
+    """
 
     def __init__(
-        self, trainer: SpeechTrainer, loaded: LoadedModel, generation_config: GenerationConfig, folder: Path
+        self,
+        trainer: SpeechTrainer,
+        loaded: LoadedModel,
+        generation_config: GenerationConfig,
+        folder: Path,
+        begin: int = 0,
     ) -> None:
+        self.begin = begin
         self.trainer = trainer
         self.loaded = loaded
         self.generation_config = generation_config  # the Trainer fills up the model's own with its defaults
         self.folder = folder
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **report: Any) -> None:
-        """Compare with `state.best_metric`, which the Trainer updates after this call and keeps over a resume."""
-        is_better = state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric
-        if not is_better:
+        """Compare with the evaluations before, which the Trainer keeps over a resume."""
+        earlier = cers_between(state, self.begin, state.global_step)
+        if earlier and report["metrics"]["eval_cer"] >= min(earlier):
             return
         weights = self.trainer.trained_weights()
         if state.is_world_process_zero:
@@ -96,15 +111,28 @@ class KeepBest(TrainerCallback):
                 self.loaded.save(self.folder, weights)
 
 
-class MarkComplete(TrainerCallback):
-    """Mark each checkpoint once all processes have written their share, and remove all but the newest few.
+def cers_between(state: TrainerState, after: int, before: int | None = None) -> list[float]:
+    """Dev CERs of the evaluations between two steps, both excluded; None for no end."""
+    evaluations = [entry for entry in state.log_history if "eval_cer" in entry]
+    return [
+        entry["eval_cer"]
+        for entry in evaluations
+        if after < entry["step"] and (before is None or entry["step"] < before)
+    ]
 
-    Not left to the Trainer's own `save_total_limit`, which may remove a whole checkpoint while the newest is half
-    written, and counts those that a full disk or a kill cut short.
+
+class MarkComplete(TrainerCallback):
+    """Mark each checkpoint once all processes have written their share, and remove all but the run's newest few.
+
+    Each is given the record of the run, which says under which settings it was written. Not left to the Trainer's own
+    `save_total_limit`, which may remove a whole checkpoint while the newest is half written, and counts those that a
+    full disk or a kill cut short.
     """
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, lineage: Lineage, record: Mapping[str, Any]) -> None:
         self.keep = keep
+        self.lineage = lineage
+        self.record = record
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark, then remove."""
@@ -113,8 +141,9 @@ class MarkComplete(TrainerCallback):
         if state.is_world_process_zero:
             newest = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             with writing(newest):
+                write_record(newest, self.record)
                 (newest / COMPLETE_NAME).touch()
-            remove_old(newest.parent, self.keep)
+            remove_old(newest.parent, self.lineage, self.keep)
 
 
 class StopOnInterrupt(TrainerCallback):

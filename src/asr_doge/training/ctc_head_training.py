@@ -46,8 +46,9 @@ from asr_doge.training.ctc_examples import CTCExamples
 from asr_doge.training.ctc_head_configuration import PretrainCTCHeadConfig
 from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.ctc_trainer import CTCTrainer
+from asr_doge.training.processes import process_count
 from asr_doge.training.record import describe_data, describe_machine, write_record
-from asr_doge.training.resuming import checkpoint_to_resume, is_complete, remove_old, require_same_run
+from asr_doge.training.resuming import Lineage, changes_since, checkpoint_to_resume, is_complete, remove_old
 
 CONFIG_NAME = "pretrain_ctc_head_config.yaml"
 """In `output_dir`, the settings of the run, to be given to `--config`."""
@@ -105,34 +106,26 @@ def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
     dev_set = _readable(read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json")), cache)
     dev_set = sorted(sample_utterances(dev_set, config.eval_samples), key=lambda utterance: utterance.duration)
     data = describe_data({"train": train_set, "dev": dev_set})
-    if checkpoint is not None:
-        require_same_run(checkpoint, asdict(config), data, 1)
-    settings = _settings(config, found, train_set)
-    head = CTCHead(settings, cache[train_set[0].id].shape[1])
-    if found.head is not None:
-        head.load_state_dict(read_weights(found.head[0], lambda key: key))
-    head_config = CTCHeadConfig(
-        encoder_config=found.config,
-        speech_encoder=found.reference.pointer,
-        speech_encoder_revision=found.reference.commit,
-        speech_encoder_fingerprint=cast(str, source["encoder_fingerprint"]),
-        ctc_head=settings.values(),
-    )
+    _require_same_run(config, checkpoint, data)
+    head, head_config = _head(config, found, train_set, cache, source)
     trainer = _trainer(config, head, _that_fit(train_set, cache, head), dev_set, cache)
     trainer.add_callback(_KeepBest(trainer, head_config, output_dir))
     parameters = sum(parameter.numel() for parameter in head.parameters())
     print(
-        f"CTC head: {settings.type}, {parameters:,} parameters, {len(settings.tokens)} {head.vocabulary.units};"
-        f" {len(trainer.batches):,} steps an epoch"
+        f"CTC head: {head.settings.type}, {parameters:,} parameters, {len(head.vocabulary) - 1}"
+        f" {head.vocabulary.units}; {len(trainer.batches):,} steps an epoch"
     )
+    lineage = Lineage.going_on(checkpoint)
     record = {
+        **lineage.described(),
         "config": asdict(config),
         "data": data,
         "parameters": {"ctc_head": parameters},
         "machine": describe_machine(trainer.args.device, 1),
         "resumed_from": checkpoint.name if checkpoint else None,
     }
-    remove_old(output_dir, config.average)
+    trainer.add_callback(MarkComplete(config.average, lineage, record))
+    remove_old(output_dir, lineage, config.average, spare_left_behind=True)
     write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
     write_record(output_dir, record)
     _run(trainer, checkpoint)
@@ -147,7 +140,20 @@ def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
     return result
 
 
+def _require_same_run(config: PretrainCTCHeadConfig, checkpoint: Path | None, data: dict[str, Any]) -> None:
+    """Refuse to go on with other settings or data than a run began with.
+
+    Raises:
+        ConfigError: something differs.
+    """
+    changed = changes_since(checkpoint, asdict(config), data, 1) if checkpoint is not None else []
+    if changed:
+        raise ConfigError(f"--resume_from {checkpoint}: that run had {'; '.join(changed)}: give what it had")
+
+
 def _check_flags(config: PretrainCTCHeadConfig) -> None:
+    if process_count() > 1:
+        raise ConfigError("pretrain ctc_head is the work of one process: start it without torchrun")
     for name in ("stack", "hidden_dim", "layers", "batch_seconds", "epochs", "eval_steps", "eval_samples", "average"):
         if getattr(config, name) <= 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
@@ -211,6 +217,28 @@ def _frames_needed(ids: Sequence[int]) -> int:
     return len(ids) + sum(first == second for first, second in pairwise(ids))
 
 
+def _head(
+    config: PretrainCTCHeadConfig,
+    found: FoundEncoder,
+    train_set: Sequence[Utterance],
+    cache: FeatureCache,
+    source: Mapping[str, Any],
+) -> tuple[CTCHead, CTCHeadConfig]:
+    """The head to train, and the configuration of its folder."""
+    settings = _settings(config, found, train_set)
+    head = CTCHead(settings, cache[train_set[0].id].shape[1])
+    if found.head is not None:
+        head.load_state_dict(read_weights(found.head[0], lambda key: key))
+    head_config = CTCHeadConfig(
+        encoder_config=found.config,
+        speech_encoder=found.reference.pointer,
+        speech_encoder_revision=found.reference.commit,
+        speech_encoder_fingerprint=cast(str, source["encoder_fingerprint"]),
+        ctc_head=settings.values(),
+    )
+    return head, head_config
+
+
 def _settings(config: PretrainCTCHeadConfig, found: FoundEncoder, train_set: Sequence[Utterance]) -> CTCHeadSettings:
     """Of the head to go on from, or a new one for the training texts."""
     if found.head is not None:
@@ -250,7 +278,6 @@ def _trainer(
         LengthBatches([utterance.duration for utterance in train_set], config.batch_seconds, config.seed),
         SharedBatches([utterance.duration for utterance in dev_set], config.batch_seconds),
         head.vocabulary.text,
-        callbacks=[MarkComplete(config.average)],
     )
     seconds = sum(utterance.duration for utterance in dev_set)
     trainer.frame_rate_hz = sum(cache.num_embeddings(utterance.id) for utterance in dev_set) / seconds
@@ -329,7 +356,7 @@ def _with_average(trainer: CTCTrainer, config: PretrainCTCHeadConfig, head_confi
     best = min(evaluations, key=lambda entry: entry["eval_cer"])
     is_average = False
     folders = [Path(folder) for folder in sort_checkpoints(config.output_dir)]
-    folders = [folder for folder in folders if is_complete(folder)][-config.average :]
+    folders = [folder for folder in folders if is_complete(folder)][-config.average :]  # others are gone by now
     if len(folders) > 1:
         stage = cast(CTCHeadStage, trainer.accelerator.unwrap_model(trainer.model))
         stage.load_state_dict(mean_weights([load_file(folder / SAFE_WEIGHTS_NAME) for folder in folders]))

@@ -7,7 +7,7 @@ It does not know how an example is made (see `asr_doge.training.datasets`).
 import sys
 from collections.abc import Sequence
 
-from asr_doge.data.batching import LengthBatches, SharedBatches
+from asr_doge.data.batching import CountBatches, LengthBatches, ProcessBatches, SharedBatches
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.like_batches import LikeBatches
 from asr_doge.data.manifest import Utterance
@@ -77,20 +77,19 @@ def leave_out_unreadable(examples: UtteranceDataset) -> tuple[UtteranceDataset, 
     return kept, unreadable
 
 
-def training_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> LengthBatches | LikeBatches | None:
-    """Batches of like length, by seconds if they are asked for, else by count; says what they hold.
-
-    None for several processes that read by count, whose batches are at random.
-    """
+def training_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> ProcessBatches:
+    """What this process reads, by count or by seconds; of the latter, says what the batches hold."""
+    shard = Shard(process_rank() + 1, process_count())
     durations = [utterance.duration for utterance in utterances]
     if config.batch_seconds is None:
-        if process_count() > 1:
-            return None
-        return LikeBatches(durations, config.batch_size, config.seed, config.gradient_accumulation_steps)
-    batches = LengthBatches(durations, config.batch_seconds, config.seed)
-    share = 100 * batches.padding_share()
-    say_once(f"batches: {len(batches):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding")
-    return batches
+        batches: CountBatches | LikeBatches = CountBatches(len(utterances), config.batch_size, config.seed)
+        if config.like_length:
+            batches = LikeBatches(durations, config.batch_size, config.seed)
+        return ProcessBatches(batches, shard, config.gradient_accumulation_steps)
+    by_length = LengthBatches(durations, config.batch_seconds, config.seed)
+    share = 100 * by_length.padding_share()
+    say_once(f"batches: {len(by_length):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding")
+    return ProcessBatches(by_length, shard)
 
 
 def evaluation_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> SharedBatches:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -46,7 +45,6 @@ from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, ASRD
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.language_model import build_language_model
-from asr_doge.published import DEFAULT_PROMPT
 from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.pretraining_speech import (
@@ -57,7 +55,12 @@ from asr_doge.training.pretraining_speech import (
     PretrainingSpeech,
     collate_features,
 )
-from asr_doge.training.pretraining_text import StretchedTokens, StretchedTokenStage, collate_stretched_tokens
+from asr_doge.training.pretraining_text import (
+    StretchedTokens,
+    StretchedTokenStage,
+    build_tokenizer,
+    collate_stretched_tokens,
+)
 
 CTC_VOCABULARY = 128
 """CTC ids are ASCII character codes; 0 is the blank."""
@@ -163,22 +166,6 @@ class TextStage(nn.Module):
         """Without the output layer, which is the token embedding: safetensors refuses to store a tensor twice."""
         weights = super().state_dict(*args, **options)
         return {name: tensor for name, tensor in weights.items() if not name.endswith("lm_head.weight")}
-
-
-def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer in which every digit word is one token; it can write any text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.text_vocab_size,
-        special_tokens=["<s>", "</s>", "<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = [DEFAULT_PROMPT] + [f"{first} {second}" for first in DIGIT_WORDS for second in DIGIT_WORDS]
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
 def build_model(

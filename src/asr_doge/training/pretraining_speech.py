@@ -58,8 +58,8 @@ SILENT_SHARE = 0.03
 class PretrainingSpeech(Dataset[dict[str, Any]]):
     """Endless varied speech: digit strings of human recordings and of espeak-ng voices, and sentences.
 
-    The clips grow harder over the run (`CURRICULUM`). All clips of a batch are sentences, or all are strings of the same
-    number of digits, which keeps padding low.
+    The clips grow harder over the run (`CURRICULUM`). All clips of a batch are sentences, or all are strings of the
+    same number of digits, which keeps padding low.
 
     Args:
         size: clips in the run.
@@ -69,6 +69,7 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
         sentence_share: share of batches that are sentences, if there are any, from the second lesson on.
         seed: of everything random.
         lessons: how the clips grow harder.
+        waveforms: give samples, not log-mel features; of those no stretches are hidden.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
         sentence_share: float,
         seed: int,
         curriculum: Sequence[Difficulty] = CURRICULUM,
+        waveforms: bool = False,
     ) -> None:
         self.size = size
         self.batch_size = batch_size
@@ -88,6 +90,7 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
         self.sentence_share = sentence_share if sentences else 0.0
         self.seed = seed
         self.curriculum = curriculum
+        self.waveforms = waveforms
         self.voices = split_voices().train
         self.augmentation = Augmentation(
             speed_probability=0.8,
@@ -113,6 +116,8 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
         varied = rng.random() < difficulty.varied_share
         if varied:
             waveform = self.augmentation(waveform, SAMPLE_RATE, rng)
+        if self.waveforms:
+            return {"input_features": torch.from_numpy(waveform), "text": text}
         features = log_mel_features(torch.from_numpy(waveform))
         if varied and difficulty.other_speakers:
             features = bend_features(features, rng)
@@ -157,7 +162,7 @@ def bend_features(features: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def collate_features(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """`input_features` `[B, T, 160]` and `input_lengths` `[B]`."""
+    """`input_features` `[B, T, 160]` (or samples `[B, T]`) and `input_lengths` `[B]`."""
     features = [clip["input_features"] for clip in clips]
     return {
         "input_features": pad_sequence(features, batch_first=True),

@@ -13,19 +13,38 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from asr_doge.data.digits import random_digits
+from asr_doge.data.digits import DIGIT_WORDS, random_digits
 from asr_doge.models import ASRDogeProcessor
 from asr_doge.models.layout import IGNORED_LABEL
+from asr_doge.published import DEFAULT_PROMPT
+from asr_doge.training.configuration import PretrainConfig
 
 TEXT, TOKEN, SILENCE = 0, 1, 2
 """What stands at a position: plain text, a token that is heard, or nothing that is heard."""
 NOISE = (0.2, 1.0)
 """Range of the noise over what is heard, relative to the token embeddings' own scale."""
+
+
+def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer in which every digit word is one token; it can write any text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.text_vocab_size,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [DEFAULT_PROMPT] + [f"{first} {second}" for first in DIGIT_WORDS for second in DIGIT_WORDS]
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
 class StretchedTokens(Dataset[dict[str, Tensor]]):

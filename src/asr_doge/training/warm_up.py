@@ -22,7 +22,7 @@ from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedModel
 from asr_doge.models.adapter_ctc import AdapterCTCHead
 from asr_doge.models.ctc_head import HeadedEncoder
-from asr_doge.training.arguments import logging_steps, use_one_device
+from asr_doge.training.arguments import logging_steps, use_one_device, use_precision
 from asr_doge.training.callbacks import MarkComplete, Progress, StopOnInterrupt
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.ctc_examples import CTCExamples
@@ -31,7 +31,7 @@ from asr_doge.training.ctc_trainer import CTCTrainer
 from asr_doge.training.datasets import CachedSpeechDataset, UtteranceDataset
 from asr_doge.training.heads import adapter_settings, token_labels
 from asr_doge.training.processes import own_device, process_count
-from asr_doge.training.resuming import is_complete
+from asr_doge.training.resuming import Lineage, is_complete
 
 FOLDER = "warm_up"
 """In the run's folder."""
@@ -137,6 +137,7 @@ def _trainer(
     bf16: bool,
 ) -> CTCTrainer:
     ids = token_labels(loaded.processor, stage.head.settings)
+    lineage = Lineage(FOLDER)
     durations = [utterance.duration for utterance in train.utterances]
     limit = config.batch_seconds or config.batch_size * sum(durations) / len(durations)
     trainer = CTCTrainer(
@@ -147,7 +148,7 @@ def _trainer(
         LengthBatches(durations, limit, config.seed),
         SharedBatches([utterance.duration for utterance in dev.utterances], limit),
         stage.head.vocabulary.text,
-        callbacks=[MarkComplete(1)],
+        callbacks=[MarkComplete(1, lineage, lineage.described())],
     )
     trainer.frame_rate_hz = loaded.model.encoder.frame_rate_hz
     trainer.remove_callback(ProgressCallback)
@@ -170,13 +171,13 @@ def _arguments(config: TrainConfig, bf16: bool) -> TrainingArguments:
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
-        bf16=bf16,
         use_cpu=device.type == "cpu",
         report_to="none",
         seed=config.seed,
         disable_tqdm=False,
     )
     use_one_device(arguments, device)
+    use_precision(arguments, bf16)
     return arguments
 
 

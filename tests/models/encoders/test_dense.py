@@ -6,16 +6,26 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transformers import EncodecConfig, EncodecModel
 
+from asr_doge.errors import ConfigError
+from asr_doge.models import assemble_model
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.encoders import ENCODERS, SpeechEncoder, length_mask, set_encoder_window
 from asr_doge.models.encoders.dense import DENSE
 from asr_doge.models.encoders.loading import load_encoder
+from asr_doge.models.export import EncoderGraph
 from tests.models import tiny
 
 
-def test_every_family_has_one() -> None:
-    assert DENSE.keys() == ENCODERS.keys()
+def test_a_family_without_one_cannot_be_exported(doge_folder: Path, tmp_path: Path) -> None:
+    assert DENSE.keys() == {"granite_speech", "whisper"}
+    assert DENSE.keys() < ENCODERS.keys()
+    config = EncodecConfig(sampling_rate=16_000, pad_mode="constant", num_filters=4, hidden_size=16, codebook_dim=16)
+    EncodecModel(config).save_pretrained(tmp_path / "encoder")
+    loaded = assemble_model(tmp_path / "encoder", doge_folder, device="cpu")
+    with pytest.raises(ConfigError, match="of type 'encodec' cannot be exported; granite_speech, whisper can"):
+        EncoderGraph(loaded.model)
 
 
 @pytest.fixture(scope="module")

@@ -163,5 +163,5 @@ def test_a_model_on_whisper_is_exact_in_batches_and_refuses_to_cut(whisper_folde
 
 def test_another_family_is_refused_by_name(doge_folder: Path) -> None:
     config = load_model_config(find_model(doge_folder))
-    with pytest.raises(CheckpointError, match="'doge' is not supported; supported: granite_speech, whisper"):
+    with pytest.raises(CheckpointError, match=r"'doge' is not supported; supported: .*granite_speech, .*whisper"):
         encoder_family(config)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from asr_doge.errors import ConfigError
+from asr_doge.models.checkpoints import Reference
 from asr_doge.published import CTCUnits, EncoderWindow
 
 
@@ -89,6 +90,14 @@ class SpeechEncoder(nn.Module, ABC):
     @abstractmethod
     def rename_checkpoint_key(key: str) -> str | None:
         """The name in this module of a tensor of a published checkpoint, or None for one that is not needed."""
+
+    @staticmethod
+    def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
+        """Put into a configuration what a family must know of a checkpoint that stands in other files beside it.
+
+        Raises:
+            CheckpointError: they are missing or unusable.
+        """
 
     @staticmethod
     @abstractmethod

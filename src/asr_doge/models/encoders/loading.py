@@ -9,6 +9,8 @@ import torch
 from accelerate import init_empty_weights
 from transformers import PreTrainedConfig
 
+from asr_doge.audio import SAMPLE_RATE
+from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, load_weights, weights_fingerprint
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
 from asr_doge.models.quantization import quantize_linear_layers
@@ -33,15 +35,34 @@ def load_encoder(
         quantization: see `asr_doge.models.quantization`.
 
     Raises:
-        CheckpointError: no family reads it, or a weight is missing, unexpected or damaged.
+        CheckpointError: no family reads it, it hears another sampling rate, or a weight is missing, unexpected or
+            damaged.
     """
     family = encoder_family(config)
+    complete_config(config, reference)
     with init_empty_weights(include_buffers=False):
         encoder = family(config)
     if quantization == "int8":
         quantize_linear_layers(encoder)
     load_weights(encoder, reference, family.rename_checkpoint_key, f"speech encoder '{reference.name}'", dtype)
     return encoder.requires_grad_(False).eval()
+
+
+def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
+    """Put into an encoder's configuration what stands in other files of its checkpoint (vocabulary, front end).
+
+    Raises:
+        CheckpointError: no family reads it, those files are missing or unusable, or it hears another sampling rate
+            than recordings are read at.
+    """
+    family = encoder_family(config)
+    family.complete_config(config, reference)
+    heard = int(family.feature_extractor(config).sampling_rate)
+    if heard != SAMPLE_RATE:
+        raise CheckpointError(
+            f"speech encoder '{reference.name}' hears {heard} Hz, and recordings are read at {SAMPLE_RATE} Hz: choose"
+            f" an encoder of {SAMPLE_RATE} Hz"
+        )
 
 
 def encoder_fingerprint(reference: Reference, config: PreTrainedConfig) -> str:
