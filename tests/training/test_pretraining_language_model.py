@@ -49,7 +49,7 @@ def test_a_cut_gzip_file_is_named(tmp_path: Path) -> None:
     config = _config(tmp_path)
     packed = tmp_path / "b.txt.gz"
     packed.write_bytes(packed.read_bytes()[:-9])
-    with pytest.raises(DataError, match=r"b\.txt\.gz is not a whole gzip file"):
+    with pytest.raises(DataError, match=r"b\.txt\.gz is not a complete gzip file"):
         read_texts(config)
 
 
