@@ -57,6 +57,7 @@ class ASRDogeConfig(PreTrainedConfig):
         train_encoder: trained part of the encoder: `none`, `lora`, or `last_k`, its last layers and what follows.
         train_encoder_layers: number of its layers that `last_k` trains.
         lora: options of `peft.LoraConfig` (`r`, `lora_alpha`, `lora_dropout`, `target_modules`), for `lora`.
+        default_decoder: the decoder to use where the user names none (see `asr_doge.decoding.configuration`).
     """
 
     model_type = "asr_doge"
@@ -85,6 +86,7 @@ class ASRDogeConfig(PreTrainedConfig):
     train_encoder: str = "none"
     train_encoder_layers: int = 2
     lora: dict[str, Any] | None = None
+    default_decoder: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in defaults and check values; raises ConfigError for an invalid choice."""

