@@ -102,6 +102,7 @@ class Recognizer:
         waveforms: Sequence[Waveform],
         has_voice: Callable[[Waveform], bool] | None = None,
         languages: Sequence[str | None] | None = None,
+        hotwords: Sequence[Sequence[str]] | None = None,
     ) -> list[Recognition]:
         """What was said in each clip of a batch.
 
@@ -110,6 +111,7 @@ class Recognizer:
             has_voice: whether somebody speaks in a clip, by a detector that knows no words, for the guard of silence
                 to ask; default, in all.
             languages: spoken in each; None where it is not known.
+            hotwords: listened for in each, where there is a CTC head; default, the configuration's in all.
 
         Raises:
             CheckpointError: the CTC head gives NaN.
@@ -135,7 +137,8 @@ class Recognizer:
         posteriors = [posteriors[row] for row in spoken] if posteriors is not None else None
         places = [heard_of[row] for row in spoken]
         prompt_ids = self._prompt_ids([languages[place] for place in places]) if languages is not None else None
-        found = self._decode(speech, posteriors, [waveforms[place] for place in places], prompt_ids)
+        wanted = [hotwords[place] if hotwords is not None else self.hotwords for place in places]
+        found = self._decode(speech, posteriors, [waveforms[place] for place in places], prompt_ids, wanted)
         for place, recognition in zip(places, found, strict=True):
             results[place] = recognition
         return results
@@ -166,9 +169,10 @@ class Recognizer:
         posteriors: list[Posteriors] | None,
         waveforms: Sequence[Waveform],
         prompt_ids: Tensor | None,
+        hotwords: Sequence[Sequence[str]],
     ) -> list[Recognition]:
         """Recognitions of clips in which somebody speaks."""
-        heard = replace(self._listen(speech, posteriors), prompt_ids=prompt_ids)
+        heard = replace(self._listen(speech, posteriors, hotwords), prompt_ids=prompt_ids)
         rows = self.decoder.decode(heard)
         return [
             self._finish(
@@ -180,22 +184,25 @@ class Recognizer:
             for index, hypotheses in enumerate(rows)
         ]
 
-    def _listen(self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None) -> Heard:
+    def _listen(
+        self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None, hotwords: Sequence[Sequence[str]]
+    ) -> Heard:
         """Drafts, and the hotwords in them."""
         if posteriors is None or speech.ctc_logits is None or speech.ctc_lengths is None:
             return Heard(speech)
         scores = [float(row.max(axis=1).sum()) for row in posteriors]
-        if not self.hotwords:
-            texts = ctc_greedy_texts(self.encoder, speech.ctc_logits, speech.ctc_lengths)
+        texts = ctc_greedy_texts(self.encoder, speech.ctc_logits, speech.ctc_lengths)
+        if not any(hotwords):
             return Heard(speech, list(zip(texts, scores, strict=True)))
-        drafts, biases = [], []
-        for row, score in zip(posteriors, scores, strict=True):
-            spotted = spot_hotwords(self.encoder, row, self.hotwords, self.config.hotword_weight)
-            draft = insert_hotwords(self.encoder, row, spotted)
-            drafts.append((draft[0], score))
-            tokenizer = self.loaded.processor.tokenizer if isinstance(self.loaded, LoadedModel) else None
-            biases.append(HotwordBias(tokenizer, spotted, draft) if spotted and tokenizer is not None else None)
-        return Heard(speech, drafts, biases)
+        biases: list[HotwordBias | None] = [None] * len(posteriors)
+        tokenizer = self.loaded.processor.tokenizer if isinstance(self.loaded, LoadedModel) else None
+        for index, (row, words) in enumerate(zip(posteriors, hotwords, strict=True)):
+            spotted = spot_hotwords(self.encoder, row, words, self.config.hotword_weight)
+            if spotted:
+                draft = insert_hotwords(self.encoder, row, spotted)
+                texts[index] = draft[0]
+                biases[index] = HotwordBias(tokenizer, spotted, draft) if tokenizer is not None else None
+        return Heard(speech, list(zip(texts, scores, strict=True)), biases)
 
     def _finish(
         self, hypotheses: Sequence[Hypothesis], waveform: Waveform, draft: str | None, posteriors: Posteriors | None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.inference.results import GuardAction, Segment, Transcription
 from asr_doge.inference.segmentation import Piece, Segmenter, common_prefix, stitch
-from asr_doge.inference.transcription import Transcriber, guard_actions, segment_of
+from asr_doge.inference.transcription import RecordingTranscriber, guard_actions, segment_of
 
 HOP_SECONDS = 0.32
 """Audio between two hypotheses, at least."""
@@ -50,7 +50,7 @@ class StreamTranscriber:
         transcriber: the model, from `asr_doge.load`; it may serve several streams in turn.
     """
 
-    def __init__(self, transcriber: Transcriber) -> None:
+    def __init__(self, transcriber: RecordingTranscriber) -> None:
         self._transcriber = transcriber
         self._segmenter = Segmenter(transcriber.max_seconds)
         self._samples = 0
@@ -69,13 +69,18 @@ class StreamTranscriber:
         """Audio heard so far."""
         return self._samples / SAMPLE_RATE
 
-    def feed(self, samples: NDArray[np.float32]) -> StreamUpdate | None:
-        """Take more `[samples]`, mono at 16 kHz, of any number; returns what changed, if anything did."""
+    def feed(self, samples: NDArray[np.float32], hypothesis: bool = True) -> StreamUpdate | None:
+        """Take more audio; returns what changed, if anything did.
+
+        Args:
+            samples: `[samples]`, mono at 16 kHz, of any number.
+            hypothesis: whether to say what is heard of the segment that is open; without, only whole ones are written.
+        """
         self._samples += len(samples)
         self._end_segments(self._segmenter.feed(samples))
         piece = self._segmenter.open_piece
         before = (self._committed, self._hypothesis)
-        if self.seconds - self._looked_at >= max(HOP_SECONDS, (piece.end - piece.start) / MOST_WORK):
+        if hypothesis and self.seconds - self._looked_at >= max(HOP_SECONDS, (piece.end - piece.start) / MOST_WORK):
             self._looked_at = self.seconds
             self._look_at(piece)
         if self._told == len(self._finished) and before == (self._committed, self._hypothesis):
@@ -131,7 +136,7 @@ class StreamTranscriber:
         return StreamUpdate(self.seconds, finished, " ".join(self._committed), " ".join(tentative))
 
 
-def stream(blocks: Iterable[NDArray[np.float32]], transcriber: Transcriber) -> Iterator[StreamUpdate]:
+def stream(blocks: Iterable[NDArray[np.float32]], transcriber: RecordingTranscriber) -> Iterator[StreamUpdate]:
     """Transcribe blocks `[samples]`, mono at 16 kHz, as they come, to their end."""
     live = StreamTranscriber(transcriber)
     for block in blocks:

@@ -6,6 +6,7 @@ change their text. Memory grows neither with the number of files nor with their 
 It does not print or write files (see `asr_doge.inference.output` and the command line).
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,8 +35,23 @@ from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.published import Dtype, Quantization
 
-Source = str | Path | NDArray[Any] | Tensor
-"""A file, or a mono waveform `[samples]` (or `[channels, samples]`) at 16 kHz."""
+
+@dataclass(frozen=True)
+class Blocks:
+    """A recording that comes in blocks.
+
+    Attributes:
+        blocks: `[samples]` each, mono, as the model's sampling rate has them; an `AudioError` in place of one says why
+            there are no more.
+        name: what to call it in messages.
+    """
+
+    blocks: Iterable[NDArray[np.float32]]
+    name: str = "recording"
+
+
+Source = str | Path | NDArray[Any] | Tensor | Blocks
+"""A file, a mono waveform `[samples]` (or `[channels, samples]`) at 16 kHz, or blocks of one."""
 
 LONGEST_SECONDS = 30.0
 """What an encoder alone reads at once; a whole model's configuration says it."""
@@ -56,6 +72,7 @@ class _Recording:
     """A recording on its way: how much of it was read, and what was said in each of its pieces."""
 
     path: Path | None
+    name: str
     language: str | None = None
     samples: int = 0
     overlaps: list[bool] = field(default_factory=list)
@@ -105,44 +122,27 @@ def guard_actions(recognition: Recognition, piece: Piece) -> list[GuardAction]:
     return [GuardAction(guard, piece.start, piece.end) for guard in recognition.guards]
 
 
-class Transcriber:
-    """A loaded model with everything needed to transcribe.
+class RecordingTranscriber(ABC):
+    """Recordings through a model that reads pieces: cut, batched, stitched.
 
     Args:
-        loaded: from `load_model`, or from `load_encoder_alone` to hear what the encoder's CTC head holds.
-        batch_size: pieces the model reads at once.
-        decoding: how what was heard becomes text; default, the encoder's draft verified.
-        language: spoken in the recordings, as a code such as `de` or a name, for models whose prompt names it.
-
-    Raises:
-        ConfigError: the model cannot be decoded so.
+        sampling_rate: of the waveforms that the model reads, in Hz.
+        max_seconds: longest piece that it reads.
+        batch_size: pieces that it is given at once.
+        language: as in `Transcriber`.
     """
 
-    def __init__(
-        self,
-        loaded: LoadedModel | LoadedEncoder,
-        batch_size: int = 8,
-        decoding: DecodingConfig | None = None,
-        language: str | None = None,
-    ) -> None:
-        self.recognizer = Recognizer(loaded, decoding or DecodingConfig())
+    def __init__(self, sampling_rate: int, max_seconds: float, batch_size: int, language: str | None) -> None:
+        self.sampling_rate = sampling_rate
+        self.max_seconds = max_seconds
         self.batch_size = batch_size
         self.language = language
-        hearing = self.recognizer.hearing
-        self.sampling_rate = hearing.sampling_rate
-        longest = loaded.model.config.max_audio_seconds if isinstance(loaded, LoadedModel) else LONGEST_SECONDS
-        self.max_seconds = min(longest, hearing.max_seconds)
 
-    @property
-    def loaded(self) -> LoadedModel:
-        """The whole model.
-
-        Raises:
-            ValueError: only an encoder was loaded.
-        """
-        if isinstance(self.recognizer.loaded, LoadedEncoder):
-            raise ValueError("there is no whole model: only its encoder was loaded")
-        return self.recognizer.loaded
+    @abstractmethod
+    def recognize_pieces(
+        self, pieces: Sequence[Piece], languages: Sequence[str | None] | None = None
+    ) -> list[Recognition]:
+        """What was said in each piece of one batch, of files and streams; default, in the transcriber's language."""
 
     # Of the two a `str` fits both, being a sequence of `str`, and is the first.
     @overload
@@ -184,7 +184,9 @@ class Transcriber:
         for given in sources:
             spoken = given if isinstance(given, Spoken) else Spoken(given, self.language)
             source = spoken.source
-            recording = _Recording(Path(source) if isinstance(source, str | Path) else None, spoken.language)
+            path = Path(source) if isinstance(source, str | Path) else None
+            name = source.name if isinstance(source, Blocks) else str(path or "array")
+            recording = _Recording(path, name, spoken.language)
             recordings.append(recording)
             for piece in self._pieces(source, recording):
                 if piece.is_gap:
@@ -208,7 +210,7 @@ class Transcriber:
         """The pieces of a recording as they are read; an error ends them."""
         try:
             yield from pieces_of(self._blocks(source, recording), self.max_seconds)
-            check_long_enough(recording.samples, self.sampling_rate, str(recording.path or "array"))
+            check_long_enough(recording.samples, self.sampling_rate, recording.name)
         except AudioError as error:
             recording.error = error
         recording.is_read = True
@@ -216,7 +218,9 @@ class Transcriber:
     def _blocks(self, source: Source, recording: _Recording) -> Iterator[NDArray[np.float32]]:
         """A recording block by block, counted."""
         if isinstance(source, str | Path):
-            blocks = read_blocks(source, self.sampling_rate)
+            blocks: Iterable[NDArray[np.float32]] = read_blocks(source, self.sampling_rate)
+        elif isinstance(source, Blocks):
+            blocks = source.blocks
         else:
             blocks = iter([prepare_waveform(source, self.sampling_rate, self.sampling_rate)])
         for block in blocks:
@@ -235,12 +239,52 @@ class Transcriber:
                 recording.add(index, piece, recognition)
             on_progress(sum(len(piece.samples) for _, _, piece in batch) / self.sampling_rate)
 
+
+class Transcriber(RecordingTranscriber):
+    """A loaded model with everything needed to transcribe.
+
+    Args:
+        loaded: from `load_model`, or from `load_encoder_alone` to hear what the encoder's CTC head holds.
+        batch_size: pieces the model reads at once.
+        decoding: how what was heard becomes text; default, the encoder's draft verified.
+        language: spoken in the recordings, as a code such as `de` or a name, for models whose prompt names it.
+
+    Raises:
+        ConfigError: the model cannot be decoded so.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel | LoadedEncoder,
+        batch_size: int = 8,
+        decoding: DecodingConfig | None = None,
+        language: str | None = None,
+    ) -> None:
+        self.recognizer = Recognizer(loaded, decoding or DecodingConfig())
+        hearing = self.recognizer.hearing
+        longest = loaded.model.config.max_audio_seconds if isinstance(loaded, LoadedModel) else LONGEST_SECONDS
+        super().__init__(hearing.sampling_rate, min(longest, hearing.max_seconds), batch_size, language)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The whole model.
+
+        Raises:
+            ValueError: only an encoder was loaded.
+        """
+        if isinstance(self.recognizer.loaded, LoadedEncoder):
+            raise ValueError("there is no whole model: only its encoder was loaded")
+        return self.recognizer.loaded
+
     def recognize_pieces(
-        self, pieces: Sequence[Piece], languages: Sequence[str | None] | None = None
+        self,
+        pieces: Sequence[Piece],
+        languages: Sequence[str | None] | None = None,
+        hotwords: Sequence[Sequence[str]] | None = None,
     ) -> list[Recognition]:
-        """What was said in each piece of one batch, of files and streams; default, in the transcriber's language."""
+        """As declared; `hotwords` are listened for in each piece, by default those of the configuration."""
         return self.recognizer.recognize(
-            [piece.samples for piece in pieces], has_voice, languages or [self.language] * len(pieces)
+            [piece.samples for piece in pieces], has_voice, languages or [self.language] * len(pieces), hotwords
         )
 
 

@@ -1,0 +1,192 @@
+"""`POST /v1/audio/transcriptions`: a file to its transcript, at once or as it is made.
+
+Promises: the text is what the command line gives for the same file; work runs in threads and in the model's own, never
+on the event loop; who leaves takes its work along.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+
+from asr_doge.audio.reading import check_long_enough
+from asr_doge.errors import AudioError
+from asr_doge.inference.results import FailedTranscription, Segment, Transcription
+from asr_doge.inference.stream import StreamTranscriber
+from asr_doge.inference.transcription import Blocks
+from asr_doge.serving.errors import APIError, failure
+from asr_doge.serving.form_fields import TranscriptionRequest, parse_fields
+from asr_doge.serving.openapi import TRANSCRIPTION_SCHEMA
+from asr_doge.serving.replies import delta_event, done_event, reply
+from asr_doge.serving.service import Service
+from asr_doge.serving.uploads import read_form, recording_of
+from asr_doge.serving.worker import Caller
+
+KEEP_ALIVE_SECONDS = 10.0
+"""Without an event for so long, a comment is sent, so that no proxy takes the connection for dead."""
+
+router = APIRouter(prefix="/v1/audio")
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A file to transcribe; runs in a thread."""
+
+    service: Service
+    request: TranscriptionRequest
+    caller: Caller
+    file: BinaryIO
+    name: str
+
+    def whole(self) -> Transcription:
+        """All of it.
+
+        Raises:
+            AudioError: it cannot be read.
+        """
+        (result,) = self.caller.transcribe_each([self._blocks()])
+        if isinstance(result, FailedTranscription):
+            raise result.error
+        return result
+
+    def streamed(self, send: Callable[[dict[str, Any]], None]) -> None:
+        """All of it, sending events as its segments end.
+
+        Raises:
+            AudioError: it cannot be read to its end.
+        """
+        live = StreamTranscriber(self.caller)
+        for block in self._blocks().blocks:
+            update = live.feed(block, hypothesis=False)
+            if update is not None:
+                self._send(update.finished, live, send)
+        check_long_enough(round(live.seconds * self.caller.sampling_rate), self.caller.sampling_rate, self.name)
+        self._send(live.finish().finished, live, send)
+        send(done_event(live.transcription(), self.request))
+
+    def _send(
+        self, finished: tuple[Segment, ...], live: StreamTranscriber, send: Callable[[dict[str, Any]], None]
+    ) -> None:
+        is_first = len(finished) == len(live.transcription().segments)
+        for segment in finished:
+            text = segment.text if is_first else f" {segment.text}"
+            send(delta_event(text, segment.words, self.request.with_logprobs))
+            is_first = False
+
+    def _blocks(self) -> Blocks:
+        return Blocks(self.service.decoder.blocks(self.file, self.name, self.caller.has_left), self.name)
+
+
+@router.post("/transcriptions", openapi_extra=TRANSCRIPTION_SCHEMA, response_model=None)
+async def transcribe(request: Request) -> Response:
+    """Transcribe a recording."""
+    service: Service = request.app.state.service
+    async with AsyncExitStack() as stack:
+        stack.enter_context(service.admission.request())
+        form = await read_form(request, service.most_bytes, service.config.upload_timeout)
+        stack.push_async_callback(form.close)
+        wanted = parse_fields(form, service.models, service.worker.facts.has_word_times)
+        file, name = recording_of(form, service.most_bytes)
+        caller = Caller(service.worker, wanted.language or service.config.language, wanted.hotwords)
+        service.callers.add(caller)
+        stack.callback(service.callers.discard, caller)
+        stack.callback(caller.leave)
+        work = _Work(service, wanted, caller, file, name)
+        if wanted.stream:
+            events = _events(work, request.state.request_id, stack.pop_all())
+            return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        result = await _until_gone(request, work)
+    body = reply(result, wanted, service.config.model, service.worker.facts.token_ids)
+    return PlainTextResponse(body) if isinstance(body, str) else JSONResponse(body)
+
+
+@router.post("/translations", response_model=None)
+async def translate() -> Response:
+    """Not here: the model writes what was said, in the language in which it was said."""
+    raise APIError(
+        400,
+        "this server does not translate: transcribe with /v1/audio/transcriptions, and translate its text",
+        code="unsupported",
+    )
+
+
+async def _until_gone(request: Request, work: _Work) -> Transcription:
+    """The transcript, unless the client leaves before.
+
+    Raises:
+        APIError: the recording cannot be read.
+        ClientDisconnect: the client left.
+    """
+    task = asyncio.get_running_loop().run_in_executor(work.service.files, work.whole)
+    watch = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watch.cancel()
+        if not task.done():
+            work.caller.leave()
+            with suppress(Exception, asyncio.CancelledError):
+                await asyncio.shield(task)
+    if work.caller.has_left.is_set():
+        raise ClientDisconnect
+    try:
+        return task.result()
+    except AudioError as error:
+        raise _unreadable(error) from None
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _unreadable(error: AudioError) -> APIError:
+    return APIError(400, str(error), param="file", code="unreadable_audio")
+
+
+async def _events(work: _Work, request_id: str, stack: AsyncExitStack) -> AsyncIterator[str]:
+    """Server-sent events of a streamed reply, and comments where nothing happens."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()  # bounded by the text of the longest recording
+
+    def send(event: dict[str, Any] | None) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, event)
+
+    def run() -> None:
+        try:
+            work.streamed(send)
+        except AudioError as error:
+            send(_unreadable(error).body)
+        except Exception:
+            if not work.caller.has_left.is_set():
+                logging.getLogger("asr_doge").exception("request %s failed", request_id)
+                send(failure(request_id).body)
+        finally:
+            send(None)
+
+    async with stack:
+        task = loop.run_in_executor(work.service.files, run)
+        try:
+            while True:
+                try:
+                    event = await asyncio.wait_for(queue.get(), KEEP_ALIVE_SECONDS)
+                except asyncio.TimeoutError:
+                    yield ": keep-alive\n\n"
+                    continue
+                if event is None:
+                    return
+                kind = "event: error\n" if "error" in event else ""
+                yield f"{kind}data: {json.dumps(event, ensure_ascii=False)}\n\n"
+        finally:
+            work.caller.leave()
+            with suppress(Exception, asyncio.CancelledError):
+                await asyncio.shield(task)
+
+
