@@ -133,6 +133,7 @@ def test_any_format_rate_and_channels_in_order(transcriber: Transcriber, tmp_pat
     ]
     for result, source in zip(results, sources, strict=True):
         waveform = read_audio(source) if isinstance(source, Path) else source
+        assert isinstance(waveform, np.ndarray)
         assert isinstance(result, Transcription)
         assert result.text == text_of(transcriber, waveform)
         assert result.duration == pytest.approx(len(waveform) / RATE)

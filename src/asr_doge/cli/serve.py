@@ -25,4 +25,6 @@ def run(config: ServeConfig) -> int:
 
 
 def _announce(address: str) -> None:
-    print(f"listening at {address} (Ctrl-C ends it): a page to try it, and OpenAI's interface under /v1", file=sys.stderr)
+    print(
+        f"listening at {address} (Ctrl-C ends it): a page to try it, and OpenAI's interface under /v1", file=sys.stderr
+    )

@@ -53,13 +53,19 @@ class Access:
         host = connection.headers.get("host", "").lower()
         if self._loopback_only and not is_loopback(urlsplit(f"//{host}").hostname or "") and not self._knows(host):
             raise APIError(
-                403, "this server has no key and answers to localhost only: give it a key, or --allowed_origins", code="host"
+                403,
+                "this server has no key and answers to localhost only: give it a key, or --allowed_origins",
+                code="host",
             )
         origin = connection.headers.get("origin")
-        if origin is None or origin == "null" and "*" in self._origins:
+        if origin is None or (origin == "null" and "*" in self._origins):
             return
         if urlsplit(origin).netloc.lower() != host and not self._allows(origin):
-            raise APIError(403, f"pages of {origin[:100]} may not use this server: --allowed_origins names those that may", code="origin")
+            raise APIError(
+                403,
+                f"pages of {origin[:100]} may not use this server: --allowed_origins names those that may",
+                code="origin",
+            )
 
     def _allows(self, origin: str) -> bool:
         return "*" in self._origins or origin.lower() in self._origins

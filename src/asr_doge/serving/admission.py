@@ -70,7 +70,9 @@ class Admission:
     def _take(self, kind: str, gauge: Gauge) -> Iterator[None]:
         if self.is_draining:
             self._metrics.refused.labels("draining").inc()
-            raise APIError(503, "the server is shutting down: try again in a moment", code="shutting_down", retry_after=5)
+            raise APIError(
+                503, "the server is shutting down: try again in a moment", code="shutting_down", retry_after=5
+            )
         if self._held[kind] >= self._most[kind]:
             self._metrics.refused.labels(kind).inc()
             wait = min(max(round(sum(self._took) / len(self._took)), 1), LONGEST_WAIT)

@@ -83,7 +83,9 @@ class _Gate:
         request.state.request_id = request_id
         began, status = time.monotonic(), 0
 
-        scope["state"]["is_read"] = not {b"content-length", b"transfer-encoding"} & {name for name, _ in scope["headers"]}
+        scope["state"]["is_read"] = not {b"content-length", b"transfer-encoding"} & {
+            name for name, _ in scope["headers"]
+        }
 
         async def receive_noting() -> Message:
             message = await receive()
@@ -123,7 +125,8 @@ async def _refuse(error: APIError, request: Request, send: Send) -> None:
         return
 
     async def send_unfinished(message: Message) -> None:
-        await send(message | ({"more_body": True} if message["type"] == "http.response.body" else {}))
+        is_body = message["type"] == "http.response.body"
+        await send({**message, "more_body": True} if is_body else message)
 
     await _reply(error, close=True)(request.scope, request.receive, send_unfinished)
     await linger(request)

@@ -24,8 +24,7 @@ KEY_VARIABLE = "ASR_DOGE_API_KEY"
 
 @dataclass
 class ServeConfig(DecodingConfig):
-    """Serve a model over HTTP and WebSocket, as OpenAI's clients speak them, with a page to try it at /. Needs the
-    `serve` extra: pip install "asr-doge[serve]"."""
+    """Serve a model as OpenAI's clients speak it, with a page to try it. Needs: pip install "asr-doge[serve]"."""
 
     model: str = "nano"
     """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
@@ -57,7 +56,8 @@ class ServeConfig(DecodingConfig):
     batch_wait_ms: float = 10.0
     """How long the model waits for others to join a batch, in milliseconds."""
     keep_alive: float | None = None
-    """Give the model's memory back after so many seconds without work; it is loaded again when needed. Default: never."""
+    """Give the model's memory back after so many seconds without work; it is loaded again when needed. Default:
+    never."""
     max_requests: int = 32
     """Files being received, waiting and transcribed at a time; more are told to come again (429)."""
     max_sessions: int = 32
@@ -97,8 +97,8 @@ class ServeConfig(DecodingConfig):
                 raise ConfigError(f"--allowed_origins '{origin}' is no origin: write it as https://example.org, or *")
         if self.api_key is None and not self.allow_without_key and not is_loopback(self.host):
             raise ConfigError(
-                f"--host {self.host} lets other machines in: set a key (environment variable {KEY_VARIABLE} or --api_key),"
-                " or say --allow_without_key true"
+                f"--host {self.host} lets other machines in: set a key (environment variable {KEY_VARIABLE}, or"
+                " --api_key), or say --allow_without_key true"
             )
 
 

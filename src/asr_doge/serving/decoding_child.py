@@ -1,8 +1,8 @@
 """The process in which files of strangers are decoded: one fork for each, with limits.
 
 Promises: a fork holds one file and one pipe, may take so much memory and processor time and no more, and dies when
-nobody reads any longer; what it does wrong ends with it. It is run by `asr_doge.serving.file_decoding`, which tells what
-travels between them, as `python -m asr_doge.serving.decoding_child SOCKET`.
+nobody reads any longer; what it does wrong ends with it.
+It is run by `asr_doge.serving.file_decoding`, as `python -m asr_doge.serving.decoding_child SOCKET`.
 """
 
 import os
@@ -56,7 +56,7 @@ def _decode(file: int, pipe: int, memory: int, processor_seconds: int, block_sec
     os.dup2(silent, sys.stderr.fileno())  # libraries print what they think of a file
     _limit(memory, processor_seconds)
     path = f"/dev/fd/{file}"
-    with open(pipe, "wb", buffering=0) as output, suppress(MemoryError):  # noqa: PTH123  # a descriptor, no path
+    with open(pipe, "wb", buffering=0) as output, suppress(MemoryError):  # a descriptor, no path
         try:
             blocks = read_blocks(path)
             while True:

@@ -33,14 +33,15 @@ class FileDecoder:
     Args:
         memory: bytes that one file may take.
         max_duration: longest recording, in seconds.
+
+    Attributes:
+        process: that stands by.
     """
 
     def __init__(self, memory: int, max_duration: float) -> None:
         self._memory, self._max_duration = memory, max_duration
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-        self._start()
+        self.process, self._socket = _started()
 
     def blocks(self, file: BinaryIO, name: str, has_left: threading.Event) -> Iterator[NDArray[np.float32]]:
         """A recording's samples at 16 kHz.
@@ -77,10 +78,8 @@ class FileDecoder:
     def close(self) -> None:
         """End the process that stands by; forks end with their readers."""
         with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-            if self._process is not None:
-                self._process.wait()
+            self._socket.close()
+            self.process.wait()
 
     def _decoded(self, descriptor: int) -> BinaryIO:
         """What a fork writes of a file."""
@@ -91,7 +90,9 @@ class FileDecoder:
                 try:
                     self._send(allowed, descriptor, writing)
                 except OSError:  # the process is gone, which a new one mends
-                    self._start()
+                    self._socket.close()
+                    self.process.wait()
+                    self.process, self._socket = _started()
                     self._send(allowed, descriptor, writing)
         except BaseException:
             os.close(reading)
@@ -101,16 +102,13 @@ class FileDecoder:
         return os.fdopen(reading, "rb")
 
     def _send(self, allowed: bytes, descriptor: int, writing: int) -> None:
-        assert self._socket is not None
         socket.send_fds(self._socket, [allowed], [descriptor, writing])
 
-    def _start(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "asr_doge.serving.decoding_child", str(theirs.fileno())]
-            single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=os.environ | single)
-        self._socket = ours
 
+def _started() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A process that stands by, and the socket to it."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-m", "asr_doge.serving.decoding_child", str(theirs.fileno())]
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        return subprocess.Popen(command, pass_fds=[theirs.fileno()], env=os.environ | single), ours

@@ -1,8 +1,8 @@
 """What a request for a transcription asks for, from its form.
 
 Promises: every field of OpenAI's is known; what cannot be done is a 400 that names the field and what to do instead;
-what makes no difference here (temperature, chunking) is checked and then left alone. Fields that nobody knows are passed
-over, since clients of other servers send theirs.
+what makes no difference here (temperature, chunking) is checked and then left alone. Fields that nobody knows are
+passed over, since clients of other servers send theirs.
 """
 
 import json
@@ -71,14 +71,18 @@ def parse_fields(form: FormData, models: Collection[str], has_hotwords: bool) ->
     _check_chunking(form)
     granularities = frozenset(_all(form, "timestamp_granularities"))
     if unknown := granularities - {"word", "segment"}:
-        raise APIError(400, f"timestamp_granularities '{min(unknown)}': choose word or segment", "timestamp_granularities")
-    include = set(_all(form, "include"))
+        raise APIError(
+            400, f"timestamp_granularities '{min(unknown)}': choose word or segment", "timestamp_granularities"
+        )
+    include = frozenset(_all(form, "include"))
     if unknown := include - {"logprobs"}:
         raise APIError(400, f"include '{min(unknown)}' is unknown: there is logprobs", param="include")
     keywords, prompt = _all(form, "keywords"), _text(form, "prompt")
     hotwords = hotwords_of(prompt, keywords)
     if keywords and not has_hotwords:
-        raise APIError(400, "this model cannot listen for keywords: leave them out", param="keywords", code="unsupported")
+        raise APIError(
+            400, "this model cannot listen for keywords: leave them out", param="keywords", code="unsupported"
+        )
     check_hotwords(hotwords)
     languages = [language for language in [_text(form, "language"), *_all(form, "languages")] if language]
     return TranscriptionRequest(
@@ -134,7 +138,9 @@ def _check_temperature(text: str | None) -> None:
     except ValueError:
         is_right = False
     if not is_right:
-        raise APIError(400, "temperature is a number from 0 to 1 (and changes nothing: texts are not sampled)", "temperature")
+        raise APIError(
+            400, "temperature is a number from 0 to 1 (and changes nothing: texts are not sampled)", "temperature"
+        )
 
 
 def _check_chunking(form: FormData) -> None:

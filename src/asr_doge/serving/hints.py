@@ -16,10 +16,15 @@ _LANGUAGE = re.compile(r"[A-Za-z][A-Za-z _-]{0,30}")
 
 
 def hotwords_of(prompt: str | None, keywords: Sequence[str]) -> tuple[str, ...] | None:
-    """Words to listen for: the keywords, and the parts of the prompt between commas, semicolons, full stops and line
-    breaks, of at most four words; what is longer is a sentence about the recording, not a name in it. None for none.
+    """Words to listen for; None for none.
+
+    They are the keywords, and the parts of the prompt between commas, semicolons, full stops and line breaks, of at
+    most four words; what is longer is a sentence about the recording, not a name in it.
     """
-    parts = [*keywords, *(part for part in re.split(r"[,;.:\n]", prompt or "") if len(part.split()) <= MOST_WORDS_OF_A_NAME)]
+    parts = [
+        *keywords,
+        *(part for part in re.split(r"[,;.:\n]", prompt or "") if len(part.split()) <= MOST_WORDS_OF_A_NAME),
+    ]
     words = dict.fromkeys(" ".join(part.split()).strip("\"'!?()[]") for part in parts)
     words.pop("", None)
     return tuple(words) or None

@@ -20,7 +20,9 @@ class Metrics:
         self.running = Gauge("asr_doge_requests_running", "Files received, waiting or transcribed", registry=registry)
         self.sessions = Gauge("asr_doge_sessions", "Live sessions", registry=registry)
         self.refused = Counter("asr_doge_refused", "Requests and sessions turned away", ["reason"], registry=registry)
-        self.audio_seconds = Counter("asr_doge_audio_seconds", "Audio recognized, hypotheses included", registry=registry)
+        self.audio_seconds = Counter(
+            "asr_doge_audio_seconds", "Audio recognized, hypotheses included", registry=registry
+        )
         self.model_seconds = Counter("asr_doge_model_seconds", "Time that the model ran", registry=registry)
         self.batch_size = Histogram(
             "asr_doge_batch_pieces", "Pieces in one pass", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry

@@ -11,13 +11,17 @@ def _field(description: str, kind: str = "string", **more: Any) -> dict[str, Any
 
 
 _FIELDS = {
-    "file": _field("The recording, or a video with sound: WAV, FLAC, MP3, Ogg, Opus, M4A, WebM, MP4 …", format="binary"),
+    "file": _field(
+        "The recording, or a video with sound: WAV, FLAC, MP3, Ogg, Opus, M4A, WebM, MP4 …", format="binary"
+    ),
     "model": _field("The model, or one of its aliases; see /v1/models."),
     "language": _field("Language spoken, as a code."),
     "languages[]": _field("Languages spoken; of several it is not known which.", "array", items={"type": "string"}),
     "prompt": _field("Names to listen for, between commas. It never reaches the language model."),
     "keywords[]": _field("Words or phrases to listen for.", "array", items={"type": "string"}),
-    "response_format": _field("Form of the reply.", enum=["json", "text", "srt", "vtt", "verbose_json"], default="json"),
+    "response_format": _field(
+        "Form of the reply.", enum=["json", "text", "srt", "vtt", "verbose_json"], default="json"
+    ),
     "temperature": _field("Without effect: texts are not sampled.", "number", minimum=0, maximum=1),
     "timestamp_granularities[]": _field(
         "Of verbose_json: `word` alone leaves out the segments.",

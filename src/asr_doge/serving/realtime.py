@@ -99,9 +99,10 @@ class _Session:
         work = asyncio.gather(self._listen(), self._write())
         reading = asyncio.create_task(self._read())
         stopping = asyncio.create_task(self._service.stopping.wait())
+        all_tasks: set[asyncio.Future[Any]] = {work, reading, stopping}
         try:
             await self._send([new_event("session.created", session=self._listener.settings.describe(self._id))])
-            done, _ = await asyncio.wait({work, reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(all_tasks, return_when=asyncio.FIRST_COMPLETED)
             if done == {stopping}:
                 await self._drain(reading, work)
             for task in done - {stopping}:
@@ -119,10 +120,10 @@ class _Session:
             if self._caller is not None:
                 self._caller.leave()
                 self._service.callers.discard(self._caller)
-            for task in (reading, stopping, work):
+            for task in all_tasks:
                 task.cancel()
             with suppress(asyncio.CancelledError):
-                await asyncio.gather(reading, stopping, work, return_exceptions=True)
+                await asyncio.gather(*all_tasks, return_exceptions=True)
         await self._close(closed)
 
     async def _drain(self, reading: "asyncio.Task[None]", work: "asyncio.Future[Any]") -> None:

@@ -39,9 +39,7 @@ def reply(
     if request.response_format == "verbose_json":
         body |= {"task": "transcribe", "language": request.language or UNKNOWN_LANGUAGE}
         if not request.granularities or "segment" in request.granularities:
-            body["segments"] = [
-                _segment(number, segment, token_ids) for number, segment in enumerate(result.segments)
-            ]
+            body["segments"] = [_segment(number, segment, token_ids) for number, segment in enumerate(result.segments)]
     return body
 
 
@@ -94,8 +92,10 @@ def _common(result: Transcription, request: TranscriptionRequest) -> dict[str, A
 
 
 def _segment(number: int, segment: Segment, token_ids: Callable[[str], list[int]]) -> dict[str, Any]:
-    """Whisper's ten fields. What was not said is no segment, so `no_speech_prob` is 0; nothing is sampled, so
-    `temperature` is too."""
+    """Whisper's ten fields.
+
+    What was not said is no segment, so `no_speech_prob` is 0; nothing is sampled, so `temperature` is too.
+    """
     fields: dict[str, Any] = {
         "id": number,
         "seek": round(SEEK_FRAMES * segment.start),

@@ -34,7 +34,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._service = service
+        self.service = service
         self.on_ready: Callable[[str], None] = lambda address: None
 
     @property
@@ -51,9 +51,9 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop in good order."""
-        self._service.admission.is_draining = True
-        self._service.stopping.set()
-        while self._service.admission.sessions:
+        self.service.admission.is_draining = True
+        self.service.stopping.set()
+        while self.service.admission.sessions:
             await asyncio.sleep(0.05)
         await super().shutdown(sockets)
 

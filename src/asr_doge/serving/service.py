@@ -61,5 +61,10 @@ class Service:
     def _load(self) -> Transcriber:
         config = self.config
         return load(
-            config.model, config.device, config, quantization=config.quantization, language=config.language, dtype=config.dtype
+            config.model,
+            config.device,
+            config,
+            quantization=config.quantization,
+            language=config.language,
+            dtype=config.dtype,
         )

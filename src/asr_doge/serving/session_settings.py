@@ -14,7 +14,13 @@ from asr_doge.serving.live_audio import PCM_RATES, TELEPHONE, AudioFormat
 
 CLIENT_COMMITS = ("gpt-realtime-whisper", "gpt-live-transcribe")
 """Models of OpenAI's that detect no turns, so that their clients commit."""
-_OLD_FORMATS = {"pcm16": AudioFormat(), "g711_ulaw": AudioFormat("audio/pcmu", 8000), "g711_alaw": AudioFormat("audio/pcma", 8000)}
+PCM_24K = AudioFormat()
+"""What the protocol has where nothing is said."""
+_OLD_FORMATS = {
+    "pcm16": PCM_24K,
+    "g711_ulaw": AudioFormat("audio/pcmu", 8000),
+    "g711_alaw": AudioFormat("audio/pcma", 8000),
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,9 @@ class TurnDetection:
 
     prefix_padding_ms: int = 300
     silence_duration_ms: int = 500
+
+
+DEFAULT_TURNS = TurnDetection()
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,11 @@ class SessionSettings:
     """
 
     model: str
-    format: AudioFormat = AudioFormat()
+    format: AudioFormat = PCM_24K
     language: str | None = None
     prompt: str | None = None
     keywords: tuple[str, ...] = ()
-    turn_detection: TurnDetection | None = TurnDetection()
+    turn_detection: TurnDetection | None = DEFAULT_TURNS
     with_logprobs: bool = False
 
     @property
@@ -63,10 +72,14 @@ class SessionSettings:
         settings = self._with_transcription(
             _mapping(audio.get("transcription") or session.get("input_audio_transcription")), models
         )
-        settings = replace(settings, format=_format(audio.get("format"), session.get("input_audio_format"), self.format))
+        settings = replace(
+            settings, format=_format(audio.get("format"), session.get("input_audio_format"), self.format)
+        )
         for given in (audio, session):
             if "turn_detection" in given:
-                settings = replace(settings, turn_detection=_turn_detection(given["turn_detection"], self.turn_detection))
+                settings = replace(
+                    settings, turn_detection=_turn_detection(given["turn_detection"], self.turn_detection)
+                )
         include = session.get("include")
         if isinstance(include, list):
             settings = replace(settings, with_logprobs=any("logprobs" in str(name) for name in include))

@@ -126,8 +126,9 @@ async def _until_gone(request: Request, work: _Work) -> Transcription:
     """
     task = asyncio.get_running_loop().run_in_executor(work.service.files, work.whole)
     watch = asyncio.create_task(_gone(request))
+    both: set[asyncio.Future[Any]] = {task, watch}
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     finally:
         watch.cancel()
         if not task.done():
@@ -188,5 +189,3 @@ async def _events(work: _Work, request_id: str, stack: AsyncExitStack) -> AsyncI
             work.caller.leave()
             with suppress(Exception, asyncio.CancelledError):
                 await asyncio.shield(task)
-
-

@@ -5,7 +5,7 @@ that nothing is left of it whatever happens.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import BinaryIO
 
 from starlette.datastructures import FormData, UploadFile
@@ -47,7 +47,9 @@ async def read_form(request: Request, most_bytes: int, timeout: float) -> FormDa
     except MultiPartException as error:
         raise APIError(400, f"the form cannot be read: {error.message}", code="invalid_form") from None
     except (KeyError, ValueError):
-        raise APIError(400, "the form cannot be read: its boundary or headers are malformed", code="invalid_form") from None
+        raise APIError(
+            400, "the form cannot be read: its boundary or headers are malformed", code="invalid_form"
+        ) from None
 
 
 def check_length(request: Request, most_bytes: int) -> None:
@@ -61,7 +63,7 @@ def check_length(request: Request, most_bytes: int) -> None:
         raise _too_large(most_bytes)
 
 
-async def _limited(request: Request, most_bytes: int) -> AsyncIterator[bytes]:
+async def _limited(request: Request, most_bytes: int) -> AsyncGenerator[bytes, None]:
     """The body as it comes."""
     received = 0
     body = request.stream()
@@ -81,7 +83,7 @@ async def _limited(request: Request, most_bytes: int) -> AsyncIterator[bytes]:
 def _too_large(most_bytes: int) -> APIError:
     return APIError(
         413,
-        f"the file is larger than {most_bytes / 1e6:.0f} MB, the most this server takes: compress it (Opus, MP3) or cut it",
+        f"the file is larger than {most_bytes / 1e6:.0f} MB, which is the most: compress it (Opus, MP3) or cut it",
         param="file",
         code="file_too_large",
     )

@@ -110,12 +110,25 @@ class ModelWorker:
         """Whether the model is in memory now."""
         return self._transcriber is not None
 
+    @property
+    def waiting(self) -> int:
+        """Pieces in the queue that somebody still wants."""
+        with self._changed:
+            return sum(not job.result.done() for job in self._jobs)
+
     def submit(
-        self, pieces: Sequence[Piece], languages: Sequence[str | None], hotwords: tuple[str, ...] | None, patience: float
+        self,
+        pieces: Sequence[Piece],
+        languages: Sequence[str | None],
+        hotwords: tuple[str, ...] | None,
+        patience: float,
     ) -> "list[Future[Recognition]]":
         """Queue pieces; a future that is cancelled takes its piece out again."""
         now = time.monotonic()
-        jobs = [_Job(piece, language, hotwords, now + patience, now) for piece, language in zip(pieces, languages, strict=True)]
+        jobs = [
+            _Job(piece, language, hotwords, now + patience, now)
+            for piece, language in zip(pieces, languages, strict=True)
+        ]
         with self._changed:
             if self._closed:
                 raise RuntimeError("the server is shutting down")
@@ -159,7 +172,7 @@ class ModelWorker:
             return
         began = time.monotonic()
         try:
-            recognitions = self._ready().recognize_pieces(
+            recognitions = self.loaded().recognize_pieces(
                 [job.piece for job in batch], [job.language for job in batch], self._hotwords(batch)
             )
         except Exception as error:
@@ -174,10 +187,11 @@ class ModelWorker:
             job.result.set_result(recognition)
 
     def _hotwords(self, batch: Sequence[_Job]) -> list[Sequence[str]]:
-        own = self._ready().recognizer.hotwords
+        own = self.loaded().recognizer.hotwords
         return [own if job.hotwords is None else job.hotwords for job in batch]
 
-    def _ready(self) -> Transcriber:
+    def loaded(self) -> Transcriber:
+        """The model, loaded if it is not; for the worker's own thread."""
         if self._transcriber is None:
             self._transcriber = self._load()
             self._metrics.model_loaded.set(1)

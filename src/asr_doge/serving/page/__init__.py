@@ -10,7 +10,12 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 PREFIX = "/page/"
-ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "live.js": "text/javascript", "recorder.js": "text/javascript"}
+ASSETS = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "live.js": "text/javascript",
+    "recorder.js": "text/javascript",
+}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
     " media-src blob:; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
