@@ -100,6 +100,7 @@ def create_server(config: ServeConfig) -> Server:
         "http": PatientProtocol,
         "ws": "websockets-sansio",
         "ws_max_size": MESSAGE_BYTES,
+        "ws_per_message_deflate": False,  # base64 of sound hardly shrinks
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
         "timeout_graceful_shutdown": GRACE_SECONDS,
         "limit_concurrency": config.max_requests + config.max_sessions + SPARE_CONNECTIONS,

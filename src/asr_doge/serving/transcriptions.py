@@ -8,13 +8,14 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from asr_doge.audio.reading import check_long_enough
 from asr_doge.errors import AudioError
@@ -26,7 +27,7 @@ from asr_doge.serving.form_fields import TranscriptionRequest, parse_fields
 from asr_doge.serving.openapi import TRANSCRIPTION_SCHEMA
 from asr_doge.serving.replies import delta_event, done_event, reply
 from asr_doge.serving.service import Service
-from asr_doge.serving.uploads import read_form, recording_of
+from asr_doge.serving.uploads import close_form, read_form, recording_of
 from asr_doge.serving.worker import Caller
 
 KEEP_ALIVE_SECONDS = 10.0
@@ -88,10 +89,10 @@ class _Work:
 async def transcribe(request: Request) -> Response:
     """Transcribe a recording."""
     service: Service = request.app.state.service
-    async with AsyncExitStack() as stack:
+    with ExitStack() as stack:
         stack.enter_context(service.admission.request())
         form = await read_form(request, service.most_bytes, service.config.upload_timeout)
-        stack.push_async_callback(form.close)
+        stack.callback(close_form, form)
         wanted = parse_fields(form, service.models, service.worker.facts.has_word_times)
         file, name = recording_of(form, service.most_bytes)
         caller = Caller(service.worker, wanted.language or service.config.language, wanted.hotwords)
@@ -100,8 +101,7 @@ async def transcribe(request: Request) -> Response:
         stack.callback(caller.leave)
         work = _Work(service, wanted, caller, file, name)
         if wanted.stream:
-            events = _events(work, request.state.request_id, stack.pop_all())
-            return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+            return _EventResponse(_events(work, request.state.request_id), stack.pop_all())
         result = await _until_gone(request, work)
     body = reply(result, wanted, service.config.model, service.worker.facts.token_ids)
     return PlainTextResponse(body) if isinstance(body, str) else JSONResponse(body)
@@ -115,6 +115,18 @@ async def translate() -> Response:
         "this server does not translate: transcribe with /v1/audio/transcriptions, and translate its text",
         code="unsupported",
     )
+
+
+class _EventResponse(StreamingResponse):
+    """A streamed reply, which gives back what it holds though its client may leave before the first event."""
+
+    def __init__(self, events: AsyncIterator[str], held: ExitStack) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            await super().__call__(scope, receive, send)
 
 
 async def _until_gone(request: Request, work: _Work) -> Transcription:
@@ -152,7 +164,7 @@ def _unreadable(error: AudioError) -> APIError:
     return APIError(400, str(error), param="file", code="unreadable_audio")
 
 
-async def _events(work: _Work, request_id: str, stack: AsyncExitStack) -> AsyncIterator[str]:
+async def _events(work: _Work, request_id: str) -> AsyncIterator[str]:
     """Server-sent events of a streamed reply, and comments where nothing happens."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()  # bounded by the text of the longest recording
@@ -172,20 +184,19 @@ async def _events(work: _Work, request_id: str, stack: AsyncExitStack) -> AsyncI
         finally:
             send(None)
 
-    async with stack:
-        task = loop.run_in_executor(work.service.files, run)
-        try:
-            while True:
-                try:
-                    event = await asyncio.wait_for(queue.get(), KEEP_ALIVE_SECONDS)
-                except asyncio.TimeoutError:
-                    yield ": keep-alive\n\n"
-                    continue
-                if event is None:
-                    return
-                kind = "event: error\n" if "error" in event else ""
-                yield f"{kind}data: {json.dumps(event, ensure_ascii=False)}\n\n"
-        finally:
-            work.caller.leave()
-            with suppress(Exception, asyncio.CancelledError):
-                await asyncio.shield(task)
+    task = loop.run_in_executor(work.service.files, run)
+    try:
+        while True:
+            try:
+                event = await asyncio.wait_for(queue.get(), KEEP_ALIVE_SECONDS)
+            except asyncio.TimeoutError:
+                yield ": keep-alive\n\n"
+                continue
+            if event is None:
+                return
+            kind = "event: error\n" if "error" in event else ""
+            yield f"{kind}data: {json.dumps(event, ensure_ascii=False)}\n\n"
+    finally:
+        work.caller.leave()
+        with suppress(Exception, asyncio.CancelledError):
+            await asyncio.shield(task)
