@@ -86,7 +86,7 @@ class Server:
     @property
     def client(self) -> AsyncOpenAI:
         """A client of OpenAI's."""
-        return AsyncOpenAI(api_key="none", base_url=f"{self.address}/v1", max_retries=0, timeout=120)
+        return AsyncOpenAI(api_key="none", base_url=f"{self.address}/v1", max_retries=0, timeout=600)
 
     def session(self) -> Any:
         """A live session."""

@@ -381,6 +381,56 @@ def test_a_stopping_server_writes_what_was_said(speech: Waveform) -> None:
     assert one.service.decoder.process.poll() is not None
 
 
+def test_a_stopping_server_finishes_its_requests(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).normal(0, 0.2, 15 * SAMPLE_RATE), SAMPLE_RATE)
+    replies: list[str] = []
+
+    def ask(one: Running) -> None:
+        replies.append(one.client().audio.transcriptions.create(file=tmp_path / "a.flac", model="nano").text)
+
+    with running() as one:
+        asking = threading.Thread(target=ask, args=[one])
+        asking.start()
+        until(lambda: bool(one.service.callers))
+    asking.join(60)
+    assert len(replies) == 1
+
+
+def test_an_item_that_breaks_the_model_costs_itself_only(
+    served: Running, speech: Waveform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcriber = served.service.worker.loaded()
+    recognize = transcriber.recognize_pieces
+    broken = [True]
+
+    def break_once(*arguments: Any) -> Any:
+        if broken:
+            broken.pop()
+            raise RuntimeError("CUDA out of memory at /home/somebody/model.py")
+        return recognize(*arguments)
+
+    async def talk() -> list[dict[str, Any]]:
+        async with connect(f"{served.address.replace('http', 'ws')}/v1/realtime") as connection:
+            audio = {"input": {"format": {"type": "audio/pcm", "rate": SAMPLE_RATE}, "turn_detection": None}}
+            session = {"type": "transcription", "audio": audio}
+            await connection.send(json.dumps({"type": "session.update", "session": session}))
+            content = base64.b64encode((speech * 32767).astype("<i2").tobytes()).decode()
+            ends = []
+            for _ in range(2):
+                await connection.send(json.dumps({"type": "input_audio_buffer.append", "audio": content}))
+                await connection.send(json.dumps({"type": "input_audio_buffer.commit"}))
+                while not (event := json.loads(await connection.recv()))["type"].endswith((".completed", ".failed")):
+                    pass
+                ends.append(event)
+            return ends
+
+    monkeypatch.setattr(transcriber, "recognize_pieces", break_once)
+    failed, completed = asyncio.run(talk())
+    assert failed["type"] == f"{TRANSCRIPTION}.failed"
+    assert "CUDA" not in json.dumps(failed)
+    assert completed["transcript"].split()[:4] == ["one", "two", "three", "four"]
+
+
 def test_clients_that_vanish_leave_nothing_behind(served: Running, speech: Waveform) -> None:
     """Twenty sessions that end without a word, amid a turn."""
     audio = base64.b64encode((speech[: 2 * SAMPLE_RATE] * 32767).astype("<i2").tobytes()).decode()

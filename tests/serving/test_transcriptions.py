@@ -3,14 +3,17 @@
 import asyncio
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import srt
 import webvtt
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
+from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.cli import main
 from asr_doge.inference.results import Transcription
 from asr_doge.inference.transcription import load
@@ -226,3 +229,20 @@ def test_what_is_no_recording_is_refused_by_its_own_name(client: OpenAI, content
         client.audio.transcriptions.create(file=("my talk.wav", content), model="nano")
     assert "/dev" not in refused.value.message
     assert "/tmp" not in refused.value.message
+
+
+def test_files_at_once_have_the_command_lines_texts(served: Running, tmp_path: Path) -> None:
+    """Equality 9: clip by clip, alone and among others."""
+    names = ["one two", "three", "four five six seven", "eight nine", "zero zero one"]
+    paths = [tmp_path / f"{number}.wav" for number in range(len(names))]
+    for path, text in zip(paths, names, strict=True):
+        soundfile.write(path, synthesize(text, Voice()), SAMPLE_RATE)
+    assert main(["transcribe", *map(str, paths), "--output_dir", str(tmp_path)]) == 0
+    expected = [path.with_suffix(".txt").read_text().strip() for path in paths]
+
+    def ask(path: Path) -> str:
+        return served.client().audio.transcriptions.create(file=path, model="nano").text
+
+    with ThreadPoolExecutor(len(paths)) as threads:
+        assert list(threads.map(ask, paths)) == expected
+    assert ask(paths[2]) == expected[2]
