@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 ARGS :=
+# Processes that share the tests; each computes on one thread.
+WORKERS := logical
 TORCH := 2.13.0
 # Python 3.10 has a list of its own: transformers, numpy, scipy and PyAV have left it behind.
 CONSTRAINTS := $(shell "$(PYTHON)" -c 'import sys; print("constraints-py310.txt" if sys.version_info < (3, 11) else "constraints.txt")' 2>/dev/null)
@@ -13,7 +15,7 @@ STAMP := $(VENV)/.installed
 OURS := $(VENV)/.made-by-make
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format lock clean FORCE
+.PHONY: help venv demo test lint format docs lock clean FORCE
 
 help:
 	@echo "ASR-Doge: a frozen speech encoder, a small language model, and a 1.57M-parameter adapter between them."
@@ -23,6 +25,7 @@ help:
 	@echo "  make test      run the whole test suite         ARGS='-k adapter -x' chooses among the tests"
 	@echo "  make lint      check format, lint and types     (as the gate does: .ci/run)"
 	@echo "  make format    mend what can be mended by itself"
+	@echo "  make docs      build the documentation as a site in ./site, and check its links"
 	@echo "  make lock      resolve the dependencies anew and write the constraints file"
 	@echo "  make clean     remove $(VENV) and the tools' caches"
 	@echo
@@ -37,7 +40,7 @@ demo: $(STAMP)
 	@$(VENV)/bin/asr-doge demo $(ARGS)
 
 test: $(STAMP)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations 10 $(ARGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff format --check
@@ -47,6 +50,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(PY) -m ruff format
 	$(PY) -m ruff check --fix
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 # The stamp comes last, so an environment whose making was interrupted is made again. It names this folder, so one that was
 # copied along with a checkout, and still points at the original's source, is made again too. An environment made by other
@@ -91,5 +97,5 @@ lock:
 
 clean:
 	@if [ -e "$(OURS)" ]; then rm -rf "$(VENV)"; fi
-	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -path "./.*" -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,7 +27,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from asr_doge.data.batching import LengthBatches
-from asr_doge.data.feature_cache import FeatureCache, FeatureCacheWriter
+from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.feature_cache_writer import FeatureCacheWriter
 from asr_doge.data.feature_shards import Features, Storage
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances, write_manifest
 from asr_doge.inference.configuration import FeaturesConfig
@@ -60,7 +61,7 @@ def main() -> None:
         report["memory"] = peak_memory(utterances, work / "memory")  # first, while this process is small
         report["bookkeeping"] = bookkeeping(work / "bookkeeping")
         report["padding"] = padding(everything)
-        report["reading"] = reading(work / "reading", options.rounds)
+        report["reading"] = state(work / "reading", options.rounds)
         report["loss"] = rounding(utterances, work / "loss")
         report["nano"] = nano_steps(utterances, work / "nano", options.rounds)
         if options.published:
@@ -108,7 +109,7 @@ def bookkeeping(folder: Path, count: int = 20_000) -> Report:
                     if writer.shard_of(utterance.id) == number:
                         shard.add(utterance.id, "123456-1700000000000000000", [Features(torch.zeros(1, 1))])
     del made
-    held = {}
+    queued = {}
     loaders: dict[str, Callable[[], object]] = {
         "manifest": lambda: read_manifest(folder / "train_manifest.json"),
         "cache": lambda: FeatureCache.open(folder),
@@ -116,13 +117,13 @@ def bookkeeping(folder: Path, count: int = 20_000) -> Report:
     for name, load in loaders.items():
         tracemalloc.start()
         kept = load()
-        held[name] = tracemalloc.get_traced_memory()[0] / count
+        queued[name] = tracemalloc.get_traced_memory()[0] / count
         tracemalloc.stop()
         del kept
     start = time.process_time()
     FeatureCache.open(folder)
     spent = time.process_time() - start
-    return {"bytes_an_utterance": held, "cpu_seconds_to_open_100_000_utterances": spent * 1e5 / count}
+    return {"bytes_an_utterance": queued, "cpu_seconds_to_open_100_000_utterances": spent * 1e5 / count}
 
 
 def padding(utterances: Sequence[Utterance]) -> Report:
@@ -141,7 +142,7 @@ def padding(utterances: Sequence[Utterance]) -> Report:
     }
 
 
-def reading(folder: Path, rounds: int) -> Report:
+def state(folder: Path, rounds: int) -> Report:
     """Bandwidth of the cache at published sizes, utterances in random order, over that of plainly reading the files."""
     generator = torch.Generator().manual_seed(0)
     with FeatureCacheWriter(folder, {"encoder": "random"}, Storage("bf16"), num_shards=4) as writer:

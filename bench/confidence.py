@@ -4,15 +4,17 @@ Example:
     python bench/confidence.py --fit dev_strings/dev.jsonl --measure test_strings/test.jsonl
 
 Prints the weights of `asr_doge.decoding.confidence.CALIBRATION`, and the expected calibration error on the second
-manifest with the weights in the code and with the new ones. A word is right if the alignment with the reference that
+manifest with the weights in use and with the new ones. A word is right if the alignment with the reference that
 has the fewest errors says so.
 
 Promises: what is measured is not what was fitted on, if the manifests differ.
-It does not write the weights anywhere.
+It writes the weights nowhere but, with `--save`, into the checkpoint.
 """
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import jiwer
@@ -20,9 +22,10 @@ import torch
 import torch.nn.functional as F
 
 from asr_doge.audio.reading import read_audio
+from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.manifest import read_manifest
 from asr_doge.decoding import DecodingConfig
-from asr_doge.decoding.confidence import CALIBRATION, Calibration, expected_calibration_error
+from asr_doge.decoding.confidence import Calibration, expected_calibration_error
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import ASRDogeError
 from asr_doge.models import load_model
@@ -37,6 +40,9 @@ def main() -> int:
     parser.add_argument("--model", default="nano", help="checkpoint (default: nano)")
     parser.add_argument("--fit", type=Path, required=True, help="manifest to fit on")
     parser.add_argument("--measure", type=Path, required=True, help="manifest to measure on")
+    parser.add_argument(
+        "--save", action="store_true", help="write the fitted weights into the checkpoint's config.json"
+    )
     flags = parser.parse_args()
     try:
         recognizer = Recognizer(load_model(flags.model, device="cpu"), DecodingConfig(timestamps="word"))
@@ -48,10 +54,19 @@ def main() -> int:
     print(f"{fitted}")
     right = [is_right for _, _, is_right in words]
     print(f"{len(words)} words, {100 * sum(right) / len(words):.1f} % right; expected calibration error:")
-    for name, calibration in (("in the code", CALIBRATION), ("fitted", fitted)):
+    for name, calibration in (("in use", recognizer.calibration), ("fitted", fitted)):
         distance = expected_calibration_error([calibration(ctc, lm) for ctc, lm, _ in words], right)
         print(f"  {name}: {100 * distance:.1f} %")
+    if flags.save:
+        save(Path(flags.model), fitted)
     return 0
+
+
+def save(checkpoint: Path, calibration: Calibration) -> None:
+    """Put the weights into a checkpoint's configuration, where `Recognizer` finds them."""
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_atomically(path, json.dumps({**config, "calibration": asdict(calibration)}, indent=2).encode())
 
 
 def recognized_words(recognizer: Recognizer, manifest: Path) -> Words:

@@ -128,7 +128,7 @@ def measure_nano(name: str, manifest: Path, most: int) -> list[Line]:
     recordings = read_manifest(manifest)[:most]
     utterances = []
     for recording in recordings:
-        speech = loaded.hearing.encode([read_audio(recording.audio_path)], return_ctc_logits=True)
+        speech = loaded.speech_encoder.encode([read_audio(recording.audio_path)], return_ctc_logits=True)
         assert speech.ctc_logits is not None
         assert speech.ctc_lengths is not None
         draft = ctc_greedy_texts(loaded.model.encoder, speech.ctc_logits, speech.ctc_lengths)[0]
@@ -221,7 +221,7 @@ def _verify(verifier: Verifier) -> Write:
     """Draft verification."""
 
     def write(utterance: Utterance) -> tuple[list[int], int]:
-        written = verifier.write(utterance.speech, [utterance.draft], [utterance.limit], [utterance.forced])[0]
+        written = verifier.decode(utterance.speech, [utterance.draft], [utterance.limit], [utterance.forced])[0]
         return written.tokens, written.passes
 
     return write

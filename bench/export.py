@@ -22,7 +22,7 @@ import torch
 from onnxruntime import InferenceSession, SessionOptions
 
 from asr_doge.models import load_model
-from asr_doge.models.export import HEARING, READING, SPEECH_TOKEN, HearingGraph, ReadingGraph
+from asr_doge.models.export import ENCODER_GRAPH, LANGUAGE_MODEL_GRAPH, SPEECH_TOKEN, EncoderGraph, LanguageModelGraph
 
 
 def least(function: Callable[[], Any], other: Callable[[], Any], runs: int) -> tuple[float, float]:
@@ -46,7 +46,7 @@ def main() -> int:
     options = parser.parse_args()
     loaded = load_model(options.checkpoint_dir, device="cpu")
     model = loaded.model
-    rate = loaded.hearing.sampling_rate
+    rate = loaded.speech_encoder.sampling_rate
     noise = 0.1 * np.random.default_rng(0).standard_normal(round(options.seconds * rate), dtype=np.float32)
     inputs = loaded.processor(audio=[noise], sampling_rate=rate)
     clip = (inputs["input_features"], inputs["attention_mask"].sum(dim=1))
@@ -54,17 +54,17 @@ def main() -> int:
     threads.intra_op_num_threads = torch.get_num_threads()
     with torch.inference_mode():
         cache = torch.zeros(json.loads((options.onnx_dir / "settings.json").read_text())["empty_cache_shape"])
-        hearing, reading = HearingGraph(model).eval(), ReadingGraph(model).eval()
-        speech = hearing(*clip)[0]
+        speech_encoder, state = EncoderGraph(model).eval(), LanguageModelGraph(model).eval()
+        speech = speech_encoder(*clip)[0]
         prompt = torch.tensor([[*(model.config.prompt_ids or []), *[SPEECH_TOKEN] * speech.shape[1]]])
         prefill = (prompt, speech, torch.ones_like(prompt), cache)
-        read = reading(*prefill)[1]
+        read = state(*prefill)[1]
         token = (prompt[:, :1], speech, torch.ones(1, prompt.shape[1] + 1, dtype=torch.long), read)
         encode = (clip[0], inputs["attention_mask"])
         for name, file, values, ours in (
-            ("encoder and adapter", HEARING, clip, lambda: model.adapter(*_embeddings(model.encode(*encode)))),
-            ("prompt and speech", READING, prefill, lambda: reading(*prefill)),
-            ("one token", READING, token, lambda: reading(*token)),
+            ("encoder and adapter", ENCODER_GRAPH, clip, lambda: model.adapter(*_embeddings(model.encode(*encode)))),
+            ("prompt and speech", LANGUAGE_MODEL_GRAPH, prefill, lambda: state(*prefill)),
+            ("one token", LANGUAGE_MODEL_GRAPH, token, lambda: state(*token)),
         ):
             session = InferenceSession(options.onnx_dir / file, threads, providers=["CPUExecutionProvider"])
             names = [each.name for each in session.get_inputs()]

@@ -62,7 +62,7 @@ def write_long(folder: Path, seconds: int) -> Path:
 
 
 def measure(kind: str, size: int, folder: Path) -> Point:
-    """One point, in this process: `size` seconds of recording, pieces a batch, or recordings."""
+    """One point, in this process: `size` seconds of recording, chunks a batch, or recordings."""
     transcriber = Transcriber(load_model("nano", device="cpu"), batch_size=size if kind == "batch" else 8)
     clips = sorted(folder.glob("[0-9]*.wav"))
     files = {"length": [folder / f"long_{size}.flac"], "batch": clips}.get(kind) or [

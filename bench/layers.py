@@ -94,9 +94,9 @@ def tokens(layers: int = 4, before: int = 140) -> dict[str, Callable[[], object]
     model = DogeForCausalLM(config).eval()
     compiled = torch.compile(model)
 
-    def step(read_on: Callable[..., object], cache: Cache) -> Callable[[], object]:
+    def step(extend: Callable[..., object], cache: Cache) -> Callable[[], object]:
         model(torch.ones(1, before, dtype=torch.long), past_key_values=cache)
-        return lambda: read_on(torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
+        return lambda: extend(torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
 
     def static() -> StaticCache:
         return StaticCache(config=config, max_cache_len=before + 60)

@@ -52,7 +52,7 @@ def encoder_frames(loaded: LoadedModel, clips: list[DigitClip]) -> float:
     waveforms = [clip.waveform[: len(clip.waveform) // (number + 1)] for number, clip in enumerate(clips[:8])]
     mask = loaded.processor(audio=waveforms)["attention_mask"]
     handle = loaded.model.encoder.get_submodule("encoder.input_linear").register_forward_pre_hook(count)
-    loaded.hearing.encode(waveforms)
+    loaded.speech_encoder.encode(waveforms)
     handle.remove()
     return seen / int(mask.sum())
 

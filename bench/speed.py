@@ -117,7 +117,7 @@ def draft(loaded: LoadedModel, batch: Batch, num_tokens: int) -> Any:
     speech = loaded.model.encode(*batch, return_ctc_logits=True)
     mask = length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1])
     text = torch.randint(3, 100, (len(mask), num_tokens), device=mask.device)
-    return loaded.model.read(speech.speech_embeddings, mask, text)[0].argmax(dim=-1)
+    return loaded.model.prefill(speech.speech_embeddings, mask, text)[0].argmax(dim=-1)
 
 
 def operations(function: Callable[[], Any]) -> int:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE
 from asr_doge.data.digits import random_digits, read_fsdd
+from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.stream import StreamTranscriber
 from asr_doge.inference.transcription import Transcriber, load
 
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_json", type=Path, help="report to write")
     options = parser.parse_args()
-    transcriber = load(options.model, device="cpu")
+    transcriber = load(options.model, device="cpu", decoding=DecodingConfig(cut_at_pauses=True))  # as streams
     transcriber.transcribe(np.zeros(SAMPLE_RATE, dtype=np.float32) + 0.01)  # warm
     rng = np.random.default_rng(options.seed)
     measured = Measured()

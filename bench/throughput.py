@@ -37,7 +37,8 @@ from asr_doge.audio.log_mel import log_mel_features
 from asr_doge.audio.reading import read_audio
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.batching import LengthBatches
-from asr_doge.data.feature_cache import FeatureCache, FeatureCacheWriter
+from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.feature_cache_writer import FeatureCacheWriter
 from asr_doge.data.feature_shards import Features
 from asr_doge.data.manifest import Utterance
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, ASRDogeProcessor, load_model

@@ -81,6 +81,7 @@ def _row(name: str, options: dict[str, Any], flags: argparse.Namespace) -> dict[
         **{"adapter_hidden_dim": 256, "epochs": flags.epochs, "eval_steps": 100, "save_steps": 100, **options},
         patience=100,
         warmup_steps=50,
+        warm_up="none",
         resume_from="latest" if (folder / "run.json").is_file() else None,
     )
     start = time.process_time()

@@ -16,7 +16,10 @@ from tokenizers import Tokenizer
 
 folder, recording = Path(sys.argv[1]), sys.argv[2]
 settings = json.loads((folder / "settings.json").read_text())
-hearing, language_model = InferenceSession(folder / "hearing.onnx"), InferenceSession(folder / "language_model.onnx")
+speech_encoder, language_model = (
+    InferenceSession(folder / "encoder.onnx"),
+    InferenceSession(folder / "language_model.onnx"),
+)
 
 # Log-mel features: 80 bands of a power spectrum every 10 ms, two stacked into one row of 160.
 waveform, rate = soundfile.read(recording, dtype="float32")
@@ -29,7 +32,7 @@ log_mel = np.maximum(log_mel, log_mel.max() - 8) / 4 + 1
 features = log_mel[: len(log_mel) // 2 * 2].reshape(1, -1, 160).astype(np.float32)
 
 lengths = np.array([features.shape[1]])
-speech = hearing.run(["speech"], {"input_features": features, "input_lengths": lengths})[0]
+speech = speech_encoder.run(["speech"], {"input_features": features, "input_lengths": lengths})[0]
 
 # First the prompt and the speech, then the text, token by token, until the end-of-sequence token.
 new = [*settings["prompt_ids"], *[settings["speech_token_id"]] * speech.shape[1]]

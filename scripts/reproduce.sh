@@ -1,15 +1,17 @@
 #!/bin/sh
 # From nothing to a table of results: download if absent, process, features, train, benchmark.
 #
-#   scripts/reproduce.sh ./data                                      the published recipe, on LibriSpeech
+#   scripts/reproduce.sh ./data                                      what the published code did, on LibriSpeech
 #   scripts/reproduce.sh --config configs/nano.yaml ./fsdd           the same script, small: nano on digit strings
+#   ENCODER=nano/encoder LANGUAGE_MODEL=nano/language_model scripts/reproduce.sh ./fsdd    the same recipe, nano's parts
 #
 # Promises: every stage takes up where it was interrupted, so run it again after any failure; everything it makes is in
 # OUTPUT_DIR (default ./reproduction). DATA_DIR is the folder of the corpus; with a Free Spoken Digit Dataset in it
-# (recordings/*.wav), strings are made of the digits, COUNT of them (default 400) for each speaker.
+# (recordings/*.wav), strings are made of the digits, COUNT of them (default 400) for each speaker. ENCODER and
+# LANGUAGE_MODEL take the place of the parts that the configuration names.
 set -eu
 
-CONFIG=configs/default.yaml
+CONFIG=configs/published.yaml
 if [ "${1:-}" = --config ]; then
     CONFIG=${2:?--config needs a file}
     shift 2
@@ -23,7 +25,7 @@ CHECKPOINTS=$OUTPUT_DIR/checkpoints
 
 doge() {
     echo "\$ asr-doge $*"
-    "$PYTHON" -m asr_doge.cli "$@"
+    "$PYTHON" -m asr_doge "$@"
 }
 
 strings() { # SPLIT COUNT SEED, then which speakers and takes
@@ -37,16 +39,18 @@ if [ -d "$DATA_DIR/recordings" ]; then
     strings train "$COUNT" 0 --takes train --without lucas
     strings dev $((COUNT / 4)) 1 --speakers lucas
     strings test $((COUNT / 4)) 2 --takes test
-    CORPUS=$OUTPUT_DIR/strings
+    set -- --data_dir "$OUTPUT_DIR/strings" --dataset manifest --min_duration 0.3 \
+        --train_split train --dev_split dev --test_split test
 else
     doge download librispeech --output_dir "$DATA_DIR"
-    CORPUS=$DATA_DIR
+    set -- --data_dir "$DATA_DIR"
 fi
 
-[ -f "$PROCESSED/test_manifest.json" ] || doge process --config "$CONFIG" --data_dir "$CORPUS" --output_dir "$PROCESSED"
-doge features --config "$CONFIG" --data_dir "$PROCESSED" --output_dir "$PROCESSED/features"
+[ -f "$PROCESSED/test_manifest.json" ] || doge process --config "$CONFIG" "$@" --output_dir "$PROCESSED"
+set -- ${ENCODER:+--speech_encoder "$ENCODER"}
+doge features --config "$CONFIG" --data_dir "$PROCESSED" --output_dir "$PROCESSED/features" "$@"
 
-set -- --config "$CONFIG" --data_dir "$PROCESSED" --features_dir "$PROCESSED/features" --output_dir "$CHECKPOINTS"
+set -- "$@" ${LANGUAGE_MODEL:+--language_model "$LANGUAGE_MODEL"} --config "$CONFIG" --data_dir "$PROCESSED" --features_dir "$PROCESSED/features" --output_dir "$CHECKPOINTS"
 if [ ! -f "$CHECKPOINTS/run.json" ]; then
     doge train "$@"
 elif ! grep -q '"result"' "$CHECKPOINTS/run.json"; then
@@ -76,5 +80,5 @@ rows = (
 print(f"{'':22}{'here':>12}{'published':>12}")
 for name, *values in rows:
     print(f"{name:22}" + "".join(f"{value:>12}" for value in values))
-print("(published: Granite Speech 3.3-2B and Doge-320M on LibriSpeech test-clean)")
+print("(published: Granite Speech 3.3-2B and Doge-320M, all of which its code trained, on LibriSpeech test-clean)")
 PYTHON

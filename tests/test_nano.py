@@ -211,6 +211,7 @@ def test_an_adapter_learns_on_its_frozen_parts(tmp_path: Path) -> None:
                 batch_size=8,
                 epochs=5,
                 warmup_steps=3,
+                warm_up="none",
                 eval_steps=15,
                 save_steps=15,
                 num_workers=0,

@@ -14,6 +14,10 @@ class AudioError(ASRDogeError):
     """A recording that cannot be read, or holds no usable samples."""
 
 
+class DamagedAudioError(AudioError):
+    """A recording that is truncated or corrupt. What is there of it was read before this is raised."""
+
+
 class DataError(ASRDogeError):
     """A corpus, manifest or feature cache that is missing, malformed or stale."""
 

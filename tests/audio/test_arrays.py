@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_doge.audio.reading import prepare_waveform
+from asr_doge.audio.arrays import prepare_waveform
 from asr_doge.errors import AudioError
 from tests.audio.tones import tone
 

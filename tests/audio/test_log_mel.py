@@ -7,11 +7,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from asr_doge.audio.log_mel import MINIMUM_SAMPLES, log_mel_features, log_mel_length
+from asr_doge.audio.log_mel import MINIMUM_SAMPLES, delta_log_mel_features, log_mel_features, log_mel_length
 
 
-def reference(waveform: NDArray[np.float64]) -> NDArray[np.float64]:
-    """FFT 512, Hann 400, hop 160, 80 HTK mels, log10, floor, scale, two frames in one: by definition only."""
+def mel_power(waveform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """FFT 512, Hann 400, hop 160, 80 HTK mels: by definition only."""
     padded = np.pad(waveform, 256, mode="reflect")
     window = np.zeros(512)
     window[56:456] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
@@ -28,10 +28,29 @@ def reference(waveform: NDArray[np.float64]) -> NDArray[np.float64]:
         low, middle, high = corners[band : band + 3]
         triangle = np.minimum((hertz - low) / (middle - low), (high - hertz) / (high - middle))
         mel[:, band] = power @ np.maximum(triangle, 0)
+    return mel
 
+
+def scaled(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log10, floor, scale."""
     log = np.log10(np.maximum(mel, 1e-10))
-    log = np.maximum(log, log.max() - 8) / 4 + 1
+    return np.maximum(log, log.max() - 8) / 4 + 1
+
+
+def reference(waveform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Two frames in one."""
+    log = scaled(mel_power(waveform))
     return log[: len(log) // 2 * 2].reshape(-1, 160)
+
+
+def delta_reference(waveform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Granite Speech 5's, as its extractor and torchaudio's `compute_deltas` (window 3, edges repeated) define it."""
+    hops = waveform.size // 160
+    frames = 2 * -(-hops // 2)
+    padded = np.concatenate([waveform, np.zeros(max(0, (frames - 1) * 160 + 1 - waveform.size))])
+    log = scaled(mel_power(padded)[:frames])
+    deltas = np.stack([(log[min(t + 1, frames - 1)] - log[max(t - 1, 0)]) / 2 for t in range(frames)])
+    return np.concatenate([log, deltas], axis=1).reshape(-1, 320)
 
 
 def noise(samples: int, seed: int = 0) -> NDArray[np.float64]:
@@ -83,3 +102,17 @@ def test_a_clip_too_short_for_one_frame_is_refused(samples: int) -> None:
 @given(st.integers(MINIMUM_SAMPLES, 16_000 * 40))
 def test_lengths_are_fifty_a_second(samples: int) -> None:
     assert abs(log_mel_length(samples) - samples / 320) <= 1
+
+
+@settings(max_examples=25)
+@example(samples=MINIMUM_SAMPLES, seed=0)
+@example(samples=480, seed=0)
+@example(samples=639, seed=0)
+@example(samples=640, seed=0)
+@given(samples=st.integers(MINIMUM_SAMPLES, 9000), seed=st.integers(0, 99))
+def test_features_with_deltas_are_those_of_the_recipe(samples: int, seed: int) -> None:
+    waveform = noise(samples, seed)
+    features = delta_log_mel_features(torch.from_numpy(waveform))
+    expected = delta_reference(waveform)
+    assert features.shape == expected.shape
+    assert np.abs(features.numpy() - expected).max() < 1e-9

@@ -1,6 +1,8 @@
 """The numbers are those of the texts, every sample counts, and the report can be read by others."""
 
+import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -18,7 +20,7 @@ from asr_doge.benchmark.stages import STAGES
 from asr_doge.data import Utterance, read_manifest, write_manifest
 from asr_doge.data.manifest import sample_utterances
 from asr_doge.errors import CheckpointError, ConfigError, DataError
-from asr_doge.inference.transcription import Spoken, Transcriber
+from asr_doge.inference.transcription import SourceWithLanguage, Transcriber
 from asr_doge.models import assemble_model
 from asr_doge.text.normalization import normalize_training_text
 from tests import speech
@@ -46,6 +48,47 @@ def benchmark_of(checkpoint: Path, corpus: Path, **options: Any) -> ASRDogeBench
         "output_dir": str(corpus.parent / "report"),
     }
     return ASRDogeBenchmark(BenchmarkConfig(str(checkpoint), str(corpus), **defaults | options))
+
+
+def test_samples_may_be_what_json_makes_of_manifest_lines(
+    checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published interface; paths are from the manifest's folder, or from where the user is."""
+    lines = [json.loads(line) for line in (corpus / "test_manifest.json").read_text().splitlines()]
+    benchmark = benchmark_of(checkpoint, corpus)
+    expected = benchmark.run_full_benchmark()
+    published = [{"id": line["id"], "audio_path": line["audio_path"], "text": line["text"]} for line in lines]
+    result = benchmark.run_full_benchmark(published)
+    assert [sample.hypothesis for sample in result.samples] == [sample.hypothesis for sample in expected.samples]
+    assert [sample.duration for sample in result.samples] == [sample.duration for sample in expected.samples]
+    assert result.accuracy == expected.accuracy
+    monkeypatch.chdir(corpus)
+    elsewhere = benchmark_of(checkpoint, tmp_path / "no_data_here")
+    mixed = elsewhere.transcribe_samples([published[0], benchmark.load_samples()[1]])
+    assert [sample.hypothesis for sample in mixed] == [sample.hypothesis for sample in result.samples[:2]]
+    for wrong, named in (
+        ({"id": "a", "text": "b"}, 'sample 1 of 2: no "audio_path"; name the recording'),
+        ("a.wav", "sample 1 of 2: a str; give an Utterance, or the fields of a manifest's line"),
+        (published[0], f"samples 0 and 1 have the same id '{published[0]['id']}'"),
+    ):
+        with pytest.raises(DataError, match=re.escape(named)):
+            benchmark.run_full_benchmark([published[0], wrong])  # type: ignore[list-item]
+
+
+def test_the_first_samples_in_file_order(checkpoint: Path, corpus: Path) -> None:
+    ids = [json.loads(line)["id"] for line in (corpus / "test_manifest.json").read_text().splitlines()]
+    first = benchmark_of(checkpoint, corpus, max_samples=3, sample_choice="first")
+    assert [sample.id for sample in first.load_samples()] == ids[:3]
+    spread = benchmark_of(checkpoint, corpus, max_samples=3)
+    by_digest = sorted(ids, key=lambda id_: hashlib.sha256(id_.encode()).hexdigest())[:3]
+    assert [sample.id for sample in spread.load_samples()] == [id_ for id_ in ids if id_ in by_digest]
+    result = first.run_full_benchmark()
+    assert result.which_samples == "the first 3 of the manifest"
+    assert result.reading.endswith("; guards off")
+    assert result.reading.startswith("recordings whole; cut at pauses where they are longer than ")
+    cut = benchmark_of(checkpoint, corpus, max_samples=1, cut_at_pauses=True, guard_loops=True).run_full_benchmark()
+    assert cut.reading == "recordings cut at pauses; guards loops"
+    assert read_report(cut.report_path).reading == cut.reading
 
 
 def with_texts(samples: Sequence[Utterance], texts: Sequence[str]) -> list[Utterance]:
@@ -258,7 +301,7 @@ def test_an_interrupted_benchmark_goes_on(
     def noting(self: Transcriber, sources: Iterable[Any]) -> Iterator[Any]:
         sources = list(sources)
         # What is timed afterwards names no language.
-        asked.extend(Path(str(spoken.source)).stem for spoken in sources if isinstance(spoken, Spoken))
+        asked.extend(Path(str(spoken.source)).stem for spoken in sources if isinstance(spoken, SourceWithLanguage))
         return whole(self, sources)
 
     monkeypatch.setattr(Transcriber, "transcribe_each", noting)

@@ -24,8 +24,8 @@ def test_speech_is_read_before_text_is_written_also_where_rows_are_read_in_group
     text = torch.tensor([[5, 6], [7, 8]])
     noted = Noted()
     with observed(assembled, noted):
-        _, reading = model.read(speech, mask, text)
-        model.read_on(reading, text)
+        _, reading = model.prefill(speech, mask, text)
+        model.extend(reading, text)
         model.generate(speech_embeddings=speech, attention_mask=mask, min_new_tokens=2, max_new_tokens=2)
     by_drafts, by_tokens = noted.stages[:4], noted.stages[4:]
     assert by_drafts == ["adapter", "prefill", "prefill", "generation"]

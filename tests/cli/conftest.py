@@ -51,5 +51,4 @@ def recordings(tmp_path: Path) -> Path:
     clip(tmp_path / "talks" / "b.wav", 0.8, seed=1)
     clip(tmp_path / "talks" / "a b.flac", 1.4, seed=2)
     clip(tmp_path / "talks" / "deep" / "c.ogg", 0.5, seed=3)
-    (tmp_path / "talks" / "notes.txt").write_text("not a recording")
     return tmp_path / "talks"

@@ -1,11 +1,14 @@
 """Whole commands as a user types them: what they print, where, and with which exit code."""
 
 import json
+import platform
 import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined] # its documented place
 from transformers.utils import logging
 
@@ -25,7 +28,7 @@ def test_info_counts_the_published_pair_without_it(command: Command) -> None:
     assert outcome.code == 0
     text = "\n".join(outcome.out)
     assert "1,574,400" in text
-    assert "335,750,272" in text
+    assert "335,807,744" in text
     assert "torch" in text
     assert outcome.err == []
 
@@ -35,6 +38,18 @@ def test_info_counts_a_checkpoint(command: Command, model: Path) -> None:
     text = "\n".join(command("info", "--model", model).out)
     assert f"{counts.adapter:,}" in text
     assert f"{counts.total:,}" in text
+
+
+def test_info_reports_versions_and_devices_but_nothing_personal(command: Command) -> None:
+    outcome = command("info", "--report")
+    lines = dict(line.split(maxsplit=1) for line in outcome.out)
+    assert lines["torch"] == torch.__version__
+    assert lines["transformers"] == transformers.__version__
+    assert lines["python"] == platform.python_version()
+    text = "\n".join(outcome.out)
+    assert str(Path.home()) not in text
+    assert str(Path.cwd()) not in text
+    assert platform.node() not in text
 
 
 # the verbs one after another

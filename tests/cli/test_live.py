@@ -17,6 +17,7 @@ from asr_doge.audio import Voice, synthesize
 from asr_doge.cli import listen
 from asr_doge.cli.listen import microphone_blocks
 from asr_doge.cli.live import print_live
+from asr_doge.decoding import DecodingConfig
 from asr_doge.errors import AudioError
 from asr_doge.inference.transcription import Transcriber, load
 from tests import speech
@@ -33,7 +34,8 @@ def waveform() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def nano() -> Transcriber:
-    return load(device="cpu")
+    """Cuts recordings as streams are cut."""
+    return load(device="cpu", decoding=DecodingConfig(cut_at_pauses=True))
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_a_file_in_passing_is_transcribed_as_ever(
     path = speech.write_wav(tmp_path / "a.wav", waveform)
     live, ever = (
         command("transcribe", *extra, path, "--format", output_format, "--device", "cpu")
-        for extra in (["--stream"], [])
+        for extra in (["--stream"], ["--cut_at_pauses", "true"])
     )
     assert live.code == ever.code == 0
     assert "\n".join(live.out).strip() == "\n".join(ever.out).strip()
@@ -84,7 +86,7 @@ def test_formats_with_times_follow_the_words_unasked(
     command: Command, tmp_path: Path, waveform: NDArray[np.float32]
 ) -> None:
     path = speech.write_wav(tmp_path / "a.wav", waveform)
-    call = ("transcribe", path, "--device", "cpu", "--format")
+    call = ("transcribe", path, "--device", "cpu", "--cut_at_pauses", "true", "--format")
     rows = [line.split() for line in command(*call, "ctm").out]
     assert [row[4] for row in rows] == ["one", "two", "three", "nine", "eight"]
     assert all(0 < float(row[5]) <= 1 for row in rows)  # confidences
@@ -212,9 +214,9 @@ def test_ctrl_c_in_the_middle_of_the_work_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Most of the time is spent there; here a segment has just ended, and another one has not."""
-    recognize = nano.recognize_pieces
+    recognize = nano.recognize_chunks
 
-    def interrupted(pieces: Any) -> Any:
+    def interrupted(chunks: Any) -> Any:
         monkeypatch.setattr(nano, "recognize_pieces", recognize)
         raise KeyboardInterrupt
 

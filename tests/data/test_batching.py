@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_doge.data.batching import LengthBatches, SharedBatches, cut_by_length
+from asr_doge.data.batching import CountBatches, LengthBatches, ProcessBatches, SharedBatches, cut_by_length
 from asr_doge.data.sharding import Shard
 
 lengths_of_items = st.lists(st.floats(0.05, 60.0), max_size=200)
@@ -69,3 +69,42 @@ def test_processes_share_every_batch_equally_and_in_order(lengths: list[float], 
             assert len(batch) == 1 or len(items) * max((lengths[index] for index in items), default=0) <= limit
     assert together[: len(lengths)] == list(range(len(lengths)))
     assert together[len(lengths) :] == [None] * (-len(lengths) % processes)
+
+
+def of_all(batches: CountBatches | LengthBatches, processes: int, parts: int | None) -> list[list[list[int | None]]]:
+    """What each process reads in each of its turns."""
+    return [list(ProcessBatches(batches, Shard(number + 1, processes), parts)) for number in range(processes)]
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2))
+def test_several_processes_make_the_steps_of_one_whatever_is_left_over(
+    count: int, size: int, processes: int, parts: int, epoch: int
+) -> None:
+    """Every remainder, also where there are fewer items than places."""
+    whole = CountBatches(count, size, seed=3)
+    whole.set_epoch(epoch)
+    steps = -(-count // size)
+    assert [len(batch) for batch in whole] == [size] * (steps - 1) + [count - size * (steps - 1)]
+    assert sorted(index for batch in whole for index in batch) == list(range(count))
+    read = of_all(whole, processes, parts)
+    assert {len(turns) for turns in read} == {steps * parts} == {len(ProcessBatches(whole, Shard(1, processes), parts))}
+    for number, batch in enumerate(whole):
+        turns = [turn for process in read for turn in process[number * parts : (number + 1) * parts]]
+        assert all(turns)  # nobody is left without a row, which would stop the others
+        assert [index for turn in turns for index in turn if index is not None] == batch
+
+
+@given(st.lists(st.floats(0.5, 30), min_size=1, max_size=60), st.integers(1, 4))
+def test_batches_of_seconds_are_dealt_out_and_none_twice(lengths: list[float], processes: int) -> None:
+    whole = LengthBatches(lengths, 60.0)
+    read = of_all(whole, processes, None)
+    assert {len(turns) for turns in read} == {-(-len(whole) // processes)}
+    dealt = [turn for turns in zip(*read, strict=True) for turn in turns if turn != [None]]
+    assert dealt == list(whole)
+
+
+def test_the_order_changes_by_epoch_and_seed() -> None:
+    batches = CountBatches(50, 5, seed=0)
+    assert batches.batches(0) != batches.batches(1)
+    assert batches.batches(0) != CountBatches(50, 5, seed=1).batches(0)
+    assert batches.batches(7) == CountBatches(50, 5, seed=0).batches(7)

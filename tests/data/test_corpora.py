@@ -1,9 +1,14 @@
 """Each layout is read as its authors lay it out, and a wrong split names the right ones."""
 
+import csv
+import io
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asr_doge.data.corpora import CORPORA, Rejected, SourceUtterance, find_corpus
 from asr_doge.errors import ConfigError, DataError
@@ -129,7 +134,8 @@ def test_manifests_by_any_of_their_names(tmp_path: Path, name: str) -> None:
     line = {"audio_filepath": "clips/x.wav", "text": "HELLO", "speaker": "s1", "language": "de"}
     (tmp_path / name).write_bytes(json.dumps(line).encode() + b'\n{"audio_path": "y.wav", "text": "caf\xe9"}\n{\n')
     (utterance,) = listed("manifest", tmp_path, "train")
-    assert (utterance.id, utterance.raw_text, utterance.speaker, utterance.language) == ("x", "HELLO", "s1", "de")
+    assert (utterance.id, utterance.raw_text) == ("clips/x", "HELLO")
+    assert (utterance.speaker, utterance.language) == ("s1", "de")
     assert utterance.audio_path == tmp_path / "clips" / "x.wav"
     assert faults("manifest", tmp_path, "train") == {
         f"{name}:2": ("malformed line", f"{tmp_path / name} line 2: not UTF-8; save the file as UTF-8"),
@@ -139,11 +145,11 @@ def test_manifests_by_any_of_their_names(tmp_path: Path, name: str) -> None:
 
 def test_tables_with_columns_of_many_names(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_bytes(
-        '\ufeffPath,Sentence,client_id,locale\nä b.wav,"One, two\nthree",ann,de\n,no recording,,\n'.encode()
+        '\ufeffPath,Sentence,client_id,locale\nä b.wav,"One, two ""three""",ann,de\n,no recording,,\n'.encode()
         + b"c.wav,,bob,en\nd.wav,caf\xe9,bob,en\ne.wav\n"
     )
     (utterance,) = listed("table", tmp_path, "train")
-    assert utterance == SourceUtterance("ä b", tmp_path / "ä b.wav", "One, two\nthree", "ann", "de")
+    assert utterance == SourceUtterance("ä b", tmp_path / "ä b.wav", 'One, two "three"', "ann", "de")
     found = faults("table", tmp_path, "train")
     assert [reason for reason, _ in found.values()] == [
         "missing audio",
@@ -151,12 +157,95 @@ def test_tables_with_columns_of_many_names(tmp_path: Path) -> None:
         "malformed line",
         "no transcript",
     ]
-    assert f"{tmp_path / 'train.csv'} line 6: not UTF-8; save the file as UTF-8" in [d for _, d in found.values()]
+    assert f"{tmp_path / 'train.csv'} line 5: not UTF-8; save the file as UTF-8" in [d for _, d in found.values()]
     (tmp_path / "dev.tsv").write_text('id\taudio\ttext\n7\tx.wav\t"quoted"\n')
-    assert [(u.id, u.raw_text) for u in listed("table", tmp_path, "dev")] == [("7", "quoted")]
+    assert [(u.id, u.raw_text) for u in listed("table", tmp_path, "dev")] == [("7", '"quoted"')]
     (tmp_path / "test.csv").write_text("path,words\nx.wav,hello\n")
     with pytest.raises(DataError, match=r"test.csv has no column of transcripts: call it one of raw_text, text,"):
         ids("table", tmp_path, "test")
+
+
+WORDS = ["hello", "it's", "so 5", "\u4f60\u597d", '"', '""', '"quoted"', 'a "b" c', "'", "a|b", "a\u2028b"]
+cells = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join)
+
+
+@settings(max_examples=50)
+@given(st.lists(cells, min_size=1, max_size=8))
+def test_a_tsv_loses_no_row_to_a_quotation_mark(texts: list[str]) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = [f"s{number}/a.wav\t{text}" for number, text in enumerate(texts)]
+        (folder / "train.tsv").write_text("\n".join(["path\ttext", *rows]), encoding="utf-8")
+        expected = [(f"s{number}/a", text) for number, text in enumerate(texts)]
+        assert [(u.id, u.raw_text) for u in listed("table", folder, "train")] == expected
+        (folder / "dev.tsv").write_text("\n".join(["path\tsentence", *rows]), encoding="utf-8")
+        assert [(u.id, u.raw_text) for u in listed("common_voice", folder, "dev")] == expected
+
+
+@settings(max_examples=50)
+@given(st.lists(cells | cells.map(lambda text: f"{text}\n{text}"), min_size=1, max_size=8), st.sets(st.integers(0, 7)))
+def test_a_csv_names_every_row_that_it_does_not_give(texts: list[str], unbalanced: set[int]) -> None:
+    """As Python's csv module writes it, but that some rows have lost their last quotation mark."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        lines, expected, lost = [], [], 0
+        for number, text in enumerate(texts):
+            row = io.StringIO()
+            csv.writer(row, quoting=csv.QUOTE_ALL, lineterminator="\n").writerow([f"s{number}/a.wav", text])
+            line = row.getvalue()[:-1]
+            if number in unbalanced:
+                line = line[:-1]
+            if number in unbalanced or "\n" in text:
+                lost += 1
+            else:
+                expected.append((f"s{number}/a", text))
+            lines.append(line)
+        (folder / "train.csv").write_text("\n".join(["path,text", *lines]), encoding="utf-8")
+        assert [(u.id, u.raw_text) for u in listed("table", folder, "train")] == expected
+        found = faults("table", folder, "train")
+        assert len(found) >= lost
+        assert all(detail is not None and "train.csv line " in detail for _, detail in found.values())
+
+
+def test_a_quotation_mark_that_nothing_closes_is_named_with_its_line(tmp_path: Path) -> None:
+    rows = ["path,text", 'a.wav,"one', "b.wav,two", 'c.wav,"three"', "d.wav,four, five", "e.wav,six,", "f.wav,seven"]
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    assert [(u.id, u.raw_text) for u in listed("table", tmp_path, "train")] == [
+        ("b", "two"),
+        ("c", "three"),
+        ("e", "six"),
+        ("f", "seven"),
+    ]
+    assert [detail for _, detail in faults("table", tmp_path, "train").values()] == [
+        f"{tmp_path / 'train.csv'} line 2: a quotation mark is not closed on its line; close or double it, and write"
+        " each row on a line of its own",
+        f"{tmp_path / 'train.csv'} line 5: it has 3 cells, and the header 2; quote or remove what parts them",
+    ]
+    (tmp_path / "dev.csv").write_text('path,"text\na.wav,one\n')
+    with pytest.raises(DataError, match=r"dev.csv line 1: a quotation mark is not closed"):
+        ids("table", tmp_path, "dev")
+
+
+@pytest.mark.parametrize(
+    ("audio", "expected"),
+    [
+        ("s1/001.wav", "s1/001"),
+        ("./s1/../s1/001.wav", "s1/001"),
+        ("{folder}/s1/001.wav", "s1/001"),
+        ("../audio/001.wav", "../audio/001"),
+        ("/far/s1/001.wav", "/far/s1/001"),
+        ("s1/001.v2.wav", "s1/001.v2"),
+        ("s1/001", "s1/001"),
+        ("..wav", "..wav"),
+    ],
+)
+def test_a_default_id_is_the_path_from_the_table(tmp_path: Path, audio: str, expected: str) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    audio = audio.format(folder=folder)
+    (folder / "train.tsv").write_text(f"path\ttext\n{audio}\thello\n")
+    (folder / "dev.jsonl").write_text(json.dumps({"audio_path": audio, "text": "hello"}))
+    assert ids("table", folder, "train") == ids("manifest", folder, "dev") == [expected]
 
 
 def test_common_voice(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What was stored comes back; what is stale, half-written or of another encoder never does."""
 
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -16,10 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from asr_doge.data.feature_cache import FeatureCache, FeatureCacheWriter, audio_stamp, shard_count, shard_of
+from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.feature_cache_writer import FeatureCacheWriter
+from asr_doge.data.feature_folder import shard_count, shard_of
 from asr_doge.data.feature_shards import Features, Storage, bytes_per_second
+from asr_doge.data.fingerprints import fingerprint
 from asr_doge.data.manifest import Utterance
 from asr_doge.data.sharding import Shard
+from asr_doge.data.stores import LocalStore
 from asr_doge.errors import DataError
 
 SOURCE: dict[str, str | int | None] = {"encoder": "nano", "fingerprint": "ab12", "front_end": 1, "revision": None}
@@ -193,6 +199,102 @@ def test_a_file_that_lost_its_tail(tmp_path: Path, remaining: int | None) -> Non
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("read_first", [False, True])
+@pytest.mark.parametrize("part", [Shard(2, 2), Shard(1, 1)])
+def test_opening_removes_nothing_that_another_writer_has_just_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: Shard, read_first: bool
+) -> None:
+    """Between the listing of the folder and the reading of the file, or between the two reads of its header."""
+    victim = "features-00000-of-00004.safetensors"  # of the first of two parts
+    first = [str(number) for number in range(40) if shard_of(str(number), 4) == 0]
+    fill(tmp_path, first[:2])
+    before = (tmp_path / victim).read_bytes()
+    with TemporaryDirectory() as elsewhere:
+        fill(Path(elsewhere), first)
+        after = (Path(elsewhere) / victim).read_bytes()
+    assert len(after) > len(before)
+    read = LocalStore.read
+    reads = itertools.count()
+
+    def interrupted(store: LocalStore, name: str, start: int, stop: int) -> bytes:
+        content = b"" if not read_first else read(store, name, start, stop)
+        if name == victim and next(reads) == 0:
+            write_atomically(tmp_path / victim, after)
+        return content or read(store, name, start, stop)
+
+    monkeypatch.setattr(LocalStore, "read", interrupted)
+    with FeatureCacheWriter(tmp_path, SOURCE, num_shards=4, part=part) as writer:
+        assert part == Shard(2, 2) or all(writer.holds(id_, "1-1") for id_ in first)
+    assert (tmp_path / victim).read_bytes() == after
+    assert set(FeatureCache.open(tmp_path)) == set(first)
+
+
+def test_a_reader_opens_what_a_writer_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = "features-00000-of-00001.safetensors"
+    fill(tmp_path, range(2), num_shards=1)
+    fill(tmp_path / "more", range(9), num_shards=1)
+    content = (tmp_path / "more" / victim).read_bytes()
+    read, reads = LocalStore.read, itertools.count()
+
+    def interrupted(store: LocalStore, name: str, start: int, stop: int) -> bytes:
+        if next(reads) == 1:  # between the two reads of a header
+            write_atomically(tmp_path / victim, content)
+        return read(store, name, start, stop)
+
+    monkeypatch.setattr(LocalStore, "read", interrupted)
+    assert len(FeatureCache.open(tmp_path)) == 9
+
+
+def test_a_reader_is_given_what_a_replaced_file_holds(tmp_path: Path) -> None:
+    """Its rows lie elsewhere, so that the old places would give another utterance's features."""
+    fill(tmp_path, ["b", "c"], num_shards=1)
+    cache = FeatureCache.open(tmp_path)
+    fill(tmp_path, ["a"], num_shards=1)  # "a" comes first in the file
+    assert torch.equal(cache["b"], features(0))
+    assert torch.equal(cache["c"], features(1))
+    cache = FeatureCache.open(tmp_path)
+    with FeatureCacheWriter(tmp_path, {**SOURCE, "fingerprint": "cd34"}, overwrite=True) as writer:
+        add(writer, [("b", "1-1", features(7))])
+    with pytest.raises(DataError, match="replaced by features of another encoder"):
+        _ = cache["b"]
+
+
+def test_two_writers_of_one_file_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    """One of all files and one of their first half, which no lock keeps apart, both opened on the empty folder."""
+    with FeatureCacheWriter(tmp_path, SOURCE) as whole, FeatureCacheWriter(tmp_path, SOURCE, part=Shard(1, 2)) as half:
+        for writer, id_ in ((half, "a"), (whole, "b"), (half, "c")):
+            add(writer, [(id_, "1-1", features(1))])
+        assert sorted(FeatureCache.open(tmp_path)) == ["a", "b", "c"]
+    with FeatureCacheWriter(tmp_path / "new", SOURCE) as whole:
+        with FeatureCacheWriter(tmp_path / "new", SOURCE, Storage("bf16"), part=Shard(1, 2)) as half:
+            add(half, [("a", "1-1", features(1))])
+        with pytest.raises(DataError, match=r"filled by another process too.*--dtype bf16, not fp32.*stop one"):
+            add(whole, [("b", "1-1", features(1))])
+    assert sorted(FeatureCache.open(tmp_path / "new")) == ["a"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_another_parts_files_are_not_for_this_one_to_remove(tmp_path: Path, overwrite: bool) -> None:
+    fill(tmp_path, range(20))
+    for name in ("features-00000-of-00004.safetensors", "features-00001-of-00004.safetensors"):
+        os.truncate(tmp_path / name, 50)
+    source = {**SOURCE, "fingerprint": "cd34"} if overwrite else SOURCE
+    FeatureCacheWriter(tmp_path, source, num_shards=4, part=Shard(2, 2), overwrite=overwrite).close()
+    left = {int(name[9:14]) for name in contents(tmp_path)}
+    assert left == ({0, 2} if overwrite else {0, 2, 3})  # 1 was damaged and its own; 3 another encoder's, its own
+
+
+def test_a_file_of_another_version_is_kept_unless_asked(tmp_path: Path) -> None:
+    fill(tmp_path, ["x"], num_shards=1)
+    (path,) = tmp_path.glob("features-*")
+    path.write_bytes(path.read_bytes().replace(b"cache, version 2", b"cache, version 9"))
+    with pytest.raises(DataError, match=r"holds a file that is of another version .*--overwrite"):
+        FeatureCacheWriter(tmp_path, SOURCE)
+    assert path.exists()
+    FeatureCacheWriter(tmp_path, SOURCE, overwrite=True).close()
+    assert not path.exists()
+
+
 def test_stale_features_are_replaced(tmp_path: Path) -> None:
     fill(tmp_path, range(3), stamp="old")
     with FeatureCacheWriter(tmp_path, SOURCE, num_shards=4) as writer:
@@ -348,27 +450,18 @@ def test_require_fresh_names_missing_and_stale(tmp_path: Path) -> None:
     here, moved = (Utterance(id_, tmp_path / f"{id_}.wav", "x", "x", 1.0) for id_ in ("a", "moved"))
     folder = tmp_path / "cache"
     with FeatureCacheWriter(folder, SOURCE) as writer:
-        add(writer, [("a", audio_stamp(audio), features(1)), ("moved", "5-5", features(2))])
+        add(writer, [("a", fingerprint(audio), features(1)), ("moved", "5-5", features(2))])
     cache = FeatureCache.open(folder)
     cache.require_fresh([here, moved])
     with pytest.raises(DataError, match=r"lacks 1 of 2 utterances .the first: 'b'"):
         cache.require_fresh([here, Utterance("b", audio, "x", "x", 1.0)])
     os.utime(audio, ns=(1, 1))
+    cache.require_fresh([here, moved])  # as it is after `cp -r`
+    audio.write_bytes(b"other")
     with pytest.raises(DataError, match=r"is older than the recordings of 1 of 2 utterances"):
         cache.require_fresh([here, moved])
     with pytest.raises(DataError, match="lacks utterance 'b'"):
         _ = cache["b"]
-
-
-def test_stamp_follows_content_and_time(tmp_path: Path) -> None:
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"one")
-    first = audio_stamp(path)
-    assert audio_stamp(path) == first
-    path.write_bytes(b"three")
-    assert audio_stamp(path) != first
-    with pytest.raises(DataError, match=r"gone.wav cannot be read"):
-        audio_stamp(tmp_path / "gone.wav")
 
 
 @given(st.floats(0, 1e9), st.floats(1, 1e5))

@@ -107,6 +107,34 @@ def test_a_folder_of_recordings_and_fewer_of_them(tmp_path: Path) -> None:
     assert [json.loads(line)["text"] for line in lines] == ["words 0", "words 1"]
 
 
+def test_a_finished_part_does_not_pass_for_the_whole(tmp_path: Path, dataset: str) -> None:
+    """First some, then more, then all, and then fewer again."""
+
+    def fetch(max_utterances: int | None) -> tuple[str, list[str]]:
+        config = DownloadConfig([f"hub:{dataset}"], tmp_path / "data", ["train"], max_utterances=max_utterances)
+        (result,) = download(config)
+        lines = (tmp_path / "data" / "german" / "train.jsonl").read_text().splitlines()
+        return result.outcome, [json.loads(line)["text"] for line in lines]
+
+    assert fetch(1) == ("fetched", SENTENCES[:1])
+    assert fetch(1) == ("already there", SENTENCES[:1])
+    assert fetch(2) == ("fetched", SENTENCES[:2])
+    assert fetch(1) == ("already there", SENTENCES[:2])
+    assert fetch(None) == ("fetched", SENTENCES)
+    for count in (None, 2, 5):
+        assert fetch(count) == ("already there", SENTENCES)
+    assert not list((tmp_path / "data" / "german").glob("*.part"))
+
+
+def test_a_part_of_all_there_is_is_found_out_once(tmp_path: Path, dataset: str) -> None:
+    """Whether there is more than was asked for, only asking for it can say."""
+    config = DownloadConfig([f"hub:{dataset}"], tmp_path / "data", ["train"], max_utterances=len(SENTENCES))
+    assert [result.outcome for result in download(config)] == ["fetched"]
+    config.max_utterances = None
+    assert [result.outcome for result in download(config)] == ["fetched"]
+    assert [result.outcome for result in download(config)] == ["already there"]
+
+
 def test_an_unknown_dataset_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("datasets", reason="needs asr-doge[datasets]")
     (tmp_path / "empty").mkdir()

@@ -66,7 +66,7 @@ def test_nemo_manifest_and_defaults(tmp_path: Path) -> None:
         {**LINE, "id": 7},
     )
     first, second = read_manifest(path)
-    assert first == Utterance("x1", Path("/clips/x1.wav"), "Hi", "Hi", 2.0, "103")
+    assert first == Utterance("/clips/x1", Path("/clips/x1.wav"), "Hi", "Hi", 2.0, "103")
     assert (second.id, second.audio_path) == ("7", tmp_path / "a.wav")
 
 

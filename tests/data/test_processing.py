@@ -262,7 +262,7 @@ def test_a_recording_is_known_again_under_another_name(tmp_path: Path) -> None:
 def test_an_id_of_two_recordings_in_two_splits_is_reported(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_recording(tmp_path / "corpus" / split / "x.wav")
-        (tmp_path / "corpus" / f"{split}.csv").write_text(f"path,text\n{split}/x.wav,hello\n")
+        (tmp_path / "corpus" / f"{split}.csv").write_text(f"id,path,text\nx,{split}/x.wav,hello\n")
     (warning,) = process_corpus(ProcessConfig(tmp_path / "corpus", tmp_path / "out", "table", dev_split="")).warnings
     assert warning == "1 id in both train and test (x), for different recordings: give each an id of its own"
 

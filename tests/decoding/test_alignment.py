@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from asr_doge.decoding.alignment import UNHEARD, AlignedWord, align_words
+from asr_doge.decoding.alignment import UNALIGNED_LOG_POSTERIOR, AlignedWord, align_words
 from asr_doge.models import LoadedModel
 
 RATE = 16_000
@@ -105,7 +105,7 @@ def test_a_text_too_long_for_its_clip_is_spread_over_it(assembled: LoadedModel) 
     words = align(assembled, "_on_", "many more letters than frames")
     assert words[0].start == 0.0
     assert words[-1].end == pytest.approx(0.08)
-    assert all(word.log_posterior == UNHEARD for word in words)
+    assert all(word.log_posterior == UNALIGNED_LOG_POSTERIOR for word in words)
 
 
 @given(

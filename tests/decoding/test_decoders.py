@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_doge.decoding.decoders import Heard, Hypothesis, SearchDecoder
+from asr_doge.decoding.decoders import DecoderInputs, Hypothesis, SearchDecoder
 from asr_doge.models import LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput
 from tests.models import tiny
@@ -19,9 +19,9 @@ def searched(loaded: LoadedModel, clips: Sequence[int], drafts: Sequence[str], b
     """All texts of some of the clips, decoded together, as long as their drafts let them be."""
     embeddings = tiny.random_clips(LENGTHS, tiny.SPEECH_SIZE, seed=3)
     padded, mask = tiny.padded([embeddings[clip] for clip in clips])
-    heard = Heard(SpeechEncoderOutput(padded, mask.sum(dim=1)), [(drafts[clip], 0.0) for clip in clips])
+    inputs = DecoderInputs(SpeechEncoderOutput(padded, mask.sum(dim=1)), [(drafts[clip], 0.0) for clip in clips])
     with torch.inference_mode():
-        return SearchDecoder(loaded, bound_length=True, num_beams=beams, n_best=beams).decode(heard)
+        return SearchDecoder(loaded, bound_length=True, num_beams=beams, n_best=beams).decode(inputs)
 
 
 @settings(max_examples=8)

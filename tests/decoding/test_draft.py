@@ -18,7 +18,7 @@ LENGTHS = (9, 3, 6, 12)
 LIMIT = 20
 
 
-def heard(size: int = tiny.SPEECH_SIZE) -> SpeechEncoderOutput:
+def inputs(size: int = tiny.SPEECH_SIZE) -> SpeechEncoderOutput:
     clips = tiny.random_clips(LENGTHS, size, seed=3)
     embeddings, mask = tiny.padded(clips)
     return SpeechEncoderOutput(embeddings, mask.sum(dim=1))
@@ -53,13 +53,13 @@ def verifier(loaded: LoadedModel, eos: Sequence[int], **options: float | int) ->
 @pytest.fixture(scope="module")
 def ends(assembled: LoadedModel) -> list[int]:
     """End-of-sequence tokens: the real one, and one by which rows of random weights end here and there."""
-    texts = greedy(assembled, heard(), [1])
+    texts = greedy(assembled, inputs(), [1])
     return [1, texts[0][7]]
 
 
 @pytest.fixture(scope="module")
 def texts(assembled: LoadedModel, ends: list[int]) -> list[list[int]]:
-    return greedy(assembled, heard(), ends)
+    return greedy(assembled, inputs(), ends)
 
 
 def test_the_texts_end_in_different_places(texts: list[list[int]]) -> None:
@@ -100,9 +100,9 @@ def test_any_draft_gives_the_greedy_text(
 ) -> None:
     drafts = [data.draw(spoilt(texts)) for _ in LENGTHS]
     window = data.draw(st.integers(1, 25))
-    written = verifier(assembled, ends, window=window).write(heard(), drafts, [LIMIT] * 4)
-    assert [row.tokens for row in written] == texts
-    for row in written:
+    decoded = verifier(assembled, ends, window=window).decode(inputs(), drafts, [LIMIT] * 4)
+    assert [row.tokens for row in decoded] == texts
+    for row in decoded:
         assert 1 <= row.passes <= len(row.tokens)
         assert len(row.log_probs) == len(row.tokens)
 
@@ -113,19 +113,19 @@ def test_limits_cut_each_row_where_it_would_be_cut_alone(
     assembled: LoadedModel, ends: list[int], texts: list[list[int]], data: st.DataObject, limits: list[int]
 ) -> None:
     drafts = [data.draw(spoilt(texts)) for _ in LENGTHS]
-    written = verifier(assembled, ends).write(heard(), drafts, limits)
-    assert [row.tokens for row in written] == [text[:limit] for text, limit in zip(texts, limits, strict=True)]
+    decoded = verifier(assembled, ends).decode(inputs(), drafts, limits)
+    assert [row.tokens for row in decoded] == [text[:limit] for text, limit in zip(texts, limits, strict=True)]
 
 
 def test_rows_with_prompts_of_their_own(assembled: LoadedModel, texts: list[list[int]]) -> None:
     """As where each names another language; greedy search is held to rows of such batches in `test_modeling`."""
-    speech = heard()
+    speech = inputs()
     prompts = torch.tensor([[0, 7, 8, 9], [0, 30, -100, -100], [0, 5, 6, -100], [0, -100, -100, -100]])
     wanted = greedy(assembled, speech, [1], prompt_ids=prompts)
     assert wanted != greedy(assembled, speech, [1])
     drafts = [[*text[:3], 70, *text[4:]] for text in wanted]
-    written = verifier(assembled, [1]).write(speech, drafts, [LIMIT] * 4, prompt_ids=prompts)
-    assert [row.tokens for row in written] == wanted
+    decoded = verifier(assembled, [1]).decode(speech, drafts, [LIMIT] * 4, prompt_ids=prompts)
+    assert [row.tokens for row in decoded] == wanted
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -135,17 +135,17 @@ def test_other_language_models_too(granite_folder: Path, tmp_path: Path, family:
     tiny.save_language_model(model, tmp_path / family)
     loaded = assemble_model(granite_folder, tmp_path / family, device="cpu", dtype=torch.float64)
     tiny.randomize(loaded.model.adapter, seed=1)
-    ends = [1, greedy(loaded, heard(), [1])[0][7]]
-    texts = greedy(loaded, heard(), ends)
+    ends = [1, greedy(loaded, inputs(), [1])[0][7]]
+    texts = greedy(loaded, inputs(), ends)
     drafts = [[*text[:3], 70, *text[4:9], 80, 90, *text[9:]] for text in texts]
-    written = verifier(loaded, ends).write(heard(), drafts, [LIMIT] * 4)
-    assert [row.tokens for row in written] == texts
+    decoded = verifier(loaded, ends).decode(inputs(), drafts, [LIMIT] * 4)
+    assert [row.tokens for row in decoded] == texts
 
 
 def test_a_right_draft_takes_one_pass(assembled: LoadedModel, ends: list[int], texts: list[list[int]]) -> None:
     drafts = [text[:-1] for text in texts]
-    written = verifier(assembled, ends).write(heard(), drafts, [LIMIT] * 4)
-    assert [row.passes for row in written] == [1, 1, 1, 1]
+    decoded = verifier(assembled, ends).decode(inputs(), drafts, [LIMIT] * 4)
+    assert [row.passes for row in decoded] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", ["another", "one too many", "missing"])
@@ -159,16 +159,16 @@ def test_a_wrong_token_takes_a_pass_more(
         "missing": lambda text: [*text[:2], *text[3:-1]],
     }[kind]
     drafts = [spoil(text) for text in texts]
-    written = verifier(assembled, ends).write(heard(), drafts, [LIMIT] * 4)
-    assert [row.tokens for row in written] == texts
-    assert sum(row.passes for row in written) <= 10  # in a row of equal tokens, which of them was meant is a guess
+    decoded = verifier(assembled, ends).decode(inputs(), drafts, [LIMIT] * 4)
+    assert [row.tokens for row in decoded] == texts
+    assert sum(row.passes for row in decoded) <= 10  # in a row of equal tokens, which of them was meant is a guess
 
 
 def test_log_probabilities_are_the_models(assembled: LoadedModel, ends: list[int], texts: list[list[int]]) -> None:
     """Though they come from several passes."""
-    speech = heard()
-    written = verifier(assembled, ends).write(speech, [text[2:] for text in texts], [LIMIT] * 4)
-    for index, (row, length) in enumerate(zip(written, LENGTHS, strict=True)):
+    speech = inputs()
+    decoded = verifier(assembled, ends).decode(speech, [text[2:] for text in texts], [LIMIT] * 4)
+    for index, (row, length) in enumerate(zip(decoded, LENGTHS, strict=True)):
         embeddings = speech.speech_embeddings[index : index + 1, :length]
         labels = torch.tensor([row.tokens])
         with torch.no_grad():
@@ -181,7 +181,7 @@ def test_a_threshold_accepts_what_the_model_finds_likely(
     assembled: LoadedModel, ends: list[int], texts: list[list[int]]
 ) -> None:
     """The draft's second choice goes through below its probability, and not above it."""
-    speech = heard()
+    speech = inputs()
     labels = torch.tensor([texts[3]])
     with torch.no_grad():
         logits = assembled.model(speech_embeddings=speech.speech_embeddings[3:], labels=labels).logits[0]
@@ -189,8 +189,8 @@ def test_a_threshold_accepts_what_the_model_finds_likely(
     draft = [int(tokens[1])]
     only = SpeechEncoderOutput(speech.speech_embeddings[3:], speech.speech_lengths[3:])
     second = float(probabilities[1])
-    lenient = verifier(assembled, ends, accept_threshold=0.9 * second).write(only, [draft], [LIMIT])[0]
-    strict = verifier(assembled, ends, accept_threshold=min(1.0, 1.1 * second)).write(only, [draft], [LIMIT])[0]
+    lenient = verifier(assembled, ends, accept_threshold=0.9 * second).decode(only, [draft], [LIMIT])[0]
+    strict = verifier(assembled, ends, accept_threshold=min(1.0, 1.1 * second)).decode(only, [draft], [LIMIT])[0]
     assert lenient.tokens[0] == draft[0]
     assert strict.tokens == texts[3]
 

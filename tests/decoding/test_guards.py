@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_doge.decoding.guards import hears_no_speech, is_quiet_or_steady, without_loops
+from asr_doge.decoding.guards import is_nonspeech, is_quiet_or_steady, without_loops
 
 RATE = 16_000
 
@@ -54,33 +54,33 @@ def unasked() -> bool:
 
 def test_blanks_and_doubtful_letters_are_no_speech() -> None:
     blank = (0, 0.99)
-    assert hears_no_speech(posteriors(*[blank] * 5), never)
-    assert hears_no_speech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)), never)
-    assert not hears_no_speech(posteriors(blank, (3, 0.95), blank, (4, 0.92), (5, 0.92)), never)
+    assert is_nonspeech(posteriors(*[blank] * 5), never)
+    assert is_nonspeech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)), never)
+    assert not is_nonspeech(posteriors(blank, (3, 0.95), blank, (4, 0.92), (5, 0.92)), never)
 
 
 def test_a_voice_may_be_hard_to_understand() -> None:
     blank = (0, 0.99)
-    assert not hears_no_speech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)), always)
-    assert hears_no_speech(posteriors(*[blank] * 5), always)
+    assert not is_nonspeech(posteriors(blank, (3, 0.5), blank, (4, 0.6), (5, 0.5)), always)
+    assert is_nonspeech(posteriors(*[blank] * 5), always)
 
 
 def test_voices_are_listened_for_in_doubt_only() -> None:
     blank = (0, 0.99)
-    assert hears_no_speech(posteriors(*[blank] * 5), unasked)
-    assert not hears_no_speech(posteriors(blank, (3, 0.95), blank, (4, 0.95)), unasked)
+    assert is_nonspeech(posteriors(*[blank] * 5), unasked)
+    assert not is_nonspeech(posteriors(blank, (3, 0.95), blank, (4, 0.95)), unasked)
 
 
 def test_without_a_head_the_voice_decides() -> None:
-    assert hears_no_speech(None, never)
-    assert not hears_no_speech(None, always)
+    assert is_nonspeech(None, never)
+    assert not is_nonspeech(None, always)
 
 
 def test_a_single_letter_must_be_surer() -> None:
     blank = (0, 0.99)
-    assert hears_no_speech(posteriors(blank, (3, 0.92), (3, 0.92), blank), never)
-    assert not hears_no_speech(posteriors(blank, (3, 0.97), (3, 0.97), blank), never)
-    assert not hears_no_speech(posteriors(blank, (3, 0.92), blank, (3, 0.92)), never)  # two letters
+    assert is_nonspeech(posteriors(blank, (3, 0.92), (3, 0.92), blank), never)
+    assert not is_nonspeech(posteriors(blank, (3, 0.97), (3, 0.97), blank), never)
+    assert not is_nonspeech(posteriors(blank, (3, 0.92), blank, (3, 0.92)), never)  # two letters
 
 
 def kept(text: str, draft: str | None) -> str:

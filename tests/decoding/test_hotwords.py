@@ -1,9 +1,12 @@
 """Hotwords are favoured where they are nearly heard, and nowhere else."""
 
+from itertools import combinations, groupby, product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asr_doge.decoding.hotwords import HotwordBias, SpottedHotword, insert_hotwords, read_hotwords, spot_hotwords
@@ -44,12 +47,43 @@ def test_the_surer_of_two_that_overlap_is_taken(assembled: LoadedModel) -> None:
     assert spotted(assembled, "__cal_l_ _carl__", ["karl", "carl"], 1.0, k=0.1) == ["carl"]
 
 
+def brute_force_gain(rows: NDArray[np.float64], text: str, weight: float) -> float:
+    """The most that a word can gain: all paths of all stretches of frames, one by one.
+
+    Args:
+        rows: `[T, 4]`, log-posteriors of blank, space, a and b.
+    """
+    word = [" ab".index(letter) + 1 for letter in f" {text} "]
+    relative = rows - rows.max(axis=1, keepdims=True)
+    edge = np.array([[-np.inf, 0.0, -np.inf, -np.inf]])
+    relative = np.concatenate([edge, relative, edge])
+    best = -np.inf
+    for start, end in combinations(range(len(relative) + 1), 2):
+        for path in product(range(4), repeat=end - start):
+            labels = [label for label, _ in groupby(path) if label]
+            if labels == word and path[0] and path[-1]:
+                best = max(best, relative[range(start, end), path].sum())
+    return float(best + weight * len(text))
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10_000), st.lists(st.sampled_from(["a", "b", "ab", "aa", "ba"]), min_size=1, unique=True))
+def test_the_best_of_all_paths_of_all_words_is_found(assembled: LoadedModel, seed: int, words: list[str]) -> None:
+    rows = np.log(np.random.default_rng(seed).dirichlet(np.ones(4), size=4))
+    inputs = np.full((4, 128), -50.0, dtype=np.float32)
+    inputs[:, [0, ord(" "), ord("a"), ord("b")]] = rows
+    weight = 20.0  # so that any is heard
+    found = spot_hotwords(assembled.model.encoder, inputs, words, weight)
+    best = max(brute_force_gain(rows, word, weight) for word in words)
+    assert max(word.gain for word in found) == pytest.approx(best, abs=1e-4)
+
+
 def test_it_replaces_what_stands_there(assembled: LoadedModel) -> None:
     encoder = assembled.model.encoder
-    heard = posteriors("__cal_l_ _carl_ _now__", k=0.1)
-    found = spot_hotwords(encoder, heard, ["karl"], 1.0)
-    assert insert_hotwords(encoder, heard, found) == ("call karl now", [1])
-    assert insert_hotwords(encoder, heard, []) == ("call carl now", [])
+    inputs = posteriors("__cal_l_ _carl_ _now__", k=0.1)
+    found = spot_hotwords(encoder, inputs, ["karl"], 1.0)
+    assert insert_hotwords(encoder, inputs, found) == ("call karl now", [1])
+    assert insert_hotwords(encoder, inputs, []) == ("call carl now", [])
 
 
 def test_scores_rise_along_the_word_at_its_place_and_once(assembled: LoadedModel) -> None:

@@ -114,6 +114,21 @@ def test_a_second_run_encodes_nothing(corpus: Path, granite_folder: Path) -> Non
     assert contents(corpus / "features") == before
 
 
+def test_a_copied_corpus_needs_nothing_encoded_and_a_replaced_recording_is_found_if_asked(
+    corpus: Path, granite_folder: Path
+) -> None:
+    features(corpus, granite_folder)
+    utterance = read_manifest(corpus / "train_manifest.json")[1]
+    for path in (corpus / "audio").iterdir():
+        os.utime(path, ns=(1, 1))  # as after `cp -r`
+    assert counts(features(corpus, granite_folder)) == (0, 9, 0)
+    speech.write_wav(utterance.audio_path, tiny.random_waveform(utterance.duration, seed=77))
+    os.utime(utterance.audio_path, ns=(1, 1))
+    assert counts(features(corpus, granite_folder)) == (0, 9, 0)
+    assert counts(features(corpus, granite_folder, verify=True)) == (1, 8, 0)
+    assert counts(features(corpus, granite_folder, verify=True)) == (0, 9, 0)
+
+
 def test_new_and_changed_recordings_are_encoded(corpus: Path, granite_folder: Path) -> None:
     features(corpus, granite_folder)
     utterances = read_manifest(corpus / "train_manifest.json")
@@ -175,6 +190,43 @@ def test_where_the_encoder_is_and_who_wrote_it_changes_nothing(
     FeatureCache.open(corpus / "features", expected_source=source)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"text_config": {"attention_dropout": 0.3, "num_hidden_layers": 9, "rms_norm_eps": 1e-3}},
+        {"encoder_config": {"dropout": 0.25}, "projector_config": {"hidden_dropout_prob": 0.1}},
+        {"initializer_range": 0.7, "audio_token_index": 5, "has_lora_adapter": True},
+    ],
+    ids=["language model", "dropout", "training and tokens"],
+)
+def test_what_the_encoder_does_not_read_changes_nothing(
+    corpus: Path, granite_folder: Path, tmp_path: Path, setting: dict[str, Any]
+) -> None:
+    features(corpus, granite_folder)
+    same = copy_of_encoder(granite_folder, tmp_path / "same", 1.0)
+    fields = json.loads((same / "config.json").read_text())
+    for name, value in setting.items():
+        fields[name] = fields[name] | value if isinstance(value, dict) else value
+    (same / "config.json").write_text(json.dumps(fields))
+    assert counts(features(corpus, same)) == (0, 9, 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_read"),
+    [
+        ({"decoder_layers": 9, "decoder_attention_heads": 1, "vocab_size": 99, "max_target_positions": 7}, False),
+        ({"dropout": 0.1, "encoder_layerdrop": 0.3, "mask_time_prob": 0.4, "begin_suppress_tokens": [5]}, False),
+        ({"encoder_attention_heads": 1}, True),
+        ({"activation_function": "relu"}, True),
+    ],
+)
+def test_nor_does_whispers_decoder(setting: dict[str, Any], is_read: bool) -> None:
+    config = tiny.whisper_model().config
+    other = type(config)(**config.to_dict() | setting)
+    extractor = LogMelFeatureExtractor()
+    assert (feature_source("x", config, extractor) != feature_source("x", other, extractor)) == is_read
+
+
 def test_another_front_end_is_another_encoder(granite_folder: Path, loaded: LoadedModel) -> None:
     config = loaded.model.config.encoder_config
     ours, other = (feature_source("x", config, LogMelFeatureExtractor(padding_value=value)) for value in (0.0, 1.0))
@@ -220,7 +272,7 @@ def test_a_recording_that_changes_while_it_is_read_is_encoded_again(
     def read_slowly(path: Path, sampling_rate: int, longest: int | None) -> NDArray[np.float32]:
         waveform = read_clip(path, sampling_rate, longest)
         if path == changed:
-            os.utime(path, ns=(1, 1))
+            speech.write_wav(path, waveform[::-1].copy())
         return waveform
 
     with monkeypatch.context() as patch:

@@ -21,7 +21,7 @@ from asr_doge.errors import AudioError, ConfigError
 from asr_doge.inference import output
 from asr_doge.inference.output import (
     FORMATS,
-    OutputFolder,
+    ctm_names,
     document,
     json_document,
     json_line,
@@ -214,33 +214,39 @@ def test_tables_keep_their_columns() -> None:
     assert [row.split(" ")[0] for row in document(odd, "ctm", "nano").splitlines()] == ["tab_here", "tab_here"]
 
 
+@given(
+    st.sets(
+        st.lists(
+            st.sampled_from(["a", "a b", "a_b", "a.b", ";;", "\u2028", "s1", "s2"]), min_size=1, max_size=3
+        ).flatmap(
+            lambda parts: st.sampled_from([".wav", ".mp3", ""]).map(
+                lambda ending: Path(*parts[:-1], parts[-1] + ending)
+            )
+        )
+    )
+)
+def test_ctm_keeps_recordings_apart(paths: set[Path]) -> None:
+    names = ctm_names(sorted(paths))
+    assert names.keys() == paths
+    assert len(set(names.values())) == len(paths)
+    for path, name in names.items():
+        (row,) = output.ctm_rows(Transcription("nine", 1.0, path), name)
+        assert row.split() == [name, "1", "0.000", "1.000", "nine"]
+        assert not row.startswith(";;")  # which is a comment
+
+
+def test_ctm_names_are_as_short_as_may_be() -> None:
+    paths = [
+        Path(path) for path in ("/x/s1/001.wav", "/x/s2/001.wav", "/x/s2/002.wav", "/x/s2/003.wav", "/x/s2/003.mp3")
+    ]
+    names = ctm_names(paths, {path: path.relative_to("/x") for path in paths})
+    assert [names[path] for path in paths] == ["s1/001", "s2/001", "002", "s2/003.wav", "s2/003.mp3"]
+
+
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_silence_and_texts_without_segments_have_files_too(name: str) -> None:
     assert document(Transcription("", 2.0), name, "nano") is not None
     assert "nine" in document(SPOKEN, name, "nano")
-
-
-# the folder
-
-
-def test_files_are_named_like_their_recordings(tmp_path: Path) -> None:
-    names = {Path("/x/a.wav"): Path("a.wav"), Path("/x/d/a.mp3"): Path("d/a.mp3"), Path("/x/d/a.wav"): Path("d/a.wav")}
-    folder = OutputFolder(tmp_path / "out", ["srt", "textgrid"], "nano", names)
-    assert folder.files(Path("/x/a.wav")) == [tmp_path / "out" / "a.srt", tmp_path / "out" / "a.TextGrid"]
-    assert folder.files(Path("/x/d/a.mp3"))[0] == tmp_path / "out" / "d" / "a.mp3.srt"
-    result = Transcription("one", 1.0, Path("/x/d/a.mp3"))
-    assert not folder.is_done(Path("/x/d/a.mp3"))
-    assert all(file.is_file() for file in folder.write(result))
-    assert folder.is_done(Path("/x/d/a.mp3"))
-    assert not folder.is_done(Path("/x/d/a.wav"))
-
-
-def test_two_recordings_never_share_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"/x/a.wav and /y/a.wav would both be written as a.wav"):
-        OutputFolder(tmp_path, ["txt"], "nano", {Path("/x/a.wav"): Path("a.wav"), Path("/y/a.wav"): Path("a.wav")})
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="is a file"):
-        OutputFolder(tmp_path / "file", ["txt"], "nano", {})
 
 
 def test_formats_are_named_one_by_one() -> None:

@@ -1,6 +1,7 @@
-"""A stream says early what its recording says, takes nothing back that it committed, and does bounded work."""
+"""A stream says early what its recording says that is cut at pauses, and takes nothing back, for bounded work."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
+from asr_doge.decoding import DecodingConfig
 from asr_doge.decoding.recognition import Recognition
 from asr_doge.inference.results import Segment
-from asr_doge.inference.segmentation import Piece
+from asr_doge.inference.segmentation import Chunk
 from asr_doge.inference.stream import MOST_WORK, StreamTranscriber, StreamUpdate, stream
 from asr_doge.inference.transcription import Transcriber, load
+from tests.inference.conftest import UNGUARDED
 
 Waveform = NDArray[np.float32]
 BLOCK = SAMPLE_RATE // 10
@@ -22,7 +25,13 @@ PAUSE = np.zeros(round(1.5 * SAMPLE_RATE), dtype=np.float32)
 
 @pytest.fixture(scope="module")
 def nano() -> Transcriber:
-    return load(device="cpu")
+    return load(device="cpu", decoding=DecodingConfig(cut_at_pauses=True))
+
+
+@pytest.fixture(scope="module")
+def cutting(transcriber: Transcriber) -> Transcriber:
+    """Cuts files as streams are cut."""
+    return Transcriber(transcriber.loaded, decoding=replace(UNGUARDED, cut_at_pauses=True))
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +62,10 @@ def test_the_finished_text_is_the_files(nano: Transcriber, speech: Waveform) -> 
 
 @settings(max_examples=3)
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=4))
-def test_however_it_arrives(transcriber: Transcriber, speech: Waveform, sizes: list[int]) -> None:
+def test_however_it_arrives(cutting: Transcriber, speech: Waveform, sizes: list[int]) -> None:
     sizes = [*sizes, 12_345] * (1 + len(speech) // sum([*sizes, 12_345]))
-    updates = list(stream(np.split(speech, np.cumsum(sizes)[np.cumsum(sizes) < len(speech)]), transcriber))
-    assert tuple(finished(updates)) == transcriber.transcribe(speech).segments
+    updates = list(stream(np.split(speech, np.cumsum(sizes)[np.cumsum(sizes) < len(speech)]), cutting))
+    assert tuple(finished(updates)) == cutting.transcribe(speech).segments
     assert updates[-1].seconds == pytest.approx(len(speech) / SAMPLE_RATE)
 
 
@@ -82,41 +91,41 @@ def test_a_segment_is_finished_where_somebody_pauses(nano: Transcriber, speech: 
 
 
 def test_silence_is_nothing_to_work_on(nano: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
-    pieces = heard_pieces(nano, monkeypatch)
+    chunks = heard_pieces(nano, monkeypatch)
     updates = list(stream(blocks_of(np.zeros(20 * SAMPLE_RATE, dtype=np.float32)), nano))
     assert len(updates) == 1
     assert (updates[0].finished, updates[0].committed, updates[0].tentative) == ((), "", "")
-    assert len(pieces) <= 1
+    assert len(chunks) <= 1
 
 
 def test_where_nobody_pauses_the_text_is_the_files_for_bounded_work(
-    transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch
+    cutting: Transcriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That makes the longest pieces, and neighbours overlap."""
+    """That makes the longest chunks, and neighbours overlap."""
     word = synthesize("seven", Voice())
     loud = np.flatnonzero(np.abs(word) > 0.01)
     waveform = np.tile(word[loud[0] : loud[-1] + 1], 30)
-    monkeypatch.setattr(transcriber, "max_seconds", 6.0)
-    whole = transcriber.transcribe(waveform)
-    pieces = heard_pieces(transcriber, monkeypatch)
-    assert tuple(finished(list(stream(blocks_of(waveform), transcriber)))) == whole.segments
+    monkeypatch.setattr(cutting, "max_seconds", 6.0)
+    whole = cutting.transcribe(waveform)
+    chunks = heard_pieces(cutting, monkeypatch)
+    assert tuple(finished(list(stream(blocks_of(waveform), cutting)))) == whole.segments
     assert len(whole.segments) > 1
-    work = sum(piece.end - piece.start for piece in pieces)
+    work = sum(chunk.end - chunk.start for chunk in chunks)
     assert len(waveform) > 10 * SAMPLE_RATE
     assert 2 * len(waveform) < work * SAMPLE_RATE < (MOST_WORK + 2) * len(waveform)
 
 
-def heard_pieces(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
-    """Every piece that is transcribed from now on."""
-    pieces: list[Piece] = []
-    recognize = transcriber.recognize_pieces
+def heard_pieces(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> list[Chunk]:
+    """Every chunk that is transcribed from now on."""
+    chunks: list[Chunk] = []
+    recognize = transcriber.recognize_chunks
 
-    def listed(batch: Sequence[Piece]) -> list[Recognition]:
-        pieces.extend(batch)
+    def listed(batch: Sequence[Chunk]) -> list[Recognition]:
+        chunks.extend(batch)
         return recognize(batch)
 
     monkeypatch.setattr(transcriber, "recognize_pieces", listed)
-    return pieces
+    return chunks
 
 
 def test_an_empty_stream_is_an_empty_transcript(transcriber: Transcriber) -> None:

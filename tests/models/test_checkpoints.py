@@ -3,73 +3,17 @@
 The hub here is a server on this machine that speaks its protocol.
 """
 
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-from huggingface_hub import constants
-from transformers.utils.hub import hf_api
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models import LoadedModel, assemble_model, load_model
 from asr_doge.models.checkpoints import find_model
 from tests.models import tiny
-
-COMMIT = "c" * 40
-
-
-@dataclass
-class Hub:
-    """Repositories by id, and what was asked of them."""
-
-    repositories: dict[str, Path]
-    downloaded: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.answer(with_body=False)
-
-            def do_GET(self) -> None:
-                self.answer(with_body=True)
-
-            def answer(self, with_body: bool) -> None:
-                hub.requests.append(f"{self.command} {self.path}")
-                owner, name, *rest = self.path.removeprefix("/api/models").strip("/").split("/")
-                folder = hub.repositories.get(f"{owner}/{name}")
-                path = folder / rest[-1] if folder and rest[:1] == ["resolve"] else None
-                body = path.read_bytes() if path and path.is_file() else b""
-                self.send_response(200 if body else 404)
-                if folder and not body:
-                    self.send_header("X-Error-Code", "EntryNotFound")
-                elif not body:
-                    self.send_header("X-Error-Code", "RepoNotFound")
-                self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("ETag", f'"{sha256(body).hexdigest()}"')
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if with_body and body and path:
-                    hub.downloaded.append(f"{owner}/{name}/{path.name}")
-                    self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def unplug(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+from tests.models.hub_server import COMMIT, Hub
 
 
 @pytest.fixture
@@ -77,12 +21,7 @@ def hub(
     granite_folder: Path, doge_folder: Path, checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Hub]:
     started = Hub({"acme/granite": granite_folder, "acme/doge": doge_folder, "acme/asr": checkpoint_folder})
-    # The environment variables of the same names are read but once, when huggingface_hub is imported.
-    monkeypatch.setattr(constants, "ENDPOINT", started.url)
-    template = started.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(hf_api(), "endpoint", started.url)
+    started.connect(tmp_path / "cache", monkeypatch)
     yield started
     started.unplug()
 
@@ -121,6 +60,31 @@ def test_a_model_the_hub_does_not_have_is_named(hub: Hub, doge_folder: Path) -> 
     assert find_model("acme/doge").file("no-such-file.json") is None
     with pytest.raises(CheckpointError, match=r"'acme/doge' has no no-such-file\.json"):
         find_model("acme/doge").required_file("no-such-file.json")
+
+
+@pytest.mark.parametrize(("stored", "given"), [("checkpoint", "Checkpoint"), ("Checkpoint", "checkpoint")])
+def test_the_other_case_of_checkpoint_is_tried_and_said(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], stored: str, given: str
+) -> None:
+    hub.repositories[f"acme/doge-{stored}"] = hub.repositories["acme/doge"]
+    loaded = assemble_model("acme/granite", f"acme/doge-{given}", device="cpu")
+    said = f"model 'acme/doge-{given}' was not found; 'acme/doge-{stored}' was, and is used"
+    assert capsys.readouterr().err.count(said) == 1
+    assert loaded.model.config.language_model == f"acme/doge-{stored}"
+    loaded.save(tmp_path / "checkpoint")
+    load_model(tmp_path / "checkpoint", device="cpu")
+    assemble_model("acme/granite", f"acme/doge-{stored}", device="cpu")
+    assert "not found" not in capsys.readouterr().err
+    hub.unplug()
+    assemble_model("acme/granite", f"acme/doge-{given}", device="cpu")
+    assert said in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_neither_case_is_named_by_both(hub: Hub) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"model 'acme/none-Checkpoint' .* \('acme/none-checkpoint' was tried too\)"
+    ):
+        assemble_model("acme/granite", "acme/none-Checkpoint", device="cpu")
 
 
 @pytest.mark.parametrize(

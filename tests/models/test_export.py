@@ -21,7 +21,7 @@ from asr_doge.errors import ConfigError
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.encoders import length_mask
-from asr_doge.models.export import HEARING, READING, SPEECH_TOKEN, ReadingGraph, export_onnx
+from asr_doge.models.export import ENCODER_GRAPH, LANGUAGE_MODEL_GRAPH, SPEECH_TOKEN, LanguageModelGraph, export_onnx
 from tests.models import tiny
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_inference.py"
@@ -40,13 +40,13 @@ def folder(nano: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hearing(folder: Path) -> InferenceSession:
-    return InferenceSession(folder / HEARING)
+def speech_encoder(folder: Path) -> InferenceSession:
+    return InferenceSession(folder / ENCODER_GRAPH)
 
 
 @pytest.fixture(scope="module")
-def reading(folder: Path) -> InferenceSession:
-    return InferenceSession(folder / READING)
+def state(folder: Path) -> InferenceSession:
+    return InferenceSession(folder / LANGUAGE_MODEL_GRAPH)
 
 
 def run(session: Any, *inputs: Tensor) -> list[Tensor]:
@@ -58,12 +58,14 @@ def run(session: Any, *inputs: Tensor) -> list[Tensor]:
 @settings(max_examples=15)
 @example(lengths=[1, 401, 200], extra=3)
 @given(lengths=st.lists(st.integers(1, 420), min_size=1, max_size=3), extra=st.integers(0, 20))
-def test_hearing_is_the_models(nano: LoadedModel, hearing: InferenceSession, lengths: list[int], extra: int) -> None:
+def test_hearing_is_the_models(
+    nano: LoadedModel, speech_encoder: InferenceSession, lengths: list[int], extra: int
+) -> None:
     features, mask = tiny.padded([clip.float() for clip in tiny.random_clips(lengths)], padding=9.0, extra=extra)
     with torch.inference_mode():
         encoded = nano.model.encode(features, mask, return_ctc_logits=True)
         expected, expected_lengths = nano.model.adapter(encoded.speech_embeddings, encoded.speech_lengths)
-    speech, speech_lengths, log_probs = run(hearing, features, mask.sum(dim=1))
+    speech, speech_lengths, log_probs = run(speech_encoder, features, mask.sum(dim=1))
     assert torch.equal(speech_lengths, expected_lengths)
     real = length_mask(expected_lengths, expected.shape[1])
     assert tiny.relative_difference(speech[real], expected[real]) < 1e-4
@@ -76,10 +78,10 @@ def test_hearing_is_the_models(nano: LoadedModel, hearing: InferenceSession, len
 @example(batch=1, new=1, past=0)
 @example(batch=3, new=1, past=40)
 @given(batch=st.integers(1, 3), new=st.integers(1, 50), past=st.integers(0, 50))
-def test_reading_is_the_models(nano: LoadedModel, reading: InferenceSession, batch: int, new: int, past: int) -> None:
+def test_reading_is_the_models(nano: LoadedModel, state: InferenceSession, batch: int, new: int, past: int) -> None:
     generator = torch.Generator().manual_seed(new)
-    layers, _, _, heads, _, size = reading.get_inputs()[3].shape
-    width = reading.get_inputs()[1].shape[2]
+    layers, _, _, heads, _, size = state.get_inputs()[3].shape
+    width = state.get_inputs()[1].shape[2]
     token_ids = torch.randint(3, 300, (batch, new), generator=generator)
     token_ids[:, 1::3] = SPEECH_TOKEN
     mask = torch.ones(batch, past + new, dtype=torch.long)
@@ -91,8 +93,8 @@ def test_reading_is_the_models(nano: LoadedModel, reading: InferenceSession, bat
         torch.randn(layers, 2, batch, heads, past, size, generator=generator),
     )
     with torch.inference_mode():
-        logits, cache = ReadingGraph(nano.model)(*inputs)
-    found, read = run(reading, *inputs)
+        logits, cache = LanguageModelGraph(nano.model)(*inputs)
+    found, read = run(state, *inputs)
     assert tiny.relative_difference(found, logits) < 1e-4
     assert tiny.relative_difference(read, cache) < 1e-4
 

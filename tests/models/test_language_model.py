@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from asr_doge.errors import CheckpointError
 from asr_doge.models import assemble_model
 from asr_doge.models.checkpoints import find_model, load_model_config
-from asr_doge.models.language_model import load_language_model, load_quantized_language_model
+from asr_doge.models.language_model import load_language_model
+from asr_doge.published import Quantization
 from tests.models import tiny
 
 OLD_NAMES = {
@@ -30,9 +31,10 @@ OLD_NAMES = {
 IDS = torch.tensor([[5, 40, 7, 120, 9]])
 
 
-def load(folder: Path) -> PreTrainedModel:
+def load(folder: Path, quantization: Quantization = "none") -> PreTrainedModel:
     reference = find_model(folder)
-    return load_language_model(reference, load_model_config(reference), torch.float64).eval()
+    dtype = torch.float64 if quantization == "none" else torch.float32
+    return load_language_model(reference, load_model_config(reference), dtype, quantization)
 
 
 def logits(model: PreTrainedModel, ids: Tensor = IDS, mask: Tensor | None = None) -> Tensor:
@@ -80,11 +82,7 @@ def test_however_it_is_stored_it_is_the_same_model(
     folder = stored_as(doge_folder, tmp_path / "other")
     assert (folder / "model.safetensors.index.json").exists() == (stored_as is sharded)
     assert torch.equal(logits(load(folder)), logits(load(doge_folder)))
-    rounded = [
-        load_quantized_language_model(find_model(path), load_model_config(find_model(path)), torch.float32)
-        for path in (folder, doge_folder)
-    ]
-    assert torch.equal(logits(rounded[0]), logits(rounded[1]))
+    assert torch.equal(logits(load(folder, "int8")), logits(load(doge_folder, "int8")))
 
 
 def test_the_attention_is_the_one_that_bears_left_padding(doge_folder: Path) -> None:
@@ -96,38 +94,44 @@ def test_the_attention_is_the_one_that_bears_left_padding(doge_folder: Path) -> 
     assert logits(model, padded)[:, 4:].sub(logits(model)).abs().max() > 0.05
 
 
-def test_a_missing_weight_is_named(doge_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_a_missing_weight_is_named(doge_folder: Path, tmp_path: Path, quantization: Quantization) -> None:
     def without_one(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         del weights["model.layers.1.mlp.up_proj.weight"]
         return weights
 
     with pytest.raises(CheckpointError, match=r"missing weights model\.layers\.1\.mlp\.up_proj\.weight"):
-        load(change_weights(doge_folder, tmp_path / "model", without_one))
+        load(change_weights(doge_folder, tmp_path / "model", without_one), quantization)
 
 
-def test_an_unexpected_weight_is_named(doge_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_an_unexpected_weight_is_named(doge_folder: Path, tmp_path: Path, quantization: Quantization) -> None:
     def with_one_more(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights | {"model.surprise.weight": torch.zeros(2)}
 
     with pytest.raises(CheckpointError, match=r"unexpected weights model\.surprise\.weight"):
-        load(change_weights(doge_folder, tmp_path / "model", with_one_more))
+        load(change_weights(doge_folder, tmp_path / "model", with_one_more), quantization)
 
 
-def test_a_weight_of_another_shape_is_an_error_that_names_it(doge_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_a_weight_of_another_shape_is_an_error_that_names_it(
+    doge_folder: Path, tmp_path: Path, quantization: Quantization
+) -> None:
     def narrower(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights | {"model.norm.weight": torch.zeros(3)}
 
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight"):
-        load(change_weights(doge_folder, tmp_path / "model", narrower))
+    with pytest.raises(CheckpointError, match=r"another shape .*: model\.norm\.weight$"):
+        load(change_weights(doge_folder, tmp_path / "model", narrower), quantization)
 
 
-def test_a_damaged_file_is_an_error(doge_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_a_damaged_file_is_an_error(doge_folder: Path, tmp_path: Path, quantization: Quantization) -> None:
     folder = tmp_path / "model"
     shutil.copytree(doge_folder, folder)
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError):
-        load(folder)
+        load(folder, quantization)
 
 
 def test_pickled_weights_are_not_read(doge_folder: Path, tmp_path: Path) -> None:

@@ -476,12 +476,12 @@ def test_reading_a_mixed_batch_computes_little_padding_and_each_row_as_alone() -
     hook = model.language_model.register_forward_pre_hook(
         lambda module, args, inputs: computed.append(inputs["inputs_embeds"].shape[:2].numel()), with_kwargs=True
     )
-    logits, reading = model.read(speech, mask, labels_of(texts))
+    logits, state = model.prefill(speech, mask, labels_of(texts))
     hook.remove()
-    assert sum(computed) < 1.05 * reading.mask.sum()
-    later = model.read_on(reading, more)
+    assert sum(computed) < 1.05 * state.mask.sum()
+    later = model.extend(state, more)
     for row, text in enumerate(texts):
         clip = slice(row, row + 1)
-        alone, reading = model.read(speech[clip, : lengths[row]], mask[clip, : lengths[row]], labels_of([text]))
+        alone, state = model.prefill(speech[clip, : lengths[row]], mask[clip, : lengths[row]], labels_of([text]))
         assert tiny.relative_difference(logits[row, -len(text) - 1 :], alone[0]) < BITS32
-        assert tiny.relative_difference(later[row], model.read_on(reading, more[clip])[0]) < BITS32
+        assert tiny.relative_difference(later[row], model.extend(state, more[clip])[0]) < BITS32

@@ -12,7 +12,7 @@ from asr_doge.errors import ConfigError
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.checkpoints import find_model, load_model_config
-from asr_doge.models.language_model import load_quantized_language_model
+from asr_doge.models.language_model import load_language_model
 from asr_doge.models.quantization import SMALLEST, Int8Linear, quantize_linear_layers
 from tests.models import tiny
 
@@ -120,7 +120,7 @@ def test_published_names_load_in_8_bits(is_alone: bool, tmp_path: Path) -> None:
     model = tiny.doge_model(64)
     (model.model if is_alone else model).save_pretrained(tmp_path)
     reference = find_model(tmp_path)
-    quantized = load_quantized_language_model(reference, load_model_config(reference), torch.float32)
+    quantized = load_language_model(reference, load_model_config(reference), torch.float32, "int8")
     tokens = torch.arange(9)[None]
     with torch.no_grad():
         whole, rounded_ = model(tokens).logits, quantized(tokens).logits

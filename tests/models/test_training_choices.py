@@ -42,7 +42,9 @@ def test_what_of_the_encoder_is_trained_gets_gradients_and_is_saved(
     assert torch.equal(again(**batch).logits, model(**batch).logits)
     clip = [tiny.random_waveform(0.7)]
     alone = load_encoder_alone(tmp_path / "saved", device="cpu").encode(clip).speech_embeddings
-    assert torch.equal(alone, load_model(tmp_path / "saved", device="cpu").hearing.encode(clip).speech_embeddings)
+    assert torch.equal(
+        alone, load_model(tmp_path / "saved", device="cpu").speech_encoder.encode(clip).speech_embeddings
+    )
     assert not torch.equal(alone, load_encoder_alone(folder, device="cpu").encode(clip).speech_embeddings)
 
 

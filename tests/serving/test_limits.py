@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -25,6 +25,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from asr_doge.audio import SAMPLE_RATE
+from asr_doge.audio.reading import read_blocks
 from asr_doge.errors import AudioError
 from asr_doge.serving import server
 from asr_doge.serving.file_decoding import FileDecoder
@@ -119,11 +120,25 @@ def test_a_silent_connection_is_closed(served: Running, monkeypatch: pytest.Monk
             assert connection.recv(100) == b""
 
 
+def hold(one: Running, monkeypatch: pytest.MonkeyPatch, until_when: Callable[[], bool]) -> None:
+    """Let the model begin nothing before something has happened."""
+    transcriber = one.service.worker.loaded()
+    recognize = transcriber.recognize_chunks
+
+    def wait_first(*arguments: Any) -> Any:
+        until(until_when)
+        return recognize(*arguments)
+
+    monkeypatch.setattr(transcriber, "recognize_chunks", wait_first)
+
+
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_takes_its_work_along(served: Running, tmp_path: Path, stream: bool) -> None:
-    waveform = np.random.default_rng(0).normal(0, 0.2, 60 * SAMPLE_RATE)
-    soundfile.write(tmp_path / "long.wav", waveform, SAMPLE_RATE)
-    content = (tmp_path / "long.wav").read_bytes()
+def test_a_client_that_leaves_takes_its_work_along(
+    served: Running, recording: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    has_left = threading.Event()
+    hold(served, monkeypatch, has_left.is_set)
+    content = recording.read_bytes()
     head = b'--X\r\nContent-Disposition: form-data; name="model"\r\n\r\nnano\r\n--X\r\n'
     head += b'Content-Disposition: form-data; name="stream"\r\n\r\n%s\r\n--X\r\n' % str(stream).lower().encode()
     body = head + b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + content + b"\r\n--X--\r\n"
@@ -133,24 +148,29 @@ def test_a_client_that_leaves_takes_its_work_along(served: Running, tmp_path: Pa
             b"Content-Type: multipart/form-data; boundary=X\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
         until(lambda: bool(served.service.callers))
+        (caller,) = served.service.callers
+    until(caller.has_left.is_set)
+    has_left.set()
     until(lambda: idle(served))
     assert not served.service.worker.waiting
     assert reply_to(served, "/healthz")[0] == 200
 
 
-def test_documentation_and_probes_answer_while_a_job_runs(served: Running, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).normal(0, 0.2, 30 * SAMPLE_RATE), SAMPLE_RATE)
+def test_documentation_and_probes_answer_while_a_job_runs(
+    served: Running, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    hold(served, monkeypatch, answered.is_set)
     replies: list[str] = []
     job = threading.Thread(
-        target=lambda: replies.append(
-            served.client().audio.transcriptions.create(file=tmp_path / "a.flac", model="nano").text
-        )
+        target=lambda: replies.append(served.client().audio.transcriptions.create(file=recording, model="nano").text)
     )
     job.start()
     until(lambda: bool(served.service.callers))
     for path in ("/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/"):
         assert reply_to(served, path)[0] == 200, path
-    assert served.service.callers, "the job was over before the answers came"
+    assert served.service.callers
+    answered.set()
     job.join(60)
     assert len(replies) == 1
 
@@ -265,7 +285,7 @@ def hostile(folder: Path, kind: str) -> Path:
     ("kind", "why"),
     [
         ("much silence", "longer than 60 s"),
-        ("cut", "not audio|corrupt"),
+        ("cut", "truncated or corrupt"),
         ("a playlist", "not audio"),
     ],
 )
@@ -280,11 +300,53 @@ def test_a_hostile_file_costs_itself_only(
     assert strict.client().audio.transcriptions.create(file=recording, model="nano").text
 
 
-def test_a_streamed_reply_ends_in_an_error_event(strict: Running, recording: Path, tmp_path: Path) -> None:
-    """A WAV that promises more than it holds is found out at its end."""
+@pytest.fixture
+def truncated(recording: Path, tmp_path: Path) -> Path:
+    """A WAV that promises more than it holds, which shows at its end: the first sentence, and a part of the pause."""
+    samples, rate = soundfile.read(recording, dtype="int16")
     path = tmp_path / "cut.wav"
-    path.write_bytes(recording.read_bytes()[: recording.stat().st_size * 3 // 4])
-    with pytest.raises(APIError, match=r"cut\.wav is truncated") as failed:
+    path.write_bytes(recording.read_bytes()[: 44 + 2 * (first_pause(samples, rate) + rate)])
+    return path
+
+
+def first_pause(samples: NDArray[np.int16], rate: int) -> int:
+    """Where the first second of silence begins."""
+    silent = np.convolve(samples == 0, np.ones(rate), mode="valid") > rate - 0.5
+    return int(np.argmax(silent))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_of_a_truncated_file_there_is_what_can_be_read(strict: Running, truncated: Path, stream: bool) -> None:
+    fields: dict[str, Any] = {"file": truncated, "model": "nano", "stream": stream}
+    answer = strict.client().audio.transcriptions.create(**fields)
+    reply = list(answer)[-1].to_dict() if stream else answer.to_dict()
+    assert reply["text"] == "one two three four"
+    (warning,) = reply["warnings"]
+    assert warning.startswith("cut.wav is truncated or corrupt")
+
+
+def test_replies_in_text_warn_in_a_header(strict: Running, truncated: Path) -> None:
+    answer = strict.client().audio.transcriptions.with_raw_response.create(
+        file=("schön.wav", truncated.read_bytes()), model="nano", response_format="text"
+    )
+    assert answer.text == "one two three four\n"
+    assert answer.headers["x-warnings"].startswith(r"sch\xf6n.wav is truncated or corrupt")
+
+
+def test_remarks_on_a_recording_are_passed_on(strict: Running, speech: Waveform, tmp_path: Path) -> None:
+    """Two channels that cancel each other out in their mean."""
+    soundfile.write(tmp_path / "opposed.wav", np.stack([speech, -speech], axis=1), SAMPLE_RATE)
+    notes: list[str] = []
+    list(read_blocks(tmp_path / "opposed.wav", on_note=notes.append))
+    reply = strict.client().audio.transcriptions.create(file=tmp_path / "opposed.wav", model="nano").to_dict()
+    assert notes
+    assert reply["warnings"] == [note.replace(f"{tmp_path}/", "") for note in notes]
+
+
+def test_a_streamed_reply_ends_in_an_error_event(strict: Running, tmp_path: Path) -> None:
+    """Of a file of which nothing can be read; a reply that has begun cannot become a 400."""
+    path = hostile(tmp_path, "a playlist")
+    with pytest.raises(APIError, match=r"a playlist\.wav is not audio") as failed:
         list(strict.client().audio.transcriptions.create(file=path, model="nano", stream=True))
     assert failed.value.code == "unreadable_audio"
 
@@ -324,18 +386,18 @@ def test_nothing_is_left_on_the_disk(strict: Running, tmp_path: Path, monkeypatc
 def test_a_defect_costs_its_own_request_and_tells_nothing(
     served: Running, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both are in one batch with the piece that breaks the model."""
+    """Both are in one batch with the chunk that breaks the model."""
     transcriber = served.service.worker.loaded()
-    recognize = transcriber.recognize_pieces
+    recognize = transcriber.recognize_chunks
 
-    def break_on_long(pieces: Any, *others: Any) -> Any:
-        if any(len(piece.samples) == 3 * SAMPLE_RATE for piece in pieces):
+    def break_on_long(chunks: Any, *others: Any) -> Any:
+        if any(len(chunk.samples) == 3 * SAMPLE_RATE for chunk in chunks):
             raise RuntimeError("CUDA out of memory at /home/somebody/model.py")
-        return recognize(pieces, *others)
+        return recognize(chunks, *others)
 
     soundfile.write(tmp_path / "bad.wav", np.random.default_rng(0).normal(0, 0.2, 3 * SAMPLE_RATE), SAMPLE_RATE)
     good = served.client().audio.transcriptions.create(file=recording, model="nano").text
-    monkeypatch.setattr(transcriber, "recognize_pieces", break_on_long)
+    monkeypatch.setattr(transcriber, "recognize_chunks", break_on_long)
     replies: dict[str, Any] = {}
 
     def ask(path: Path) -> None:
@@ -381,14 +443,14 @@ def test_a_stopping_server_writes_what_was_said(speech: Waveform) -> None:
     assert one.service.decoder.process.poll() is not None
 
 
-def test_a_stopping_server_finishes_its_requests(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.flac", np.random.default_rng(0).normal(0, 0.2, 15 * SAMPLE_RATE), SAMPLE_RATE)
+def test_a_stopping_server_finishes_its_requests(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replies: list[str] = []
 
     def ask(one: Running) -> None:
-        replies.append(one.client().audio.transcriptions.create(file=tmp_path / "a.flac", model="nano").text)
+        replies.append(one.client().audio.transcriptions.create(file=recording, model="nano").text)
 
     with running() as one:
+        hold(one, monkeypatch, lambda: one.server.should_exit)
         asking = threading.Thread(target=ask, args=[one])
         asking.start()
         until(lambda: bool(one.service.callers))
@@ -400,7 +462,7 @@ def test_an_item_that_breaks_the_model_costs_itself_only(
     served: Running, speech: Waveform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transcriber = served.service.worker.loaded()
-    recognize = transcriber.recognize_pieces
+    recognize = transcriber.recognize_chunks
     broken = [True]
 
     def break_once(*arguments: Any) -> Any:
@@ -424,7 +486,7 @@ def test_an_item_that_breaks_the_model_costs_itself_only(
                 ends.append(event)
             return ends
 
-    monkeypatch.setattr(transcriber, "recognize_pieces", break_once)
+    monkeypatch.setattr(transcriber, "recognize_chunks", break_once)
     failed, completed = asyncio.run(talk())
     assert failed["type"] == f"{TRANSCRIPTION}.failed"
     assert "CUDA" not in json.dumps(failed)

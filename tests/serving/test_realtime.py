@@ -17,6 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from asr_doge.audio import SAMPLE_RATE
+from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.transcription import load
 from tests.serving.conftest import KEY, Running
 
@@ -82,8 +83,8 @@ def joined_deltas(events: Sequence[Event]) -> str:
 
 @pytest.fixture(scope="module")
 def heard(speech: Waveform) -> str:
-    """What the file of the same sound says."""
-    text = load(device="cpu").transcribe(speech).text
+    """The text of a file of the same sound, cut at pauses."""
+    text = load(device="cpu", decoding=DecodingConfig(cut_at_pauses=True)).transcribe(speech).text
     assert len(text.split()) >= 6
     return text
 

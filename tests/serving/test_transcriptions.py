@@ -28,22 +28,18 @@ def client(served: Running) -> OpenAI:
 @pytest.fixture(scope="module")
 def by_command(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `asr-doge transcribe` writes of the recording."""
-    folder = tmp_path_factory.mktemp("by_command")
-    assert (
-        main(
-            [
-                "transcribe",
-                str(recording),
-                "--timestamps",
-                "word",
-                "--output_dir",
-                str(folder),
-                "--format",
-                "json,srt,vtt,txt",
-            ]
-        )
-        == 0
-    )
+    return written(recording, tmp_path_factory.mktemp("by_command"))
+
+
+@pytest.fixture(scope="module")
+def by_command_in_parts(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same, cut at pauses."""
+    return written(recording, tmp_path_factory.mktemp("in_parts"), "--cut_at_pauses", "true")
+
+
+def written(recording: Path, folder: Path, *flags: str) -> dict[str, Any]:
+    form = ["--timestamps", "word", "--format", "json,srt,vtt,txt", "--output_dir", str(folder)]
+    assert main(["transcribe", str(recording), *form, *flags]) == 0
     entry = json.loads((folder / "digits.json").read_text())["results"][0]
     return entry | {name: (folder / f"digits.{name}").read_text() for name in ("srt", "vtt", "txt")}
 
@@ -103,12 +99,16 @@ def test_text_forms_are_the_command_lines_files(
     assert reply.headers["content-type"] == "text/plain; charset=utf-8"
     assert reply.text == by_command["txt" if form == "text" else form]
     if form == "srt":
-        assert len(list(srt.parse(reply.text))) == 2
+        assert len(list(srt.parse(reply.text))) > 0
     if form == "vtt":
-        assert len(webvtt.from_string(reply.text)) == 2
+        assert len(webvtt.from_string(reply.text)) > 0
+    assert "x-warnings" not in reply.headers
 
 
-def test_streamed_text_comes_in_parts_that_join_up(client: OpenAI, recording: Path, by_command: dict[str, Any]) -> None:
+def test_streamed_text_comes_in_parts_that_join_up(
+    client: OpenAI, recording: Path, by_command_in_parts: dict[str, Any]
+) -> None:
+    by_command = by_command_in_parts
     events = list(client.audio.transcriptions.create(file=recording, model="nano", stream=True, include=["logprobs"]))
     *deltas, done = events
     assert done.type == "transcript.text.done"
@@ -128,7 +128,9 @@ def test_the_asynchronous_client_too(served: Running, recording: Path, by_comman
     assert asyncio.run(ask()) == by_command["text"]
 
 
-def test_every_field_that_the_client_has_is_taken(client: OpenAI, recording: Path, by_command: dict[str, Any]) -> None:
+def test_every_field_that_the_client_has_is_taken(
+    client: OpenAI, recording: Path, by_command_in_parts: dict[str, Any]
+) -> None:
     reply = client.audio.transcriptions.create(
         file=recording,
         model="gpt-transcribe",
@@ -139,8 +141,18 @@ def test_every_field_that_the_client_has_is_taken(client: OpenAI, recording: Pat
         temperature=0.4,
         include=["logprobs"],
     )
-    assert reply.text == by_command["text"]
+    assert reply.text == by_command_in_parts["text"]
     assert reply.languages == []
+
+
+def test_a_chunking_strategy_cuts_at_pauses(client: OpenAI, recording: Path) -> None:
+    """As OpenAI has it: without one, the recording is transcribed as a single block."""
+
+    def segments(**options: Any) -> int:
+        options |= {"file": recording, "model": "nano", "response_format": "verbose_json"}
+        return len(client.audio.transcriptions.create(**options).segments)
+
+    assert (segments(), segments(chunking_strategy="auto")) == (1, 2)
 
 
 def test_a_keyword_is_heard_and_a_prompt_is_not_written(served: Running, client: OpenAI, recording: Path) -> None:

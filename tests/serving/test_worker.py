@@ -1,4 +1,4 @@
-"""Pieces of many callers through one model: what each hears is what it hears alone."""
+"""Chunks of many callers through one model: what each hears is what it hears alone."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.inference.segmentation import Piece
+from asr_doge.inference.segmentation import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving.metrics import Metrics
 from asr_doge.serving.worker import LIKE_LENGTH, SHORT_SECONDS, Caller, ModelWorker
@@ -55,12 +55,12 @@ def test_files_at_once_have_the_text_and_times_that_each_has_alone(
     for one, other in zip(together, alone, strict=True):
         ours = [word.start for segment in one.segments for word in segment.words]
         assert ours == pytest.approx([word.start for segment in other.segments for word in segment.words], abs=0.02)
-    passes = metrics.text().decode().split("asr_doge_batch_pieces_count ")[1].split()[0]
+    passes = metrics.text().decode().split("asr_doge_batch_chunks_count ")[1].split()[0]
     assert float(passes) < len(clips)
 
 
-def piece(seconds: float) -> Piece:
-    return Piece(np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32), 0.0, None)
+def chunk(seconds: float) -> Chunk:
+    return Chunk(np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32), 0.0, None)
 
 
 @settings(max_examples=20)
@@ -72,12 +72,12 @@ def test_batches_are_of_like_length_and_no_larger_than_allowed(nano: Transcriber
         def __init__(self) -> None:
             self.__dict__ |= nano.__dict__
 
-        def recognize_pieces(self, pieces, *others):  # type: ignore[no-untyped-def]
-            batches.append([len(one.samples) / SAMPLE_RATE for one in pieces])
-            return super().recognize_pieces(pieces, *others)
+        def recognize_chunks(self, chunks, *others):  # type: ignore[no-untyped-def]
+            batches.append([len(one.samples) / SAMPLE_RATE for one in chunks])
+            return super().recognize_chunks(chunks, *others)
 
     one = ModelWorker("nano", Spy, Metrics(), batch_seconds=60, wait=0.0)
-    waiting = one.submit([piece(length) for length in lengths], [None] * len(lengths), None, 1.0)
+    waiting = one.submit([chunk(length) for length in lengths], [None] * len(lengths), None, 1.0)
     for future in waiting:
         assert future.result(timeout=60).text == ""
     one.close()
@@ -87,11 +87,11 @@ def test_batches_are_of_like_length_and_no_larger_than_allowed(nano: Transcriber
         assert len(batch) == 1 or max(batch) * len(batch) <= 60 + 1e-3
 
 
-def test_live_pieces_go_before_files_that_came_earlier(nano: Transcriber, worker: ModelWorker) -> None:
-    """A long file and a live piece differ too much in length for one batch."""
+def test_live_chunks_go_before_files_that_came_earlier(nano: Transcriber, worker: ModelWorker) -> None:
+    """A long file and a live chunk differ too much in length for one batch."""
     done: list[str] = []
-    (of_file,) = worker.submit([piece(20.0)], [None], None, patience=1.0)
-    (of_stream,) = worker.submit([piece(0.5)], [None], None, patience=0.0)
+    (of_file,) = worker.submit([chunk(20.0)], [None], None, patience=1.0)
+    (of_stream,) = worker.submit([chunk(0.5)], [None], None, patience=0.0)
     of_file.add_done_callback(lambda _: done.append("file"))
     of_stream.add_done_callback(lambda _: done.append("live"))
     of_file.result(60)
@@ -105,7 +105,7 @@ def test_who_leaves_is_not_worked_for(worker: ModelWorker, metrics: Metrics) -> 
 
     def ask() -> None:
         try:
-            caller.recognize_pieces([piece(1.0)])
+            caller.recognize_chunks([chunk(1.0)])
         except CancelledError:
             raised.set()
 
@@ -123,11 +123,11 @@ def test_hotwords_of_one_caller_are_not_the_others(clips: list[Waveform]) -> Non
     """With a bonus so high that what nobody said is heard, by who listens for it and by nobody else."""
     eager = load(device="cpu", decoding=DecodingConfig(hotword_weight=10.0))
     clip = synthesize("one nine two", Voice())
-    whole = Piece(clip, 0.0, (0.0, len(clip) / SAMPLE_RATE))
+    whole = Chunk(clip, 0.0, (0.0, len(clip) / SAMPLE_RATE))
     worker = ModelWorker("nano", lambda: eager, Metrics(), wait=WAIT)
     hot = worker.submit([whole], [None], ("eight",), 0.0)
     plain = worker.submit([whole], [None], (), 0.0)
     (one,), (other,) = [[future.result(60).text for future in waiting] for waiting in (hot, plain)]
     worker.close()
     assert other == "one nine two"
-    assert one == eager.recognize_pieces([whole], hotwords=[("eight",)])[0].text == "one eight nine two"
+    assert one == eager.recognize_chunks([whole], hotwords=[("eight",)])[0].text == "one eight nine two"

@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+import unicodedata
+from random import Random
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from whisper_normalizer.basic import BasicTextNormalizer
+from whisper_normalizer.english import EnglishTextNormalizer
 
-from asr_doge.text import SCORING_RULES, normalize_for_scoring, normalize_training_text
+from asr_doge.text import SCORING_RULES, ScoringRule, normalize_for_scoring, normalize_training_text
 
 
 @pytest.mark.parametrize(
@@ -69,6 +73,85 @@ def test_scoring_rules_differ_on_digit_strings_and_on_vowel_signs() -> None:
     assert SCORING_RULES == ("clean", "whisper")
     with pytest.raises(ValueError, match="no scoring rule 'clear': choose from clean, whisper"):
         normalize_for_scoring(spoken, "en", "clear")  # type: ignore[arg-type]
+
+
+TWINS = {
+    "'": "\u2018\u2019\u201b\u2032\u00b4\u02bc\u02bb\uff07",
+    '"': "\u201c\u201d\u201e\u201f\uff02",
+    "-": "\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d",
+    "/": "\u2044\u2215\uff0f",
+    " ": "\u00a0\u2009\u202f\u3000",
+    ",": "\uff0c\ufe50",
+    ".": "\uff0e",
+    "!": "\uff01",
+    "(": "\uff08",
+    ")": "\uff09",
+    **{chr(code): chr(code + 0xFEE0) for code in [*range(0x30, 0x3A), *range(0x41, 0x5B), *range(0x61, 0x7B)]},
+}
+"""Characters that stand for the plain ones in other people's transcripts."""
+INVISIBLE = ("\u00ad", "\u200b", "\u200d", "\u2060", "\ufeff", "\u200e")
+WORDS = ["it's", "don't", "'hello'", '"yes"', "(laughs)", "1,000", "12", "3.5", "well-known", "and/or", "U.S."]
+WORDS += ["Mr.", "'twas", "dogs'", "we'll", "caf\u00e9", "na\u00efve", "ok!"]
+plain_texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
+
+
+@given(plain_texts, st.randoms(use_true_random=False), st.sampled_from(SCORING_RULES), st.sampled_from(["en", "de"]))
+def test_a_typographic_twin_is_scored_as_its_plain_text(
+    text: str, random: Random, rule: ScoringRule, language: str
+) -> None:
+    twin = "".join(random.choice([character, *TWINS.get(character, "")]) for character in text)
+    twin = "".join(character + random.choice(["", "", *INVISIBLE]) for character in twin)
+    twin = unicodedata.normalize(random.choice(["NFC", "NFD"]), twin)
+    assert normalize_for_scoring(twin, language, rule) == normalize_for_scoring(text, language, rule)
+
+
+@given(st.text(), st.sampled_from(SCORING_RULES), st.sampled_from(["en", "de"]))
+def test_composed_and_decomposed_are_scored_alike(text: str, rule: ScoringRule, language: str) -> None:
+    decomposed = unicodedata.normalize("NFD", text)
+    assert normalize_for_scoring(decomposed, language, rule) == normalize_for_scoring(text, language, rule)
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126)) | plain_texts)
+def test_plain_text_is_scored_as_published_tables_do(text: str) -> None:
+    assert normalize_for_scoring(text, "en") == EnglishTextNormalizer()(text).strip()
+    assert normalize_for_scoring(text, "de") == BasicTextNormalizer()(text).strip()
+
+
+@pytest.mark.parametrize(
+    ("quoted", "expected"),
+    [
+        ("\u2018hello\u2019", "hello"),
+        ("'hello'", "hello"),
+        ("''hello''", "hello"),
+        ("she said \u2018hello there\u2019 twice", "she said hello there twice"),
+        ("'one 'two' three'", "one two three"),
+        ("\u201ait\u2019s so\u2018 he said", "it's so he said"),  # as German has them
+        ("'Twas the dogs'", "'twas the dogs'"),  # one of each word's own
+        ("\u2019twas the dogs\u2019", "'twas the dogs'"),
+        ("'\u2019twas cold'", "'twas cold"),
+        ("rock 'n' roll in the '90s, the boys' choice", "rock 'n' roll in the '90s the boys' choice"),
+        ("'hello", "'hello"),
+        ("dogs' and cats'", "dogs' and cats'"),
+        ("o'clock y'all's", "o'clock y'all's"),
+    ],
+)
+def test_apostrophes_at_the_ends_of_words_go_in_pairs(quoted: str, expected: str) -> None:
+    assert normalize_training_text(quoted) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("\ufb01ne \ufb02ag", "fine flag"),  # ligatures
+        ("\U0001d41a\U0001d7d0", "a2"),  # styled: bold a, double-struck 2
+        ("\ufeb3\ufefc\ufee1", "\u0633\u0644\u0627\u0645"),  # Arabic by its positional forms
+        ("\uff76\uff9e", "\u30ac"),  # half-width ka with its voice mark
+        ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u062e"),  # a zero-width non-joiner
+    ],
+)
+def test_forms_of_one_letter_are_one(written: str, plain: str) -> None:
+    for rule in SCORING_RULES:
+        assert normalize_for_scoring(written, "fa", rule) == plain
 
 
 def test_importing_the_room_loads_no_transformers() -> None:

@@ -45,12 +45,14 @@ def settings(corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path)
             "batch_size": 4,
             "learning_rate": 1e-2,
             "warmup_steps": 2,
+            "warm_up": "none",
             "epochs": 4,
             "eval_steps": 4,
             "save_steps": 4,
             "patience": 100,
             "num_workers": 0,
             "device": "cpu",
+            "dtype": "fp32",
         }
         return TrainConfig(**defaults | {"output_dir": str(output_dir)} | options)
 

@@ -23,7 +23,7 @@ from asr_doge.models import assemble_model
 from asr_doge.training import pretraining
 from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.pretraining import collate_ctc, pretrain
-from asr_doge.training.pretraining_speech import LESSONS, Lesson, PretrainingSpeech, collate_features
+from asr_doge.training.pretraining_speech import CURRICULUM, Difficulty, PretrainingSpeech, collate_features
 from tests import speech
 from tests.models import tiny
 
@@ -198,14 +198,16 @@ def test_missing_recordings_are_named(fsdd: Path, tmp_path: Path) -> None:
 
 
 def test_the_held_out_speaker_and_takes_are_not_heard(fsdd: Path, tmp_path: Path) -> None:
-    heard = pretraining._speech(small(tmp_path, fsdd), 2, LESSONS, seed=0)
+    heard = pretraining._speech(small(tmp_path, fsdd), 2, CURRICULUM, seed=0)
     assert heard.recordings.keys() == {"george"}
     assert {len(takes) for takes in heard.recordings["george"].values()} == {2}  # of four
 
 
 def test_of_sentences_the_long_ones_are_left_out(fsdd: Path, sentences: Path, tmp_path: Path) -> None:
     config = small(tmp_path, fsdd, sentences_manifest=str(sentences))
-    every, only_digits = (pretraining._speech(config, 2, lessons, seed=0) for lessons in (LESSONS, [LESSONS[-1]]))
+    every, only_digits = (
+        pretraining._speech(config, 2, curriculum, seed=0) for curriculum in (CURRICULUM, [CURRICULUM[-1]])
+    )
     assert [path.name for path, _ in every.sentences] == [f"train-{n}.wav" for n in range(4)]
     assert only_digits.sentences == []
 
@@ -241,21 +243,21 @@ def test_a_clip_depends_on_the_seed_and_its_number_alone(sentences: Path) -> Non
 
 
 def test_clips_grow_harder_and_batches_are_of_like_length() -> None:
-    dataset = noise_speech(size=120, batch_size=4, lessons=(Lesson(0.5, 1, 0.0), Lesson(1.0, 5, 1.0)))
+    dataset = noise_speech(size=120, batch_size=4, curriculum=(Difficulty(0.5, 1, 0.0), Difficulty(1.0, 5, 1.0)))
     counts = [len(dataset[index]["text"].split()) for index in range(120)]
     assert set(counts[:60]) <= {0, 1}
     assert max(counts[60:]) == 5
     for start in range(0, 120, 4):
         assert len({count for count in counts[start : start + 4] if count}) <= 1
     assert set(dataset[0]["text"].split()) <= set(DIGIT_WORDS)
-    assert LESSONS[-1].until == 1.0
+    assert CURRICULUM[-1].until == 1.0
 
 
 def test_some_clips_are_silent_and_sentences_come_later(sentences: Path) -> None:
     options: dict[str, Any] = {"sentences": [(sentences.parent / "audio" / "train-0.wav", "a text")], "size": 160}
     texts = [noise_speech(**options)[index]["text"] for index in range(160)]
     assert "" in texts
-    assert "a text" not in texts[: int(LESSONS[0].until * 160)]
+    assert "a text" not in texts[: int(CURRICULUM[0].until * 160)]
     assert 20 < texts.count("a text") < 100
     assert "a text" not in [noise_speech(size=160)[index]["text"] for index in range(160)]
 

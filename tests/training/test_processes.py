@@ -11,11 +11,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import Seq2SeqTrainingArguments
 
+from asr_doge.data import read_manifest, write_manifest
 from asr_doge.errors import ConfigError
 from asr_doge.models import ASRDogeForConditionalGeneration, load_model
-from asr_doge.training import arguments
 from asr_doge.training.record import read_record
 from asr_doge.training.training import train
 from tests.training.conftest import Settings, Train
@@ -35,7 +34,7 @@ def test_two_processes_are_one(settings: Settings, corpus: Path, tmp_path: Path)
     one = train(settings(tmp_path / "one", **options))
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(asdict(settings(tmp_path / "two", **options))))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "asr_doge.cli", "train", "--config", str(tmp_path / "two.yaml")]
+    command += ["-m", "asr_doge", "train", "--config", str(tmp_path / "two.yaml")]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("best dev CER") == 1
@@ -50,6 +49,23 @@ def test_two_processes_are_one(settings: Settings, corpus: Path, tmp_path: Path)
     assert record["machine"]["processes"] == 2
     assert record["result"]["steps"] == one.steps
     assert record["result"]["unreadable"] == 6  # of both processes, each of which met a part of them at first
+
+
+@pytest.mark.parametrize("count", [9, 10, 11])
+def test_two_processes_are_one_whatever_the_last_batch_holds(
+    run: Train, settings: Settings, corpus: Path, tmp_path: Path, count: int
+) -> None:
+    """Equality 6 on a partial batch of 1 to 3 of 4, where one process may have nothing of it; in parts too."""
+    manifest = corpus.with_name(f"{count}.json")
+    write_manifest(manifest, read_manifest(corpus / "train_manifest.json")[:count])
+    options: dict[str, Any] = {"train_manifest": str(manifest), "epochs": 2, "eval_steps": 3, "save_steps": 3}
+    options |= {"eval_samples": 1}
+    run(tmp_path / "one", **options)
+    run(tmp_path / "parts", gradient_accumulation_steps=4, **options)
+    train_together(settings(tmp_path / "two", **options))
+    for name in ("parts", "two"):
+        for alone, shared in zip(log_of(tmp_path / "one"), log_of(tmp_path / name), strict=True):
+            assert shared == pytest.approx(alone, rel=1e-4)
 
 
 def test_processes_that_share_the_weights_are_one(run: Train, settings: Settings, tmp_path: Path) -> None:
@@ -79,7 +95,7 @@ def test_processes_that_share_the_weights_are_one(run: Train, settings: Settings
 def test_processes_that_share_the_weights_compute_in_half_precision(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In training and in evaluations, where the device has it, as one process does."""
+    """In training and in evaluations, as one process does."""
     forward = ASRDogeForConditionalGeneration.forward
 
     def checked(model: ASRDogeForConditionalGeneration, **inputs: Any) -> Any:
@@ -88,11 +104,8 @@ def test_processes_that_share_the_weights_compute_in_half_precision(
         assert output.logits.dtype == torch.bfloat16
         return output
 
-    monkeypatch.setattr(
-        arguments, "Seq2SeqTrainingArguments", lambda **options: Seq2SeqTrainingArguments(**options | {"bf16": True})
-    )
     monkeypatch.setattr(ASRDogeForConditionalGeneration, "forward", checked)
-    train_together(settings(tmp_path / "run", fsdp=True, epochs=1, eval_samples=2))
+    train_together(settings(tmp_path / "run", fsdp=True, dtype="bf16", epochs=1, eval_samples=2))
 
 
 def test_one_process_cannot_share_weights_out(run: Train, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """An interrupted run goes on as if it had not been, however it was interrupted, and never as another run."""
 
+import json
 import random
 import resource
 import shutil
@@ -182,6 +183,109 @@ def test_a_run_is_not_resumed_with_other_settings_or_data(
     assert result.steps == 6  # 2 an epoch now
     record = read_record(copy) or {}
     assert (record["resumed_from"], record["config"]["learning_rate"]) == ("checkpoint-6", 1.0)
+
+
+def test_latest_is_of_the_run_that_went_back_and_not_of_what_it_left_behind(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone on with from checkpoint 8 by another rate, and interrupted before the first save."""
+    folder, options = tmp_path / "run", {"learning_rate": 3e-3, "eval_samples": 2, "allow_config_change": True}
+    run(folder, eval_samples=2)
+    shutil.copytree(folder, tmp_path / "whole")
+    expected = run(tmp_path / "whole", resume_from=str(tmp_path / "whole" / "checkpoint-8"), **options)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 10)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, resume_from=str(folder / "checkpoint-8"), **options)
+    assert is_complete(folder / "checkpoint-12")  # of the first run, by the first rate
+    record = read_record(folder) or {}
+    assert (record["resumed_from"], record["config"]["learning_rate"]) == ("checkpoint-8", 3e-3)
+    resumed = run(folder, resume_from="latest", **options)
+    assert (read_record(folder) or {})["resumed_from"] == "checkpoint-8"
+    assert same_weights(folder / "final", tmp_path / "whole" / "final")
+    assert same_weights(folder / "best", tmp_path / "whole" / "best")
+    assert resumed.dev_cer == expected.dev_cer == log_of(folder)[-1]["eval_cer"]
+    assert not same_weights(folder / "final", tmp_path / "whole" / "checkpoint-8")
+    told = {step: (read_record(folder / f"checkpoint-{step}") or {})["config"]["learning_rate"] for step in (8, 12)}
+    assert told == {8: 1e-2, 12: 3e-3}  # each by the rate that its last steps were made with
+    with pytest.raises(ConfigError, match=r"that run had --learning_rate 0.003, now 0.01"):
+        run(folder, resume_from="latest", eval_samples=2)
+
+
+def test_a_run_that_went_back_is_judged_by_its_own_evaluations_after_an_interruption_too(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"learning_rate": 3e-3, "eval_samples": 2, "allow_config_change": True}
+    run(tmp_path / "cut", eval_samples=2)
+    shutil.copytree(tmp_path / "cut", tmp_path / "whole")
+    whole = run(tmp_path / "whole", resume_from=str(tmp_path / "whole" / "checkpoint-8"), epochs=8, **options)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 14)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", resume_from=str(tmp_path / "cut" / "checkpoint-8"), epochs=8, **options)
+    resumed = run(tmp_path / "cut", resume_from="latest", epochs=8, **options)
+    record = read_record(tmp_path / "cut") or {}
+    assert (record["resumed_from"], record["judged_from"]) == ("checkpoint-12", 8)
+    assert resumed.dev_cer == whole.dev_cer
+    assert same_weights(tmp_path / "cut" / "best", tmp_path / "whole" / "best")
+
+
+@pytest.mark.parametrize("schedule", ["linear", "onecycle"])
+def test_settings_that_were_allowed_to_change_hold_from_the_next_step_on(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
+) -> None:
+    """Another rate, another decay and more epochs: transformers would restore those of the checkpoint."""
+    seen: dict[int, tuple[float, float]] = {}
+
+    class Look(callbacks.MarkComplete):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            group = given["optimizer"].param_groups[0]
+            seen[state.global_step] = group["lr"], group["weight_decay"]
+
+    before: dict[str, Any] = {"schedule": schedule, "pct_start": 0.5, "eval_samples": 2, "weight_decay_scope": "all"}
+    run(tmp_path / "run", epochs=2, weight_decay=0.01, **before)
+    monkeypatch.setattr(training, "MarkComplete", Look)
+    now: dict[str, Any] = {"epochs": 4, "learning_rate": 4e-3, "weight_decay": 0.2, "allow_config_change": True}
+    run(tmp_path / "run", resume_from="latest", **before | now)
+    # As a run has it that began so, of torch's own scheduler, or from 0 to 12 steps after a warm-up of 2.
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=12, pct_start=0.5)
+    for step in range(12):
+        rate = one_cycle.get_last_lr()[0] if schedule == "onecycle" else 4e-3 * (12 - step) / 10
+        if step >= 6:
+            assert seen[step] == pytest.approx((rate, 0.2)), step
+        optimizer.step()
+        if step < 11:
+            one_cycle.step()
+
+
+def test_a_run_that_began_elsewhere_and_saved_nothing_does_not_start_again(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: Path
+) -> None:
+    options: dict[str, Any] = {"epochs": 4, "eval_samples": 2, "allow_config_change": True}
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", resume_from=str(stopped / "checkpoint-6"), **options)
+    with pytest.raises(ConfigError, match="has saved nothing since it went on from checkpoint-6: give that folder"):
+        run(tmp_path / "run", resume_from="latest", **options)
+
+
+def test_a_checkpoint_of_before_there_were_run_ids_is_resumed_with_a_word(
+    run: Train, tmp_path: Path, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(stopped, tmp_path / "copy")
+    for folder in copy.glob("checkpoint-*"):
+        (folder / "run.json").unlink()
+    record = json.loads((copy / "run.json").read_text())
+    del record["run_id"], record["ancestors"], record["precision"]
+    (copy / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="that run had --epochs 2, now 3"):
+        run(copy, resume_from="latest", epochs=3)
+    assert run(copy, resume_from="latest", epochs=2).steps == 6
+    assert "checkpoint-6: of an older version, without a run id; taken for one of this run" in capsys.readouterr().out
+    assert run(copy, resume_from="latest", epochs=2).steps == 6  # and its record knows it now
+    assert (read_record(copy) or {})["ancestors"] == [[None, 6]]
 
 
 def test_the_same_data_elsewhere_is_the_same_data(run: Train, corpus: Path, tmp_path: Path, stopped: Path) -> None:

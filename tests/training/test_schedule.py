@@ -1,6 +1,8 @@
 """Learning rates rise, fall and change hands as the stages say."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +15,11 @@ from asr_doge.training import training
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.schedule import PARTS, Schedule, Stage, read_schedule
 from tests.training.conftest import Train
-from tests.training.runs import WEIGHTS
+from tests.training.runs import WEIGHTS, log_of, same_weights
+from tests.training.test_resuming import stop_at
 
 
-def test_one_stage_is_the_published_schedule() -> None:
+def test_one_stage_rises_and_falls() -> None:
     schedule = read_schedule(TrainConfig(learning_rate=2e-3, warmup_steps=10, epochs=1))
     rates = [schedule.learning_rate("adapter", step, 110) for step in (0, 5, 10, 60, 110)]
     assert rates == pytest.approx([0, 1e-3, 2e-3, 1e-3, 0])
@@ -56,6 +59,70 @@ def test_rates_stay_between_zero_and_the_highest(epochs: list[float], steps: int
     rates = [schedule.learning_rate("adapter", step, steps) for step in range(steps + 2)]
     assert all(0 <= rate <= 0.1 for rate in rates)
     assert rates[steps] == 0 or steps - round(steps * sum(epochs[:-1]) / sum(epochs)) < warmup
+
+
+def one_cycle(step: int, steps: int, share: float, highest: float) -> float:
+    """Smith and Topin's one cycle as PyTorch documents its defaults: from a 25th up, then down to a 250,000th."""
+    top = share * steps - 1
+    lowest = highest / 25
+
+    def along_cosine(start: float, end: float, part: float) -> float:
+        return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
+
+    if step <= top:
+        return along_cosine(lowest, highest, step / top)
+    return along_cosine(highest, lowest / 1e4, (step - top) / (steps - 1 - top))
+
+
+def test_the_published_schedule_is_one_cycle_over_all_steps(run: Train, tmp_path: Path) -> None:
+    """And AdamW decays everything, as torch's does by itself."""
+    options: dict[str, Any] = {"schedule": "onecycle", "pct_start": 0.5, "weight_decay_scope": "all", "epochs": 2}
+    run(tmp_path, eval_steps=1, save_steps=6, eval_samples=1, train_language_model="full", **options)
+    rates = [entry["learning_rate"] for entry in log_of(tmp_path) if "learning_rate" in entry]
+    assert rates == pytest.approx([one_cycle(step, 6, 0.5, 1e-2) for step in range(6)])
+    groups = torch.load(tmp_path / "checkpoint-6" / "optimizer.pt")["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.01] * len(groups)
+    assert {group["part"] for group in groups} == {"adapter", "language_model"}
+    assert all(0.85 <= group["betas"][0] <= 0.95 for group in groups)
+
+
+def test_by_default_biases_and_norms_do_not_decay(run: Train, tmp_path: Path) -> None:
+    run(tmp_path, epochs=1, eval_steps=3, save_steps=3, eval_samples=1)
+    groups = torch.load(tmp_path / "checkpoint-3" / "optimizer.pt")["param_groups"]
+    assert sorted((group["weight_decay"], len(group["params"])) for group in groups) == [(0.0, 2), (0.01, 2)]
+
+
+def test_a_run_by_one_cycle_is_resumed(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equality 5: rate and momentum go on where they were."""
+    options: dict[str, Any] = {
+        "schedule": "onecycle",
+        "pct_start": 0.5,
+        "epochs": 2,
+        "eval_steps": 2,
+        "save_steps": 2,
+        "eval_samples": 1,
+    }
+    run(tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", **options)
+    run(tmp_path / "cut", resume_from="latest", **options)
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+    assert same_weights(tmp_path / "cut" / "final", tmp_path / "whole" / "final")
+
+
+def test_one_cycle_of_too_few_steps_is_refused(run: Train, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--schedule onecycle cannot rise over a share of 0.1 of 3 steps: train longer"
+    ):
+        run(tmp_path, schedule="onecycle", epochs=1)
+
+
+def test_one_cycle_has_no_stages() -> None:
+    config = TrainConfig(schedule="onecycle", stages=[{"epochs": 1, "adapter_learning_rate": 1e-3}])
+    with pytest.raises(ConfigError, match="--schedule onecycle is of one stage: leave `stages` out"):
+        read_schedule(config)
 
 
 @pytest.mark.parametrize(

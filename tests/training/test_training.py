@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
 from asr_doge.audio import read_audio
+from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig
 from asr_doge.cli.verbs import parse_verb
 from asr_doge.data import read_manifest, write_manifest
 from asr_doge.data.feature_cache import FeatureCache
@@ -53,6 +54,32 @@ def heard_by(checkpoint: Path, utterances: Sequence[Utterance]) -> list[str]:
     decoding = DecodingConfig(decoder="greedy", guard_silence=False, guard_length=False, guard_loops=False)
     recognizer = Recognizer(load_model(checkpoint, device="cpu"), decoding)
     return [recognizer.recognize([read_audio(utterance.audio_path)])[0].text for utterance in utterances]
+
+
+def test_an_evaluation_and_the_benchmark_find_the_same(run: Train, corpus: Path, tmp_path: Path) -> None:
+    """Of the same utterances: recordings whole, no guards, one rule; the raw texts have capitals and commas."""
+    dev = [
+        replace(utterance, raw_text=f"{utterance.text.upper()}, well.", text=f"{utterance.text} well")
+        for utterance in read_manifest(corpus / "dev_manifest.json")
+    ]
+    manifest = corpus / "spelled.json"
+    write_manifest(manifest, dev)
+    run(tmp_path / "run", epochs=1, eval_steps=3, save_steps=3, dev_manifest=str(manifest))
+    config = BenchmarkConfig(
+        str(tmp_path / "run" / "final"),
+        test_manifest=str(manifest),
+        output_dir=str(tmp_path),
+        device="cpu",
+        num_speed_runs=1,
+        batch_sizes=[],
+        max_samples=0,
+    )
+    found = ASRDogeBenchmark(config).run_full_benchmark()
+    (logged,) = [entry for entry in log_of(tmp_path / "run") if "eval_cer" in entry]
+    assert (found.accuracy.wer, found.accuracy.cer) == pytest.approx((logged["eval_wer"], logged["eval_cer"]))
+    lines = (tmp_path / "run" / "hypotheses.jsonl").read_text().splitlines()
+    heard = {line["id"]: (line["reference"], line["hypothesis"]) for line in map(json.loads, lines)}
+    assert heard == {sample.id: (sample.reference, sample.hypothesis) for sample in found.samples}
 
 
 @pytest.mark.parametrize("choice", ["none", "lora", "full"])

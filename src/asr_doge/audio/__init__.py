@@ -1,9 +1,10 @@
-"""Recordings and waveforms: read, resample, vary and speak them.
+"""Recordings and waveforms: reading, resampling, augmentation and synthesis.
 
 Promises: every waveform is mono float32 `[samples]`, full scale at 1, at `SAMPLE_RATE` unless a rate is named; and
-importing this room loads no audio library. It knows nothing of text, models or corpora.
+importing this package loads no audio library. It knows nothing of text, models or corpora.
 """
 
+from asr_doge.audio.arrays import prepare_waveform
 from asr_doge.audio.augmentation import (
     Augmentation,
     add_noise,
@@ -12,15 +13,8 @@ from asr_doge.audio.augmentation import (
     scale_level,
     telephone_band,
 )
-from asr_doge.audio.reading import (
-    AUDIO_EXTENSIONS,
-    audio_duration,
-    find_audio_files,
-    prepare_waveform,
-    read_audio,
-    read_blocks,
-    read_clip,
-)
+from asr_doge.audio.folders import AUDIO_EXTENSIONS, find_audio_files
+from asr_doge.audio.reading import audio_duration, read_audio, read_blocks, read_clip
 from asr_doge.audio.resampling import SAMPLE_RATE, resample
 from asr_doge.audio.synthesis import Voice, synthesize, voice_names
 

@@ -1,8 +1,8 @@
-"""Vary a recording so that a model does not learn its microphone, its room or its loudness.
+"""Vary recordings so that a model does not depend on microphone, room or loudness.
 
 Promises: every function draws only from the generator it is given (same generator state, same result); those of
-waveforms leave their input alone, return float32 and keep silence silent. It does not know transcripts, files or
-models, and it bounds no peak: a raised level may pass 1, as log-mel features do not mind.
+waveforms do not modify their input, return float32 and keep silence silent. It does not know transcripts, files or
+models, and does not limit peaks: a raised level may exceed 1, which does not affect log-mel features.
 """
 
 from dataclasses import dataclass, fields
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 from asr_doge.audio.resampling import resample
 from asr_doge.errors import ConfigError
 
-if TYPE_CHECKING:  # this room is imported for settings and help too, which torch would slow
+if TYPE_CHECKING:  # this package is also imported for settings and help, which torch would slow down
     from torch import Tensor
 
 _TELEPHONE_RATE = 8_000
-# In cycles per sample: 50 Hz at 16 kHz. Coloured noise stays level below it, else most of its power would lie
-# where no microphone hears, and a "5 dB" brown noise would be inaudible.
+# In cycles per sample: 50 Hz at 16 kHz. Coloured noise has a flat spectrum below it; otherwise most of its power would
+# be at frequencies that no microphone records, and a "5 dB" brown noise would be inaudible.
 _NOISE_CORNER = 1 / 320
 _DIRECT_TO_REVERBERANT = 2.0  # ratio of energies, 3 dB: a speaker at about arm's length in a room
 _SECONDS_TO_FIRST_ECHO = 0.003  # a wall half a metre away
 
 
 def change_speed(waveform: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    """Play faster (`factor` above 1) or slower; the pitch moves along, as with a tape.
+    """Play faster (`factor` above 1) or slower; the pitch changes too, as with a tape.
 
     Args:
         waveform: `[samples]`, float32.
-        factor: speed, at least 0.01, taken to the nearest hundredth.
+        factor: speed, at least 0.01, rounded to the nearest hundredth.
 
     Returns:
         `[ceil(samples / factor)]`, float32.
@@ -55,21 +55,21 @@ def add_noise(
         exponent: colour; the noise's power falls as 1 / frequency ** exponent: 0 white, 1 pink, 2 brown.
 
     Returns:
-        `[samples]`, float32. A silent clip comes back silent, as no ratio to silence exists.
+        `[samples]`, float32. A silent clip is returned silent, since it has no signal-to-noise ratio.
     """
     signal_power = _power(waveform)
     if signal_power == 0.0:
         return waveform
     noise = _coloured_noise(waveform.size, exponent, rng)
     noise_power = _power(noise)
-    if noise_power == 0.0:  # a clip of one sample has no frequency to carry noise
+    if noise_power == 0.0:  # a clip of one sample can carry no noise
         return waveform
     wanted_power = signal_power / 10 ** (snr_db / 10)
     return waveform + noise * np.float32((wanted_power / noise_power) ** 0.5)
 
 
 def telephone_band(waveform: NDArray[np.float32], sampling_rate: int) -> NDArray[np.float32]:
-    """Take `waveform`, `[samples]` at `sampling_rate` Hz, down to 8 kHz and back: what lies above 4 kHz is lost."""
+    """Resample `waveform`, `[samples]` at `sampling_rate` Hz, to 8 kHz and back: frequencies above 4 kHz are lost."""
     if sampling_rate <= _TELEPHONE_RATE:
         return waveform
     narrow = resample(waveform, sampling_rate, _TELEPHONE_RATE)
@@ -79,7 +79,7 @@ def telephone_band(waveform: NDArray[np.float32], sampling_rate: int) -> NDArray
 def reverberate(
     waveform: NDArray[np.float32], sampling_rate: int, rt60_seconds: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Put the speaker in a room: the direct sound, then echoes that decay exponentially.
+    """Simulate a room: the direct sound, then echoes that decay exponentially.
 
     Args:
         waveform: `[samples]`, float32.
@@ -98,14 +98,14 @@ def reverberate(
     response = _room_response(sampling_rate, rt60_seconds, rng)
     wet = fftconvolve(waveform, response)[: waveform.size]
     wet_power = _power(wet)
-    if wet_power == 0.0:  # a sound so faint that the transform lost it
+    if wet_power == 0.0:  # a sound so faint that the transform rounds it to zero
         return waveform
     return np.asarray(wet * (power / wet_power) ** 0.5, dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A recipe of random changes; call it on a clip to get a varied copy.
+    """Random changes with their probabilities and ranges; call it on a clip to get a varied copy.
 
     The order is that of a real recording: the speaker, the room, the noise in the room, the line, the recorder's level.
     """
@@ -113,9 +113,9 @@ class Augmentation:
     speed_probability: float = 0.5
     """Share of clips played at another speed."""
     speed: tuple[float, float] = (0.9, 1.1)
-    """Slowest and fastest speed, as a factor."""
+    """Slowest and fastest speed factor."""
     reverberation_probability: float = 0.2
-    """Share of clips put in a room."""
+    """Share of clips with a simulated room."""
     rt60_seconds: tuple[float, float] = (0.1, 0.6)
     """Driest and most echoing room: seconds until its echoes have decayed by 60 dB."""
     noise_probability: float = 0.5
@@ -161,7 +161,7 @@ class Augmentation:
             longest: samples the result may have; a clip that would become longer keeps its speed.
 
         Returns:
-            `[other samples]`, float32: the length follows the speed. The input itself where chance chose no change.
+            `[other samples]`, float32: the length depends on the speed. The input itself if no change was drawn.
         """
         if rng.random() < self.speed_probability:
             other_speed = change_speed(waveform, rng.uniform(*self.speed))
@@ -178,7 +178,7 @@ class Augmentation:
 
 
 def mask_features(features: "Tensor", rng: np.random.Generator, frame_stack: int = 2) -> "Tensor":
-    """Hide two bands of frequencies and two moments (SpecAugment, https://arxiv.org/abs/1904.08779).
+    """Mask two bands of frequencies and two stretches of time (SpecAugment, https://arxiv.org/abs/1904.08779).
 
     Args:
         features: `[T, F]`, changed in place; every row is `frame_stack` frames of `F / frame_stack` mel bands.
@@ -197,7 +197,7 @@ def mask_features(features: "Tensor", rng: np.random.Generator, frame_stack: int
 
 
 def _power(waveform: NDArray[np.float32]) -> float:
-    """Mean square; 0 for no samples. Summed in float64, where faint sounds do not vanish."""
+    """Mean square; 0 for no samples. Summed in float64, so that faint sounds do not round to zero."""
     return float(np.square(waveform, dtype=np.float64).mean()) if waveform.size else 0.0
 
 

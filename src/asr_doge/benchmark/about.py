@@ -1,7 +1,7 @@
-"""What was measured, and on what machine.
+"""Describe what was measured, and on what machine.
 
-Promises: enough to tell whether two reports may be compared, and whether a transcript made earlier would be the same
-now. It names no user or host, and no folder but the model's own as the user wrote it.
+Promises: the description suffices to decide whether two reports may be compared, and whether an earlier transcript
+would be the same now. It contains no user or host name, and no folder except the model's as the user wrote it.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
 
 
 def describe_model(loaded: LoadedModel) -> dict[str, str | int | float | None]:
-    """What was put together, from its configuration."""
+    """The parts and settings of a model, from its configuration."""
     model = loaded.model
     return {
         "speech_encoder": model.config.speech_encoder,
@@ -55,12 +55,12 @@ def describe_model(loaded: LoadedModel) -> dict[str, str | int | float | None]:
 
 
 def fingerprint(loaded: LoadedModel, checkpoint: str, hotwords: Sequence[str] = ()) -> str:
-    """Digest of all that a transcript depends on besides the recording and the settings of this run.
+    """Digest of everything a transcript depends on besides the recording and the settings of this run.
 
     Args:
         loaded: the model.
-        checkpoint: what it was loaded from.
-        hotwords: those listened for, of which the settings know the file alone.
+        checkpoint: where it was loaded from.
+        hotwords: the words themselves, since the settings contain only the name of their file.
     """
     config = loaded.model.config
     parts = [
@@ -78,7 +78,7 @@ def fingerprint(loaded: LoadedModel, checkpoint: str, hotwords: Sequence[str] = 
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
+    """The processor's name if the system states it, else its architecture."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(errors="replace").splitlines():

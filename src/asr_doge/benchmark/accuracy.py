@@ -1,10 +1,10 @@
-"""How well transcripts match their references.
+"""Score transcripts against their references.
 
 Promises: every utterance counts, also one with an empty reference or an empty transcript; rates of a set count errors
 over all its utterances; 95 % confidence intervals come from resampling utterances with a seed, so the same transcripts
-give the same numbers. Whatever is scored under one rule (`asr_doge.text.normalization`) can be scored under another,
-since the raw texts are kept.
-It does not run models. Its intervals take utterances for independent; of few speakers they are too narrow.
+give the same numbers. Results scored under one rule (`asr_doge.text.normalization`) can be scored under another, since
+the raw texts are kept.
+It does not run models. Its intervals assume that utterances are independent; with few speakers they are too narrow.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ LEADERBOARD_RULE: ScoringRule = "whisper"
 RULES = SCORING_RULES
 
 DURATION_BOUNDS = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0)
-"""Seconds that part short utterances from long ones in the breakdown by duration."""
+"""Limits in seconds between the groups of the breakdown by duration."""
 RESAMPLES = 1000
 _CELLS_AT_ONCE = 1_000_000
 """Resampled utterances held in memory at once."""
@@ -37,15 +37,15 @@ class SampleResult:
     """One utterance, scored.
 
     Attributes:
-        id: of the manifest.
-        reference, hypothesis: the two texts after the published rule.
+        id: from the manifest.
+        reference, hypothesis: the two texts normalized by the published rule.
         wer, cer: rates of this pair, as fractions.
-        words, characters: the errors behind them.
-        raw_reference, raw_hypothesis: the two texts as they were given.
+        words, characters: the error counts of these rates.
+        raw_reference, raw_hypothesis: the two texts as given.
         duration: seconds.
         audio_path: the recording.
         speaker, language: if known.
-        error: why there is no transcript, which is then scored as an empty one.
+        error: the reason if there is no transcript; it is then scored as an empty one.
     """
 
     id: str
@@ -66,10 +66,10 @@ class SampleResult:
 
 @dataclass(frozen=True)
 class Accuracy(Scores):
-    """Error rates of a set of utterances, as fractions, with what is behind them.
+    """Error rates of a set of utterances, as fractions, with their error counts and intervals.
 
     Attributes:
-        wer_mean, cer_mean: means of the utterances' own rates (`wer` and `cer` are of the whole set).
+        wer_mean, cer_mean: means of the utterances' own rates (`wer` and `cer` are those of the whole set).
         substitutions, deletions, insertions: word errors.
         reference_words: words of all references.
         wer_interval, cer_interval, perfect_match_interval: 95 % confidence intervals.
@@ -88,7 +88,7 @@ class Accuracy(Scores):
 
 @dataclass(frozen=True)
 class AlignedWords:
-    """A stretch of a reference and what stands for it in the hypothesis; either may be empty.
+    """A stretch of a reference and the corresponding words of the hypothesis; either may be empty.
 
     `kind` is `equal`, `substitute`, `delete` or `insert`.
     """
@@ -101,7 +101,7 @@ class AlignedWords:
 def normalized_pair(
     raw_reference: str, raw_hypothesis: str, language: str | None, rule: ScoringRule
 ) -> tuple[str, str]:
-    """Two texts as they are compared under a rule; an unknown language is taken for English."""
+    """Two texts normalized by a rule; an unknown language is treated as English."""
     language = language or "en"
     return normalize_for_scoring(raw_reference, language, rule), normalize_for_scoring(raw_hypothesis, language, rule)
 
@@ -133,7 +133,7 @@ def accuracy_of(results: Sequence[SampleResult], seed: int, rule: ScoringRule = 
     Args:
         results: utterances, scored under the published rule.
         seed: of the resampling.
-        rule: another rule scores their raw texts anew.
+        rule: another rule, under which the raw texts are scored again.
     """
     words, characters = edits_of(results, rule)
     scores = scores_of(words, characters)
@@ -161,7 +161,7 @@ def accuracy_of(results: Sequence[SampleResult], seed: int, rule: ScoringRule = 
 
 def edits_of(results: Sequence[SampleResult], rule: ScoringRule) -> tuple[list[Edits], list[Edits]]:
     """Word and character errors of each utterance under a rule."""
-    if rule == PUBLISHED_RULE:  # as they were scored
+    if rule == PUBLISHED_RULE:  # already scored
         return [result.words for result in results], [result.characters for result in results]
     pairs = [normalized_pair(result.raw_reference, result.raw_hypothesis, result.language, rule) for result in results]
     return [word_edits(*pair) for pair in pairs], [character_edits(*pair) for pair in pairs]
@@ -190,19 +190,19 @@ def accuracy_by_language(results: Sequence[SampleResult], seed: int) -> dict[str
 
 
 def accuracy_by_duration(results: Sequence[SampleResult], seed: int) -> dict[str, Accuracy]:
-    """Accuracy of short and long utterances; groups are called `2-5 s` and the like, the shortest first."""
+    """Accuracy of short and long utterances; groups are named `2-5 s` and the like, shortest first."""
     by_length = sorted(results, key=lambda result: result.duration)
     return accuracy_by(by_length, lambda result: _duration_group(result.duration), seed)
 
 
 def worst_utterances(results: Sequence[SampleResult], count: int) -> list[SampleResult]:
-    """Those with the most word errors, and of equals those with the highest rate; without errors is none of them."""
+    """The utterances with the most word errors, among equals those with the highest rate; never one without errors."""
     wrong = [result for result in results if result.words.errors]
     return sorted(wrong, key=lambda result: (-result.words.errors, -result.wer, result.id))[:count]
 
 
 def aligned_words(reference: str, hypothesis: str) -> list[AlignedWords]:
-    """Where a hypothesis differs from its reference, as stretches of words in order."""
+    """Stretches of words in order, showing where a hypothesis differs from its reference."""
     said, heard = reference.split(), hypothesis.split()
     if not said:  # jiwer refuses an empty reference
         return [AlignedWords("insert", "", hypothesis)] if heard else []
@@ -218,12 +218,12 @@ def aligned_words(reference: str, hypothesis: str) -> list[AlignedWords]:
 
 
 def resampled_sums(values: NDArray[np.float64], seed: int, resamples: int = RESAMPLES) -> NDArray[np.float64]:
-    """Column sums of `resamples` sets of as many rows, drawn with replacement: the bootstrap.
+    """Column sums of `resamples` sets of N rows, drawn with replacement: the bootstrap.
 
     Args:
-        values: `[N, K]`, one row an utterance.
-        seed: of the drawing.
-        resamples: how many sets.
+        values: `[N, K]`, one row per utterance.
+        seed: of the random draws.
+        resamples: number of sets.
 
     Returns:
         `[resamples, K]`.

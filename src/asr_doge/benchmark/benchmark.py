@@ -1,7 +1,7 @@
-"""Accuracy, speed and memory of a checkpoint on a test set: the published Python interface and the `benchmark` verb.
+"""Measure accuracy, speed and memory on a test set: the published Python interface and the `benchmark` verb.
 
-Promises: the model is loaded and run as `transcribe` loads and runs it; every sample counts; what an interrupted run
-has transcribed, the next one need not; the report says on what machine, when, with which weights and versions.
+Promises: the model is loaded and run as by `transcribe`; every sample counts; a run reuses the transcripts of an
+interrupted one; the report states machine, date, weights and versions.
 It does not score, time or draw itself: see `accuracy`, `speed`, `memory`, `report` and `page`.
 """
 
@@ -34,12 +34,12 @@ from asr_doge.benchmark.speed import (
     time_runs,
 )
 from asr_doge.benchmark.transcribing import Outcome, transcribe_and_score, with_bar
-from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
+from asr_doge.data.manifest import Sample, Utterance, as_utterances, read_manifest, sample_utterances
 from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError, DataError
-from asr_doge.inference.transcription import Spoken, Transcriber
+from asr_doge.inference.transcription import SourceWithLanguage, Transcriber
 from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.loading import TORCH_TYPES
 
@@ -74,38 +74,42 @@ class ASRDogeBenchmark:
         return self._transcriber
 
     def load_samples(self) -> list[Utterance]:
-        """The test utterances that the configuration names; of more than `max_samples`, `sample_utterances` of them."""
-        manifest = Path(self.config.test_manifest or Path(self.config.data_dir) / "test_manifest.json")
-        utterances = read_manifest(manifest)
-        return sample_utterances(utterances, self.config.max_samples or len(utterances))
+        """The test utterances named by the configuration; if more than `max_samples`, those of `sample_utterances`."""
+        utterances = read_manifest(self._manifest)
+        count = self.config.max_samples or len(utterances)
+        return sample_utterances(utterances, count, self.config.sample_choice)
 
-    def run_full_benchmark(self, samples: Sequence[Utterance] | None = None) -> BenchmarkResult:
+    def run_full_benchmark(self, samples: Sequence[Sample] | None = None) -> BenchmarkResult:
         """Measure accuracy on all samples, speed and memory on a few, and write the JSON report and its HTML page.
 
-        Of a `shard`, only its samples are transcribed, and only the first measures speed and memory.
+        For a `shard`, only its samples are transcribed, and only the first shard measures speed and memory.
 
         Args:
-            samples: utterances; default, `load_samples()`.
+            samples: utterances, or the fields of a manifest's lines (`{"id": …, "audio_path": …, "text": …}`), all of
+                which are measured; default, `load_samples()`.
 
         Raises:
-            DataError: no samples, not one that can be read, or a report that cannot be written.
+            DataError: no samples, malformed ones, no readable one, or a report that cannot be written.
             CheckpointError, ConfigError: as in `load_models`; also for outputs that are NaN, and for a peer.
         """
         rule = self._rule() if samples is None else "chosen by the caller"
-        samples = self.load_samples() if samples is None else samples
-        if not samples:
+        if samples is not None and not len(samples):
             raise DataError("nothing to benchmark: no samples")
-        samples = self.shard.of([self._with_language(sample) for sample in samples])
+        chosen = self.shard.of(self._utterances(self.load_samples() if samples is None else samples))
         progress = self._progress()
-        results, throughput = self._transcribe(samples, progress)
-        readable = [sample for sample, result in zip(samples, results, strict=True) if result.error is None]
+        results, throughput = self._transcribe(chosen, progress)
+        readable = [
+            replace(sample, duration=result.duration)  # the recording's own, not the manifest's
+            for sample, result in zip(chosen, results, strict=True)
+            if result.error is None
+        ]
         if not readable:
-            raise DataError(f"none of the {len(samples)} samples can be read; the first: {results[0].error}")
+            raise DataError(f"none of the {len(chosen)} samples can be read; the first: {results[0].error}")
         timed = spread_over_lengths(readable, SPEED_CLIPS) if self.shard.index == 1 else []
         speed = self._measure_speed(timed, readable) if timed else None
         memory = measure_memory(self.transcriber, timed[-1].audio_path) if timed else None
-        # Only now, or their memory would count as ours.
-        measured_peers = [self._measure_peer(name, samples, timed) for name in self.config.peer]
+        # Loaded only now, so that their memory does not count as ours.
+        measured_peers = [self._measure_peer(name, chosen, timed) for name in self.config.peer]
         result = BenchmarkResult(
             name=self.config.checkpoint_dir,
             samples=results,
@@ -114,6 +118,7 @@ class ASRDogeBenchmark:
             memory=memory,
             seed=self.config.seed,
             which_samples=rule,
+            reading=self._reading(),
             peers=[peer for peer, _ in measured_peers],
             report_path=_report_path(Path(self.config.output_dir)),
             **self._about(),
@@ -123,22 +128,24 @@ class ASRDogeBenchmark:
             finished.remove()
         return result
 
-    def transcribe_samples(self, samples: Sequence[Utterance]) -> list[SampleResult]:
+    def transcribe_samples(self, samples: Sequence[Sample]) -> list[SampleResult]:
         """Transcribe and score; a clip that cannot be read counts as an empty hypothesis, with its error noted.
 
-        The texts are kept in `output_dir` for `run_full_benchmark`, which need not transcribe the same clips again.
+        Samples are as in `run_full_benchmark`, which reuses these texts from `output_dir` instead of transcribing
+        again.
         """
-        return self._transcribe([self._with_language(sample) for sample in samples], self._progress())[0]
+        return self._transcribe(self._utterances(samples), self._progress())[0]
 
     def benchmark_speed(self, audio_path: str | Path) -> dict[str, float]:
         """Time one clip with batch size 1, from the file to the text.
 
         Returns:
-            Medians over `num_speed_runs`, after the warm-up: `total_latency_ms`, `real_time_factor` (latency over the
-            clip's length; less than 1 is faster than speech), `rtfx` (its inverse), `tokens_per_second` (of generated
-            text), `first_token_ms`; means: `language_model_passes`, and of each stage `audio_ms`, `log_mel_ms`,
-            `encoder_ms`, `adapter_ms`, `prefill_ms`, `generation_ms`, `other_ms`; also `latency_p90_ms`,
-            `latency_p99_ms`, `audio_duration` (seconds), `num_runs`.
+            Medians over `num_speed_runs`, after the warm-up: `total_latency_ms`, `real_time_factor` (latency divided by
+            the clip's length; less than 1 is faster than speech), `rtfx` (its inverse), `tokens_per_second` (of
+            generated text, over the whole latency), `generation_tokens_per_second` (over the language model's passes
+            only, as in the published figures), `first_token_ms`; means: `language_model_passes`, and for each stage
+            `audio_ms`, `log_mel_ms`, `encoder_ms`, `adapter_ms`, `prefill_ms`, `generation_ms`, `other_ms`; also
+            `latency_p90_ms`, `latency_p99_ms`, `audio_duration` (seconds), `num_runs`.
 
         Raises:
             AudioError: it cannot be read.
@@ -150,7 +157,8 @@ class ASRDogeBenchmark:
             "real_time_factor": speed.real_time_factor,
             "rtfx": 1 / speed.real_time_factor,
             "tokens_per_second": speed.tokens_per_second,
-            # Digital silence never reaches the language model: its text is there at the end.
+            "generation_tokens_per_second": speed.generation_tokens_per_second or 0.0,  # 0: nothing was generated
+            # Digital silence never reaches the language model: its text is ready at the end.
             "first_token_ms": speed.total_latency_ms if speed.first_token_ms is None else speed.first_token_ms,
             "language_model_passes": speed.language_model_passes,
             **{f"{stage}_ms": value for stage, value in speed.stages_ms.items()},
@@ -163,32 +171,47 @@ class ASRDogeBenchmark:
     def _transcriber_of(self, loaded: LoadedModel, batch_size: int) -> Transcriber:
         return Transcriber(loaded, batch_size, self.config, self.config.language)
 
-    def _with_language(self, sample: Utterance) -> Utterance:
-        return replace(sample, language=sample.language or self.config.language)
+    @property
+    def _manifest(self) -> Path:
+        return Path(self.config.test_manifest or Path(self.config.data_dir) / "test_manifest.json")
+
+    def _utterances(self, samples: Sequence[Sample]) -> list[Utterance]:
+        """Samples of any kind as utterances; those without language get the configuration's."""
+        utterances = as_utterances(samples, self._manifest.parent)
+        return [replace(sample, language=sample.language or self.config.language) for sample in utterances]
 
     def _rule(self) -> str:
         if not self.config.max_samples:
             return "all"
+        if self.config.sample_choice == "first":
+            return f"the first {self.config.max_samples} of the manifest"
         return f"at most {self.config.max_samples}, those whose ids have the smallest SHA-256"
 
+    def _reading(self) -> str:
+        """How recordings are read: cut or whole, and with which guards."""
+        guards = [name for name in ("silence", "length", "loops") if getattr(self.config, f"guard_{name}")]
+        cut = "cut at pauses" if self.config.cut_at_pauses else "whole; cut at pauses where they are longer than"
+        limit = "" if self.config.cut_at_pauses else f" {self.transcriber.max_seconds:.2f} s"
+        return f"recordings {cut}{limit}; guards {', '.join(guards) or 'off'}"
+
     def _progress(self, peer: Peer | None = None) -> Progress:
-        """What an earlier run has finished that would be the same now."""
+        """Results of an earlier run that would be the same now."""
         if peer is not None:
             recogniser = f"{peer.name} {peer.version}"
         else:
             names = [field.name for field in fields(DecodingConfig) if field.name != "hotwords"]
             decoding = {name: getattr(self.config, name) for name in names}
             recogniser = f"{self._fingerprint()} {self.config.dtype} {self.config.quantization} {decoding}"
-        # Of another selection the texts would do, but not the times: in each batch one sample bears them all.
-        part = f"{self.shard} of {self.config.max_samples}"
+        # Texts could be reused for another selection, but not times: one sample has the time of its whole batch.
+        part = f"{self.shard} of {self.config.max_samples} {self.config.sample_choice}"
         return Progress(Path(self.config.output_dir), recogniser, part)
 
     def _transcribe(self, samples: Sequence[Utterance], progress: Progress) -> tuple[list[SampleResult], Throughput]:
-        """Our own transcripts, scored. NaN stops it before a text made of it is kept."""
+        """Our own transcripts, scored. NaN stops it before a text that results from it is stored."""
         with watched_outputs(self.transcriber.loaded, self.config.checkpoint_dir) as outputs:
 
             def transcribe_each(pending: Iterable[Utterance]) -> Iterator[Outcome]:
-                spoken = (Spoken(sample.audio_path, sample.language) for sample in pending)
+                spoken = (SourceWithLanguage(sample.audio_path, sample.language) for sample in pending)
                 for outcome in self.transcriber.transcribe_each(spoken):
                     outputs.check()
                     yield outcome
@@ -235,7 +258,7 @@ class ASRDogeBenchmark:
         return self.config.num_speed_runs, self.config.num_warmup_runs
 
     def _fingerprint(self) -> str:
-        """Of model and hotwords: by their words, since their file may be edited."""
+        """Of model and hotwords; by the words themselves, since their file may be edited."""
         hotwords = read_hotwords(self.config.hotwords) if self.config.hotwords else ()
         return fingerprint(self.transcriber.loaded, self.config.checkpoint_dir, hotwords)
 
@@ -253,10 +276,10 @@ class ASRDogeBenchmark:
 
 
 def merge_reports(paths: Sequence[Path], output_dir: Path) -> BenchmarkResult:
-    """Join the reports of all shards, and write the report of the whole and its page.
+    """Join the reports of all shards, and write the combined report and its page.
 
     Raises:
-        DataError: a report is missing, damaged, there twice, or of another benchmark; or the new one cannot be written.
+        DataError: a report is missing, damaged, a duplicate, or of another benchmark; or the new one cannot be written.
     """
     result = merge_results([read_report(path) for path in paths], _report_path(output_dir))
     _write(result)
@@ -269,7 +292,7 @@ def _write(result: BenchmarkResult) -> None:
 
 
 def _report_path(folder: Path) -> Path:
-    """A name of its own for every report."""
+    """A unique name for each report."""
     return folder / f"benchmark_{datetime.now():%Y%m%d_%H%M%S_%f}.json"
 
 

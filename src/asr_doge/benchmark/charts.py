@@ -1,7 +1,7 @@
-"""Charts as SVG, for pages that need nothing beside themselves.
+"""Draw charts as SVG, for self-contained pages.
 
-Promises: what is drawn is sharp at any size, follows the page's colours in light and dark, and says its numbers in
-words too, for those who point at it or have it read aloud. All labels are escaped.
+Promises: charts are sharp at any size, follow the page's colours in light and dark, and contain their numbers as text
+for tooltips and screen readers. All labels are escaped.
 It does not know what the numbers mean.
 """
 
@@ -21,7 +21,7 @@ _TICKS = 4
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a chart: its height, the interval around that, and what is said below its label."""
+    """A column of a chart: its height, its interval, and the text below its label."""
 
     label: str
     value: float
@@ -32,7 +32,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a chart: where it starts, how long it is, and what stands beside it."""
+    """A bar of a chart: its start, its length, and the text beside it."""
 
     label: str
     start: float
@@ -77,14 +77,14 @@ def column_chart(columns: Sequence[Column], unit: str, title: str) -> Markup:
 
 
 def bar_chart(bars: Sequence[Bar], title: str) -> Markup:
-    """Horizontal bars, each with its text; bars that start where another ends make a waterfall."""
+    """Horizontal bars, each with its text; bars that start where the previous one ends form a waterfall."""
     longest = max((bar.start + bar.length for bar in bars), default=0.0) or 1.0
     room = WIDTH - _LABEL_WIDTH - 84  # for the text after the longest bar
     parts = []
     for index, bar in enumerate(bars):
         middle = index * _ROW_HEIGHT + _ROW_HEIGHT / 2
         left = round(_LABEL_WIDTH + room * bar.start / longest, 1)
-        breadth = round(max(1.5, room * bar.length / longest), 1)  # the shortest is still to be seen
+        breadth = round(max(1.5, room * bar.length / longest), 1)  # keep the shortest visible
         parts.append(_text(_LABEL_WIDTH - 10, middle + 4, bar.label, "end"))
         parts.append(
             Markup('<rect class="bar" x="{}" y="{}" width="{}" height="18" rx="2"><title>{}</title></rect>').format(
@@ -107,7 +107,7 @@ def _text(x: float, y: float, text: str, anchor: str, kind: str = "label") -> Ma
 
 
 def _tick_step(highest: float) -> float:
-    """A round number (1, 2 or 5 times a power of ten) that goes about `_TICKS` times into `highest`."""
+    """A round number (1, 2 or 5 times a power of ten) that divides `highest` into about `_TICKS` steps."""
     if highest <= 0:
         return 1.0
     rough = highest / _TICKS

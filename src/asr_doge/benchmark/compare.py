@@ -1,10 +1,10 @@
-"""Two benchmarks of the same recordings: is one better, or was it luck?
+"""Compare two benchmarks of the same recordings: is one better, or is the difference chance?
 
-Promises: only utterances of both are compared, and those that only one has are counted; both sides are scored anew
-from their raw texts, under each rule. The interval resamples utterances, each with its two transcripts; the p-value is
-of the matched-pairs randomization test: how often would so large a difference arise if, utterance by utterance, it had
-been a toss-up which transcript was whose? Both come from a seed.
-It takes utterances for independent, and knows nothing of speed.
+Promises: only utterances that both have are compared, and the others are counted; both sides are scored again from
+their raw texts, under each rule. The interval resamples utterances, each with its two transcripts; the p-value is of
+the matched-pairs randomization test: how often would a difference this large arise if the two transcripts of each
+utterance were assigned at random? Both use a seed.
+It assumes that utterances are independent, and ignores speed.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ class RuleComparison:
     """Two sets of transcripts under one rule, rates as fractions.
 
     Attributes:
-        wer_first, wer_second: of the utterances of both.
-        difference: second less first; negative is fewer errors.
+        wer_first, wer_second: over the utterances that both have.
+        difference: second minus first; negative means fewer errors.
         interval: 95 % confidence interval of the difference.
         p_value: of the difference, two-sided.
-        better, worse: utterances in which the second has fewer or more errors than the first.
+        better, worse: number of utterances in which the second has fewer or more errors than the first.
     """
 
     wer_first: float
@@ -49,8 +49,8 @@ class Comparison:
     """Two benchmarks compared.
 
     Attributes:
-        num_common: utterances of both.
-        num_left_out: utterances that only one of them has.
+        num_common: number of utterances that both have.
+        num_left_out: number of utterances that only one of them has.
         by_rule: the comparison under each rule.
     """
 
@@ -63,7 +63,7 @@ def compare(first: BenchmarkResult, second: BenchmarkResult, seed: int = 0) -> C
     """Compare two results.
 
     Raises:
-        DataError: they share no utterance, or an utterance's reference is not the same in both.
+        DataError: they share no utterance, or an utterance's reference differs between them.
     """
     seconds = {sample.id: sample for sample in second.samples}
     pairs = [(sample, seconds[sample.id]) for sample in first.samples if sample.id in seconds]
@@ -86,7 +86,7 @@ def compare(first: BenchmarkResult, second: BenchmarkResult, seed: int = 0) -> C
 def compare_samples(
     first: Sequence[SampleResult], second: Sequence[SampleResult], rule: ScoringRule, seed: int
 ) -> RuleComparison:
-    """Compare two transcripts of each of the same utterances."""
+    """Compare two transcripts of the same utterances."""
     edits_first, edits_second = edits_of(first, rule)[0], edits_of(second, rule)[0]
     errors_first = np.array([edits.errors for edits in edits_first], dtype=np.float64)
     errors_second = np.array([edits.errors for edits in edits_second], dtype=np.float64)
@@ -106,12 +106,12 @@ def compare_samples(
 
 
 def matched_pairs_p_value(differences: NDArray[np.float64], seed: int) -> float:
-    """How often random signs make the sum of `differences` `[N]` at least as large as it is, in either direction."""
-    differing = differences[differences != 0]  # whatever the sign of the others
+    """Share of random signs for which the sum of `differences` `[N]` is at least as far from 0 as it is."""
+    differing = differences[differences != 0]  # the sign of zeros has no effect
     observed = abs(differing.sum())
     rng = np.random.default_rng(seed)
     as_large = 0
     for _ in range(PERMUTATIONS // _PERMUTATIONS_AT_ONCE):
         signs = rng.choice([-1.0, 1.0], size=(_PERMUTATIONS_AT_ONCE, len(differing)))
         as_large += int((np.abs(signs @ differing) >= observed).sum())
-    return (as_large + 1) / (PERMUTATIONS + 1)  # what was observed is one of the possibilities
+    return (as_large + 1) / (PERMUTATIONS + 1)  # the observed assignment is one of the possibilities

@@ -1,7 +1,7 @@
-"""Whether a model computes numbers at all.
+"""Check that a model computes finite numbers.
 
-Promises: NaN in a model's weights or in its outputs is one error line that says where, instead of a transcript that
-looks like any other bad one. Outputs are looked at without making an accelerator wait.
+Promises: NaN in a model's weights or outputs is one error line that says where, instead of a transcript that looks like
+any other bad one. The check does not make an accelerator wait.
 It does not judge whether the numbers are good.
 """
 
@@ -18,7 +18,7 @@ from asr_doge.models.encoders import SpeechEncoderOutput
 
 
 def check_weights(loaded: LoadedModel, name: str) -> None:
-    """Look at every weight.
+    """Check every weight.
 
     Raises:
         CheckpointError: one is NaN or infinite.
@@ -30,15 +30,15 @@ def check_weights(loaded: LoadedModel, name: str) -> None:
             )
 
 
-class OutputWatch:
-    """Remembers whether encoder or language model has given NaN since `watched_outputs` began."""
+class NonFiniteOutputs:
+    """Records whether encoder or language model gave NaN since `watched_outputs` began."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         self._name = name
         self._seen = torch.zeros((), dtype=torch.bool, device=device)
 
     def look(self, outputs: Tensor) -> None:
-        """Note NaN in embeddings or logits."""
+        """Record NaN in embeddings or logits."""
         self._seen = self._seen | torch.isnan(outputs).any()
 
     def check(self) -> None:
@@ -51,9 +51,9 @@ class OutputWatch:
 
 
 @contextmanager
-def watched_outputs(loaded: LoadedModel, name: str) -> Iterator[OutputWatch]:
-    """Watch the outputs of encoder and language model: what the one gives as NaN may never reach the other."""
-    watch = OutputWatch(name, loaded.model.device)
+def watched_outputs(loaded: LoadedModel, name: str) -> Iterator[NonFiniteOutputs]:
+    """Watch the outputs of encoder and language model; NaN from the encoder may never reach the language model."""
+    watch = NonFiniteOutputs(name, loaded.model.device)
 
     def look_at_speech(_: Any, __: Any, output: SpeechEncoderOutput) -> None:
         watch.look(output.speech_embeddings)

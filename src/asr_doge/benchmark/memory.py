@@ -1,8 +1,8 @@
-"""How much memory a model needs, as a whole and stage by stage.
+"""Measure how much memory a model needs, in total and by stage.
 
 Promises: peaks are the operating system's and the accelerator's own counts, in bytes; nothing is sampled, so no short
-peak is missed. Where a system cannot start its count anew (any but Linux), only the peak of the whole process is given.
-It counts the process with all that is loaded, Python and its libraries included.
+peak is missed. On systems that cannot reset their count (any but Linux), only the peak of the whole process is given.
+The count includes everything in the process, also Python and its libraries.
 """
 
 import resource
@@ -36,10 +36,10 @@ class MemoryResult:
 
     Attributes:
         weights_bytes: the model's parameters and buffers.
-        peak_rss_bytes: the most that the process has held so far, accuracy and speed runs included.
-        peak_device_bytes: the same of the accelerator; None without one.
-        clip_seconds: length of the clip that the stages were watched on, at batch size 1.
-        stages: peaks by stage; empty where the system cannot tell.
+        peak_rss_bytes: peak of the process so far, accuracy and speed runs included.
+        peak_device_bytes: the same for the accelerator; None without one.
+        clip_seconds: length of the clip on which the stages were measured, at batch size 1.
+        stages: peaks by stage; empty if the system does not provide them.
     """
 
     weights_bytes: int
@@ -50,18 +50,18 @@ class MemoryResult:
 
 
 class StagePeaks:
-    """An observer that notes the peaks of each stage, the highest where a stage comes several times."""
+    """An observer that records the peak of each stage, the highest if a stage occurs several times."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.peaks: dict[str, StageMemory] = {}
 
     def enter(self, stage: Stage) -> None:
-        """Count anew."""
+        """Reset the count."""
         clear_peaks(self._device)
 
     def leave(self, stage: Stage) -> None:
-        """Keep the count."""
+        """Record the count."""
         before, rss, device = self.peaks.get(stage), peak_rss(), peak_device(self._device)
         if before is not None:
             rss = max(rss, before.peak_rss_bytes)
@@ -70,7 +70,7 @@ class StagePeaks:
 
 
 def measure_memory(transcriber: Transcriber, path: str | Path) -> MemoryResult:
-    """Watch one clip being transcribed.
+    """Measure the peaks while one clip is transcribed.
 
     Raises:
         AudioError: it cannot be read.
@@ -96,8 +96,8 @@ def measure_memory(transcriber: Transcriber, path: str | Path) -> MemoryResult:
 
 
 def peak_rss() -> int:
-    """Most memory that this process has held since the count last began, in bytes."""
-    if _STATUS.exists():  # not `getrusage`, whose count a new process takes over from the one that started it
+    """Peak memory of this process since the count was last reset, in bytes."""
+    if _STATUS.exists():  # not `getrusage`, whose count a new process inherits from its parent
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
@@ -106,12 +106,12 @@ def peak_rss() -> int:
 
 
 def peak_device(device: torch.device) -> int | None:
-    """Most memory that tensors have held on the accelerator since the count last began; None on the CPU."""
+    """Peak memory of tensors on the accelerator since the count was last reset; None on the CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def clear_peaks(device: torch.device) -> None:
-    """Begin to count anew, where the system can."""
+    """Reset the counts, if the system can."""
     with suppress(OSError):
         _CLEAR_REFS.write_text(_CLEAR_PEAK)
     if device.type == "cuda":
@@ -119,7 +119,7 @@ def clear_peaks(device: torch.device) -> None:
 
 
 def _can_clear() -> bool:
-    """Whether the system lets a process begin its count anew."""
+    """Whether the system lets a process reset its count."""
     try:
         _CLEAR_REFS.write_text(_CLEAR_PEAK)
     except OSError:

@@ -1,8 +1,8 @@
-"""The HTML page of a benchmark: one file that can be sent to someone.
+"""Write the HTML page of a benchmark: one file that can be sent to someone.
 
-Promises: everything is in the file (styles, charts, and the recordings of the worst utterances where wanted), nothing
-is fetched and no script runs; it reads in light and dark and prints. A recording that is gone costs its player only.
-It does not measure or score: it shows a result.
+Promises: everything is in the file (styles, charts, and the recordings of the worst utterances if requested), nothing
+is fetched and no script runs; it has a light and a dark form and prints. If a recording is gone, only its player is
+missing. It does not measure or score: it shows a result.
 """
 
 import base64
@@ -32,7 +32,7 @@ from asr_doge.errors import AudioError
 RULE_NAMES = {PUBLISHED_RULE: "clean", LEADERBOARD_RULE: "leaderboard"}
 LONGEST_PLAYED_SECONDS = 30.0
 MOST_SPEAKERS = 20
-"""Speakers in the table; of more, the worst."""
+"""Maximum number of speakers in the table; if there are more, the worst are shown."""
 
 
 def write_page(result: BenchmarkResult) -> None:
@@ -66,7 +66,7 @@ def render_page(result: BenchmarkResult) -> str:
 
 
 def _charts(result: BenchmarkResult) -> Iterator[tuple[str, Any]]:
-    """Title and drawing of each chart there is something to draw for."""
+    """Title and drawing of each chart for which there is data."""
     yield "Word error rate by length", _rate_chart(result.accuracy_by_duration, "WER by length of the recording")
     if result.speed and result.speed.stages_ms:
         yield "Where the time goes", _waterfall(result.speed.stages_ms)
@@ -127,7 +127,7 @@ def _worst(sample: SampleResult, embed_audio: bool) -> dict[str, Any]:
 
 
 def _audio_uri(path: Path) -> str | None:
-    """The first half minute of a recording as MP3, which every browser plays; None if it cannot be read any more."""
+    """The first half minute of a recording as MP3, which every browser plays; None if it can no longer be read."""
     try:
         waveform = read_audio(path, SAMPLE_RATE)
     except AudioError:

@@ -1,9 +1,9 @@
-"""Other recognisers, measured on the same files in the same run.
+"""Measure other recognizers on the same files in the same run.
 
-Promises: a peer gets the same waveform that our own model gets, and its texts go through the same rules. Whatever it
-needs beyond our own dependencies is an extra, imported when a peer is asked for; no peer's own code is run
-(`trust_remote_code`), and no pickled weights are read.
-It tunes none of them: they run as their authors set them up.
+Promises: a peer gets the same waveform as our own model, and its texts are scored by the same rules. Its dependencies
+beyond our own are an extra, imported when a peer is requested; no peer's own code is run (`trust_remote_code`), and no
+pickled weights are read.
+It tunes no peer: they run with their authors' settings.
 """
 
 import time
@@ -28,7 +28,7 @@ POCKETSPHINX = "pocketsphinx"
 
 
 class Peer(Protocol):
-    """A recogniser: a waveform in, text out.
+    """A recognizer: a waveform in, text out.
 
     Attributes:
         name: as the user wrote it.
@@ -54,7 +54,7 @@ def load_peer(name: str, device: torch.device) -> Peer:
 
 
 def check_peer(name: str) -> None:
-    """Refuse what cannot be loaded, before hours are spent on other recognisers.
+    """Refuse a peer that cannot be loaded, before hours are spent on the others.
 
     Raises:
         ConfigError: no such peer, or its package is not installed.
@@ -69,20 +69,20 @@ def check_peer(name: str) -> None:
 
 
 def transcribe_file(peer: Peer, path: Path) -> Transcription | FailedTranscription:
-    """A file's transcript, or why there is none: it cannot be read, or the peer fails on it."""
+    """A file's transcript, or why there is none: the file cannot be read, or the peer fails on it."""
     try:
         waveform = read_audio(path, SAMPLE_RATE)
     except AudioError as error:
         return FailedTranscription(error, path)
     try:
         text = peer.transcribe(waveform)
-    except Exception as error:  # whatever other people's code raises on one file, the others are still to come
+    except Exception as error:  # a peer's code may raise anything on one file; the others must still be measured
         return FailedTranscription(AudioError(f"{path}: {peer.name} fails on it ({first_line(error)})"), path)
     return Transcription(text, len(waveform) / SAMPLE_RATE, path)
 
 
 def time_peer(peer: Peer, path: Path) -> TimedRun:
-    """Transcribe one file once, from opening it to the text; its words are counted as its tokens.
+    """Transcribe one file once, from opening it to the text; its words count as tokens.
 
     Raises:
         AudioError: it cannot be read.
@@ -130,7 +130,7 @@ class HuggingFace:
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True},
             )
-        except Exception as error:  # whatever the model's own loading raises
+        except Exception as error:  # a model's own loading may raise anything
             raise CheckpointError(
                 f"--peer {name} cannot be loaded as a speech recogniser: {first_line(error)}"
             ) from error
@@ -139,7 +139,7 @@ class HuggingFace:
 
     def transcribe(self, waveform: NDArray[np.float32]) -> str:
         """See `Peer.transcribe`."""
-        # Whisper's kind reads 30 s at once, and goes on beyond only if it may write timestamps.
+        # Whisper and similar models read 30 s at once, and longer audio only with timestamps.
         longer = len(waveform) > 30 * SAMPLE_RATE and self._pipeline.type == "seq2seq_whisper"
         options = {"return_timestamps": True} if longer else {}
         return str(self._pipeline({"raw": waveform, "sampling_rate": SAMPLE_RATE}, **options)["text"])

@@ -1,8 +1,8 @@
-"""Transcripts of a benchmark that was interrupted, so that it can go on.
+"""Store the transcripts of a benchmark, so that an interrupted one can continue.
 
-Promises: what one run has finished the next one need not do again, if it would give the same: the same recogniser with
-the same settings, and a recording that has not changed since. Each transcript is on disk as soon as it is there, and a
-line that was cut off is passed over.
+Promises: a run reuses an earlier run's transcript if it would be the same: the same recognizer with the same settings,
+and a recording that has not changed since. Each transcript is on disk as soon as it is ready, and a truncated line is
+skipped.
 It does not score.
 """
 
@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from asr_doge.data.feature_cache import audio_stamp
+from asr_doge.data.fingerprints import audio_stamp
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import DataError
 
@@ -21,10 +21,10 @@ class Finished:
     """One transcript.
 
     Attributes:
-        stamp: of the recording it is of, and the language it was taken for.
+        stamp: of its recording, with the language that was used.
         text: the transcript.
         duration: seconds of the recording.
-        seconds: how long it took; of several in a batch, the first bears it all.
+        seconds: time it took; in a batch, the first has the time of all.
     """
 
     stamp: str
@@ -34,12 +34,12 @@ class Finished:
 
 
 class Progress:
-    """The finished transcripts of one recogniser.
+    """The finished transcripts of one recognizer.
 
     Args:
-        folder: where reports go.
-        recogniser: all that the transcripts depend on besides the recordings.
-        part: which part of the samples this process measures, so that processes do not share a file.
+        folder: the folder of the reports.
+        recogniser: everything that the transcripts depend on besides the recordings.
+        part: the part of the samples that this process measures, so that processes do not share a file.
     """
 
     def __init__(self, folder: Path, recogniser: str, part: str) -> None:
@@ -48,23 +48,23 @@ class Progress:
         self._finished = self._read()
 
     def finished(self, sample: Utterance) -> Finished | None:
-        """The transcript of an utterance, if there is one and its recording is still the same."""
+        """The transcript of an utterance, if there is one and its recording has not changed."""
         known = self._finished.get(sample.id)
         if known is None:
             return None
         try:
             return known if known.stamp == _stamp(sample) else None
-        except DataError:  # it has gone since; whoever reads it will say so
+        except DataError:  # it is gone; this is reported when it is read
             return None
 
     def add(self, sample: Utterance, text: str, duration: float, seconds: float) -> Finished:
-        """Keep a transcript.
+        """Store a transcript.
 
         Raises:
-            DataError: the folder cannot be written to, or the recording has gone meanwhile.
+            DataError: the folder cannot be written to, or the recording is gone.
         """
         finished = Finished(_stamp(sample), text, duration, seconds)
-        # Its own line break comes first, too: before it may stand a line that was cut off.
+        # It starts with a line break too, since the previous line may be truncated.
         line = f"\n{json.dumps({'id': sample.id} | asdict(finished))}\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ class Progress:
         return finished
 
     def remove(self) -> None:
-        """Forget them: their report is written."""
+        """Delete them: their report is written."""
         self.path.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Finished]:
@@ -90,7 +90,7 @@ class Progress:
                 entry = json.loads(line)
                 sample_id = entry.pop("id")
                 found[sample_id] = Finished(**entry)
-            except (ValueError, TypeError, KeyError, AttributeError):  # cut off when the process was killed
+            except (ValueError, TypeError, KeyError, AttributeError):  # truncated when the process was killed
                 continue
         return found
 

@@ -1,8 +1,8 @@
-"""The JSON report: written whole or not at all, and read back.
+"""Write and read the JSON report.
 
-Promises: `docs/benchmark.md` says what every field means; a field keeps its meaning as long as `SCHEMA_VERSION` is the
-same; what is read back is the result that was written. A file that is no such report is one error line.
-It does not draw (see `page`).
+Promises: the file is written completely or not at all, and reading it gives the result that was written.
+`docs/benchmark.md` describes every field; a field keeps its meaning for a given `SCHEMA_VERSION`. A file that is not
+such a report gives one error line. It does not draw (see `page`).
 """
 
 import json
@@ -43,6 +43,7 @@ def report_document(result: BenchmarkResult) -> dict[str, Any]:
         "model": dict(result.model),
         "parameters": dict(result.parameters),
         "which_samples": result.which_samples,
+        "reading": result.reading,
         **_recogniser_document(result),
         "accuracy_by_speaker": _documents(result.accuracy_by_speaker),
         "accuracy_by_duration": _documents(result.accuracy_by_duration),
@@ -101,6 +102,7 @@ def _result(document: dict[str, Any], path: Path) -> BenchmarkResult:
     return BenchmarkResult(
         **_recogniser_fields(document),
         **{name: document[name] for name in kept},
+        reading=document.get("reading", ""),
         memory=memory and MemoryResult(**memory | {"stages": _stages(memory["stages"])}),
         peers=[PeerResult(**_recogniser_fields(peer), version=peer["version"]) for peer in document["peers"]],
         report_path=path,

@@ -1,7 +1,7 @@
-"""What a benchmark found, as plain data.
+"""The result of a benchmark, as plain data.
 
-Promises: transcripts and times are stored, accuracy is derived from them, so that a report read back from disk says
-what it said when it was written.
+Promises: transcripts and times are stored and accuracy is computed from them, so a report read from disk gives the same
+figures as when it was written.
 It does not measure, read or write.
 """
 
@@ -27,10 +27,10 @@ from asr_doge.benchmark.speed import SpeedResult
 
 @dataclass(frozen=True)
 class Throughput:
-    """How long it took to transcribe all samples that could be read.
+    """Time to transcribe all samples that could be read.
 
     Attributes:
-        audio_seconds, seconds: their length, and the time it took, reading them included.
+        audio_seconds, seconds: their length, and the time it took, including reading them.
     """
 
     audio_seconds: float
@@ -38,19 +38,19 @@ class Throughput:
 
     @property
     def rtfx(self) -> float:
-        """Seconds of audio a second; 0 if there was nothing to transcribe."""
+        """Seconds of audio per second; 0 if there was nothing to transcribe."""
         return self.audio_seconds / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecogniserResult:
-    """What one recogniser made of the samples.
+    """One recognizer's results on the samples.
 
     Attributes:
         name: as the user wrote it.
         samples: every utterance, scored under the published rule.
         throughput: over all of them.
-        speed: at batch size 1; None where this part of the samples was not to measure it.
+        speed: at batch size 1; None if it was not measured on this part of the samples.
         seed: of the confidence intervals.
     """
 
@@ -73,7 +73,7 @@ class RecogniserResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PeerResult(RecogniserResult):
-    """What a peer made of them; `version` is the package's and the model's."""
+    """A peer's results; `version` is that of the package and the model."""
 
     version: str
 
@@ -89,9 +89,10 @@ class BenchmarkResult(RecogniserResult):
         model: what was loaded, with its fingerprint.
         parameters: by part, and the trainable ones.
         which_samples: how they were chosen.
-        memory: None where `speed` is.
-        peers: other recognisers on the same samples.
-        report_path: the JSON report; the HTML page lies beside it.
+        reading: whether recordings were read whole or cut, and which guards were on; empty in older reports.
+        memory: None if `speed` is None.
+        peers: other recognizers on the same samples.
+        report_path: the JSON report; the HTML page is beside it.
     """
 
     date: str
@@ -100,6 +101,7 @@ class BenchmarkResult(RecogniserResult):
     model: Mapping[str, Any]
     parameters: Mapping[str, float]
     which_samples: str
+    reading: str = ""
     memory: MemoryResult | None
     peers: list[PeerResult]
     report_path: Path
@@ -111,7 +113,7 @@ class BenchmarkResult(RecogniserResult):
 
     @cached_property
     def accuracy_by_speaker(self) -> dict[str, Accuracy]:
-        """Of each speaker, where speakers are known."""
+        """Of each speaker, if speakers are known."""
         return accuracy_by_speaker(self.samples, self.seed)
 
     @cached_property
@@ -121,5 +123,5 @@ class BenchmarkResult(RecogniserResult):
 
     @cached_property
     def accuracy_by_language(self) -> dict[str, Accuracy]:
-        """Of each language, where languages are known."""
+        """Of each language, if languages are known."""
         return accuracy_by_language(self.samples, self.seed)

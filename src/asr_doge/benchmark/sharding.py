@@ -1,7 +1,7 @@
-"""Measuring a big test set in parts, by processes that do not know each other.
+"""Measure a big test set in parts, by independent processes.
 
-Promises: the reports of all parts (`asr_doge.data.sharding`) joined are the report of the whole, utterances in the same
-order. Reports that do not belong together are refused.
+Promises: the joined reports of all parts (`asr_doge.data.sharding`) equal the report of the whole, with utterances in
+the same order. Reports that do not belong together are refused.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from asr_doge.data.sharding import parse_shard
 from asr_doge.errors import DataError
 
 _OWN_SETTINGS = {"shard", "device", "output_dir", "merge", "batch_size", "batch_sizes", "hotwords"}
-"""Settings in which the parts of one benchmark may differ. (The fingerprint has the hotwords, whatever their file.)"""
+"""Settings in which the parts of one benchmark may differ. (The fingerprint has the hotwords, so their file may.)"""
 
 
 def merge_results(parts: Sequence[BenchmarkResult], report_path: Path) -> BenchmarkResult:
-    """The result of the whole from those of all its parts; speed and memory are those of the first.
+    """Join the results of all parts; speed and memory are those of the first.
 
     Raises:
-        DataError: a part is missing, there twice, or of another benchmark.
+        DataError: a part is missing, a duplicate, or of another benchmark.
     """
     ordered = _in_order(parts)
     first = ordered[0]
@@ -70,7 +70,7 @@ def _check_same(first: BenchmarkResult, other: BenchmarkResult) -> None:
 
 
 def _joined(parts: Sequence[RecogniserResult]) -> dict[str, Any]:
-    """Samples in the order of the whole, and the time of all parts together."""
+    """Samples in the order of the whole, and the total time of all parts."""
     count = len(parts)
     total = sum(len(part.samples) for part in parts)
     return {

@@ -1,8 +1,8 @@
-"""How fast a model transcribes: latency clip by clip, stage by stage, and throughput by batch size.
+"""Measure how fast a model transcribes: latency by clip and by stage, and throughput by batch size.
 
 Promises: every timed run goes from the file on disk to the text, through the calls that `transcribe` makes; on an
-accelerator each stage is waited for; runs that warm up are not counted; percentiles are of single runs.
-It does not know what was said: whether the texts are right is `accuracy`'s.
+accelerator the clock waits for each stage to finish; warm-up runs are not counted; percentiles are of single runs.
+It does not check whether the texts are right (see `accuracy`).
 """
 
 import time
@@ -20,9 +20,9 @@ from asr_doge.data.manifest import Utterance
 from asr_doge.inference.transcription import Transcriber
 
 SPEED_CLIPS = 5
-"""Clips whose latency is measured, spread over the range of lengths."""
+"""Number of clips whose latency is measured, spread over the range of lengths."""
 SWEEP_ROUNDS = 2
-"""Batches of the largest size that the throughput is measured on."""
+"""Number of batches of the largest size on which the throughput is measured."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class TimedRun:
     Attributes:
         total: seconds from opening the file to the text.
         duration: seconds of audio.
-        tokens: of the text, with the one that ends it; of a peer, its words.
-        stages: seconds in each stage that was watched.
-        first_token: seconds until the language model's first pass was done, if it was watched.
-        passes: of the language model.
+        tokens: of the text, including the end-of-sequence token; for a peer, its words.
+        stages: seconds in each observed stage.
+        first_token: seconds until the end of the language model's first pass, if it was observed.
+        passes: number of language-model passes.
     """
 
     total: float
@@ -51,10 +51,10 @@ class BatchSpeed:
     """Throughput of several clips together.
 
     Attributes:
-        batch_size: pieces that the model reads at once.
+        batch_size: chunks that the model reads at once.
         num_clips: clips transcribed.
-        audio_seconds, seconds: their length, and how long it took, reading them included.
-        rtfx: the one over the other: seconds of audio a second.
+        audio_seconds, seconds: their length, and the time it took, including reading them.
+        rtfx: seconds of audio per second of time.
     """
 
     batch_size: int
@@ -69,12 +69,15 @@ class SpeedResult:
     """Speed at batch size 1 over some clips, each run several times.
 
     Attributes:
-        total_latency_ms, real_time_factor, tokens_per_second: medians over the clips of their medians.
-        rtfx: seconds of audio a second, all runs together.
+        total_latency_ms, real_time_factor, tokens_per_second: medians over the clips of their medians; tokens over the
+            whole latency.
+        generation_tokens_per_second: median over all runs of tokens divided by the time in the language model, as in
+            the published figures; None if it cannot be observed.
+        rtfx: seconds of audio per second, all runs together.
         latency_p50_ms, latency_p90_ms, latency_p99_ms: percentiles over all runs.
-        first_token_ms: median time to the first token; None where it cannot be seen.
-        language_model_passes: mean over the runs; 0 where they cannot be seen.
-        stages_ms: mean over all runs of each stage and of what is in none (`other`); empty where they cannot be seen.
+        first_token_ms: median time to the first token; None if it cannot be observed.
+        language_model_passes: mean over the runs; 0 if they cannot be observed.
+        stages_ms: mean over all runs of each stage and of the rest (`other`); empty if they cannot be observed.
         num_clips, num_runs, num_warmup_runs: clips, timed runs of each, runs before those.
         batches: throughput by batch size.
     """
@@ -93,13 +96,14 @@ class SpeedResult:
     num_runs: int
     num_warmup_runs: int
     batches: tuple[BatchSpeed, ...] = ()
+    generation_tokens_per_second: float | None = None
 
 
 class StageClock:
     """An observer that adds up the time in each stage.
 
     Args:
-        device: the model's; an accelerator works on after its calls return, so it is waited for.
+        device: the model's; an accelerator continues after its calls return, so the clock waits for it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -122,7 +126,7 @@ class StageClock:
             self.first_token = now - self._start
 
     def total(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the clock was created."""
         return self._now() - self._start
 
     def _now(self) -> float:
@@ -149,7 +153,7 @@ def time_clip(transcriber: Transcriber, path: str | Path) -> TimedRun:
 
 
 def time_runs(time_once: Callable[[], TimedRun], runs: int, warmup_runs: int) -> list[TimedRun]:
-    """What `runs` runs took, after some that are not counted."""
+    """Times of `runs` runs, after warm-up runs that are not counted."""
     return [time_once() for _ in range(warmup_runs + runs)][warmup_runs:]
 
 
@@ -160,6 +164,7 @@ def summarize_speed(
     runs = [run for clip in clips for run in clip]
     latencies = [1000 * run.total for run in runs]
     p50, p90, p99 = (float(value) for value in np.percentile(latencies, [50, 90, 99]))
+    generated = [run.tokens / seconds for run in runs if (seconds := _seconds_of_language_model(run))]
     first_tokens = [1000 * run.first_token for run in runs if run.first_token is not None]
     return SpeedResult(
         total_latency_ms=median(1000 * median(run.total for run in clip) for clip in clips),
@@ -176,6 +181,7 @@ def summarize_speed(
         num_runs=len(clips[0]),
         num_warmup_runs=warmup_runs,
         batches=tuple(batches),
+        generation_tokens_per_second=median(generated) if generated else None,
     )
 
 
@@ -186,7 +192,7 @@ def time_batches(
 
     Args:
         transcriber_of: gives a transcriber of a batch size.
-        samples: clips that can be read; of many, some are taken that are spread over the range of lengths.
+        samples: clips that can be read; if there are many, some spread over the range of lengths are taken.
         sizes: batch sizes.
     """
     chosen = spread_over_lengths(samples, SWEEP_ROUNDS * max(sizes, default=0))
@@ -206,6 +212,10 @@ def _time_batch(transcriber: Transcriber, samples: Sequence[Utterance]) -> Batch
     seconds = clock.total()
     audio_seconds = sum(result.duration for result in results)
     return BatchSpeed(transcriber.batch_size, len(samples), audio_seconds, seconds, audio_seconds / seconds)
+
+
+def _seconds_of_language_model(run: TimedRun) -> float:
+    return run.stages.get("prefill", 0.0) + run.stages.get("generation", 0.0)
 
 
 def _mean_stages(runs: Sequence[TimedRun]) -> dict[str, float]:

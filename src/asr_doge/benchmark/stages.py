@@ -1,8 +1,8 @@
-"""Watching the stages of a transcription from outside, as it runs for any user.
+"""Observe the stages of a transcription from outside, while it runs normally.
 
-Promises: what is watched is the very model and the very calls of `asr_doge.inference`, by hooks that are gone
-afterwards, so that nothing measured is measured on a copy. Stages do not overlap.
-It does not know what is measured at their ends (see `speed` and `memory`).
+Promises: the observed model and calls are those of `asr_doge.inference`, by hooks that are removed afterwards, so
+nothing is measured on a copy. Stages do not overlap.
+It does not know what observers measure (see `speed` and `memory`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,18 +19,18 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class StageObserver(Protocol):
-    """Told when a stage begins and when it ends."""
+    """Notified when a stage begins and when it ends."""
 
     def enter(self, stage: Stage) -> None:
         """A stage begins."""
 
     def leave(self, stage: Stage) -> None:
-        """The stage entered last is over."""
+        """The stage entered last ends."""
 
 
 @contextmanager
 def observed(loaded: LoadedModel, observer: StageObserver) -> Iterator[None]:
-    """Tell `observer` of every stage of whatever the model does meanwhile; reading audio is not the model's."""
+    """Notify `observer` of every stage that the model runs meanwhile; reading audio is not part of the model."""
     model = loaded.model
     hooks = [
         *_hooks(model.encoder, lambda inputs: "encoder", observer),
@@ -46,13 +46,13 @@ def observed(loaded: LoadedModel, observer: StageObserver) -> Iterator[None]:
 
 
 def _language_model_stage(inputs: Mapping[str, Any]) -> Stage:
-    """A pass that has nothing to go on from reads new speech; unlike rows of one batch are read in several."""
+    """A pass without a cache reads new speech (prefill); rows of very different length are prefilled in several."""
     cache = inputs.get("past_key_values")
     return "prefill" if cache is None or not cache.get_seq_length() else "generation"
 
 
 def _hooks(module: nn.Module, stage_of: Callable[[Mapping[str, Any]], Stage], observer: StageObserver) -> list[Any]:
-    """Hooks before and after a module's passes; `stage_of` their inputs says which stage a pass is."""
+    """Add hooks before and after a module's passes; `stage_of` gives the stage of a pass from its inputs."""
     stages: list[Stage] = []
 
     def before(_: nn.Module, __: tuple[Any, ...], inputs: Mapping[str, Any]) -> None:
@@ -67,9 +67,9 @@ def _hooks(module: nn.Module, stage_of: Callable[[Mapping[str, Any]], Stage], ob
 
 @contextmanager
 def _observed_calls(extractor: Any, observer: StageObserver) -> Iterator[None]:
-    """Observe the calls of a feature extractor, which is no module and so has no hooks.
+    """Observe the calls of a feature extractor, which is not a module and has no hooks.
 
-    Calls are looked up on the class: the object, whoever holds it, gets one of its own meanwhile.
+    Python looks calls up on the class, so the object temporarily gets a class of its own.
     """
     plain = type(extractor)
 

@@ -1,8 +1,8 @@
-"""Transcripts of all samples by one recogniser: kept as they come, and scored.
+"""Transcribe all samples by one recognizer, store the transcripts, and score them.
 
-Promises: every sample gets a result, in order; a recording that cannot be read costs the others nothing and counts as
-an empty transcript; what is finished is on disk, and is not transcribed again.
-It does not know which recogniser it is.
+Promises: every sample gets a result, in order; a recording that cannot be read does not affect the others and counts as
+an empty transcript; finished transcripts are on disk and are not computed again.
+It does not know the recognizer.
 """
 
 import sys
@@ -18,6 +18,7 @@ from asr_doge.benchmark.progress import Finished, Progress
 from asr_doge.benchmark.results import Throughput
 from asr_doge.data.manifest import Utterance
 from asr_doge.inference.results import FailedTranscription, Transcription
+from asr_doge.progress import progress_bar
 
 Outcome = Transcription | FailedTranscription
 Item = TypeVar("Item")
@@ -33,8 +34,8 @@ def transcribe_and_score(
 
     Args:
         samples: utterances.
-        transcribe_each: gives their outcomes, in order.
-        progress: what is finished already; new transcripts are added to it.
+        transcribe_each: yields their outcomes, in order.
+        progress: the finished transcripts; new ones are added.
         title: of the progress bar.
     """
     known = {sample.id: found for sample in samples if (found := progress.finished(sample)) is not None}
@@ -47,7 +48,7 @@ def transcribe_and_score(
         if isinstance(outcome, FailedTranscription):
             results.append(score_sample(sample, "", str(outcome.error)))
             continue
-        # The recording's own length, whatever the manifest says.
+        # The recording's own length, not the manifest's.
         results.append(score_sample(replace(sample, duration=outcome.duration), outcome.text))
         audio_seconds += outcome.duration
         seconds += outcome.seconds
@@ -56,12 +57,12 @@ def transcribe_and_score(
 
 def with_bar(items: Sequence[Item], title: str) -> Iterable[Item]:
     """The items, with a progress bar on stderr."""
-    bar: Iterable[Item] = tqdm(items, desc=title, unit="utt", dynamic_ncols=True, disable=None)
+    bar: Iterable[Item] = progress_bar(items, desc=title, unit="utt")
     return bar
 
 
 def _next(outcomes: Iterator[Outcome], sample: Utterance, progress: Progress) -> Finished | FailedTranscription:
-    """The outcome of a sample, kept if it is a transcript; what cannot be read now is tried again the next time."""
+    """The outcome of a sample, stored if it is a transcript; an unreadable recording is tried again next time."""
     start = time.perf_counter()
     outcome = next(outcomes)
     if isinstance(outcome, FailedTranscription):

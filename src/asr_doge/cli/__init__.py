@@ -1,27 +1,51 @@
 """The `asr-doge` command: one thin file a verb.
 
 Promises: a user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130, with what was finished kept;
-no text or file name is beyond printing, and a reader that stops early (`asr-doge … | head`) ends it in silence.
+no text or file name is beyond printing, and a reader that stops early (`asr-doge … | head`) ends it in silence. Output
+that cannot be written, closed streams and a working directory that is gone are one line too.
 """
 
+import errno
 import os
 import sys
-from collections.abc import Sequence
-from io import TextIOWrapper
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from io import StringIO, TextIOWrapper
+from pathlib import Path
+from typing import Any, TextIO
 
-from asr_doge.cli.verbs import VERBS, run_verb
+from asr_doge.cli.verbs import VERBS, run_verb, split_verb
 from asr_doge.errors import ASRDogeError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is from the start
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_standard_streams()
+    output = _Output(sys.stdout)
+    with redirect_stdout(output):
+        try:
+            code = _run(list(sys.argv[1:] if arguments is None else arguments))
+            output.flush()
+        except ASRDogeError as error:
+            code = _fail(f"error: {error}")
+        except OSError as error:
+            code = 2
+            if output.error is None and (error.filename is None or error.strerror is None):
+                raise  # not about a file, so that it may well be a defect
+            if output.error is None:
+                _fail(f"error: {os.fsdecode(error.filename)}: {error.strerror}")
+        except KeyboardInterrupt:
+            code = 130
+            _fail("\ninterrupted")
+    return code if output.error is None else output.lost()
+
+
+def _run(arguments: list[str]) -> int:
+    """Do what the arguments say."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0 if arguments else 2
-    verb, *rest = arguments
+    verb, rest = split_verb(arguments)
     if verb == "--version":
         from asr_doge import __version__
 
@@ -30,23 +54,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _fail(f"asr-doge: unknown verb '{verb}'; choose from {', '.join(VERBS)}")
     try:
-        code = run_verb(verb, rest)
-        sys.stdout.flush()
-        return code
-    except ASRDogeError as error:
-        return _fail(f"error: {error}")
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # else Python complains when it flushes at its end
-        return 141
-    except OSError as error:
-        if error.filename is None or error.strerror is None:
-            raise  # not about a file, so that it may well be a defect
-        return _fail(f"error: {os.fsdecode(error.filename)}: {error.strerror}")
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+        Path.cwd()
+    except OSError:
+        return _fail("error: the working directory does not exist any more: change to one that does")
+    try:
+        return run_verb(verb, rest)
+    except SystemExit as end:  # after --help, which has not reached its reader yet
+        return end.code if isinstance(end.code, int) else 0
+
+
+class _Output:
+    """Standard output; it knows whether it could be written, also where a library keeps quiet about that."""
+
+    def __init__(self, file: TextIO | None) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        return self._attempt(lambda file: file.write(text))
+
+    def flush(self) -> None:
+        if self._file is not None:  # a closed one is no loss as long as nothing is printed
+            self._attempt(lambda file: file.flush())
+
+    def _attempt(self, operation: Callable[[TextIO], Any]) -> Any:
+        try:
+            if self._file is None:
+                raise OSError(errno.EBADF, "it is closed")
+            return operation(self._file)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def lost(self) -> int:
+        """Let what could not be written vanish, and say so if nobody meant it; returns the exit code."""
+        if self._file is not None:
+            _forget(self._file)
+        if isinstance(self.error, BrokenPipeError):
+            return 141
+        reason = self.error.strerror if self.error else None
+        return _fail(f"error: standard output cannot be written ({reason}): send it elsewhere")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file if self._file is not None else StringIO(), name)
+
+
+def _open_standard_streams() -> None:
+    """See that text of any kind can be printed, and that no file is opened in the place of a closed stream."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free, which is this
+    if sys.stderr is None:  # else what is meant for it would be printed to standard output
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is from the start
 
 
 def _usage() -> str:
@@ -55,7 +118,7 @@ def _usage() -> str:
         "",
         "Parameter-efficient speech recognition: a frozen speech encoder, a small adapter, a small language model.",
         "",
-        *(f"  {name:<11} {verb.meaning}" for name, verb in VERBS.items()),
+        *(f"  {name:<17} {verb.meaning}" for name, verb in VERBS.items()),
         "",
         "asr-doge VERB --help says more. Try: asr-doge transcribe recording.wav",
     ]
@@ -63,5 +126,13 @@ def _usage() -> str:
 
 
 def _fail(message: str) -> int:
-    print(message, file=sys.stderr)
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:  # the exit code is left
+        _forget(sys.stderr)
     return 2
+
+
+def _forget(file: TextIO) -> None:
+    """Let what could not be written vanish, else Python complains when it tries again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())

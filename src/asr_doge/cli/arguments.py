@@ -62,7 +62,7 @@ def parse_config(
     """A verb's configuration from its command line.
 
     Args:
-        verb: its name, which is also its section in a YAML file.
+        verb: its name, which is also its section in a YAML file, with an underscore between two words.
         config_class: a dataclass with a docstring under every field.
         arguments: what follows the verb on the command line.
         example: a command line for `--help`.
@@ -84,7 +84,7 @@ def parse_config(
     if positional:
         parser.add_argument(positional, nargs="*", type=str, default=[], help=_field_help(config_class, positional))
     parser.add_class_arguments(config_class, as_group=False, skip={positional} if positional else set())
-    files, spelled, without_flag = _spell_out(arguments, verb, config_class, sections)
+    files, spelled, without_flag = _spell_out(arguments, verb.replace(" ", "_"), config_class, sections)
     try:
         # argparse itself takes such arguments in one place only, so that they are kept from it.
         namespace = parser.parse_args([*files, *spelled] if positional else [*files, *spelled, *without_flag])

@@ -43,3 +43,5 @@ class InfoConfig:
 
     model: str = "nano"
     """Checkpoint folder, hub id or nano; `published` is the published pair, counted without downloading it."""
+    report: bool = False
+    """Print only versions and devices, to paste into a bug report; no name of a user, a host or a folder is in it."""

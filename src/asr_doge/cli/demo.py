@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from tqdm import tqdm
 from transformers import set_seed
 
 from asr_doge.benchmark import ASRDogeBenchmark
@@ -20,6 +19,7 @@ from asr_doge.cli.verbs import parse_verb, run_verb
 from asr_doge.data.digits import split_voices, synthesized_clips, write_clips
 from asr_doge.errors import ConfigError
 from asr_doge.models import assemble_model
+from asr_doge.progress import progress_bar
 
 ENCODER, LANGUAGE_MODEL = "nano/encoder", "nano/language_model"
 ADAPTER_HIDDEN_DIM = 256
@@ -62,6 +62,7 @@ def run(config: DemoConfig) -> int:
             *("--data_dir", str(processed), "--features_dir", str(processed / "features")),
             *("--speech_encoder", ENCODER, "--language_model", LANGUAGE_MODEL),
             *("--adapter_hidden_dim", str(ADAPTER_HIDDEN_DIM), "--epochs", "8", "--patience", "10"),
+            *("--warm_up", "none"),  # nano's language model was made to hear through such an adapter
             *("--seed", str(config.seed), "--output_dir", str(checkpoints)),
         ],
     )
@@ -110,7 +111,7 @@ def _synthesize(corpus: Path, config: DemoConfig) -> None:
         (("train", config.train_utterances, train_voices), ("dev", few, dev_voices), ("test", few, test_voices))
     ):
         clips = synthesized_clips(count, names, seed=3 * config.seed + number)
-        bar = tqdm(clips, total=count, desc=f"speaking {split}", unit="utt", dynamic_ncols=True, disable=None)
+        bar = progress_bar(clips, total=count, desc=f"speaking {split}", unit="utt")
         write_clips(corpus, split, bar)
 
 

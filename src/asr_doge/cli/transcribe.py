@@ -1,23 +1,30 @@
 """`asr-doge transcribe`: recordings to text, printed or as files, or one recording while it comes in."""
 
+import errno
+import hashlib
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from asr_doge.audio.reading import audio_duration, find_audio_files, pcm_blocks, read_blocks
+from asr_doge.audio.channels import Channels
+from asr_doge.audio.folders import search_folder
+from asr_doge.audio.pcm import pcm_blocks
+from asr_doge.audio.reading import audio_duration, count_channels, read_blocks
 from asr_doge.cli.console import note_language, quiet_libraries
 from asr_doge.cli.live import print_live
-from asr_doge.errors import AudioError, ConfigError
+from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.output import (
     TIMED_FORMATS,
     TSV_HEADER,
-    OutputFolder,
     Result,
+    ctm_names,
     ctm_rows,
     document,
     json_document,
@@ -26,11 +33,21 @@ from asr_doge.inference.output import (
     text_line,
     tsv_rows,
 )
+from asr_doge.inference.output_folder import OutputFolder, State
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.transcription import Transcriber, load
+from asr_doge.inference.transcription import Source, SourceWithLanguage, Transcriber, load
 
+_Given = Path | SourceWithLanguage | FailedTranscription
+"""A recording, one channel of it, or what is wrong with it already."""
+_CHANNELS: dict[Channels, int | None] = {"mix": None, "left": 0, "right": 1, "each": None}
 ONE_RECORDING_FORMATS = ("srt", "vtt", "textgrid")
 """Formats of which a file holds one recording."""
+_WITHOUT_EFFECT = frozenset(
+    ["files", "model", "format", "output_dir", "overwrite", "stream", "stream_rate", "batch_size", "device"]
+)
+"""Settings that change no text, or are known otherwise."""
+_NOTHING_CAN_BE_WRITTEN = frozenset([errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)])
+"""What ails a disk and not a name."""
 
 
 def run(config: TranscribeConfig) -> int:
@@ -41,31 +58,38 @@ def run(config: TranscribeConfig) -> int:
     if config.stream:
         return _stream(config, formats[0])
     sources, names = _expand(config.files)
-    folder = OutputFolder(Path(config.output_dir), formats, config.model, names) if config.output_dir else None
+    if config.channels == "each":
+        sources = list(_each_channel(sources))
+    folder = _output_folder(config, formats, names)
     if folder is None and formats[0] in ONE_RECORDING_FORMATS and len(sources) > 1:
         raise ConfigError(f"--format {formats[0]} holds one recording, and there are {len(sources)}: add --output_dir")
-    kept = 0
-    if folder is not None and not config.overwrite:
-        wanted = [source for source in sources if not isinstance(source, Path) or not folder.is_done(source)]
-        kept, sources = len(sources) - len(wanted), wanted
+    notes: list[str] = []
+    if folder is not None:
+        sources, notes = _wanted(folder, sources, config)
     quiet_libraries()
-    sink = _Files(folder) if folder is not None else _Printer(formats[0], config.model, show_path=len(sources) > 1)
-    transcribed = failed = 0
+    sink = _Files(folder) if folder is not None else _Printer(formats[0], config.model, len(sources) > 1, names)
+    transcribed = failed = incomplete = 0
     try:
-        for result in _transcribe_each(config, sources) if sources else ():
-            sink.add(result)
+        for given in _transcribe_each(config, sources) if sources else ():
+            result = sink.add(given)
             if isinstance(result, FailedTranscription):
                 failed += 1
                 tqdm.write(f"error: {result.error}", file=sys.stderr)
-            else:
-                transcribed += 1
+                continue
+            transcribed += 1
+            for note in result.notes:
+                tqdm.write(f"note: {note}", file=sys.stderr)
+            if result.incomplete is not None:
+                incomplete += 1
+                tqdm.write(f"error: {result.incomplete} What is there was transcribed.", file=sys.stderr)
     finally:  # what was finished is kept, whatever stops the rest
         sink.close()
-    if kept:
-        print(f"{kept} already in {config.output_dir}, left as they are; --overwrite makes them anew", file=sys.stderr)
-    if failed or folder is not None:
-        print(f"{transcribed} transcribed, {failed} failed", file=sys.stderr)
-    return 2 if failed else 0
+    for note in notes:
+        print(note, file=sys.stderr)
+    if failed or incomplete or folder is not None:
+        of_them = f" ({incomplete} of them incomplete)" if incomplete else ""
+        print(f"{transcribed} transcribed{of_them}, {failed} failed", file=sys.stderr)
+    return 2 if failed or incomplete else 0
 
 
 def _check(config: TranscribeConfig) -> list[str]:
@@ -82,6 +106,8 @@ def _check(config: TranscribeConfig) -> list[str]:
         raise ConfigError(f"--format {config.format}: several formats need --output_dir")
     if config.stream and len(config.files) > 1:
         raise ConfigError(f"--stream takes one recording, or - for standard input, not {len(config.files)}")
+    if config.stream and config.channels == "each":
+        raise ConfigError("--stream takes one channel: choose --channels mix, left or right")
     if config.stream and config.output_dir is not None:
         raise ConfigError("--stream prints: leave --output_dir out, and send the output to a file")
     if config.stream_rate != TranscribeConfig.stream_rate and not (config.stream and "-" in config.files):
@@ -97,7 +123,13 @@ def _stream(config: TranscribeConfig, output_format: str) -> int:
     quiet_libraries()
     transcriber = _load(config)
     rate = transcriber.sampling_rate
-    blocks = pcm_blocks(sys.stdin.buffer, config.stream_rate, rate) if name == "-" else read_blocks(name, rate)
+    if name == "-" and sys.stdin is None:
+        raise ConfigError("--stream -: standard input is closed: send samples to it, or name a file")
+    blocks = (
+        pcm_blocks(sys.stdin.buffer, config.stream_rate, rate)
+        if name == "-"
+        else read_blocks(name, rate, _CHANNELS[config.channels], _print_note)
+    )
     return print_live(blocks, transcriber, output_format, config.model, None if name == "-" else Path(name))
 
 
@@ -115,46 +147,129 @@ def _load(config: TranscribeConfig) -> Transcriber:
     return transcriber
 
 
-def _expand(files: Sequence[str]) -> tuple[list[Path | FailedTranscription], dict[Path, Path]]:
+def _print_note(note: str) -> None:
+    tqdm.write(f"note: {note}", file=sys.stderr)
+
+
+def _expand(files: Sequence[str]) -> tuple[list[_Given], dict[Path, Path]]:
     """Recordings among files and folders, and in its place a failure for every folder without any.
 
     Also what each recording is called within an output folder: as within the folder it was found in.
     """
-    sources: list[Path | FailedTranscription] = []
+    sources: list[_Given] = []
     names: dict[Path, Path] = {}
-    for path in map(Path, files):
+    for name in files:
+        path = Path(name)
+        if not name:  # a variable of a shell that is not set
+            sources.append(
+                FailedTranscription(AudioError("an argument is empty: name a recording, or . for this folder"))
+            )
+            continue
         try:
-            found = {file: file.relative_to(path) for file in find_audio_files(path)} if path.is_dir() else None
+            is_folder = os.path.isdir(path)  # noqa: PTH112 - False where Path.is_dir raises, as for a name too long
+            search = search_folder(path) if is_folder else None
         except AudioError as error:
             sources.append(FailedTranscription(error, path))
             continue
-        found = found or {path: Path(path.name)}
+        if search is not None and search.note is not None:
+            _print_note(search.note)
+        found = {file: file.relative_to(path) for file in search.paths} if search else {path: Path(path.name)}
         sources += found
         names |= found
     return sources, names
 
 
-def _transcribe_each(config: TranscribeConfig, sources: Sequence[Path | FailedTranscription]) -> Iterator[Result]:
+def _output_folder(config: TranscribeConfig, formats: Sequence[str], names: dict[Path, Path]) -> OutputFolder | None:
+    """Where the files go, if any are wanted; it keeps in mind all settings that a text depends on."""
+    if config.output_dir is None:
+        return None
+    settings = {name: value for name, value in vars(config).items() if name not in _WITHOUT_EFFECT}
+    if config.hotwords is not None:
+        with suppress(OSError, ValueError):  # its fault will be told when it is read
+            settings["hotwords"] = hashlib.sha256(Path(config.hotwords).read_bytes()).hexdigest()
+    folder = Path(config.output_dir)
+    return OutputFolder(folder, formats, config.model, names, settings, overwrite=config.overwrite)
+
+
+def _wanted(
+    folder: OutputFolder, sources: Sequence[_Given], config: TranscribeConfig
+) -> tuple[list[_Given], list[str]]:
+    """Recordings whose files are to be made, each once, and what is to be said of the others."""
+    by_place = {_place(source): source for source in reversed(sources)}
+    each = list(by_place.values())[::-1]
+    states = Counter(folder.state(*_file_of(source)) for source in each if not isinstance(source, FailedTranscription))
+    wanted = [
+        source for source in each if isinstance(source, FailedTranscription) or not folder.is_done(*_file_of(source))
+    ]
+    if config.overwrite:
+        return wanted, []
+    place = config.output_dir
+    notes: dict[State, str] = {
+        "done": f"already in {place}, left as they are; --overwrite makes them anew",
+        "foreign": f"in {place} made by something else, left as they are; --overwrite replaces them",
+        "changed": f"in {place} were of another recording, model or settings, and are made anew",
+    }
+    return wanted, [f"{states[state]} {note}" for state, note in notes.items() if states[state]]
+
+
+def _file_of(source: Path | SourceWithLanguage) -> tuple[Path, int | None]:
+    """The file, and which of its channels, from 1."""
+    if isinstance(source, Path):
+        return source, None
+    assert isinstance(source.source, Path)
+    return source.source, None if source.channel is None else source.channel + 1
+
+
+def _place(source: _Given) -> object:
+    """What tells two sources from each other."""
+    if isinstance(source, FailedTranscription):
+        return source
+    path, channel = _file_of(source)
+    return os.path.abspath(path), channel  # noqa: PTH100 - follows no links
+
+
+def _each_channel(sources: Iterable[_Given]) -> Iterator[_Given]:
+    """Every channel of every recording."""
+    for source in sources:
+        if not isinstance(source, Path):
+            yield source
+            continue
+        try:
+            count = count_channels(source)
+        except AudioError as error:
+            yield FailedTranscription(error, source)
+            continue
+        yield from (SourceWithLanguage(source, channel=number) for number in range(count))
+
+
+def _transcribe_each(config: TranscribeConfig, sources: Sequence[_Given]) -> Iterator[Result]:
     """Results in the order of the sources, with a bar on stderr where there is somebody to see it."""
     transcriber = _load(config)
-    paths = [source for source in sources if isinstance(source, Path)]
+    channel = _CHANNELS[config.channels]
+    spoken = [
+        replace(source, language=config.language)
+        if isinstance(source, SourceWithLanguage)
+        else SourceWithLanguage(source, config.language, channel=channel)
+        for source in sources
+        if not isinstance(source, FailedTranscription)
+    ]
     is_seen = sys.stderr.isatty()
     with tqdm(
-        total=sum(map(_duration, paths)) if is_seen else None,
+        total=sum(_duration(one.source) for one in spoken) if is_seen else None,
         disable=not is_seen,
         desc="transcribing",
         bar_format="{desc} {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of audio [{elapsed}<{remaining}]",
         dynamic_ncols=True,
     ) as bar:
-        results = transcriber.transcribe_each(paths, bar.update)
+        results = transcriber.transcribe_each(spoken, bar.update)
         for source in sources:
-            yield next(results) if isinstance(source, Path) else source
+            yield source if isinstance(source, FailedTranscription) else next(results)
 
 
-def _duration(path: Path) -> float:
+def _duration(path: Source) -> float:
     """Seconds, for the bar; what cannot be read will be reported when its turn comes."""
     with suppress(AudioError):
-        return audio_duration(path)
+        return audio_duration(path) if isinstance(path, Path) else 0.0
     return 0.0
 
 
@@ -164,9 +279,16 @@ class _Files:
     def __init__(self, folder: OutputFolder) -> None:
         self._folder = folder
 
-    def add(self, result: Result) -> None:
+    def add(self, result: Result) -> Result:
+        """Write a result; one that cannot be written is a failure, unless nothing can be written any more."""
         if isinstance(result, Transcription):
-            self._folder.write(result)
+            try:
+                self._folder.write(result)
+            except DataError as error:
+                if getattr(error.__cause__, "errno", None) in _NOTHING_CAN_BE_WRITTEN:
+                    raise
+                return FailedTranscription(error, result.path)
+        return result
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -175,17 +297,20 @@ class _Files:
 class _Printer:
     """Prints results as they come, or, where the format is one document, at the end."""
 
-    def __init__(self, output_format: str, model: str, show_path: bool) -> None:
+    def __init__(self, output_format: str, model: str, show_path: bool, names: Mapping[Path, Path]) -> None:
         self._format, self._model, self._show_path = output_format, model, show_path
+        self._ctm_names = ctm_names(names, names) if output_format == "ctm" else {}
         self._results: list[Result] = []
         if output_format == "tsv":
             print(TSV_HEADER)
 
-    def add(self, result: Result) -> None:
+    def add(self, result: Result) -> Result:
+        """Print a result, or keep it to be printed."""
         for line in self._lines(result):
             tqdm.write(line, file=sys.stdout)
         if self._format == "json":
             self._results.append(result)
+        return result
 
     def _lines(self, result: Result) -> list[str]:
         if self._format == "jsonl":
@@ -197,7 +322,7 @@ class _Printer:
         if self._format == "tsv":
             return tsv_rows(result)
         if self._format == "ctm":
-            return ctm_rows(result)
+            return ctm_rows(result, self._ctm_names.get(result.path) if result.path else None)
         return [document(result, self._format, self._model).rstrip("\n")]
 
     def close(self) -> None:

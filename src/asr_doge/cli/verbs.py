@@ -16,6 +16,8 @@ from asr_doge.cli.arguments import parse_config
 class Verb:
     """A verb: `asr_doge.cli.NAME` has its `run(config)`, which returns the exit code.
 
+    A name of two words, such as `pretrain ctc_head`, has an underscore between them as a module and a section of YAML.
+
     Attributes:
         meaning: one line.
         config: the dataclass of its settings, as `module:name`.
@@ -49,7 +51,7 @@ VERBS = {
         positional="files",
     ),
     "download": Verb(
-        "Fetch a corpus; --list names them.",
+        "Fetch a corpus or a model; --list names them.",
         "asr_doge.data.configuration:DownloadConfig",
         "asr-doge download librispeech --output_dir ./data --splits train-clean-100 dev-clean test-clean",
         positional="corpora",
@@ -89,6 +91,16 @@ VERBS = {
         "asr_doge.training.configuration:PretrainConfig",
         "asr-doge pretrain --config configs/nano.yaml --digits_dir ./fsdd --output_dir ./nano",
     ),
+    "pretrain ctc_head": Verb(
+        "A CTC head for an encoder that has none.",
+        "asr_doge.training.ctc_head_configuration:PretrainCTCHeadConfig",
+        "asr-doge pretrain ctc_head --data_dir ./processed --speech_encoder openai/whisper-base --output_dir ./head",
+    ),
+    "pretrain encoder": Verb(
+        "A small speech encoder with CTC, from nothing, on spoken digits.",
+        "asr_doge.training.encoder_configuration:PretrainEncoderConfig",
+        "asr-doge pretrain encoder --architecture seanet --digits_dir ./fsdd --output_dir ./seanet",
+    ),
     "merge": Verb(
         "LoRA's updates into the weights of the language model, or apart for peft.",
         "asr_doge.cli.configuration:MergeConfig",
@@ -110,11 +122,23 @@ VERBS = {
 def parse_verb(name: str, arguments: Sequence[str]) -> Any:
     """The settings of a verb from what follows it on the command line; see `parse_config`."""
     verb = VERBS[name]
-    return parse_config(name, verb.config_class, arguments, verb.example, tuple(VERBS), verb.positional)
+    sections = tuple(section(other) for other in VERBS)
+    return parse_config(name, verb.config_class, arguments, verb.example, sections, verb.positional)
+
+
+def section(name: str) -> str:
+    """What a verb is called where no space may be."""
+    return name.replace(" ", "_")
+
+
+def split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb, of one word or two, that arguments begin with, and the rest of them."""
+    two = " ".join(arguments[:2])
+    return (two, [*arguments[2:]]) if two in VERBS else (arguments[0], [*arguments[1:]])
 
 
 def run_verb(name: str, arguments: Sequence[str]) -> int:
     """Run a verb as the command line does; returns its exit code."""
     config = parse_verb(name, arguments)
-    run: Callable[[Any], int] = import_module(f"asr_doge.cli.{name}").run
+    run: Callable[[Any], int] = import_module(f"asr_doge.cli.{section(name)}").run
     return run(config)

@@ -1,8 +1,8 @@
 """Corpora, manifests, and the format of the feature cache.
 
-Promises: each step leaves a file that other tools can read, written whole or not at all. It knows audio and text; it
-knows no models and runs no encoder. What loads libraries is imported by its own name, such as
-`asr_doge.data.processing`: the verbs' settings are in this room, and `--help` waits for nothing.
+Promises: each step writes files that other tools can read, each completely or not at all. It knows audio and text; it
+knows no models and runs no encoder. Modules that load libraries are imported by their own names, such as
+`asr_doge.data.processing`, since the verbs' settings are in this package and `--help` must be fast.
 """
 
 from asr_doge.data.manifest import Utterance, read_manifest, write_manifest

@@ -1,9 +1,10 @@
-"""Batches of like length, bounded by their total length and not by their count.
+"""Divide items into batches by count or by similar length, and give each process its part.
 
-Promises: no batch takes more room than the limit, padding included (a single item longer than it is a batch by itself);
-every item comes once an epoch; which items share a batch, and the order of the batches, changes by epoch and depends on
-the lengths, the seed and the epoch alone, so that other processes, as many of them, can go on in its middle. Every
-epoch has the same number of batches, which schedulers of the learning rate rely on.
+Promises: with a limit on lengths, no batch exceeds it, padding included (a single longer item is a batch by itself);
+every item occurs once per epoch; the composition and order of the batches change by epoch and depend only on the
+lengths, the seed and the epoch, so the same number of other processes can continue in the middle of an epoch. Every
+epoch has the same number of batches, which learning-rate schedules require. Several processes make the same steps as
+one: what they read for a step, joined, is what one would read, and none reads an item twice to keep busy.
 It knows lengths of any unit (seconds, tokens), and neither audio nor text.
 """
 
@@ -14,17 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from asr_doge.data.like_batches import LikeBatches
 from asr_doge.data.sharding import WHOLE, Shard
 
 _JITTER = 0.02
-"""Lengths are taken for up to e^±this of what they are before they are sorted, so that neighbours change by epoch."""
+"""Before sorting, lengths are multiplied by up to e^±this, so that the composition of batches changes by epoch."""
 
 
 def cut_by_length(lengths: Sequence[float], limit: float) -> list[int]:
-    """Cut ascending `lengths` into runs of which none takes more room than `limit` once padded.
+    """Cut ascending `lengths` into runs of which none exceeds `limit` once padded.
 
     Returns:
-        Where each run ends; a run is what lies between two ends, and holds at least one item.
+        Where each run ends; a run lies between two ends and has at least one item.
     """
     ends = []
     start = 0
@@ -36,10 +38,9 @@ def cut_by_length(lengths: Sequence[float], limit: float) -> list[int]:
 
 
 class LengthBatches(Sampler[list[int]]):
-    """A batch sampler for a data loader: lists of indices, of like length.
+    """A batch sampler for a data loader: lists of indices of items of similar length.
 
-    `set_epoch` chooses the epoch. The batches of several processes are every other one of these, as `accelerate` deals
-    them out.
+    `set_epoch` chooses the epoch.
 
     Args:
         lengths: of each item.
@@ -73,16 +74,85 @@ class LengthBatches(Sampler[list[int]]):
         return [batches[index] for index in rng.permutation(len(batches))]
 
     def padding_share(self, epoch: int = 0) -> float:
-        """Padding as a fraction of all that an epoch's batches hold."""
+        """Padding as a fraction of the total size of an epoch's batches."""
         room = sum(len(batch) * self.lengths[batch].max() for batch in self.batches(epoch))
-        return max(0.0, 1 - float(self.lengths.sum() / room)) if room else 0.0  # rounding may pass below 0
+        return max(0.0, 1 - float(self.lengths.sum() / room)) if room else 0.0  # rounding may give less than 0
+
+
+class CountBatches(Sampler[list[int]]):
+    """Batches of `size` items in random order; the last of an epoch has the rest.
+
+    Args:
+        count: of the items.
+        size: of a batch.
+        seed: of the order.
+    """
+
+    def __init__(self, count: int, size: int, seed: int = 0) -> None:
+        self.count = count
+        self.size = size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, whose batches come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self.count / self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches(self.epoch))
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Batches of an epoch."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.count).tolist()
+        return [order[start : start + self.size] for start in range(0, self.count, self.size)]
+
+
+class ProcessBatches(Sampler[list[int | None]]):
+    """One process's part of the batches that all processes read together.
+
+    If nothing is left for it in a batch, it gets an empty place, None, so that every process makes every step.
+
+    Args:
+        whole: the batches of all processes.
+        shard: the process.
+        parts: number of parts that it splits its share of a batch into; None deals out whole batches in turn.
+    """
+
+    def __init__(
+        self, whole: CountBatches | LengthBatches | LikeBatches, shard: Shard = WHOLE, parts: int | None = None
+    ) -> None:
+        self.whole = whole
+        self.shard = shard
+        self.parts = parts
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, whose batches come next."""
+        self.whole.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.whole) / self.shard.count) if self.parts is None else len(self.whole) * self.parts
+
+    def __iter__(self) -> Iterator[list[int | None]]:
+        mine = self.shard.index - 1
+        if self.parts is None:
+            batches = list(self.whole)
+            for start in range(mine, len(self) * self.shard.count, self.shard.count):
+                yield [*batches[start]] if start < len(batches) else [None]
+            return
+        for batch in self.whole:
+            size = math.ceil(len(batch) / (self.shard.count * self.parts))
+            for place in range(mine * self.parts, (mine + 1) * self.parts):
+                yield [*batch[place * size : (place + 1) * size]] or [None]
 
 
 class SharedBatches(Sampler[list[int | None]]):
-    """One process's part of batches of items that are in order of length, for what goes over all of them once.
+    """One process's part of batches of items sorted by length, for a single pass over all of them.
 
-    The n-th batches of all processes have as many places and, joined, hold the items in their order; what is left over
-    at the end are empty places, None.
+    The n-th batches of all processes have equally many places and, joined, hold the items in their order; unused places
+    at the end are None.
 
     Args:
         lengths: of each item, ascending.
@@ -93,7 +163,7 @@ class SharedBatches(Sampler[list[int | None]]):
     def __init__(self, lengths: Sequence[float], limit: float, shard: Shard = WHOLE) -> None:
         count = shard.count
         places = [*range(len(lengths)), *[None] * (-len(lengths) % count)]
-        # A place in each process's batch at a time, so that all get as many.
+        # One place in each process's batch at a time, so that all get equally many.
         longest = [max(lengths[start : start + count]) for start in range(0, len(lengths), count)]
         self._batches: list[list[int | None]] = []
         start = 0

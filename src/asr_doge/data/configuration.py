@@ -1,7 +1,7 @@
 """Settings of the `process` and `download` verbs: command line, YAML and Python alike.
 
-Promises: a docstring under every field, which is its `--help`; values that cannot work are refused here; importing this
-loads no library.
+Promises: a docstring under every field, which is its `--help`; invalid values are refused here; importing this loads no
+library.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from pathlib import Path
 from asr_doge.errors import ConfigError
 
 ENCODER_SAMPLE_RATE = 16_000
-"""`asr_doge.audio.SAMPLE_RATE`, whose room takes a while to load."""
+"""`asr_doge.audio.SAMPLE_RATE`, repeated here since importing that package takes a while."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ProcessConfig:
     """Make the manifests of a corpus: measure its recordings, normalize its transcripts, and keep what is usable."""
 
     data_dir: Path
-    """Folder of the corpus, as its authors lay it out."""
+    """Folder of the corpus, in its original layout."""
     output_dir: Path
     """Folder for train_manifest.json, dev_manifest.json, test_manifest.json, dropped.tsv and report.html."""
     dataset: str = "librispeech"
@@ -35,10 +35,10 @@ class ProcessConfig:
     test_split: str | None = None
     """Split to test on. Default: test-clean for librispeech, else test. Empty ("") leaves it out."""
     language: str | None = None
-    """Language code, such as de, of the utterances whose corpus names none. Default: none."""
+    """Language code, such as de, of utterances for which the corpus names none. Default: none."""
     sample_rate: int = ENCODER_SAMPLE_RATE
-    """Rate, in Hz, that recordings are resampled to when they are read; the files stay as they are. The speech encoder
-    hears 16000 and nothing else."""
+    """Rate, in Hz, that recordings are resampled to when they are read; the files are not changed. The speech encoder
+    needs 16000."""
     max_duration: float = 30.0
     """Longest recording to keep, in seconds."""
     min_duration: float = 0.5
@@ -48,12 +48,12 @@ class ProcessConfig:
     max_chars: int | None = None
     """Most characters of the normalized transcript. Default: any number."""
     max_chars_per_second: float | None = None
-    """Most characters of the normalized transcript a second of recording: more are seldom what was said (fast English
-    is below 25). Default: any number."""
+    """Most characters of the normalized transcript per second of recording: transcripts with more seldom match the
+    speech (fast English is below 25). Default: any number."""
     verify: bool = False
-    """Decode every recording to its end, which finds those that break off in the middle. Else only headers are read."""
+    """Decode every recording to its end, which finds truncated ones. By default only headers are read."""
     num_workers: int = 8
-    """Recordings that are opened at once."""
+    """Recordings that are opened at the same time."""
 
     def __post_init__(self) -> None:
         if self.sample_rate != ENCODER_SAMPLE_RATE:
@@ -77,35 +77,42 @@ class ProcessConfig:
             raise ConfigError(f"--num_workers {self.num_workers}: at least 1 is needed")
 
 
+MODEL = "model"
+"""The word after `download` that says that models follow instead of corpora."""
+
+
 @dataclass
 class DownloadConfig:
-    """Fetch corpora: resumable, checked, unpacked whole or not at all. A second run does nothing."""
+    """Fetch corpora or models: resumable, checked, completely or not at all. A second run does nothing."""
 
     corpora: list[str] = field(
         default_factory=list,
-        metadata={"help": "Corpora of --list, or hub:NAME for a Hugging Face dataset (needs asr-doge[datasets])."},
+        metadata={
+            "help": "Corpora of --list; hub:NAME for a Hugging Face dataset (needs asr-doge[datasets]); or the word"
+            " model and then models of --list."
+        },
     )
     output_dir: Path = Path("./data")
-    """Folder to unpack into; each corpus makes a folder of its own in it."""
+    """Folder to unpack into; each corpus or model gets a folder of its own in it."""
     splits: list[str] = field(default_factory=list)
     """Splits to fetch, several after one flag. Default: what process takes by default (for librispeech train-clean-100,
     dev-clean and test-clean)."""
     mirror: str | None = None
-    """Address of a folder that has the archives by their own names. Default: the corpus's own addresses, one by one."""
+    """Address of a folder with the archives under their original names. Default: the corpus's own addresses."""
     timeout: float = 30.0
-    """Seconds without a byte after which a connection is given up and made anew."""
+    """Seconds without a byte after which a connection is closed and reopened."""
     keep_archives: bool = False
-    """Keep the archives once they are unpacked."""
+    """Keep the archives after unpacking."""
     subset: str | None = None
     """For hub: the dataset's configuration, such as a language. Default: its own."""
     text_column: str | None = None
-    """For hub: the column of transcripts. Default: the first of text, sentence, transcription, transcript,
-    normalized_text and raw_text that there is."""
+    """For hub: the column of transcripts. Default: the first existing one of text, sentence, transcription, transcript,
+    normalized_text and raw_text."""
     max_utterances: int | None = None
-    """For hub: most utterances to fetch of each split. Default: all."""
+    """For hub: maximum number of utterances to fetch for each split. Default: all."""
     # Last in the class, whose later lines could not say `list[str]`.
     list: bool = False
-    """Name the corpora, their licences, hours, sizes and checksums, and fetch nothing."""
+    """List the corpora and models with their licences, sizes and checksums, and fetch nothing."""
 
     def __post_init__(self) -> None:
         if not self.timeout > 0:

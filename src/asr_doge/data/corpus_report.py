@@ -1,4 +1,4 @@
-"""What became of a corpus: figures for a terminal, and one HTML page with histograms.
+"""Report what was kept and dropped of a corpus: figures for a terminal, and one HTML page with histograms.
 
 Promises: the page is a single file that loads nothing from elsewhere, and the same corpus gives the same bytes. It
 reads no recording: everything is in the utterances.
@@ -20,33 +20,33 @@ _BINS = 30
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What became of one split."""
+    """What was kept and dropped of one split."""
 
     role: str
     """`train`, `dev` or `test`."""
     split: str
-    """The corpus's own name for it."""
+    """The corpus's name for it."""
     manifest: Path
     durations: tuple[float, ...]
-    """Lengths of what was kept, in seconds."""
+    """Durations of the kept utterances, in seconds."""
     text_lengths: tuple[int, ...]
-    """Characters of the normalized transcripts."""
+    """Number of characters of each normalized transcript."""
     speakers: int
-    """Different speakers of what was kept; 0 if the corpus does not name them."""
+    """Number of speakers of the kept utterances; 0 if the corpus does not name them."""
     languages: tuple[str, ...]
-    """Those that the corpus names."""
+    """The languages that the corpus names."""
     words: int
-    """Words of all transcripts."""
+    """Number of words in all transcripts."""
     vocabulary: int
-    """Different words."""
+    """Number of different words."""
     characters: str
     """Different characters, in order."""
     unseen_share: float | None
-    """Share of the words that are not in train's; None where there is no train to compare with."""
+    """Share of the words that do not occur in train; None if there is no train split."""
     dropped: dict[str, int]
-    """Number of recordings by the reason they were dropped for."""
+    """Number of dropped recordings, by reason."""
     examples: tuple[str, ...]
-    """The first few faulty recordings, a line each; a mere length outside the limits is no fault."""
+    """The first few faulty recordings, one line each; exceeding a length limit is not a fault."""
 
     @classmethod
     def of(
@@ -58,7 +58,7 @@ class SplitReport:
         rejected: Sequence[Rejected],
         train: Sequence[Utterance],
     ) -> "SplitReport":
-        """Count what was kept of a split and what was not; `train` is what was kept to train on."""
+        """Count what was kept and dropped of a split; `train` has the kept training utterances."""
         counts = Counter(word for utterance in kept for word in utterance.text.split())
         known = {word for utterance in train for word in utterance.text.split()}
         unseen = sum(count for word, count in counts.items() if word not in known)
@@ -82,12 +82,12 @@ class SplitReport:
 
     @property
     def kept(self) -> int:
-        """Utterances that were kept."""
+        """Number of kept utterances."""
         return len(self.durations)
 
     @property
     def seconds(self) -> float:
-        """Length of what was kept."""
+        """Total duration of the kept utterances."""
         return math.fsum(self.durations)
 
     def lines(self) -> list[str]:
@@ -106,12 +106,12 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class ProcessReport:
-    """What `process_corpus` did."""
+    """Result of `process_corpus`."""
 
     dataset: str
     splits: tuple[SplitReport, ...]
     warnings: tuple[str, ...]
-    """What may make results look better, or the corpus smaller, than they are."""
+    """Warnings about overlaps that make results look better, and limits that drop most of the corpus."""
     page: Path
     """The HTML page."""
 

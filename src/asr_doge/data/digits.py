@@ -1,7 +1,7 @@
-"""Spoken digit strings: the domain of the bundled nano model.
+"""Make spoken digit strings: the domain of the bundled nano model.
 
-Promises: strings of the ten English digit words, made from recordings of single digits with silence between them, or
-spoken by espeak-ng; deterministic given the random generator. Voices kept out of training are named here, once.
+Promises: strings of the ten English digit words, joined from recordings of single digits with silence between them, or
+spoken by espeak-ng; deterministic for a given random generator. The voices kept out of training are defined here only.
 It does not train anything.
 """
 
@@ -31,7 +31,7 @@ Recordings = dict[str, dict[str, list[NDArray[np.float32]]]]
 
 
 def random_digits(rng: np.random.Generator, length: tuple[int, int] = (2, 8)) -> list[str]:
-    """A string of digit words; `length` is the fewest and the most."""
+    """A string of digit words; `length` is the smallest and largest number of words."""
     return [DIGIT_WORDS[i] for i in rng.integers(0, len(DIGIT_WORDS), rng.integers(length[0], length[1] + 1))]
 
 
@@ -40,7 +40,7 @@ def join_recordings(
     rng: np.random.Generator,
     pause_seconds: tuple[float, float] = (0.05, 0.4),
 ) -> NDArray[np.float32]:
-    """Play recordings one after another with silence of random length before, between and after them.
+    """Concatenate recordings with silence of random length before, between and after them.
 
     Args:
         recordings: `[samples]` each, at 16 kHz.
@@ -69,7 +69,7 @@ class FSDDRecording:
 
 
 def list_fsdd(folder: Path) -> list[FSDDRecording]:
-    """The recordings (`{digit}_{speaker}_{take}.wav`) of a dataset folder or its `recordings` folder, by name."""
+    """The recordings (`{digit}_{speaker}_{take}.wav`) of a dataset or its `recordings` folder, sorted by name."""
     folder = folder / "recordings" if (folder / "recordings").is_dir() else folder
     matches = ((path, _FSDD_NAME.fullmatch(path.name)) for path in sorted(folder.glob("*.wav")))
     return [
@@ -113,13 +113,13 @@ def read_fsdd(folder: Path, takes: str = "all", only: Sequence[str] = (), withou
 def spoken_digits(
     recordings: dict[str, list[NDArray[np.float32]]], digits: Sequence[str], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """A digit string from one speaker's single digits, `[samples]` at 16 kHz, each drawn anew."""
+    """A digit string joined from one speaker's single digits, `[samples]` at 16 kHz; each is drawn at random."""
     return join_recordings([recordings[d][rng.integers(len(recordings[d]))] for d in digits], rng)
 
 
 @dataclass(frozen=True)
 class VoiceSplit:
-    """espeak-ng voices for training, and those never trained on."""
+    """espeak-ng voices for training, and those kept out of it."""
 
     train: tuple[str, ...]
     unseen: tuple[str, ...]
@@ -137,7 +137,7 @@ def split_voices() -> VoiceSplit:
 
 
 def random_voice(names: Sequence[str], rng: np.random.Generator) -> Voice:
-    """One of `names` at a speed, pitch and liveliness within what people do."""
+    """One of `names` with a random speed, pitch and liveliness in the human range."""
     return Voice(
         name=names[int(rng.integers(len(names)))],
         words_per_minute=int(rng.integers(110, 220)),
@@ -156,7 +156,7 @@ def synthesized_digits(digits: Sequence[str], voice: Voice, rng: np.random.Gener
 
 @dataclass(frozen=True)
 class DigitClip:
-    """One spoken digit string: `[samples]` at 16 kHz, its words, and whose voice it is."""
+    """One spoken digit string: `[samples]` at 16 kHz, its words, and its speaker or voice."""
 
     waveform: NDArray[np.float32]
     digits: Sequence[str]

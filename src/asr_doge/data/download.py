@@ -1,8 +1,7 @@
-"""The `download` verb: published corpora from their addresses to folders that `process` reads.
+"""The `download` verb: fetch published corpora into folders that `process` reads.
 
-Promises: a corpus that is there already is left alone; room on the disk is looked at before anything is fetched; one
-archive that cannot be had does not stop the others. It knows no addresses itself: they are in the corpora's
-declarations.
+Promises: a corpus that is already there is left alone; disk space is checked before anything is fetched; one archive
+that cannot be fetched does not stop the others. It knows no addresses itself: they are in the corpora's declarations.
 """
 
 import shutil
@@ -22,15 +21,15 @@ from asr_doge.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Download:
-    """What became of one split."""
+    """Result of fetching one split."""
 
     corpus: str
     split: str
     folder: Path
-    """Where it lies."""
+    """Its folder."""
     outcome: Literal["fetched", "already there", "failed"]
     error: str = ""
-    """A line, if it failed."""
+    """One line, if it failed."""
 
 
 def list_corpora() -> list[str]:
@@ -60,11 +59,11 @@ def list_corpora() -> list[str]:
 
 
 def download(config: DownloadConfig) -> Iterator[Download]:
-    """Fetch and unpack what is not there yet; yields each split when it is done.
+    """Fetch and unpack what is missing; yields each split when it is done.
 
     Raises:
-        ConfigError: a corpus or split that there is not, or `datasets` is needed and not installed.
-        DataError: the output folder cannot be written to, or the disk has not enough room.
+        ConfigError: an unknown corpus or split, or `datasets` is needed and not installed.
+        DataError: the output folder cannot be written to, or the disk has too little space.
     """
     if not config.corpora:
         raise ConfigError(f"no corpus named: choose from {', '.join(PUBLISHED)}, or see asr-doge download --list")
@@ -88,7 +87,7 @@ def download(config: DownloadConfig) -> Iterator[Download]:
 
 
 def _chosen(name: str, config: DownloadConfig) -> dict[str, Archive]:
-    """The archives of a corpus by split: those named, else those that `process` takes by default, else all."""
+    """The archives of a corpus by split: the named ones, else those that `process` uses by default, else all."""
     if name not in PUBLISHED:
         raise ConfigError(f"corpus '{name}' is unknown: choose from {', '.join(PUBLISHED)}, or hub:NAME")
     archives = PUBLISHED[name].archives
@@ -100,7 +99,7 @@ def _chosen(name: str, config: DownloadConfig) -> dict[str, Archive]:
 
 
 def _check_room(config: DownloadConfig, missing: Sequence[Archive]) -> None:
-    """An archive is removed once it is unpacked, so that only the largest needs room beside what is unpacked."""
+    """Check the disk space. An archive is removed once unpacked, so only the largest counts beside the rest."""
     if not missing:
         return
     packed = [max(0, (a.bytes or a.unpacked_bytes) - _held(config.output_dir / a.name)) for a in missing]

@@ -6,250 +6,46 @@ folder without talking to each other, and the cache is whatever files the folder
 a corpus that outgrows it gets files of a larger number beside the older ones, and where both hold an utterance the
 larger number counts.
 
-Promises: a file is there whole or not at all, so a killed run loses at most the file under way; features of another
-source or storage are never returned, and only removed where that is asked for; damage is one `DataError` line that says
-to run `asr-doge features` again. It runs no encoder and opens no recording.
+Promises: features of another source or storage are never returned; a reader is given what a file holds now, though it
+was replaced meanwhile (elsewhere than on this machine that is not noticed); damage is one `DataError` line that says to
+run `asr-doge features` again. It writes nothing (see `asr_doge.data.feature_cache_writer`), and opens no recording.
 """
 
 import os
-import re
-import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
+from asr_doge.data.feature_folder import (
+    OTHER_SOURCE_REMEDY,
+    READINGS,
+    REMEDY,
+    SHARD_NAME,
+    Index,
+    OpenShard,
+    ReplacedError,
+    difference,
+    read_header_of,
+    read_headers,
+)
 from asr_doge.data.feature_shards import (
     DamagedShardError,
     Entry,
     Features,
-    Rows,
     ShardHeader,
     Source,
     Storage,
     from_storage,
-    read_header,
-    read_rows,
-    row_range,
-    shard_bytes,
-    to_storage,
 )
-from asr_doge.data.manifest import Utterance, id_digest
-from asr_doge.data.sharding import WHOLE, Shard
-from asr_doge.data.stores import LocalStore, Store, open_store
+from asr_doge.data.fingerprints import KnownCopies
+from asr_doge.data.manifest import Utterance
+from asr_doge.data.stores import Store, open_store
 from asr_doge.errors import DataError
 
-_SHARD_NAME = re.compile(r"features-(\d{5,})-of-(\d{5,})\.safetensors")
 _OPEN_SHARDS = 1024  # a process may map only so many files
-_REMEDY = "run 'asr-doge features' again"
-_OTHER_SOURCE_REMEDY = "with another --output_dir, or with --overwrite to replace them"
-
-
-def audio_stamp(path: str | os.PathLike[str]) -> str:
-    """Size and time of change of a recording; another stamp means that its features must be computed again.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    try:
-        status = Path(path).stat()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): correct the manifest or restore the file") from None
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def shard_count(seconds: float, shard_seconds: float) -> int:
-    """Files for so much audio: the power of two that leaves at most `shard_seconds` for each, on average."""
-    count = 1
-    while count * shard_seconds < seconds:
-        count *= 2
-    return count
-
-
-def shard_of(utterance_id: str, num_shards: int) -> int:
-    """The file, from 0, that an utterance belongs in: the same on every machine."""
-    return int.from_bytes(id_digest(utterance_id)[:8], "big") % num_shards
-
-
-class FeatureCacheWriter:
-    """Fill a feature cache, or a part of one, or go on with it.
-
-    What the folder already holds of the same source and storage stays. Several manifests can share a folder if no id
-    means two recordings. Use it as a context manager, or call `close`.
-
-    Args:
-        folder: the cache, a path or URL; made if need be.
-        source: what computes the features.
-        storage: how they are stored.
-        num_shards: files to lay the cache out in (`shard_count`); more if the folder already has more.
-        part: of the files, that this process fills.
-        overwrite: remove features of another source or storage; they may have cost days.
-
-    Raises:
-        DataError: the folder cannot be written to, holds features of another source or storage, or its part is being
-            written by another process.
-    """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        source: Source,
-        storage: Storage | None = None,
-        *,
-        num_shards: int = 1,
-        part: Shard = WHOLE,
-        overwrite: bool = False,
-    ) -> None:
-        self.store = open_store(folder)
-        self.source = dict(source)
-        self.storage = storage or Storage()
-        self._part = part
-        self._lock = _lock(self.store, part)
-        try:
-            headers = self._usable_headers(overwrite)
-            layouts = [_numbers(name)[1] for name in headers]
-            self.num_shards: int = max([num_shards, *layouts])
-            self._headers = {name: header for name, header in headers.items() if self._may_hold_mine(name)}
-            self._index = _Index(self._headers)
-        except DataError:
-            self.close()
-            raise
-
-    def shard_of(self, utterance_id: str) -> int | None:
-        """The file, from 0, that an utterance belongs in; None if another part fills it."""
-        number = shard_of(utterance_id, self.num_shards)
-        return number if number % self._part.count == self._part.index - 1 else None
-
-    def holds(self, utterance_id: str, stamp: str | None, copies: int = 1) -> bool:
-        """Whether the features of the recording with this `audio_stamp` are there, so that nothing need be computed.
-
-        Args:
-            utterance_id: any text.
-            stamp: None, for a recording that is not on this machine, takes any.
-            copies: how many are wanted, the recording itself included.
-        """
-        _, entry = self._index.entries.get(utterance_id, (None, None))
-        return entry is not None and stamp in (None, entry.stamp) and len(entry.copies) == copies
-
-    def unreadable(self, utterance_id: str) -> str | None:
-        """Why the utterance had no features when it was last tried, if it had none."""
-        return self._index.unreadable.get(utterance_id)
-
-    @contextmanager
-    def shard(self, number: int) -> Iterator["ShardWriter"]:
-        """Fill one file; it is written at the end of the block if anything was added to it.
-
-        After an error too: what was added is complete, and cost a pass of the encoder.
-
-        Raises:
-            DataError: it cannot be written.
-        """
-        if self._lock is not None and self._lock.closed:
-            raise ValueError("the feature cache is closed")
-        name = f"features-{number:05d}-of-{self.num_shards:05d}.safetensors"
-        if isinstance(self.store, LocalStore):
-            self.store.remove_leftovers(name)
-        shard = ShardWriter(self.storage)
-        try:
-            yield shard
-        finally:
-            if shard.changed:
-                self._write(name, shard)
-
-    def _write(self, name: str, shard: "ShardWriter") -> None:
-        """Put what the file holds already and what is new into one."""
-        header = self._headers.get(name)
-        utterances = dict(shard.utterances)
-        unreadable = dict(shard.unreadable)
-        if header is not None:
-            rows = _Rows(self.store, name, header)
-            for id_, entry in header.entries.items():
-                if id_ not in utterances and id_ not in unreadable:
-                    utterances[id_] = entry.stamp, [rows.read(place) for place in entry.copies]
-            for id_, reason in header.unreadable.items():
-                if id_ not in utterances:
-                    unreadable.setdefault(id_, reason)
-        content = shard_bytes(self.source, self.storage, utterances, unreadable)
-        self.store.write(name, content)
-        self._headers[name] = read_header(lambda start, stop: content[start:stop], len(content))
-        self._index.take(name, self._headers[name])
-
-    def close(self) -> None:
-        """Let others write to this part."""
-        if self._lock is not None:
-            self._lock.close()
-
-    def __enter__(self) -> "FeatureCacheWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _may_hold_mine(self, name: str) -> bool:
-        """Whether utterances of this part can be in the file; their remainders tell, as counts are powers of two."""
-        number, count = _numbers(name)
-        step = self._part.count
-        return any(other % step == self._part.index - 1 for other in range(number, self.num_shards, count))
-
-    def _usable_headers(self, overwrite: bool) -> dict[str, ShardHeader]:
-        """What is there already; what nobody can use any more is removed."""
-        headers, damaged = _read_headers(self.store)
-        others = {
-            name: header
-            for name, header in headers.items()
-            if header.source != self.source or header.storage != self.storage
-        }
-        count = sum(len(header.entries) for header in others.values())
-        if count and not overwrite:
-            finding = _difference(next(iter(others.values())), self.source, self.storage)
-            raise DataError(
-                f"{self.store} holds the features of {count:,} utterances by another {finding}: run 'asr-doge features'"
-                f" {_OTHER_SOURCE_REMEDY}"
-            )
-        for name in (*others, *damaged):
-            self.store.remove(name)
-        return {name: header for name, header in headers.items() if name not in others}
-
-
-class ShardWriter:
-    """What is to be added to one file of the cache."""
-
-    def __init__(self, storage: Storage) -> None:
-        self.utterances: dict[str, tuple[str, list[dict[str, Tensor]]]] = {}
-        self.unreadable: dict[str, str] = {}
-        self._storage = storage
-
-    @property
-    def changed(self) -> bool:
-        """Whether there is anything to write."""
-        return bool(self.utterances or self.unreadable)
-
-    def add(self, utterance_id: str, stamp: str, copies: Sequence[Features]) -> None:
-        """Store the features of one utterance, in place of any older ones.
-
-        Args:
-            utterance_id: any text.
-            stamp: `audio_stamp` of the recording, taken before it was encoded.
-            copies: of the recording itself, then of its augmented copies.
-        """
-        for features in copies:
-            if features.embeddings.ndim != 2:
-                raise ValueError(f"expected embeddings [T', D], got {list(features.embeddings.shape)}")
-        self.utterances[utterance_id] = stamp, [to_storage(features, self._storage.dtype) for features in copies]
-        self.unreadable.pop(utterance_id, None)
-
-    def mark_unreadable(self, utterance_id: str, reason: str) -> None:
-        """Record that an utterance has no features and why, so that training leaves it out; `add` takes it back."""
-        self.unreadable[utterance_id] = reason
-        self.utterances.pop(utterance_id, None)
 
 
 class FeatureCache:
@@ -263,8 +59,8 @@ class FeatureCache:
     def __init__(self, store: Store, headers: dict[str, ShardHeader]) -> None:
         self._store = store
         self._headers = headers
-        self._index = _Index(headers)
-        self._rows: OrderedDict[str, _Rows] = OrderedDict()
+        self._index = Index(headers)
+        self._rows: OrderedDict[str, OpenShard] = OrderedDict()
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], expected_source: Source | None = None) -> "FeatureCache":
@@ -278,30 +74,30 @@ class FeatureCache:
             DataError: no cache there, a damaged file, or another source than expected.
         """
         store = open_store(folder)
-        headers, damaged = _read_headers(store)
-        for name, finding in damaged.items():
-            raise DataError(f"feature cache {store}: {name} {finding}; {_REMEDY}")
+        headers, damaged = read_headers(store)
+        for name, error in damaged.items():
+            raise DataError(f"feature cache {store}: {name} {error}; {REMEDY}")
         if not headers:
             raise DataError(f"{store} is no feature cache (no features-*.safetensors): run 'asr-doge features'")
         first = next(iter(headers.values()))
         for header in headers.values():
             if expected_source is not None and header.source != expected_source:
-                finding = _difference(header, expected_source, header.storage)
+                finding = difference(header, expected_source, header.storage)
                 raise DataError(
                     f"feature cache {store} is of another {finding}: run 'asr-doge features' for this one,"
-                    f" {_OTHER_SOURCE_REMEDY}"
+                    f" {OTHER_SOURCE_REMEDY}"
                 )
             if (header.source, header.storage) != (first.source, first.storage):
                 raise DataError(
                     f"feature cache {store} mixes features of two encoders or ways of storage: run 'asr-doge features'"
-                    f" {_OTHER_SOURCE_REMEDY}"
+                    f" {OTHER_SOURCE_REMEDY}"
                 )
         return cls(store, headers)
 
     @classmethod
     def exists(cls, folder: str | os.PathLike[str]) -> bool:
         """Whether there is a cache at all, usable or not."""
-        return any(_SHARD_NAME.fullmatch(name) for name in open_store(folder).sizes())
+        return any(SHARD_NAME.fullmatch(name) for name in open_store(folder).sizes())
 
     @property
     def source(self) -> dict[str, str | int | None]:
@@ -319,7 +115,7 @@ class FeatureCache:
         return self._index.unreadable
 
     def stamp(self, utterance_id: str) -> str:
-        """The `audio_stamp` of the recording when its features were computed."""
+        """The `fingerprint` of the recording when its features were computed."""
         return self._find(utterance_id)[1].stamp
 
     def num_copies(self, utterance_id: str) -> int:
@@ -341,16 +137,14 @@ class FeatureCache:
         """
         utterances = list(utterances)
         missing = [u.id for u in utterances if u.id not in self]
-        stale = [
-            u.id
-            for u in utterances
-            if u.id in self and u.audio_path.exists() and audio_stamp(u.audio_path) != self.stamp(u.id)
-        ]
+        here = [u for u in utterances if u.id in self and os.path.exists(u.audio_path)]  # noqa: PTH110 - False where Path.exists raises
+        unchanged = KnownCopies(self._store).unchanged([(u.audio_path, self.stamp(u.id)) for u in here])
+        stale = [u.id for u, is_same in zip(here, unchanged, strict=True) if not is_same]
         for ids, finding in ((missing, "lacks"), (stale, "is older than the recordings of")):
             if ids:
                 raise DataError(
                     f"feature cache {self._store} {finding} {len(ids):,} of {len(utterances):,} utterances"
-                    f" (the first: {ids[0]!r}): {_REMEDY}"
+                    f" (the first: {ids[0]!r}): {REMEDY}"
                 )
 
     def features(self, utterance_id: str, copy: int = 0) -> Features:
@@ -361,11 +155,16 @@ class FeatureCache:
         Raises:
             DataError: the cache lacks the utterance, or its file is damaged.
         """
-        name, entry = self._find(utterance_id)
-        try:
-            return from_storage(self._rows_of(name).read(entry.copies[copy]))
-        except (OSError, SafetensorError, DamagedShardError):
-            raise DataError(f"feature cache {self._store}: {name} is damaged; {_REMEDY}") from None
+        for _ in range(READINGS):
+            name, entry = self._find(utterance_id)
+            try:
+                try:
+                    return from_storage(self._rows_of(name).read(entry.copies[copy]))
+                except ReplacedError:
+                    self._read_again(name)
+            except (OSError, SafetensorError, DamagedShardError):
+                break
+        raise DataError(f"feature cache {self._store}: {name} is damaged; {REMEDY}")
 
     def __getitem__(self, utterance_id: str) -> Tensor:
         """Speech embeddings `[T', D]` of an utterance; see `features`."""
@@ -387,105 +186,23 @@ class FeatureCache:
         try:
             return self._index.entries[utterance_id]
         except KeyError:
-            raise DataError(f"feature cache {self._store} lacks utterance {utterance_id!r}: {_REMEDY}") from None
+            raise DataError(f"feature cache {self._store} lacks utterance {utterance_id!r}: {REMEDY}") from None
 
-    def _rows_of(self, name: str) -> "_Rows":
+    def _read_again(self, name: str) -> None:
+        """Note what a file holds that has taken another's place."""
+        header = read_header_of(self._store, name)
+        if (header.source, header.storage) != (self.source, self.storage):
+            raise DataError(
+                f"feature cache {self._store}: {name} was replaced by features of another encoder; {REMEDY}"
+            )
+        self._headers = {**self._headers, name: header}
+        self._index = Index(self._headers)
+
+    def _rows_of(self, name: str) -> OpenShard:
         """The open file; those used least lately are closed."""
         if name not in self._rows:
-            self._rows[name] = _Rows(self._store, name, self._headers[name])
+            self._rows[name] = OpenShard(self._store, name, self._headers[name])
             if len(self._rows) > _OPEN_SHARDS:
                 self._rows.popitem(last=False)
         self._rows.move_to_end(name)
         return self._rows[name]
-
-
-class _Index:
-    """Where each utterance is, over all files; the larger number of files counts where several hold it."""
-
-    def __init__(self, headers: Mapping[str, ShardHeader]) -> None:
-        self.entries: dict[str, tuple[str, Entry]] = {}
-        self.unreadable: dict[str, str] = {}
-        for name in sorted(headers, key=lambda name: _numbers(name)[::-1]):
-            self.take(name, headers[name])
-
-    def take(self, name: str, header: ShardHeader) -> None:
-        """Note what a file holds, over what was noted before."""
-        for id_, entry in header.entries.items():
-            self.entries[id_] = name, entry
-            self.unreadable.pop(id_, None)
-        for id_, reason in header.unreadable.items():
-            self.unreadable[id_] = reason
-            self.entries.pop(id_, None)
-
-
-class _Rows:
-    """The stored rows of one file: mapped into memory where it is on this machine, else fetched."""
-
-    def __init__(self, store: Store, name: str, header: ShardHeader) -> None:
-        self._read = partial(store.read, name)
-        self._header = header
-        self._mapped: dict[str, Tensor] | None = None
-        path = store.local_path(name)
-        if path is not None:
-            file = safe_open(path, framework="pt")
-            self._mapped = {tensor: file.get_tensor(tensor) for tensor in header.tensors}
-
-    def read(self, place: Rows) -> dict[str, Tensor]:
-        """Rows of one copy, by the name of their tensor."""
-        if self._mapped is None:
-            return read_rows(self._read, self._header, place)
-        return {name: tensor[slice(*row_range(name, place))] for name, tensor in self._mapped.items()}
-
-
-def _numbers(name: str) -> tuple[int, int]:
-    """A file's number and of how many it is one."""
-    match = _SHARD_NAME.fullmatch(name)
-    assert match is not None  # only such names are listed
-    return int(match[1]), int(match[2])
-
-
-def _read_headers(store: Store) -> tuple[dict[str, ShardHeader], dict[str, str]]:
-    """Headers of the whole files, and what is wrong with the others."""
-    headers, damaged = {}, {}
-    for name, size in sorted(store.sizes().items()):
-        if _SHARD_NAME.fullmatch(name):
-            try:
-                headers[name] = read_header(partial(store.read, name), size)
-            except DamagedShardError as error:
-                damaged[name] = str(error)
-    return headers, damaged
-
-
-def _difference(header: ShardHeader, source: Source, storage: Storage) -> str:
-    """What tells a file from what is wanted, such as `encoder (front_end_version 1, not 2)`."""
-    for field in sorted({*header.source, *source}):
-        found, wanted = header.source.get(field), source.get(field)
-        if found != wanted:
-            return f"encoder ({field} {found!r}, not {wanted!r})"
-    for field, wanted in vars(storage).items():
-        found = getattr(header.storage, field)
-        if found != wanted:
-            return f"storage (--{field} {found}, not {wanted})"
-    raise ValueError("there is no difference")
-
-
-def _lock(store: Store, part: Shard) -> BinaryIO | None:
-    """Keep a second writer of the same part out, who would do its work twice. It ends with the process."""
-    if not isinstance(store, LocalStore):
-        return None
-    try:
-        store.folder.mkdir(parents=True, exist_ok=True)
-        file = (store.folder / f"writer-{part.index}-of-{part.count}.lock").open("wb")
-    except OSError as error:
-        raise DataError(f"{store} cannot be written to ({error.strerror}): choose another folder") from None
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise DataError(f"feature cache {store} is being written by another process: wait for it") from None
-        except OSError:  # some network folders have no locks
-            pass
-    return file

@@ -7,9 +7,10 @@ and CTC rows of each copy. So a file says by itself what it holds, and a cache i
 
 Promises: the same features give the same bytes; a file that lost its tail, or is none of ours, is told as such. It does
 not know where files lie (see `asr_doge.data.stores`), nor which utterance belongs in which file (see
-`asr_doge.data.feature_cache`).
+`asr_doge.data.feature_folder`).
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -75,7 +76,7 @@ class Entry(NamedTuple):
     """One utterance in a file."""
 
     stamp: str
-    """Of the recording, see `asr_doge.data.feature_cache.audio_stamp`."""
+    """Of the recording, see `asr_doge.data.fingerprints.fingerprint`."""
     copies: tuple[Rows, ...]
     """The recording itself, then its augmented copies."""
 
@@ -90,6 +91,7 @@ class ShardHeader:
         entries: the utterances, by id.
         unreadable: why an utterance has no features, by id.
         tensors: type, shape and first byte of each tensor.
+        digest: of all this, to tell a file from another that took its place.
     """
 
     source: Source
@@ -97,10 +99,15 @@ class ShardHeader:
     entries: dict[str, Entry]
     unreadable: dict[str, str]
     tensors: dict[str, tuple[torch.dtype, list[int], int]]
+    digest: str
 
 
 class DamagedShardError(Exception):
     """A file that is not whole, or not one of the feature cache's; the message says which."""
+
+
+class OtherVersionError(DamagedShardError):
+    """A file that another version of this package wrote, and may still read."""
 
 
 def to_storage(features: Features, dtype: StorageType) -> dict[str, Tensor]:
@@ -182,9 +189,10 @@ def read_header(read: Callable[[int, int], bytes], size: int) -> ShardHeader:
         raise DamagedShardError("is not whole")
     try:
         fields = json.loads(read(8, 8 + length))
-        content = json.loads(fields.pop("__metadata__")[_METADATA_KEY])
+        metadata = fields.pop("__metadata__")
+        content = json.loads(metadata[_METADATA_KEY])
         if content["format"] != _FORMAT:
-            raise DamagedShardError(f"is of another version than {_FORMAT!r}")
+            raise OtherVersionError(f"is of another version than {_FORMAT!r}")
         tensors = {
             name: (_TENSOR_DTYPES[field["dtype"]], field["shape"], 8 + length + field["data_offsets"][0])
             for name, field in fields.items()
@@ -196,12 +204,18 @@ def read_header(read: Callable[[int, int], bytes], size: int) -> ShardHeader:
             _entries(content["utterances"]),
             content["unreadable"],
             tensors,
+            header_digest(metadata),
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise DamagedShardError("is damaged") from None
     if end != size:
         raise DamagedShardError("is not whole")
     return header
+
+
+def header_digest(metadata: Mapping[str, str]) -> str:
+    """Of a file's metadata, as safetensors gives it."""
+    return hashlib.sha256(metadata[_METADATA_KEY].encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _entries(utterances: dict[str, Any]) -> dict[str, Entry]:

@@ -1,8 +1,9 @@
-"""Hugging Face datasets as corpora: streamed to a folder that `process --dataset manifest` reads.
+"""Stream Hugging Face datasets to a folder that `process --dataset manifest` reads.
 
-Promises: recordings are kept as they come, undecoded, so that our own reader decodes them and nothing else is needed;
-an interrupted run goes on where it stopped; `SPLIT.jsonl` appears when the split is whole. It needs the `datasets`
-extra, and holds one utterance at a time.
+Promises: recordings are stored as they arrive, undecoded, so our own reader decodes them and nothing else is needed; an
+interrupted run continues where it stopped; `SPLIT.jsonl` appears when everything requested is there. If that was only a
+part of the split, `SPLIT.jsonl.part` stays beside it, so that a later run can fetch the rest. It needs the `datasets`
+extra, and holds one utterance at a time in memory.
 """
 
 import json
@@ -12,12 +13,12 @@ from typing import Any
 
 import fsspec
 from huggingface_hub import HfApi
-from tqdm import tqdm
 
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.configuration import DownloadConfig
 from asr_doge.data.transfer import PART_SUFFIX
 from asr_doge.errors import ConfigError, DataError
+from asr_doge.progress import progress_bar
 
 HUB_PREFIX = "hub:"
 PATIENCE_SECONDS = 10.0
@@ -34,7 +35,7 @@ def hub_splits(dataset: str, subset: str | None) -> list[str]:
 
     Raises:
         ConfigError: the `datasets` extra is not installed.
-        DataError: no such dataset, or it is out of reach.
+        DataError: no such dataset, or it cannot be reached.
     """
     datasets = _library()
     _check_reachable(dataset)
@@ -46,24 +47,24 @@ def hub_splits(dataset: str, subset: str | None) -> list[str]:
 
 
 def fetch_hub_split(dataset: str, split: str, folder: Path, config: DownloadConfig) -> bool:
-    """Write `folder/SPLIT.jsonl` and the recordings it names; returns whether there was anything left to do.
+    """Write `folder/SPLIT.jsonl` and its recordings; returns whether there was anything left to do.
 
     Raises:
         ConfigError: the `datasets` extra is not installed.
         DataError: no such dataset or split, no column of audio or of transcripts, or the output cannot be written.
     """
     manifest = folder / f"{split}.jsonl"
-    if manifest.exists():
+    part = manifest.with_name(manifest.name + PART_SUFFIX)
+    if manifest.exists() and _is_enough(manifest, part, config.max_utterances):
         return False
     _library()
     _check_reachable(dataset)
-    part = manifest.with_name(manifest.name + PART_SUFFIX)
     lines = _whole_lines(part)
     try:
         examples, columns = _stream(dataset, split, config, skip=len(lines))
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("a", encoding="utf-8") as file:
-            for number, example in enumerate(tqdm(examples, desc=split, initial=len(lines), disable=None), len(lines)):
+            for number, example in enumerate(progress_bar(examples, desc=split, initial=len(lines)), len(lines)):
                 audio_path = _write_audio(example[columns["audio"]], folder, f"audio/{split}/{number:08d}")
                 file.write(_line(example, columns, audio_path, f"{split}-{number:08d}"))
                 file.flush()
@@ -72,8 +73,19 @@ def fetch_hub_split(dataset: str, split: str, folder: Path, config: DownloadConf
     if not part.stat().st_size:
         part.unlink()
         raise DataError(f"hub:{dataset} has nothing in split {split}: choose another with --splits")
-    part.replace(manifest)
+    fetched = part.read_bytes()
+    if config.max_utterances is not None and fetched.count(b"\n") >= config.max_utterances:
+        write_atomically(manifest, fetched)  # there may be more, so the part file stays
+    else:
+        part.replace(manifest)
     return True
+
+
+def _is_enough(manifest: Path, part: Path, max_utterances: int | None) -> bool:
+    """Whether a split fetched before has what is requested: it is complete, or has as many utterances."""
+    if not part.exists():
+        return True
+    return max_utterances is not None and manifest.read_bytes().count(b"\n") >= max_utterances
 
 
 def _library() -> Any:
@@ -85,10 +97,10 @@ def _library() -> Any:
 
 
 def _check_reachable(dataset: str) -> None:
-    """Ask the hub for a dataset once: without an answer, the libraries would try for minutes and tell every try.
+    """Ask the hub for a dataset once: without an answer, the libraries would retry for minutes and print every try.
 
     Raises:
-        DataError: the hub does not answer, or knows no such dataset.
+        DataError: the hub does not answer, or has no such dataset.
     """
     if Path(dataset).is_dir():
         return
@@ -101,11 +113,11 @@ def _check_reachable(dataset: str) -> None:
 def _stream(
     dataset: str, split: str, config: DownloadConfig, skip: int
 ) -> tuple[Iterator[dict[str, Any]], dict[str, str]]:
-    """Examples after the first `skip`, audio undecoded, and the columns they have for what a manifest holds."""
+    """Examples after the first `skip`, with undecoded audio, and their columns for the fields of a manifest."""
     datasets = _library()
     stream = datasets.load_dataset(dataset, config.subset, split=split, streaming=True)
     if stream.features is None:
-        stream = stream._resolve_features()  # reads the head of the first file; there is no public way
+        stream = stream._resolve_features()  # reads the start of the first file; there is no public function
     audio = next((name for name, kind in stream.features.items() if isinstance(kind, datasets.Audio)), None)
     if audio is None:
         raise DataError(f"hub:{dataset} has no column of audio: its columns are {', '.join(stream.features)}")
@@ -128,7 +140,7 @@ def _stream(
 
 
 def _undecoded(stream: Any, audio: str) -> Any:
-    """The stream with its recordings as they are: bytes, or the paths of files."""
+    """The stream with its recordings undecoded: bytes, or paths of files."""
     datasets = _library()
     as_bytes = stream.cast_column(audio, datasets.Audio(decode=False))
     try:
@@ -139,7 +151,7 @@ def _undecoded(stream: Any, audio: str) -> Any:
 
 
 def _write_audio(audio: dict[str, Any] | str, folder: Path, name: str) -> str:
-    """Write a recording under a name of our own, since theirs may be any; returns it, from `folder`."""
+    """Write a recording under a name of our own, since the original may be anything; returns the path in `folder`."""
     stored: dict[str, Any] = {"path": audio} if isinstance(audio, str) else audio
     content, path = stored.get("bytes"), stored.get("path") or ""
     if content is None:
@@ -157,7 +169,7 @@ def _line(example: dict[str, Any], columns: dict[str, str], audio_path: str, def
 
 
 def _whole_lines(part: Path) -> list[bytes]:
-    """Lines that an interrupted run finished; one that it did not finish is cut off."""
+    """Lines that an interrupted run completed; an incomplete one is cut off."""
     if not part.exists():
         return []
     lines = [line for line in part.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]

@@ -1,8 +1,8 @@
-"""What is trained on and judged by alike.
+"""Find overlaps between training and evaluation data.
 
-Promises: finds recordings of the same bytes, whatever their names; speakers; and ids that two splits share. It reads
-few files whole: of those whose size occurs in both splits it compares 4 KB first. It does not recognize the same speech
-in another format or cut.
+Promises: finds recordings with the same bytes, whatever their names; speakers in both; and ids that two splits share.
+It reads few files completely: for files of equal size in both splits it compares 4 KB first. It does not recognize the
+same speech in another format or cut.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _SHOWN = 6
 
 
 def find_leaks(kept: Mapping[str, Sequence[Utterance]]) -> Iterator[str]:
-    """One line for each kind of thing that `train` shares with another manifest.
+    """One line for each kind of overlap between `train` and another manifest.
 
     Args:
         kept: utterances by `train`, `dev` and `test`.
@@ -37,7 +37,7 @@ def find_leaks(kept: Mapping[str, Sequence[Utterance]]) -> Iterator[str]:
 
 
 def _same_recordings(train: Sequence[Utterance], others: Sequence[Utterance]) -> set[str]:
-    """Ids of those of `others` whose recording is in `train` too."""
+    """Ids of those of `others` whose recording is also in `train`."""
     others_sizes = {_size(utterance.audio_path) for utterance in others}
     alike: dict[tuple[int, bytes], list[Path]] = {}
     for utterance in train:
@@ -63,7 +63,7 @@ def _size(path: Path) -> int:
 
 
 def _signature(path: Path) -> tuple[int, bytes]:
-    """Size and 4 KB from the middle: recordings cut to one length all have one size, and headers are alike."""
+    """Size and 4 KB from the middle: recordings cut to the same length have the same size, and headers are alike."""
     size = _size(path)
     with path.open("rb") as file:
         file.seek(size // 2)

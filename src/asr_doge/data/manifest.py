@@ -1,9 +1,9 @@
-"""Manifests: JSON lines that say which recording holds which words.
+"""Read and write manifests: JSON lines, an utterance each.
 
-Promises: what is read is complete and typed, and any fault is one `DataError` line with the file and the line number; a
-manifest is written whole or not at all, the same utterances give the same bytes, and recordings are named relative to
-the manifest's folder, so that the two can be moved together. NeMo's `audio_filepath` is read too. It opens no
-recording and normalizes no text: both are as the file says.
+Promises: utterances that are read are complete and typed, and any fault is one `DataError` line with the file and the
+line number; a manifest is written completely or not at all, the same utterances give the same bytes, and paths of
+recordings are relative to the manifest's folder, so both can be moved together. NeMo's `audio_filepath` is read too. It
+opens no recording and normalizes no text: both are as in the file.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import heapq
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,35 +19,36 @@ from typing import Any
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.text_files import NOT_UTF8, is_utf8, read_lines
 from asr_doge.errors import DataError
+from asr_doge.published import SampleChoice
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """A recording of some words."""
+    """A recording (or part of one) with its transcript."""
 
     id: str
     """Unique within its manifest."""
     audio_path: Path
     """The recording; absolute once read."""
     text: str
-    """What to train on and to score against: normalized, if `asr-doge process` wrote it."""
+    """The text to train on and to score against; normalized if `asr-doge process` wrote it."""
     raw_text: str
     """The transcript as its corpus gives it."""
     duration: float
     """Length of the recording, in seconds."""
     speaker: str | None = None
-    """Who speaks, if known."""
+    """The speaker, if known."""
     language: str | None = None
     """Code of the language, such as `en`, if known."""
 
 
 def read_manifest(path: str | os.PathLike[str], *, need_durations: bool = True) -> list[Utterance]:
-    """Read a manifest; blank lines are passed over.
+    """Read a manifest; blank lines are skipped.
 
     Args:
         path: JSON lines with `audio_path` (or `audio_filepath`; relative to the manifest's folder, or absolute),
-            `text`, `duration`, and optionally `id` (default: the recording's name without its ending), `raw_text`
-            (default: the text), `speaker` and `language`. Other fields are ignored.
+            `text`, `duration`, and optionally `id` (default: see `default_id`), `raw_text` (default: the text),
+            `speaker` and `language`. Other fields are ignored.
         need_durations: whether a line without a duration is an error; if not, it is read as NaN.
 
     Returns:
@@ -76,10 +77,10 @@ def read_manifest(path: str | os.PathLike[str], *, need_durations: bool = True) 
 
 
 def scan_manifest(path: Path, *, need_durations: bool) -> Iterator[tuple[int, Utterance | str]]:
-    """Go through a manifest that may be partly malformed.
+    """Read a manifest that may be partly malformed.
 
     Yields:
-        The number of each line that is not blank, from 1, and its utterance, or what is wrong with it.
+        For each line that is not blank its number, from 1, and its utterance, or what is wrong with it.
 
     Raises:
         DataError: the file is missing or unreadable.
@@ -96,12 +97,50 @@ def scan_manifest(path: Path, *, need_durations: bool) -> Iterator[tuple[int, Ut
             yield number, str(error)
 
 
+Sample = Utterance | Mapping[str, Any]
+"""An utterance, or the fields of a manifest's line, as `json.loads` gives them."""
+
+
+def as_utterances(samples: Sequence[Sample], folder: str | os.PathLike[str] | None = None) -> list[Utterance]:
+    """Utterances from samples that may be the fields of a manifest's lines.
+
+    Args:
+        samples: in any mixture; the same fields as in a line are required, except the duration, which is then NaN.
+        folder: the manifest's folder, where relative paths are searched first; then in the working directory.
+
+    Raises:
+        DataError: fields are missing or malformed, or an id occurs twice; the message names the sample.
+    """
+    utterances: list[Utterance] = []
+    places: dict[str, int] = {}
+    for number, sample in enumerate(samples):
+        try:
+            utterance = sample if isinstance(sample, Utterance) else _utterance_of(sample, folder)
+        except ValueError as error:
+            raise DataError(f"sample {number} of {len(samples)}: {error}") from None
+        if (first := places.setdefault(utterance.id, number)) != number:
+            raise DataError(f"samples {first} and {number} have the same id {utterance.id!r}: give each one of its own")
+        utterances.append(utterance)
+    return utterances
+
+
+def _utterance_of(fields: object, folder: str | os.PathLike[str] | None) -> Utterance:
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"a {type(fields).__name__}; give an Utterance, or the fields of a manifest's line")
+    given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in fields.items()}
+    here = _utterance(given, Path.cwd(), need_duration=False)
+    if folder is None:
+        return here
+    there = _utterance(given, Path(os.path.abspath(folder)), need_duration=False)  # noqa: PTH100 - as in `scan_manifest`
+    return there if there.audio_path.exists() or not here.audio_path.exists() else here
+
+
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
     """Write a manifest that `read_manifest` reads back equal; unknown speakers and languages are left out.
 
     Args:
         path: the file to write or to replace; missing folders are made.
-        utterances: at least one, each with an id of its own.
+        utterances: at least one, each with a unique id.
 
     Raises:
         DataError: the file cannot be written, or there is nothing to write.
@@ -110,29 +149,41 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
     lines = [_line(utterance, path.parent) for utterance in utterances]
     if not lines:
         raise DataError(f"{path} would hold no utterances: nothing is written")
-    # An undecodable byte of a file name is a lone surrogate in Python, and has no UTF-8 form. Its backslash escape
-    # happens to be the one of JSON.
+    # An undecodable byte of a file name is a lone surrogate in Python and has no UTF-8 form. Its backslash escape is
+    # the same as JSON's.
     write_atomically(path, "".join(lines).encode("utf-8", "backslashreplace"))
 
 
-def sample_utterances(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
-    """At most `count` of the utterances, spread over all of them, in their order.
+def sample_utterances(utterances: Sequence[Utterance], count: int, choice: SampleChoice = "spread") -> list[Utterance]:
+    """At most `count` of the utterances, spread over all of them or the first, in their order.
 
-    A manifest is often sorted by speaker or by text, so its first lines are one speaker's. Those taken are the `count`
-    whose ids have the smallest SHA-256: the same on every machine, whatever the order, and most of them the same for
+    A manifest is often sorted by speaker or by text, so its first lines are one speaker's. "spread" takes the `count`
+    utterances whose ids have the smallest SHA-256: the same on every machine and in any order, and mostly the same for
     another count or after utterances are added.
     """
+    if choice == "first":
+        return list(utterances[:count])
     chosen = heapq.nsmallest(count, range(len(utterances)), key=lambda index: id_digest(utterances[index].id))
     return [utterances[index] for index in sorted(chosen)]
 
 
+def default_id(audio_path: Path, folder: Path) -> str:
+    """The id of a recording whose corpus gives it none: its path relative to the folder, without extension.
+
+    File names are often not unique: `s1/001.wav`, `s2/001.wav`. An absolute path that leads elsewhere is kept.
+    """
+    given = audio_path.relative_to(folder) if audio_path.is_relative_to(folder) else audio_path
+    plain = Path(os.path.normpath(given))
+    return (plain.with_suffix("") if plain.stem.strip(".") else plain).as_posix()
+
+
 def id_digest(utterance_id: str) -> bytes:
-    """SHA-256 of an id, from which all is drawn that is to depend on the utterance alone; of lone surrogates too."""
+    """SHA-256 of an id, for random choices that must depend only on the utterance; accepts lone surrogates too."""
     return hashlib.sha256(utterance_id.encode("utf-8", "surrogatepass")).digest()
 
 
 def _fields(line: str) -> dict[str, Any]:
-    """One line as an object; a ValueError says what is wrong and how to mend it."""
+    """One line as an object; a ValueError says what is wrong and how to fix it."""
     if not is_utf8(line):
         raise ValueError(NOT_UTF8)
     try:
@@ -145,11 +196,13 @@ def _fields(line: str) -> dict[str, Any]:
 
 
 def _utterance(fields: dict[str, Any], folder: Path, need_duration: bool) -> Utterance:
-    """Check one object; a ValueError says what is wrong and how to mend it."""
+    """Check one object; a ValueError says what is wrong and how to fix it."""
     audio = _text_field(fields, "audio_path" if "audio_path" in fields else "audio_filepath")
     text = _text_field(fields, "text")
     if not audio:
         raise ValueError('no "audio_path"; name the recording')
+    if "\0" in audio:
+        raise ValueError("the path of the recording holds a null character; correct it")
     if text is None:
         raise ValueError('no "text"; give the transcript')
     if fields.get("offset"):
@@ -157,7 +210,7 @@ def _utterance(fields: dict[str, Any], folder: Path, need_duration: bool) -> Utt
     raw_text = _text_field(fields, "raw_text")
     audio_path = _absolute(Path(audio), folder)
     return Utterance(
-        id=_text_field(fields, "id") or audio_path.stem,
+        id=_text_field(fields, "id") or default_id(folder / audio, folder),
         audio_path=audio_path,
         text=text,
         raw_text=text if raw_text is None else raw_text,
@@ -204,17 +257,17 @@ def _line(utterance: Utterance, folder: Path) -> str:
 def _absolute(path: Path, folder: Path) -> Path:
     if ".." not in path.parts:
         return folder / path
-    # Above a folder is what lies above its real place: the same file that the system would open.
+    # ".." above a linked folder is the parent of its real place: the same file that the system would open.
     return Path(os.path.normpath(folder.resolve() / path))
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """Name `path` from `folder`; recordings inside it keep the user's links, others are found by their real place."""
+    """`path` relative to `folder`; recordings inside it keep the user's links, others are named by their real place."""
     inside, outside = Path(os.path.abspath(path)), Path(os.path.abspath(folder))  # noqa: PTH100
     if inside.is_relative_to(outside):
         return inside.relative_to(outside).as_posix()
-    real = path.parent.resolve() / path.name  # the recording's own link may lead to a store without readable names
+    real = path.parent.resolve() / path.name  # the recording's own link may lead to a store with unreadable names
     try:
         return Path(os.path.relpath(real, folder.resolve())).as_posix()
-    except ValueError:  # another drive of a Windows machine
+    except ValueError:  # another drive on Windows
         return real.as_posix()

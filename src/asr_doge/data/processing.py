@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from asr_doge.audio.reading import audio_duration, read_audio
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.data.atomic_writing import check_writable, write_atomically
@@ -33,6 +31,7 @@ from asr_doge.data.corpus_report import ProcessReport, SplitReport, report_page
 from asr_doge.data.leakage import find_leaks
 from asr_doge.data.manifest import Utterance, write_manifest
 from asr_doge.errors import AudioError, ConfigError, DataError
+from asr_doge.progress import progress_bar
 from asr_doge.text.normalization import normalize_training_text
 
 _AT_ONCE = 4096  # recordings handed to the threads at a time: each costs a kilobyte until it is judged
@@ -112,10 +111,9 @@ def _judge_all(listed: Sequence[Listed], config: ProcessConfig, title: str) -> t
 
 
 def _judgements(listed: Sequence[Listed], config: ProcessConfig, title: str) -> Iterator[Utterance | Rejected]:
-    # disable=None: no bar where standard error is no terminal
     with (
         ThreadPoolExecutor(config.num_workers) as threads,
-        tqdm(total=len(listed), desc=title, unit="file", disable=None) as bar,
+        progress_bar(total=len(listed), desc=title, unit="file") as bar,
     ):
         for start in range(0, len(listed), _AT_ONCE):
             for result in threads.map(partial(_judge, config=config), listed[start : start + _AT_ONCE]):

@@ -1,6 +1,6 @@
-"""Parts of a whole, for processes that do not know each other: what `--shard 2/4` means.
+"""Divide work among independent processes: the meaning of `--shard 2/4`.
 
-Promises: the parts together are the whole, and no two have anything in common. It starts no process.
+Promises: the parts together are the whole, and no two overlap. It starts no process.
 """
 
 import re
@@ -21,7 +21,7 @@ class Shard:
     count: int
 
     def of(self, items: Sequence[Item]) -> list[Item]:
-        """This part of a list: every `count`-th, so that the parts are alike.
+        """This part of a list: every `count`-th item, so that the parts are similar.
 
         Raises:
             ConfigError: it would be empty.
@@ -42,7 +42,7 @@ def parse_shard(text: str | None) -> Shard:
     """`2/4` as a shard; None is the whole.
 
     Raises:
-        ConfigError: it is no such part.
+        ConfigError: it is not such a part.
     """
     if text is None:
         return WHOLE

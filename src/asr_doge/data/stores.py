@@ -1,8 +1,8 @@
-"""A folder of files, on this machine or in the cloud, behind the few operations that the feature cache needs.
+"""A folder of files, local or in the cloud, with the few operations that the feature cache needs.
 
-Promises: a file appears under its name whole or not at all; what cannot be done is one `DataError` line. Anything with
-`://` in it goes through fsspec (`memory://` comes with it, `s3://` and `gs://` with the extras of those names); any
-other path is a folder of this machine. It does not know what the files hold.
+Promises: a file appears under its name completely or not at all; a failed operation is one `DataError` line. A path
+with `://` goes through fsspec (which includes `memory://`; `s3://` and `gs://` need the extras of those names); any
+other path is a local folder. It does not know the content of the files.
 """
 
 import os
@@ -15,37 +15,37 @@ from asr_doge.data.atomic_writing import TEMPORARY_SUFFIX, write_atomically
 from asr_doge.errors import DataError
 
 _PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-"""The extra that brings a protocol."""
+"""The extra that a protocol needs."""
 
 
 class Store(Protocol):
-    """A folder; names are without folders."""
+    """A folder; file names are without folders."""
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file; empty if there is no such folder."""
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes `start` to `stop` of a file; fewer where it ends before.
+        """Bytes `start` to `stop` of a file; fewer if it ends before.
 
         Raises:
             DataError: it cannot be read.
         """
 
     def write(self, name: str, content: bytes) -> None:
-        """Put a file in the place of any older one, whole or not at all.
+        """Write a file, completely or not at all; an existing one is replaced.
 
         Raises:
             DataError: it cannot be written.
         """
 
     def remove(self, name: str) -> None:
-        """Remove a file; one that is not there is no error."""
+        """Remove a file; a missing one is not an error."""
 
     def free_bytes(self) -> int | None:
-        """What the disk still takes; None where there is no limit or none is known."""
+        """Free space; None if there is no limit or it is not known."""
 
     def local_path(self, name: str) -> Path | None:
-        """Where the file can be mapped into memory, if it can."""
+        """The path by which the file can be mapped into memory, if any."""
 
 
 def open_store(folder: str | os.PathLike[str]) -> Store:
@@ -59,7 +59,7 @@ def open_store(folder: str | os.PathLike[str]) -> Store:
         return LocalStore(Path(url))
     protocol = url.partition("://")[0]
     try:
-        import fsspec  # here: only those who leave this machine need it
+        import fsspec  # here, since only remote stores need it
 
         filesystem, root = fsspec.core.url_to_fs(url)
     except ImportError:
@@ -73,7 +73,7 @@ def open_store(folder: str | os.PathLike[str]) -> Store:
 
 @dataclass(frozen=True)
 class LocalStore:
-    """A folder of this machine; made when the first file is written."""
+    """A local folder; created when the first file is written."""
 
     folder: Path
 
@@ -81,7 +81,7 @@ class LocalStore:
         return str(self.folder)
 
     def sizes(self) -> dict[str, int]:
-        """See `Store.sizes`; temporary files are none."""
+        """See `Store.sizes`; temporary files are not included."""
         if not self.folder.exists():
             return {}
         try:
@@ -112,7 +112,7 @@ class LocalStore:
         (self.folder / name).unlink(missing_ok=True)
 
     def remove_leftovers(self, name: str) -> None:
-        """Remove what a killed process left of its writing a file; not while another may be writing it."""
+        """Remove a temporary file that a killed process left; not while another process may be writing it."""
         for path in self.folder.glob(f"{name}.*{TEMPORARY_SUFFIX}"):
             path.unlink(missing_ok=True)
 
@@ -128,7 +128,7 @@ class LocalStore:
 
 @dataclass(frozen=True)
 class RemoteStore:
-    """A folder that fsspec reaches; a file is one object, which such stores replace as a whole."""
+    """A folder accessed through fsspec; a file is one object, which such stores replace as a whole."""
 
     url: str
     filesystem: Any
@@ -144,7 +144,7 @@ class RemoteStore:
             found = self.filesystem.ls(self.root, detail=True)
         except FileNotFoundError:
             return {}
-        except Exception as error:  # each cloud's client has errors of its own
+        except Exception as error:  # each cloud's client has its own errors
             raise DataError(f"{self.url} cannot be read: {_one_line(error)}") from error
         return {entry["name"].rpartition("/")[2]: entry["size"] for entry in found if entry["type"] == "file"}
 
@@ -172,7 +172,7 @@ class RemoteStore:
         return None
 
     def local_path(self, name: str) -> Path | None:
-        """None: the file is elsewhere."""
+        """None: the file is remote."""
         return None
 
 

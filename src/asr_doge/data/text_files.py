@@ -1,6 +1,6 @@
-"""Lines of text files that other people wrote.
+"""Read lines of text files that may not be clean.
 
-Promises: a file that is not wholly UTF-8 still gives its good lines, and tells the bad ones. It knows nothing of what
+Promises: a file that is not entirely UTF-8 still gives its good lines, and marks the bad ones. It does not know what
 the lines mean.
 """
 
@@ -12,10 +12,10 @@ NOT_UTF8 = "not UTF-8; save the file as UTF-8"
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a file, without their ends and without a byte-order mark.
+    """The lines of a file, without line ends and without a byte-order mark.
 
     Bytes that are not UTF-8 become lone surrogates, for `is_utf8` to find. Lines end in LF or CR LF only: U+2028 and
-    its like may stand within a transcript.
+    similar characters may occur within a transcript.
 
     Raises:
         DataError: the file is missing or cannot be read.
@@ -31,5 +31,5 @@ def read_lines(path: Path) -> list[str]:
 
 
 def is_utf8(line: str) -> bool:
-    """Whether a line of `read_lines` was proper UTF-8."""
+    """Whether a line of `read_lines` was valid UTF-8."""
     return line.isascii() or not any("\udc80" <= character <= "\udcff" for character in line)

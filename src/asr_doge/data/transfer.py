@@ -23,6 +23,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from asr_doge.errors import DataError
+from asr_doge.progress import progress_bar
 
 PART_SUFFIX = ".part"
 """Ending of a file that has not arrived in full."""
@@ -84,13 +85,12 @@ def _fetch_from(url: str, part: Path, size: int | None, timeout: float) -> None:
     """Bring `part` to its end from one address."""
     fruitless, held = 0, _size(part)
     furthest = held
-    with tqdm(
+    with progress_bar(
         total=size,
         initial=_size(part),
         desc=part.name.removesuffix(PART_SUFFIX),
         unit="B",
         unit_scale=True,
-        disable=None,  # no bar where standard error is no terminal
     ) as bar:
         while True:
             try:
@@ -194,7 +194,7 @@ def _fault(path: Path, size: int | None, md5: str | None) -> str | None:
     digest = hashlib.md5(usedforsecurity=False)
     with (
         path.open("rb") as file,
-        tqdm(total=_size(path), desc=f"checking {path.name}", unit="B", unit_scale=True, disable=None) as bar,
+        progress_bar(total=_size(path), desc=f"checking {path.name}", unit="B", unit_scale=True) as bar,
     ):
         while block := file.read(1 << 20):
             digest.update(block)

@@ -1,15 +1,15 @@
-"""Word times: the words of a text on the frames of the CTC head.
+"""Compute word times: align the words of a text with the frames of the CTC head.
 
-Promises: the best of all ways to spell the text over the frames (Viterbi), for any text: letters that the head cannot
-write take no frame, and a text too long for its clip is spread evenly. Where somebody pauses between two words, they
-begin and end at the pause. Words keep their order and do not overlap.
+Promises: the best of all ways to spell the text over the frames (Viterbi), for any text: characters that the head
+cannot spell take no frame, and a text too long for its clip is spread evenly. Words beside a pause begin and end at
+it. Words keep their order and do not overlap.
 It does not know where the text came from; it need not be the CTC head's own.
 
-A CTC head says that a letter was heard, not when: a frame or two somewhere about it. It is assumed to mark a word's
-last letter when the word ends, or in the pause after it (nano's is within 0.06 s of the end where nobody pauses). Of
-the other letters nothing is assumed, for a first one may be marked as soon as the word before is over. So last letters
-say about where words meet, and loudness says where. Of a head that marks last letters long before their words end, the
-words of unbroken speech would end too early.
+A CTC head shows which character was spoken, but not exactly when: its label is at a frame near it. The alignment
+assumes that the label of a word's last character is at the end of the word, or in the pause after it (nano's is within
+0.06 s of the end if there is no pause). It assumes nothing of the other labels, since a word's first one may come as
+soon as the word before is over. So the last labels show roughly where two words meet, and loudness shows exactly where.
+For a head whose last labels come long before words end, the words of unbroken speech would end too early.
 """
 
 from collections.abc import Sequence
@@ -19,34 +19,34 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.decoding.ctc import BLANK, letter_scores
+from asr_doge.decoding.ctc import BLANK, is_beyond, label_log_posteriors
 from asr_doge.models.encoders import SpeechEncoder
 
 LEAD_SECONDS, TAIL_SECONDS = 0.15, 0.08
-"""Where nobody pauses, at most so much before its first letter a word begins, and so much after its last a clip's last
-word ends."""
+"""Without a pause, a word begins at most the first value before its first label, and the last word of a clip ends at
+most the second after its last label, in seconds."""
 NO_PAUSE_COST = 0.05
-"""Two words meet at a pause that is at most so far, in seconds, from the last letter of the first, if there is one."""
+"""The boundary of two words is at a pause within this many seconds of the last label of the first, if there is one."""
 PAUSE_WORTH = 0.5
-"""And at one that is farther by this share of its length. This and the one above were chosen on strings of digits in
-voices and takes that docs/decoding.md does not report on."""
+"""A longer pause may be farther away, by this share of its length. This value and the one above were chosen on strings
+of digits in voices and takes that docs/decoding.md does not report on."""
 MOMENT_SECONDS = 0.01
 EDGE_SECONDS = 0.03
-"""A silence so near to an end of the clip reaches it."""
+"""A silence this near to an end of the clip extends to it, in seconds."""
 PAUSE_MOMENTS = 4
-"""A shorter silence is within a word, before a plosive say."""
+"""A shorter silence counts as part of a word, for example before a plosive."""
 PAUSE_LEVEL, FLOOR_DECIBELS = 0.1, 50.0
-"""A moment is silent up to this share of the way, in decibels, from the clip's quiet to its loud moments, of which the
-quiet ones count as at most so far below the loud."""
+"""A moment is silent if its level is in the lowest tenth of the range from the clip's quiet to its loud moments, in
+decibels; quiet ones count as at most `FLOOR_DECIBELS` below the loud ones."""
 
 
-UNHEARD = -20.0
-"""Log-posterior of the words of a text that does not fit on its clip."""
+UNALIGNED_LOG_POSTERIOR = -20.0
+"""Log-posterior of the words of a text that is too long for its clip."""
 
 
 @dataclass(frozen=True)
 class AlignedWord:
-    """A word's place, in seconds, and the mean log-posterior of its letters (None if the head can write none)."""
+    """A word's start and end, in seconds, and the mean log-posterior of its labels (None if it has none)."""
 
     start: float
     end: float
@@ -54,8 +54,8 @@ class AlignedWord:
 
 
 @dataclass(frozen=True)
-class _Letters:
-    """The frames at which a word's first and last letter are marked, and the mean log-posterior of all of them."""
+class _WordFrames:
+    """Frames of a word's first and last label, and the mean log-posterior of all its labels."""
 
     first: int
     last: int
@@ -72,7 +72,7 @@ def align_words(
     """Times of the words of a clip.
 
     Args:
-        encoder: whose head it is; it knows how text becomes ids.
+        encoder: the owner of the head; it converts text into ids.
         log_posteriors: `[T, V]`, natural logarithms, T at least 1.
         words: of the text, in order.
         waveform: `[samples]`, the clip.
@@ -81,9 +81,12 @@ def align_words(
     seconds = len(waveform) / sampling_rate
     emissions, owner = _emissions(encoder, log_posteriors, words)
     path = _best_path(emissions, log_posteriors[:, BLANK])
-    if path is None:
+    is_foreign = is_beyond(encoder, "".join(words))
+    if path is None or is_foreign:
         edges = np.linspace(0, seconds, len(words) + 1).tolist()
-        return [AlignedWord(start, end, UNHEARD) for start, end in pairwise(edges)]
+        return [
+            AlignedWord(start, end, None if is_foreign else UNALIGNED_LOG_POSTERIOR) for start, end in pairwise(edges)
+        ]
     marked = [_marks(path, np.flatnonzero(owner == number), emissions) for number in range(len(words))]
     return _place(marked, 1 / encoder.ctc_frame_rate_hz, seconds, _pauses(waveform, sampling_rate))
 
@@ -91,14 +94,14 @@ def align_words(
 def _emissions(
     encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], words: Sequence[str]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Log-posteriors `[T, S]` of each letter of the text, and the number `[S]` of the word it belongs to.
+    """Log-posteriors `[T, S]` of each character of the text, and the number `[S]` of the word it belongs to.
 
-    Between words stands a space, of word -1, which may as well be a blank.
+    Between words is a space, of word -1; a blank may take its place.
     """
     between = log_posteriors[:, [BLANK, *encoder.ctc_ids(" ")]].max(axis=1, keepdims=True)
     columns, owner = [log_posteriors[:, :0]], np.zeros(0, dtype=np.int64)
     for number, word in enumerate(words):
-        letters = letter_scores(encoder, log_posteriors, word)
+        letters = label_log_posteriors(encoder, log_posteriors, word)
         if letters.shape[1]:
             gap = [between] if len(owner) else []
             columns += [*gap, letters]
@@ -107,10 +110,10 @@ def _emissions(
 
 
 def _best_path(emissions: NDArray[np.float32], blank: NDArray[np.float32]) -> NDArray[np.int64] | None:
-    """The letter `[T]` that each frame shows on the best path, -1 for blank; None if the text does not fit.
+    """For each frame, the character `[T]` on the best path, -1 for blank; None if the text does not fit.
 
-    States alternate: blank, letter, blank, letter, …, blank. A blank between two letters may be left out unless they
-    are the same.
+    States alternate: blank, character, blank, character, …, blank. A blank between two characters may be skipped unless
+    they are the same.
     """
     frames, letters = emissions.shape
     if letters == 0:
@@ -139,29 +142,29 @@ def _best_path(emissions: NDArray[np.float32], blank: NDArray[np.float32]) -> ND
     return path
 
 
-def _marks(path: NDArray[np.int64], letters: NDArray[np.int64], emissions: NDArray[np.float32]) -> _Letters | None:
-    """Where the letters of a word lie on the path; None for a word without any."""
+def _marks(path: NDArray[np.int64], letters: NDArray[np.int64], emissions: NDArray[np.float32]) -> _WordFrames | None:
+    """The frames of a word's labels on the path; None for a word without any."""
     if not len(letters):
         return None
     frames = [np.flatnonzero(path == letter) for letter in letters]
     best = [emissions[where, letter].max() for letter, where in zip(letters, frames, strict=True)]
-    return _Letters(int(frames[0][0]), int(frames[-1][-1]), float(np.mean(best)))
+    return _WordFrames(int(frames[0][0]), int(frames[-1][-1]), float(np.mean(best)))
 
 
 def _place(
-    marked: Sequence[_Letters | None], frame_seconds: float, seconds: float, pauses: Sequence[tuple[float, float]]
+    marked: Sequence[_WordFrames | None], frame_seconds: float, seconds: float, pauses: Sequence[tuple[float, float]]
 ) -> list[AlignedWord]:
     """Start and end of each word, in a clip of `seconds`.
 
-    A word without letters stands, with no length, where the one before it ends.
+    A word without labels gets no duration and is placed at the end of the word before it.
     """
     aligned: list[AlignedWord] = []
     spoken = [letters for letters in marked if letters is not None]
     if spoken:
-        begin, finish = _extent(spoken, frame_seconds, seconds, pauses)
+        begin, finish = _speech_extent(spoken, frame_seconds, seconds, pauses)
         within = [pause for pause in pauses if begin < pause[0] and pause[1] < finish]
         moments = np.arange(begin, finish + MOMENT_SECONDS, MOMENT_SECONDS).clip(max=finish)
-        meetings = _meetings(spoken, frame_seconds, moments, within)
+        meetings = _word_boundaries(spoken, frame_seconds, moments, within)
         starts, ends = iter([begin, *(start for _, start in meetings)]), iter([*(end for end, _ in meetings), finish])
     for letters in marked:
         end = aligned[-1].end if aligned else 0.0
@@ -173,12 +176,12 @@ def _place(
     return aligned
 
 
-def _extent(
-    spoken: Sequence[_Letters], frame_seconds: float, seconds: float, pauses: Sequence[tuple[float, float]]
+def _speech_extent(
+    spoken: Sequence[_WordFrames], frame_seconds: float, seconds: float, pauses: Sequence[tuple[float, float]]
 ) -> tuple[float, float]:
-    """Where the first word begins and the last one ends: at the silence at the clip's ends, if there is any.
+    """Start of the first word and end of the last: at the silence at the clip's ends, if there is any.
 
-    A letter may be marked as late as after its word, so that no other silence is sure to be outside the words.
+    A label may come as late as after its word, so other silences may be within the words.
     """
     begin = max((end for start, end in pauses if start < EDGE_SECONDS), default=None)
     finish = min((start for start, end in pauses if end > seconds - EDGE_SECONDS), default=None)
@@ -189,16 +192,16 @@ def _extent(
     return begin, max(begin, finish)
 
 
-def _meetings(
-    spoken: Sequence[_Letters],
+def _word_boundaries(
+    spoken: Sequence[_WordFrames],
     frame_seconds: float,
     moments: NDArray[np.float64],
     pauses: Sequence[tuple[float, float]],
 ) -> list[tuple[float, float]]:
-    """End of each word but the last and start of the next: of all choices of moments and pauses in order, the cheapest.
+    """End of each word but the last and start of the next: the cheapest choice of moments and pauses in order.
 
-    A moment costs `NO_PAUSE_COST`, a pause nothing; both cost their distance from the last letter of the word before,
-    and a pause is worth `PAUSE_WORTH` of its length, so that a long one is not left within a word.
+    A moment costs `NO_PAUSE_COST`, a pause nothing; both cost their distance from the last label of the word before,
+    and a pause earns `PAUSE_WORTH` of its length, so that a long one is not left within a word.
     """
     in_pause = np.searchsorted(np.ravel(pauses), moments, side="right") % 2 == 1
     places = np.array([*((moment, moment) for moment in moments[~in_pause]), *pauses])
@@ -215,7 +218,7 @@ def _meetings(
 
 
 def _cheapest_in_order(costs: NDArray[np.float64]) -> list[int]:
-    """For each row of `[rows, columns]` a column, each farther right than the one before, for the least sum."""
+    """For each row of `[rows, columns]` a column, each to the right of the one before, with the least sum."""
     if not len(costs):
         return []
     columns = np.arange(costs.shape[1])

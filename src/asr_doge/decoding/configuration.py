@@ -17,39 +17,42 @@ DEFAULT_BEAMS, MOST_BEAMS = 4, 100
 
 @dataclass(kw_only=True)
 class DecodingConfig:
-    """How what was heard becomes text."""
+    """How the encoder's output becomes text."""
 
     decoder: DecoderName | None = None
     """draft: the language model verifies the encoder's CTC draft, for the text of greedy in fewer passes. greedy: token
-    by token. beam: the best of several texts. ctc: the encoder alone, which needs no training and loads no language
-    model. Default: draft where the encoder has a CTC head, else greedy."""
+    by token. beam: the best of several hypotheses. ctc: the encoder alone, which needs no training and loads no
+    language model. Default: draft if the encoder has a CTC head, else greedy."""
     num_beams: int = 1
-    """Beams of beam search, 2 to 100 (which is then the decoder); with `--decoder beam` and no number, 4."""
+    """Beams of beam search, 2 to 100; a number selects beam search. With `--decoder beam` and no number, 4."""
     n_best: int = 1
-    """Texts of each piece to give as alternatives with their scores; at most the beams."""
+    """Hypotheses of each chunk to give as alternatives with their scores; at most the number of beams."""
     accept_threshold: float | None = None
-    """Take a token of the draft if the language model gives it at least this probability, 0 to 1, even where it would
-    have written another: faster, and no longer exactly greedy. Default: off."""
+    """Take a token of the draft if the language model gives it at least this probability, 0 to 1, even if another is
+    more probable: faster, and no longer exactly greedy. Default: off."""
     timestamps: Timestamps | None = None
-    """segment: start and end of every stretch. word: of every word, with its confidence; needs a CTC head. auto: word
-    where the model has a CTC head, else none. Default: auto for the formats srt, vtt, tsv, ctm and textgrid, else
-    none."""
+    """segment: start and end of every segment. word: of every word, with its confidence; needs a CTC head. auto: word
+    if the model has a CTC head, else none. Default: auto for the formats srt, vtt, tsv, ctm and textgrid, else none."""
     hotwords: str | None = None
-    """Text file of words or phrases to listen for, one a line, spelled as in transcripts. They raise scores, and do not
-    enter the prompt."""
+    """Text file of words or phrases to listen for, one per line, spelled as in transcripts. They raise scores, and do
+    not enter the prompt."""
     hotword_weight: float = 1.0
-    """How far from the best path a hotword may be and still count as heard, in nats a letter; more finds more of them,
-    and more that were not said."""
+    """How far from the best path a hotword may be and still count as found, in nats per character; a higher value finds
+    more of them, and more that were not said."""
+    cut_at_pauses: bool = False
+    """Cut every recording at pauses, as streams are cut; by default only those longer than the longest recording that
+    the model was trained on."""
     guard_silence: bool = True
-    """Write nothing where nobody speaks: in silence, steady noise and tones, where the CTC head hears no letter, and
-    where it is unsure of its letters, or missing, and the voice activity detector hears no voice."""
+    """Write nothing for chunks without speech: silence, steady noise and tones, chunks for which the CTC head gives
+    only blanks, and those for which it is unsure, or missing, and the voice activity detector finds no speech."""
     guard_length: bool = True
-    """Stop a text that grows far longer than the encoder's draft of it."""
+    """Stop a text that grows far longer than the encoder's draft or, without a CTC head, than the duration of the
+    speech allows."""
     guard_loops: bool = True
-    """Cut a phrase that repeats over and over where the encoder's draft does not."""
+    """Shorten a phrase that repeats over and over if it does not in the encoder's draft."""
 
     def check(self) -> None:
-        """Refuse what makes no sense.
+        """Refuse settings that contradict each other.
 
         Raises:
             ConfigError: the message names the flag.
@@ -69,7 +72,7 @@ class DecodingConfig:
 
     @property
     def beams(self) -> int:
-        """Beams of beam search; 1 where there is none."""
+        """Beams of beam search; 1 for other decoders."""
         if self.num_beams > 1:
             return self.num_beams
         return DEFAULT_BEAMS if self.decoder == "beam" else 1

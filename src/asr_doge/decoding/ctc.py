@@ -1,6 +1,6 @@
-"""CTC: the draft transcript that the frozen encoder holds already.
+"""Decode the frozen encoder's CTC head: the draft transcript.
 
-Promises: best-path decoding (argmax, collapse repeats, drop blanks), the way Granite Speech evaluates its CTC head.
+Promises: best-path decoding (argmax, collapse repeats, drop blanks), as Granite Speech evaluates its CTC head.
 It does not know the language model.
 """
 
@@ -19,13 +19,18 @@ def ctc_greedy_texts(encoder: SpeechEncoder, ctc_logits: Tensor, ctc_lengths: Te
     """Draft transcripts of a batch.
 
     Args:
-        encoder: whose head it is; it knows how ids become text.
+        encoder: the owner of the head; it converts ids into text.
         ctc_logits: `[B, T, V]`.
         ctc_lengths: `[B]`.
     """
+    return [encoder.ctc_text(ids).strip() for ids in ctc_greedy_ids(ctc_logits, ctc_lengths)]
+
+
+def ctc_greedy_ids(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[list[int]]:
+    """Ids of the best path of each clip, without repeats and blanks; arguments as above."""
     best = ctc_logits.argmax(dim=-1)
     return [
-        encoder.ctc_text([label for label, _ in groupby(row[:length].tolist()) if label != BLANK]).strip()
+        [label for label, _ in groupby(row[:length].tolist()) if label != BLANK]
         for row, length in zip(best, ctc_lengths.tolist(), strict=True)
     ]
 
@@ -36,15 +41,32 @@ def ctc_log_posteriors(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[NDArray[
     return [row[:length] for row, length in zip(rows, ctc_lengths.tolist(), strict=True)]
 
 
-def letter_scores(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], text: str) -> NDArray[np.float32]:
-    """Log-posteriors `[T, L]` of the letters of a text, of those that the head can write.
+def ctc_label_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
+    """The labels that stand for each character of a text (with BPE, for each token), for those that the head can spell.
 
-    A letter counts in either case, for a text may be lower-cased where the head's is not.
+    Case is ignored, since a text may be in lower case and the head's labels not.
     """
-    columns = []
+    if encoder.ctc_units == "bpe":
+        return [(label,) for label in encoder.ctc_ids(" ".join(text.split()))]
+    letters = []
     for letter in text:
-        forms = [encoder.ctc_ids(form) for form in {letter, letter.lower(), letter.upper()}]
-        ids = [form[0] for form in forms if len(form) == 1]
+        forms = [encoder.ctc_ids(form) for form in sorted({letter, letter.lower(), letter.upper()})]
+        ids = tuple(form[0] for form in forms if len(form) == 1)
         if ids:
-            columns.append(log_posteriors[:, ids].max(axis=1))
+            letters.append(ids)
+    return letters
+
+
+def label_log_posteriors(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], text: str) -> NDArray[np.float32]:
+    """Log-posteriors `[T, L]` of the characters of a text that the head can spell."""
+    columns = [log_posteriors[:, list(ids)].max(axis=1) for ids in ctc_label_ids(encoder, text)]
     return np.stack(columns, axis=1) if columns else log_posteriors[:, :0]
+
+
+def is_beyond(encoder: SpeechEncoder, text: str) -> bool:
+    """Whether the head can spell less than half of the characters of a text, so that its output says nothing about it.
+
+    For Cyrillic words, a head of Latin characters gives blanks, or a few characters that resemble them.
+    """
+    letters = "".join(filter(str.isalnum, text))
+    return len(ctc_label_ids(encoder, letters)) < len(letters) / 2

@@ -1,11 +1,12 @@
-"""The decoders: what was heard to texts, under one interface.
+"""The decoders: from the encoder's output to texts, under one interface.
 
-Promises: `build_decoder` gives the one that a configuration names, or says in one line why it cannot; every decoder
-gives for each clip its texts, the best first, each clip's as if it were alone.
+Promises: `build_decoder` gives the decoder that a configuration names, or says in one line why it cannot; every decoder
+gives the hypotheses of each clip, best first, and they do not depend on the other clips.
 It does not know audio, times or guards (see `asr_doge.decoding.recognition`). Greedy and beam search over the language
 model are transformers' own.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,19 +27,24 @@ from asr_doge.models.loading import MAX_NEW_TOKENS
 from asr_doge.text.normalization import normalize_training_text
 
 LENGTH_PER_DRAFT_TOKEN, LENGTH_ANYWAY = 2, 16
-"""A text may have this many tokens for each of its draft, and so many more."""
+"""A text may have this many tokens for each token of its draft, plus this many more."""
+LENGTH_PER_SECOND = 15
+"""Without a draft, this many for each second of speech: three times what fast speakers need with a tokenizer of words
+and subwords, and about as many characters as they speak."""
+TRAIN_A_HEAD = "train one: asr-doge pretrain ctc_head --speech_encoder ENCODER (docs/ctc_head.md)"
+"""What to do about an encoder without CTC."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One text of a clip.
+    """A transcript that a decoder proposes for a clip.
 
     Attributes:
         text: without special tokens or space at the ends.
-        score: natural logarithm of its probability (of its best path's, for CTC); None if nobody asked for it.
+        score: natural logarithm of its probability (of its best path's, for CTC); None if it was not requested.
         tokens: the language model's, with the end-of-sequence token if it was reached; empty for CTC.
-        log_probs: of each token, where the decoder has them.
-        passes: times the language model ran for it.
+        log_probs: of each token, if the decoder has them.
+        passes: number of language-model passes.
         cut: whether it was stopped at its length limit.
     """
 
@@ -51,14 +57,14 @@ class Hypothesis:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What the encoder heard in a batch of B clips.
+class DecoderInputs:
+    """The encoder's output for a batch of B clips.
 
     Attributes:
         speech: the encoder's output, with CTC logits if there is a head.
         drafts: the CTC head's text of each clip and its score; None without a head.
-        biases: hotwords heard in each clip; None where none are wanted.
-        prompt_ids: of each clip's prompt, `[B, P]`, -100 at padding; None for the model's only one.
+        biases: for each clip, the bias of the hotwords found in it; None if there are no hotwords.
+        prompt_ids: of each clip's prompt, `[B, P]`, -100 at padding; None if the model has only one prompt.
     """
 
     speech: SpeechEncoderOutput
@@ -68,28 +74,28 @@ class Heard:
 
 
 class Decoder(ABC):
-    """Texts of a batch."""
+    """Decodes a batch."""
 
     @abstractmethod
-    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
-        """For each clip its texts, the best first."""
+    def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
+        """The hypotheses of each clip, best first."""
 
 
 class CTCDecoder(Decoder):
-    """The encoder's own text."""
+    """Gives the CTC head's text."""
 
-    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+    def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
         """See `Decoder.decode`."""
-        assert heard.drafts is not None
-        return [[Hypothesis(text, score)] for text, score in heard.drafts]
+        assert inputs.drafts is not None
+        return [[Hypothesis(text, score)] for text, score in inputs.drafts]
 
 
 class LanguageModelDecoder(Decoder):
-    """What the decoders that write with the language model share.
+    """Base of the decoders that generate with the language model.
 
     Args:
         loaded: the model.
-        bound_length: whether a draft bounds the length of its text (see `LENGTH_PER_DRAFT_TOKEN`).
+        bound_length: whether its draft, or its clip's duration, limits the length of a text.
     """
 
     def __init__(self, loaded: LoadedModel, bound_length: bool) -> None:
@@ -101,17 +107,22 @@ class LanguageModelDecoder(Decoder):
         self.eos_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
         self.max_new_tokens: int = settings.max_new_tokens or MAX_NEW_TOKENS
 
-    def draft_tokens(self, heard: Heard) -> list[list[int]]:
-        """Each draft as the language model would spell it."""
-        if heard.drafts is None:
-            return [[] for _ in heard.speech.speech_lengths]
-        return [self.processor.label_ids(normalize_training_text(text))[:-1].tolist() for text, _ in heard.drafts]
+    def draft_tokens(self, inputs: DecoderInputs) -> list[list[int]]:
+        """Each draft as the language model's tokens."""
+        if inputs.drafts is None:
+            return [[] for _ in inputs.speech.speech_lengths]
+        return [self.processor.label_ids(normalize_training_text(text))[:-1].tolist() for text, _ in inputs.drafts]
 
-    def limits(self, drafts: Sequence[Sequence[int]], heard: Heard) -> list[int]:
-        """The most tokens of each text."""
-        if not self.bound_length or heard.drafts is None:
+    def limits(self, drafts: Sequence[Sequence[int]], inputs: DecoderInputs) -> list[int]:
+        """The most tokens of each text: by its draft, or without one by the clip's duration."""
+        if not self.bound_length:
             return [self.max_new_tokens] * len(drafts)
-        return [min(self.max_new_tokens, LENGTH_ANYWAY + LENGTH_PER_DRAFT_TOKEN * len(draft)) for draft in drafts]
+        if inputs.drafts is None:
+            rate = LENGTH_PER_SECOND / self.model.encoder.frame_rate_hz
+            bounds = [math.ceil(rate * length) for length in inputs.speech.speech_lengths.tolist()]
+        else:
+            bounds = [LENGTH_PER_DRAFT_TOKEN * len(draft) for draft in drafts]
+        return [min(self.max_new_tokens, LENGTH_ANYWAY + bound) for bound in bounds]
 
     def hypothesis(
         self, tokens: Sequence[int], limit: int, passes: int, score: float | None, log_probs: Sequence[float] = ()
@@ -130,19 +141,19 @@ class DraftDecoder(LanguageModelDecoder):
         piece = loaded.processor.tokenizer.convert_ids_to_tokens
         self.verifier = Verifier(self.model, self.eos_ids, piece, accept_threshold)
 
-    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+    def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
         """See `Decoder.decode`."""
-        drafts = self.draft_tokens(heard)
-        limits = self.limits(drafts, heard)
-        written = self.verifier.write(heard.speech, drafts, limits, heard.biases, heard.prompt_ids)
+        drafts = self.draft_tokens(inputs)
+        limits = self.limits(drafts, inputs)
+        decoded = self.verifier.decode(inputs.speech, drafts, limits, inputs.biases, inputs.prompt_ids)
         return [
             [self.hypothesis(row.tokens, limit, row.passes, sum(row.log_probs), row.log_probs)]
-            for row, limit in zip(written, limits, strict=True)
+            for row, limit in zip(decoded, limits, strict=True)
         ]
 
 
 class OwnLimits(StoppingCriteria):
-    """Ends each clip's search at its own limit: beams that went on for a neighbour's sake would find other texts.
+    """Ends each clip's search at its own limit; otherwise beams that continue for a neighbour would find other texts.
 
     Args:
         limits: the most tokens of each clip.
@@ -152,7 +163,7 @@ class OwnLimits(StoppingCriteria):
         self.limits = torch.tensor(limits)
 
     def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:
-        """Whether each of the texts `[B, written so far]` must end, as many of every clip, clip after clip."""
+        """Whether each of the texts `[B, written so far]` must end; the beams of a clip follow each other."""
         texts_of_each = len(input_ids) // len(self.limits)
         return (self.limits.to(input_ids.device) <= input_ids.shape[1]).repeat_interleave(texts_of_each)
 
@@ -163,8 +174,8 @@ class SearchDecoder(LanguageModelDecoder):
     Args:
         loaded, bound_length: as above.
         num_beams: 1 is greedy.
-        n_best: texts to give of each clip.
-        score_tokens: whether to give the log-probabilities of the best text's tokens, which takes one pass more.
+        n_best: number of hypotheses to give for each clip.
+        score_tokens: whether to give the log-probabilities of the best text's tokens, which takes one more pass.
     """
 
     def __init__(
@@ -180,28 +191,28 @@ class SearchDecoder(LanguageModelDecoder):
         self.n_best = n_best
         self.score_tokens = score_tokens
 
-    def decode(self, heard: Heard) -> list[list[Hypothesis]]:
+    def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
         """See `Decoder.decode`."""
-        speech = heard.speech
-        limits = self.limits(self.draft_tokens(heard), heard)
-        biased = [HotwordLogitsProcessor(heard.biases, self.num_beams)] if heard.biases else []
+        speech = inputs.speech
+        limits = self.limits(self.draft_tokens(inputs), inputs)
+        biased = [HotwordLogitsProcessor(inputs.biases, self.num_beams)] if inputs.biases else []
         found = self.model.generate(
             speech_embeddings=speech.speech_embeddings,
             attention_mask=length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1]),
-            prompt_ids=heard.prompt_ids,
+            prompt_ids=inputs.prompt_ids,
             num_beams=self.num_beams,
             num_return_sequences=self.n_best,
             max_new_tokens=max(limits),
             logits_processor=LogitsProcessorList(biased),
             stopping_criteria=StoppingCriteriaList([OwnLimits(limits)]),
             return_dict_in_generate=True,
-            output_scores=self.num_beams > 1,  # they come with the score of each sequence
+            output_scores=self.num_beams > 1,  # needed for the score of each sequence
         )
         texts = self._ended(found.sequences, limits)
         scores = found.sequences_scores.tolist() if self.num_beams > 1 else [None] * len(texts)
         log_probs: list[Sequence[float]] = [()] * len(texts)
         if self.score_tokens:
-            log_probs[:: self.n_best] = score_tokens(self.model, heard, texts[:: self.n_best])
+            log_probs[:: self.n_best] = score_tokens(self.model, inputs, texts[:: self.n_best])
         hypotheses = [
             self.hypothesis(tokens, limits[index // self.n_best], len(tokens), score, row)
             for index, (tokens, score, row) in enumerate(zip(texts, scores, log_probs, strict=True))
@@ -219,9 +230,9 @@ class SearchDecoder(LanguageModelDecoder):
 
 
 @torch.inference_mode()
-def score_tokens(model: torch.nn.Module, heard: Heard, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+def score_tokens(model: torch.nn.Module, inputs: DecoderInputs, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     """Natural logarithms of the probability of each token of each row's text, in one pass."""
-    speech = heard.speech
+    speech = inputs.speech
     width = max(map(len, rows))
     labels = torch.full((len(rows), width), IGNORED_LABEL)
     for place, row in zip(labels, rows, strict=True):
@@ -229,7 +240,7 @@ def score_tokens(model: torch.nn.Module, heard: Heard, rows: Sequence[Sequence[i
     mask = length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1])
     labels = labels.to(mask.device)
     logits = model(
-        speech_embeddings=speech.speech_embeddings, attention_mask=mask, labels=labels, prompt_ids=heard.prompt_ids
+        speech_embeddings=speech.speech_embeddings, attention_mask=mask, labels=labels, prompt_ids=inputs.prompt_ids
     ).logits
     scores = []
     for row_logits, row in zip(logits, rows, strict=True):
@@ -253,12 +264,13 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     """The decoder that `choose_decoder` chooses.
 
     Raises:
-        ConfigError: this model cannot be decoded so.
+        ConfigError: this model does not support the decoder.
     """
     name = choose_decoder(config, loaded)
     encoder = loaded.encoder if isinstance(loaded, LoadedEncoder) else loaded.model.encoder
     if name in ("ctc", "draft") and not encoder.has_ctc:
-        raise ConfigError(f"--decoder {name} needs an encoder with a CTC head, which this one lacks; use greedy")
+        instead = "" if isinstance(loaded, LoadedEncoder) else "use --decoder greedy, or "
+        raise ConfigError(f"--decoder {name} needs a CTC head, which this encoder lacks: {instead}{TRAIN_A_HEAD}")
     if config.accept_threshold is not None and name != "draft":
         raise ConfigError(f"--accept_threshold is for --decoder draft, and this is {name}; leave it out")
     if name == "ctc":
@@ -274,7 +286,7 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
 
 
 def _obstacle(loaded: LoadedModel) -> str | None:
-    """Why reading several tokens at once is not the same as one by one for this language model; None if it is."""
+    """Why several tokens at once give another result than one by one for this language model; None if they do not."""
     config = loaded.model.config.text_config
     if getattr(config, "is_moe", False):  # Doge's router mixes neighbouring positions
         return "its mixture of experts reads ahead"

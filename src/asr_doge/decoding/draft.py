@@ -1,14 +1,14 @@
-"""Draft verification: the language model's greedy text, read from a draft instead of written token by token.
+"""Draft verification: the language model's greedy text, checked against a draft instead of generated token by token.
 
-Promises: the tokens are those that greedy search gives, whatever the draft is worth: a token is taken only where it is
-the language model's own first choice after the ones before it. A good draft costs one pass, a useless one as many as
-greedy search. Rows of a batch accept as much as each of them can. (As with any other batching, sums are done in another
-order than one token at a time: where two tokens score the same to within rounding, either may be first.)
+Promises: the tokens are those of greedy search, whatever the draft: a token is taken only if it is the language model's
+own first choice after the ones before it. A good draft costs one pass, a useless one as many as greedy search. Each row
+of a batch accepts as many tokens as agree. (As with any other batching, sums are computed in another order than one
+token at a time: if two tokens score the same to within rounding, either may be first.)
 It does not know where drafts come from.
 
-A pass reads the tokens that are certain but not read yet, then what is left of the draft. The agreeing prefix is
-accepted; the language model's own next token follows it; then the draft goes on from where it is nearest, by edit
-distance, to the text so far.
+A pass reads the tokens that are certain but not read yet, then the rest of the draft. The agreeing prefix is accepted,
+and the language model's own next token is appended. The next pass continues with the draft from the place that is
+nearest, by edit distance, to the text so far.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,21 +25,21 @@ from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
 from asr_doge.models.layout import IGNORED_LABEL
 
 WINDOW = 24
-"""Draft tokens read at once after the first disagreement: the next one is likely not far, and what is read beyond it is
-read in vain."""
+"""Draft tokens read at once after the first disagreement: the next disagreement is probably near, and tokens read
+beyond it are wasted."""
 
 AddBias = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]
-"""Logits `[K, V]` after adding a row's bias, given the tokens before them and the K - 1 tokens between them."""
+"""Takes logits `[K, V]`, the tokens before them and the K - 1 tokens between them; adds a row's bias to the logits."""
 
 
 @dataclass
-class Written:
-    """What one row of a batch came to.
+class DecodedSequence:
+    """The result for one row of a batch.
 
     Attributes:
-        tokens: with the end-of-sequence token, if it was reached.
+        tokens: including the end-of-sequence token, if it was reached.
         log_probs: natural logarithm of the probability of each, without bias.
-        passes: times the language model ran for this row.
+        passes: number of language-model passes for this row.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -48,12 +48,12 @@ class Written:
 
 
 class Draft:
-    """A draft's tokens, and where in it a text that may differ from it has arrived.
+    """A draft's tokens, and the place in it that corresponds to the end of a text that may differ from it.
 
     Args:
         tokens: ids.
-        pieces: the characters that each stands for, by which the two texts are compared: a word spelled otherwise falls
-            into other tokens.
+        pieces: the characters of each token. The two texts are compared by characters, since a word spelled otherwise
+            has other tokens.
     """
 
     def __init__(self, tokens: Sequence[int], pieces: Sequence[str]) -> None:
@@ -64,17 +64,17 @@ class Draft:
         self._position = 0
 
     def rest(self, most: int | None = None) -> list[int]:
-        """The tokens that are expected next, `most` of them at most."""
+        """The next expected tokens, at most `most` of them."""
         return self._tokens[self._position :][:most]
 
     def follow(self, token: int, piece: str) -> None:
-        """Move on by a token of the text."""
+        """Advance by a token of the text."""
         for character in _code_points(piece):
             self._costs = _next_costs(self._costs, self._characters, character)
         costs = self._costs[self._ends]
         nearest = np.flatnonzero(costs == costs.min())
         expected = self._ends[self._position] + len(piece)
-        # Of places equally near, one that the same token leads to; then the one as far on as the token is long.
+        # Of equally near places, prefer one after the same token, then the one nearest to the token's length ahead.
         self._position = min(
             nearest.tolist(),
             key=lambda place: (place == 0 or self._tokens[place - 1] != token, abs(self._ends[place] - expected)),
@@ -83,24 +83,24 @@ class Draft:
 
 @dataclass
 class _Row:
-    """An utterance on its way: its place in the batch, its draft, and how many tokens it may have."""
+    """An utterance in progress: its place in the batch, its draft, and how many tokens it may have."""
 
     index: int
     draft: Draft
     limit: int
-    written: Written
+    decoded: DecodedSequence
     finished: bool = False
 
 
 @dataclass(frozen=True)
 class Verifier:
-    """Greedy text of a batch by way of drafts.
+    """Decodes a batch greedily by verifying drafts.
 
     Args:
         model: whose language model decides.
         eos_ids: tokens that end a text.
-        piece: the characters a token stands for.
-        accept_threshold: probability from which a draft's token is taken though it is not the first choice.
+        piece: gives the characters of a token.
+        accept_threshold: probability from which a draft's token is accepted even if it is not the first choice.
         window: see `WINDOW`.
     """
 
@@ -111,34 +111,34 @@ class Verifier:
     window: int = WINDOW
 
     @torch.inference_mode()
-    def write(
+    def decode(
         self,
         speech: SpeechEncoderOutput,
         drafts: Sequence[Sequence[int]],
         limits: Sequence[int],
         add_bias: Sequence[AddBias | None] | None = None,
         prompt_ids: Tensor | None = None,
-    ) -> list[Written]:
-        """Texts of a batch.
+    ) -> list[DecodedSequence]:
+        """Decode a batch.
 
         Args:
-            speech: what the encoder heard.
-            drafts: token ids of each row's draft; any at all, and none is as good as any.
-            limits: the most tokens of each row.
-            add_bias: of each row, what is added to its logits.
+            speech: the encoder's output.
+            drafts: token ids of each row's draft; any tokens are allowed, and an empty draft too.
+            limits: maximum number of tokens of each row.
+            add_bias: for each row, the function that adds its bias to logits.
             prompt_ids: as in `ASRDogeForConditionalGeneration.forward`.
         """
         rows = [
-            _Row(index, Draft(tokens, [self.piece(token) for token in tokens]), limit, Written())
+            _Row(index, Draft(tokens, [self.piece(token) for token in tokens]), limit, DecodedSequence())
             for index, (tokens, limit) in enumerate(zip(drafts, limits, strict=True))
         ]
-        results = [row.written for row in rows]
+        results = [row.decoded for row in rows]
         proposals = [row.draft.rest(row.limit) for row in rows]
         mask = length_mask(speech.speech_lengths, speech.speech_embeddings.shape[1])
-        logits, reading = self.model.read(speech.speech_embeddings, mask, self._batch(proposals), prompt_ids)
+        logits, state = self.model.prefill(speech.speech_embeddings, mask, self._batch(proposals), prompt_ids)
         while True:
             rejected = [
-                self._take(
+                self._accept(
                     row, proposal, scores[-len(proposal) - 1 :].float(), add_bias[row.index] if add_bias else None
                 )
                 for row, proposal, scores in zip(rows, proposals, logits, strict=True)
@@ -147,23 +147,23 @@ class Verifier:
             if not going:
                 return results
             if len(going) < len(rows):
-                reading.select(torch.tensor(going, device=logits.device))
+                state.select(torch.tensor(going, device=logits.device))
                 rows, rejected = [rows[number] for number in going], [rejected[number] for number in going]
-            reading.reject(torch.tensor(rejected, device=logits.device))
-            proposals = [row.draft.rest(min(self.window, row.limit - len(row.written.tokens))) for row in rows]
-            unread = [[row.written.tokens[-1], *proposal] for row, proposal in zip(rows, proposals, strict=True)]
-            logits = self.model.read_on(reading, self._batch(unread))
+            state.reject(torch.tensor(rejected, device=logits.device))
+            proposals = [row.draft.rest(min(self.window, row.limit - len(row.decoded.tokens))) for row in rows]
+            unread = [[row.decoded.tokens[-1], *proposal] for row, proposal in zip(rows, proposals, strict=True)]
+            logits = self.model.extend(state, self._batch(unread))
 
-    def _take(self, row: _Row, proposal: Sequence[int], logits: Tensor, add_bias: AddBias | None) -> int:
-        """Accept what agrees and one token more; returns how many of the proposed tokens were rejected.
+    def _accept(self, row: _Row, proposal: Sequence[int], logits: Tensor, add_bias: AddBias | None) -> int:
+        """Accept the agreeing tokens and one more; returns how many of the proposed tokens were rejected.
 
         Args:
             proposal: K draft tokens.
             logits: `[K + 1, V]`, the predictions before, between and after them.
         """
-        log_probs = logits.log_softmax(dim=-1)  # the model's own: a bias makes no word surer
+        log_probs = logits.log_softmax(dim=-1)  # without bias, which must not raise confidences
         if add_bias is not None:
-            logits = add_bias(logits, row.written.tokens, proposal)
+            logits = add_bias(logits, row.decoded.tokens, proposal)
         proposed = torch.tensor(proposal, dtype=torch.long, device=logits.device)
         choices = logits.argmax(dim=-1)
         agrees = choices[:-1] == proposed
@@ -173,11 +173,11 @@ class Verifier:
         accepted = int(agrees.long().cumprod(dim=0).sum())
         taken = [*proposal[:accepted], int(choices[accepted])]
         scores = log_probs[: accepted + 1].gather(1, torch.tensor(taken, device=logits.device)[:, None])[:, 0]
-        row.written.passes += 1
+        row.decoded.passes += 1
         for token, score in zip(taken, scores.tolist(), strict=True):
-            row.written.tokens.append(token)
-            row.written.log_probs.append(score)
-            if token in self.eos_ids or len(row.written.tokens) >= row.limit:
+            row.decoded.tokens.append(token)
+            row.decoded.log_probs.append(score)
+            if token in self.eos_ids or len(row.decoded.tokens) >= row.limit:
                 row.finished = True
                 break
             row.draft.follow(token, self.piece(token))
@@ -199,5 +199,5 @@ def _next_costs(costs: NDArray[np.int64], draft: NDArray[np.int64], character: i
     extended[0] = costs[0] + 1
     extended[1:] = np.minimum(costs[1:] + 1, costs[:-1] + (draft != character))
     steps = np.arange(len(costs))
-    # Leaving out characters of the draft costs one each: a running minimum instead of a loop over the row.
+    # Skipping characters of the draft costs one each: a running minimum instead of a loop over the row.
     return np.minimum.accumulate(extended - steps) + steps

@@ -1,8 +1,8 @@
-"""Guards: what keeps a language model from writing what nobody said.
+"""Guards: rules that keep a language model from writing what nobody said.
 
-Promises: each guard is one function without state, and says whether it acted. Speech in which the CTC head is sure of
-its letters keeps its text, unless its level is that of a steady noise.
-It does not listen for voices itself.
+Promises: each guard is a function without state and says whether it acted. Speech for which the CTC head is sure of its
+labels keeps its text, unless its level is that of a steady noise.
+It does not detect speech itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,27 +16,29 @@ from asr_doge.decoding.ctc import BLANK
 GuardName = Literal["silence", "length", "loop"]
 
 SILENCE_PEAK = 10 ** (-80 / 20)
-"""Nothing louder than -80 dB of full scale is digital silence, which needs no model to be empty."""
+"""A clip with nothing louder than -80 dB of full scale is digital silence; no model is needed to call it empty."""
 FRAME_SECONDS = 0.025
 STEADY_DECIBELS = 3.0
-"""Noise and tones keep their level within this; speech, with its pauses and consonants, does not, even in noise."""
+"""Noise and tones stay within this range of levels; speech, with its pauses and consonants, does not, even in noise."""
 STEADY_SECONDS = 0.5
-"""Shorter clips are not judged by their steadiness: a vowel may be as long."""
-SURE_POSTERIOR, SURE_LETTER = 0.9, 0.95
-"""Mean posterior of the letters of the CTC text, and of a single letter, from which they count though nobody is heard.
+"""The steadiness of shorter clips is not judged: a vowel may be as long."""
+SURE_POSTERIOR, SURE_LABEL = 0.9, 0.95
+"""Mean posterior of the labels of the CTC text, and of a single label, from which they count without detected speech.
 
-Of short words nano's head is often less sure than of beeps and drums: the voice tells them apart."""
+nano's head is often less sure of short words than of beeps and drums; the detector tells these apart."""
 
 LONGEST_PHRASE = 8
 LOOP_REPEATS, LOOP_REPEATS_WITHOUT_DRAFT = 4, 8
-"""A phrase said so many times in a row may be a loop; with a draft, only in a text that is far longer than it."""
+"""Repeats of a phrase in a row that may be a loop; with a draft, only in a text that is far longer than the draft."""
 WORDS_PER_DRAFT_WORD, WORDS_ANYWAY = 1.5, 2
 
 
 def is_quiet_or_steady(waveform: NDArray[np.float32], sampling_rate: int) -> bool:
-    """Whether a clip `[samples]` is silence, or sound of one level throughout."""
-    if np.abs(waveform).max() <= SILENCE_PEAK:
+    """Whether a clip `[samples]` is silence, or sound of constant level, not counting offset and hum."""
+    if np.ptp(waveform) / 2 <= SILENCE_PEAK:
         return True
+    # Differences of neighbouring samples: they have no offset, and hum of 50 Hz is 34 dB lower.
+    waveform = np.diff(waveform)
     if len(waveform) < STEADY_SECONDS * sampling_rate:
         return False
     frame = int(FRAME_SECONDS * sampling_rate)
@@ -46,33 +48,38 @@ def is_quiet_or_steady(waveform: NDArray[np.float32], sampling_rate: int) -> boo
     return bool(high - low < STEADY_DECIBELS)
 
 
-def hears_no_speech(log_posteriors: NDArray[np.float32] | None, has_voice: Callable[[], bool]) -> bool:
-    """Whether the CTC head is blank through a clip; or it is unsure of its letters, or missing, and nobody speaks.
+def is_blank(log_posteriors: NDArray[np.float32]) -> bool:
+    """Whether the CTC head gives only blanks for a clip; its log-posteriors are `[T, V]`."""
+    return bool((log_posteriors.argmax(axis=1) == BLANK).all())
+
+
+def is_nonspeech(log_posteriors: NDArray[np.float32] | None, has_voice: Callable[[], bool]) -> bool:
+    """Whether the CTC head gives only blanks; or is unsure of its labels, or missing, and there is no speech.
 
     Args:
         log_posteriors: `[T, V]`, of the head; None without one.
-        has_voice: whether somebody speaks in the clip; only asked in doubt, since listening takes time.
+        has_voice: runs the voice activity detector on the clip; called only in doubt, since it takes time.
     """
     if log_posteriors is None:
         return not has_voice()
+    if is_blank(log_posteriors):
+        return True
     best = log_posteriors.argmax(axis=1)
     spoken = best != BLANK
-    if not spoken.any():
-        return True
     letters = np.count_nonzero(spoken & (best != np.concatenate([[BLANK], best[:-1]])))
     sureness = float(np.exp(log_posteriors.max(axis=1)[spoken].mean()))
-    return sureness < (SURE_LETTER if letters == 1 else SURE_POSTERIOR) and not has_voice()
+    return sureness < (SURE_LABEL if letters == 1 else SURE_POSTERIOR) and not has_voice()
 
 
 def without_loops(words: Sequence[str], draft: Sequence[str] | None) -> list[int]:
-    """Numbers of the words to keep of a text: of a phrase that goes round and round, as often as the draft has it.
+    """Numbers of the words to keep of a text: of a phrase that loops, as many repeats as the draft has.
 
     Args:
         words: of the text.
         draft: words of the CTC text, if there is a head.
     """
     if draft is not None and len(words) <= WORDS_PER_DRAFT_WORD * len(draft) + WORDS_ANYWAY:
-        return list(range(len(words)))  # who says "no no no no" is not cut short
+        return list(range(len(words)))  # a real "no no no no" is kept
     limit = LOOP_REPEATS if draft is not None else LOOP_REPEATS_WITHOUT_DRAFT
     kept: list[int] = []
     place = 0
@@ -89,13 +96,13 @@ def without_loops(words: Sequence[str], draft: Sequence[str] | None) -> list[int
 
 
 def _loop_at(words: Sequence[str], place: int) -> tuple[int, int]:
-    """Length and repeats of the phrase that repeats most from `place` on."""
+    """Length and number of repeats of the phrase that repeats most from `place` on."""
     loops = ((length, _repeats(words, place, length)) for length in range(1, LONGEST_PHRASE + 1))
     return max(loops, key=lambda loop: loop[1])
 
 
 def _repeats(words: Sequence[str], place: int, length: int) -> int:
-    """How many times the phrase of `length` words at `place` is said in a row."""
+    """Number of times in a row that the phrase of `length` words at `place` occurs."""
     phrase = list(words[place : place + length])
     if len(phrase) < length:
         return 0
@@ -106,5 +113,5 @@ def _repeats(words: Sequence[str], place: int, length: int) -> int:
 
 
 def _most_repeats(words: Sequence[str], length: int) -> int:
-    """The most times in a row that any phrase of `length` words is said."""
+    """The largest number of times in a row that any phrase of `length` words occurs."""
     return max((_repeats(words, place, length) for place in range(len(words))), default=0)

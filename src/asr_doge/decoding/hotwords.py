@@ -1,15 +1,16 @@
-"""Hotwords: words to listen for, favoured where the CTC head nearly hears them and nowhere else.
+"""Hotwords: words to listen for, favoured only where the CTC head almost recognizes them.
 
-Promises: a hotword is looked for in the CTC posteriors (Viterbi, anywhere in the clip, between spaces); it counts as
-heard where spelling it costs less than its bonus, `weight` nats a letter, against the best path of the same frames.
-Where it is heard it replaces what the CTC text has there, and gets a bonus in the language model's scores when the text
-has arrived there. Where it is not heard nothing changes, and the prompt never does.
-It does not know which decoder the scores belong to; the bonus depends on the text so far alone, so that verifying a
-draft and writing token by token still agree.
+Promises: a hotword is searched for in the CTC log-posteriors (Viterbi, anywhere in the clip, between spaces). It counts
+as found where spelling it costs less than its bonus, `weight` nats per character, compared with the best path of the
+same frames. A hotword that is found replaces the words of the CTC text at that place, and gets a bonus in the language
+model's scores when the text reaches that place. One that is not found changes nothing, and the prompt never changes.
+It does not know which decoder the scores belong to. The bonus depends only on the text so far, so verifying a draft and
+generating token by token still agree.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
-from asr_doge.decoding.ctc import BLANK, letter_scores
+from asr_doge.decoding.ctc import BLANK, ctc_label_ids
 from asr_doge.errors import ConfigError
 from asr_doge.models.encoders import SpeechEncoder
 
@@ -25,10 +26,10 @@ IMPOSSIBLE = -1e9
 
 
 def read_hotwords(path: str | Path) -> list[str]:
-    """Words or phrases of a text file, one a line; empty lines and those that begin with # are left out.
+    """Words or phrases of a text file, one per line; empty lines and those that begin with # are skipped.
 
     Raises:
-        ConfigError: it cannot be read, or holds none.
+        ConfigError: it cannot be read, or has none.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -44,7 +45,7 @@ def read_hotwords(path: str | Path) -> list[str]:
 
 @dataclass(frozen=True)
 class SpottedHotword:
-    """A hotword that was heard: in CTC frames `[start, end)`, and by how many nats its bonus exceeds its cost."""
+    """A hotword that was found: its CTC frames `[start, end)`, and by how many nats its bonus exceeds its cost."""
 
     text: str
     start: int
@@ -55,31 +56,31 @@ class SpottedHotword:
 def spot_hotwords(
     encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], hotwords: Sequence[str], weight: float
 ) -> list[SpottedHotword]:
-    """The hotwords heard in a clip, in order, of which no two overlap.
+    """The hotwords found in a clip, in order and without overlaps.
 
     Args:
-        encoder: whose CTC head it is.
+        encoder: the owner of the CTC head.
         log_posteriors: `[T, V]`.
         hotwords: words or phrases.
-        weight: bonus, in nats a letter.
+        weight: bonus, in nats per character.
     """
-    # Against the best label of each frame, what is spelled costs nothing where it is the best path. A frame of space
-    # at both ends stands for the clip's edges.
+    # Relative to the best label of each frame, so a hotword on the best path costs nothing. A frame of space at both
+    # ends stands for the clip's edges.
     relative = log_posteriors - log_posteriors.max(axis=1, keepdims=True)
     edge = np.full((1, relative.shape[1]), IMPOSSIBLE, dtype=np.float32)
-    edge[:, encoder.ctc_ids(" ")] = 0.0
+    space = encoder.ctc_ids(" ")  # of BPE none: its pieces hold it
+    edge[:, space] = 0.0
     relative = np.concatenate([edge, relative, edge])
-    found = []
-    for text in hotwords:
-        letters = letter_scores(encoder, relative, f" {text} ")
-        if letters.shape[1] < 3:  # none that the head can write
-            continue
-        costs, starts = _spell(letters, relative[:, BLANK])
-        bonus = weight * (letters.shape[1] - 2)
-        found += [
-            SpottedHotword(text, int(starts[end]), end - 1, bonus + float(costs[end]))
-            for end in np.flatnonzero(costs + bonus > 0).tolist()
-        ]
+    spelled = [(text, ctc_label_ids(encoder, f" {text} ")) for text in hotwords]
+    spelled = [(text, letters) for text, letters in spelled if len(letters) > 2 * len(space)]  # else it can write none
+    if not spelled:
+        return []
+    scores, starts = _spell(relative, [letters for _, letters in spelled])
+    scores += weight * np.array([len(letters) - 2 if space else len(text) for text, letters in spelled])
+    found = [
+        SpottedHotword(spelled[word][0], int(starts[end, word]), int(end) - 1, float(scores[end, word]))
+        for end, word in np.argwhere(scores > 0)
+    ]
     chosen: list[SpottedHotword] = []
     for candidate in sorted(found, key=lambda spotted: -spotted.gain):
         if all(candidate.end <= other.start or candidate.start >= other.end for other in chosen):
@@ -87,41 +88,54 @@ def spot_hotwords(
     return sorted(chosen, key=lambda spotted: spotted.start)
 
 
-def _spell(letters: NDArray[np.float32], blank: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """For each frame, the score of spelling all letters up to it, and the frame where that begins.
+def _spell(
+    log_posteriors: NDArray[np.float32], spellings: Sequence[Sequence[tuple[int, ...]]]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """For each frame and word, the score of the best path that spells the word up to it, and where that path begins.
+
+    All words are spelled in one pass over the frames, their states (a character, blank, a character, ...) side by side.
 
     Args:
-        letters: `[T, L]`, relative log-posteriors.
-        blank: `[T]`, of the blank.
+        log_posteriors: `[T, V]`.
+        spellings: for each of W words, the labels of each of its characters.
 
     Returns:
-        Score and first frame, `[T]` each.
+        Score and first frame, `[T, W]` each.
     """
-    frames, count = letters.shape
-    scores = np.repeat(blank[:, None], 2 * count - 1, axis=1).astype(np.float64)
-    scores[:, ::2] = letters
-    may_skip = np.zeros(2 * count - 1, dtype=bool)
-    may_skip[2::2] = (letters[:, 1:] != letters[:, :-1]).any(axis=0)
-    best = np.full(2 * count - 1, IMPOSSIBLE)
-    began = np.zeros(2 * count - 1, dtype=np.int64)
-    ends, starts = np.full(frames, IMPOSSIBLE), np.zeros(frames, dtype=np.int64)
-    for frame in range(frames):
-        stepped, skipped = np.roll(best, 1), np.where(may_skip, np.roll(best, 2), IMPOSSIBLE)
-        stepped[0] = 0.0  # it may begin at any frame
-        options = np.stack([best, stepped, skipped])
-        choice = options.argmax(axis=0)
-        stepped_from = np.roll(began, 1)
-        stepped_from[0] = frame
-        began = np.choose(choice, [began, stepped_from, np.roll(began, 2)])
-        best = options.max(axis=0) + scores[frame]
-        ends[frame], starts[frame] = best[-1], began[-1]
-    return ends, starts
+    columns = {letter: number for number, letter in enumerate(dict.fromkeys(chain.from_iterable(spellings)), 1)}
+    emissions = np.empty((len(log_posteriors), len(columns) + 1))
+    emissions[:, 0] = log_posteriors[:, BLANK]
+    for letter, number in columns.items():
+        emissions[:, number] = log_posteriors[:, list(letter)].max(axis=1)
+    lengths = np.array([2 * len(letters) - 1 for letters in spellings])
+    last = np.cumsum(lengths) - 1
+    first = last - lengths + 1
+    states = np.zeros(lengths.sum(), dtype=np.int64)  # the column of each, 0 for the blank
+    skips = np.full(len(states), IMPOSSIBLE)  # from a character to a different next one, without a blank between
+    for start, letters in zip(first.tolist(), spellings, strict=True):
+        numbers = np.array([columns[letter] for letter in letters])
+        states[start : start + 2 * len(letters) : 2] = numbers
+        skips[start + 2 : start + 2 * len(letters) : 2][numbers[1:] != numbers[:-1]] = 0.0
+
+    best = np.full(len(states), IMPOSSIBLE)
+    began = np.zeros(len(states), dtype=np.int64)
+    scores, starts = np.empty((len(emissions), len(spellings))), np.zeros((len(emissions), len(spellings)), np.int64)
+    for frame, emission in enumerate(emissions):
+        options = [best, np.roll(best, 1), np.roll(best, 2) + skips]
+        origins = [began, np.roll(began, 1), np.roll(began, 2)]
+        options[1][first], origins[1][first] = 0.0, frame  # a word may begin at any frame
+        for option, origin in zip(options[1:], origins[1:], strict=True):
+            better = option > best
+            best, began = np.where(better, option, best), np.where(better, origin, began)
+        best = best + emission[states]
+        scores[frame], starts[frame] = best[last], began[last]
+    return scores, starts
 
 
 def insert_hotwords(
     encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], spotted: Sequence[SpottedHotword]
 ) -> tuple[str, list[int]]:
-    """The CTC text of a clip with each hotword in place of what the best path has there.
+    """The CTC text of a clip with each hotword in place of the words of the best path there.
 
     Returns:
         The text, and for each hotword the number of its first word.
@@ -143,7 +157,7 @@ def insert_hotwords(
 
 @dataclass(frozen=True)
 class _Favoured:
-    """A hotword on its way into a text: its tokens at the start and after other words, its place, its gain."""
+    """A hotword to favour: its tokens at the start and after other words, its place, its gain."""
 
     first: tuple[int, ...]
     later: tuple[int, ...]
@@ -152,12 +166,12 @@ class _Favoured:
 
 
 class HotwordBias:
-    """What is added to the language model's scores of one clip.
+    """The bonus that hotwords add to the language model's scores of one clip.
 
     Args:
         tokenizer: of the language model.
-        spotted: hotwords heard.
-        draft: the text with them, and the number of the word at which each stands, from `insert_hotwords`.
+        spotted: the hotwords found.
+        draft: the text with them, and the number of the word at which each is, from `insert_hotwords`.
     """
 
     def __init__(
@@ -177,7 +191,7 @@ class HotwordBias:
         return tuple(self._tokenizer(text, add_special_tokens=False).input_ids)
 
     def bonuses(self, tokens: Sequence[int]) -> dict[int, float]:
-        """Nats by token that may follow the text so far."""
+        """Bonus in nats for each token that a hotword could continue the text with."""
         bonuses: dict[int, float] = {}
         for favoured in self._favoured:
             for done in range(min(len(tokens), len(favoured.later)) + 1):
@@ -188,14 +202,14 @@ class HotwordBias:
         return bonuses
 
     def _is_due(self, favoured: _Favoured, tokens: Sequence[int]) -> bool:
-        """Whether a text has arrived where the hotword was heard."""
+        """Whether a text has reached the place where the hotword was found."""
         words = tuple(str(self._tokenizer.decode(list(tokens))).split())
         costs = self._distances(words)
         nearest = [place for place, cost in enumerate(costs) if cost == min(costs)]
         return min(nearest, key=lambda place: abs(place - len(words))) == favoured.place
 
     def _distances(self, words: tuple[str, ...]) -> list[int]:
-        """Edit distance, in words, of a text to each prefix of the draft; remembered, for texts grow word by word."""
+        """Edit distance, in words, of a text to each prefix of the draft; cached, since texts grow word by word."""
         if words not in self._costs:
             before = self._distances(words[:-1])
             costs = [before[0] + 1]
@@ -205,7 +219,7 @@ class HotwordBias:
         return self._costs[words]
 
     def __call__(self, logits: Tensor, before: Sequence[int], between: Sequence[int]) -> Tensor:
-        """Logits `[K, V]` with bonuses, of the tokens after `before` and each of the K - 1 tokens after that."""
+        """Logits `[K, V]` with bonuses: for the token after `before`, then after each of the K - 1 tokens `between`."""
         logits = logits.clone()
         for place, row in enumerate(logits):
             for token, bonus in self.bonuses([*before, *between[:place]]).items():
@@ -217,8 +231,8 @@ class HotwordLogitsProcessor(LogitsProcessor):
     """The same for transformers' own searches.
 
     Args:
-        biases: of each clip.
-        num_beams: rows of each clip.
+        biases: one for each clip.
+        num_beams: number of rows of each clip.
     """
 
     def __init__(self, biases: Sequence[HotwordBias | None], num_beams: int) -> None:
@@ -226,7 +240,7 @@ class HotwordLogitsProcessor(LogitsProcessor):
         self.num_beams = num_beams
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores `[B, V]` of what follows `input_ids` `[B, written so far]`."""
+        """Scores `[B, V]` of the token after `input_ids` `[B, written so far]`."""
         scores = scores.clone()
         for index, row in enumerate(scores):
             bias = self.biases[index // self.num_beams]

@@ -1,7 +1,7 @@
-"""Waveforms to recognitions: the encoder, the guards, a decoder, and the times and confidences of its words.
+"""Recognize waveforms: the encoder, the guards, a decoder, and the times and confidences of the words.
 
 Promises: one path for every decoder, for a whole model and for an encoder alone; a clip's recognition does not depend
-on its batch; what a guard did is named in its recognition.
+on its batch; a recognition names the guards that acted.
 It does not read files, cut recordings or know formats.
 """
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asr_doge.decoding.alignment import align_words
-from asr_doge.decoding.confidence import CALIBRATION
+from asr_doge.decoding.confidence import CALIBRATION, Calibration
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
-from asr_doge.decoding.decoders import Heard, Hypothesis, build_decoder
-from asr_doge.decoding.guards import GuardName, hears_no_speech, is_quiet_or_steady, without_loops
+from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors, is_beyond
+from asr_doge.decoding.decoders import TRAIN_A_HEAD, CTCDecoder, DecoderInputs, Hypothesis, build_decoder
+from asr_doge.decoding.guards import GuardName, is_blank, is_nonspeech, is_quiet_or_steady, without_loops
 from asr_doge.decoding.hotwords import HotwordBias, insert_hotwords, read_hotwords, spot_hotwords
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
@@ -37,8 +37,8 @@ class RecognizedWord:
         text: the word.
         start, end: in seconds from the start of the clip.
         confidence: in [0, 1]; None without a language model.
-        log_posterior: mean over its letters, from the CTC head; None for a word that the head cannot write.
-        log_prob: sum over its tokens, from the language model; None where the decoder has none.
+        log_posterior: mean over its characters, from the CTC head; None for a word that the head cannot spell.
+        log_prob: sum over its tokens, from the language model; None if the decoder has none.
     """
 
     text: str
@@ -51,50 +51,54 @@ class RecognizedWord:
 
 @dataclass(frozen=True)
 class Recognition:
-    """What was said in one clip.
+    """The recognition of one clip.
 
     Attributes:
-        text: the best text.
-        words: of it, with times; empty unless they were asked for.
-        speech: start of the first word and end of the last, in seconds, where times were asked for.
-        alternatives: texts, the best first, each with its score; empty unless several were asked for.
+        text: the best hypothesis after the guards.
+        words: of the text, with times; empty unless they were requested.
+        speech: start of the first word and end of the last, in seconds, if times were requested.
+        times: start and end of each word of the text, if they were requested for this clip and there is a CTC head.
+        alternatives: hypotheses, best first, each with its score; empty unless several were requested.
         guards: those that acted.
-        passes: times the language model ran.
+        passes: number of language-model passes.
     """
 
     text: str = ""
     words: tuple[RecognizedWord, ...] = ()
     speech: tuple[float, float] | None = None
+    times: tuple[tuple[float, float], ...] = ()
     alternatives: tuple[tuple[str, float], ...] = ()
     guards: tuple[GuardName, ...] = ()
     passes: int = 0
 
 
 class Recognizer:
-    """A loaded model, or an encoder alone, with a decoder.
+    """Recognizes clips with a loaded model, or an encoder alone, and a decoder.
 
     Args:
         loaded: from `load_model` or `load_encoder_alone`.
         config: how to decode.
 
     Raises:
-        ConfigError: the configuration contradicts itself or the model.
+        ConfigError: the settings contradict each other or the model.
     """
 
     def __init__(self, loaded: LoadedModel | LoadedEncoder, config: DecodingConfig) -> None:
         config.check()
         self.loaded = loaded
-        self.hearing = loaded if isinstance(loaded, LoadedEncoder) else loaded.hearing
-        self.encoder = self.hearing.encoder
+        self.speech_encoder = loaded if isinstance(loaded, LoadedEncoder) else loaded.speech_encoder
+        self.encoder = self.speech_encoder.encoder
         if config.timestamps == "auto":
             config = replace(config, timestamps="word" if self.encoder.has_ctc else "none")
         self.config = config
         self.decoder = build_decoder(config, loaded)
+        calibration = None if isinstance(loaded, LoadedEncoder) else loaded.model.config.calibration
+        self.calibration = CALIBRATION if calibration is None else Calibration(**calibration)
         self.hotwords = read_hotwords(config.hotwords) if config.hotwords else []
         if not self.encoder.has_ctc:
             for flag, wanted in (("timestamps word", config.timestamps == "word"), ("hotwords", self.hotwords)):
                 if wanted:
-                    raise ConfigError(f"--{flag} needs an encoder with a CTC head, which this one lacks")
+                    raise ConfigError(f"--{flag} needs a CTC head, which this encoder lacks: {TRAIN_A_HEAD}")
 
     @torch.inference_mode()
     def recognize(
@@ -102,50 +106,64 @@ class Recognizer:
         waveforms: Sequence[Waveform],
         has_voice: Callable[[Waveform], bool] | None = None,
         languages: Sequence[str | None] | None = None,
+        timed: Sequence[bool] | None = None,
         hotwords: Sequence[Sequence[str]] | None = None,
     ) -> list[Recognition]:
-        """What was said in each clip of a batch.
+        """Recognize each clip of a batch.
 
         Args:
             waveforms: `[samples]` each, at the encoder's sampling rate.
-            has_voice: whether somebody speaks in a clip, by a detector that knows no words, for the guard of silence
-                to ask; default, in all.
-            languages: spoken in each; None where it is not known.
-            hotwords: listened for in each, where there is a CTC head; default, the configuration's in all.
+            has_voice: runs a voice activity detector on a clip, for the guard `silence`; default, every clip has
+                speech.
+            languages: spoken in each; None if it is not known.
+            timed: the clips for which to give word times, whatever `DecodingConfig.timestamps` says.
+            hotwords: searched for in each clip, if there is a CTC head; default, the configuration's in all.
 
         Raises:
             CheckpointError: the CTC head gives NaN.
         """
         results = [Recognition(guards=("silence",))] * len(waveforms)
-        rate = self.hearing.sampling_rate
+        rate = self.speech_encoder.sampling_rate
         guarded = self.config.guard_silence
         heard_of = [i for i, clip in enumerate(waveforms) if not (guarded and is_quiet_or_steady(clip, rate))]
         if not heard_of:
             return results
-        speech = self.hearing.encode([waveforms[i] for i in heard_of], self.encoder.has_ctc)
+        speech = self.speech_encoder.encode([waveforms[i] for i in heard_of], self.encoder.has_ctc)
         posteriors = self._posteriors(speech)
         spoken = list(range(len(heard_of)))
         if guarded:
-            listen = has_voice or (lambda clip: True)
+            clips = [waveforms[place] for place in heard_of]
             letters = posteriors if posteriors is not None else [None] * len(spoken)
-            spoken = [
-                row for row in spoken if not hears_no_speech(letters[row], partial(listen, waveforms[heard_of[row]]))
-            ]
+            spoken = [row for row in spoken if self._may_be_spoken(clips[row], letters[row], has_voice)]
         if not spoken:
             return results
         speech = _rows(speech, spoken)
         posteriors = [posteriors[row] for row in spoken] if posteriors is not None else None
         places = [heard_of[row] for row in spoken]
         prompt_ids = self._prompt_ids([languages[place] for place in places]) if languages is not None else None
+        want_times = [timed is not None and timed[place] for place in places]
         wanted = [hotwords[place] if hotwords is not None else self.hotwords for place in places]
-        found = self._decode(speech, posteriors, [waveforms[place] for place in places], prompt_ids, wanted)
+        clips = [waveforms[place] for place in places]
+        found = self._decode(speech, posteriors, clips, prompt_ids, want_times, wanted)
         for place, recognition in zip(places, found, strict=True):
             results[place] = recognition
         return results
 
+    def _may_be_spoken(
+        self, waveform: Waveform, posteriors: Posteriors | None, has_voice: Callable[[Waveform], bool] | None
+    ) -> bool:
+        """Whether a clip is worth decoding: not if the guard `silence` finds no speech.
+
+        Speech for which the head gives only blanks may be in another script; this is decided when the text is known.
+        """
+        if posteriors is not None and is_blank(posteriors):
+            has_language_model = not isinstance(self.decoder, CTCDecoder)
+            return has_language_model and has_voice is not None and has_voice(waveform)
+        return not is_nonspeech(posteriors, partial(has_voice or (lambda clip: True), waveform))
+
     @property
     def reads_language(self) -> bool:
-        """Whether its texts depend on the language that it is told."""
+        """Whether its texts depend on the language that it is given."""
         return isinstance(self.loaded, LoadedModel) and self.loaded.processor.names_language
 
     def _prompt_ids(self, languages: Sequence[str | None]) -> Tensor | None:
@@ -155,7 +173,7 @@ class Recognizer:
         return prompt_ids.to(self.loaded.model.device)
 
     def _posteriors(self, speech: SpeechEncoderOutput) -> list[Posteriors] | None:
-        """Of each clip; NaN, which would read as silence, is a CheckpointError."""
+        """Log-posteriors of each clip; NaN, which would look like silence, is a CheckpointError."""
         if speech.ctc_logits is None or speech.ctc_lengths is None:
             return None
         posteriors = ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
@@ -169,31 +187,42 @@ class Recognizer:
         posteriors: list[Posteriors] | None,
         waveforms: Sequence[Waveform],
         prompt_ids: Tensor | None,
+        timed: Sequence[bool],
         hotwords: Sequence[Sequence[str]],
     ) -> list[Recognition]:
-        """Recognitions of clips in which somebody speaks."""
-        heard = replace(self._listen(speech, posteriors, hotwords), prompt_ids=prompt_ids)
-        rows = self.decoder.decode(heard)
+        """Recognitions of clips that may have speech."""
+        inputs = replace(self._listen(speech, posteriors, hotwords), prompt_ids=prompt_ids)
+        rows = self.decoder.decode(inputs)
+        if inputs.drafts is not None:
+            # The length of these texts was limited by a draft in another script.
+            unbounded = [
+                row for row, texts in enumerate(rows) if texts[0].cut and is_beyond(self.encoder, texts[0].text)
+            ]
+            if unbounded:
+                again = self.decoder.decode(_without_drafts(inputs, unbounded))
+                for row, (best, *others) in zip(unbounded, again, strict=True):
+                    rows[row] = [replace(best, passes=rows[row][0].passes + best.passes), *others]
         return [
             self._finish(
                 hypotheses,
                 waveforms[index],
-                heard.drafts[index][0] if heard.drafts is not None else None,
+                inputs.drafts[index][0] if inputs.drafts is not None else None,
                 posteriors[index] if posteriors is not None else None,
+                timed[index],
             )
             for index, hypotheses in enumerate(rows)
         ]
 
     def _listen(
         self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None, hotwords: Sequence[Sequence[str]]
-    ) -> Heard:
-        """Drafts, and the hotwords in them."""
+    ) -> DecoderInputs:
+        """Drafts, and the hotwords found in them."""
         if posteriors is None or speech.ctc_logits is None or speech.ctc_lengths is None:
-            return Heard(speech)
+            return DecoderInputs(speech)
         scores = [float(row.max(axis=1).sum()) for row in posteriors]
         texts = ctc_greedy_texts(self.encoder, speech.ctc_logits, speech.ctc_lengths)
         if not any(hotwords):
-            return Heard(speech, list(zip(texts, scores, strict=True)))
+            return DecoderInputs(speech, list(zip(texts, scores, strict=True)))
         biases: list[HotwordBias | None] = [None] * len(posteriors)
         tokenizer = self.loaded.processor.tokenizer if isinstance(self.loaded, LoadedModel) else None
         for index, (row, words) in enumerate(zip(posteriors, hotwords, strict=True)):
@@ -202,13 +231,23 @@ class Recognizer:
                 draft = insert_hotwords(self.encoder, row, spotted)
                 texts[index] = draft[0]
                 biases[index] = HotwordBias(tokenizer, spotted, draft) if tokenizer is not None else None
-        return Heard(speech, list(zip(texts, scores, strict=True)), biases)
+        return DecoderInputs(speech, list(zip(texts, scores, strict=True)), biases)
 
     def _finish(
-        self, hypotheses: Sequence[Hypothesis], waveform: Waveform, draft: str | None, posteriors: Posteriors | None
+        self,
+        hypotheses: Sequence[Hypothesis],
+        waveform: Waveform,
+        draft: str | None,
+        posteriors: Posteriors | None,
+        want_times: bool,
     ) -> Recognition:
-        """The best text after the guards, with its words' times if they are wanted."""
+        """The best hypothesis after the guards, with word times if they are requested."""
         best = hypotheses[0]
+        if posteriors is not None:
+            if is_beyond(self.encoder, best.text):
+                draft = None
+            elif self.config.guard_silence and is_blank(posteriors):
+                return Recognition(guards=("silence",), passes=best.passes)
         guards: list[GuardName] = ["length"] if best.cut else []
         words = best.text.split()
         kept = list(range(len(words)))
@@ -217,14 +256,16 @@ class Recognizer:
             guards += ["loop"] if len(kept) < len(words) else []
         text = best.text if len(kept) == len(words) else " ".join(words[number] for number in kept)
         timed: tuple[RecognizedWord, ...] = ()
-        if self.config.timestamps in ("segment", "word") and posteriors is not None and kept:
+        asked = self.config.timestamps in ("segment", "word")
+        if (asked or want_times) and posteriors is not None and kept:
             certainty = self._word_log_probs(best, len(words))
             certainty = [certainty[number] for number in kept]
             timed = self._time([words[number] for number in kept], certainty, posteriors, waveform)
         return Recognition(
             text,
             words=timed if self.config.timestamps == "word" else (),
-            speech=(timed[0].start, timed[-1].end) if timed else None,
+            speech=(timed[0].start, timed[-1].end) if timed and asked else None,
+            times=tuple((word.start, word.end) for word in timed) if want_times else (),
             alternatives=tuple((one.text, one.score or 0.0) for one in hypotheses) if self.config.n_best > 1 else (),
             guards=tuple(guards),
             passes=best.passes,
@@ -233,16 +274,16 @@ class Recognizer:
     def _time(
         self, words: Sequence[str], log_probs: Sequence[float | None], posteriors: Posteriors, waveform: Waveform
     ) -> tuple[RecognizedWord, ...]:
-        places = align_words(self.encoder, posteriors, words, waveform, self.hearing.sampling_rate)
+        places = align_words(self.encoder, posteriors, words, waveform, self.speech_encoder.sampling_rate)
         timed = []
         for word, place, log_prob in zip(words, places, log_probs, strict=True):
-            # The calibration is of both together: of the head alone it would be far too sure.
-            confidence = CALIBRATION(place.log_posterior, log_prob) if log_prob is not None else None
+            # The calibration is for both scores together: from the head's alone it would be far too confident.
+            confidence = self.calibration(place.log_posterior, log_prob) if log_prob is not None else None
             timed.append(RecognizedWord(word, place.start, place.end, confidence, place.log_posterior, log_prob))
         return tuple(timed)
 
     def _word_log_probs(self, hypothesis: Hypothesis, count: int) -> list[float | None]:
-        """Log-probability of the tokens of each of `count` words; None where the decoder gives none."""
+        """Log-probability of the tokens of each of `count` words; None if the decoder gives none."""
         if not hypothesis.log_probs or isinstance(self.loaded, LoadedEncoder):
             return [None] * count
         tokenizer = self.loaded.processor.tokenizer
@@ -251,6 +292,13 @@ class Recognizer:
             so_far = str(tokenizer.decode(list(hypothesis.tokens[:end]), skip_special_tokens=True)).split()
             sums[min(max(len(so_far), 1), count) - 1] += log_prob if len(so_far) else 0.0
         return list(sums)
+
+
+def _without_drafts(inputs: DecoderInputs, rows: Sequence[int]) -> DecoderInputs:
+    """Some clips of a batch, without what the CTC head gave."""
+    biases = [inputs.biases[row] for row in rows] if inputs.biases is not None else None
+    prompt_ids = inputs.prompt_ids[list(rows)] if inputs.prompt_ids is not None else None
+    return DecoderInputs(_rows(inputs.speech, rows), None, biases, prompt_ids)
 
 
 def _rows(speech: SpeechEncoderOutput, rows: Sequence[int]) -> SpeechEncoderOutput:

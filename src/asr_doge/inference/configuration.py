@@ -6,8 +6,9 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 from dataclasses import dataclass, field
 from typing import Literal
 
+from asr_doge.audio.channels import Channels
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import DEFAULT_SPEECH_ENCODER, Dtype, Quantization
+from asr_doge.published import DEFAULT_SPEECH_ENCODER, Dtype, EncoderWindow, Quantization
 
 StorageType = Literal["fp32", "bf16", "int8"]
 
@@ -22,36 +23,40 @@ class TranscribeConfig(DecodingConfig):
     format: str = "txt"
     """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; with output_dir also several, as in srt,json."""
     output_dir: str | None = None
-    """Folder for a file for each recording and format; default, everything is printed. Files that are there stay."""
+    """Folder that gets one file per recording and format; default, everything is printed. Files made from the same
+    recording by the same model and settings are kept."""
     overwrite: bool = False
-    """Transcribe recordings anew whose files are in output_dir already."""
+    """Transcribe recordings again whose files are already in output_dir, and replace files of other origin."""
     stream: bool = False
-    """Transcribe one recording while it comes in: a file, or - for standard input, which must then be 16-bit
+    """Transcribe one recording while it arrives: a file, or - for standard input, which must then be 16-bit
     little-endian mono samples without a header."""
     stream_rate: int = 16000
     """Sampling rate of the samples from standard input, in Hz."""
+    channels: Channels = "mix"
+    """mix: the mean of all channels; left or right: one of two; each: every channel by itself, as for a call that was
+    recorded with one speaker on each."""
     language: str | None = None
     """Language spoken, as a code such as de or a name; it has an effect on models that were trained with {language} in
     their prompt."""
     batch_size: int = 8
-    """Pieces of recordings that the model reads at once; none is longer than what it was trained on."""
+    """Chunks of recordings that the model reads at once; no chunk is longer than the longest training recording."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     dtype: Dtype = "fp32"
-    """Type of the weights and of what is computed with them; bf16 takes half the memory, and half the time where the
-    processor has instructions for it."""
+    """Type of the weights and of the computation; bf16 takes half the memory, and half the time if the processor has
+    instructions for it."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: a third of the time, less than half the memory, nearly the same text."""
 
 
 @dataclass
 class ListenConfig:
-    """Transcribe what a microphone hears, until Ctrl-C. Needs the `listen` extra: pip install "asr-doge[listen]"."""
+    """Transcribe a microphone until Ctrl-C. Needs the `listen` extra: pip install "asr-doge[listen]"."""
 
     model: str = "nano"
     """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
     format: str = "txt"
-    """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; only txt and jsonl show anything before the end."""
+    """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; only txt and jsonl print anything before the end."""
     language: str | None = None
     """Language spoken, as a code such as de or a name; it has an effect on models that were trained with {language} in
     their prompt."""
@@ -63,29 +68,35 @@ class ListenConfig:
 
 @dataclass
 class FeaturesConfig:
-    """Run the frozen encoder over processed speech once, so that training need not."""
+    """Run the frozen encoder over processed speech once and store its output, so that training need not run it."""
 
     data_dir: str = "./processed"
     """Folder with the manifests that `asr-doge process` wrote."""
     output_dir: str | None = None
     """Feature cache to write, a folder or s3://… or gs://…; default, `features` in data_dir."""
     speech_encoder: str = DEFAULT_SPEECH_ENCODER
-    """Speech encoder: hub id, folder, or nano/encoder."""
+    """Speech encoder: hub id, folder (that of a CTC head too), or nano/encoder."""
+    encoder_window: EncoderWindow | None = None
+    """How much of the time axis Whisper reads: full, its 30 s; clip, the clip and a second of silence, at a fraction of
+    the cost, which gives other features. Default: as the model's configuration says, else full."""
     batch_seconds: float = 60.0
-    """Seconds of audio encoded at once, padding included; more suits a GPU."""
+    """Seconds of audio encoded at once, padding included; raise it on a GPU."""
     dtype: StorageType = "fp32"
-    """How embeddings are stored: fp32 (exact), bf16 (half the disk) or int8 (a quarter, one scale a frame)."""
+    """How embeddings are stored: fp32 (exact), bf16 (half the disk) or int8 (a quarter, one scale per frame)."""
     ctc_top_k: int = 8
-    """CTC labels stored of each frame, the likeliest, where the encoder has a CTC head; 0 for none."""
+    """Number of CTC labels stored for each frame, the most probable, if the encoder has a CTC head; 0 for none."""
     augment_copies: int = 0
-    """Copies of each utterance of train_manifest.json to store besides, varied in speed, room, noise and level."""
+    """Extra copies of each utterance of train_manifest.json to store, varied in speed, room, noise and level."""
     shard: str = "1/1"
-    """Which part of the files this process writes, of how many, such as 2/3: one process or machine each."""
+    """Which part of the files this process writes, and of how many, such as 2/3: one process or machine per part."""
     shard_minutes: float = 30.0
-    """Audio in one file of the cache, in minutes, at most on average; what a killed run loses."""
+    """Audio in one file of the cache, in minutes, at most on average; a killed run loses at most one file."""
     num_workers: int = 4
     """Threads that read audio."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    verify: bool = False
+    """Read every recording and compare its content with the one that was encoded. This finds recordings replaced by
+    others of the same size and modification time; without it, only those with a new modification time are read."""
     overwrite: bool = False
-    """Replace the features of another encoder or storage that are in output_dir."""
+    """Replace features in output_dir that are of another encoder or were stored in another way."""

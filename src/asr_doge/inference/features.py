@@ -1,52 +1,54 @@
-"""The frozen encoder over a corpus, once, into the feature cache.
+"""Run the frozen encoder over a corpus once and store its output in the feature cache.
 
-Promises: what the cache holds is what the model's `encode` gives for the same audio, so training from it gives the
-same loss (to the rounding of the storage type); only utterances that are new or whose audio changed are encoded; the
-same corpus gives the same bytes on the same machine, whether by one process or several, interrupted or not; clips that
-cannot be read are named, counted and left out. No language model is loaded, and no more audio is held than two batches.
-It does not know the cache's files (see `asr_doge.data.feature_cache`).
+Promises: the cache holds what the model's `encode` gives for the same audio, so training from it gives the same loss
+(to the rounding of the storage type); only utterances that are new or whose audio changed are encoded; the same corpus
+gives the same bytes on the same machine, with one process or several, interrupted or not; clips that cannot be read are
+named, counted and left out. No language model is loaded, and at most two batches of audio are in memory.
+It does not know the format of the cache's files (see `asr_doge.data.feature_folder`).
 """
 
+import os
 import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from asr_doge.audio.augmentation import Augmentation
 from asr_doge.audio.reading import read_clip
 from asr_doge.data.batching import cut_by_length
-from asr_doge.data.feature_cache import FeatureCacheWriter, audio_stamp, shard_count
+from asr_doge.data.feature_cache_writer import FeatureCacheWriter
+from asr_doge.data.feature_folder import shard_count
 from asr_doge.data.feature_shards import Features, Storage, bytes_per_second
+from asr_doge.data.fingerprints import KnownCopies, fingerprint
 from asr_doge.data.manifest import Utterance, id_digest, read_manifest
 from asr_doge.data.sharding import Shard, parse_shard
 from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.inference.configuration import FeaturesConfig
-from asr_doge.models import find_device
-from asr_doge.models.checkpoints import find_model, load_model_config
-from asr_doge.models.encoders import SpeechEncoder, encoder_family
+from asr_doge.models import LoadedEncoder, find_device
+from asr_doge.models.ctc_head_checkpoints import find_speech_encoder
+from asr_doge.models.encoders import encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source, load_encoder
+from asr_doge.progress import progress_bar
 
 _LAST_WINDOW_SECONDS = 0.2
-"""Audio that the encoder's last window of a clip stands for beyond the clip's end, on average and rounded up."""
+"""Audio beyond a clip's end that the encoder's last window of the clip covers, on average and rounded up."""
 _AUGMENTED_MANIFEST = "train_manifest.json"
 
 
 @dataclass(frozen=True)
 class FeaturesReport:
-    """What the `features` verb did.
+    """Result of the `features` verb.
 
     Attributes:
         folder: the cache, a path or URL.
         encoded: utterances encoded in this run.
-        kept: utterances that were there already.
+        kept: utterances that were in the cache already.
         failed: one line for each utterance that could not be read.
     """
 
@@ -60,23 +62,25 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
     """Run the `features` verb over every manifest in `data_dir`.
 
     Raises:
-        DataError: no manifests, one id for two recordings, not one readable utterance, features of another encoder in
-            the way, or too little space on the disk.
+        DataError: no manifests, one id for two recordings, no readable utterance, features of another encoder in the
+            folder, or too little space on the disk.
         CheckpointError: the encoder cannot be loaded.
-        ConfigError: a flag's value that cannot be used.
+        ConfigError: a flag's value is invalid.
     """
     part = _check_flags(config)
     data_dir = Path(config.data_dir)
     utterances, augmented = _read_manifests(data_dir)
-    reference = find_model(config.speech_encoder)
-    encoder_config = load_model_config(reference)
+    found = find_speech_encoder(config.speech_encoder, config.encoder_window)
+    reference, encoder_config = found.reference, found.config  # not the head, which reads what is stored here
     encoder = load_encoder(reference, encoder_config).to(find_device(config.device))
-    extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
+    speech_encoder = LoadedEncoder(encoder, encoder_family(encoder_config).feature_extractor(encoder_config))
     storage = Storage(config.dtype, config.ctc_top_k if encoder.has_ctc else 0, config.augment_copies)
     copies = dict.fromkeys(augmented, 1 + config.augment_copies)
     seconds = sum(utterance.duration * copies.get(utterance.id, 1) for utterance in utterances)
     folder = config.output_dir or str(data_dir / "features")
-    source = feature_source(encoder_fingerprint(reference, encoder_config), encoder_config, extractor)
+    source = feature_source(
+        encoder_fingerprint(reference, encoder_config), encoder_config, speech_encoder.feature_extractor
+    )
     with FeatureCacheWriter(
         folder,
         source,
@@ -85,20 +89,21 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
         part=part,
         overwrite=config.overwrite,
     ) as writer:
-        work = _plan(writer, utterances, copies, config.batch_seconds)
+        queued = _held(writer, utterances, copies, config.verify)
+        work = _plan(writer, utterances, copies, config.batch_seconds, queued)
         _require_space(
             writer,
             work,
             copies,
             bytes_per_second(storage, encoder.hidden_size, encoder.frame_rate_hz, encoder.ctc_frame_rate_hz),
         )
-        run = _Run(writer, encoder, extractor, copies, config.num_workers)
+        run = _Run(writer, speech_encoder, copies, config.num_workers)
         run.do(work)
     return FeaturesReport(folder, run.encoded, work.kept, list(run.failed.values()))
 
 
 def _check_flags(config: FeaturesConfig) -> Shard:
-    """Refuse numbers that cannot be used; the part of `--shard`."""
+    """Refuse invalid numbers; returns the part that `--shard` names."""
     for name in ("batch_seconds", "shard_minutes", "num_workers"):
         if not getattr(config, name) > 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
@@ -134,7 +139,7 @@ def _distinct(utterances: Iterable[Utterance]) -> list[Utterance]:
 
 @dataclass
 class _Work:
-    """What is to be encoded: batches of utterances for each file of the cache."""
+    """What is left to encode: batches of utterances for each file of the cache."""
 
     shards: dict[int, list[list[Utterance]]] = field(default_factory=dict)
     kept: int = 0
@@ -144,12 +149,16 @@ class _Work:
 
 
 def _plan(
-    writer: FeatureCacheWriter, utterances: Sequence[Utterance], copies: dict[str, int], batch_seconds: float
+    writer: FeatureCacheWriter,
+    utterances: Sequence[Utterance],
+    copies: dict[str, int],
+    batch_seconds: float,
+    queued: Container[str],
 ) -> _Work:
-    """Batches of like length within each file.
+    """Batches of similar length within each file.
 
-    They are cut as if nothing were there yet, and what is there is then left out of them: so an interrupted run is gone
-    on with in the same batches, and gives the same bytes.
+    All utterances are divided into batches, and only then are those already stored left out. So an interrupted run
+    continues with the same batches and gives the same bytes.
     """
     members: dict[int, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
@@ -165,7 +174,7 @@ def _plan(
         for several, alike in sorted(by_copies.items()):
             start = 0
             for end in cut_by_length([several * utterance.duration for utterance in alike], batch_seconds):
-                wanted = [utterance for utterance in alike[start:end] if not _is_held(writer, utterance, several)]
+                wanted = [utterance for utterance in alike[start:end] if utterance.id not in queued]
                 work.kept += end - start - len(wanted)
                 batches += [wanted] if wanted else []
                 start = end
@@ -174,17 +183,27 @@ def _plan(
     return work
 
 
-def _is_held(writer: FeatureCacheWriter, utterance: Utterance, copies: int) -> bool:
-    """Whether the features are there; a recording that is not takes nothing from them, as in training."""
-    path = utterance.audio_path
-    return writer.holds(utterance.id, audio_stamp(path) if path.exists() else None, copies)
+def _held(
+    writer: FeatureCacheWriter, utterances: Sequence[Utterance], copies: dict[str, int], verify: bool
+) -> set[str]:
+    """Ids of utterances whose features are stored. Features stay valid if the recording is gone, as in training."""
+    queued = {utterance.id for utterance in utterances if writer.holds(utterance.id, None, copies.get(utterance.id, 1))}
+    here = [utterance for utterance in utterances if utterance.id in queued and _exists(utterance.audio_path)]
+    stamps = [(utterance.audio_path, writer.stamp(utterance.id) or "") for utterance in here]
+    unchanged = KnownCopies(writer.store).unchanged(stamps, verify=verify)
+    return queued - {utterance.id for utterance, is_same in zip(here, unchanged, strict=True) if not is_same}
+
+
+def _exists(path: Path) -> bool:
+    """False too where `Path.exists` raises, as for a name that is too long."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def _require_space(writer: FeatureCacheWriter, work: _Work, copies: dict[str, int], per_second: float) -> None:
-    """State what the disk will have to take, and refuse to start if it cannot.
+    """Log how much disk space the work needs, and refuse to start if there is less.
 
     Raises:
-        DataError: it cannot.
+        DataError: there is too little space.
     """
     counts = [(utterance.duration, copies.get(utterance.id, 1)) for utterance in work.utterances()]
     seconds = sum(duration * count for duration, count in counts)
@@ -204,7 +223,7 @@ def _require_space(writer: FeatureCacheWriter, work: _Work, copies: dict[str, in
 
 
 def _readable(size: float) -> str:
-    """Bytes, in the unit that suits their number."""
+    """A number of bytes in a suitable unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -214,7 +233,7 @@ def _readable(size: float) -> str:
 
 @dataclass(frozen=True)
 class _Clip:
-    """A recording that was read, with its augmented copies, and the `audio_stamp` it had before."""
+    """A recording that was read, with its augmented copies, and its `fingerprint` from before it was read."""
 
     id: str
     stamp: str
@@ -226,17 +245,16 @@ class _Run:
 
     Attributes:
         encoded: utterances stored so far.
-        failed: why others were not, by id.
+        failed: the reason for each utterance that was not stored, by id.
     """
 
     def __init__(
-        self, writer: FeatureCacheWriter, encoder: SpeechEncoder, extractor: Any, copies: dict[str, int], threads: int
+        self, writer: FeatureCacheWriter, speech_encoder: LoadedEncoder, copies: dict[str, int], threads: int
     ) -> None:
         self.encoded = 0
         self.failed: dict[str, str] = {}
         self._writer = writer
-        self._encoder = encoder
-        self._extractor = extractor
+        self._speech_encoder = speech_encoder
         self._copies = copies
         self._threads = threads
 
@@ -250,13 +268,7 @@ class _Run:
         queue = [(number, batch) for number, batches in work.shards.items() for batch in batches]
         with (
             ThreadPoolExecutor(self._threads) as pool,
-            tqdm(
-                total=sum(len(batch) for _, batch in queue),
-                desc="features",
-                unit="utt",
-                dynamic_ncols=True,
-                disable=None,
-            ) as bar,
+            progress_bar(total=sum(len(batch) for _, batch in queue), desc="features", unit="utt") as bar,
         ):
             read = self._read_ahead(pool, [batch for _, batch in queue])
             for number, batches in work.shards.items():
@@ -282,14 +294,14 @@ class _Run:
                 self._mark(shard.mark_unreadable, members)
 
     def _mark(self, mark: Callable[[str, str], None], members: Sequence[Utterance]) -> None:
-        """Note those of a file that failed, unless the file says so already."""
+        """Record in a file which of its utterances failed, unless the file says so already."""
         for utterance in members:
             reason = self.failed.get(utterance.id)
             if reason is not None and self._writer.unreadable(utterance.id) != reason:
                 mark(utterance.id, reason)
 
     def _read_ahead(self, pool: ThreadPoolExecutor, batches: Sequence[list[Utterance]]) -> Iterator[list[_Clip]]:
-        """Clips of each batch, the next being read while one is encoded; those that fail are in `failed`."""
+        """Clips of each batch; the next batch is read while one is encoded. Failures are added to `failed`."""
         ahead: deque[list[tuple[Utterance, Future[_Clip]]]] = deque()
         for batch in [*batches, None]:
             if batch is not None:
@@ -304,15 +316,15 @@ class _Run:
                 yield clips
 
     def _read(self, utterance: Utterance) -> _Clip:
-        """A recording that the encoder can read whole.
+        """Read a recording that the encoder can read whole.
 
         Raises:
             AudioError, DataError: it cannot be read, or is too short or too long.
         """
-        path, rate = utterance.audio_path, self._extractor.sampling_rate
-        # Before it is read: of one that changes meanwhile, the features are then too old, not wrong for good.
-        stamp = audio_stamp(path)
-        longest = getattr(self._extractor, "n_samples", None)  # beyond it, Whisper's would cut without a word
+        path, rate = utterance.audio_path, self._speech_encoder.sampling_rate
+        # Taken before reading: if the recording changes meanwhile, its features count as outdated and are redone.
+        stamp = fingerprint(path)
+        longest = self._speech_encoder.max_samples
         waveform = read_clip(path, rate, longest)
         copies = range(1, self._copies.get(utterance.id, 1))
         return _Clip(
@@ -324,20 +336,13 @@ class _Run:
         """Features of each clip and its copies."""
         if not clips:
             return
-        inputs = self._extractor(
-            [waveform for clip in clips for waveform in clip.waveforms],
-            sampling_rate=self._extractor.sampling_rate,
-            return_tensors="pt",
-            return_attention_mask=True,
-        )
-        device = next(self._encoder.parameters()).device
-        lengths = inputs["attention_mask"].sum(dim=1).to(device)
         top_k = self._writer.storage.ctc_top_k
-        output = self._encoder(inputs["input_features"].to(device), lengths, return_ctc_logits=top_k > 0)
+        waveforms = [waveform for clip in clips for waveform in clip.waveforms]
+        output = self._speech_encoder.encode(waveforms, return_ctc_logits=top_k > 0)
         speech = output.speech_embeddings.cpu()
         speech_lengths = output.speech_lengths.tolist()
         features = [Features(rows[:length]) for rows, length in zip(speech, speech_lengths, strict=True)]
-        if top_k:
+        if output.ctc_logits is not None and output.ctc_lengths is not None:
             best = output.ctc_logits.log_softmax(dim=-1).topk(min(top_k, output.ctc_logits.shape[-1]), dim=-1)
             features = [
                 Features(one.embeddings, ids[:length], log_probs[:length])
@@ -353,12 +358,12 @@ class _Run:
 def augmented_copy(
     waveform: NDArray[np.float32], sampling_rate: int, utterance_id: str, number: int, longest: int | None = None
 ) -> NDArray[np.float32]:
-    """The `number`-th (from 1) varied copy of a recording, the same whenever it is made.
+    """The `number`-th (from 1) augmented copy of a recording; always the same for the same arguments.
 
     Args:
         waveform: `[samples]`.
         sampling_rate: of `waveform`, in Hz.
-        utterance_id: with `number`, what the variation is drawn from.
+        utterance_id: determines the variation, together with `number`.
         number: of the copy.
         longest: see `Augmentation`.
     """

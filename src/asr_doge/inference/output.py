@@ -1,21 +1,20 @@
-"""Transcripts as text, tables, subtitles and annotations that other programs read.
+"""Write transcripts as text, tables, subtitles and annotations that other programs read.
 
-Promises: `FORMATS` names every format; `document` writes one recording in any of them, `json_document` many and their
-failures in one. JSON follows `docs/transcription.schema.json` and names its version. Times are seconds; where word
-times are unknown, CTM shares a segment's time out among its words, and the others show segments.
-An `OutputFolder` writes a file for each recording and format, whole or not at all, and knows what is there already.
-It does not transcribe, and prints nothing.
+Promises: `FORMATS` names every format; `document` writes one recording in any of them, `json_document` many recordings
+and failures in one. JSON follows `docs/transcription.schema.json` and states its version. Times are seconds; if word
+times are unknown, CTM divides a segment's time among its words, and the other formats show segments.
+It does not transcribe, prints nothing, and writes no files (see `asr_doge.inference.output_folder`).
 """
 
 import html
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.errors import ConfigError
 from asr_doge.inference.results import FailedTranscription, Segment, Transcription, Word
 from asr_doge.inference.subtitles import Cue, subtitle_cues, timed_words
@@ -30,9 +29,9 @@ Result = Transcription | FailedTranscription
 
 
 def text_line(result: Transcription, show_path: bool) -> str:
-    """The transcript, after its file's name and a tab if there are several."""
-    text = _one_line(result.text)  # nothing keeps a language model from writing line breaks
-    return f"{result.path}\t{text}" if show_path else text
+    """The transcript, preceded by its file's name and a tab if there are several."""
+    text = _one_line(result.text)  # a language model may write line breaks
+    return f"{_name(result)}\t{text}" if show_path else text
 
 
 def json_document(results: Sequence[Result], model: str) -> str:
@@ -53,16 +52,36 @@ def stream_line(update: "StreamUpdate") -> str:
 
 def tsv_rows(result: Transcription) -> list[str]:
     """A row for each segment, under `TSV_HEADER`."""
-    path = _one_line(str(result.path or ""))
+    path = _one_line(_name(result))
     return [f"{path}\t{s.start:.3f}\t{s.end:.3f}\t{_one_line(s.text)}" for s in _segments(result)]
 
 
-def ctm_rows(result: Transcription) -> list[str]:
-    """A row for each word, as NIST's scoring tools want them: recording, channel, start, duration, word, confidence."""
-    name = "_".join((result.path.stem if result.path else "audio").split()) or "audio"
+def ctm_names(paths: Iterable[Path], within: Mapping[Path, Path] | None = None) -> dict[Path, str]:
+    """Names of recordings in CTM: file names without extension, with as much of the path as distinguishes them.
+
+    Args:
+        paths: the recordings.
+        within: their paths relative to the folders they were found in, if known.
+    """
+    candidates = {}
+    for path in paths:
+        inside = (within or {}).get(path, path)
+        forms = (Path(path.stem), without_ending(inside), inside, path)
+        candidates[path] = [_ctm_word(form.as_posix()) for form in forms]
+    return distinct_names(candidates)
+
+
+def ctm_rows(result: Transcription, name: str | None = None) -> list[str]:
+    """A row for each word, as NIST's scoring tools expect: recording, channel, start, duration, word, confidence.
+
+    Args:
+        result: the recording.
+        name: its name in CTM, see `ctm_names`; default, its file's name without extension.
+    """
+    name = name or _ctm_word(result.path.stem if result.path else "audio")
     words = [word for segment in _segments(result) for word in timed_words(segment)]
     return [
-        f"{name} 1 {word.start:.3f} {max(word.end - word.start, 0.001):.3f} {_one_line(word.text)}"
+        f"{name} {result.channel or 1} {word.start:.3f} {max(word.end - word.start, 0.001):.3f} {_one_line(word.text)}"
         + ("" if word.confidence is None else f" {word.confidence:.3f}")
         for word in words
     ]
@@ -78,7 +97,7 @@ def srt(result: Transcription) -> str:
 
 
 def vtt(result: Transcription) -> str:
-    """WebVTT subtitles; where word times are known, each word but a cue's first bears its own."""
+    """WebVTT subtitles; if word times are known, each word but a cue's first has its own time."""
     has_word_times = all(segment.words for segment in _segments(result))
     blocks = [
         f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{_vtt_text(cue, has_word_times)}\n"
@@ -88,7 +107,7 @@ def vtt(result: Transcription) -> str:
 
 
 def textgrid(result: Transcription) -> str:
-    """A Praat TextGrid with a tier of segments and, where their times are known, one of words."""
+    """A Praat TextGrid with a tier of segments and, if word times are known, one of words."""
     segments = _segments(result)
     words = [word for segment in segments for word in segment.words]
     tiers = {"segments": _tiled(segments, result.duration)}
@@ -145,17 +164,18 @@ FORMATS: dict[str, Callable[[Transcription, str], str]] = {
     "ctm": lambda result, model: "".join(f"{row}\n" for row in ctm_rows(result)),
     "textgrid": lambda result, model: textgrid(result),
 }
-"""How a recording is written in each format; the second argument is the model's name."""
+"""The function that writes a recording in each format; its second argument is the model's name."""
 TIMED_FORMATS = frozenset(["srt", "vtt", "tsv", "ctm", "textgrid"])
 """Formats that are of little use without times."""
-_ENDINGS = {name: f".{name}" for name in FORMATS} | {"textgrid": ".TextGrid"}
+ENDINGS = {name: f".{name}" for name in FORMATS} | {"textgrid": ".TextGrid"}
+"""File extension of each format."""
 
 
 def parse_formats(text: str) -> list[str]:
     """The formats of a list such as `srt,json`.
 
     Raises:
-        ConfigError: one that is none.
+        ConfigError: one is not a format.
     """
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
@@ -164,61 +184,30 @@ def parse_formats(text: str) -> list[str]:
     return names
 
 
-class OutputFolder:
-    """A folder of transcripts: one file for each recording and format, named like the recording.
-
-    Recordings of one name in one folder (`a.wav` and `a.mp3`) keep their endings: `a.wav.srt`, `a.mp3.srt`.
-
-    Args:
-        folder: where to write; made with the first file.
-        formats: of `FORMATS`.
-        model: name of the model, for JSON.
-        targets: each recording and what to call it within the folder, a relative path.
-
-    Raises:
-        ConfigError: the folder is a file, or two recordings would be written to one.
-    """
-
-    def __init__(self, folder: Path, formats: Sequence[str], model: str, targets: Mapping[Path, Path]) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"--output_dir {folder} is a file: choose a folder")
-        self._folder, self._formats, self._model = folder, formats, model
-        self._stems = _distinct_stems(targets)
-
-    def files(self, path: Path) -> list[Path]:
-        """The files of a recording, in the order of the formats."""
-        stem = self._stems[path]
-        return [self._folder / stem.with_name(stem.name + _ENDINGS[name]) for name in self._formats]
-
-    def is_done(self, path: Path) -> bool:
-        """Whether all its files are there."""
-        return all(file.is_file() for file in self.files(path))
-
-    def write(self, result: Transcription) -> list[Path]:
-        """Write the files of a recording; returns them.
-
-        Raises:
-            DataError: a file cannot be written.
-        """
-        assert result.path is not None
-        files = self.files(result.path)
-        for name, file in zip(self._formats, files, strict=True):
-            # A name that is not UTF-8 may stand in JSON or a table.
-            write_atomically(file, document(result, name, self._model).encode("utf-8", "backslashreplace"))
-        return files
+def distinct_names(candidates: Mapping[Path, Sequence[str]]) -> dict[Path, str]:
+    """A name of its own for each recording: the first of its candidates that it shares with none, else numbered."""
+    names: dict[Path, str] = {}
+    pending = list(candidates)
+    for level in range(max(map(len, candidates.values()), default=0)):
+        proposed = {path: candidates[path][min(level, len(candidates[path]) - 1)] for path in pending}
+        uses = Counter([*names.values(), *proposed.values()])
+        names |= {path: name for path, name in proposed.items() if uses[name] == 1}
+        pending = [path for path in pending if path not in names]
+    for path in pending:
+        numbered = (f"{candidates[path][-1]}-{number}" for number in count(2))
+        names[path] = next(name for name in numbered if name not in names.values())
+    return names
 
 
-def _distinct_stems(names: Mapping[Path, Path]) -> dict[Path, Path]:
-    """What each recording's files are called, without a format's ending."""
-    stems = {path: name.with_suffix("") for path, name in names.items()}
-    uses = Counter(stems.values())
-    distinct = {path: names[path] if uses[stem] > 1 else stem for path, stem in stems.items()}
-    by_stem: dict[Path, Path] = {}
-    for path, stem in distinct.items():
-        if stem in by_stem:
-            raise ConfigError(f"--output_dir: {by_stem[stem]} and {path} would both be written as {stem}: rename one")
-        by_stem[stem] = path
-    return distinct
+def without_ending(name: Path) -> Path:
+    """A path without what follows the last dot of its name, if anything is before it."""
+    return name.with_suffix("") if name.stem.strip(".") else name
+
+
+def _ctm_word(text: str) -> str:
+    """A name as one field of a row, which must not look like a comment."""
+    word = "_".join(text.split()) or "audio"
+    return f"_{word}" if word.startswith(";;") else word
 
 
 def _segments(result: Transcription) -> tuple[Segment, ...]:
@@ -228,11 +217,16 @@ def _segments(result: Transcription) -> tuple[Segment, ...]:
     return (Segment(result.text, 0.0, result.duration),)
 
 
+_ODD = ("channel", "notes", "incomplete")
+"""What JSON has of odd recordings only."""
+
+
 def _json_entry(result: Result) -> dict[str, Any]:
     if isinstance(result, FailedTranscription):
         return {"path": _plain(result.path), "error": str(result.error)}
     first = {"path": _plain(result.path), "duration": _plain(result.duration), "text": result.text}
-    return first | {name: value for name, value in _plain(result).items() if name not in first}
+    rest = {name: value for name, value in _plain(result).items() if name not in first}
+    return first | {name: value for name, value in rest.items() if value or name not in _ODD}
 
 
 def _plain(value: Any) -> Any:
@@ -244,6 +238,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 3)
     return str(value) if isinstance(value, Path) else value
+
+
+def _name(result: Transcription) -> str:
+    """What a recording, or one of its channels, is called in a list."""
+    return f"{result.path or ''}" + (f" [channel {result.channel}]" if result.channel else "")
 
 
 def _one_line(text: str) -> str:

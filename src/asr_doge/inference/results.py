@@ -1,4 +1,4 @@
-"""What transcription gives: text, and, where they were asked for, its stretches and words with times.
+"""Results of transcription: the text and, if requested, its segments and words with times.
 
 Promises: times are seconds from the start of the recording, confidences are probabilities in [0, 1]; the texts of the
 segments, joined by spaces, are the text. Plain data: importing this loads neither torch nor transformers.
@@ -7,12 +7,12 @@ segments, joined by spaces, are the text. Plain data: importing this loads neith
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr_doge.errors import AudioError
+from asr_doge.errors import ASRDogeError
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a transcript: when it was said, and how sure the model is of it."""
+    """A word of a transcript: its start and end, and the probability that it is right."""
 
     text: str
     start: float
@@ -22,7 +22,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Alternative:
-    """One of several texts that beam search found, and the natural logarithm of its probability."""
+    """One of several hypotheses of a beam search, and the natural logarithm of its probability."""
 
     text: str
     score: float
@@ -33,10 +33,10 @@ class Segment:
     """A stretch of a recording between two pauses or cuts.
 
     Attributes:
-        text: what was said.
-        start, end: from its first word to its last where times were asked for and the model has them; else the cuts.
-        words: empty unless word times were asked for.
-        alternatives: the best first; empty unless several texts were asked for.
+        text: its transcript.
+        start, end: those of its first and last word if times were requested and the model has them; else the cuts.
+        words: empty unless word times were requested.
+        alternatives: best first; empty unless several hypotheses were requested.
     """
 
     text: str
@@ -48,7 +48,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class GuardAction:
-    """A stretch on whose text a guard acted, and which: `silence`, `length` or `loop`."""
+    """A stretch on whose text a guard acted, and the guard: `silence`, `length` or `loop`."""
 
     guard: str
     start: float
@@ -57,15 +57,19 @@ class GuardAction:
 
 @dataclass(frozen=True)
 class Transcription:
-    """What was said in one recording.
+    """The transcript of one recording.
 
     Attributes:
         text: the transcript.
         duration: length of the recording, in seconds.
         path: the file, if it came from one.
-        segments: the stretches in which something was said.
+        segments: the stretches with speech.
         guards: what the guards did.
-        passes: times the language model ran for it.
+        passes: number of language-model passes.
+        channel: number of the channel that was read, from 1; None for the mean of all.
+        notes: remarks on how the recording was read, such as a sound track that was not, one line each.
+        incomplete: if the recording is truncated or damaged, the reason in one line: the text is that of the readable
+            part.
     """
 
     text: str
@@ -74,11 +78,14 @@ class Transcription:
     segments: tuple[Segment, ...] = ()
     guards: tuple[GuardAction, ...] = ()
     passes: int = 0
+    channel: int | None = None
+    notes: tuple[str, ...] = ()
+    incomplete: str | None = None
 
 
 @dataclass(frozen=True)
 class FailedTranscription:
-    """A recording that could not be transcribed, and why, in one line."""
+    """A recording that could not be transcribed, and the reason in one line."""
 
-    error: AudioError
+    error: ASRDogeError
     path: Path | None = None

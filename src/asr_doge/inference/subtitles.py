@@ -1,9 +1,9 @@
-"""Transcripts as subtitles that can be read while they are shown.
+"""Format transcripts as subtitles that can be read while they are shown.
 
-Promises: cues of at most two lines of 42 characters and 7 seconds, in order, never two at a time, each of at least one
-second where the next leaves room; a cue ends where a segment does, and every word is in exactly one. Where word times
-are unknown, a segment's time is shared out among its words by their letters.
-It does not know the files that cues are written to. It counts characters, not their width, and looks for no grammar.
+Promises: cues have at most two lines of 42 characters and last at most 7 seconds; they are in order, never two at a
+time, and last at least one second unless the next follows sooner; a cue ends where a segment does, and every word is in
+exactly one. If word times are unknown, a segment's time is divided among its words by their number of characters.
+It does not know the files that cues are written to. It counts characters, not their width, and ignores grammar.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +16,9 @@ MAX_LINE_CHARACTERS = 42
 MAX_SECONDS = 7.0
 MIN_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 1.0
-"""A longer silence between two words parts them into two cues."""
+"""A longer silence between two words separates them into two cues."""
 FLASH_SECONDS = 0.04
-"""Shortest cue there can be: one frame of a film."""
+"""Shortest possible cue: one frame of a film."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Cue:
 
 
 def timed_words(segment: Segment) -> tuple[Word, ...]:
-    """The words of a segment; without times of their own they share its time by the number of their letters."""
+    """The words of a segment; without times of their own they share its time by their number of characters."""
     if segment.words:
         return segment.words
     texts = segment.text.split()
@@ -61,7 +61,7 @@ def subtitle_cues(segments: Iterable[Segment]) -> list[Cue]:
 
 
 def _groups(words: Iterable[Word]) -> Iterator[list[Word]]:
-    """Words that are shown together: as many as fit into two lines and the longest time."""
+    """Words shown together: as many as fit into two lines and the longest duration."""
     group: list[Word] = []
     for word in words:
         is_late = group and (word.start - group[-1].end > MAX_PAUSE_SECONDS or word.end - group[0].start > MAX_SECONDS)
@@ -74,18 +74,18 @@ def _groups(words: Iterable[Word]) -> Iterator[list[Word]]:
 
 
 def _short_words(words: Iterable[Word]) -> Iterator[Word]:
-    """Words that fit into a line: a longer one (of a script without spaces, say) is cut, its time shared out."""
+    """Words that fit into a line: a longer one (for example of a script without spaces) is cut and its time divided."""
     for word in words:
-        pieces = [word.text[i : i + MAX_LINE_CHARACTERS] for i in range(0, len(word.text), MAX_LINE_CHARACTERS)]
+        chunks = [word.text[i : i + MAX_LINE_CHARACTERS] for i in range(0, len(word.text), MAX_LINE_CHARACTERS)]
         start = word.start
-        for piece in pieces:
-            end = start + (word.end - word.start) * len(piece) / len(word.text)
-            yield Word(piece, start, end, word.confidence)
+        for chunk in chunks:
+            end = start + (word.end - word.start) * len(chunk) / len(word.text)
+            yield Word(chunk, start, end, word.confidence)
             start = end
 
 
 def _lines(words: Sequence[Word]) -> tuple[tuple[Word, ...], ...] | None:
-    """Words in one line, or in the two that differ least in length; None if they do not fit."""
+    """Words in one line, or in the two lines that differ least in length; None if they do not fit."""
     if _width(words) <= MAX_LINE_CHARACTERS:
         return (tuple(words),)
     pairs = [(words[:index], words[index:]) for index in range(1, len(words))]

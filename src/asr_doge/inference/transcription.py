@@ -1,27 +1,29 @@
-"""Recordings in, text out: files, arrays and long recordings through one model.
+"""Transcribe recordings: files, arrays and long recordings through one model.
 
-Promises: results come in the order of the inputs; a recording that cannot be read is reported in its place and costs
-the others nothing; pieces of many recordings are batched with others of like length, and how they are batched does not
-change their text. Memory grows neither with the number of files nor with their length.
+Promises: results come in the order of the inputs; a recording that cannot be read gives an error in its place and does
+not affect the others; chunks of many recordings are batched with others of similar length, which does not change their
+text. Memory grows neither with the number of files nor with their length.
 It does not print or write files (see `asr_doge.inference.output` and the command line).
 """
 
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from asr_doge.audio.reading import check_long_enough, prepare_waveform, read_blocks
+from asr_doge.audio.forking import in_live_threads
+from asr_doge.audio.level import for_encoder, without_rumble
+from asr_doge.audio.reading import check_long_enough
+from asr_doge.audio.sound import log_note
 from asr_doge.audio.voice_activity import has_voice
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
-from asr_doge.errors import AudioError
+from asr_doge.errors import AudioError, DamagedAudioError
 from asr_doge.inference.results import (
     Alternative,
     FailedTranscription,
@@ -30,227 +32,261 @@ from asr_doge.inference.results import (
     Transcription,
     Word,
 )
-from asr_doge.inference.segmentation import Piece, pieces_of, stitch
+from asr_doge.inference.segmentation import Chunk, cut_into_chunks
+from asr_doge.inference.sources import Blocks, as_sources, path_of, source_blocks
+from asr_doge.inference.sources import Source as Source
+from asr_doge.inference.stitching import ChunkTranscript, stitch
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
+from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.published import Dtype, Quantization
 
+LONGEST_SECONDS = 30.0
+"""Seconds that an encoder alone reads at once; a whole model's configuration states its own limit."""
+ROUNDING_SECONDS = 0.001
+"""Seconds by which a rounded duration in a manifest may be shorter than its resampled recording."""
+WINDOW_SECONDS = 240.0
+"""Audio held in memory at once, in seconds."""
+
 
 @dataclass(frozen=True)
-class Blocks:
-    """A recording that comes in blocks.
+class SourceWithLanguage:
+    """A recording with its language, rate and channel.
 
     Attributes:
-        blocks: `[samples]` each, mono, as the model's sampling rate has them; an `AudioError` in place of one says why
-            there are no more.
-        name: what to call it in messages.
+        source: the recording.
+        language: spoken in it; None if it is not known.
+        sampling_rate: of its samples, in Hz; None for the transcriber's. Files state their own.
+        channel: the one to read, from 0; None for the mean of all.
     """
 
-    blocks: Iterable[NDArray[np.float32]]
-    name: str = "recording"
-
-
-Source = str | Path | NDArray[Any] | Tensor | Blocks
-"""A file, a mono waveform `[samples]` (or `[channels, samples]`) at 16 kHz, or blocks of one."""
-
-LONGEST_SECONDS = 30.0
-"""What an encoder alone reads at once; a whole model's configuration says it."""
-WINDOW_SECONDS = 240.0
-"""Audio held in memory at once."""
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """A recording and the language spoken in it; None where it is not known."""
-
     source: Source
-    language: str | None
+    language: str | None = None
+    sampling_rate: float | None = None
+    channel: int | None = None
 
 
 @dataclass
 class _Recording:
-    """A recording on its way: how much of it was read, and what was said in each of its pieces."""
+    """A recording in progress: how much of it was read, and the recognition of each of its chunks."""
 
     path: Path | None
     name: str
     language: str | None = None
+    channel: int | None = None
     samples: int = 0
-    overlaps: list[bool] = field(default_factory=list)
-    segments: dict[int, Segment] = field(default_factory=dict)
+    chunks: int = 0
+    transcripts: dict[int, ChunkTranscript] = field(default_factory=dict)
     guards: list[GuardAction] = field(default_factory=list)
     passes: int = 0
     is_read: bool = False
     error: AudioError | None = None
+    notes: list[str] = field(default_factory=list)
+    incomplete: str | None = None
 
     @property
     def is_done(self) -> bool:
-        return self.is_read and (self.error is not None or len(self.segments) == len(self.overlaps))
+        return self.is_read and (self.error is not None or len(self.transcripts) == self.chunks)
 
-    def add(self, index: int, piece: Piece, recognition: Recognition) -> None:
-        self.segments[index] = segment_of(recognition, piece)
-        self.guards += guard_actions(recognition, piece)
+    def add(self, index: int, chunk: Chunk, recognition: Recognition) -> None:
+        self.transcripts[index] = transcript_of(recognition, chunk)
+        self.guards += guard_actions(recognition, chunk)
         self.passes += recognition.passes
 
     def finished(self, sampling_rate: int) -> Transcription | FailedTranscription:
         if self.error is not None:
             return FailedTranscription(self.error, self.path)
-        segments = stitch([segment for _, segment in sorted(self.segments.items())], self.overlaps)
+        segments = stitch([self.transcripts[index] for index in range(self.chunks)])
         text = " ".join(segment.text for segment in segments)
         guards = tuple(sorted(self.guards, key=lambda action: action.start))
-        return Transcription(text, self.samples / sampling_rate, self.path, tuple(segments), guards, self.passes)
+        return Transcription(
+            text,
+            self.samples / sampling_rate,
+            self.path,
+            tuple(segments),
+            guards,
+            self.passes,
+            self.channel + 1 if self.channel is not None else None,
+            tuple(self.notes),
+            self.incomplete,
+        )
 
 
-_Held = tuple[_Recording, int, Piece]
-"""A piece that waits for its turn, and which one of which recording it is."""
+_QueuedChunk = tuple[_Recording, int, Chunk]
+"""A chunk that waits to be transcribed, with its recording and its number there."""
 
 
-def segment_of(recognition: Recognition, piece: Piece) -> Segment:
-    """What was recognized in a piece of a recording, with times from the recording's start."""
-    start, end = piece.speech or (piece.start, piece.end)
+def segment_of(recognition: Recognition, chunk: Chunk) -> Segment:
+    """The segment for a recognized chunk, with times from the recording's start."""
     if recognition.speech is not None:
-        start, end = (min(piece.start + moment, piece.end) for moment in recognition.speech)
+        start, end = (min(chunk.start + moment, chunk.end) for moment in recognition.speech)
+    else:
+        start, end = chunk.speech_bounds() if recognition.text else (chunk.start, chunk.end)
     words = tuple(
-        Word(word.text, piece.start + word.start, min(piece.start + word.end, piece.end), word.confidence)
+        Word(word.text, chunk.start + word.start, min(chunk.start + word.end, chunk.end), word.confidence)
         for word in recognition.words
     )
     alternatives = tuple(Alternative(text, score) for text, score in recognition.alternatives)
     return Segment(recognition.text, start, end, words, alternatives)
 
 
-def guard_actions(recognition: Recognition, piece: Piece) -> list[GuardAction]:
-    """What the guards did in a piece of a recording."""
-    return [GuardAction(guard, piece.start, piece.end) for guard in recognition.guards]
+def transcript_of(recognition: Recognition, chunk: Chunk) -> ChunkTranscript:
+    """The transcript of a recognized chunk, ready to be joined with its neighbours'."""
+    times = tuple((chunk.start + start, min(chunk.start + end, chunk.end)) for start, end in recognition.times)
+    return ChunkTranscript(segment_of(recognition, chunk), times, chunk.shared)
+
+
+def guard_actions(recognition: Recognition, chunk: Chunk) -> list[GuardAction]:
+    """What the guards did in a chunk of a recording."""
+    return [GuardAction(guard, chunk.start, chunk.end) for guard in recognition.guards]
 
 
 class RecordingTranscriber(ABC):
-    """Recordings through a model that reads pieces: cut, batched, stitched.
+    """Transcribes recordings with a model that recognizes chunks: cuts, batches and joins them.
 
     Args:
         sampling_rate: of the waveforms that the model reads, in Hz.
-        max_seconds: longest piece that it reads.
-        batch_size: pieces that it is given at once.
+        max_seconds: longest chunk that it reads.
+        batch_size: chunks that it reads at once.
         language: as in `Transcriber`.
+        cut_at_pauses: as in `DecodingConfig`.
     """
 
-    def __init__(self, sampling_rate: int, max_seconds: float, batch_size: int, language: str | None) -> None:
+    def __init__(
+        self, sampling_rate: int, max_seconds: float, batch_size: int, language: str | None, cut_at_pauses: bool
+    ) -> None:
         self.sampling_rate = sampling_rate
         self.max_seconds = max_seconds
         self.batch_size = batch_size
         self.language = language
+        self.cut_at_pauses = cut_at_pauses
 
     @abstractmethod
-    def recognize_pieces(
-        self, pieces: Sequence[Piece], languages: Sequence[str | None] | None = None
+    def recognize_chunks(
+        self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
     ) -> list[Recognition]:
-        """What was said in each piece of one batch, of files and streams; default, in the transcriber's language."""
+        """Recognize each chunk of one batch, of files and streams; default, in the transcriber's language."""
 
-    # Of the two a `str` fits both, being a sequence of `str`, and is the first.
+    # A single recording can be a sequence too; the first overload then applies.
     @overload
-    def transcribe(self, source: Source) -> Transcription: ...  # type: ignore[overload-overlap]  # see above
+    def transcribe(self, source: Source | Sequence[float], sampling_rate: float | None = None) -> Transcription: ...  # type: ignore[overload-overlap]  # see above
 
     @overload
-    def transcribe(self, source: Sequence[Source]) -> list[Transcription]: ...
+    def transcribe(self, source: Iterable[Source], sampling_rate: float | None = None) -> list[Transcription]: ...
 
-    def transcribe(self, source: Source | Sequence[Source]) -> Transcription | list[Transcription]:
-        """Transcribe one recording, or a list of them: a list in, a list out, in order.
+    def transcribe(
+        self, source: Source | Sequence[float] | Iterable[Source], sampling_rate: float | None = None
+    ) -> Transcription | list[Transcription]:
+        """Transcribe one recording, or several: any iterable of recordings gives a list of results.
+
+        Args:
+            source: see `Source`. A list or generator of numbers is one recording.
+            sampling_rate: of samples, in Hz; default, the model's 16 kHz. They are resampled. Files state their own.
 
         Raises:
-            AudioError: a recording cannot be read.
+            AudioError: a recording cannot be read, or `source` is not a recording.
         """
-        if isinstance(source, Sequence) and not isinstance(source, str):
-            return [_successful(result) for result in self.transcribe_each(source)]
-        return _successful(next(self.transcribe_each([source])))
+        sources, is_one = as_sources(source)
+        results = [_successful(result) for result in self._transcribe_each(sources, lambda _: None, sampling_rate)]
+        return results[0] if is_one else results
 
     def transcribe_each(
-        self, sources: Iterable[Source | Spoken], on_progress: Callable[[float], None] = lambda seconds: None
+        self,
+        sources: Iterable[Source | SourceWithLanguage],
+        on_progress: Callable[[float], None] = lambda seconds: None,
+        sampling_rate: float | None = None,
     ) -> Iterator[Transcription | FailedTranscription]:
         """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
         Args:
-            sources: read one after the other, as they are needed; each may be of a language of its own.
+            sources: read one after the other, as they are needed; each may have its own language.
             on_progress: called with the seconds of audio that were transcribed since the last call.
+            sampling_rate: as in `transcribe`.
         """
+        return self._transcribe_each(as_sources(sources)[0], on_progress, sampling_rate)
+
+    def _transcribe_each(
+        self, sources: Iterable[Any], on_progress: Callable[[float], None], sampling_rate: float | None
+    ) -> Iterator[Transcription | FailedTranscription]:
         recordings: deque[_Recording] = deque()
-        for pieces in self._windows(sources, recordings, on_progress):
-            self._work_off(pieces, on_progress)
+        each = (_spoken(source, self.language, sampling_rate) for source in sources)
+        for chunks in self._windows(each, recordings, on_progress):
+            self._transcribe_chunks(chunks, on_progress)
             while recordings and recordings[0].is_done:
                 yield recordings.popleft().finished(self.sampling_rate)
 
     def _windows(
-        self, sources: Iterable[Source | Spoken], recordings: deque[_Recording], on_progress: Callable[[float], None]
-    ) -> Iterator[list[_Held]]:
-        """Read recordings, appending them to `recordings`, and give their pieces whenever enough are held."""
-        window: list[_Held] = []
-        for given in sources:
-            spoken = given if isinstance(given, Spoken) else Spoken(given, self.language)
-            source = spoken.source
-            path = Path(source) if isinstance(source, str | Path) else None
-            name = source.name if isinstance(source, Blocks) else str(path or "array")
-            recording = _Recording(path, name, spoken.language)
+        self, sources: Iterable[SourceWithLanguage], recordings: deque[_Recording], on_progress: Callable[[float], None]
+    ) -> Iterator[list[_QueuedChunk]]:
+        """Read recordings, append them to `recordings`, and yield their chunks whenever enough are held."""
+        window: list[_QueuedChunk] = []
+        for spoken in sources:
+            path = path_of(spoken.source)
+            name = spoken.source.name if isinstance(spoken.source, Blocks) else str(path or "array")
+            recording = _Recording(path, name, spoken.language, spoken.channel)
             recordings.append(recording)
-            for piece in self._pieces(source, recording):
-                if piece.is_gap:
-                    recording.overlaps[-1:] = [False] * bool(recording.overlaps)
-                    on_progress(len(piece.samples) / self.sampling_rate)
+            for chunk in self._chunks(spoken, recording):
+                if chunk.is_gap:
+                    on_progress(len(chunk.samples) / self.sampling_rate)
                     continue
-                if self._is_enough(window):  # now, as what is wrong with a recording shows only after its last piece
+                if self._is_enough(window):  # here, since errors may show only after the last chunk
                     yield window
                     window = []
-                window.append((recording, len(recording.overlaps), piece))
-                recording.overlaps.append(piece.overlaps_next)
+                window.append((recording, recording.chunks, chunk))
+                recording.chunks += 1
             if not window or self._is_enough(window):
                 yield window
                 window = []
         yield window
 
-    def _is_enough(self, window: list[_Held]) -> bool:
-        return sum(len(piece.samples) for _, _, piece in window) >= WINDOW_SECONDS * self.sampling_rate
+    def _is_enough(self, window: list[_QueuedChunk]) -> bool:
+        return sum(len(chunk.samples) for _, _, chunk in window) >= WINDOW_SECONDS * self.sampling_rate
 
-    def _pieces(self, source: Source, recording: _Recording) -> Iterator[Piece]:
-        """The pieces of a recording as they are read; an error ends them."""
+    def _chunks(self, spoken: SourceWithLanguage, recording: _Recording) -> Iterator[Chunk]:
+        """The chunks of a recording as they are read; an error ends them."""
         try:
-            yield from pieces_of(self._blocks(source, recording), self.max_seconds)
+            yield from cut_into_chunks(self._blocks(spoken, recording), self.max_seconds, self.cut_at_pauses)
             check_long_enough(recording.samples, self.sampling_rate, recording.name)
         except AudioError as error:
             recording.error = error
         recording.is_read = True
 
-    def _blocks(self, source: Source, recording: _Recording) -> Iterator[NDArray[np.float32]]:
-        """A recording block by block, counted."""
-        if isinstance(source, str | Path):
-            blocks: Iterable[NDArray[np.float32]] = read_blocks(source, self.sampling_rate)
-        elif isinstance(source, Blocks):
-            blocks = source.blocks
-        else:
-            blocks = iter([prepare_waveform(source, self.sampling_rate, self.sampling_rate)])
-        for block in blocks:
-            recording.samples += len(block)
-            yield block
+    def _blocks(self, spoken: SourceWithLanguage, recording: _Recording) -> Iterator[NDArray[np.float32]]:
+        """Read a recording block by block and count its samples."""
+        note = recording.notes.append
+        try:
+            for block in source_blocks(spoken.source, self.sampling_rate, spoken.sampling_rate, spoken.channel, note):
+                recording.samples += len(block)
+                yield block
+        except DamagedAudioError as error:  # the readable part is transcribed all the same
+            if not recording.samples:
+                raise
+            recording.incomplete = str(error)
 
-    def _work_off(self, pieces: list[_Held], on_progress: Callable[[float], None]) -> None:
-        """Transcribe all pieces held, the longest first, in batches of like length."""
-        pieces = [held for held in pieces if held[0].error is None]
-        pieces.sort(key=lambda held: len(held[2].samples), reverse=True)
-        for start in range(0, len(pieces), self.batch_size):
-            batch = pieces[start : start + self.batch_size]
+    def _transcribe_chunks(self, chunks: list[_QueuedChunk], on_progress: Callable[[float], None]) -> None:
+        """Transcribe all chunks held, longest first, in batches of similar length."""
+        chunks = [queued for queued in chunks if queued[0].error is None]
+        chunks.sort(key=lambda queued: len(queued[2].samples), reverse=True)
+        for start in range(0, len(chunks), self.batch_size):
+            batch = chunks[start : start + self.batch_size]
             languages = [recording.language for recording, _, _ in batch]
-            recognitions = self.recognize_pieces([piece for _, _, piece in batch], languages)
-            for (recording, index, piece), recognition in zip(batch, recognitions, strict=True):
-                recording.add(index, piece, recognition)
-            on_progress(sum(len(piece.samples) for _, _, piece in batch) / self.sampling_rate)
+            recognitions = self.recognize_chunks([chunk for _, _, chunk in batch], languages)
+            for (recording, index, chunk), recognition in zip(batch, recognitions, strict=True):
+                recording.add(index, chunk, recognition)
+            on_progress(sum(len(chunk.samples) for _, _, chunk in batch) / self.sampling_rate)
 
 
 class Transcriber(RecordingTranscriber):
     """A loaded model with everything needed to transcribe.
 
     Args:
-        loaded: from `load_model`, or from `load_encoder_alone` to hear what the encoder's CTC head holds.
-        batch_size: pieces the model reads at once.
-        decoding: how what was heard becomes text; default, the encoder's draft verified.
+        loaded: from `load_model`, or from `load_encoder_alone` to transcribe with the encoder's CTC head only.
+        batch_size: chunks the model reads at once.
+        decoding: settings of the decoder, guards and times; default, the CTC draft is verified.
         language: spoken in the recordings, as a code such as `de` or a name, for models whose prompt names it.
 
     Raises:
-        ConfigError: the model cannot be decoded so.
+        ConfigError: the model does not support these settings.
     """
 
     def __init__(
@@ -261,9 +297,15 @@ class Transcriber(RecordingTranscriber):
         language: str | None = None,
     ) -> None:
         self.recognizer = Recognizer(loaded, decoding or DecodingConfig())
-        hearing = self.recognizer.hearing
+        speech_encoder = self.recognizer.speech_encoder
         longest = loaded.model.config.max_audio_seconds if isinstance(loaded, LoadedModel) else LONGEST_SECONDS
-        super().__init__(hearing.sampling_rate, min(longest, hearing.max_seconds), batch_size, language)
+        super().__init__(
+            speech_encoder.sampling_rate,
+            min(longest + ROUNDING_SECONDS, speech_encoder.max_seconds),
+            batch_size,
+            language,
+            self.recognizer.config.cut_at_pauses,
+        )
 
     @property
     def loaded(self) -> LoadedModel:
@@ -276,15 +318,20 @@ class Transcriber(RecordingTranscriber):
             raise ValueError("there is no whole model: only its encoder was loaded")
         return self.recognizer.loaded
 
-    def recognize_pieces(
+    def recognize_chunks(
         self,
-        pieces: Sequence[Piece],
+        chunks: Sequence[Chunk],
         languages: Sequence[str | None] | None = None,
         hotwords: Sequence[Sequence[str]] | None = None,
     ) -> list[Recognition]:
-        """As declared; `hotwords` are listened for in each piece, by default those of the configuration."""
-        return self.recognizer.recognize(
-            [piece.samples for piece in pieces], has_voice, languages or [self.language] * len(pieces), hotwords
+        """As declared; `hotwords` are searched for in each chunk, by default those of the configuration."""
+        return in_live_threads(
+            self.recognizer.recognize,
+            [for_encoder(chunk.samples) for chunk in chunks],
+            lambda clip: has_voice(without_rumble(clip)),
+            languages or [self.language] * len(chunks),
+            timed=[bool(chunk.overlap_before or chunk.overlap_after) for chunk in chunks],
+            hotwords=hotwords,
         )
 
 
@@ -297,68 +344,85 @@ def load(
     language: str | None = None,
     dtype: Dtype = "fp32",
 ) -> Transcriber:
-    """Load a model for transcription; for `--decoder ctc`, its encoder alone.
+    """Load a model for transcription; for `--decoder ctc`, or of a CTC head's folder, its encoder alone.
 
     Args:
         model: checkpoint folder, hub id, or bundled name; default, the bundled `nano` (spoken digits). For the decoder
             `ctc` also a bare encoder, such as published Granite Speech.
         device: `cpu`, `cuda`, `mps`; default, an accelerator if there is one.
-        decoding: how what was heard becomes text.
-        batch_size: pieces the model reads at once.
+        decoding: settings of the decoder, guards and times.
+        batch_size: chunks the model reads at once.
         quantization: as in `asr_doge.models.load_model`.
         language: as in `Transcriber`.
-        dtype: of the weights in memory, and of what is computed with them.
+        dtype: of the weights in memory, and of the computation.
 
     Raises:
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
     """
-    alone = decoding is not None and decoding.decoder == "ctc"
+    decoder = decoding.decoder if decoding is not None else None
+    alone = decoder == "ctc" or (decoder is None and model is not None and is_ctc_head(model))
     load_parts = load_encoder_alone if alone else load_model
-    loaded = load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
+    loaded = in_live_threads(
+        lambda: load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
+    )
     return Transcriber(loaded, batch_size, decoding, language)
 
 
 @overload
 def transcribe(  # type: ignore[overload-overlap]  # as of the method above
-    source: Source,
+    source: Source | Sequence[float],
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
     language: str | None = None,
+    sampling_rate: float | None = None,
 ) -> Transcription: ...
 
 
 @overload
 def transcribe(
-    source: Sequence[Source],
+    source: Iterable[Source],
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
     language: str | None = None,
+    sampling_rate: float | None = None,
 ) -> list[Transcription]: ...
 
 
 def transcribe(
-    source: Source | Sequence[Source],
+    source: Source | Sequence[float] | Iterable[Source],
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
     language: str | None = None,
+    sampling_rate: float | None = None,
 ) -> Transcription | list[Transcription]:
     """Load a model and transcribe with it; for more than one call, keep the `Transcriber` that `load` gives.
 
     Args:
-        source: a file, a 16 kHz waveform, or a list of either.
+        source, sampling_rate: as in `Transcriber.transcribe`.
         model, device, decoding, language: as in `load`.
 
     Raises:
         AudioError: a recording cannot be read.
         CheckpointError, ConfigError: the model cannot be loaded.
     """
-    return load(model, device, decoding, language=language).transcribe(source)
+    return load(model, device, decoding, language=language).transcribe(source, sampling_rate)
+
+
+def _spoken(
+    given: Source | SourceWithLanguage, language: str | None, sampling_rate: float | None
+) -> SourceWithLanguage:
+    """A recording with the settings that all share."""
+    if not isinstance(given, SourceWithLanguage):
+        return SourceWithLanguage(given, language, sampling_rate)
+    return given if given.sampling_rate is not None else replace(given, sampling_rate=sampling_rate)
 
 
 def _successful(result: Transcription | FailedTranscription) -> Transcription:
     if isinstance(result, FailedTranscription):
         raise result.error
+    for line in (*result.notes, *([result.incomplete] if result.incomplete else [])):
+        log_note(line)
     return result

@@ -1,8 +1,8 @@
-"""The adapter: speech embeddings into the language model's token embedding space. The part that is always trained.
+"""The adapter: maps speech embeddings to the language model's token embedding space. It is always trained.
 
-Promises: an embedding of the output depends only on `stack` neighbouring speech embeddings of the same clip (`conv`:
-and on the `stack` before and after them), so padding and neighbours in the batch cannot reach it.
-It does not know where its input or output go.
+Promises: an output embedding depends only on `stack` neighbouring speech embeddings of the same clip (`conv`: also on
+the `stack` before and after them), so padding and neighbours in the batch cannot affect it.
+It does not know where its input comes from or how its output is used.
 """
 
 import torch
@@ -20,7 +20,7 @@ class Adapter(nn.Module):
     """
 
     def __init__(self, config: ASRDogeConfig, speech_size: int, text_size: int) -> None:
-        """Build it.
+        """Create it with random weights.
 
         Args:
             config: gives `adapter_type`, `adapter_hidden_dim`, `adapter_stack` and `adapter_output_norm`.
@@ -55,7 +55,7 @@ class Adapter(nn.Module):
             `[B, ceil(T' / stack), text_size]` and its lengths `[B]`.
         """
         mask = length_mask(speech_lengths, speech_embeddings.shape[1])
-        # A clip's last group is completed with zeros whatever the batch padded it with, and so is what follows it.
+        # Zeros complete a clip's last group and fill the rest, whatever the batch's padding contains.
         speech_embeddings = speech_embeddings.masked_fill(~mask[..., None], 0.0)
         if self.stack > 1:
             speech_embeddings = F.pad(speech_embeddings, (0, 0, 0, -speech_embeddings.shape[1] % self.stack))
@@ -65,11 +65,18 @@ class Adapter(nn.Module):
         return self.norm(self.layers(speech_embeddings)), speech_lengths
 
     @torch.no_grad()
-    def match_scale(self, token_embeddings: Tensor) -> None:
-        """Start the output norm at the loudness of `token_embeddings` `[V, text_size]`; nothing without a norm.
+    def scale_output(self, factor: float) -> None:
+        """Make the output `factor` times as loud."""
+        last = self.norm if isinstance(self.norm, nn.RMSNorm) else self.layers[-1]
+        for parameter in last.parameters():
+            parameter.mul_(factor)
 
-        A norm that starts at 1 speaks far louder than embeddings of standard deviation 0.02, one without a norm far
-        quieter than those of 1: either way the language model first has to be shouted or whispered to.
+    @torch.no_grad()
+    def match_scale(self, token_embeddings: Tensor) -> None:
+        """Set the output norm to the scale of `token_embeddings` `[V, text_size]`; without a norm do nothing.
+
+        A norm of weight 1 gives far larger values than embeddings of standard deviation 0.02, and an adapter without
+        norm far smaller ones than embeddings of 1. In both cases training would first have to correct the scale.
         """
         if isinstance(self.norm, nn.RMSNorm):
             self.norm.weight.fill_(float(token_embeddings.float().square().mean().sqrt()))
@@ -87,7 +94,7 @@ class _Neighbours(nn.Module):
 
 
 class _Query(nn.Module):
-    """A learned query that reads each group of `stack` embeddings by attention, their order told by position."""
+    """A learned query that reads each group of `stack` embeddings by attention, with position embeddings."""
 
     def __init__(self, size: int, stack: int, hidden_dim: int) -> None:
         super().__init__()

@@ -1,16 +1,17 @@
-"""Finding a model's files and reading only the tensors that are wanted.
+"""Find a model's files and read only the required tensors.
 
-Promises: a reference is a bundled name (`nano`), a local folder or a hub id, the same everywhere; of a checkpoint only
-the shards that hold wanted tensors are opened, and of those only the wanted tensors are read; a missing or unexpected
-weight is an error that names it, never a silent random initialisation; only safetensors are read, no pickle.
+Promises: a reference is a bundled name (`nano`), a local folder or a hub id, everywhere alike; only the shards that
+hold required tensors are opened, and only these tensors are read; a missing or unexpected weight is an error that names
+it, never a silent random initialization; only safetensors are read, no pickle.
 It does not know what the tensors mean.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from asr_doge.errors import CheckpointError
+from asr_doge.models import gguf
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED_MODELS = {
@@ -46,7 +48,7 @@ _STORED_NAMES = {
     torch.bfloat16: "BF16",
     torch.float16: "F16",
 }
-"""What safetensors calls a type."""
+"""Names of types in safetensors."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,22 @@ class Reference:
     """Where a model is: a folder on this machine, or a repository of the hub at a revision.
 
     Attributes:
-        name: as the user wrote it; it goes into messages and configurations.
+        name: as the user wrote it; used in messages and configurations.
         folder: the local folder, or None for a hub repository.
         revision: branch, tag or commit of a hub repository.
+        origin: the file that the folder was made from, if it is not the user's own.
     """
 
     name: str
     folder: Path | None
     revision: str | None = None
+    origin: Path | None = None
 
     def file(self, filename: str) -> Path | None:
-        """Path of `filename` on this machine, downloaded if need be; None if the model has no such file.
+        """Path of `filename` on this machine, downloaded if necessary; None if the model has no such file.
 
         Raises:
-            CheckpointError: the hub cannot be reached, or knows no such repository or revision.
+            CheckpointError: the hub cannot be reached, or has no such repository or revision.
         """
         if self.folder is not None:
             path = self.folder / filename
@@ -83,18 +87,18 @@ class Reference:
 
     @property
     def pointer(self) -> str:
-        """What a checkpoint calls this model, wherever it is loaded from later."""
+        """The model's name in a checkpoint, valid wherever the checkpoint is loaded from."""
         is_bundled = self.name in BUNDLED_MODELS
-        return self.name if self.folder is None or is_bundled else str(self.folder.resolve())
+        return self.name if self.folder is None or is_bundled else str((self.origin or self.folder).resolve())
 
     @property
     def location(self) -> str:
-        """What transformers' own `from_pretrained` takes; offline, the folder in the hub's cache."""
+        """The argument for transformers' own `from_pretrained`; offline, the folder in the hub's cache."""
         if self.folder is not None:
             return str(self.folder)
         snapshot = self._snapshot()
         if snapshot is not None and not _hub_answers(self.name, self.revision):
-            return str(snapshot)  # by name, transformers would try a dead network for minutes
+            return str(snapshot)  # given a name, transformers would try the unreachable network for minutes
         return self.name
 
     @property
@@ -104,28 +108,49 @@ class Reference:
         return snapshot.name if snapshot is not None else None
 
     def _snapshot(self) -> Path | None:
-        """The folder of this revision in the hub's cache, which bears the commit's name."""
+        """The folder of this revision in the hub's cache, named after the commit."""
         config = try_to_load_from_cache(self.name, "config.json", revision=self.revision)
         return Path(config).parent if isinstance(config, str) else None
 
 
 def find_model(name: str | Path, revision: str | None = None) -> Reference:
-    """Resolve a bundled name, a local folder or a hub id.
+    """Resolve a bundled name, a local folder, a GGUF file or a hub id.
+
+    For a hub id that ends in `-checkpoint` (like SmallDoge's), `-Checkpoint` is tried too, and vice versa.
 
     Raises:
-        CheckpointError: it looks like a path but there is no such folder, or it cannot be a hub id.
+        CheckpointError: it looks like a path but there is no such folder, or cannot be a hub id; or the hub has neither
+            spelling.
     """
     text = str(name)
     if text in BUNDLED_MODELS:
         return Reference(text, BUNDLED_MODELS[text])
     if text and Path(text).is_dir():
         return Reference(text, Path(text))
+    if text.endswith(gguf.SUFFIX) and Path(text).is_file():
+        return Reference(text, gguf.unpacked_gguf(Path(text)), origin=Path(text))
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1 or "\\" in text:
         raise CheckpointError(
-            f"unknown model '{text}': there is no such folder; give nano, a folder with a model, or a hub id such as"
-            " owner/name"
+            f"unknown model '{text}': there is no such folder; give nano, a folder with a model, a .gguf file, or a hub"
+            " id such as owner/name"
         )
-    return Reference(text, None, revision)
+    reference = Reference(text, None, revision)
+    return _either_spelling(reference) if text.lower().endswith("-checkpoint") else reference
+
+
+def _either_spelling(reference: Reference) -> Reference:
+    """The repository of this name, or of the name with the other case of `-checkpoint`; a message says which."""
+    stem, _, ending = reference.name.rpartition("-")
+    other = replace(reference, name=f"{stem}-{'Checkpoint' if ending == 'checkpoint' else 'checkpoint'}")
+    try:
+        reference.file("config.json")
+        return reference
+    except CheckpointError as error:
+        with suppress(CheckpointError):
+            other.file("config.json")
+            print(f"model '{reference.name}' was not found; '{other.name}' was, and is used", file=sys.stderr)
+            return other
+        raise CheckpointError(f"{error} ('{other.name}' was tried too)") from error
 
 
 def load_model_config(reference: Reference) -> PreTrainedConfig:
@@ -134,7 +159,16 @@ def load_model_config(reference: Reference) -> PreTrainedConfig:
     Raises:
         CheckpointError: config.json is missing, not JSON, or of a type transformers does not know.
     """
-    reference.required_file("config.json")
+    path = reference.required_file("config.json")
+    if (
+        reference.folder is not None
+        and (reference.folder / "model.bin").exists()
+        and b"model_type" not in path.read_bytes()
+    ):
+        raise CheckpointError(
+            f"model '{reference.name}' is CTranslate2's (as faster-whisper reads it): give the original, such as"
+            " openai/whisper-base, or make a folder of it with asr-doge download model"
+        )
     try:
         return AutoConfig.from_pretrained(reference.location, revision=reference.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -142,10 +176,10 @@ def load_model_config(reference: Reference) -> PreTrainedConfig:
 
 
 def load_generation_config(reference: Reference) -> GenerationConfig:
-    """How a checkpoint writes by default: its end-of-sequence token, its longest text.
+    """A checkpoint's default generation settings: its end-of-sequence token, its longest text.
 
     Raises:
-        CheckpointError: it is missing, without which transformers would cut every text at 20 tokens, or not JSON.
+        CheckpointError: they are missing (transformers would then cut every text at 20 tokens) or not JSON.
     """
     reference.required_file("generation_config.json")
     try:
@@ -164,22 +198,22 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     """
     try:
         return AutoTokenizer.from_pretrained(reference.location, revision=reference.revision, trust_remote_code=False)
-    except Exception as error:  # whatever stands in the file: the tokenizers library raises bare Exceptions
+    except Exception as error:  # for invalid content the tokenizers library raises bare Exceptions
         raise CheckpointError(f"model '{reference.name}' has no usable tokenizer: {first_line(error)}") from error
 
 
 def read_weights(reference: Reference, rename_key: RenameKey) -> dict[str, Tensor]:
-    """Read the wanted tensors of a checkpoint, in one file or in shards.
+    """Read the required tensors of a checkpoint, in one file or in shards.
 
     Args:
         reference: the model.
-        rename_key: gives a stored tensor's name in the wanted module, or None if it is not wanted.
+        rename_key: gives a stored tensor's name in the target module, or None if it is not required.
 
     Returns:
-        Tensors by the name that the wanted module gives them.
+        Tensors by their names in the target module.
 
     Raises:
-        CheckpointError: no safetensors file, one that is damaged, or a shard that is missing.
+        CheckpointError: no safetensors file, a damaged one, or a missing shard.
     """
     with stored_weights(reference, rename_key, lambda name: None) as stored:
         return {name: tensor[...] for name, tensor in stored.items()}
@@ -189,15 +223,14 @@ def read_weights(reference: Reference, rename_key: RenameKey) -> dict[str, Tenso
 def stored_weights(
     reference: Reference, rename_key: RenameKey, dtype_of: Callable[[str], torch.dtype | None]
 ) -> Iterator[dict[str, Any]]:
-    """The wanted tensors, by the wanted names, as slices of the files: `tensor[...]` reads one.
+    """The required tensors by their target names, as slices of the files: `tensor[...]` reads one.
 
-    What was read of a mapped file counts as memory until the last of its tensors is gone. So only tensors that are
-    stored in the type in which they are wanted share a mapping; each of the others has its own, gone when it has been
-    converted.
+    The pages read of a mapped file count as memory until the last of its tensors is freed. So only tensors that are
+    stored in the target type share a mapping; each other tensor has its own, which is closed after its conversion.
 
     Args:
         reference, rename_key: as in `read_weights`.
-        dtype_of: the type in which a tensor is wanted; None for any that will be copied.
+        dtype_of: the target type of a tensor; None for any that will be copied.
 
     Raises:
         CheckpointError: as in `read_weights`.
@@ -215,7 +248,7 @@ def stored_weights(
 
 @dataclass(frozen=True)
 class _SliceToCopy:
-    """A stored tensor that is mapped anew whenever it is read."""
+    """A stored tensor that is mapped again for each read."""
 
     reference: Reference
     path: Path
@@ -231,9 +264,9 @@ class _SliceToCopy:
 
 
 def weights_fingerprint(reference: Reference, rename_key: RenameKey) -> str:
-    """Digest of the wanted weights: names, types, shapes, and the first and last row of each.
+    """Digest of the required weights: names, types, shapes, and the first and last row of each.
 
-    Retraining moves every row, so this notices other weights without reading gigabytes.
+    Training changes every row, so this detects other weights without reading gigabytes.
     """
     seen: dict[str, bytes] = {}
     for path, keys in _weight_files(reference, rename_key).items():
@@ -244,28 +277,22 @@ def weights_fingerprint(reference: Reference, rename_key: RenameKey) -> str:
                 ends = [rows[:1], rows[-1:]] if rows.get_shape() else [stored.get_tensor(key).reshape(1)]
                 for row in ends:
                     seen[name] += row.contiguous().view(torch.uint8).numpy().tobytes()
-    # By name, so that the same weights in other shards are still the same.
+    # Sorted by name, so that the same weights in other shards give the same digest.
     return hashlib.sha256(b"".join(seen[name] for name in sorted(seen))).hexdigest()[:16]
 
 
 def load_weights(
-    module: nn.Module,
-    reference: Reference,
-    rename_key: RenameKey,
-    source: str,
-    dtype: torch.dtype,
-    optional: Collection[str] = (),
+    module: nn.Module, reference: Reference, rename_key: RenameKey, source: str, dtype: torch.dtype
 ) -> None:
-    """Put the wanted tensors of a checkpoint into `module` (which may be on the meta device), floating ones as `dtype`.
+    """Load the required tensors of a checkpoint into `module` (which may be on the meta device), floats as `dtype`.
 
-    Those of this type are mapped from disk, not copied; of others one at a time is in memory as it is stored.
+    Those stored in this type are mapped from disk, not copied; of the others one at a time is in memory as stored.
 
     Args:
-        module: what they are for.
+        module: the target.
         reference, rename_key: as in `read_weights`.
-        source: what messages call the checkpoint.
-        dtype: of the floating weights in memory.
-        optional: names that may be missing.
+        source: name of the checkpoint in messages.
+        dtype: of the floating-point weights in memory.
 
     Raises:
         CheckpointError: as in `read_weights`; or a weight is missing, unexpected or of another shape; the message
@@ -273,7 +300,7 @@ def load_weights(
     """
     floating = {name: tensor.is_floating_point() for name, tensor in module.state_dict().items()}
     with stored_weights(reference, rename_key, lambda name: dtype if floating.get(name) else None) as stored:
-        check_keys(floating.keys() - (set(optional) - stored.keys()), stored, source)
+        check_keys(floating, stored, source)
         check_shapes(module.state_dict(), stored, source)
         for name, tensor in stored.items():
             value = tensor[...].to(dtype) if floating[name] else tensor[...]
@@ -282,7 +309,7 @@ def load_weights(
 
 
 def check_keys(expected: Iterable[str], found: Iterable[str], source: str) -> None:
-    """Raise a CheckpointError naming what is missing from or unexpected in `found`."""
+    """Raise a CheckpointError that names what is missing or unexpected in `found`."""
     expected, found = set(expected), set(found)
     problems = []
     if expected - found:
@@ -294,7 +321,7 @@ def check_keys(expected: Iterable[str], found: Iterable[str], source: str) -> No
 
 
 def check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Any], source: str) -> None:
-    """Raise a CheckpointError naming what in `found` has another shape than in `expected`, which has all its names.
+    """Raise a CheckpointError that names what has another shape in `found` than in `expected`, which has all its names.
 
     `found` holds tensors, or slices of `stored_weights`.
     """
@@ -305,12 +332,12 @@ def check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Any], sourc
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for a message of ours."""
+    """The first line of an error's message, for use in our messages."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
 def _weight_files(reference: Reference, rename_key: RenameKey) -> dict[Path, dict[str, str]]:
-    """Files that hold wanted tensors, each with {stored name: wanted name}."""
+    """Files that hold required tensors, each with {stored name: target name}."""
     index_path = reference.file(SAFE_WEIGHTS_INDEX_NAME)
     if index_path is None:
         path = reference.required_file(SAFE_WEIGHTS_NAME)
@@ -341,20 +368,20 @@ def _open_weights(reference: Reference, path: Path) -> Iterator[Any]:
 
 
 def _hub_file(name: str, filename: str, revision: str | None) -> Path | None:
-    """A file of a hub repository, from the hub's cache on this machine where it has not changed since."""
+    """A file of a hub repository, from the hub's cache on this machine if it has not changed since."""
     cached = try_to_load_from_cache(name, filename, revision=revision)
     if cached is _CACHED_NO_EXIST:
         return None
     try:
         if cached is None:
-            # Asked once: `hf_hub_download`, with nothing in the cache, tries a dead network for 23 seconds.
+            # Asked once: with an empty cache, `hf_hub_download` tries an unreachable network for 23 seconds.
             with suppress(RemoteEntryNotFoundError):
                 get_hf_file_metadata(hf_hub_url(name, filename, revision=revision))
         return Path(hf_hub_download(name, filename, revision=revision))
     except RemoteEntryNotFoundError:
         return None
-    except Exception as error:  # whatever the HTTP client of the day raises
-        # Offline, a model that is in the cache must still load: it may simply have no such file.
+    except Exception as error:  # the type depends on the HTTP client
+        # Offline, a model in the cache must still load: it may not have this file.
         if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
             return None
         raise _unreachable(name, error) from error
@@ -365,7 +392,7 @@ def _hub_answers(name: str, revision: str | None) -> bool:
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision))
     except HfHubHTTPError:
-        return True  # an answer, if not a welcome one
+        return True  # an error status is an answer too
     except Exception:  # as in `_hub_file`
         return False
     return True

@@ -9,9 +9,10 @@ It does not hold weights, nor check that the frozen parts can be reached.
 from collections.abc import Callable
 from typing import Any, get_args
 
-from transformers import CONFIG_MAPPING, AutoConfig, DogeConfig, GraniteSpeechConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, GraniteSpeechConfig, PreTrainedConfig
 
 from asr_doge.errors import ConfigError
+from asr_doge.models.early_doge import EarlyDogeConfig
 from asr_doge.published import (
     DEFAULT_LANGUAGE_MODEL,
     DEFAULT_PROMPT,
@@ -48,6 +49,10 @@ class ASRDogeConfig(PreTrainedConfig):
         pad_token_id: what fills up the shorter texts of a batch; default, the language model's.
         max_audio_seconds: longest clip of the training data; longer recordings are transcribed in pieces of at most
             this, since a model does not know how to listen longer than it ever has.
+        ctc_head: a CTC head on the speech embeddings, of `asr_doge.models.ctc_head.CTCHeadSettings`; None for none but
+            the encoder's own.
+        calibration: of word confidences, as `asr_doge.decoding.confidence.Calibration` has it (`bench/confidence.py
+            --save` fits it); None for nano's.
         train_language_model: what of the language model is trained: `none`, `lora` or `full`.
         train_encoder: what of the encoder is trained: `none`, `lora`, or `last_k`, its last layers and what follows.
         train_encoder_layers: how many of its layers `last_k` are.
@@ -74,6 +79,8 @@ class ASRDogeConfig(PreTrainedConfig):
     prompt_ids: list[int] | None = None
     pad_token_id: int | None = None
     max_audio_seconds: float = 30.0
+    ctc_head: dict[str, Any] | None = None
+    calibration: dict[str, float] | None = None
     train_language_model: str = "none"
     train_encoder: str = "none"
     train_encoder_layers: int = 2
@@ -129,9 +136,9 @@ def published_encoder_config() -> GraniteSpeechConfig:
     )
 
 
-def published_text_config() -> DogeConfig:
-    """The shapes of SmallDoge/Doge-320M."""
-    return DogeConfig(
+def published_text_config() -> EarlyDogeConfig:
+    """The shapes of SmallDoge/Doge-320M, which is of Doge's early layout."""
+    return EarlyDogeConfig(
         vocab_size=32768,
         hidden_size=1024,
         intermediate_size=2048,
@@ -148,11 +155,12 @@ def published_text_config() -> DogeConfig:
 def _sub_config(
     value: dict[str, Any] | PreTrainedConfig | None, default: Callable[[], PreTrainedConfig]
 ) -> PreTrainedConfig:
-    if value is None:
-        return default()
-    if isinstance(value, dict):
-        return CONFIG_MAPPING[value["model_type"]](**value)
-    return value
+    return default() if value is None else sub_config(value)
+
+
+def sub_config(value: dict[str, Any] | PreTrainedConfig) -> PreTrainedConfig:
+    """A configuration within another, which a file holds as a dictionary."""
+    return CONFIG_MAPPING[value["model_type"]](**value) if isinstance(value, dict) else value
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

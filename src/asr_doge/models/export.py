@@ -1,13 +1,12 @@
-"""A model as two ONNX graphs and the few facts that using them takes, for machines without PyTorch.
+"""Export a model as two ONNX graphs, with the settings needed to use them without PyTorch.
 
-Promises: `docs/export.md` says what each file holds; both graphs have been run by onnxruntime beside the model, on
-batches of unequal lengths, and agree with it; the folder is written whole or not at all.
-It does not know how to decode with them (see examples/onnx_inference.py).
+Promises: `docs/export.md` describes each file; onnxruntime has run both graphs on batches of unequal lengths, and the
+results agree with the model's; the folder is written completely or not at all.
+It does not know how to decode with the graphs (see examples/onnx_inference.py).
 """
 
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,30 +21,36 @@ from transformers import DynamicCache
 
 from asr_doge.audio.log_mel import mel_filters
 from asr_doge.errors import ConfigError
+from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.dense import DENSE
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
 from asr_doge.models.loading import MAX_NEW_TOKENS, LoadedModel
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
+from asr_doge.models.whole_folder import whole_folder
 
-HEARING, READING = "hearing.onnx", "language_model.onnx"
+ENCODER_GRAPH, LANGUAGE_MODEL_GRAPH = "encoder.onnx", "language_model.onnx"
 SPEECH_TOKEN = -1
-"""What stands in the token ids for the next speech embedding."""
+"""Token id that is replaced by the next speech embedding."""
 TOLERANCE = 1e-3
-"""Greatest difference of a graph's outputs from the model's, in units of their spread."""
+"""Largest difference of a graph's outputs from the model's, relative to their spread."""
 Axes = Mapping[str, Sequence[int]]
 """Axes of each input that may have any size."""
 
 
-class HearingGraph(nn.Module):
+class EncoderGraph(nn.Module):
     """Encoder and adapter: input features to speech embeddings for the language model."""
 
     def __init__(self, model: ASRDogeForConditionalGeneration) -> None:
         super().__init__()
-        self.encoder = DENSE[model.encoder.model_type](model.encoder)
+        # A trained CTC head is left out: its layers run on packed frames, whose number is no axis of a graph.
+        encoder = model.encoder.family if isinstance(model.encoder, HeadedEncoder) else model.encoder
+        if encoder.model_type not in DENSE:
+            raise ConfigError(f"encoders of type '{encoder.model_type}' cannot be exported; {', '.join(DENSE)} can")
+        self.encoder = DENSE[encoder.model_type](encoder)
         self.adapter = model.adapter
         self.axes: Axes = {"input_features": self.encoder.dynamic_axes, "input_lengths": (0,)}
-        self.outputs = ("speech", "speech_lengths", *(("ctc_log_probs",) if model.encoder.has_ctc else ()))
+        self.outputs = ("speech", "speech_lengths", *(("ctc_log_probs",) if encoder.has_ctc else ()))
 
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> tuple[Tensor, ...]:
         """`speech` `[B, S, H]`, `speech_lengths` `[B]` and, with a CTC head, `ctc_log_probs` `[B, T, V]`."""
@@ -55,8 +60,8 @@ class HearingGraph(nn.Module):
         return speech, lengths, *posteriors
 
 
-class ReadingGraph(nn.Module):
-    """The language model, which reads token ids and speech embeddings after what is in its cache."""
+class LanguageModelGraph(nn.Module):
+    """The language model, which reads token ids and speech embeddings after those in its cache."""
 
     axes: Axes = {"token_ids": (0, 1), "speech": (0, 1), "attention_mask": (0, 1), "cache": (2, 4)}
     outputs = ("logits", "new_cache")
@@ -67,13 +72,13 @@ class ReadingGraph(nn.Module):
         self.embed = model.get_input_embeddings()
 
     def forward(self, token_ids: Tensor, speech: Tensor, attention_mask: Tensor, cache: Tensor) -> tuple[Tensor, ...]:
-        """Read on.
+        """Extend the cache by new positions.
 
         Args:
-            token_ids: `[B, N]`, `SPEECH_TOKEN` where the next of a row's speech embeddings stands.
-            speech: `[B, S, H]`, at least one a row; not looked at where there is no `SPEECH_TOKEN`.
-            attention_mask: `[B, P + N]`, 0 at padding, of the cache too.
-            cache: `[layers, 2, B, heads, P, d]`, keys and values of what was read before.
+            token_ids: `[B, N]`, `SPEECH_TOKEN` at the positions of a row's speech embeddings.
+            speech: `[B, S, H]`, at least one per row; ignored if there is no `SPEECH_TOKEN`.
+            attention_mask: `[B, P + N]`, 0 at padding, including that of the cache.
+            cache: `[layers, 2, B, heads, P, d]`, keys and values of earlier positions.
 
         Returns:
             `logits` `[B, N, V]` and `new_cache` `[layers, 2, B, heads, P + N, d]`.
@@ -98,7 +103,7 @@ class ReadingGraph(nn.Module):
 
 
 def export_onnx(loaded: LoadedModel, folder: Path) -> None:
-    """Write both graphs, the tokenizer, the facts and, for Granite, the mel filters to a new folder.
+    """Write both graphs, the tokenizer, the settings and, for Granite, the mel filters to a new folder.
 
     Args:
         loaded: a model on the CPU, in float32.
@@ -111,23 +116,18 @@ def export_onnx(loaded: LoadedModel, folder: Path) -> None:
         raise ConfigError(f"--output_dir {folder} exists: choose a new folder")
     if not all(find_spec(package) for package in ("onnxscript", "onnxruntime")):
         raise ConfigError("export needs the packages of its extra: pip install 'asr-doge[export]'")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as partial:
         _write_all(loaded, partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)  # gigabytes, under a name that nobody sees
-        raise
-    partial.rename(folder)
 
 
 def _write_all(loaded: LoadedModel, folder: Path) -> None:
-    """Everything that an export holds, the graphs compared with the model."""
+    """Write all files of an export, and compare the graphs with the model."""
     cache = _some_cache(loaded.model)
     batch = _noise(loaded)
-    _write_graph(HearingGraph(loaded.model), batch, folder / HEARING)
-    _write_graph(ReadingGraph(loaded.model), _some_reading(loaded.model, cache), folder / READING)
+    write_graph(EncoderGraph(loaded.model), batch, folder / ENCODER_GRAPH)
+    write_graph(
+        LanguageModelGraph(loaded.model), _some_decoding_state(loaded.model, cache), folder / LANGUAGE_MODEL_GRAPH
+    )
     _check(loaded, batch, cache, folder)
     if isinstance(loaded.processor.feature_extractor, LogMelFeatureExtractor):
         np.save(folder / "mel_filters.npy", mel_filters().numpy().astype(np.float32))
@@ -136,11 +136,11 @@ def _write_all(loaded: LoadedModel, folder: Path) -> None:
 
 
 def _settings(loaded: LoadedModel, cache: Tensor) -> dict[str, Any]:
-    """What a program that decodes with the graphs has to know."""
+    """What a program needs to know to decode with the graphs."""
     generation = loaded.model.generation_config
     eos = generation.eos_token_id
     return {
-        "sampling_rate": loaded.hearing.sampling_rate,
+        "sampling_rate": loaded.speech_encoder.sampling_rate,
         "prompt_ids": loaded.model.config.prompt_ids or [],
         "speech_token_id": SPEECH_TOKEN,
         "eos_token_ids": eos if isinstance(eos, list) else [eos],
@@ -152,7 +152,7 @@ def _settings(loaded: LoadedModel, cache: Tensor) -> dict[str, Any]:
 def _noise(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
     """Input features of two clips of noise, and their lengths."""
     rng = np.random.default_rng(0)
-    rate = loaded.hearing.sampling_rate
+    rate = loaded.speech_encoder.sampling_rate
     clips = [0.1 * rng.standard_normal(length, dtype=np.float32) for length in (5 * rate, 2 * rate + rate // 3)]
     inputs = loaded.processor(audio=clips, sampling_rate=rate)
     return inputs["input_features"], inputs["attention_mask"].sum(dim=1)
@@ -167,17 +167,17 @@ def _some_cache(model: ASRDogeForConditionalGeneration) -> Tensor:
     return torch.randn(len(layers), 2, 2, heads, 5, size)
 
 
-def _some_reading(model: ASRDogeForConditionalGeneration, cache: Tensor) -> tuple[Tensor, ...]:
-    """Inputs of the reading graph, of which no two axes have the same size but those that must."""
+def _some_decoding_state(model: ASRDogeForConditionalGeneration, cache: Tensor) -> tuple[Tensor, ...]:
+    """Inputs of the language-model graph in which axes have equal sizes only where they must."""
     _, _, batch, _, past, _ = cache.shape
     speech = torch.randn(batch, 4, model.get_input_embeddings().embedding_dim)
     return torch.tensor([[3, SPEECH_TOKEN, 4]] * batch), speech, torch.ones(batch, past + 3, dtype=torch.long), cache
 
 
-def _write_graph(graph: HearingGraph | ReadingGraph, inputs: tuple[Tensor, ...], path: Path) -> None:
+def write_graph(graph: EncoderGraph | LanguageModelGraph, inputs: tuple[Tensor, ...], path: Path) -> None:
     """Trace a graph over example inputs and save it."""
     shapes = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in graph.axes.items()}
-    with torch.inference_mode(), _quiet():
+    with torch.inference_mode(), _quiet(), _unscaled_positions(graph):
         program = torch.onnx.export(
             graph.eval(),
             inputs,
@@ -192,8 +192,24 @@ def _write_graph(graph: HearingGraph | ReadingGraph, inputs: tuple[Tensor, ...],
 
 
 @contextmanager
+def _unscaled_positions(module: nn.Module) -> Iterator[None]:
+    """Disable dynamic scaling of positions, which depends on the data and cannot be in a graph.
+
+    It has an effect only on texts longer than the model was made for.
+    """
+    scaled = [part for part in module.modules() if getattr(part, "rope_type", None) == "dynamic"]
+    for part in scaled:
+        part.rope_type = "default"  # type: ignore[assignment]  # a name, not a module
+    try:
+        yield
+    finally:
+        for part in scaled:
+            part.rope_type = "dynamic"  # type: ignore[assignment]  # as above
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about packages that are not needed."""
+    """Suppress the exporter's messages about packages that are not needed."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -206,7 +222,7 @@ def _quiet() -> Iterator[None]:
 
 @torch.inference_mode()
 def _check(loaded: LoadedModel, batch: tuple[Tensor, Tensor], cache: Tensor, folder: Path) -> None:
-    """Compare both graphs with the model: on a batch of unequal lengths, and on text that follows it."""
+    """Compare both graphs with the model: on a batch of unequal lengths, and on text after it."""
     from onnxruntime import InferenceSession  # of an extra
 
     def run(name: str, *inputs: Tensor) -> list[Tensor]:
@@ -218,26 +234,26 @@ def _check(loaded: LoadedModel, batch: tuple[Tensor, Tensor], cache: Tensor, fol
     model, (features, lengths) = loaded.model, batch
     encoded = model.encode(features, length_mask(lengths, model.encoder.num_frames(features)))
     expected, expected_lengths = model.adapter(encoded.speech_embeddings, encoded.speech_lengths)
-    speech, speech_lengths, *_ = run(HEARING, *batch)
+    speech, speech_lengths, *_ = run(ENCODER_GRAPH, *batch)
     for row, other, length in zip(speech, expected, expected_lengths.tolist(), strict=True):
-        _same(HEARING, row[:length], other[:length])
+        _same(ENCODER_GRAPH, row[:length], other[:length])
     prompt = model.config.prompt_ids or []
     rows = [[*prompt, *[SPEECH_TOKEN] * length, 3, 4] for length in speech_lengths.tolist()]
     longest = max(map(len, rows))
     token_ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     heard_mask = length_mask(encoded.speech_lengths, encoded.speech_embeddings.shape[1])
-    logits, reading = model.read(encoded.speech_embeddings, heard_mask, token_ids[:, -2:])
-    found, read = run(READING, token_ids, speech, mask, cache[..., :0, :])
-    _same(READING, found[:, -3:], logits)
+    logits, state = model.prefill(encoded.speech_embeddings, heard_mask, token_ids[:, -2:])
+    found, read = run(LANGUAGE_MODEL_GRAPH, token_ids, speech, mask, cache[..., :0, :])
+    _same(LANGUAGE_MODEL_GRAPH, found[:, -3:], logits)
     more = torch.tensor([[5, 6]] * len(rows))
-    found, _ = run(READING, more, speech, torch.cat([mask, torch.ones_like(more)], dim=1), read)
-    _same(READING, found, model.read_on(reading, more))
+    found, _ = run(LANGUAGE_MODEL_GRAPH, more, speech, torch.cat([mask, torch.ones_like(more)], dim=1), read)
+    _same(LANGUAGE_MODEL_GRAPH, found, model.extend(state, more))
 
 
 def _same(name: str, found: Tensor, expected: Tensor) -> None:
     difference = float((found - expected).abs().max() / expected.std())
-    if not difference <= TOLERANCE:  # NaN is no agreement either
+    if not difference <= TOLERANCE:  # also refuses NaN
         raise ConfigError(
             f"{name} would differ from the model by {difference:.2g} of its outputs' spread, more than {TOLERANCE}:"
             " this kind of model cannot be exported"

@@ -1,22 +1,19 @@
-"""The frozen parts that a checkpoint points to: found again, or refused if they are not what they were.
+"""Load the frozen parts that a checkpoint points to, and refuse them if they have changed.
 
-Promises: a part that has moved, or whose weights have changed since training, is one line that says which.
-It does not put a model together.
+Promises: a part that has moved, or whose weights changed since training, gives one line that says which.
+It does not assemble a model.
 """
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config, weights_fingerprint
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
-from asr_doge.models.encoders import SpeechEncoder
+from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
+from asr_doge.models.encoders import ENCODERS, SpeechEncoder
 from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
-from asr_doge.models.language_model import (
-    load_language_model,
-    load_quantized_language_model,
-    rename_language_model_key,
-)
+from asr_doge.models.language_model import load_language_model, rename_language_model_key
 from asr_doge.published import Quantization
 
 
@@ -24,21 +21,35 @@ def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
     """The configuration of an ASR-Doge checkpoint.
 
     Raises:
-        CheckpointError: there is none, or it is another kind of model's.
+        CheckpointError: there is none, or it is of another kind of model.
     """
     config = load_model_config(reference)
     if not isinstance(config, ASRDogeConfig):
         raise CheckpointError(
-            f"'{reference.name}' is a '{config.model_type}' model, not an ASR-Doge checkpoint; to train an adapter on"
-            " it give it as speech_encoder or language_model; to hear what its own CTC head holds, --decoder ctc"
+            f"'{reference.name}' is a '{config.model_type}' model, not an ASR-Doge checkpoint; {_use_of(config)}"
         )
     return config
 
 
+def _use_of(config: PreTrainedConfig) -> str:
+    """What another kind of model can be used for here."""
+    if isinstance(config, CTCHeadConfig):
+        return "it is a CTC head without a language model, which --decoder ctc hears"
+    family = ENCODERS.get(config.model_type)
+    if family is None:
+        return "to train an adapter on it give it as --language_model"
+    if family.has_ctc:
+        return "to train an adapter on it give it as --speech_encoder; to hear what its CTC head holds, --decoder ctc"
+    return (
+        "it is a speech encoder without a CTC head, which gives no text by itself: train an adapter on it (asr-doge"
+        " train --speech_encoder) or a CTC head (asr-doge pretrain ctc_head --speech_encoder)"
+    )
+
+
 def load_frozen_encoder(
-    config: ASRDogeConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
+    config: ASRDogeConfig | CTCHeadConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
 ) -> SpeechEncoder:
-    """The speech encoder that a checkpoint points to, and no more of it.
+    """The speech encoder that a checkpoint points to, without the rest of its model.
 
     Raises:
         CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
@@ -54,8 +65,8 @@ def load_frozen_language_model(
 ) -> PreTrainedModel:
     """The language model that a checkpoint points to.
 
-    With `quantization` it is still whole where some of it was trained: that comes from the checkpoint, and can be
-    rounded only then.
+    With `quantization` it still has floating-point weights if some of it was trained: the trained weights come from the
+    checkpoint, and can be quantized only then.
 
     Raises:
         CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
@@ -63,13 +74,12 @@ def load_frozen_language_model(
     reference = _find_part("language_model", str(config.language_model), config.language_model_revision)
     found = weights_fingerprint(reference, rename_language_model_key)
     config.language_model_fingerprint = _same_fingerprint(reference, config.language_model_fingerprint, found)
-    quantize = quantization == "int8" and config.train_language_model == "none"
-    load = load_quantized_language_model if quantize else load_language_model
-    return load(reference, config.text_config, dtype)
+    is_frozen = config.train_language_model == "none"
+    return load_language_model(reference, config.text_config, dtype, quantization if is_frozen else "none")
 
 
 def _find_part(field: str, name: str, revision: str | None) -> Reference:
-    """A frozen part of a checkpoint, which may have moved since."""
+    """A frozen part of a checkpoint; it may have moved since."""
     try:
         return find_model(name, revision)
     except CheckpointError as error:

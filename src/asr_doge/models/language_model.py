@@ -1,7 +1,8 @@
-"""The language model: any causal one of transformers, loaded strictly.
+"""Load the language model: any causal one of transformers, with strict checks.
 
-Promises: every weight of the model comes from the checkpoint (or an error names those that do not); Doge checkpoints
-published under older key names load as they are; attention is `sdpa`, since Doge's `eager` gives NaN on left padding.
+Promises: every weight of the model comes from the checkpoint (otherwise an error names those that do not), unchanged or
+rounded to 8 bits; Doge checkpoints of the early layout and with older names load, recognized by their tensors and not
+by their name; attention is `sdpa`, since Doge's `eager` gives NaN on left padding.
 It does not know about speech.
 """
 
@@ -14,23 +15,16 @@ from typing import Any, cast
 import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DogeConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import (
-    Reference,
-    RenameKey,
-    check_keys,
-    first_line,
-    listed,
-    load_weights,
-    read_weights,
-    stored_weights,
-)
-from asr_doge.models.quantization import quantize_linear_layers
+from asr_doge.models.checkpoints import Reference, check_keys, check_shapes, first_line, listed, stored_weights
+from asr_doge.models.early_doge import EarlyDogeConfig, stored_layout
+from asr_doge.models.quantization import Int8Config, quantize_linear_layers, quantized_weights
+from asr_doge.published import Quantization
 
-LEGACY_DOGE_KEYS = {
+EARLY_DOGE_KEYS = {
     r"\bword_embed\b": "embed_tokens",
     r"\bpre_layernorm\b": "input_layernorm",
     r"\bpost_layernorm\b": "post_attention_layernorm",
@@ -39,12 +33,12 @@ LEGACY_DOGE_KEYS = {
     r"\bfeed_forward\b": "mlp",
     r"\bfinal_layernorm\b": "norm",
 }
-"""Names that SmallDoge's checkpoints used before transformers took the model in, and today's."""
+"""Tensor names of SmallDoge's checkpoints from before transformers included the model, and today's names."""
 
 ATTENTION = "sdpa"
 
 BAR_AFTER_SECONDS = 3
-"""Loading that takes longer shows how far it is."""
+"""Loading shows a progress bar if it takes longer, in seconds."""
 
 
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -52,87 +46,108 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, trust_remote_code=False)
 
 
-def load_quantized_language_model(
-    reference: Reference, config: PreTrainedConfig, dtype: torch.dtype
+def load_language_model(
+    reference: Reference, config: PreTrainedConfig, dtype: torch.dtype, quantization: Quantization = "none"
 ) -> PreTrainedModel:
-    """A language model with the weights of a checkpoint in 8 bits, which are never all in memory as they are stored.
-
-    A head that is the token embedding is rounded too, and no longer tied to it: of the embedding, which stays as it is
-    stored, only the rows of tokens that are read then come into memory.
-
-    Raises:
-        CheckpointError: a weight is missing or unexpected (the message names it), or a file is.
-    """
-    with init_empty_weights(include_buffers=False):
-        model = build_language_model(copy.deepcopy(config))
-    tied: dict[str, str] = model.all_tied_weights_keys
-    model.config.tie_word_embeddings, model.all_tied_weights_keys = False, {}
-    quantize_linear_layers(model)
-    rename = _rename_for(model)
-    load_weights(model, reference, rename, f"language model '{reference.name}'", dtype, optional=tied)
-    for name, origin in tied.items():
-        (weight,) = read_weights(reference, _only(origin, rename)).values()
-        model.load_state_dict({name: weight.to(dtype)}, strict=False, assign=True)
-    return model.eval()
-
-
-def _rename_for(model: PreTrainedModel) -> Callable[[str], str]:
-    """What renames the weights of a checkpoint to those of `model`, as transformers would."""
-    names = model.state_dict().keys()
-    patterns = LEGACY_DOGE_KEYS if model.config.model_type == "doge" else {}
-
-    def rename(key: str) -> str:
-        for old, new in patterns.items():
-            key = re.sub(old, new, key)
-        prefixed = f"{model.base_model_prefix}.{key}"  # checkpoints of the model without its head lack the prefix
-        return prefixed if key not in names and prefixed in names else key
-
-    return rename
-
-
-def _only(name: str, rename: RenameKey) -> RenameKey:
-    """Wants the one tensor that `rename` calls so."""
-    return lambda key: key if rename(key) == name else None
-
-
-def load_language_model(reference: Reference, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """A language model with the weights of a checkpoint.
 
-    It is transformers that puts them in place, but we that read them: it would keep all of the files mapped beside what
-    they become in another type.
+    transformers assigns the weights, but this module reads them: transformers would keep all files mapped beside the
+    weights converted to another type. With `int8` the weights are rounded one by one, so they are never all in memory
+    as stored. A head tied to the token embedding is rounded too, and then no longer tied: the embedding stays as
+    stored, and only its rows for tokens that occur are loaded into memory.
+
+    Args:
+        reference: the checkpoint.
+        config: its configuration. The model's may differ from it: see `asr_doge.models.early_doge`.
+        dtype: of the weights in memory.
+        quantization: see `asr_doge.models.quantization`.
 
     Raises:
-        CheckpointError: a weight is missing or unexpected (the message names it), or a file is.
+        CheckpointError: a weight is missing, unexpected or of another shape (the message names it), or a file is
+            missing or damaged.
     """
+    source = f"language model '{reference.name}'"
+    config = _config_of_stored(reference, config, source)
     with init_empty_weights():
-        kind = type(build_language_model(config))
+        blueprint = build_language_model(copy.deepcopy(config))
+    rename, tied = _rename_for(blueprint), blueprint.all_tied_weights_keys
+    if quantization == "int8":
+        config = copy.deepcopy(config)
+        config.tie_word_embeddings = False
+        quantize_linear_layers(blueprint)
+    rounded = quantized_weights(blueprint)
     try:
-        with _late_bars(), stored_weights(reference, rename_language_model_key, lambda name: dtype) as stored:
-            loaded = kind.from_pretrained(
+        with (
+            _delayed_progress_bars(),
+            stored_weights(reference, rename, lambda name: None if name in rounded else dtype) as stored,
+        ):
+            expected = blueprint.state_dict()
+            check_shapes(expected, {name: stored[name] for name in stored.keys() & expected.keys()}, source)
+            if quantization == "int8":
+                stored |= {head: stored[origin] for head, origin in tied.items() if origin in stored}
+            loaded = type(blueprint).from_pretrained(
                 None,
                 state_dict=stored,
                 config=config,
                 dtype=dtype,
                 attn_implementation=ATTENTION,
-                key_mapping=LEGACY_DOGE_KEYS if config.model_type == "doge" else None,
-                ignore_mismatched_sizes=True,  # reported instead, below, with their names
+                ignore_mismatched_sizes=True,  # reported below, with the names
                 output_loading_info=True,
+                quantization_config=Int8Config() if quantization == "int8" else None,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"language model '{reference.name}' cannot be loaded: {first_line(error)}") from error
+        raise CheckpointError(f"{source} cannot be loaded: {first_line(error)}") from error
     # `output_loading_info` makes it a pair, which its annotation does not say.
     model, report = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
-    source = f"language model '{reference.name}'"
     if report["mismatched_keys"]:
         names = (name for name, *_ in report["mismatched_keys"])
         raise CheckpointError(f"{source}: weights of another shape than the configuration says: {listed(names)}")
     check_keys(report["missing_keys"], report["unexpected_keys"], source)
-    return model
+    return model.eval()
+
+
+def _config_of_stored(reference: Reference, config: PreTrainedConfig, source: str) -> PreTrainedConfig:
+    """The configuration of the layout that a checkpoint's tensors have, whatever its own configuration says.
+
+    Raises:
+        CheckpointError: it is a Doge checkpoint with neither layout.
+    """
+    if not isinstance(config, DogeConfig) or isinstance(config, EarlyDogeConfig):
+        return config
+    with stored_weights(reference, rename_early_doge_key, lambda name: None) as stored:
+        found, unlike = stored_layout(config, {name: tensor.get_shape() for name, tensor in stored.items()})
+    if unlike:
+        raise CheckpointError(
+            f"{source} has neither layout of Doge, with q_norm and k_norm and a row of A and dt_proj for each of"
+            f" {config.num_key_value_heads} key-value heads, or without and for each of {config.num_attention_heads}"
+            f" heads: {listed(unlike)}"
+        )
+    return found
+
+
+def rename_early_doge_key(key: str) -> str:
+    """Today's name of a tensor of a Doge checkpoint, which may have an older one."""
+    for old, new in EARLY_DOGE_KEYS.items():
+        key = re.sub(old, new, key)
+    return key
+
+
+def _rename_for(model: PreTrainedModel) -> Callable[[str], str]:
+    """A function that converts names in a checkpoint to those in `model`."""
+    names = model.state_dict().keys()
+    is_doge = isinstance(model.config, DogeConfig)
+
+    def rename(key: str) -> str:
+        key = rename_early_doge_key(key) if is_doge else key
+        prefixed = f"{model.base_model_prefix}.{key}"  # checkpoints without the head lack the prefix
+        return prefixed if key not in names and prefixed in names else key
+
+    return rename
 
 
 @contextmanager
-def _late_bars() -> Iterator[None]:
-    """Transformers' progress bars wait for `BAR_AFTER_SECONDS`; what else the process loads keeps its settings."""
+def _delayed_progress_bars() -> Iterator[None]:
+    """Delay transformers' progress bars by `BAR_AFTER_SECONDS`; settings of other libraries in the process are kept."""
 
     def delayed(bar: Callable[..., Any], positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
         named = {"delay": BAR_AFTER_SECONDS} | named
@@ -146,5 +161,5 @@ def _late_bars() -> Iterator[None]:
 
 
 def rename_language_model_key(key: str) -> str:
-    """Every tensor of a language model is wanted, under its own name (for `weights_fingerprint`)."""
+    """Every tensor of a language model is required, under its own name (for `weights_fingerprint`)."""
     return key

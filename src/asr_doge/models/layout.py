@@ -1,7 +1,7 @@
-"""How a batch stands before the language model, and what it has read of it.
+"""The layout of a batch before the language model, and its decoding state.
 
-Promises: every row is `[bos] prompt | speech | text [eos]` after its padding, so that the newest tokens of all rows lie
-in the last columns; what a row does not own is masked for it, so that its numbers do not depend on the others.
+Promises: every row is padding, then `[bos] prompt | speech | text [eos]`, so the newest tokens of all rows are in the
+last columns; columns that are not part of a row are masked for it, so its numbers do not depend on the other rows.
 It knows tensors and caches, and no model.
 """
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 IGNORED_LABEL = -100
-UNLIKE_POSITIONS = 24
-"""On the CPU, a pass more costs about as much as so many positions more in a pass: the weights are read once more."""
+MAX_LENGTH_DIFFERENCE = 24
+"""On the CPU, an additional pass costs about as much as this many additional positions: it reads the weights again."""
 
 
 @dataclass
 class Layout:
-    """A batch as the language model reads it, each row `[bos] prompt | speech | text [eos]` after its padding.
+    """A batch as the language model reads it: each row is padding, then `[bos] prompt | speech | text [eos]`.
 
     Attributes:
         embeddings: `[B, N, H]`.
@@ -35,14 +35,14 @@ class Layout:
     labels: Tensor | None
 
 
-def line_up(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> Layout:
-    """Move the padding that stands between and after a row's parts to its left end.
+def left_pad(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> Layout:
+    """Move the padding between and after a row's parts to its left end.
 
-    Left, in training as in generation: the last position of every row is then its newest token, and the text of all
-    rows lies in the last columns, the only ones that need logits.
+    Padding is on the left in training as in generation: the last position of every row is then its newest token, and
+    the text of all rows is in the last columns, the only ones that need logits.
 
     Args:
-        embeddings: `[B, N, H]`, the parts side by side, each with its own padding.
+        embeddings: `[B, N, H]`, the concatenated parts, each with its own padding.
         mask: `[B, N]`, True at real positions.
         labels: `[B, L]`, labels of the last L positions.
     """
@@ -56,39 +56,39 @@ def line_up(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> Layout:
     return Layout(embeddings.masked_fill(~mask[..., None], 0.0), mask.long(), position_ids, labels)
 
 
-def alike(lengths: Tensor) -> list[Tensor]:
-    """Indices of the rows of `lengths` `[B]` in groups, none of which is much longer than another of its group."""
+def group_by_length(lengths: Tensor) -> list[Tensor]:
+    """Group the rows of `lengths` `[B]` by similar length; returns the indices of each group."""
     order = lengths.argsort(descending=True)
     groups: list[list[int]] = []
     for row in order.tolist():
-        if not groups or lengths[groups[-1][0]] - lengths[row] > UNLIKE_POSITIONS:
+        if not groups or lengths[groups[-1][0]] - lengths[row] > MAX_LENGTH_DIFFERENCE:
             groups.append([])
         groups[-1].append(row)
     return [torch.tensor(sorted(group)) for group in groups]
 
 
-def all_real(inputs: Tensor, length: int) -> Tensor:
+def full_attention_mask(inputs: Tensor, length: int) -> Tensor:
     """The attention mask of inputs without padding, `[B, length]`."""
     return torch.ones(len(inputs), length, dtype=torch.long, device=inputs.device)
 
 
 @dataclass
-class Reading:
-    """What the language model has read of a batch, over a cache that rows share though they accept unequal lengths.
+class DecodingState:
+    """The KV cache of a batch and its attention mask; rows share the cache although they accept unequal lengths.
 
-    A column that a row rejected is masked for that row alone; columns that every row rejected are cut off.
+    A column that one row rejected is masked for that row; columns that every row rejected are cut off.
 
     Attributes:
         cache: keys and values of N columns.
-        mask: `[B, N]`, 1 at what a row has really read.
+        mask: `[B, N]`, 1 at the tokens that a row keeps.
     """
 
     cache: Cache
     mask: Tensor
 
     @classmethod
-    def joined(cls, caches: Sequence[Cache], groups: Sequence[Tensor], mask: Tensor) -> "Reading":
-        """What was read of the rows of `mask`, each group `[b]` of which has a cache of its own."""
+    def joined(cls, caches: Sequence[Cache], groups: Sequence[Tensor], mask: Tensor) -> "DecodingState":
+        """The state of the rows of `mask`, joined from the caches of groups of rows, `[b]` indices each."""
         joined = DynamicCache()
         for number in range(len(caches[0])):
             whole = []
@@ -104,7 +104,7 @@ class Reading:
         return cls(joined, mask)
 
     def reject(self, counts: Tensor) -> None:
-        """Forget each row's last columns; `counts` `[B]` says how many."""
+        """Remove each row's last columns; `counts` `[B]` says how many."""
         columns = self.mask.shape[1]
         kept = torch.arange(columns, device=self.mask.device)[None, :] < columns - counts[:, None]
         shared = int(counts.min())
@@ -113,6 +113,6 @@ class Reading:
             self.cache.crop(-shared)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with some rows only; `rows` are their indices."""
+        """Keep some rows only; `rows` are their indices."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]

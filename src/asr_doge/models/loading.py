@@ -1,13 +1,12 @@
-"""Loading a model: the one way in for training, transcription, benchmark and server.
+"""Load a model: the same functions for training, transcription, benchmark and server.
 
 Promises: `load_model` gives the model and processor of any checkpoint; `assemble_model` puts an untrained adapter
-between any supported encoder and any causal language model; `load_encoder_alone` reads the encoder and nothing else, of
-a checkpoint or of a published model.
-It does not know what the model is then used for.
+between any supported encoder and any causal language model; `load_encoder_alone` reads only the encoder of a
+checkpoint or of a published model.
+It does not know how the model is used.
 """
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,25 @@ import torch
 from transformers import AutoFeatureExtractor, GenerationConfig
 
 from asr_doge.errors import CheckpointError, ConfigError
-from asr_doge.models.checkpoints import find_model, first_line, load_model_config, load_tokenizer
+from asr_doge.models.checkpoints import Reference, find_model, first_line, load_model_config, load_tokenizer
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
-from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family
+from asr_doge.models.ctc_head import HeadedEncoder, with_head
+from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, find_speech_encoder, load_head_weights
+from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.frozen_parts import load_frozen_encoder
-from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
+from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
-from asr_doge.published import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER, Dtype, Quantization
+from asr_doge.models.whole_folder import whole_folder
+from asr_doge.published import (
+    DEFAULT_LANGUAGE_MODEL,
+    DEFAULT_PROMPT,
+    DEFAULT_SPEECH_ENCODER,
+    Dtype,
+    EncoderWindow,
+    Quantization,
+)
 
 DEFAULT_MODEL = "nano"
 MAX_NEW_TOKENS = 256
@@ -41,25 +50,26 @@ class LoadedEncoder:
 
     @property
     def sampling_rate(self) -> int:
-        """Of the waveforms it reads, in Hz."""
+        """Sampling rate of its input, in Hz."""
         return int(self.feature_extractor.sampling_rate)
 
     @property
+    def max_samples(self) -> int | None:
+        """Samples of the longest clip that the feature extractor reads whole; None for no limit."""
+        return getattr(self.feature_extractor, "n_samples", None)  # Whisper's, which cuts longer clips silently
+
+    @property
     def max_seconds(self) -> float:
-        """Longest clip that the feature extractor takes whole."""
-        limit = getattr(self.feature_extractor, "n_samples", None)  # Whisper's, which would cut without a word
-        return limit / self.sampling_rate if limit is not None else math.inf
+        """Length of the longest clip that the feature extractor reads whole, in seconds."""
+        return self.max_samples / self.sampling_rate if self.max_samples is not None else math.inf
 
     def encode(self, waveforms: Sequence[Waveform], return_ctc_logits: bool = False) -> SpeechEncoderOutput:
-        """What it hears in a batch of clips `[samples]`, each as if it were alone."""
+        """Encode a batch of clips `[samples]`; the result of each is the same as if it were alone."""
         inputs = self.feature_extractor(
             list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt", return_attention_mask=True
         )
-        # Of a quantized encoder most weights are whole numbers, which features are not.
-        weight = next(weight for weight in self.encoder.parameters() if weight.is_floating_point())
-        lengths = inputs["attention_mask"].sum(dim=1).to(weight.device)
         with torch.no_grad():
-            return self.encoder(inputs["input_features"].to(weight.device, weight.dtype), lengths, return_ctc_logits)
+            return encode(self.encoder, inputs["input_features"], inputs["attention_mask"], return_ctc_logits)
 
 
 @dataclass
@@ -70,28 +80,20 @@ class LoadedModel:
     processor: ASRDogeProcessor
 
     @property
-    def hearing(self) -> LoadedEncoder:
-        """Its encoder alone."""
+    def speech_encoder(self) -> LoadedEncoder:
+        """Its encoder only."""
         return LoadedEncoder(self.model.encoder, self.processor.feature_extractor)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
-        """Write a checkpoint folder, whole or not at all; one that is there is replaced.
+        """Write a checkpoint folder, completely or not at all; an existing one is replaced.
 
         Args:
             folder: of the checkpoint.
-            weights: to write instead of the model's own (where several processes share them).
+            weights: to write instead of the model's own (if several processes share them).
         """
-        partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-        if old.exists() and not folder.exists():
-            old.rename(folder)  # an earlier run was killed between the two renames below
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        self.model.save_pretrained(partial, state_dict=weights)
-        self.processor.save_pretrained(partial)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with whole_folder(folder) as partial:
+            self.model.save_pretrained(partial, state_dict=weights)
+            self.processor.save_pretrained(partial)
 
 
 def load_model(
@@ -107,7 +109,7 @@ def load_model(
         name: checkpoint folder, hub id, or bundled name; default `nano`.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; default, an accelerator if there is one.
         dtype: of the weights in memory.
-        quantization: `int8` for matrices of 8 bits (see `asr_doge.models.quantization`), for inference on the CPU.
+        quantization: `int8` for 8-bit matrices (see `asr_doge.models.quantization`), for inference on the CPU.
 
     Raises:
         CheckpointError: the checkpoint or a part it points to is missing or damaged.
@@ -139,8 +141,9 @@ def load_encoder_alone(
     """Load a speech encoder without adapter or language model.
 
     Args:
-        name: an ASR-Doge checkpoint, or a model whose encoder a family of `asr_doge.models.encoders` reads (published
-            Granite Speech, say): folder, hub id, or bundled name; default `nano`.
+        name: an ASR-Doge checkpoint, or a model whose encoder a family of `asr_doge.models.encoders` supports (for
+            example published Granite Speech), or the folder of a CTC head: folder, hub id, or bundled name; default
+            `nano`.
         device, dtype, quantization: as in `load_model`.
 
     Raises:
@@ -149,13 +152,38 @@ def load_encoder_alone(
     found_device = _find_device_for(quantization, device)
     reference = find_model(name if name is not None else DEFAULT_MODEL)
     config = load_model_config(reference)
+    if isinstance(config, CTCHeadConfig):
+        return _load_headed_encoder(reference, config, "", found_device, dtype, quantization)
     if not isinstance(config, ASRDogeConfig):
         encoder = load_encoder(reference, config, dtype, quantization)
-    elif config.speech_encoder is None or config.train_encoder != "none":  # wholly or partly the checkpoint's own
-        return load_model(name, device=device, dtype=dtype, quantization=quantization).hearing
+    elif (
+        config.speech_encoder is None
+        or config.train_encoder != "none"
+        or (config.ctc_head is not None and config.ctc_head["type"] == "adapter")
+    ):  # all or part of it is in the checkpoint
+        return load_model(name, device=device, dtype=dtype, quantization=quantization).speech_encoder
+    elif config.ctc_head is not None:
+        return _load_headed_encoder(reference, config, HEAD_PREFIX, found_device, dtype, quantization)
     else:
         encoder, config = load_frozen_encoder(config, dtype, quantization), config.encoder_config
     return LoadedEncoder(encoder.to(found_device), encoder_family(config).feature_extractor(config))
+
+
+def _load_headed_encoder(
+    reference: Reference,
+    config: ASRDogeConfig | CTCHeadConfig,
+    prefix: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization,
+) -> LoadedEncoder:
+    """A frozen encoder with the CTC head whose weights a checkpoint holds under names with `prefix`."""
+    encoder = with_head(load_frozen_encoder(config, dtype, quantization), config.ctc_head)
+    assert isinstance(encoder, HeadedEncoder)
+    load_head_weights(encoder, reference, prefix)
+    encoder.ctc_head.to(dtype)
+    extractor = encoder_family(config.encoder_config).feature_extractor(config.encoder_config)
+    return LoadedEncoder(encoder.requires_grad_(False).eval().to(device), extractor)
 
 
 def assemble_model(
@@ -163,6 +191,7 @@ def assemble_model(
     language_model: str | Path = DEFAULT_LANGUAGE_MODEL,
     *,
     prompt_template: str = DEFAULT_PROMPT,
+    encoder_window: EncoderWindow | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     **options: Any,
@@ -170,17 +199,20 @@ def assemble_model(
     """A new model: two pretrained parts and an untrained adapter between them.
 
     Args:
-        speech_encoder: hub id, local folder or bundled name of a checkpoint whose encoder to take.
-        language_model: the same for the language model, whose tokenizer is taken too.
+        speech_encoder: hub id, local folder or bundled name of the checkpoint with the encoder; or the folder of a CTC
+            head, which is loaded too, with its encoder.
+        language_model: the same for the language model and its tokenizer.
         prompt_template: text the language model reads before the speech; `{language}` in it is the language spoken.
+        encoder_window: how much the encoder reads at a time (see `set_encoder_window`).
         device, dtype: as in `load_model`.
         options: other fields of `ASRDogeConfig` (`adapter_hidden_dim`, `train_language_model`, …).
 
     Raises:
         CheckpointError, ConfigError: as in `load_model`.
     """
-    encoder_reference, text_reference = find_model(speech_encoder), find_model(language_model)
-    encoder_config, text_config = load_model_config(encoder_reference), load_model_config(text_reference)
+    found, text_reference = find_speech_encoder(speech_encoder, encoder_window), find_model(language_model)
+    encoder_reference, encoder_config = found.reference, found.config
+    text_config = load_model_config(text_reference)
     tokenizer = load_tokenizer(text_reference)
     if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
         raise CheckpointError(
@@ -192,28 +224,31 @@ def assemble_model(
         text_config=text_config,
         speech_encoder=encoder_reference.pointer,
         speech_encoder_revision=encoder_reference.commit,
+        speech_encoder_fingerprint=found.fingerprint,
         language_model=text_reference.pointer,
         language_model_revision=text_reference.commit,
         prompt_template=prompt_template,
         pad_token_id=tokenizer.pad_token_id,
-        **options,
+        **{"ctc_head": found.ctc_head, **options},
     )
     feature_extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
     processor = ASRDogeProcessor(feature_extractor, tokenizer, prompt_template)
     config.prompt_ids = processor.prompt_ids().tolist()
     model = ASRDogeForConditionalGeneration.from_parts(config, dtype=dtype)
+    if found.head is not None and isinstance(model.encoder, HeadedEncoder):
+        load_head_weights(model.encoder, found.head[0])
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=MAX_NEW_TOKENS,
-        num_beams=1,  # said aloud, or transformers' pipeline takes 5
+        num_beams=1,  # explicit, since transformers' pipeline defaults to 5
     )
     return LoadedModel(model.to(find_device(device)), processor)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
 
 
 def _find_device_for(quantization: Quantization, device: str | torch.device | None) -> torch.device:
-    """`find_device`, if what it finds can run a model quantized so."""
+    """`find_device`, if that device can run a model with this quantization."""
     found = find_device(device)
     if quantization not in get_args(Quantization):
         raise ConfigError(f"quantization must be one of {', '.join(get_args(Quantization))}; got '{quantization}'")
@@ -223,10 +258,10 @@ def _find_device_for(quantization: Quantization, device: str | torch.device | No
 
 
 def find_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or the machine's accelerator, or the CPU.
+    """The requested device, or the machine's accelerator, or the CPU.
 
     Raises:
-        ConfigError: it is not a device, or this machine has none such.
+        ConfigError: it is not a device, or this machine does not have it.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device is None or device == "auto":

@@ -1,11 +1,10 @@
-"""LoRA after training: its updates added into the weights they stand beside, or taken out for peft to read.
+"""Merge LoRA's updates into the weights after training, or export them for peft.
 
-Promises: the merged model writes the same text, and its checkpoint loads like any other; it is as large as the language
-model, of which it then holds every weight. An exported folder is peft's own format, for the language model alone.
+Promises: the merged model gives the same text, and its checkpoint loads like any other; it contains every weight of the
+language model, so it is as large. An exported folder has peft's own format, for the language model alone.
 It does not know how the updates were trained.
 """
 
-import shutil
 from pathlib import Path
 
 from peft import LoraConfig, get_peft_model_state_dict
@@ -15,13 +14,14 @@ from safetensors.torch import save_file
 
 from asr_doge.errors import ConfigError
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
+from asr_doge.models.whole_folder import whole_folder
 
 
 def merge_lora(model: ASRDogeForConditionalGeneration) -> None:
     """Merge the language model's updates, in place; its configuration then says `full`.
 
     Raises:
-        ConfigError: there are none, or the encoder has some, whose checkpoint could not hold them merged.
+        ConfigError: there are none, or the encoder has some, which its checkpoint could not hold merged.
     """
     if model.config.train_encoder != "none":
         raise ConfigError("the encoder was trained too: only the language model's LoRA can be merged")
@@ -35,9 +35,9 @@ def merge_lora(model: ASRDogeForConditionalGeneration) -> None:
 
 
 def export_lora(model: ASRDogeForConditionalGeneration, folder: Path) -> None:
-    """Write the language model's updates as `peft.PeftModel.from_pretrained` reads them, onto that language model.
+    """Write the language model's updates in the format that `peft.PeftModel.from_pretrained` loads.
 
-    The folder is written whole or not at all.
+    The folder is written completely or not at all.
 
     Raises:
         ConfigError: there are none.
@@ -49,15 +49,13 @@ def export_lora(model: ASRDogeForConditionalGeneration, folder: Path) -> None:
     config.base_model_name_or_path = model.config.language_model
     config.revision = model.config.language_model_revision
     updates = get_peft_model_state_dict(model.language_model)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    config.save_pretrained(str(partial))
-    save_file(
-        {f"base_model.model.{name}": update.contiguous() for name, update in updates.items()},
-        partial / SAFETENSORS_WEIGHTS_NAME,
-        {"format": "pt"},
-    )
-    partial.rename(folder)
+    with whole_folder(folder) as partial:
+        config.save_pretrained(str(partial))
+        save_file(
+            {f"base_model.model.{name}": update.contiguous() for name, update in updates.items()},
+            partial / SAFETENSORS_WEIGHTS_NAME,
+            {"format": "pt"},
+        )
 
 
 def _require_lora(model: ASRDogeForConditionalGeneration) -> None:

@@ -4,13 +4,13 @@ Promises: training and generation read the same layout, `[bos] prompt | speech |
 masked out of attention and loss, so that a clip's loss, logits and text do not depend on its neighbours. Frozen parts
 stay in eval mode, out of the optimizer and out of the checkpoint; `save_pretrained` writes what was trained and
 `from_pretrained` finds the rest by the pointers in the configuration.
-It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own; `read`
-and `read_on` are what `asr_doge.decoding` builds on.
+It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own;
+`prefill` and `extend` are what `asr_doge.decoding` builds on.
 """
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from asr_doge.errors import ConfigError
+from asr_doge.models.adapter_ctc import AdapterCTCHead
 from asr_doge.models.adapters import Adapter
 from asr_doge.models.checkpoints import (
     check_keys,
@@ -33,14 +34,17 @@ from asr_doge.models.checkpoints import (
     read_weights,
 )
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
-from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encoder_family, length_mask
+from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
+from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, length_mask
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
-from asr_doge.models.language_model import (
-    build_language_model,
-)
-from asr_doge.models.layout import IGNORED_LABEL, Layout, Reading, alike, all_real, line_up
+from asr_doge.models.label_logits import only_labels
+from asr_doge.models.language_model import build_language_model
+from asr_doge.models.layout import IGNORED_LABEL, DecodingState, Layout, full_attention_mask, group_by_length, left_pad
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.published import Quantization
+
+HEAD_PREFIX = "encoder.ctc_head."
+"""Of the names of a trained CTC head's weights."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,18 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # Transformers takes a class of this name for one that shifts its labels, and the Trainer would then leave each
         # row's first label out of `num_items_in_batch`. Ours is aligned: the last speech embedding predicts it.
         self.loss_type = None  # type: ignore[assignment]  # as transformers itself sets it
-        self.encoder = encoder or encoder_family(config.encoder_config)(config.encoder_config)
+        encoder = encoder or encoder_family(config.encoder_config)(config.encoder_config)
+        self.encoder = with_head(encoder, config.ctc_head)
         self.language_model = language_model or build_language_model(config.text_config)
+        if self.language_model.config.model_type != config.text_config.model_type:  # its files did not say its layout
+            config.text_config = self.language_model.config
         # What its publisher set for chatting (sampling, repetition penalty) would fill every gap in our own.
         self.language_model.generation_config = GenerationConfig()
         self.adapter = Adapter(config, self.encoder.hidden_size, self.get_input_embeddings().embedding_dim)
+        if config.ctc_head is not None and config.ctc_head.get("type") == "adapter":
+            self._head_by_adapter(CTCHeadSettings.read(config.ctc_head))
+        self.ctc_weight = 0.0
+        """Of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
         self.post_init()
         # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
         for choice, part in ((config.train_language_model, self.language_model), (config.train_encoder, self.encoder)):
@@ -110,6 +121,28 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self._freeze()
         self.train(False)
 
+    def add_ctc_head(self, settings: CTCHeadSettings) -> None:
+        """Give an encoder without CTC a new head, which is then saved with the model and trained with the adapter.
+
+        Raises:
+            ConfigError: the encoder has CTC.
+        """
+        if self.encoder.has_ctc:
+            raise ConfigError("this encoder has a CTC head already")
+        self.config.ctc_head = settings.values()
+        if settings.type == "adapter":
+            self._head_by_adapter(settings)
+        else:
+            self.encoder = with_head(self.encoder, self.config.ctc_head)
+        cast(HeadedEncoder, self.encoder).ctc_head.to(self.device, self.dtype)
+        self._trained_of_encoder = {name.replace("encoder.", "encoder.family.", 1) for name in self._trained_of_encoder}
+        self._freeze()
+        self.train(False)
+
+    def _head_by_adapter(self, settings: CTCHeadSettings) -> None:
+        head = AdapterCTCHead(settings, self.adapter, self.get_input_embeddings())
+        self.encoder = HeadedEncoder(self.encoder, head)
+
     def _init_weights(self, module: nn.Module) -> None:
         """Leave every part as its own constructor made it."""
 
@@ -119,7 +152,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _is_trained(self, name: str) -> bool:
         """Whether training updates the parameter `name`."""
-        if name.startswith("adapter."):
+        if name.startswith(("adapter.", HEAD_PREFIX)):
             return True
         if name.startswith("language_model."):
             choice = self.config.train_language_model
@@ -130,6 +163,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Like `nn.Module.train`, but frozen parts stay in eval mode (no dropout, fixed batch statistics)."""
         super().train(mode)
         self.encoder.eval()
+        if isinstance(self.encoder, HeadedEncoder):
+            self.encoder.ctc_head.train(mode)
         if self.config.train_language_model == "none":
             self.language_model.eval()
         return self
@@ -137,6 +172,14 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Embedding:
         """The language model's token embedding."""
         return cast(nn.Embedding, self.language_model.get_input_embeddings())
+
+    @torch.no_grad()
+    def sample_token_embeddings(self, most: int = 4096) -> Tensor:
+        """What the embedding module gives for at most so many tokens, `[V, H]`; Gemma's scales its weights."""
+        module = self.get_input_embeddings()
+        ids = torch.arange(0, module.num_embeddings, -(-module.num_embeddings // most), device=module.weight.device)
+        given: Tensor = module(ids)
+        return given
 
     def get_output_embeddings(self) -> nn.Module:
         """The language model's head."""
@@ -161,13 +204,9 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attention_mask: `[B, T]`, 1 at real frames.
             return_ctc_logits: also return the CTC head's logits.
         """
-        lengths = attention_mask.long().sum(dim=1)
-        features = input_features.to(self.dtype)
-        # Never in the lower precision that the parts being trained may run in: the feature cache holds what full
-        # precision gives, and training from it and without it must be the same.
         needs_gradients = torch.is_grad_enabled() and self.config.train_encoder != "none"
-        with torch.autocast(device_type=features.device.type, enabled=False), torch.set_grad_enabled(needs_gradients):
-            return self.encoder(features, lengths, return_ctc_logits)
+        with torch.set_grad_enabled(needs_gradients):
+            return encode(self.encoder, input_features, attention_mask, return_ctc_logits)
 
     def forward(
         self,
@@ -177,6 +216,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         speech_embeddings: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         prompt_ids: Tensor | None = None,
+        ctc_labels: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Next-token logits of the text that follows the speech, and the loss on it.
 
@@ -188,27 +228,35 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             num_items_in_batch: tokens over which the loss is averaged; default, those of this batch. (The Trainer
                 gives it when it accumulates gradients.)
             prompt_ids: `[B, P]`, token ids of each row's prompt, -100 at padding; default, the configuration's.
+            ctc_labels: `[B, L']`, ids of the CTC head, -100 at padding; its loss, times `ctc_weight`, is added.
 
         Returns:
             `loss` (with `labels`) and `logits` `[B, L + 1, V]`, or `[B, 1, V]` without labels: the predictions made at
-            the last speech embedding and after each text token, right-aligned over the batch.
+            the last speech embedding and after each text token, right-aligned over the batch. In training mode only
+            those that a label is compared with, `[1, labels, V]`: a large vocabulary costs more than all the rest.
         """
-        inputs = self._layout(input_features, attention_mask, speech_embeddings, labels, prompt_ids)
+        speech_embeddings, lengths = self._speech_embeddings(input_features, attention_mask, speech_embeddings)
+        inputs = self._layout(speech_embeddings, lengths, labels, prompt_ids)
         kept = 1 if labels is None else labels.shape[1] + 1
-        logits = self.language_model(
-            inputs_embeds=inputs.embeddings,
-            attention_mask=inputs.mask,
-            position_ids=inputs.position_ids,
-            logits_to_keep=kept,
-            use_cache=False,
-        ).logits
+        # Labels padded past what the longest row holds leave fewer positions than L + 1.
+        targets = None if inputs.labels is None else inputs.labels[:, 1 - min(kept, inputs.labels.shape[1]) :]
+        packs = self.training and targets is not None
+        with only_labels(self.get_output_embeddings(), targets) if targets is not None and packs else nullcontext():
+            logits = self.language_model(
+                inputs_embeds=inputs.embeddings,
+                attention_mask=inputs.mask,
+                position_ids=inputs.position_ids,
+                logits_to_keep=kept,
+                use_cache=False,
+            ).logits
         loss = None
-        if inputs.labels is not None:
-            # Labels padded past what the longest row holds leave fewer positions than L + 1.
-            targets = inputs.labels[:, 1 - logits.shape[1] :]
-            predicted = logits[:, :-1].float().flatten(0, 1)
-            total = F.cross_entropy(predicted, targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
+        if targets is not None:
+            predicted = (logits if packs else logits[:, :-1]).float().flatten(0, 1)
+            compared = targets[targets != IGNORED_LABEL] if packs else targets.flatten()
+            total = F.cross_entropy(predicted, compared, ignore_index=IGNORED_LABEL, reduction="sum")
             count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+            if ctc_labels is not None and isinstance(self.encoder, HeadedEncoder):
+                total = total + self.ctc_weight * self.encoder.ctc_total(speech_embeddings, lengths, ctc_labels)
             loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
@@ -231,7 +279,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             generation_config: default, the one saved with the model.
             options: any of transformers' generation options (`num_beams`, `max_new_tokens`, …).
         """
-        inputs = self._layout(input_features, attention_mask, speech_embeddings, prompt_ids=prompt_ids)
+        speech, lengths = self._speech_embeddings(input_features, attention_mask, speech_embeddings)
+        inputs = self._layout(speech, lengths, prompt_ids=prompt_ids)
         generation_config = copy.deepcopy(generation_config or self.generation_config)
         others = generation_config.update(**options)
         if (generation_config.num_beams or 1) > 1 and generation_config.length_penalty is None:
@@ -242,10 +291,10 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
-    def read(
+    def prefill(
         self, speech_embeddings: Tensor, attention_mask: Tensor, text: Tensor, prompt_ids: Tensor | None = None
-    ) -> tuple[Tensor, Reading]:
-        """Read prompt, speech and text in one pass, to go on from later with `read_on`.
+    ) -> tuple[Tensor, DecodingState]:
+        """Read prompt, speech and text in one pass, to continue from later with `extend`.
 
         Args:
             speech_embeddings, attention_mask: `[B, T', D]` and `[B, T']`, as in `forward`.
@@ -253,11 +302,14 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             prompt_ids: as in `forward`.
 
         Returns:
-            Logits `[B, L + 1, V]`, as in `forward` with labels, and what was read.
+            Logits `[B, L + 1, V]`, as in `forward` with labels, and the decoding state.
         """
-        inputs = self._layout(None, attention_mask, speech_embeddings, text, prompt_ids)
+        speech, read = self._speech_embeddings(None, attention_mask, speech_embeddings)
+        inputs = self._layout(speech, read, text, prompt_ids)
         lengths, kept = inputs.mask.sum(dim=1), 1 + (text != IGNORED_LABEL).sum(dim=1)
-        groups = alike(lengths) if lengths.device.type == "cpu" else [torch.arange(len(text), device=text.device)]
+        groups = (
+            group_by_length(lengths) if lengths.device.type == "cpu" else [torch.arange(len(text), device=text.device)]
+        )
         logits, caches = None, []
         for group in groups:
             width, places = int(lengths[group].max()), int(kept[group].max())
@@ -269,56 +321,55 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 use_cache=True,
             )
             if len(groups) == 1:
-                return output.logits, Reading(output.past_key_values, inputs.mask)
+                return output.logits, DecodingState(output.past_key_values, inputs.mask)
             if logits is None:
                 logits = output.logits.new_zeros(len(text), text.shape[1] + 1, output.logits.shape[2])
             logits[group, -places:] = output.logits
             caches.append(output.past_key_values)
         assert logits is not None
-        return logits, Reading.joined(caches, groups, inputs.mask)
+        return logits, DecodingState.joined(caches, groups, inputs.mask)
 
     @torch.no_grad()
-    def read_on(self, reading: Reading, text: Tensor) -> Tensor:
-        """Read more text after what was read; `reading` then holds it too.
+    def extend(self, state: DecodingState, text: Tensor) -> Tensor:
+        """Read more text onto the KV cache of `state`, which then holds it too.
 
         Args:
-            reading: of the same rows.
+            state: of the same rows.
             text: `[B, L]`, token ids, -100 at padding; at least one token a row.
 
         Returns:
             Logits `[B, L, V]`, right-aligned: the predictions made after each token.
         """
-        inputs = line_up(*self._embed(text), None)
-        past = reading.mask.sum(dim=1, keepdim=True)
-        reading.mask = torch.cat([reading.mask, inputs.mask], dim=1)
+        inputs = left_pad(*self._embed(text), None)
+        past = state.mask.sum(dim=1, keepdim=True)
+        state.mask = torch.cat([state.mask, inputs.mask], dim=1)
         return self.language_model(
             inputs_embeds=inputs.embeddings,
-            attention_mask=reading.mask,
+            attention_mask=state.mask,
             position_ids=past + inputs.position_ids,
-            past_key_values=reading.cache,
+            past_key_values=state.cache,
             use_cache=True,
         ).logits
 
-    def _layout(
-        self,
-        input_features: Tensor | None,
-        attention_mask: Tensor | None,
-        speech_embeddings: Tensor | None,
-        labels: Tensor | None = None,
-        prompt_ids: Tensor | None = None,
-    ) -> Layout:
-        """Embed and line up prompt, speech and text."""
+    def _speech_embeddings(
+        self, input_features: Tensor | None, attention_mask: Tensor | None, speech_embeddings: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Speech embeddings `[B, T', D]`, given or encoded, and their lengths `[B]`."""
         if input_features is not None and speech_embeddings is None:
             if attention_mask is None:
-                attention_mask = all_real(input_features, self.encoder.num_frames(input_features))
+                attention_mask = full_attention_mask(input_features, self.encoder.num_frames(input_features))
             encoded = self.encode(input_features, attention_mask)
-            speech_embeddings, lengths = encoded.speech_embeddings, encoded.speech_lengths
-        elif speech_embeddings is not None and input_features is None:
+            return encoded.speech_embeddings, encoded.speech_lengths
+        if speech_embeddings is not None and input_features is None:
             if attention_mask is None:
-                attention_mask = all_real(speech_embeddings, speech_embeddings.shape[1])
-            lengths = attention_mask.long().sum(dim=1)
-        else:
-            raise ValueError("give either input_features or speech_embeddings")
+                attention_mask = full_attention_mask(speech_embeddings, speech_embeddings.shape[1])
+            return speech_embeddings, attention_mask.long().sum(dim=1)
+        raise ValueError("give either input_features or speech_embeddings")
+
+    def _layout(
+        self, speech_embeddings: Tensor, lengths: Tensor, labels: Tensor | None = None, prompt_ids: Tensor | None = None
+    ) -> Layout:
+        """Adapt, embed and left-pad prompt, speech and text."""
         speech, lengths = self.adapter(speech_embeddings.to(self.dtype), lengths)
         speech_mask = length_mask(lengths, speech.shape[1])
 
@@ -330,7 +381,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             text, text_mask = self._embed(labels)
             parts.append(text)
             masks.append(text_mask)
-        return line_up(torch.cat(parts, dim=1), torch.cat(masks, dim=1), labels)
+        return left_pad(torch.cat(parts, dim=1), torch.cat(masks, dim=1), labels)
 
     def _embed(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings `[B, L, H]` of token ids `[B, L]`, -100 at padding, and the mask `[B, L]` of the real ones."""
@@ -342,7 +393,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         These are what training updates, and any part that has no pointer to weights elsewhere.
         """
-        homeless = [
+        without_pointer = [
             prefix
             for prefix, pointer in (
                 ("encoder.", self.config.speech_encoder),
@@ -354,7 +405,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return {
             name
             for name in self.state_dict()
-            if (self._is_trained(name) or name.startswith(tuple(homeless)))
+            if (self._is_trained(name) or name.startswith(tuple(without_pointer)))
             and name.removeprefix("language_model.") not in tied
         }
 
@@ -419,7 +470,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if config.language_model is not None:
             language_model = load_frozen_language_model(config, dtype, quantization)
         model = cls(config, encoder=encoder, language_model=language_model)
-        model.adapter.match_scale(model.get_input_embeddings().weight)
+        model.adapter.match_scale(model.sample_token_embeddings())
         return model.to(dtype)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
 
     @classmethod

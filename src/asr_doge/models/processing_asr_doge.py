@@ -1,4 +1,4 @@
-"""Waveforms and texts to model inputs, and token ids back to text.
+"""Convert waveforms and texts to model inputs, and token ids back to text.
 
 Promises: training labels and generated ids go through the same tokenizer, with the end-of-sequence token after every
 text.
@@ -23,7 +23,7 @@ class ASRDogeProcessor(ProcessorMixin):
     """Feature extractor of the speech encoder and tokenizer of the language model.
 
     Args:
-        feature_extractor, tokenizer: theirs.
+        feature_extractor, tokenizer: those of the encoder and of the language model.
         prompt_template: the model's (see `ASRDogeConfig`).
     """
 
@@ -45,8 +45,8 @@ class ASRDogeProcessor(ProcessorMixin):
         Args:
             audio: one waveform `[samples]` or a list of them, mono, at the extractor's sampling rate.
             text: the transcripts, for training.
-            sampling_rate: Hz of the waveforms, to be checked.
-            language: spoken in each clip; None where it is not known.
+            sampling_rate: of the waveforms in Hz, checked.
+            language: spoken in each clip; None if it is not known.
 
         Raises:
             ValueError: another sampling rate, or a clip that the encoder cannot read whole.
@@ -70,7 +70,7 @@ class ASRDogeProcessor(ProcessorMixin):
         return batch
 
     def _check_duration(self, audio: Waveform | Sequence[Waveform]) -> None:
-        """Whisper's extractor would cut a longer clip in silence."""
+        """Refuse clips that the extractor would cut; Whisper's does so silently."""
         limit = getattr(self.feature_extractor, "n_samples", None)
         longest = max(len(waveform) for waveform in ([audio] if getattr(audio, "ndim", 0) == 1 else audio))
         if limit is not None and longest > limit:

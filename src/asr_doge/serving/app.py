@@ -52,7 +52,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     for router in (health, models, transcriptions.router, realtime.router, page.router):
         app.include_router(router)
-    app.add_exception_handler(APIError, _told)
+    app.add_exception_handler(APIError, _answer)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(ClientDisconnect, _left)
     app.add_middleware(_Gate, service=service)
@@ -137,7 +137,7 @@ def _reply(error: APIError, close: bool = False) -> JSONResponse:
     return JSONResponse(error.body, error.status, error.headers | ({"Connection": "close"} if close else {}))
 
 
-async def _told(request: Request, error: Any) -> Response:
+async def _answer(request: Request, error: Any) -> Response:
     return _Refusal(error)
 
 

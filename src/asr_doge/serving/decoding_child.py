@@ -17,13 +17,14 @@ from typing import BinaryIO
 import psutil
 
 from asr_doge.audio.reading import read_blocks
-from asr_doge.errors import AudioError
+from asr_doge.errors import AudioError, DamagedAudioError
 
 REQUEST = struct.Struct("<QII")
 """Bytes of memory, seconds of processor time in all, and seconds that any one block may take."""
 FRAME = struct.Struct("<cI")
-"""Kind of what follows, and its length in bytes: BLOCK, FAULT or END."""
-BLOCK, FAULT, END = b"B", b"F", b"E"
+"""Kind of what follows, and its length in bytes."""
+BLOCK, NOTE, FAULT, DAMAGE, END = b"B", b"N", b"F", b"D", b"E"
+"""Samples; a remark on the recording; why it cannot be read; why it cannot be read further; its end."""
 NAME = "\0"
 """Stands for the file's name, which only the server knows, in what is said of a fault."""
 
@@ -57,8 +58,12 @@ def _decode(file: int, pipe: int, memory: int, processor_seconds: int, block_sec
     _limit(memory, processor_seconds)
     path = f"/dev/fd/{file}"
     with open(pipe, "wb", buffering=0) as output, suppress(MemoryError):  # a descriptor, no path
+
+        def say(kind: bytes, text: str) -> None:
+            _write(output, kind, text.replace(path, NAME).encode("utf-8", "replace"))
+
         try:
-            blocks = read_blocks(path)
+            blocks = read_blocks(path, on_note=lambda note: say(NOTE, note))
             while True:
                 signal.setitimer(signal.ITIMER_REAL, block_seconds)  # which kills, wherever it hangs
                 block = next(blocks, None)
@@ -68,7 +73,7 @@ def _decode(file: int, pipe: int, memory: int, processor_seconds: int, block_sec
                 _write(output, BLOCK, block.tobytes())
             _write(output, END, b"")
         except AudioError as error:
-            _write(output, FAULT, str(error).replace(path, NAME).encode("utf-8", "replace"))
+            say(DAMAGE if isinstance(error, DamagedAudioError) else FAULT, str(error))
     os._exit(0)
 
 

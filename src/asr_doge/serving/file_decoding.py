@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.resampling import SAMPLE_RATE
-from asr_doge.errors import AudioError
-from asr_doge.serving.decoding_child import BLOCK, END, FRAME, NAME, REQUEST
+from asr_doge.audio.sound import Note, log_note
+from asr_doge.errors import AudioError, DamagedAudioError
+from asr_doge.serving.decoding_child import BLOCK, DAMAGE, END, FRAME, NAME, NOTE, REQUEST
 
 BLOCK_SECONDS = 20
 """Time that decoding a block of some seconds may take."""
@@ -43,16 +44,20 @@ class FileDecoder:
         self._lock = threading.Lock()
         self.process, self._socket = _started()
 
-    def blocks(self, file: BinaryIO, name: str, has_left: threading.Event) -> Iterator[NDArray[np.float32]]:
+    def blocks(
+        self, file: BinaryIO, name: str, has_left: threading.Event, on_note: Note = log_note
+    ) -> Iterator[NDArray[np.float32]]:
         """A recording's samples at 16 kHz.
 
         Args:
             file: with a descriptor; it is read from its start.
             name: what to call it in messages.
             has_left: set when nobody wants it any more.
+            on_note: as in `read_blocks`.
 
         Raises:
             AudioError: it cannot be decoded within the limits.
+            DamagedAudioError: it is truncated or damaged; what is there of it was given.
         """
         samples = 0
         with self._decoded(file.fileno()) as pipe:
@@ -65,7 +70,11 @@ class FileDecoder:
                 if kind == END or has_left.is_set():
                     return
                 if kind != BLOCK:
-                    raise AudioError(content.decode("utf-8", "replace").replace(NAME, name))
+                    text = content.decode("utf-8", "replace").replace(NAME, name)
+                    if kind == NOTE:
+                        on_note(text)
+                        continue
+                    raise (DamagedAudioError if kind == DAMAGE else AudioError)(text)
                 block = np.frombuffer(content, dtype=np.float32)
                 samples += len(block)
                 if samples > self._max_duration * SAMPLE_RATE:

@@ -1,7 +1,7 @@
 """What a request for a transcription asks for, from its form.
 
 Promises: every field of OpenAI's is known; what cannot be done is a 400 that names the field and what to do instead;
-what makes no difference here (temperature, chunking) is checked and then left alone. Fields that nobody knows are
+what makes no difference here (temperature) is checked and then left alone. Fields that nobody knows are
 passed over, since clients of other servers send theirs.
 """
 
@@ -34,6 +34,7 @@ class TranscriptionRequest:
         granularities: of times, of `word` and `segment`.
         with_logprobs: whether confidences were asked for as log-probabilities.
         stream: whether the text is to come as it is made.
+        cut_at_pauses: whether to cut it at pauses though it could be read whole.
     """
 
     response_format: ResponseFormat
@@ -42,6 +43,7 @@ class TranscriptionRequest:
     granularities: frozenset[str]
     with_logprobs: bool
     stream: bool
+    cut_at_pauses: bool
 
 
 def parse_fields(form: FormData, models: Collection[str], has_hotwords: bool) -> TranscriptionRequest:
@@ -68,7 +70,6 @@ def parse_fields(form: FormData, models: Collection[str], has_hotwords: bool) ->
     if stream and response_format in ("srt", "vtt"):
         raise APIError(400, f"response_format {response_format} cannot be streamed: leave out stream", param="stream")
     _check_temperature(_text(form, "temperature"))
-    _check_chunking(form)
     granularities = frozenset(_all(form, "timestamp_granularities"))
     if unknown := granularities - {"word", "segment"}:
         raise APIError(
@@ -92,6 +93,7 @@ def parse_fields(form: FormData, models: Collection[str], has_hotwords: bool) ->
         granularities,
         "logprobs" in include,
         stream,
+        _is_cut(form),
     )
 
 
@@ -143,8 +145,8 @@ def _check_temperature(text: str | None) -> None:
         )
 
 
-def _check_chunking(form: FormData) -> None:
-    """Recordings are always cut at pauses that the voice activity detector hears; there is nothing to set."""
+def _is_cut(form: FormData) -> bool:
+    """Whether a strategy is given; then pauses are those that the voice activity detector finds, as it is set."""
     text = _text(form, "chunking_strategy")
     parts = {key: value for key, value in form.multi_items() if key.startswith("chunking_strategy[")}
     kind: object = parts.get("chunking_strategy[type]", text)
@@ -155,3 +157,4 @@ def _check_chunking(form: FormData) -> None:
             kind = text
     if (text or parts) and kind not in ("auto", "server_vad"):
         raise APIError(400, "chunking_strategy is auto, or an object of type server_vad", param="chunking_strategy")
+    return bool(text or parts)

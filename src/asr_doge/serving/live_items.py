@@ -235,13 +235,13 @@ class ItemWriter:
             raise
         except Exception:
             return [self._failed()]
-        return self._told(update) if update is not None else []
+        return self._events_of(update) if update is not None else []
 
     def _finish(self, end: ItemEnded) -> list[Event]:
         if self._live is None:  # it has failed
             return []
         try:
-            events = self._told(self._live.finish())
+            events = self._events_of(self._live.finish())
         except CancelledError:
             raise
         except Exception:
@@ -251,7 +251,7 @@ class ItemWriter:
         self._on_final(time.monotonic() - end.since)
         return events
 
-    def _told(self, update: StreamUpdate) -> list[Event]:
+    def _events_of(self, update: StreamUpdate) -> list[Event]:
         events = []
         if delta := self._deltas.take(update):
             events.append(self._event(f"{TRANSCRIPTION}.delta", delta=delta))

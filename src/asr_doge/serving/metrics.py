@@ -25,19 +25,19 @@ class Metrics:
         )
         self.model_seconds = Counter("asr_doge_model_seconds", "Time that the model ran", registry=registry)
         self.batch_size = Histogram(
-            "asr_doge_batch_pieces", "Pieces in one pass", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+            "asr_doge_batch_chunks", "Chunks in one pass", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
         self.queue_seconds = Histogram(
-            "asr_doge_queue_seconds", "Time that a piece waited for the model", buckets=_SECONDS, registry=registry
+            "asr_doge_queue_seconds", "Time that a chunk waited for the model", buckets=_SECONDS, registry=registry
         )
         self.final_seconds = Histogram(
             "asr_doge_final_seconds", "From the end of a turn to its text", buckets=_SECONDS, registry=registry
         )
         self.model_loaded = Gauge("asr_doge_model_loaded", "Whether the model is in memory", registry=registry)
 
-    def batch(self, pieces: int, audio: float, seconds: float) -> None:
-        """One pass of the model over so many pieces and seconds of audio."""
-        self.batch_size.observe(pieces)
+    def batch(self, chunks: int, audio: float, seconds: float) -> None:
+        """One pass of the model over so many chunks and seconds of audio."""
+        self.batch_size.observe(chunks)
         self.audio_seconds.inc(audio)
         self.model_seconds.inc(seconds)
 

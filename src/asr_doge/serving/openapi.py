@@ -29,7 +29,7 @@ _FIELDS = {
         items={"type": "string", "enum": ["word", "segment"]},
     ),
     "include[]": _field("logprobs: one entry a word.", "array", items={"type": "string", "enum": ["logprobs"]}),
-    "chunking_strategy": _field("auto, or an object of type server_vad; recordings are always cut at pauses."),
+    "chunking_strategy": _field("auto, or an object of type server_vad: cut at pauses what could be read whole."),
     "stream": _field("Send the text as it is made, as server-sent events.", "boolean", default=False),
 }
 

@@ -1,7 +1,8 @@
 """Transcripts as OpenAI's clients parse them.
 
 Promises: every field that their types require is there and of its type; word times and confidences stand beside in all
-replies that are JSON. `logprob` of a word is the natural logarithm of its confidence, the probability that it is right.
+replies that are JSON, and `warnings`. `logprob` of a word is the natural logarithm of its confidence, the probability
+that it is right.
 """
 
 import math
@@ -59,6 +60,17 @@ def usage(seconds: float) -> dict[str, Any]:
     return {"type": "duration", "seconds": round(seconds, 3)}
 
 
+def warnings(result: Transcription) -> list[str]:
+    """What to know of the transcript, one line each: that it is of a part only, and remarks on the recording."""
+    return [*([result.incomplete] if result.incomplete else []), *result.notes]
+
+
+def warning_header(result: Transcription) -> dict[str, str]:
+    """The same for replies that are not JSON, as `X-Warnings` in ASCII; none if there are none."""
+    text = " ".join(" ".join(warnings(result)).split()).encode("ascii", "backslashreplace").decode()
+    return {"X-Warnings": text} if text else {}
+
+
 def word_of(word: Word, offset: float = 0.0) -> dict[str, Any]:
     """A word, its times in seconds, and its confidence."""
     confidence = None if word.confidence is None else round(word.confidence, 4)
@@ -87,6 +99,7 @@ def _common(result: Transcription, request: TranscriptionRequest) -> dict[str, A
         "usage": usage(result.duration),
         "languages": [{"code": request.language}] if request.language else [],
         "words": [word_of(word) for word in words],
+        "warnings": warnings(result),
     }
     return body | ({"logprobs": logprobs(words)} if request.with_logprobs else {})
 

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request
@@ -18,14 +18,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from asr_doge.audio.reading import check_long_enough
-from asr_doge.errors import AudioError
+from asr_doge.errors import AudioError, DamagedAudioError
 from asr_doge.inference.results import FailedTranscription, Segment, Transcription
+from asr_doge.inference.sources import Blocks
 from asr_doge.inference.stream import StreamTranscriber
-from asr_doge.inference.transcription import Blocks
 from asr_doge.serving.errors import APIError, failure
 from asr_doge.serving.form_fields import TranscriptionRequest, parse_fields
 from asr_doge.serving.openapi import TRANSCRIPTION_SCHEMA
-from asr_doge.serving.replies import delta_event, done_event, reply
+from asr_doge.serving.replies import delta_event, done_event, reply, warning_header
 from asr_doge.serving.service import Service
 from asr_doge.serving.uploads import close_form, read_form, recording_of
 from asr_doge.serving.worker import Caller
@@ -58,19 +58,27 @@ class _Work:
         return result
 
     def streamed(self, send: Callable[[dict[str, Any]], None]) -> None:
-        """All of it, sending events as its segments end.
+        """All of it, cut at pauses, sending events as its segments end.
 
         Raises:
-            AudioError: it cannot be read to its end.
+            AudioError: it cannot be read.
         """
         live = StreamTranscriber(self.caller)
-        for block in self._blocks().blocks:
-            update = live.feed(block, hypothesis=False)
-            if update is not None:
-                self._send(update.finished, live, send)
+        notes: list[str] = []
+        incomplete = None
+        try:
+            for block in self._blocks().read(notes.append):
+                update = live.feed(block, hypothesis=False)
+                if update is not None:
+                    self._send(update.finished, live, send)
+        except DamagedAudioError as error:  # the readable part is transcribed all the same
+            if not live.seconds:
+                raise
+            incomplete = str(error)
         check_long_enough(round(live.seconds * self.caller.sampling_rate), self.caller.sampling_rate, self.name)
         self._send(live.finish().finished, live, send)
-        send(done_event(live.transcription(), self.request))
+        result = replace(live.transcription(), notes=tuple(notes), incomplete=incomplete)
+        send(done_event(result, self.request))
 
     def _send(
         self, finished: tuple[Segment, ...], live: StreamTranscriber, send: Callable[[dict[str, Any]], None]
@@ -82,7 +90,8 @@ class _Work:
             is_first = False
 
     def _blocks(self) -> Blocks:
-        return Blocks(self.service.decoder.blocks(self.file, self.name, self.caller.has_left), self.name)
+        decoder, has_left = self.service.decoder, self.caller.has_left
+        return Blocks(lambda on_note: decoder.blocks(self.file, self.name, has_left, on_note), self.name)
 
 
 @router.post("/transcriptions", openapi_extra=TRANSCRIPTION_SCHEMA, response_model=None)
@@ -96,6 +105,7 @@ async def transcribe(request: Request) -> Response:
         wanted = parse_fields(form, service.models, service.worker.facts.has_word_times)
         file, name = recording_of(form, service.most_bytes)
         caller = Caller(service.worker, wanted.language or service.config.language, wanted.hotwords)
+        caller.cut_at_pauses |= wanted.cut_at_pauses
         service.callers.add(caller)
         stack.callback(service.callers.discard, caller)
         stack.callback(caller.leave)
@@ -104,7 +114,7 @@ async def transcribe(request: Request) -> Response:
             return _EventResponse(_events(work, request.state.request_id), stack.pop_all())
         result = await _until_gone(request, work)
     body = reply(result, wanted, service.config.model, service.worker.facts.token_ids)
-    return PlainTextResponse(body) if isinstance(body, str) else JSONResponse(body)
+    return PlainTextResponse(body, headers=warning_header(result)) if isinstance(body, str) else JSONResponse(body)
 
 
 @router.post("/translations", response_model=None)

@@ -1,8 +1,8 @@
 """The one instance of the model, and the thread that runs it for all callers.
 
-Promises: pieces of files and streams that come within a few milliseconds are recognized in one pass, with others of
-like length, live ones first and no file waiting for ever; a piece that breaks the model costs its own caller only; a
-caller that leaves takes its pieces out of the queue. Results do not depend on who else is in the batch, as the
+Promises: chunks of files and streams that come within a few milliseconds are recognized in one pass, with others of
+like length, live ones first and no file waiting for ever; a chunk that breaks the model costs its own caller only; a
+caller that leaves takes its chunks out of the queue. Results do not depend on who else is in the batch, as the
 recognizer promises. The model is given back after a time without work and loaded again when needed.
 It does not know files, sessions or HTTP.
 """
@@ -18,19 +18,19 @@ import torch
 
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.decoding.recognition import Recognition
-from asr_doge.inference.segmentation import Piece
+from asr_doge.inference.segmentation import Chunk
 from asr_doge.inference.transcription import RecordingTranscriber, Transcriber
 from asr_doge.serving.metrics import Metrics
 
 LIKE_LENGTH = 2.0
-"""Pieces in one batch differ in length by this factor at most, or are all shorter than `SHORT_SECONDS`."""
+"""Chunks in one batch differ in length by this factor at most, or are all shorter than `SHORT_SECONDS`."""
 SHORT_SECONDS = 2.0
-MOST_PIECES = 64
-"""Pieces in one batch."""
+MOST_CHUNKS = 64
+"""Chunks in one batch."""
 FILE_BATCH = 8
-"""Pieces that one file may have in the queue."""
+"""Chunks that one file may have in the queue."""
 LIVE_PATIENCE, FILE_PATIENCE = 0.0, 1.0
-"""Seconds by which a piece may wait for others that came later."""
+"""Seconds by which a chunk may wait for others that came later."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class ModelFacts:
     Attributes:
         name: as the user gave it.
         sampling_rate: of its waveforms, in Hz.
-        max_seconds: longest piece that it reads.
+        max_seconds: longest chunk that it reads.
+        cut_at_pauses: whether it cuts recordings that it could read whole.
         has_word_times: whether its encoder has a CTC head, for word times and hotwords.
         reads_language: whether its prompt names the language.
         token_ids: of a text, by its tokenizer.
@@ -49,6 +50,7 @@ class ModelFacts:
     name: str
     sampling_rate: int
     max_seconds: float
+    cut_at_pauses: bool
     has_word_times: bool
     reads_language: bool
     token_ids: Callable[[str], list[int]]
@@ -56,9 +58,9 @@ class ModelFacts:
 
 @dataclass(eq=False)
 class _Job:
-    """A piece in the queue."""
+    """A chunk in the queue."""
 
-    piece: Piece
+    chunk: Chunk
     language: str | None
     hotwords: tuple[str, ...] | None
     due: float
@@ -67,7 +69,7 @@ class _Job:
 
     @property
     def seconds(self) -> float:
-        return len(self.piece.samples) / SAMPLE_RATE
+        return len(self.chunk.samples) / SAMPLE_RATE
 
 
 class ModelWorker:
@@ -112,22 +114,22 @@ class ModelWorker:
 
     @property
     def waiting(self) -> int:
-        """Pieces in the queue that somebody still wants."""
+        """Chunks in the queue that somebody still wants."""
         with self._changed:
             return sum(not job.result.done() for job in self._jobs)
 
     def submit(
         self,
-        pieces: Sequence[Piece],
+        chunks: Sequence[Chunk],
         languages: Sequence[str | None],
         hotwords: tuple[str, ...] | None,
         patience: float,
     ) -> "list[Future[Recognition]]":
-        """Queue pieces; a future that is cancelled takes its piece out again."""
+        """Queue chunks; a future that is cancelled takes its chunk out again."""
         now = time.monotonic()
         jobs = [
-            _Job(piece, language, hotwords, now + patience, now)
-            for piece, language in zip(pieces, languages, strict=True)
+            _Job(chunk, language, hotwords, now + patience, now)
+            for chunk, language in zip(chunks, languages, strict=True)
         ]
         with self._changed:
             if self._closed:
@@ -172,8 +174,8 @@ class ModelWorker:
             return
         began = time.monotonic()
         try:
-            recognitions = self.loaded().recognize_pieces(
-                [job.piece for job in batch], [job.language for job in batch], self._hotwords(batch)
+            recognitions = self.loaded().recognize_chunks(
+                [job.chunk for job in batch], [job.language for job in batch], self._hotwords(batch)
             )
         except Exception as error:
             if len(batch) == 1:
@@ -212,7 +214,7 @@ def _alike(jobs: Sequence[_Job], batch_seconds: float) -> list[_Job]:
     for job in others:
         high, low = max(longest, job.seconds), min(shortest, job.seconds)
         is_alike = high <= max(SHORT_SECONDS, LIKE_LENGTH * low)
-        if is_alike and len(batch) < MOST_PIECES and high * (len(batch) + 1) <= batch_seconds:
+        if is_alike and len(batch) < MOST_CHUNKS and high * (len(batch) + 1) <= batch_seconds:
             batch.append(job)
             longest, shortest = high, low
     return batch
@@ -230,6 +232,7 @@ def _facts(name: str, transcriber: Transcriber) -> ModelFacts:
         name,
         transcriber.sampling_rate,
         transcriber.max_seconds,
+        transcriber.cut_at_pauses,
         recognizer.encoder.has_ctc,
         recognizer.reads_language,
         token_ids,
@@ -243,7 +246,7 @@ class Caller(RecordingTranscriber):
         worker: has the model.
         language: spoken; None where it is not known.
         hotwords: to listen for; None for the server's own.
-        patience: seconds by which its pieces may wait for others that came later.
+        patience: seconds by which its chunks may wait for others that came later.
     """
 
     def __init__(
@@ -253,24 +256,25 @@ class Caller(RecordingTranscriber):
         hotwords: tuple[str, ...] | None = None,
         patience: float = FILE_PATIENCE,
     ) -> None:
-        super().__init__(worker.facts.sampling_rate, worker.facts.max_seconds, FILE_BATCH, language)
+        facts = worker.facts
+        super().__init__(facts.sampling_rate, facts.max_seconds, FILE_BATCH, language, facts.cut_at_pauses)
         self.hotwords = hotwords
         self.has_left = threading.Event()
         self._worker, self._patience = worker, patience
         self._waiting: list[Future[Recognition]] = []
         self._lock = threading.Lock()
 
-    def recognize_pieces(
-        self, pieces: Sequence[Piece], languages: Sequence[str | None] | None = None
+    def recognize_chunks(
+        self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
     ) -> list[Recognition]:
         """As declared.
 
         Raises:
             CancelledError: the caller has left.
         """
-        spoken = languages or [self.language] * len(pieces)
+        spoken = languages or [self.language] * len(chunks)
         with self._lock:
-            waiting = self._worker.submit(pieces, spoken, self.hotwords, self._patience)
+            waiting = self._worker.submit(chunks, spoken, self.hotwords, self._patience)
             self._waiting = waiting
         if self.has_left.is_set():
             self.leave()

@@ -1,13 +1,15 @@
 """Bring transcripts to the form that is trained on, and to the forms in which they are compared.
 
 Promises: `normalize_training_text` is the published rule, keeps every script and accent, and changes nothing the second
-time. `normalize_for_scoring` applies a named rule, to references and to results alike. No rule needs a download or a
-model. It does not know which rule a benchmark prefers, and it reads no language but English out of numbers.
+time. `normalize_for_scoring` applies a named rule, to references and to results alike. Under every rule a text and its
+typographic twin (curly quotes, full-width characters, decomposed accents, soft hyphens) come out alike. No rule needs a
+download or a model. It does not know which rule a benchmark prefers, and it reads no language but English out of
+numbers.
 """
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -15,8 +17,22 @@ ScoringRule = Literal["clean", "whisper"]
 """Rules to compare transcripts by; see `normalize_for_scoring`."""
 SCORING_RULES: tuple[ScoringRule, ...] = get_args(ScoringRule)
 
-# The typographic apostrophe, the modifier letter (a letter to Unicode) and the full-width one.
-_APOSTROPHES = str.maketrans({"\u2019": "'", "\u02bc": "'", "\uff07": "'"})
+# What is typed for an apostrophe or a single quotation mark: curly, reversed, prime, acute; some are letters or symbols
+# to Unicode.
+_APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u201b\u2032\u00b4\u02b9\u02bb\u02bc\u02bd\ua78c\u055a"), "'")
+# Where a low one opens a quotation, as in German, a curly one closes it that would else look like an apostrophe.
+_LOW_QUOTATION = re.compile("\u201a(.*?)[\u2018\u2019](?!\\w)")
+# Signs that part words as a hyphen or a slash does, though Unicode calls them mathematical or else.
+_PARTING = dict.fromkeys(map(ord, "\u2212\u2043\u02d7"), "-") | dict.fromkeys(map(ord, "\u2044\u2215"), "/")
+# Forms of the same character: full and half width, small, styled, joined, positional.
+_SAME_CHARACTER = ("<wide>", "<narrow>", "<small>", "<font>", "<initial>", "<medial>", "<final>", "<isolated>")
+_LIGATURES = range(0xFB00, 0xFB18)
+_INVISIBLE = ("Cf", "Cc")
+# Words that begin with an apostrophe of their own, which opens no quotation; the last few are Dutch.
+_ELISIONS = re.compile(
+    r"(twas|tis|twere|twill|twould|em|till?|cause|cuz|bout|round|neath|gainst|tween|mongst|e|er|im|is|ere|ave|ome|ello"
+    r"|\d0s|n|t|s|k)"
+)
 
 
 def normalize_training_text(text: str) -> str:
@@ -24,7 +40,8 @@ def normalize_training_text(text: str) -> str:
 
     Letters, accents and digits of every script stay. Hyphens, dashes, slashes, underscores and dots in a row part
     words; other marks vanish, so that "U.S." becomes "us" and "1,000" becomes "1000". What holds neither letter nor
-    digit is no word.
+    digit is no word. Apostrophes at the ends of words go where two of them quote ('hello', 'hello there'), and stay
+    where there is but one ('twas, dogs').
 
     Args:
         text: one transcript, in any Unicode form.
@@ -32,12 +49,54 @@ def normalize_training_text(text: str) -> str:
     Returns:
         The transcript in composed form (NFC); empty if there is nothing to say.
     """
-    text = unicodedata.normalize("NFC", text).lower().translate(_APOSTROPHES)
+    text = plain_characters(text).lower()
     text = re.sub(r"\.\.+", " ", text)
     words = "".join(map(_kept, text)).split()
-    spoken = (word for word in words if any(_kind(character) in "LN" for character in word))
+    spoken = [word for word in words if any(_kind(character) in "LN" for character in word)]
     # Composed again: a mark may have met its letter only now that the comma between them is gone.
-    return unicodedata.normalize("NFC", " ".join(spoken))
+    return unicodedata.normalize("NFC", " ".join(_without_quotes(spoken)))
+
+
+def plain_characters(text: str) -> str:
+    """The same text by the plainest of the characters that look alike or mean the same, composed (NFC).
+
+    Apostrophes and single quotation marks of every kind become ', full-width and styled letters and digits plain ones,
+    ligatures their letters; soft hyphens and other invisible signs vanish. Plain text stays as it is.
+    """
+    if text.isascii():
+        return text
+    text = _LOW_QUOTATION.sub(r"'\1'", unicodedata.normalize("NFC", text))
+    return unicodedata.normalize("NFC", "".join(map(_plain_character, text)))
+
+
+def _plain_character(character: str) -> str:
+    if character.isascii():
+        return character
+    if ord(character) in _LIGATURES or unicodedata.decomposition(character).startswith(_SAME_CHARACTER):
+        character = unicodedata.normalize("NFKC", character)
+    elif unicodedata.category(character) in _INVISIBLE and not character.isspace():
+        return ""
+    return character.translate(_APOSTROPHES).translate(_PARTING)
+
+
+def _without_quotes(words: Sequence[str]) -> Iterator[str]:
+    """Words without the apostrophes that quote: around one word, or before one and after a later one."""
+    opened: list[int] = []  # words that may begin a quotation, one entry an apostrophe
+    before, after = [0] * len(words), [0] * len(words)  # apostrophes to take away
+    for index, word in enumerate(words):
+        core = word.strip("'")
+        opening, closing = len(word) - len(word.lstrip("'")), len(word) - len(word.rstrip("'"))
+        if core == "n":  # rock 'n' roll
+            opening, closing = max(opening - 1, 0), max(closing - 1, 0)
+        before[index] = after[index] = both = min(opening, closing)
+        for _ in range(closing - both):
+            if opened:
+                before[opened.pop()] += 1
+                after[index] += 1
+        has_own = core != "n" and _ELISIONS.fullmatch(core) is not None
+        opened += [index] * (opening - both - has_own)
+    for word, first, last in zip(words, before, after, strict=True):
+        yield word[first : len(word) - last]
 
 
 def normalize_for_scoring(text: str, language: str = "en", rule: ScoringRule = "whisper") -> str:
@@ -50,7 +109,8 @@ def normalize_for_scoring(text: str, language: str = "en", rule: ScoringRule = "
     American way and numbers as figures. Of figures it makes one word: "four seven one" becomes "471", so one wrong
     digit makes the whole string wrong; for speech that is mostly digits use `clean`. Other languages go through its
     basic normalizer: lower case, no bracketed remarks, no symbols. That one takes vowel signs for symbols: for Hindi,
-    Thai and other scripts that have them use `clean`, which keeps them.
+    Thai and other scripts that have them use `clean`, which keeps them. Either gets the text from `plain_characters`,
+    since they know apostrophes and commas in numbers by their plain forms only; plain text is scored as theirs is.
 
     Args:
         text: one transcript.
@@ -63,7 +123,7 @@ def normalize_for_scoring(text: str, language: str = "en", rule: ScoringRule = "
     if rule == "clean":
         return normalize_training_text(text)
     if rule == "whisper":
-        return _whisper_normalizer(_is_english(language))(text).strip()
+        return _whisper_normalizer(_is_english(language))(plain_characters(text)).strip()
     raise ValueError(f"no scoring rule {rule!r}: choose from {', '.join(SCORING_RULES)}")
 
 

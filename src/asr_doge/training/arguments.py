@@ -1,13 +1,14 @@
 """The settings of a run as transformers' Trainer has them.
 
-It decides nothing that the user can: each of its values is a flag's, or follows from the device and the processes.
+It decides nothing that the user can: each of its values is a flag's, or follows from the device and the processes. The
+precision is set afterwards, since it may have to be measured on the device (see `asr_doge.training.precision`).
 """
 
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.training_args import ParallelMode
 
 from asr_doge.training.configuration import TrainConfig
@@ -36,14 +37,14 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
         metric_for_best_model="cer",
         greater_is_better=False,
         predict_with_generate=True,
-        logging_steps=_logging_steps(config.eval_steps),
+        logging_steps=logging_steps(config.eval_steps),
+        logging_first_step=True,
         logging_nan_inf_filter=False,  # SpeechTrainer stops instead
         dataloader_pin_memory=device.type == "cuda",
         report_to=[name for name, is_used in loggers.items() if is_used],
         dataloader_num_workers=0 if config.features_dir and config.train_encoder == "none" else config.num_workers,
         remove_unused_columns=False,
         label_names=["labels"],
-        bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
         use_cpu=device.type == "cpu",
         fsdp=uses_fsdp(config),  # type: ignore[arg-type]  # whose strings are on their way out
         ddp_backend="gloo" if device.type == "cpu" and process_count() > 1 else None,
@@ -55,12 +56,18 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
     return arguments
 
 
-def _logging_steps(eval_steps: int) -> int:
+def use_precision(arguments: TrainingArguments, bf16: bool) -> None:
+    """Compute in bfloat16, or not, whatever `accelerate launch` says; before a Trainer has been made."""
+    arguments.bf16 = bf16
+    arguments.mixed_precision = "bf16" if bf16 else "no"
+
+
+def logging_steps(eval_steps: int) -> int:
     """At most 25, and a divisor: a mean loss that spans a checkpoint would be lost in part when the run resumes."""
     return max(steps for steps in range(1, min(25, eval_steps) + 1) if eval_steps % steps == 0)
 
 
-def use_one_device(arguments: Seq2SeqTrainingArguments, device: torch.device) -> None:
+def use_one_device(arguments: TrainingArguments, device: torch.device) -> None:
     """Keep one process on one device; transformers would take the first, and all others by DataParallel."""
     if device.type == "cpu" or arguments.parallel_mode == ParallelMode.DISTRIBUTED:
         return

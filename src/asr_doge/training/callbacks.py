@@ -9,13 +9,13 @@ import copy
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import (
     EarlyStoppingCallback,
     GenerationConfig,
@@ -27,9 +27,11 @@ from transformers import (
 )
 
 from asr_doge.models import LoadedModel
+from asr_doge.progress import ProgressLines, progress_bar
 from asr_doge.training.curves import draw_curves
 from asr_doge.training.evaluation import Evaluation
-from asr_doge.training.resuming import COMPLETE_NAME, remove_old
+from asr_doge.training.record import write_record
+from asr_doge.training.resuming import COMPLETE_NAME, Lineage, remove_old
 from asr_doge.training.trainer import SpeechTrainer, writing
 
 HYPOTHESES_NAME = "hypotheses.jsonl"
@@ -37,7 +39,7 @@ HYPOTHESES_NAME = "hypotheses.jsonl"
 SECONDS_BETWEEN_DRAWINGS = 60.0
 
 
-class LimitedPatience(EarlyStoppingCallback):
+class EarlyStopping(EarlyStoppingCallback):
     """Early stopping that goes on counting over a resume, where transformers' own starts anew.
 
     Args:
@@ -74,20 +76,33 @@ class LimitedPatience(EarlyStoppingCallback):
 
 
 class KeepBest(TrainerCallback):
-    """Write `best` whenever an evaluation has the lowest dev CER so far."""
+    """Write `best` whenever an evaluation has the lowest dev CER so far.
+
+    Args:
+        trainer, loaded, generation_config: of the run.
+        folder: `best`.
+        begin: step that evaluations count from. One that went back to an earlier checkpoint counts from there, since
+            what `best` held then may have been written over by what is now left behind.
+    """
 
     def __init__(
-        self, trainer: SpeechTrainer, loaded: LoadedModel, generation_config: GenerationConfig, folder: Path
+        self,
+        trainer: SpeechTrainer,
+        loaded: LoadedModel,
+        generation_config: GenerationConfig,
+        folder: Path,
+        begin: int = 0,
     ) -> None:
+        self.begin = begin
         self.trainer = trainer
         self.loaded = loaded
         self.generation_config = generation_config  # the Trainer fills up the model's own with its defaults
         self.folder = folder
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **report: Any) -> None:
-        """Compare with `state.best_metric`, which the Trainer updates after this call and keeps over a resume."""
-        is_better = state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric
-        if not is_better:
+        """Compare with the evaluations before, which the Trainer keeps over a resume."""
+        earlier = cers_between(state, self.begin, state.global_step)
+        if earlier and report["metrics"]["eval_cer"] >= min(earlier):
             return
         weights = self.trainer.trained_weights()
         if state.is_world_process_zero:
@@ -96,15 +111,28 @@ class KeepBest(TrainerCallback):
                 self.loaded.save(self.folder, weights)
 
 
-class MarkComplete(TrainerCallback):
-    """Mark each checkpoint once all processes have written their share, and remove all but the newest few.
+def cers_between(state: TrainerState, after: int, before: int | None = None) -> list[float]:
+    """Dev CERs of the evaluations between two steps, both excluded; None for no end."""
+    evaluations = [entry for entry in state.log_history if "eval_cer" in entry]
+    return [
+        entry["eval_cer"]
+        for entry in evaluations
+        if after < entry["step"] and (before is None or entry["step"] < before)
+    ]
 
-    Not left to the Trainer's own `save_total_limit`, which may remove a whole checkpoint while the newest is half
-    written, and counts those that a full disk or a kill cut short.
+
+class MarkComplete(TrainerCallback):
+    """Mark each checkpoint once all processes have written their share, and remove all but the run's newest few.
+
+    Each is given the record of the run, which says under which settings it was written. Not left to the Trainer's own
+    `save_total_limit`, which may remove a whole checkpoint while the newest is half written, and counts those that a
+    full disk or a kill cut short.
     """
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, lineage: Lineage, record: Mapping[str, Any]) -> None:
         self.keep = keep
+        self.lineage = lineage
+        self.record = record
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark, then remove."""
@@ -113,11 +141,12 @@ class MarkComplete(TrainerCallback):
         if state.is_world_process_zero:
             newest = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             with writing(newest):
+                write_record(newest, self.record)
                 (newest / COMPLETE_NAME).touch()
-            remove_old(newest.parent, self.keep)
+            remove_old(newest.parent, self.lineage, self.keep)
 
 
-class StopWhenAsked(TrainerCallback):
+class StopOnInterrupt(TrainerCallback):
     """At Ctrl-C or SIGTERM, finish the step, save and stop; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
@@ -140,8 +169,8 @@ class StopWhenAsked(TrainerCallback):
             flag = torch.tensor(int(asked), device=args.device)
             torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
             asked = bool(flag.item())
-        if asked:
-            self.asked = control.should_save = control.should_training_stop = True
+        if asked:  # what was not logged yet is now: the running mean is in no checkpoint
+            self.asked = control.should_log = control.should_save = control.should_training_stop = True
 
     def restore(self) -> None:
         """Leave the signals to whoever had them before."""
@@ -157,7 +186,7 @@ class StopWhenAsked(TrainerCallback):
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
 
-class Show(TrainerCallback):
+class ShowEvaluation(TrainerCallback):
     """Keep `hypotheses.jsonl` and the curves of a run's folder up to date, the curves not too often."""
 
     def __init__(self, evaluation: Evaluation, folder: Path) -> None:
@@ -179,10 +208,19 @@ class Show(TrainerCallback):
             self._drawn = time.monotonic()
 
 
-class Progress(ProgressCallback):
-    """One bar with loss, learning rate and seconds of audio a second, on terminals; a line for each evaluation."""
+class CountsAudio(Protocol):
+    """A Trainer that counts the seconds of audio it has trained on."""
 
-    def __init__(self, trainer: SpeechTrainer) -> None:
+    audio_seconds: float
+
+
+class Progress(ProgressCallback):
+    """Loss, learning rate and seconds of audio a second: a bar on terminals, else a line every so often.
+
+    A line for each evaluation too, and one for the loss of the first step.
+    """
+
+    def __init__(self, trainer: CountsAudio) -> None:
         super().__init__()
         self.trainer = trainer
         self._start = 0.0
@@ -191,13 +229,8 @@ class Progress(ProgressCallback):
         """Open the bar, where a resumed run left off."""
         self.current_step = state.global_step
         if state.is_world_process_zero:
-            self.training_bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc="training",
-                unit="step",
-                dynamic_ncols=True,
-                disable=None,  # no bar where standard error is no terminal
+            self.training_bar = progress_bar(
+                total=state.max_steps, initial=state.global_step, desc="training", unit="step"
             )
         self._start = time.perf_counter()
 
@@ -210,7 +243,7 @@ class Progress(ProgressCallback):
         **_: Any,
     ) -> None:
         """Show how far an evaluation is, beneath the bar of training."""
-        if self.training_bar is not None and not self.training_bar.disable:
+        if self.training_bar is not None and not isinstance(self.training_bar, ProgressLines):
             super().on_prediction_step(args, state, control, eval_dataloader)
 
     def on_log(
@@ -228,7 +261,9 @@ class Progress(ProgressCallback):
             seconds = max(time.perf_counter() - self._start, 1e-9)
             speed = self.trainer.audio_seconds * args.world_size / seconds
             shown = {"loss": f"{logs['loss']:.3f}", "lr": f"{logs['learning_rate']:.1e}", "audio": f"{speed:.0f} s/s"}
-            self.training_bar.set_postfix(shown)
+            self.training_bar.set_postfix(shown, refresh=not isinstance(self.training_bar, ProgressLines))
+            if state.global_step == 1:
+                self.training_bar.write(f"step 1 of {state.max_steps}: loss {shown['loss']}", sys.stderr)
         if "eval_cer" in logs:
             rates = ", ".join(f"{name.upper()} {100 * logs[f'eval_{name}']:.2f} %" for name in ("wer", "cer"))
             self.training_bar.write(f"step {state.global_step}: dev {rates}, loss {logs['eval_loss']:.3f}", sys.stderr)

@@ -34,6 +34,10 @@ def check_flags(config: TrainConfig) -> None:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must not be negative")
     if config.save_steps % config.eval_steps:
         raise ConfigError(f"save_steps ({config.save_steps}) must be a multiple of eval_steps ({config.eval_steps})")
+    if not 0 < config.pct_start < 1:
+        raise ConfigError(
+            f"--pct_start {config.pct_start} cannot be used: it must be a share of the steps, above 0 and below 1"
+        )
     if config.batch_seconds is not None and config.batch_seconds <= 0:
         raise ConfigError(f"--batch_seconds {config.batch_seconds} cannot be used: it must be more than 0")
     _check_variations(config)

@@ -11,8 +11,15 @@ from asr_doge.published import (
     DEFAULT_PROMPT,
     DEFAULT_SPEECH_ENCODER,
     AdapterType,
+    EncoderWindow,
+    SampleChoice,
+    ScheduleName,
+    TrainCTCHead,
     TrainEncoder,
+    TrainingDtype,
     TrainLanguageModel,
+    WarmUp,
+    WeightDecayScope,
 )
 
 
@@ -32,7 +39,10 @@ class TrainConfig:
     """Feature cache from `asr-doge features`, a folder or URL; default, `features` in data_dir if it is there. Empty
     ("") uses none: every step then runs the encoder anew."""
     speech_encoder: str = DEFAULT_SPEECH_ENCODER
-    """Frozen speech encoder: hub id, folder, or nano/encoder."""
+    """Frozen speech encoder: hub id, folder, or nano/encoder; a CTC head's folder is its encoder with that head."""
+    encoder_window: EncoderWindow | None = None
+    """How much of the time axis Whisper reads: full, its 30 s; clip, the clip and a second of silence, at a fraction of
+    the cost. Default: as the model's configuration says, else full."""
     language_model: str = DEFAULT_LANGUAGE_MODEL
     """Language model: hub id, folder, or nano/language_model."""
     prompt_template: str = DEFAULT_PROMPT
@@ -47,6 +57,17 @@ class TrainConfig:
     """Neighbouring speech embeddings joined into one; 5 suits Whisper's 50 a second."""
     adapter_output_norm: bool = False
     """RMS norm after the adapter, at the scale of the token embeddings."""
+    ctc_weight: float = 0.0
+    """Weight of a CTC head's loss beside the language model's; 0 trains no head. The head is that of speech_encoder's
+    folder (`pretrain ctc_head`), or a new one (ctc_head)."""
+    ctc_head: TrainCTCHead | None = None
+    """New CTC head for an encoder that has none, with ctc_weight: adapter (the adapter itself, by cosine to the
+    language model's token embeddings; the default), linear, blstm or conformer (characters of the training texts)."""
+    warm_up: WarmUp | None = None
+    """ctc: before anything else the adapter learns by CTC to speak in token embeddings; the language model is not run.
+    Default: ctc from a feature cache where the language model is frozen or has LoRA, else none."""
+    warm_up_steps: int = 200
+    """Steps of the warm-up stage."""
     train_language_model: TrainLanguageModel = "none"
     """What of the language model is trained: none, lora or full."""
     train_encoder: TrainEncoder = "none"
@@ -64,6 +85,9 @@ class TrainConfig:
     """Names of the layers that LoRA updates, such as q_proj; all-linear is all but the output's."""
     batch_size: int = 16
     """Utterances a step, over all processes."""
+    like_length: bool = True
+    """Utterances of a step are of like length, which pads little; false takes them at random. (Those of batch_seconds
+    always are.)"""
     batch_seconds: float | None = None
     """Seconds of audio at once, padding included, in batches of like length; default, batch_size utterances a step.
     Evaluations keep to it too. Each process reads a batch of its own, and gradient_accumulation_steps of them make a
@@ -79,7 +103,7 @@ class TrainConfig:
     """Parts that each process cuts its share of a batch into, for memory; the result is the same. With batch_seconds,
     batches a step."""
     learning_rate: float = 2e-3
-    """Highest learning rate; it falls linearly to zero after the warm-up."""
+    """Highest learning rate, which the schedule rises to and falls from."""
     language_model_learning_rate: float | None = None
     """The same of what is trained of the language model; default, learning_rate."""
     encoder_learning_rate: float | None = None
@@ -87,10 +111,17 @@ class TrainConfig:
     stages: list[dict[str, float]] = field(default_factory=list)
     """Stages one after the other, in YAML, in place of epochs and the learning rates: each has `epochs` and, by part,
     `adapter_learning_rate`, `language_model_learning_rate`, `encoder_learning_rate` (default 0: not trained)."""
+    schedule: ScheduleName = "linear"
+    """linear: up over warmup_steps, then down to zero. onecycle: torch's OneCycleLR, up from a 25th along a cosine over
+    pct_start of all steps, then down to almost zero, and AdamW's first beta down from 0.95 to 0.85 and up again."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises (schedule linear)."""
+    pct_start: float = 0.1
+    """Share of all steps over which the learning rate rises (schedule onecycle)."""
     weight_decay: float = 0.01
     """AdamW weight decay."""
-    warmup_steps: int = 100
-    """Steps over which the learning rate rises."""
+    weight_decay_scope: WeightDecayScope = "matrices"
+    """What decays: matrices, so neither biases nor norms, or all that is trained."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     epochs: float = 1.0
@@ -100,11 +131,16 @@ class TrainConfig:
     eval_steps: int = 100
     """Steps between evaluations."""
     eval_samples: int = 200
-    """Dev utterances that each evaluation transcribes: those whose ids have the smallest SHA-256."""
+    """Dev utterances that each evaluation transcribes, at most."""
+    sample_choice: SampleChoice = "spread"
+    """Which those are. spread: those whose ids have the smallest SHA-256. first: the first of the manifest."""
     save_steps: int = 100
     """Steps between checkpoints; a multiple of eval_steps."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
+    dtype: TrainingDtype = "auto"
+    """Type of what is computed: fp32, or bf16 (mixed precision, weights and optimizer in fp32). auto times a step in
+    both on the device, and takes bf16 if it is faster by a tenth or more."""
     fsdp: bool = False
     """Share weights, gradients and optimizer out over the processes (FSDP2), for what one device cannot hold."""
     num_workers: int = 2

@@ -5,7 +5,7 @@ how an example is varied depends on the seed, the epoch and the utterance's id a
 number of worker processes see the same, whatever else is in the manifest. They do not know the Trainer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,9 @@ class UtteranceDataset(Dataset[Example]):
         utterances: of a manifest.
         processor: makes input features and labels.
         seed: of the variations.
+
+    Attributes:
+        ctc_ids: what gives `ctc_labels` `[L']` of a text, where a CTC head is trained too.
     """
 
     def __init__(self, utterances: Sequence[Utterance], processor: ASRDogeProcessor, seed: int = 0) -> None:
@@ -41,6 +44,7 @@ class UtteranceDataset(Dataset[Example]):
         self.processor = processor
         self.seed = seed
         self.epoch = 0
+        self.ctc_ids: Callable[[str], Sequence[int]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, whose variations come next."""
@@ -48,6 +52,14 @@ class UtteranceDataset(Dataset[Example]):
 
     def __len__(self) -> int:
         return len(self.utterances)
+
+    def _labels(self, text: str | None) -> Example:
+        """Labels of a text; of None, of nothing that could be learnt."""
+        labels = {"labels": NO_LABELS if text is None else self.processor.label_ids(text)}
+        if self.ctc_ids is not None:
+            ids = [] if text is None else self.ctc_ids(text)
+            labels["ctc_labels"] = torch.tensor(ids, dtype=torch.long)
+        return labels
 
     def _prompt(self, language: str | None) -> Example:
         """The prompt of an example, where prompts differ."""
@@ -92,14 +104,14 @@ class SpeechDataset(UtteranceDataset):
         return {
             "input_features": features,
             "attention_mask": mask,
-            "labels": self.processor.label_ids(utterance.text),
+            **self._labels(utterance.text),
             **self._prompt(utterance.language),
         }
 
     def blank(self) -> Example:
         """See `UtteranceDataset.blank`: a second of silence."""
         features, mask = self._features(np.zeros(self.processor.feature_extractor.sampling_rate, dtype=np.float32))
-        return {"input_features": features, "attention_mask": mask, "labels": NO_LABELS, **self._prompt(None)}
+        return {"input_features": features, "attention_mask": mask, **self._labels(None), **self._prompt(None)}
 
     def _features(self, waveform: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         """What the encoder hears of a clip, and its mask."""
@@ -143,7 +155,7 @@ class CachedSpeechDataset(UtteranceDataset):
         return {
             "speech_embeddings": embeddings,
             "attention_mask": torch.ones(len(embeddings), dtype=torch.long),
-            "labels": self.processor.label_ids(utterance.text),
+            **self._labels(utterance.text),
             **self._prompt(utterance.language),
         }
 
@@ -153,7 +165,7 @@ class CachedSpeechDataset(UtteranceDataset):
         return {
             "speech_embeddings": embeddings,
             "attention_mask": torch.ones(1, dtype=torch.long),
-            "labels": NO_LABELS,
+            **self._labels(None),
             **self._prompt(None),
         }
 
@@ -171,7 +183,7 @@ class CachedSpeechDataset(UtteranceDataset):
 
 def collate_examples(examples: Sequence[Example]) -> dict[str, Any]:
     """Pad a list of examples to a batch for `ASRDogeForConditionalGeneration.forward`."""
-    padding = {"labels": IGNORED_LABEL, "prompt_ids": IGNORED_LABEL}
+    padding = dict.fromkeys(("labels", "prompt_ids", "ctc_labels"), IGNORED_LABEL)
     return {
         name: pad_sequence([example[name] for example in examples], True, padding.get(name, 0)) for name in examples[0]
     }

@@ -1,7 +1,8 @@
 """What an evaluation says of the texts that were generated: rates, and each text beside its reference.
 
-Promises: rates are of the whole set, and of each language where there are several; the hypotheses of the last
-evaluation are kept, worst first. It does not generate texts (the Trainer does).
+Promises: rates are of the whole set, and of each language where there are several, and are what `asr-doge benchmark`
+finds for the same utterances: recordings read whole, texts by greedy search without guards, compared by the published
+rule. The hypotheses of the last evaluation are kept, worst first. It does not generate texts (the Trainer does).
 """
 
 import json
@@ -17,6 +18,7 @@ from asr_doge.data.manifest import Utterance
 from asr_doge.errors import DataError
 from asr_doge.models import ASRDogeProcessor
 from asr_doge.models.layout import IGNORED_LABEL
+from asr_doge.text.normalization import normalize_for_scoring
 from asr_doge.text.scoring import character_error_rate, score, word_error_rate
 
 
@@ -47,11 +49,11 @@ class Evaluation:
             DataError: all is.
         """
         label_ids, text_ids = (torch.as_tensor(ids) for ids in (prediction.label_ids, prediction.predictions))
-        references, texts = self.processor.batch_decode(label_ids), self.processor.batch_decode(text_ids)
+        texts = self.processor.batch_decode(text_ids)
         is_blank = (label_ids == IGNORED_LABEL).all(dim=1).tolist()
         # Blank rows beyond the last utterance filled up the last batch.
-        rows = zip(self.utterances, references, texts, is_blank, strict=False)
-        heard = [(utterance, reference, text) for utterance, reference, text, blank in rows if not blank]
+        rows = zip(self.utterances, texts, is_blank, strict=False)
+        heard = [(utterance, *_normalized(utterance, text)) for utterance, text, blank in rows if not blank]
         if not heard:
             raise DataError(f"none of the {len(self.utterances)} dev utterances can be read any more: restore them")
         self.hypotheses = [
@@ -77,6 +79,13 @@ class Evaluation:
         """
         lines = (json.dumps(asdict(heard), ensure_ascii=False) for heard in self.hypotheses)
         write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+
+
+def _normalized(utterance: Utterance, text: str) -> tuple[str, str]:
+    """What was said and what was heard, by the published rule, as `asr-doge benchmark` compares them."""
+    language = utterance.language or "en"
+    said, heard = (normalize_for_scoring(one, language, "clean") for one in (utterance.raw_text, text))
+    return said, heard
 
 
 def _rates(hypotheses: Sequence[Hypothesis]) -> dict[str, float]:

@@ -7,8 +7,9 @@ It does not know how an example is made (see `asr_doge.training.datasets`).
 import sys
 from collections.abc import Sequence
 
-from asr_doge.data.batching import LengthBatches, SharedBatches
+from asr_doge.data.batching import CountBatches, LengthBatches, ProcessBatches, SharedBatches
 from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.like_batches import LikeBatches
 from asr_doge.data.manifest import Utterance
 from asr_doge.data.sharding import Shard
 from asr_doge.errors import AudioError, DataError
@@ -71,17 +72,24 @@ def leave_out_unreadable(examples: UtteranceDataset) -> tuple[UtteranceDataset, 
     readable = [utterance for utterance in examples.utterances if utterance.id not in unreadable]
     if not readable:
         raise DataError(f"none of the {len(examples)} dev utterances can be read; {next(iter(unreadable.values()))}")
-    return SpeechDataset(readable, examples.processor), unreadable
+    kept = SpeechDataset(readable, examples.processor)
+    kept.ctc_ids = examples.ctc_ids
+    return kept, unreadable
 
 
-def training_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> LengthBatches | None:
-    """Batches of so many seconds, if they are asked for; says what they hold."""
+def training_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> ProcessBatches:
+    """What this process reads, by count or by seconds; of the latter, says what the batches hold."""
+    shard = Shard(process_rank() + 1, process_count())
+    durations = [utterance.duration for utterance in utterances]
     if config.batch_seconds is None:
-        return None
-    batches = LengthBatches([utterance.duration for utterance in utterances], config.batch_seconds, config.seed)
-    share = 100 * batches.padding_share()
-    say_once(f"batches: {len(batches):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding")
-    return batches
+        batches: CountBatches | LikeBatches = CountBatches(len(utterances), config.batch_size, config.seed)
+        if config.like_length:
+            batches = LikeBatches(durations, config.batch_size, config.seed)
+        return ProcessBatches(batches, shard, config.gradient_accumulation_steps)
+    by_length = LengthBatches(durations, config.batch_seconds, config.seed)
+    share = 100 * by_length.padding_share()
+    say_once(f"batches: {len(by_length):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding")
+    return ProcessBatches(by_length, shard)
 
 
 def evaluation_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> SharedBatches:

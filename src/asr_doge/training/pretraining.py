@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -47,19 +45,23 @@ from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, ASRD
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.language_model import build_language_model
-from asr_doge.published import DEFAULT_PROMPT
 from asr_doge.training.configuration import PretrainConfig
+from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.pretraining_speech import (
-    LAST_LESSON,
-    LESSONS,
-    LONG_LESSON,
-    Lesson,
+    CURRICULUM,
+    LAST_DIFFICULTY,
+    LONG_DIFFICULTY,
+    Difficulty,
     PretrainingSpeech,
     collate_features,
 )
-from asr_doge.training.pretraining_text import DrawnOutStage, DrawnOutText, collate_drawn_out
+from asr_doge.training.pretraining_text import (
+    StretchedTokens,
+    StretchedTokenStage,
+    build_tokenizer,
+    collate_stretched_tokens,
+)
 
-BLANK = 0
 CTC_VOCABULARY = 128
 """CTC ids are ASCII character codes; 0 is the blank."""
 CTC_WEIGHT = 0.3
@@ -106,12 +108,6 @@ def build_encoder(config: PretrainConfig) -> GraniteSpeechEncoder:
         if isinstance(module, nn.Linear | nn.Conv1d):
             module.reset_parameters()
     return encoder
-
-
-def ctc_loss(logits: Tensor, input_lengths: Tensor, characters: Tensor, character_lengths: Tensor) -> Tensor:
-    """CTC loss per character of `logits` `[B, T, V]`; see `collate_ctc` for the rest."""
-    log_probs = logits.log_softmax(dim=-1).transpose(0, 1)
-    return F.ctc_loss(log_probs, characters, input_lengths, character_lengths, BLANK, zero_infinity=True)
 
 
 class CTCStage(nn.Module):
@@ -170,22 +166,6 @@ class TextStage(nn.Module):
         """Without the output layer, which is the token embedding: safetensors refuses to store a tensor twice."""
         weights = super().state_dict(*args, **options)
         return {name: tensor for name, tensor in weights.items() if not name.endswith("lm_head.weight")}
-
-
-def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer in which every digit word is one token; it can write any text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.text_vocab_size,
-        special_tokens=["<s>", "</s>", "<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = [DEFAULT_PROMPT] + [f"{first} {second}" for first in DIGIT_WORDS for second in DIGIT_WORDS]
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
 def build_model(
@@ -256,7 +236,7 @@ def pretrain(config: PretrainConfig) -> None:
     set_seed(config.seed)
     encoder = build_encoder(config)
     stage = Stage("ctc", config.ctc_steps, config.learning_rate, config.ctc_until)
-    speech = _speech(config, config.ctc_steps, LESSONS, config.seed)
+    speech = _speech(config, config.ctc_steps, CURRICULUM, config.seed)
     write_atomically(_recipe_path(config), yaml.safe_dump(_recipe(config), sort_keys=False).encode())
     _run_stage(stage, config, CTCStage(encoder), speech, collate_ctc)
 
@@ -266,23 +246,23 @@ def pretrain(config: PretrainConfig) -> None:
     model = build_model(config, encoder, tokenizer)
 
     stage = Stage("language", config.language_steps, config.language_learning_rate)
-    examples = DrawnOutText(
+    examples = StretchedTokens(
         config.language_steps * config.batch_size, processor, model.config.prompt_ids or [], config.seed
     )
     model.language_model.requires_grad_(True)
-    _run_stage(stage, config, DrawnOutStage(model.language_model), examples, collate_drawn_out)
+    _run_stage(stage, config, StretchedTokenStage(model.language_model), examples, collate_stretched_tokens)
 
     def collate_text(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         return collate_ctc(clips) | {"labels": processor(text=[clip["text"] for clip in clips])["labels"]}
 
-    for number, (name, steps, learning_rate, lesson) in enumerate(
+    for number, (name, steps, learning_rate, difficulty) in enumerate(
         (
-            ("text", config.text_steps, config.text_learning_rate, LAST_LESSON),
-            ("long_text", config.long_text_steps, config.long_text_learning_rate, LONG_LESSON),
+            ("text", config.text_steps, config.text_learning_rate, LAST_DIFFICULTY),
+            ("long_text", config.long_text_steps, config.long_text_learning_rate, LONG_DIFFICULTY),
         ),
         start=1,
     ):
-        speech = _speech(config, steps, [lesson], config.seed + number)
+        speech = _speech(config, steps, [difficulty], config.seed + number)
         _run_stage(Stage(name, steps, learning_rate), config, TextStage(model), speech, collate_text)
     _save(config, model, encoder, tokenizer)
 
@@ -324,9 +304,9 @@ def _refuse_another_recipe(config: PretrainConfig) -> None:
         )
 
 
-def _speech(config: PretrainConfig, steps: int, lessons: Sequence[Lesson], seed: int) -> PretrainingSpeech:
+def _speech(config: PretrainConfig, steps: int, curriculum: Sequence[Difficulty], seed: int) -> PretrainingSpeech:
     """Clips for a stage; the stages of the language model's get no sentences but digit strings."""
-    digits_only = lessons is not LESSONS
+    digits_only = curriculum is not CURRICULUM
     recordings = read_fsdd(Path(config.digits_dir), takes="train", without=[config.dev_speaker])
     utterances = read_manifest(Path(config.sentences_manifest)) if config.sentences_manifest else []
     sentences = [
@@ -343,7 +323,7 @@ def _speech(config: PretrainConfig, steps: int, lessons: Sequence[Lesson], seed:
         sentences,
         config.digit_sentence_share if digits_only else config.sentence_share,
         seed,
-        lessons,
+        curriculum,
     )
 
 

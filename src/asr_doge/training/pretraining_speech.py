@@ -33,7 +33,7 @@ from asr_doge.data.digits import (
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Difficulty:
     """A stretch of a run: until which fraction of it, strings of at most how many digits, and what share is varied.
 
     `other_speakers` bends the spectra and tempo of the varied clips, for more kinds of voices than were recorded.
@@ -45,11 +45,11 @@ class Lesson:
     other_speakers: bool = False
 
 
-LESSONS = (Lesson(0.12, 1, 0.0), Lesson(0.3, 3, 0.5), Lesson(1.0, 5, 0.9))
+CURRICULUM = (Difficulty(0.12, 1, 0.0), Difficulty(0.3, 3, 0.5), Difficulty(1.0, 5, 0.9))
 """From easy to hard: CTC finds its first alignments in clear single digits within minutes, in noisy strings hardly."""
-LAST_LESSON = Lesson(1.0, 6, 0.9, other_speakers=True)
+LAST_DIFFICULTY = Difficulty(1.0, 6, 0.9, other_speakers=True)
 """What a model that can spell goes on with."""
-LONG_LESSON = Lesson(1.0, 8, 0.7, other_speakers=True)
+LONG_DIFFICULTY = Difficulty(1.0, 8, 0.7, other_speakers=True)
 """And at last, since its language model otherwise runs out of breath in longer strings, or on and on."""
 SILENT_SHARE = 0.03
 """Share of clips in which nobody speaks, so that the model learns to write nothing."""
@@ -58,8 +58,8 @@ SILENT_SHARE = 0.03
 class PretrainingSpeech(Dataset[dict[str, Any]]):
     """Endless varied speech: digit strings of human recordings and of espeak-ng voices, and sentences.
 
-    The clips grow harder over the run (`LESSONS`). All clips of a batch are sentences, or all are strings of the same
-    number of digits, which keeps padding low.
+    The clips grow harder over the run (`CURRICULUM`). All clips of a batch are sentences, or all are strings of the
+    same number of digits, which keeps padding low.
 
     Args:
         size: clips in the run.
@@ -69,6 +69,7 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
         sentence_share: share of batches that are sentences, if there are any, from the second lesson on.
         seed: of everything random.
         lessons: how the clips grow harder.
+        waveforms: give samples, not log-mel features; of those no stretches are hidden.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
         sentences: Sequence[tuple[Path, str]],
         sentence_share: float,
         seed: int,
-        lessons: Sequence[Lesson] = LESSONS,
+        curriculum: Sequence[Difficulty] = CURRICULUM,
+        waveforms: bool = False,
     ) -> None:
         self.size = size
         self.batch_size = batch_size
@@ -87,7 +89,8 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
         self.sentences = sentences
         self.sentence_share = sentence_share if sentences else 0.0
         self.seed = seed
-        self.lessons = lessons
+        self.curriculum = curriculum
+        self.waveforms = waveforms
         self.voices = split_voices().train
         self.augmentation = Augmentation(
             speed_probability=0.8,
@@ -105,16 +108,18 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         batch_rng = np.random.default_rng([self.seed, index // self.batch_size])
-        lesson = next(lesson for lesson in self.lessons if index < lesson.until * self.size)
-        num_digits = int(batch_rng.integers(1, lesson.longest + 1))
-        is_sentence = batch_rng.random() < self.sentence_share and lesson.longest > 1
+        difficulty = next(difficulty for difficulty in self.curriculum if index < difficulty.until * self.size)
+        num_digits = int(batch_rng.integers(1, difficulty.longest + 1))
+        is_sentence = batch_rng.random() < self.sentence_share and difficulty.longest > 1
         rng = np.random.default_rng([self.seed, index, 1])
         waveform, text = self._sentence(rng) if is_sentence else self._digits(num_digits, rng)
-        varied = rng.random() < lesson.varied_share
+        varied = rng.random() < difficulty.varied_share
         if varied:
             waveform = self.augmentation(waveform, SAMPLE_RATE, rng)
+        if self.waveforms:
+            return {"input_features": torch.from_numpy(waveform), "text": text}
         features = log_mel_features(torch.from_numpy(waveform))
-        if varied and lesson.other_speakers:
+        if varied and difficulty.other_speakers:
             features = bend_features(features, rng)
         return {"input_features": mask_features(features, rng) if varied else features, "text": text}
 
@@ -157,7 +162,7 @@ def bend_features(features: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def collate_features(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """`input_features` `[B, T, 160]` and `input_lengths` `[B]`."""
+    """`input_features` `[B, T, 160]` (or samples `[B, T]`) and `input_lengths` `[B]`."""
     features = [clip["input_features"] for clip in clips]
     return {
         "input_features": pad_sequence(features, batch_first=True),

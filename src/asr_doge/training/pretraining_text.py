@@ -13,14 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from asr_doge.data.digits import random_digits
+from asr_doge.data.digits import DIGIT_WORDS, random_digits
 from asr_doge.models import ASRDogeProcessor
 from asr_doge.models.layout import IGNORED_LABEL
+from asr_doge.published import DEFAULT_PROMPT
+from asr_doge.training.configuration import PretrainConfig
 
 TEXT, TOKEN, SILENCE = 0, 1, 2
 """What stands at a position: plain text, a token that is heard, or nothing that is heard."""
@@ -28,7 +31,23 @@ NOISE = (0.2, 1.0)
 """Range of the noise over what is heard, relative to the token embeddings' own scale."""
 
 
-class DrawnOutText(Dataset[dict[str, Tensor]]):
+def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer in which every digit word is one token; it can write any text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.text_vocab_size,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [DEFAULT_PROMPT] + [f"{first} {second}" for first in DIGIT_WORDS for second in DIGIT_WORDS]
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+class StretchedTokens(Dataset[dict[str, Tensor]]):
     """Digit strings as if they were heard: example `i` depends on the seed and `i` alone.
 
     Args:
@@ -64,7 +83,7 @@ class DrawnOutText(Dataset[dict[str, Tensor]]):
         }
 
 
-def collate_drawn_out(examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def collate_stretched_tokens(examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """`input_ids`, `kinds`, `labels` and `attention_mask`, each `[B, N]`, padded on the right."""
     padding = {"input_ids": 0, "kinds": TEXT, "labels": IGNORED_LABEL}
     batch = {
@@ -75,7 +94,7 @@ def collate_drawn_out(examples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor
     return batch | {"attention_mask": pad_sequence(real, batch_first=True)}
 
 
-class DrawnOutStage(nn.Module):
+class StretchedTokenStage(nn.Module):
     """The language model alone, reading drawn-out text."""
 
     _keys_to_ignore_on_save = None  # the Trainer asks for it when it resumes, as tied weights are saved but once
@@ -85,7 +104,7 @@ class DrawnOutStage(nn.Module):
         self.language_model = language_model
 
     def forward(self, input_ids: Tensor, kinds: Tensor, labels: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of the text in a `collate_drawn_out` batch."""
+        """Cross-entropy of the text in a `collate_stretched_tokens` batch."""
         embeddings = self.language_model.get_input_embeddings()(input_ids)
         scale = embeddings.detach().square().mean().sqrt()
         level = torch.empty(len(input_ids), 1, 1).uniform_(*NOISE).to(embeddings.device)

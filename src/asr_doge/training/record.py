@@ -1,7 +1,7 @@
 """The record of a run, `run.json`: what was run, on what, with which versions, and what came of it.
 
-Promises: written before the first step and completed at the end; the fingerprint of a manifest changes with its ids,
-texts and durations, and not with the place of its files.
+Promises: written before the first step and completed at the end, and into each checkpoint as it was then; the
+fingerprint of a manifest changes with its ids, texts and durations, and not with the place of its files.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Learning rates by part of the model and by stage of the run.
 
 Promises: a stage has a rate for each part; it rises to it from zero over the warm-up and falls linearly to zero at the
-stage's end. A part whose rate is zero in a stage is not trained in it. It knows neither the model nor the Trainer.
+stage's end. A part whose rate is zero in a stage is not trained in it. The one-cycle schedule is torch's own, and is
+only named here. It knows neither the model nor the Trainer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,10 +28,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stages that follow each other, each with `warmup_steps` of its own."""
+    """Stages that follow each other, each with `warmup_steps` of its own.
+
+    With `pct_start` it is torch's `OneCycleLR` instead, of a single stage: that share of the steps rises.
+    """
 
     stages: Sequence[Stage]
     warmup_steps: int
+    pct_start: float | None = None
 
     @property
     def epochs(self) -> float:
@@ -78,7 +83,10 @@ def read_schedule(config: TrainConfig) -> Schedule:
     if not config.stages:
         rates = {part: getattr(config, _flag(part)) for part in PARTS}
         rates = {part: config.learning_rate if rate is None else rate for part, rate in rates.items()}
-        return Schedule([Stage(config.epochs, rates)], config.warmup_steps)
+        pct_start = config.pct_start if config.schedule == "onecycle" else None
+        return Schedule([Stage(config.epochs, rates)], config.warmup_steps, pct_start)
+    if config.schedule == "onecycle":
+        raise ConfigError("--schedule onecycle is of one stage: leave `stages` out, or give --schedule linear")
     stages = []
     for number, fields in enumerate(config.stages, start=1):
         if unknown := sorted(fields.keys() - STAGE_FIELDS):

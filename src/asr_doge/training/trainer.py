@@ -7,6 +7,7 @@ The loop is transformers' own. It does not know the flags of the command.
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -21,20 +22,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Seq2SeqTrainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from asr_doge.data.batching import LengthBatches, SharedBatches
+from asr_doge.data.batching import ProcessBatches, SharedBatches
 from asr_doge.data.manifest import Utterance
-from asr_doge.errors import AudioError, TrainingError
+from asr_doge.errors import AudioError, ConfigError, TrainingError
 from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.training.examples import IDS, UNREADABLE, NamedExamples
+from asr_doge.models.modeling_asr_doge import HEAD_PREFIX
+from asr_doge.training.examples import IDS, UNREADABLE
 from asr_doge.training.resuming import COMPLETE_NAME
 from asr_doge.training.schedule import PARTS, Schedule
 
@@ -48,8 +50,9 @@ class SpeechTrainer(Seq2SeqTrainer):
     Args:
         arguments: as in `Seq2SeqTrainer`.
         schedule: of the learning rates.
-        batches: which utterances share a step; None for as many as the arguments say, at random.
+        batches: which utterances this process reads for a step.
         evaluation_batches: this process's part of an evaluation.
+        decays_all: weight decay is of biases and norms too.
         utterances: those trained on, for their durations.
         unreadable: recordings left out already, each with the reason.
         max_unreadable: recordings that may be left out before the run stops.
@@ -62,8 +65,9 @@ class SpeechTrainer(Seq2SeqTrainer):
         self,
         *arguments: Any,
         schedule: Schedule,
-        batches: LengthBatches | None,
+        batches: ProcessBatches,
         evaluation_batches: SharedBatches,
+        decays_all: bool,
         utterances: Sequence[Utterance],
         unreadable: Mapping[str, str],
         max_unreadable: int,
@@ -75,6 +79,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         self.schedule = schedule
         self.batches = batches
         self.evaluation_batches = evaluation_batches
+        self.decays_all = decays_all
         self.durations = {utterance.id: utterance.duration for utterance in utterances}
         self.max_unreadable = max_unreadable
         self.unreadable = dict(unreadable)
@@ -84,7 +89,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         """Seconds of audio that this process has trained on since it started."""
         self._evaluated = torch.zeros(2)
         """Of the evaluation under way: this process's loss, summed over its labels, and their number."""
-        self.add_callback(_TellEpoch(self))
+        self.add_callback(TellEpoch(self))
 
     def create_accelerator_and_postprocess(self) -> None:
         """As transformers does it, but with FSDP on CPUs too: torch has it there, accelerate knows it on GPUs only."""
@@ -117,7 +122,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         plugin = self.accelerator.state.fsdp_plugin
         save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
         if self.args.should_save:
-            torch.save(cast(LambdaLR, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
+            torch.save(cast(LRScheduler, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """What `save_model` wrote, into weights that FSDP has shared out already."""
@@ -129,16 +134,14 @@ class SpeechTrainer(Seq2SeqTrainer):
         set_model_state_dict(self.trained_model, weights, options=options)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As transformers does it, which has no place for a batch sampler."""
-        if self.batches is None:
-            return super().get_train_dataloader()
-        return self.accelerator.prepare(self._loader(self.train_dataset, self.batches))
+        """This process's part of the batches: accelerate's would fill up the last with utterances read before."""
+        return self._loader(self.train_dataset, self.batches)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """This process's part of the dev set: accelerate's would be batches by count."""
         return self._loader(self.eval_dataset, self.evaluation_batches)
 
-    def _loader(self, examples: Any, batches: LengthBatches | SharedBatches) -> DataLoader[Any]:
+    def _loader(self, examples: Any, batches: ProcessBatches | SharedBatches) -> DataLoader[Any]:
         return DataLoader(
             examples,
             batch_sampler=batches,
@@ -148,35 +151,70 @@ class SpeechTrainer(Seq2SeqTrainer):
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """One group of parameters for each part, and for those that decay and those that do not."""
+        """One group of parameters for each part, and for matrices and all others, which may decay differently."""
         if self.optimizer is None:
             trained = {name: p for name, p in self.trained_model.named_parameters() if p.requires_grad}
-            decayed = set(self.get_decay_parameter_names(self.trained_model))
+            matrices = set(self.get_decay_parameter_names(self.trained_model))
             groups = []
             for part in PARTS:
-                for decays in (True, False):
+                for is_matrix in (True, False):
                     chosen = [
-                        p for name, p in trained.items() if name.startswith(f"{part}.") and (name in decayed) == decays
+                        p for name, p in trained.items() if part_of(name) == part and (name in matrices) == is_matrix
                     ]
                     if chosen:
-                        weight_decay = self.args.weight_decay if decays else 0.0
+                        weight_decay = self.args.weight_decay if is_matrix or self.decays_all else 0.0
                         # The rate is 1 for the schedule to multiply.
                         groups.append({"params": chosen, "weight_decay": weight_decay, "lr": 1.0, "part": part})
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The schedule, over so many steps."""
         if self.lr_scheduler is None:
             optimizer = optimizer or self.optimizer
             assert optimizer is not None
-            rates: list[Callable[[int], float]] = [
-                partial(self.schedule.learning_rate, group["part"], total_steps=num_training_steps)
-                for group in optimizer.param_groups
-            ]
-            self.lr_scheduler = LambdaLR(optimizer, rates)
+            parts = [group["part"] for group in optimizer.param_groups]
+            # Typed as a LambdaLR, though any scheduler will do.
+            self.lr_scheduler = cast(LambdaLR, self._scheduler(optimizer, parts, num_training_steps))
         return self.lr_scheduler
+
+    def _scheduler(self, optimizer: torch.optim.Optimizer, parts: Sequence[str], steps: int) -> LRScheduler:
+        """Of the optimizer's groups, each of which is of a part."""
+        if self.schedule.pct_start is not None:
+            (stage,) = self.schedule.stages
+            highest = [stage.learning_rates[part] for part in parts]
+            if self.schedule.pct_start * steps <= 1:  # torch would divide by zero
+                raise ConfigError(
+                    f"--schedule onecycle cannot rise over a share of {self.schedule.pct_start:g} of {steps} steps:"
+                    " train longer, or raise --pct_start"
+                )
+            return _OneCycle(optimizer, highest, total_steps=steps, pct_start=self.schedule.pct_start)
+        rates: list[Callable[[int], float]] = [
+            partial(self.schedule.learning_rate, part, total_steps=steps) for part in parts
+        ]
+        return _ByStep(optimizer, rates)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As transformers does it, but for the settings, which are this run's and may be others than the checkpoint's.
+
+        Stored with the optimizer are its rates, weight decay and momenta too, and with the scheduler its steps.
+        """
+        if checkpoint is None:
+            return
+        own = [{name: value for name, value in group.items() if name != "params"} for group in self._groups()]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for group, settings in zip(self._groups(), own, strict=True):
+            group.update(settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that no step precedes
+            rates = cast(LRScheduler, self.lr_scheduler).get_lr()
+        for group, rate in zip(self._groups(), rates, strict=True):
+            group["lr"] = rate
+
+    def _groups(self) -> list[dict[str, Any]]:
+        assert self.optimizer is not None
+        return self.optimizer.param_groups
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -216,7 +254,7 @@ class SpeechTrainer(Seq2SeqTrainer):
             AudioError: one recording too many cannot be read.
         """
         self._count_unreadable(inputs[UNREADABLE])
-        given = {name: value for name, value in inputs.items() if name not in (IDS, UNREADABLE)}
+        given = {name: value for name, value in inputs.items() if name not in (IDS, UNREADABLE, "ctc_labels")}
         is_label = given["labels"] != IGNORED_LABEL
         loss, texts, labels = super().prediction_step(model, given, prediction_loss_only, ignore_keys, **options)
         assert isinstance(loss, Tensor)
@@ -262,10 +300,10 @@ class SpeechTrainer(Seq2SeqTrainer):
 
     def _forget_gradients_of_untrained_parts(self) -> None:
         """Else they would count in the norm that gradients are clipped to, and in AdamW's averages."""
-        for part in PARTS:
-            if not self.schedule.trains(part, self.state.global_step, self.state.max_steps):
-                for parameter in getattr(self.trained_model, part).parameters():
-                    parameter.grad = None
+        trains = {part: self.schedule.trains(part, self.state.global_step, self.state.max_steps) for part in PARTS}
+        for name, parameter in self.trained_model.named_parameters():
+            if not trains[part_of(name)]:
+                parameter.grad = None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -275,10 +313,33 @@ class SpeechTrainer(Seq2SeqTrainer):
             super()._save_checkpoint(model, trial)
 
 
-class _TellEpoch(TrainerCallback):
+class _GoesOn(LRScheduler):
+    """A scheduler that is stored as the number of its steps alone."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of an older version, which stored more, too."""
+        self.last_epoch = state_dict["last_epoch"]
+
+
+class _ByStep(_GoesOn, LambdaLR):
+    """The rates of a `Schedule`."""
+
+
+class _OneCycle(_GoesOn, OneCycleLR):
+    """Torch's one-cycle schedule."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """At its end, where the run is shorter now than it has been already."""
+        self.last_epoch = min(state_dict["last_epoch"], self.total_steps)
+
+
+class TellEpoch(TrainerCallback):
     """Tell the data which epoch begins; accelerate's wrappers do so only for some kinds of samplers."""
 
-    def __init__(self, trainer: SpeechTrainer) -> None:
+    def __init__(self, trainer: Any) -> None:  # of `batches` and a `train_dataset` that knows epochs
         self._trainer = trainer
 
     def on_epoch_begin(
@@ -286,9 +347,13 @@ class _TellEpoch(TrainerCallback):
     ) -> None:
         """`state.epoch` is a fraction where a run is resumed within an epoch."""
         epoch = int(state.epoch or 0)
-        cast(NamedExamples, self._trainer.train_dataset).set_epoch(epoch)
-        if self._trainer.batches is not None:
-            self._trainer.batches.set_epoch(epoch)
+        self._trainer.train_dataset.set_epoch(epoch)
+        self._trainer.batches.set_epoch(epoch)
+
+
+def part_of(name: str) -> str:
+    """The part of the schedule that a parameter belongs to; a CTC head that is trained goes with the adapter."""
+    return "adapter" if name.startswith(HEAD_PREFIX) else name.partition(".")[0]
 
 
 def _whole(tensor: Tensor) -> Tensor:

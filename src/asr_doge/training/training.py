@@ -1,7 +1,8 @@
 """The `train` verb: fit the adapter (and, if wanted, the language model) on processed speech.
 
-Promises: transformers' Trainer with the published recipe as defaults; only what is trained is in the optimizer and the
-checkpoints; an interrupted run resumes; the best model by dev CER is left in `OUTPUT/best`, the last in `OUTPUT/final`.
+Promises: transformers' Trainer, with the recipe of `configs/default.yaml` as defaults (that of the published code is
+`configs/published.yaml`); only what is trained is in the optimizer and the checkpoints; an interrupted run resumes; the
+best model by dev CER is left in `OUTPUT/best`, the last in `OUTPUT/final`.
 It does not compute features ahead (see `asr_doge.inference.features`) but uses a cache that it is given or finds.
 """
 
@@ -15,7 +16,8 @@ from typing import Any, cast
 
 import torch
 import yaml
-from transformers import GenerationConfig, ProgressCallback, set_seed
+from transformers import GenerationConfig, ProgressCallback, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from asr_doge.data.atomic_writing import check_writable, write_atomically
 from asr_doge.data.feature_cache import FeatureCache
@@ -23,13 +25,22 @@ from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.errors import ConfigError, TrainingError
 from asr_doge.models import LoadedModel, assemble_model
 from asr_doge.text.prompt import PLACE
-from asr_doge.training.arguments import training_arguments
-from asr_doge.training.callbacks import KeepBest, LimitedPatience, MarkComplete, Progress, Show, StopWhenAsked
+from asr_doge.training.arguments import training_arguments, use_precision
+from asr_doge.training.callbacks import (
+    EarlyStopping,
+    KeepBest,
+    MarkComplete,
+    Progress,
+    ShowEvaluation,
+    StopOnInterrupt,
+    cers_between,
+)
 from asr_doge.training.card import write_card
 from asr_doge.training.checking import check_flags, require_positions
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.evaluation import Evaluation
 from asr_doge.training.examples import NamedExamples, collate_named
+from asr_doge.training.heads import Ids, prepare_head
 from asr_doge.training.inputs import (
     evaluation_batches,
     leave_out_unreadable,
@@ -39,19 +50,23 @@ from asr_doge.training.inputs import (
     utterances_at_once,
 )
 from asr_doge.training.plan import MemoryPlan, longest_batch, plan_memory
-from asr_doge.training.processes import own_device, process_count, uses_fsdp
-from asr_doge.training.record import describe_data, describe_machine, write_record
+from asr_doge.training.precision import chosen_bf16
+from asr_doge.training.processes import own_device, process_count, say_once, uses_fsdp
+from asr_doge.training.record import describe_data, describe_machine, read_record, write_record
 from asr_doge.training.resuming import (
+    Lineage,
+    changes_since,
     checkpoint_to_resume,
+    left_behind,
     remove_old,
     require_same_model,
-    require_same_run,
     require_same_sharding,
 )
 from asr_doge.training.schedule import Schedule, read_schedule
 from asr_doge.training.sharing import push_to_hub
 from asr_doge.training.tracking import uses_wandb, wandb_run
 from asr_doge.training.trainer import SpeechTrainer, not_written, writing
+from asr_doge.training.warm_up import forget_warm_up, resolve_warm_up, warm_up
 
 CONFIG_NAME = "train_config.yaml"
 """In `output_dir`, the settings of the run, to be given to `--config`."""
@@ -74,10 +89,14 @@ class _Run:
     """Everything that a run needs, checked and loaded."""
 
     trainer: SpeechTrainer
-    show: Show
+    show: ShowEvaluation
     loaded: LoadedModel
     checkpoint: Path | None
     """To go on from."""
+    lineage: Lineage
+    """Which checkpoints led to where it stands."""
+    begin: int
+    """Step that evaluations count from: above 0 where the run went back, or goes on with other settings."""
     record: dict[str, Any]
     """What `run.json` says of it."""
     generation_config: GenerationConfig
@@ -91,19 +110,26 @@ def train(config: TrainConfig) -> TrainResult:
         ASRDogeError: data, model parts or flags that cannot be used, or a run that cannot go on.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
-    config = _with_features(config)
+    config = _resolved(config)
     run = _prepare(config)
     trainer, loaded, output_dir = run.trainer, run.loaded, Path(config.output_dir)
+    if run.checkpoint is None and config.resume_from is None:
+        forget_warm_up(output_dir)
     if trainer.is_world_process_zero():
         _say_features(config)
         _say_plan(_plan(run, config), config)
-        remove_old(output_dir, KEPT_CHECKPOINTS)
+        remove_old(output_dir, run.lineage, KEPT_CHECKPOINTS, spare_left_behind=True)
         write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
         write_record(output_dir, run.record)
     is_logged = uses_wandb(config) and trainer.is_world_process_zero()
+    if config.warm_up == "ctc" and run.checkpoint is None:
+        train_examples, dev_examples = (
+            cast(NamedExamples, dataset).examples for dataset in (trainer.train_dataset, trainer.eval_dataset)
+        )
+        warm_up(config, loaded, train_examples, dev_examples, trainer.args.bf16)
     with wandb_run(config) if is_logged else nullcontext():
         _run_to_the_end(run, config)
-    cers = [entry["eval_cer"] for entry in trainer.state.log_history if "eval_cer" in entry]
+    cers = cers_between(trainer.state, run.begin) or cers_between(trainer.state, 0)
     result = TrainResult(output_dir / "best", output_dir / "final", trainer.state.global_step, min(cers))
     weights = trainer.trained_weights()
     if trainer.is_world_process_zero():
@@ -129,7 +155,7 @@ def plan(config: TrainConfig) -> MemoryPlan:
     Raises:
         ASRDogeError: as `train`.
     """
-    config = _with_features(config)
+    config = _resolved(config)
     return _plan(_prepare(config), config)
 
 
@@ -138,7 +164,7 @@ def _prepare(config: TrainConfig) -> _Run:
     check_flags(config)
     schedule = read_schedule(config)
     output_dir = Path(config.output_dir)
-    checkpoint = None
+    checkpoint, begin = None, 0
     if not config.plan:
         check_writable(output_dir)
         checkpoint = checkpoint_to_resume(config.resume_from, output_dir)
@@ -155,25 +181,68 @@ def _prepare(config: TrainConfig) -> _Run:
     if checkpoint is not None:
         require_same_sharding(checkpoint, uses_fsdp(config))
         require_same_model(checkpoint, loaded.model.config)
-        if not config.allow_config_change:
-            require_same_run(checkpoint, asdict(config), data, process_count())
+        begin = _begin(config, checkpoint, data)
+    elif config.resume_from is not None:  # it may be in its warm-up
+        _changes(config, output_dir / "checkpoint-0", data)
+    ctc_ids = prepare_head(config, loaded, train_set)
     loaded.model.config.max_audio_seconds = max(utterance.duration for utterance in train_set)
     generation_config = copy.deepcopy(loaded.model.generation_config)
-    dev_sample = sample_utterances(dev_set, config.eval_samples)
+    dev_sample = sample_utterances(dev_set, config.eval_samples, config.sample_choice)
     require_positions(loaded, [*train_set, *dev_sample])
-    trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample)
+    before = read_record(checkpoint) if checkpoint else None
+    trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample, ctc_ids, before, begin)
+    lineage = Lineage.going_on(checkpoint)
     record = {
+        **lineage.described(),
         "config": asdict(config),
         "data": data,
         "parameters": asdict(loaded.model.count_parameters()),
         "machine": describe_machine(trainer.args.device, trainer.args.world_size),
+        "precision": "bf16" if trainer.args.bf16 else "fp32",
         "resumed_from": checkpoint.name if checkpoint else None,
+        "judged_from": begin,
     }
-    return _Run(trainer, show, loaded, checkpoint, record, generation_config)
+    trainer.add_callback(MarkComplete(KEPT_CHECKPOINTS, lineage, record))
+    return _Run(trainer, show, loaded, checkpoint, lineage, begin, record, generation_config)
 
 
-def _with_features(config: TrainConfig) -> TrainConfig:
-    """The same, with the feature cache to train from: the one that is given, else one that is found; empty for none."""
+def _begin(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> int:
+    """The step that evaluations count from, of a run that is resumed.
+
+    Raises:
+        ConfigError: with other settings or data, and that was not allowed.
+    """
+    before = read_record(checkpoint) or {}
+    if "run_id" not in before:
+        say_once(f"{checkpoint}: of an older version, without a run id; taken for one of this run")
+    changed = _changes(config, checkpoint, data)
+    is_other = bool(changed or left_behind(checkpoint, Path(config.output_dir)))
+    if not is_other:
+        return int(before.get("judged_from", 0))
+    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+
+
+def _changes(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> list[str]:
+    """What differs from the settings and data of a checkpoint, where that is allowed.
+
+    Raises:
+        ConfigError: something does, and it is not.
+    """
+    changed = changes_since(checkpoint, asdict(config), data, process_count())
+    if changed and not config.allow_config_change:
+        raise ConfigError(
+            f"--resume_from {checkpoint}: that run had {'; '.join(changed)}. Give what it had, or --allow_config_change"
+            " to go on all the same"
+        )
+    return changed
+
+
+def _resolved(config: TrainConfig) -> TrainConfig:
+    """The same, with what the flags leave open.
+
+    That is the feature cache to train from (the one that is given, else one that is found; empty for none), and whether
+    the run begins with a warm-up stage.
+    """
     found = str(Path(config.data_dir) / "features")
     if config.train_encoder != "none":
         folder = ""
@@ -181,7 +250,8 @@ def _with_features(config: TrainConfig) -> TrainConfig:
         folder = config.features_dir
     else:
         folder = found if not config.augment and FeatureCache.exists(found) else ""
-    return replace(config, features_dir=folder)
+    config = replace(config, features_dir=folder)
+    return replace(config, warm_up="ctc" if resolve_warm_up(config) else "none")
 
 
 def _say_features(config: TrainConfig) -> None:
@@ -199,6 +269,7 @@ def _assemble(config: TrainConfig) -> LoadedModel:
         config.speech_encoder,
         config.language_model,
         prompt_template=config.prompt_template,
+        encoder_window=config.encoder_window,
         device=own_device(config),
         adapter_type=config.adapter_type,
         adapter_hidden_dim=config.adapter_hidden_dim,
@@ -227,33 +298,39 @@ def _trainer(
     loaded: LoadedModel,
     train_set: Sequence[Utterance],
     dev_set: Sequence[Utterance],
-) -> tuple[SpeechTrainer, Show]:
+    ctc_ids: Ids | None,
+    before: dict[str, Any] | None,
+    begin: int,
+) -> tuple[SpeechTrainer, ShowEvaluation]:
     """The Trainer with its data and callbacks, and what shows its progress in the run's folder."""
     output_dir = Path(config.output_dir)
     train_examples = open_dataset(config, train_set, loaded, training=True)
+    train_examples.ctc_ids = ctc_ids
+    named = NamedExamples(train_examples)
+    arguments = training_arguments(config, schedule, output_dir)
+    use_precision(arguments, chosen_bf16(config, loaded.model, named, utterances_at_once(config), before))
     dev_examples, unreadable = leave_out_unreadable(open_dataset(config, shortest_first(dev_set), loaded))
     evaluation = Evaluation(loaded.processor, dev_examples.utterances)
     trainer = SpeechTrainer(
         loaded.model,
-        training_arguments(config, schedule, output_dir),
+        arguments,
         data_collator=collate_named,
-        train_dataset=NamedExamples(train_examples),
+        train_dataset=named,
         eval_dataset=NamedExamples(dev_examples),
         processing_class=loaded.processor,
         compute_metrics=evaluation,
-        callbacks=[
-            LimitedPatience(config.patience, schedule.epochs_before_last),
-            MarkComplete(KEPT_CHECKPOINTS),
-        ],
+        callbacks=[EarlyStopping(config.patience, schedule.epochs_before_last)],
         schedule=schedule,
         batches=training_batches(config, train_examples.utterances),
         evaluation_batches=evaluation_batches(config, dev_examples.utterances),
+        decays_all=config.weight_decay_scope == "all",
         utterances=train_examples.utterances,
         unreadable=unreadable,
         max_unreadable=config.max_unreadable,
     )
-    show = Show(evaluation, output_dir)
-    trainer.add_callback(KeepBest(trainer, loaded, copy.deepcopy(loaded.model.generation_config), output_dir / "best"))
+    show = ShowEvaluation(evaluation, output_dir)
+    saved = copy.deepcopy(loaded.model.generation_config)
+    trainer.add_callback(KeepBest(trainer, loaded, saved, output_dir / "best", begin))
     trainer.add_callback(show)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress(trainer))
@@ -308,7 +385,7 @@ def _within_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
 
 def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
     """Train to the end, which is evaluated too."""
-    trainer, stop = run.trainer, StopWhenAsked()
+    trainer, stop = run.trainer, StopOnInterrupt()
     trainer.add_callback(stop)
     try:
         with _within_memory(config, trainer.args.device):

@@ -6,16 +6,26 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transformers import EncodecConfig, EncodecModel
 
+from asr_doge.errors import ConfigError
+from asr_doge.models import assemble_model
 from asr_doge.models.checkpoints import find_model, load_model_config
-from asr_doge.models.encoders import ENCODERS, SpeechEncoder, length_mask
+from asr_doge.models.encoders import ENCODERS, SpeechEncoder, length_mask, set_encoder_window
 from asr_doge.models.encoders.dense import DENSE
 from asr_doge.models.encoders.loading import load_encoder
+from asr_doge.models.export import EncoderGraph
 from tests.models import tiny
 
 
-def test_every_family_has_one() -> None:
-    assert DENSE.keys() == ENCODERS.keys()
+def test_a_family_without_one_cannot_be_exported(doge_folder: Path, tmp_path: Path) -> None:
+    assert DENSE.keys() == {"granite_speech", "whisper"}
+    assert DENSE.keys() < ENCODERS.keys()
+    config = EncodecConfig(sampling_rate=16_000, pad_mode="constant", num_filters=4, hidden_size=16, codebook_dim=16)
+    EncodecModel(config).save_pretrained(tmp_path / "encoder")
+    loaded = assemble_model(tmp_path / "encoder", doge_folder, device="cpu")
+    with pytest.raises(ConfigError, match="of type 'encodec' cannot be exported; granite_speech, whisper can"):
+        EncoderGraph(loaded.model)
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +63,16 @@ def test_whisper(whisper_folder: Path) -> None:
     assert torch.equal(dense.speech_lengths, ours.speech_lengths)
     assert torch.equal(dense.speech_embeddings[:, :1000], ours.speech_embeddings)
     assert not dense.speech_embeddings[:, 1000:].any()
+
+
+def test_whisper_at_clip_length(whisper_folder: Path) -> None:
+    reference = find_model(whisper_folder)
+    config = load_model_config(reference)
+    set_encoder_window(config, "clip", ENCODERS["whisper"])
+    whisper = load_encoder(reference, config, torch.float64)
+    features = torch.stack([clip.T for clip in tiny.random_clips([3000, 3000], size=80)])
+    lengths = torch.tensor([501, 800])
+    with torch.no_grad():
+        ours, dense = whisper(features, lengths), DENSE["whisper"](whisper)(features, lengths)
+    assert torch.equal(dense.speech_lengths, ours.speech_lengths)
+    assert tiny.relative_difference(dense.speech_embeddings[:, :400], ours.speech_embeddings) < 1e-9

@@ -1,25 +1,32 @@
 """Whisper's encoder gives upstream's states, cut to each clip's own length."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import WhisperForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from asr_doge.errors import CheckpointError
+from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models import assemble_model
 from asr_doge.models.checkpoints import find_model, load_model_config
-from asr_doge.models.encoders import SpeechEncoder, encoder_family
-from asr_doge.models.encoders.loading import load_encoder
+from asr_doge.models.encoders import SpeechEncoder, encoder_family, set_encoder_window
+from asr_doge.models.encoders.base import encoder_window
+from asr_doge.models.encoders.loading import feature_source, load_encoder
+from asr_doge.published import EncoderWindow
 from tests.models import tiny
 
 
-def load(folder: Path) -> SpeechEncoder:
+def load(folder: Path, window: EncoderWindow | None = None) -> SpeechEncoder:
     reference = find_model(folder)
-    return load_encoder(reference, load_model_config(reference), torch.float64)
+    config = load_model_config(reference)
+    set_encoder_window(config, window, encoder_family(config))
+    return load_encoder(reference, config, torch.float64)
 
 
 def test_a_batch_gives_upstreams_states(whisper_folder: Path) -> None:
@@ -38,6 +45,59 @@ def test_a_batch_gives_upstreams_states(whisper_folder: Path) -> None:
     assert single.speech_embeddings.shape == (1, 251, 16)
     assert tiny.relative_difference(single.speech_embeddings[0], theirs[1, :251]) < 1e-9
     assert theirs.std(dim=1).min() > 0.05
+
+
+def upstream_at_length(folder: Path, features: Tensor, length: int) -> Tensor:
+    """Upstream's states of a clip and the second after it, as if Whisper had been built for no more."""
+    window = min(length + 100 + length % 2, 3000)
+    full = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float64)
+    config = copy.deepcopy(full.config)
+    config.max_source_positions = window // 2
+    encoder = WhisperEncoder(config).double().eval()
+    weights = full.get_encoder().state_dict()
+    encoder.load_state_dict(weights | {"embed_positions.weight": weights["embed_positions.weight"][: window // 2]})
+    with torch.no_grad():
+        return encoder(features[None, :, :window]).last_hidden_state[0, : (length + 1) // 2]
+
+
+@settings(max_examples=8)
+@example(lengths=[2900, 1])
+@example(lengths=[3000, 2899, 7])
+@given(lengths=st.lists(st.integers(1, 700), min_size=1, max_size=3))
+def test_at_clip_length_it_gives_upstreams_states_whatever_the_batch(whisper_folder: Path, lengths: list[int]) -> None:
+    encoder = load(whisper_folder, "clip")
+    features = torch.stack([clip.T for clip in tiny.random_clips([3000] * len(lengths), size=80)])
+    with torch.no_grad():
+        ours = encoder(features, torch.tensor(lengths))
+    assert ours.speech_lengths.tolist() == [(length + 1) // 2 for length in lengths]
+    for states, clip, length in zip(ours.speech_embeddings, features, lengths, strict=True):
+        theirs = upstream_at_length(whisper_folder, clip, length)
+        assert tiny.relative_difference(states[: len(theirs)], theirs) < 1e-9
+        assert not states[len(theirs) :].any()
+
+
+def test_the_window_is_part_of_the_configuration_and_of_the_cache_key(whisper_folder: Path, tmp_path: Path) -> None:
+    config = load_model_config(find_model(whisper_folder))
+    family = encoder_family(config)
+    extractor = family.feature_extractor(config)
+    before = feature_source("same weights", config, extractor)
+    set_encoder_window(config, "full", family)
+    assert feature_source("same weights", config, extractor) == before
+
+    set_encoder_window(config, "clip", family)
+    assert feature_source("same weights", config, extractor) != before
+    config.save_pretrained(tmp_path)
+    again = load_model_config(find_model(tmp_path))
+    set_encoder_window(again, None, family)
+    assert encoder_window(again) == "clip"
+    set_encoder_window(again, "full", family)
+    assert feature_source("same weights", again, extractor) == before
+
+
+def test_a_window_that_the_family_does_not_have_is_refused(granite_folder: Path) -> None:
+    config = load_model_config(find_model(granite_folder))
+    with pytest.raises(ConfigError, match="--encoder_window clip is not for encoders of type 'granite_speech'"):
+        set_encoder_window(config, "clip", encoder_family(config))
 
 
 def test_only_the_encoder_is_read(whisper_folder: Path, tmp_path: Path) -> None:
@@ -103,5 +163,5 @@ def test_a_model_on_whisper_is_exact_in_batches_and_refuses_to_cut(whisper_folde
 
 def test_another_family_is_refused_by_name(doge_folder: Path) -> None:
     config = load_model_config(find_model(doge_folder))
-    with pytest.raises(CheckpointError, match="'doge' is not supported; supported: granite_speech, whisper"):
+    with pytest.raises(CheckpointError, match=r"'doge' is not supported; supported: .*granite_speech, .*whisper"):
         encoder_family(config)

@@ -1,7 +1,8 @@
-"""Corpora as data: a registry of small declarations.
+"""The corpora: a registry of small declarations.
 
-Promises: `find_corpus(name)` knows which splits a folder offers, lists a split's recordings with their transcripts, and
-says what can be downloaded. To add a corpus, write its two functions and declare it in `published.py` or `layouts.py`.
+Promises: a corpus from `find_corpus(name)` lists the splits of a folder, lists a split's recordings with their
+transcripts, and names what can be downloaded. To add a corpus, write its two functions and declare it in `published.py`
+or `layouts.py`.
 """
 
 from asr_doge.data.corpora.base import (

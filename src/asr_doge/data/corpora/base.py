@@ -1,8 +1,7 @@
-"""What a corpus declares, and what reading one gives.
+"""The declaration of a corpus, and the result of reading one.
 
 Promises: a corpus is data: names, addresses and two small functions. Reading a split lists its recordings in an order
-that depends on names alone; what is wrong with one of them costs that one. It opens no recording and normalizes no
-text.
+that depends on names only; a fault in one of them affects only that one. It opens no recording and normalizes no text.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,19 +10,19 @@ from pathlib import Path
 
 from asr_doge.errors import DataError
 
-# Reasons that more than one place rejects for.
+# Reasons for rejection that several modules use.
 NO_TRANSCRIPT, MISSING_AUDIO, MALFORMED = "no transcript", "missing audio", "malformed line"
 ID_USED_TWICE = "id used twice"
 
 
 @dataclass(frozen=True)
 class SourceUtterance:
-    """One recording as its corpus lists it."""
+    """One recording as listed by its corpus."""
 
     id: str
     audio_path: Path
     raw_text: str
-    """The transcript, untouched."""
+    """The transcript, unchanged."""
     speaker: str | None = None
     language: str | None = None
 
@@ -33,11 +32,11 @@ class Rejected:
     """A recording or a transcript that cannot be used."""
 
     id: str
-    """Its id, or the file and line that should have given it one."""
+    """Its id, or the file and line that should have an id."""
     reason: str
-    """A few words that are counted by."""
+    """The reason in a few words, by which rejections are counted."""
     detail: str | None = None
-    """A line that names the file and the fault; None where a mere limit was exceeded."""
+    """A line that names the file and the fault; None if it only exceeds a limit."""
 
 
 Listed = SourceUtterance | Rejected
@@ -48,17 +47,17 @@ class Archive:
     """A file to download."""
 
     urls: tuple[str, ...]
-    """The same file at several addresses, the first tried first."""
+    """Addresses of the same file; the first is tried first."""
     unpacks_to: str
-    """The folder in it that is whole or absent, such as `LibriSpeech/dev-clean`."""
+    """The folder in it that is checked for completeness, such as `LibriSpeech/dev-clean`."""
     unpacked_bytes: int
-    """Room that it takes once unpacked, rounded up; an estimate."""
+    """Disk space that it takes once unpacked, rounded up; an estimate."""
     bytes: int | None
     """Exact size, if known."""
     md5: str | None
-    """As its publisher states it, if known."""
+    """As stated by its publisher, if known."""
     hours: float | None
-    """Speech in it, as its publisher states it."""
+    """Hours of speech in it, as stated by its publisher."""
 
     @property
     def name(self) -> str:
@@ -68,20 +67,20 @@ class Archive:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus or a layout of one. Both functions are given the folder, which exists."""
+    """A corpus, or a layout that any corpus may have. Both functions take the folder, which exists."""
 
     layout: str
-    """How the files lie, and what splits there are; for help texts."""
+    """Its layout and its splits, for help texts."""
     default_splits: tuple[str, str, str]
-    """Splits to train on, to tune on and to test on; empty for one that the corpus has not."""
+    """Default splits for training, tuning and testing; empty if the corpus does not have one."""
     splits: Callable[[Path], list[str]]
-    """Names of the splits that a folder offers; of an open-ended set, the main ones."""
+    """Gives the names of the splits that a folder offers; of an open-ended set, the main ones."""
     list_split: Callable[[Path, str], Iterable[Listed] | None]
-    """The utterances of a split; None if the folder has no such split."""
+    """Gives the utterances of a split; None if the folder has no such split."""
     root: str = ""
     """Folder that the archives unpack to: both it and the folder around it are accepted."""
     licence: str = ""
-    """Of the recordings; empty for a layout, which says nothing of what is in it."""
+    """Licence of the recordings; empty for a layout."""
     archives: Mapping[str, Archive] = field(default_factory=dict)
     """What can be downloaded, by split."""
 

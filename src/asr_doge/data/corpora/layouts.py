@@ -1,14 +1,15 @@
-"""Layouts in which anybody's corpus may come: a plain folder, a manifest, a table, Common Voice, Kaldi.
+"""Layouts that any corpus may have: a plain folder, a manifest, a table, Common Voice, Kaldi.
 
-Promises: one bad line costs one utterance. It says nothing of what is in a corpus; languages and speakers are known
-where the files name them.
+Promises: one bad line affects only one utterance, and none is dropped silently. Languages and speakers are known if the
+files name them. It does not know the content of a corpus.
 """
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
-from asr_doge.audio.reading import AUDIO_EXTENSIONS, find_audio_files
+from asr_doge.audio.folders import AUDIO_EXTENSIONS, find_audio_files
 from asr_doge.data.corpora.base import (
     ID_USED_TWICE,
     MALFORMED,
@@ -19,7 +20,7 @@ from asr_doge.data.corpora.base import (
     Rejected,
     SourceUtterance,
 )
-from asr_doge.data.manifest import scan_manifest
+from asr_doge.data.manifest import default_id, scan_manifest
 from asr_doge.data.text_files import NOT_UTF8, is_utf8, read_lines
 from asr_doge.errors import AudioError, DataError
 
@@ -27,7 +28,7 @@ from asr_doge.errors import AudioError, DataError
 def keyed_lines(path: Path) -> dict[str, str | Rejected]:
     """Lines of `KEY VALUE`, as Kaldi and LibriSpeech write them; a missing file has none.
 
-    Values that are not UTF-8 are rejected, and so are those of a key that has several.
+    Values that are not UTF-8 are rejected, as are those of a key that occurs several times.
     """
     values: dict[str, str | Rejected] = {}
     for line in read_lines(path) if path.exists() else []:
@@ -123,9 +124,9 @@ def _table_splits(folder: Path) -> list[str]:
 
 
 def _table(folder: Path, split: str) -> Iterable[Listed] | None:
-    for delimiter, path in ((",", folder / f"{split}.csv"), ("\t", folder / f"{split}.tsv")):
+    for cells, path in ((_cells_of_csv, folder / f"{split}.csv"), (_cells_of_tsv, folder / f"{split}.tsv")):
         if path.is_file():
-            return _rows(path, lambda audio: folder / audio, csv.DictReader(_with_ends(path), delimiter=delimiter))
+            return _rows(path, folder, lambda audio: folder / audio, cells)
     return None
 
 
@@ -134,48 +135,91 @@ def _common_voice(folder: Path, split: str) -> Iterable[Listed] | None:
     if not path.is_file():
         return None
 
-    def clip(audio: str) -> Path:  # the first releases left the ending out
+    def clip(audio: str) -> Path:  # the first releases omitted the extension
         return folder / "clips" / (audio if Path(audio).suffix.lower() in AUDIO_EXTENSIONS else f"{audio}.mp3")
 
-    # Its quotation marks are those of the sentences.
-    return _rows(path, clip, csv.DictReader(_with_ends(path), delimiter="\t", quoting=csv.QUOTE_NONE))
+    return _rows(path, folder / "clips", clip, _cells_of_tsv)
 
 
-def _with_ends(path: Path) -> Iterator[str]:
-    """Lines as the csv module wants them, which joins those of a quoted cell."""
-    return (line + "\n" for line in read_lines(path))
+def _cells_of_tsv(line: str) -> list[str]:
+    """TSV has no quoting: quotation marks belong to the sentences."""
+    return line.split("\t")
 
 
-def _rows(path: Path, locate: Callable[[str], Path], reader: "csv.DictReader[str]") -> Iterator[Listed]:
-    """The utterances of a table; `locate` finds a recording by what its cell says."""
+_END = "\0"
+"""A longer line is not part of a table."""
+
+
+def _cells_of_csv(line: str) -> list[str]:
+    """Cells of one line; a ValueError says what is wrong with it.
+
+    A cell that continues on the next line is refused. This is seldom intended: a single unclosed quotation mark would
+    swallow all rows up to the next mark.
+    """
     try:
-        columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-        for wanted, names in (("recordings", _AUDIO_COLUMNS), ("transcripts", _TEXT_COLUMNS)):
-            if not columns.keys() & set(names):
-                raise DataError(f"{path} has no column of {wanted}: call it one of {', '.join(names)}")
-        for row in reader:
-            yield _row(row, columns, f"{path} line {reader.line_num}", locate)
+        first, *rest = csv.reader([f"{line}\n", _END])
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: not a table ({error}); mend the line") from None
+        raise ValueError(f"not a row ({error}); mend it") from None
+    if not rest:
+        raise ValueError(
+            "a quotation mark is not closed on its line; close or double it, and write each row on a line of its own"
+        )
+    return first
 
 
-def _row(row: dict[str, str], columns: dict[str, str], where: str, locate: Callable[[str], Path]) -> Listed:
-    """One utterance; `columns` are the table's by their lower-case names."""
+def _rows(
+    path: Path, folder: Path, locate: Callable[[str], Path], cells_of: Callable[[str], list[str]]
+) -> Iterator[Listed]:
+    """The utterances of a table.
+
+    Args:
+        path: the table.
+        folder: default ids are relative to it.
+        locate: gives a recording's path from its cell.
+        cells_of: splits a line into cells.
+    """
+    lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
+    try:
+        header = [name.strip().lower() for name in cells_of(lines[0][1])] if lines else []
+    except ValueError as error:
+        raise DataError(f"{path} line {lines[0][0]}: {error}") from None
+    for wanted, names in (("recordings", _AUDIO_COLUMNS), ("transcripts", _TEXT_COLUMNS)):
+        if not set(header) & set(names):
+            raise DataError(f"{path} has no column of {wanted}: call it one of {', '.join(names)}")
+    for number, line in lines[1:]:
+        where = f"{path} line {number}"
+        try:
+            row = _row_of(line, header, cells_of)
+        except ValueError as error:
+            yield Rejected(where, MALFORMED, f"{where}: {error}")
+            continue
+        yield _utterance_of(row, where, folder, locate)
+
+
+def _row_of(line: str, header: list[str], cells_of: Callable[[str], list[str]]) -> dict[str, str]:
+    """Cells of a line by their column's name in lower case; a ValueError says what is wrong with it."""
+    if not is_utf8(line):
+        raise ValueError(NOT_UTF8)
+    cells = cells_of(line)
+    if any(cell.strip() for cell in cells[len(header) :]):  # a comma or tab in the text would truncate it
+        raise ValueError(f"it has {len(cells)} cells, and the header {len(header)}; quote or remove what parts them")
+    return dict(zip_longest(header, cells[: len(header)], fillvalue=""))
+
+
+def _utterance_of(row: dict[str, str], where: str, folder: Path, locate: Callable[[str], Path]) -> Listed:
+    """One utterance of a table."""
 
     def cell(names: Iterable[str]) -> str | None:
-        column = next((columns[name] for name in names if name in columns), None)
-        return (row[column] or "").strip() or None if column is not None else None
+        return next((row[name].strip() or None for name in names if name in row), None)
 
     audio, text = cell(_AUDIO_COLUMNS), cell(_TEXT_COLUMNS)
-    if not all(is_utf8(value) for value in row.values() if isinstance(value, str)):
-        return Rejected(where, MALFORMED, f"{where}: {NOT_UTF8}")
     if audio is None:
         return Rejected(where, MISSING_AUDIO, f"{where}: it names no recording")
     if text is None:
         return Rejected(where, NO_TRANSCRIPT, f"{where}: it has no transcript")
     audio_path = locate(audio)
     return SourceUtterance(
-        id=cell(_ID_COLUMNS) or audio_path.stem,
+        id=cell(_ID_COLUMNS) or default_id(audio_path, folder),
         audio_path=audio_path,
         raw_text=text,
         speaker=cell(_SPEAKER_COLUMNS),
@@ -192,7 +236,7 @@ def _kaldi_splits(folder: Path) -> list[str]:
 
 
 def kaldi_split(folder: Path, split: str) -> Iterable[Listed] | None:
-    """The utterances of `folder/SPLIT`, which has `wav.scp` and `text`; None if it has not."""
+    """The utterances of `folder/SPLIT`, with `wav.scp` and `text`; None if it does not have them."""
     directory = folder / split
     if not (directory / "wav.scp").is_file():
         return None
@@ -228,7 +272,7 @@ def _kaldi_utterances(folder: Path, directory: Path) -> Iterator[Listed]:
 
 
 def _kaldi_path(folder: Path, directory: Path, audio: str) -> Path:
-    """Kaldi names recordings from wherever its recipe runs, most often from the folder around the data directory."""
+    """Kaldi's paths are relative to the recipe's working directory, mostly the folder around the data directory."""
     beside = directory / audio
     return beside if beside.is_file() else folder / audio
 

@@ -1,7 +1,7 @@
-"""Published corpora: where they are to be had, under which licence, and how they lie once unpacked.
+"""Published corpora: their addresses, licences and layouts.
 
-Promises: an MD5 here is the publisher's (OpenSLR's md5sum.txt, LJ Speech's page); where none is known it is None, and
-`asr-doge download --list` says so. Sizes unpacked are estimates, rounded up. It downloads nothing.
+Promises: an MD5 here is the publisher's (OpenSLR's md5sum.txt, LJ Speech's page); if none is known it is None, and
+`asr-doge download --list` says so. Unpacked sizes are estimates, rounded up. It downloads nothing.
 """
 
 import re
@@ -23,7 +23,7 @@ _OPENSLR_MIRRORS = (
 
 
 def _openslr(resource: str, unpacks_to: str, bytes_: int | None, md5: str | None, hours: float | None) -> Archive:
-    """An archive of OpenSLR; its FLAC and WAV files take little more room than the archive."""
+    """An archive of OpenSLR; its FLAC and WAV files take little more space than the archive."""
     name = unpacks_to.rpartition("/")[2]
     return Archive(
         urls=tuple(f"{mirror}/resources/{resource}/{name}.tar.gz" for mirror in _OPENSLR_MIRRORS),
@@ -79,7 +79,7 @@ def _ljspeech(root: Path, split: str) -> Iterator[Listed]:
         elif not is_utf8(line):
             yield Rejected(id_, NO_TRANSCRIPT, f"{metadata}: the line of {id_} is {NOT_UTF8}")
         else:
-            # The last column has numbers and abbreviations in words.
+            # The last column spells out numbers and abbreviations.
             yield SourceUtterance(id_, path, line.split("|")[-1], speaker="LJ", language="en")
 
 
@@ -98,7 +98,7 @@ def _fsdd_splits(root: Path) -> list[str]:
 
 
 def _fsdd(root: Path, split: str) -> list[Listed] | None:
-    """A split is a set of recordings, with sets taken away (`-without-`) or intersected (`-of-`), left to right."""
+    """A split is a set of recordings, minus sets (`-without-`) or intersected with sets (`-of-`), left to right."""
     recordings = list_fsdd(root)
     speakers = {recording.speaker for recording in recordings}
     first, *steps = re.split(r"-(without|of)-", split)
@@ -221,7 +221,7 @@ PUBLISHED = {
                 urls=("https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz",),
                 unpacks_to="free-spoken-digit-dataset-1.0.10",
                 unpacked_bytes=50_000_000,
-                bytes=None,  # GitHub packs it anew when it likes, and promises neither size nor checksum
+                bytes=None,  # GitHub may pack it again at any time, and guarantees neither size nor checksum
                 md5=None,
                 hours=None,
             )

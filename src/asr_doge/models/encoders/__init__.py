@@ -3,12 +3,26 @@
 from transformers import PreTrainedConfig
 
 from asr_doge.errors import CheckpointError
-from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
+from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask, set_encoder_window
+from asr_doge.models.encoders.conformer_ctc import GraniteSpeech5Family, ParakeetSpeechEncoder
+from asr_doge.models.encoders.encoding import encode
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
+from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
+from asr_doge.models.encoders.wav2vec2 import HubertSpeechEncoder, Wav2Vec2SpeechEncoder, WavLMSpeechEncoder
 from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
 
 ENCODERS: dict[str, type[SpeechEncoder]] = {
-    family.model_type: family for family in (GraniteSpeechEncoder, WhisperSpeechEncoder)
+    family.model_type: family
+    for family in (
+        GraniteSpeechEncoder,
+        GraniteSpeech5Family,
+        HubertSpeechEncoder,
+        ParakeetSpeechEncoder,
+        SEANetSpeechEncoder,
+        Wav2Vec2SpeechEncoder,
+        WavLMSpeechEncoder,
+        WhisperSpeechEncoder,
+    )
 }
 
 
@@ -25,4 +39,12 @@ def encoder_family(config: PreTrainedConfig) -> type[SpeechEncoder]:
     return ENCODERS[config.model_type]
 
 
-__all__ = ["ENCODERS", "SpeechEncoder", "SpeechEncoderOutput", "encoder_family", "length_mask"]
+__all__ = [
+    "ENCODERS",
+    "SpeechEncoder",
+    "SpeechEncoderOutput",
+    "encode",
+    "encoder_family",
+    "length_mask",
+    "set_encoder_window",
+]

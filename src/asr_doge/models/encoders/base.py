@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from asr_doge.errors import ConfigError
+from asr_doge.models.checkpoints import Reference
+from asr_doge.published import CTCUnits, EncoderWindow
+
 
 @dataclass
 class SpeechEncoderOutput:
@@ -37,19 +41,26 @@ class SpeechEncoder(nn.Module, ABC):
 
     Class attributes:
         model_type: the transformers `model_type` of the checkpoints this family reads.
-        has_ctc: whether there is a CTC head (`ctc_logits`, `ctc_text` and `ctc_ids` then work).
+        unread_settings: names, as patterns, of those parts of a checkpoint's configuration that this encoder does not
+            read, such as those of a language model beside it. Feature caches outlive a change of them.
+        windows: how much it can read at a time, the way it was published first (see `set_encoder_window`).
 
     Attributes:
+        has_ctc: whether there is a CTC head (`ctc_logits`, `ctc_text` and `ctc_ids` then work).
         hidden_size: width `D` of the speech embeddings.
         frame_rate_hz: speech embeddings per second of audio.
         ctc_frame_rate_hz: CTC frames per second of audio; 0 without a CTC head.
+        ctc_units: what the ids of the CTC head are.
     """
 
     model_type: ClassVar[str]
-    has_ctc: ClassVar[bool]
+    unread_settings: ClassVar[tuple[str, ...]] = ()
+    has_ctc: bool
+    windows: ClassVar[tuple[EncoderWindow, ...]] = ("full",)
     hidden_size: int
     frame_rate_hz: float
     ctc_frame_rate_hz: float = 0.0
+    ctc_units: CTCUnits = "characters"
 
     @abstractmethod
     def forward(
@@ -81,6 +92,14 @@ class SpeechEncoder(nn.Module, ABC):
         """The name in this module of a tensor of a published checkpoint, or None for one that is not needed."""
 
     @staticmethod
+    def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
+        """Put into a configuration what a family must know of a checkpoint that stands in other files beside it.
+
+        Raises:
+            CheckpointError: they are missing or unusable.
+        """
+
+    @staticmethod
     @abstractmethod
     def feature_extractor(config: PreTrainedConfig) -> Any:
         """A new transformers feature extractor that makes this family's `input_features` from waveforms."""
@@ -92,6 +111,33 @@ class SpeechEncoder(nn.Module, ABC):
     def ctc_ids(self, text: str) -> list[int]:
         """CTC ids that spell a text, without those of its characters that the head cannot write."""
         raise ValueError(f"{type(self).__name__} has no CTC head")
+
+
+def encoder_window(config: PreTrainedConfig) -> EncoderWindow:
+    """How much an encoder of this configuration reads at a time."""
+    return getattr(config, "encoder_window", "full")
+
+
+def set_encoder_window(config: PreTrainedConfig, window: EncoderWindow | None, family: type[SpeechEncoder]) -> None:
+    """Choose how much an encoder reads at a time: part of its configuration, and so of checkpoints and cache keys.
+
+    Args:
+        config: the encoder's, changed in place.
+        window: `full`, as it was published; `clip`, each clip at its own length; None leaves what the configuration
+            says.
+        family: that reads it.
+
+    Raises:
+        ConfigError: the family has no such window.
+    """
+    if window is None or window == encoder_window(config):
+        return
+    if window not in family.windows:
+        raise ConfigError(f"--encoder_window {window} is not for encoders of type '{family.model_type}': leave it out")
+    if window == "full":
+        del config.encoder_window  # as published, so that caches made before stay good
+    else:
+        config.encoder_window = window
 
 
 def length_mask(lengths: Tensor, max_length: int) -> Tensor:

@@ -104,7 +104,10 @@ class DenseWhisper(nn.Module):
 
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
         """See `SpeechEncoder.forward`; `input_features` is `[B, mels, 3000]`, and embeddings are of all 30 s."""
-        states = self.family.encoder(input_features).last_hidden_state
+        if self.family.window == "clip":  # of all 30 s, which costs more but fits any clip
+            states = self.family.clip_states(input_features, input_lengths)
+        else:
+            states = self.family.encoder(input_features).last_hidden_state
         lengths = self.family.output_lengths(input_lengths)
         heard = length_mask(lengths, states.shape[1])[..., None]
         return SpeechEncoderOutput(states.masked_fill(~heard, 0.0), lengths)

@@ -39,6 +39,7 @@ class GraniteSpeechEncoder(SpeechEncoder):
     """Conformer and q-former projector: `[B, T, 160]` at 50 Hz to `[B, T', 2048]` at 10 Hz (published sizes)."""
 
     model_type = "granite_speech"
+    unread_settings = ("text_config", "has_lora_adapter")  # the width of the embeddings is in the projector's weights
     has_ctc = True
 
     def __init__(self, config: GraniteSpeechConfig) -> None:
@@ -66,10 +67,10 @@ class GraniteSpeechEncoder(SpeechEncoder):
         num_frames = hidden_states.shape[1]
         packed = hidden_states[length_mask(input_lengths, num_frames)]
         # A clip's last window is completed with zeros, as upstream does for a clip alone.
-        windows = _Rooms(input_lengths, _whole(input_lengths, self.config.window_size)).spread(packed)
+        windows = _PackedLayout(input_lengths, _round_up(input_lengths, self.config.window_size)).unpack(packed)
         embeddings = self.projector(windows[None])[0]
         most = -(-num_frames // self.config.window_size) * self.embeddings_per_window
-        return _padded(embeddings, length_mask(self.output_lengths(input_lengths), most))
+        return padded_rows(embeddings, length_mask(self.output_lengths(input_lengths), most))
 
     def ctc_logits(self, input_features: Tensor, input_lengths: Tensor) -> Tensor:
         """CTC logits `[B, T, V]` alone, without running the projector; arguments as in `forward`."""
@@ -111,27 +112,45 @@ class GraniteSpeechEncoder(SpeechEncoder):
             input_lengths: `[B]`.
         """
         frame_mask = length_mask(input_lengths, input_features.shape[1])
-        # Attention is local to blocks of `context_size` frames. A batch whose longest clip is shorter than a block
-        # needs a shorter one only: the frames left out would all be masked.
-        block = min(self.encoder.config.context_size, int(input_lengths.max()))
-        distances = _distances(self.encoder.attention_dists[:block, :block])
-        blocks = _Rooms(input_lengths, _whole(input_lengths, block))
         hidden_states = self.encoder.input_linear(input_features[frame_mask])  # [N, hidden], as up to the end
         layers = cast(list[GraniteSpeechConformerBlock], list(self.encoder.layers))
-        gapped = _Rooms(input_lengths, input_lengths + max(layers[0].conv.depth_conv.padding))
+        run = ConformerRunner(input_lengths, self.encoder.attention_dists, layers[0])
         for index, layer in enumerate(layers, start=1):
-            hidden_states = hidden_states + 0.5 * layer.ff1(hidden_states)
-            hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, distances, blocks)
-            hidden_states = hidden_states + _convolution(layer.conv, hidden_states, gapped)
-            hidden_states = hidden_states + 0.5 * layer.ff2(hidden_states)
-            hidden_states = layer.post_norm(hidden_states)
+            hidden_states = run(layer, hidden_states)
             if index == len(layers) // 2:  # self-conditioning on the CTC posteriors half way
                 posteriors = self.encoder.out(hidden_states).softmax(dim=-1)
                 hidden_states = hidden_states + self.encoder.out_mid(posteriors)
-        return _padded(hidden_states, frame_mask)
+        return padded_rows(hidden_states, frame_mask)
 
 
-class _Rooms:
+class ConformerRunner:
+    """Runs upstream's conformer blocks on the real frames of all clips of a batch, one clip after another.
+
+    Args:
+        lengths: `[B]`, frames of each clip.
+        attention_dists: `[context, context]`, as upstream computes it: the index of each (query, key) into the relative
+            position embedding. Attention is local to blocks of `context` frames.
+        layer: any of the blocks, for the reach of its convolution.
+    """
+
+    def __init__(self, lengths: Tensor, attention_dists: Tensor, layer: GraniteSpeechConformerBlock) -> None:
+        # A batch whose longest clip is shorter than a block needs a shorter one only: the frames left out would all be
+        # masked.
+        block = min(len(attention_dists), int(lengths.max()))
+        self._distances = _distances(attention_dists[:block, :block])
+        self._blocks = _PackedLayout(lengths, _round_up(lengths, block))
+        self._gapped = _PackedLayout(lengths, lengths + max(layer.conv.depth_conv.padding))
+
+    def __call__(self, layer: GraniteSpeechConformerBlock, hidden_states: Tensor) -> Tensor:
+        """Packed frames `[N, hidden]` after one block."""
+        hidden_states = hidden_states + 0.5 * layer.ff1(hidden_states)
+        hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, self._distances, self._blocks)
+        hidden_states = hidden_states + _convolution(layer.conv, hidden_states, self._gapped)
+        hidden_states = hidden_states + 0.5 * layer.ff2(hidden_states)
+        return layer.post_norm(hidden_states)
+
+
+class _PackedLayout:
     """A layout of `S` rows that gives each clip of a batch a room, its `N` frames in all at the rooms' beginnings.
 
     Args:
@@ -146,25 +165,25 @@ class _Rooms:
         """`[N]`, the row of each frame."""
         self.num_rows = int(sizes.sum())
 
-    def spread(self, packed: Tensor) -> Tensor:
+    def unpack(self, packed: Tensor) -> Tensor:
         """The layout `[S, D]` of packed frames `[N, D]`, zero elsewhere."""
         return packed.new_zeros(self.num_rows, packed.shape[1]).index_copy(0, self.rows, packed)
 
-    def pack(self, spread: Tensor) -> Tensor:
+    def pack(self, unpack: Tensor) -> Tensor:
         """The frames `[N, D]` of a layout `[S, D]`."""
-        return spread.index_select(0, self.rows)
+        return unpack.index_select(0, self.rows)
 
     def mask(self) -> Tensor:
         """`[S]`, True where a frame stands."""
         return torch.zeros(self.num_rows, dtype=torch.bool, device=self.rows.device).index_fill(0, self.rows, True)
 
 
-def _whole(lengths: Tensor, size: int) -> Tensor:
+def _round_up(lengths: Tensor, size: int) -> Tensor:
     """`lengths` completed to multiples of `size`."""
     return (lengths + size - 1) // size * size
 
 
-def _padded(packed: Tensor, mask: Tensor) -> Tensor:
+def padded_rows(packed: Tensor, mask: Tensor) -> Tensor:
     """`[B, T, D]`, zero where `mask` `[B, T]` is False and elsewhere the rows of `packed` `[N, D]`."""
     padded = packed.new_zeros(*mask.shape, packed.shape[1])
     padded[mask] = packed
@@ -182,7 +201,7 @@ def _distances(of_pairs: Tensor) -> Tensor:
 
 
 def _block_attention(
-    attention: GraniteSpeechConformerAttention, hidden_states: Tensor, distances: Tensor, blocks: _Rooms
+    attention: GraniteSpeechConformerAttention, hidden_states: Tensor, distances: Tensor, blocks: _PackedLayout
 ) -> Tensor:
     """Self-attention `[N, hidden]` within blocks of one clip, with Shaw's relative positions.
 
@@ -195,7 +214,7 @@ def _block_attention(
     shape = (blocks.num_rows // block, block, attention.num_heads, cast(int, attention.dim_head))
     normed = attention.pre_norm(hidden_states)
     query, key, value = (
-        blocks.spread(part).view(shape) for part in (attention.to_q(normed), *attention.to_kv(normed).chunk(2, dim=-1))
+        blocks.unpack(part).view(shape) for part in (attention.to_q(normed), *attention.to_kv(normed).chunk(2, dim=-1))
     )
     bias = _relative_bias(query, attention.rel_pos_emb(distances) * attention.scale)
     bias.masked_fill_(~blocks.mask().view(-1, 1, 1, block), float("-inf"))  # every block has a frame to attend to
@@ -221,7 +240,7 @@ def _relative_bias(query: Tensor, positions: Tensor) -> Tensor:
     return scores.as_strided((blocks, heads, block, block), strides, block - 1)
 
 
-def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor, gapped: _Rooms) -> Tensor:
+def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor, gapped: _PackedLayout) -> Tensor:
     """The conformer's convolution module `[N, hidden]`; around each clip it reads zeros, as for a clip alone.
 
     Args:
@@ -229,7 +248,7 @@ def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor
         gapped: rooms that end with as many zeros as the convolution reaches.
     """
     gated = F.glu(_pointwise(module.up_conv, module.norm(hidden_states)), dim=-1)
-    mixed = gapped.pack(_depthwise(module.depth_conv, gapped.spread(gated)))
+    mixed = gapped.pack(_depthwise(module.depth_conv, gapped.unpack(gated)))
     return module.dropout(_pointwise(module.down_conv, module.silu(module.batch_norm(mixed))))
 
 

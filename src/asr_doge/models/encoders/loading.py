@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from transformers import PreTrainedConfig
 
+from asr_doge.audio import SAMPLE_RATE
+from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, load_weights, weights_fingerprint
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
 from asr_doge.models.quantization import quantize_linear_layers
@@ -32,15 +35,34 @@ def load_encoder(
         quantization: see `asr_doge.models.quantization`.
 
     Raises:
-        CheckpointError: no family reads it, or a weight is missing, unexpected or damaged.
+        CheckpointError: no family reads it, it hears another sampling rate, or a weight is missing, unexpected or
+            damaged.
     """
     family = encoder_family(config)
+    complete_config(config, reference)
     with init_empty_weights(include_buffers=False):
         encoder = family(config)
     if quantization == "int8":
         quantize_linear_layers(encoder)
     load_weights(encoder, reference, family.rename_checkpoint_key, f"speech encoder '{reference.name}'", dtype)
     return encoder.requires_grad_(False).eval()
+
+
+def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
+    """Put into an encoder's configuration what stands in other files of its checkpoint (vocabulary, front end).
+
+    Raises:
+        CheckpointError: no family reads it, those files are missing or unusable, or it hears another sampling rate
+            than recordings are read at.
+    """
+    family = encoder_family(config)
+    family.complete_config(config, reference)
+    heard = int(family.feature_extractor(config).sampling_rate)
+    if heard != SAMPLE_RATE:
+        raise CheckpointError(
+            f"speech encoder '{reference.name}' hears {heard} Hz, and recordings are read at {SAMPLE_RATE} Hz: choose"
+            f" an encoder of {SAMPLE_RATE} Hz"
+        )
 
 
 def encoder_fingerprint(reference: Reference, config: PreTrainedConfig) -> str:
@@ -58,10 +80,51 @@ def feature_source(fingerprint: str | None, config: PreTrainedConfig, extractor:
     """
     return {
         "encoder_fingerprint": fingerprint,
-        "encoder_settings": _digest(settings(config.to_dict())),
+        "encoder_settings": _digest(_read_settings(config)),
         "front_end_settings": _digest(settings(extractor.to_dict())),
         "front_end_version": FRONT_END_VERSION,
     }
+
+
+_UNREAD_SETTINGS = (
+    "*dropout*",
+    "*layerdrop*",
+    "initializer_*",
+    "apply_spec_augment",
+    "mask_time_*",
+    "mask_feature_*",
+    "*_token_id",
+    "*_token_ids",
+    "*_token_index",
+    "use_cache",
+    "output_*",
+    "return_dict",
+    "gradient_checkpointing",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "is_encoder_decoder",
+    "tie_word_embeddings",
+    "init_std",
+    "classifier_*",
+)
+"""What no encoder reads when it is not being trained, as patterns of names; a family has more of its own."""
+
+
+def _read_settings(config: PreTrainedConfig) -> Any:
+    """The settings of which an encoder's embeddings may depend, its weights being the same."""
+    unread = (*_UNREAD_SETTINGS, *encoder_family(config).unread_settings)
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: read(part)
+            for name, part in value.items()
+            if not any(fnmatchcase(name, pattern) for pattern in unread)
+        }
+
+    return read(settings(config.to_dict()))
 
 
 _NO_SETTINGS = {"_name_or_path", "architectures", "dtype", "processor_class", "torch_dtype", "transformers_version"}

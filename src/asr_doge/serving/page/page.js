@@ -71,7 +71,7 @@ function show(body, milliseconds, how) {
   const speed = body.duration / seconds;
   const times = speed < 10 ? speed.toFixed(1) : Math.round(speed);
   const fast = how || `${seconds.toFixed(2)} s (${times}× as fast as speech)`;
-  say(`${recording.name}: ${body.duration.toFixed(1)} s of sound, ${fast}, model ${at("model").dataset.name}.${body.text ? "" : " No speech was heard."}`);
+  say(`${recording.name}: ${body.duration.toFixed(1)} s of sound, ${fast}, model ${at("model").dataset.name}.${body.text ? "" : " No speech was heard."}${(body.warnings ?? []).map((line) => ` ${line}`).join("")}`);
   const words = body.words?.length ? body.words : body.text.split(/\s+/).filter(Boolean).map((word) => ({ word }));
   transcript.replaceChildren(...words.flatMap((word) => [wordButton(word), " "]));
   tentative.textContent = "";

@@ -1,4 +1,4 @@
-"""`python -m asr_doge.cli` is `asr-doge`."""
+"""`python -m asr_doge` is `asr-doge`."""
 
 import sys
 

@@ -1,0 +1,103 @@
+"""Read uncompressed samples: WAV and similar files through libsndfile, and samples without a header.
+
+Promises: samples are exactly as stored; a file that has fewer than its header states has a fault. Compressed formats
+are left to FFmpeg, which reads them to the last packet, while libsndfile trusts an estimated length.
+What it cannot detect: a wrong rate in a header is believed if a recording could have that rate.
+"""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_doge.audio.parts import Part, open_part
+from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
+from asr_doge.audio.sound import Sound
+from asr_doge.errors import AudioError
+
+# soundfile is imported where it is used: it loads a large library that `asr-doge --help` does not need.
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
+BELIEVABLE_RATES = range(1_000, 1_000_001)
+_COMPRESSED = ("FLAC", "MP3", "OGG")
+_BLOCK_SAMPLES = 1 << 16
+UNKNOWN_FRAMES = 1 << 62
+_SHORTFALL_SECONDS = 0.1
+
+
+def open_pcm(path: Path, part: Part) -> "SoundFile | None":
+    """A part of a file opened with libsndfile; None if FFmpeg must read it."""
+    import soundfile
+
+    is_whole = part.start == 0 and part.end == path.stat().st_size
+    file: Any = str(path) if is_whole and path.suffix.lower() != ".raw" else open_part(path, part)
+    try:
+        opened = soundfile.SoundFile(file)
+    except soundfile.LibsndfileError:
+        return None
+    # If the recorder did not write the length of a WAV, libsndfile reads nothing.
+    if opened.format in _COMPRESSED or opened.frames == 0:
+        opened.close()
+        return None
+    return opened
+
+
+def pcm_sounds(file: "SoundFile", part: Part, faults: list[str]) -> Generator[Sound, None, float]:
+    """The samples of a file, which is closed at the end; returns their length in seconds.
+
+    Args:
+        file: from `open_pcm`.
+        part: the part of the file.
+        faults: list to which faults are added.
+    """
+    import soundfile
+
+    frames = 0
+    with closing(file):
+        try:
+            while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+                frames += len(block)
+                yield Sound(block.T, file.samplerate)
+        except soundfile.LibsndfileError as error:
+            faults.append(str(error.error_string).strip(" .") or "it cannot be decoded")
+        held = frames / file.samplerate
+        stated = file.frames / file.samplerate * part.stated if file.frames < UNKNOWN_FRAMES else 0.0
+    if held < stated - _SHORTFALL_SECONDS:
+        faults.append(f"its header promises {stated:.2f} s, but it holds {held:.2f} s")
+    return held
+
+
+def pcm_blocks(file: BinaryIO, from_rate: int, to_rate: int = SAMPLE_RATE) -> Iterator[NDArray[np.float32]]:
+    """Samples without a header, from a pipe or a file, as they arrive.
+
+    Args:
+        file: 16-bit little-endian mono samples. A buffered reader gives what has arrived; others wait for full blocks.
+        from_rate: their rate, in Hz. Resampling from another rate than `to_rate` delays them by a second or two.
+        to_rate: wanted rate, in Hz.
+
+    Yields:
+        `[samples]`, float32.
+
+    Raises:
+        AudioError: an invalid rate, or, after all blocks, an end in the middle of a sample.
+    """
+    if from_rate not in BELIEVABLE_RATES:
+        raise AudioError(f"a sampling rate of {from_rate} Hz cannot be right: pass the rate that was recorded at")
+    yield from resample_blocks(_samples_of(file), from_rate, to_rate)
+
+
+def _samples_of(file: BinaryIO) -> Iterator[NDArray[np.float32]]:
+    read = getattr(file, "read1", file.read)
+    odd = b""
+    while content := read(_BLOCK_SAMPLES):
+        content = odd + content
+        whole = len(content) // 2 * 2
+        odd = content[whole:]
+        if whole:
+            yield np.frombuffer(content[:whole], dtype="<i2").astype(np.float32) / np.float32(32768)
+    if odd:
+        raise AudioError("the stream ends in the middle of a sample: send 16-bit samples, and all of the last one.")

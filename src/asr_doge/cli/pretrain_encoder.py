@@ -1,0 +1,17 @@
+"""`asr-doge pretrain encoder`: a small speech encoder with CTC, from nothing."""
+
+from asr_doge.cli.console import quiet_libraries
+from asr_doge.training.encoder_configuration import PretrainEncoderConfig
+from asr_doge.training.encoder_training import pretrain_encoder
+
+
+def run(config: PretrainEncoderConfig) -> int:
+    """Run the verb; returns the exit code."""
+    quiet_libraries()
+    result = pretrain_encoder(config)
+    rates = f"WER {100 * result.scores.wer:.2f} %, CER {100 * result.scores.cer:.2f} %"
+    print(
+        f"{config.architecture}, {result.parameters / 1e6:.2f}M parameters, {config.steps} steps: {rates} on"
+        f" {config.dev_strings} digit strings of {config.dev_speaker}; speech encoder: {result.folder}"
+    )
+    return 0

@@ -1,0 +1,154 @@
+"""Conformers with a CTC head that take a length mask: NVIDIA's Parakeet CTC (FastConformer) and IBM's Granite Speech 5.
+
+Promises: for a clip alone, the same states and logits as `ParakeetForCTC` and `GraniteSpeech5ForCTC`; in a padded
+batch, the same again, whatever stands in the padding. Both give 12.5 speech embeddings a second, and CTC logits at that
+rate.
+Source: transformers `parakeet` and `granite_speech5`; https://arxiv.org/abs/2305.05084, 2505.08699.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import ParakeetCTCConfig, ParakeetEncoder, ParakeetFeatureExtractor, PreTrainedConfig
+from transformers.models.granite_speech5.configuration_granite_speech5 import GraniteSpeech5CTCConfig
+from transformers.models.granite_speech5.modeling_granite_speech5 import GraniteSpeech5Encoder
+from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderCTCHead
+
+from asr_doge.audio.log_mel import DELTA_FEATURE_SIZE
+from asr_doge.models.checkpoints import Reference
+from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
+from asr_doge.models.encoders.vocabularies import blank_first, read_pieces, vocabulary_of
+from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
+
+
+class MaskedConformer(SpeechEncoder):
+    """What both have in common.
+
+    Attributes:
+        shortest: frames of input that one speech embedding is made of.
+    """
+
+    unread_settings = ("ctc_*",)
+    encoder: Any
+    shortest: int
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.hidden_size: int = config.encoder_config.hidden_size
+        self.vocabulary = vocabulary_of(config)
+        self.has_ctc = self.vocabulary is not None
+        self.ctc_units = self.vocabulary.units if self.vocabulary is not None else "characters"
+
+    def forward(
+        self, input_features: Tensor, input_lengths: Tensor, return_ctc_logits: bool = False
+    ) -> SpeechEncoderOutput:
+        """See `SpeechEncoder.forward`; `input_features` is `[B, T, F]`."""
+        read = input_lengths.clamp(min=self.shortest)
+        frames = F.pad(input_features, (0, 0, 0, max(0, self.shortest - input_features.shape[1])))
+        heard = length_mask(input_lengths, frames.shape[1])[..., None]
+        mask = length_mask(read, frames.shape[1])
+        states = self.encoder(frames.masked_fill(~heard, 0.0), attention_mask=mask).last_hidden_state
+        lengths = self.output_lengths(input_lengths)
+        mask = length_mask(lengths, int(lengths.max()))
+        states = states[:, : mask.shape[1]].masked_fill(~mask[..., None], 0.0)
+        output = SpeechEncoderOutput(states, lengths)
+        if return_ctc_logits:
+            output.ctc_logits, output.ctc_lengths = blank_first(self._logits(states), self.config.pad_token_id), lengths
+        return output
+
+    def _logits(self, states: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def last_layers(self, count: int) -> list[nn.Module]:
+        """Conformer blocks."""
+        return list(self.encoder.layers)[-count:]
+
+    @staticmethod
+    def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
+        """The vocabulary of the head."""
+        read_pieces(config, reference)
+
+    def ctc_text(self, ids: Sequence[int]) -> str:
+        """By the checkpoint's vocabulary."""
+        return self.vocabulary.text(ids) if self.vocabulary is not None else super().ctc_text(ids)
+
+    def ctc_ids(self, text: str) -> list[int]:
+        """By the checkpoint's vocabulary."""
+        return self.vocabulary.ids(text) if self.vocabulary is not None else super().ctc_ids(text)
+
+
+class ParakeetSpeechEncoder(MaskedConformer):
+    """Parakeet CTC: `[B, T, mels]` at 100 Hz to `[B, T', hidden]` at 12.5 Hz (published sizes)."""
+
+    model_type = "parakeet_ctc"
+    shortest = 1
+
+    def __init__(self, config: ParakeetCTCConfig) -> None:
+        super().__init__(config)
+        self.encoder = ParakeetEncoder(config.encoder_config)  # type: ignore[arg-type]  # a dictionary only until __post_init__
+        self.ctc_head = ParakeetEncoderCTCHead(self.hidden_size, config.vocab_size, kernel_size=1)
+        self.frame_rate_hz = 100 / self.encoder.config.subsampling_factor
+        self.ctc_frame_rate_hz = self.frame_rate_hz
+
+    def _logits(self, states: Tensor) -> Tensor:
+        logits: Tensor = self.ctc_head(states)
+        return logits
+
+    def output_lengths(self, input_lengths: Tensor) -> Tensor:
+        """What each convolution of stride 2 leaves of so many frames."""
+        config = self.encoder.config
+        kernel, stride, factor, lengths = (
+            config.subsampling_conv_kernel_size,
+            config.subsampling_conv_stride,
+            1,
+            input_lengths,
+        )
+        while factor < config.subsampling_factor:
+            reached = lengths + (kernel - 1) // 2 * 2 - kernel
+            lengths, factor = torch.div(reached, stride, rounding_mode="floor") + 1, factor * 2
+        return lengths
+
+    @staticmethod
+    def rename_checkpoint_key(key: str) -> str | None:
+        """Names as they are."""
+        return key if key.startswith(("encoder.", "ctc_head.")) else None
+
+    @staticmethod
+    def feature_extractor(config: PreTrainedConfig) -> ParakeetFeatureExtractor:
+        """NVIDIA's log-mel front end with as many bands as the checkpoint wants."""
+        return ParakeetFeatureExtractor(feature_size=config.encoder_config.num_mel_bins)
+
+
+class GraniteSpeech5Family(MaskedConformer):
+    """Granite Speech 5: `[B, T, 320]` at 50 Hz to `[B, T', hidden]` at 12.5 Hz (published sizes)."""
+
+    model_type = "granite_speech5_ctc"
+
+    def __init__(self, config: GraniteSpeech5CTCConfig) -> None:
+        super().__init__(config)
+        self.encoder = GraniteSpeech5Encoder(config.encoder_config)  # type: ignore[arg-type]  # as above
+        self.shortest = 2 ** len(self.encoder.config.subsample_layers)
+        self.frame_rate_hz = 50 / self.shortest
+        self.ctc_frame_rate_hz = self.frame_rate_hz
+
+    def _logits(self, states: Tensor) -> Tensor:
+        logits: Tensor = self.encoder.out(states)  # which upstream's `ctc_head` is tied to
+        return logits
+
+    def output_lengths(self, input_lengths: Tensor) -> Tensor:
+        """Half of so many frames for each layer that halves; one for a clip of less."""
+        return (input_lengths // self.shortest).clamp(min=1)
+
+    @staticmethod
+    def rename_checkpoint_key(key: str) -> str | None:
+        """Names as they are; the head is a part of the encoder."""
+        return key if key.startswith("encoder.") else None
+
+    @staticmethod
+    def feature_extractor(config: PreTrainedConfig) -> LogMelFeatureExtractor:
+        """IBM's log-mel front end with differences beside it."""
+        return LogMelFeatureExtractor(feature_size=DELTA_FEATURE_SIZE, deltas=True)

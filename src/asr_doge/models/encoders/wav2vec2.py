@@ -1,0 +1,166 @@
+"""Wav2Vec2, HuBERT and WavLM: self-supervised encoders of the waveform, with a CTC head where the checkpoint has one.
+
+Promises: for a clip alone, the same states and logits as `Wav2Vec2ForCTC` and its kin; in a padded batch, the same
+again. Upstream's base models normalize the first convolution's output over the whole padded batch row, so clips change
+with their neighbours; here the convolutions read one clip at a time, and nothing else reads padding.
+Upstream's optional language adapters (`add_adapter`) are not read.
+Source: transformers `wav2vec2`, `hubert`, `wavlm`; https://arxiv.org/abs/2006.11477, 2106.07447, 2110.13900.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import HubertModel, PreTrainedConfig, PreTrainedModel, Wav2Vec2Model, WavLMModel
+
+from asr_doge.errors import CheckpointError
+from asr_doge.models.checkpoints import Reference
+from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
+from asr_doge.models.encoders.vocabularies import blank_first, read_characters, vocabulary_of
+from asr_doge.models.feature_extraction_waveform import WaveformFeatureExtractor
+
+_WANTED_KEY = re.compile(r"(?:(?:wav2vec2|hubert|wavlm)\.)?((?:feature_extractor|feature_projection|encoder)\..+)")
+OLD_NORMS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+"""How torch named the parts of a normalized weight before 2.0, and today."""
+
+
+class Wav2Vec2SpeechEncoder(SpeechEncoder):
+    """Wav2Vec2: `[B, samples]` at 16 kHz to `[B, T', hidden]` at 50 Hz, and CTC logits at the same rate."""
+
+    model_type = "wav2vec2"
+    unread_settings = ("ctc_*", "num_negatives", "*codevector*", "*_quantizer_*")
+    upstream: ClassVar[type[PreTrainedModel]] = Wav2Vec2Model
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        if getattr(config, "add_adapter", False):
+            raise CheckpointError(f"a {self.model_type} encoder with add_adapter is not supported")
+        self.config = config
+        self.encoder: Any = self.upstream(_without_masking(config))
+        self.hidden_size: int = config.hidden_size
+        self.frame_rate_hz = 16_000 / _product(config.conv_stride)
+        self.vocabulary = vocabulary_of(config)
+        self.has_ctc = self.vocabulary is not None
+        if self.has_ctc:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+            self.ctc_frame_rate_hz = self.frame_rate_hz
+
+    def forward(
+        self, input_features: Tensor, input_lengths: Tensor, return_ctc_logits: bool = False
+    ) -> SpeechEncoderOutput:
+        """See `SpeechEncoder.forward`; `input_features` is `[B, samples]`."""
+        lengths = self.output_lengths(input_lengths)
+        read = input_lengths.clamp(min=self._shortest()).tolist()
+        mask = length_mask(lengths, int(lengths.max()))
+        states = self._projected([self._convolved(clip, n) for clip, n in zip(input_features, read, strict=True)])
+        states = self.encoder.encoder(states, attention_mask=mask).last_hidden_state
+        states = states.masked_fill(~mask[..., None], 0.0)
+        output = SpeechEncoderOutput(states, lengths)
+        if return_ctc_logits:
+            if not self.has_ctc:
+                raise ValueError(f"this {self.model_type} encoder has no CTC head")
+            output.ctc_logits = blank_first(self.lm_head(states), self.config.pad_token_id)
+            output.ctc_lengths = lengths
+        return output
+
+    def _convolved(self, clip: Tensor, samples: int) -> Tensor:
+        """Frames `[T', conv]` of the first samples of a padded clip `[samples]`."""
+        heard = F.pad(clip, (0, max(0, samples - len(clip))))[:samples]
+        frames: Tensor = self.encoder.feature_extractor(heard[None])[0].T
+        return frames
+
+    def _projected(self, clips: list[Tensor]) -> Tensor:
+        """States `[B, T', hidden]` of the frames of all clips."""
+        projected = self.encoder.feature_projection(pad_sequence(clips, batch_first=True))
+        states: Tensor = projected[0] if isinstance(projected, tuple) else projected  # with what it was made of
+        return states
+
+    def _shortest(self) -> int:
+        """Samples that one frame sees."""
+        samples = 1
+        for kernel, stride in zip(reversed(self.config.conv_kernel), reversed(self.config.conv_stride), strict=True):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    def output_lengths(self, input_lengths: Tensor) -> Tensor:
+        """What the convolutions leave of so many samples; one for a clip shorter than that takes."""
+        lengths = input_lengths
+        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
+            lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+        return lengths.clamp(min=1)
+
+    def last_layers(self, count: int) -> list[nn.Module]:
+        """Transformer layers, and the norm that some have after them."""
+        after = [self.encoder.encoder.layer_norm] if self.config.do_stable_layer_norm else []
+        return [*list(self.encoder.encoder.layers)[-count:], *after]
+
+    @staticmethod
+    def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
+        """The vocabulary of the head, and how the waveform is to be prepared."""
+        if any(name.endswith("ForCTC") for name in config.architectures or ()):
+            read_characters(config, reference)
+        if not hasattr(config, "do_normalize"):
+            path = reference.file("preprocessor_config.json")
+            settings = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+            config.do_normalize = bool(settings.get("do_normalize", True))
+            config.sampling_rate = int(settings.get("sampling_rate", 16_000))
+
+    @staticmethod
+    def rename_checkpoint_key(key: str) -> str | None:
+        """The model's own weights below `encoder.`, the CTC head's as they are; nothing of pretraining."""
+        if key.startswith("lm_head."):
+            return key
+        match = _WANTED_KEY.fullmatch(key)
+        if match is None:
+            return None
+        owner, _, name = match.group(1).rpartition(".")
+        return f"encoder.{owner}.{OLD_NORMS.get(name, name)}"
+
+    @staticmethod
+    def feature_extractor(config: PreTrainedConfig) -> WaveformFeatureExtractor:
+        """Samples, normalized as the checkpoint's own extractor would."""
+        return WaveformFeatureExtractor(
+            sampling_rate=getattr(config, "sampling_rate", 16_000), do_normalize=getattr(config, "do_normalize", True)
+        )
+
+    def ctc_text(self, ids: Sequence[int]) -> str:
+        """By the checkpoint's vocabulary."""
+        return self.vocabulary.text(ids) if self.vocabulary is not None else super().ctc_text(ids)
+
+    def ctc_ids(self, text: str) -> list[int]:
+        """By the checkpoint's vocabulary."""
+        return self.vocabulary.ids(text) if self.vocabulary is not None else super().ctc_ids(text)
+
+
+class HubertSpeechEncoder(Wav2Vec2SpeechEncoder):
+    """HuBERT; as above."""
+
+    model_type = "hubert"
+    upstream = HubertModel
+
+
+class WavLMSpeechEncoder(Wav2Vec2SpeechEncoder):
+    """WavLM; as above."""
+
+    model_type = "wavlm"
+    upstream = WavLMModel
+
+
+def _without_masking(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration without upstream's masking in training, whose embedding some checkpoints lack."""
+    config = copy.deepcopy(config)
+    config.apply_spec_augment, config.mask_time_prob, config.mask_feature_prob = False, 0.0, 0.0
+    return config
+
+
+def _product(strides: Sequence[int]) -> int:
+    product = 1
+    for stride in strides:
+        product *= stride
+    return product

@@ -1,0 +1,73 @@
+"""Language models in one GGUF file, made into the folder that transformers reads.
+
+Promises: every weight of the file is in the folder, in float32 (what a quantized file stands for, not what it was
+before); the folder is made once for a file's content, in the user's cache, whole or not at all; what transformers
+cannot read is a CheckpointError that names the file. Transformers' own reader does the work, with the `gguf` extra.
+It does not know speech, nor what is done with the model.
+"""
+
+import hashlib
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from asr_doge.errors import CheckpointError
+
+SUFFIX = ".gguf"
+_MAGIC = b"GGUF"
+
+
+def unpacked_gguf(path: Path) -> Path:
+    """The folder of a GGUF file, made now if need be.
+
+    Raises:
+        CheckpointError: it is no GGUF file, its architecture is not supported, or the `gguf` extra is not installed.
+    """
+    try:
+        with path.open("rb") as file:
+            is_gguf = file.read(len(_MAGIC)) == _MAGIC
+            file.seek(0)
+            digest = hashlib.sha256()
+            while is_gguf and (block := file.read(1 << 20)):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
+    if not is_gguf:
+        raise CheckpointError(f"{path} is not a GGUF file: copy or download it again")
+    folder = _cache() / digest.hexdigest()[:16]
+    if not folder.is_dir():
+        if find_spec("gguf") is None:
+            raise CheckpointError(f"{path} needs the gguf package: pip install 'asr-doge[gguf]'")
+        _unpack(path, folder)
+    return folder
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asr-doge" / "gguf"
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path.parent.absolute()), gguf_file=path.name, dtype=torch.float32
+        )
+        del model.config.quantization_config, model.hf_quantizer  # how it was stored, which it no longer is
+        model.save_pretrained(partial)
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent.absolute()), gguf_file=path.name)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.save_pretrained(partial)
+        partial.rename(folder)
+    except Exception as error:  # the reader raises whatever a damaged file makes numpy or Python raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        raise CheckpointError(
+            f"{path} cannot be used ({reason}): give a GGUF file of another architecture, or a model's folder or hub id"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

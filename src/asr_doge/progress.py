@@ -1,0 +1,57 @@
+"""How far long work is: a bar on a terminal, and a line every so often where standard error is a file or a pipe.
+
+Promises: work that is done within half a minute prints nothing but its bar; a log holds whole lines, no carriage
+returns. It knows nothing of the work.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class ProgressLines(tqdm):  # type: ignore[misc]  # whose stubs are not installed
+    """A bar that is a line each time."""
+
+    @staticmethod
+    def status_printer(file: TextIO) -> Callable[[str], None]:
+        """What writes a bar; each on a line of its own, once."""
+        written = ""
+
+        def write(status: str) -> None:
+            nonlocal written
+            if status.strip() and status != written:
+                file.write(f"{status.strip()}\n")
+                file.flush()
+                written = status
+
+        return write
+
+    def close(self) -> None:
+        """End with a last line, if there was any: `tqdm` would add an empty one."""
+        if self.disable:
+            return
+        self.disable: bool = True
+        self._decr_instances(self)
+        if self.last_print_t >= self.start_t + self.delay:
+            self.display()
+
+
+def progress_bar(*arguments: Any, **options: Any) -> Any:
+    """A `tqdm` bar with these arguments, or lines where standard error is no terminal."""
+    if sys.stderr.isatty():
+        return tqdm(*arguments, dynamic_ncols=True, **options)
+    return progress_lines(*arguments, **options)
+
+
+def progress_lines(*arguments: Any, seconds: float = SECONDS_BETWEEN_LINES, **options: Any) -> ProgressLines:
+    """Lines every so many seconds, the first after as many."""
+    form = "{desc}: {n_fmt} of {total_fmt} {unit}, {percentage:.0f} %, {elapsed} so far, {remaining} to go{postfix}"
+    if options.get("total") is None and not hasattr(next(iter(arguments), None), "__len__"):
+        form = "{desc}: {n_fmt} {unit}, {elapsed} so far{postfix}"
+    return ProgressLines(
+        *arguments, mininterval=seconds, maxinterval=seconds, miniters=1, delay=seconds, bar_format=form, **options
+    )

@@ -1,0 +1,91 @@
+"""Examples for training by CTC on cached speech embeddings, and batches of them.
+
+Promises: an utterance is read from the cache when its turn comes, and varied by the seed, the epoch and its id alone,
+so that a resumed run sees the same. They know neither a network nor the Trainer.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.manifest import Utterance, id_digest
+
+Example = dict[str, Tensor]
+LONGEST_MASK = 10
+"""Speech embeddings that are hidden in one stretch, at most."""
+
+
+class CTCExamples(Dataset[Example]):
+    """`speech_embeddings` `[T', D]` and `ctc_labels` `[L]` of each utterance.
+
+    Args:
+        utterances: that the cache holds.
+        cache: of speech embeddings.
+        ids: gives the labels of a text.
+        seed: of the variations.
+        varied: draw one of the augmented copies or the original each epoch.
+        masked: share of the embeddings that is hidden in short stretches (SpecAugment, https://arxiv.org/abs/1904.08779).
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        cache: FeatureCache,
+        ids: Callable[[str], Sequence[int]],
+        seed: int = 0,
+        *,
+        varied: bool = False,
+        masked: float = 0.0,
+    ) -> None:
+        self.utterances = utterances
+        self.cache = cache
+        self.ids = ids
+        self.seed = seed
+        self.varied = varied
+        self.masked = masked
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, whose variations come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> Example:
+        utterance = self.utterances[index]
+        rng = np.random.default_rng([self.seed, self.epoch, *id_digest(utterance.id)])
+        copy = int(rng.integers(self.cache.num_copies(utterance.id))) if self.varied else 0
+        embeddings = self.cache.features(utterance.id, copy).embeddings.float()
+        if self.masked:
+            embeddings = _masked(embeddings, self.masked, rng)
+        return {
+            "speech_embeddings": embeddings,
+            "ctc_labels": torch.tensor(self.ids(utterance.text), dtype=torch.long),
+        }
+
+
+def _masked(embeddings: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """`[T', D]` with about so much of it hidden."""
+    kept = torch.ones(len(embeddings), 1)
+    for _ in range(round(2 * share * len(embeddings) / LONGEST_MASK)):  # each half as long, on average
+        start, length = int(rng.integers(len(embeddings))), int(rng.integers(1, LONGEST_MASK + 1))
+        kept[start : start + length] = 0.0
+    return embeddings * kept
+
+
+def collate_ctc_examples(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """A batch: `speech_embeddings` `[B, T', D]`, `ctc_labels` `[B, L]`, and the lengths `[B]` of both."""
+    speech = [example["speech_embeddings"] for example in examples]
+    labels = [example["ctc_labels"] for example in examples]
+    return {
+        "speech_embeddings": pad_sequence(speech, batch_first=True),
+        "speech_lengths": torch.tensor([len(row) for row in speech]),
+        "ctc_labels": pad_sequence(labels, batch_first=True),
+        "ctc_label_lengths": torch.tensor([len(row) for row in labels]),
+    }

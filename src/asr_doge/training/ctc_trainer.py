@@ -1,0 +1,105 @@
+"""The Trainer of transformers for what is trained by CTC alone, on batches of `collate_ctc_examples`.
+
+Promises: batches are of like length; an evaluation decodes the best path and gives WER and CER over the whole dev set;
+a run that was interrupted goes on where it was. The loop is transformers' own.
+It does not know what it trains.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from asr_doge.data.batching import LengthBatches, SharedBatches
+from asr_doge.decoding.ctc import ctc_greedy_ids
+from asr_doge.text.scoring import score
+from asr_doge.training.ctc_examples import CTCExamples, collate_ctc_examples
+from asr_doge.training.ctc_loss import ctc_loss
+from asr_doge.training.trainer import TellEpoch
+
+
+class CTCModule(Protocol):
+    """What is trained: speech embeddings and their lengths to CTC logits and theirs."""
+
+    def logits(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, T', D]` and `[B]` to `[B, T, V]` and `[B]`."""
+
+
+class CTCTrainer(Trainer):
+    """Trains a `CTCModule`.
+
+    Args:
+        model: the module.
+        arguments: of transformers.
+        train: examples to train on.
+        dev: examples to evaluate on, the shortest first.
+        batches: of `train`.
+        dev_batches: of `dev`.
+        text: of label ids.
+        options: as in `Trainer`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: Any,
+        train: CTCExamples,
+        dev: CTCExamples,
+        batches: LengthBatches,
+        dev_batches: SharedBatches,
+        text: Callable[[Sequence[int]], str],
+        **options: Any,
+    ) -> None:
+        super().__init__(model, arguments, train_dataset=train, eval_dataset=dev, **options)
+        self.batches = batches
+        self.dev_batches = dev_batches
+        self.text = text
+        self.audio_seconds = 0.0
+        """Seconds of audio trained on since this process started, padding included."""
+        self.hypotheses: list[str] = []
+        """What the last evaluation heard, in the order of the dev examples."""
+        self.add_callback(TellEpoch(self))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of like length."""
+        loader: DataLoader[Any] = DataLoader(
+            cast(CTCExamples, self.train_dataset), batch_sampler=self.batches, collate_fn=collate_ctc_examples
+        )
+        return self.accelerator.prepare(loader)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
+        """The CTC loss of a batch."""
+        loss: Tensor = model(**inputs)
+        return loss
+
+    def training_step(self, model: Any, inputs: dict[str, Tensor], *rest: Any) -> Tensor:
+        """A step, counted."""
+        size, longest = inputs["speech_embeddings"].shape[:2]
+        self.audio_seconds += size * longest / self.frame_rate_hz
+        return super().training_step(model, inputs, *rest)
+
+    frame_rate_hz = 50.0
+    """Speech embeddings a second, for `audio_seconds`."""
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """WER, CER and loss on the dev set, under the names that the Trainer knows."""
+        module = cast(Any, self.accelerator.unwrap_model(self.model))
+        module.eval()
+        dev = cast(CTCExamples, self.eval_dataset)
+        self.hypotheses, losses = [], []
+        for batch in self.dev_batches:
+            inputs = collate_ctc_examples([dev[place] for place in batch if place is not None])
+            inputs = {name: tensor.to(self.args.device) for name, tensor in inputs.items()}
+            logits, lengths = module.logits(inputs["speech_embeddings"], inputs["speech_lengths"])
+            loss = ctc_loss(logits, lengths, inputs["ctc_labels"], inputs["ctc_label_lengths"])
+            losses += [float(loss)] * len(lengths)
+            self.hypotheses += [self.text(ids).strip() for ids in ctc_greedy_ids(logits, lengths)]
+        scores = score([utterance.text for utterance in dev.utterances], self.hypotheses)
+        metrics = {"eval_loss": sum(losses) / len(losses), "eval_wer": scores.wer, "eval_cer": scores.cer}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics

@@ -1,0 +1,108 @@
+"""Whether a run computes in float32 or in mixed precision with bfloat16.
+
+Promises: `--dtype auto` goes by the time that a step takes in each on the very device and model, and not by the kind of
+device; all processes of a run agree; a resumed run goes on in what it had. Measuring changes neither the weights nor
+the random numbers of the run. It looks at time only: which loses accuracy it does not know.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from asr_doge.models import ASRDogeForConditionalGeneration
+from asr_doge.training.configuration import TrainConfig
+from asr_doge.training.examples import NamedExamples, collate_named
+from asr_doge.training.processes import process_count, process_rank, say_once
+
+FASTER = 1.1
+"""So much faster must bfloat16 be: below it, float32 costs nothing and is exact."""
+MEASURED_UTTERANCES = 4
+"""Of a batch; on an accelerator one alone would be bound by what is not computing."""
+
+
+def chosen_bf16(
+    config: TrainConfig,
+    model: ASRDogeForConditionalGeneration,
+    examples: NamedExamples,
+    batch_size: int,
+    before: Mapping[str, Any] | None,
+) -> bool:
+    """Whether to compute in bfloat16; all processes must ask at once, their group being there.
+
+    Args:
+        config: the flags.
+        model: on its device.
+        examples: to train on.
+        batch_size: of a process.
+        before: the record of the run that is resumed.
+    """
+    if config.dtype != "auto":
+        return config.dtype == "bf16"
+    if before is not None and "precision" in before:
+        return bool(before["precision"] == "bf16")
+    found: list[Any] = [None]
+    if process_rank() == 0:
+        found = [_is_faster_in_bf16(model, _batch(examples, min(batch_size, MEASURED_UTTERANCES)))]
+    if process_count() > 1:
+        broadcast_object_list(found)
+    speed_up: float | None = found[0]
+    if speed_up is None:
+        return False
+    say_once(
+        f"precision: {'bf16' if speed_up >= FASTER else 'fp32'}, a step in bf16 being {speed_up:.2f} times as fast"
+    )
+    return speed_up >= FASTER
+
+
+def _batch(examples: NamedExamples, count: int) -> dict[str, Tensor]:
+    """Of the utterance of middle length, or the next longer one that can be read, so many times."""
+    durations = [utterance.duration for utterance in examples.utterances]
+    by_length = sorted(range(len(examples)), key=lambda index: durations[index])
+    for index in (*by_length[len(by_length) // 2 :], *by_length):
+        example = examples[index]
+        if not example.reason:
+            break
+    return {name: value for name, value in collate_named([example] * count).items() if isinstance(value, Tensor)}
+
+
+def _is_faster_in_bf16(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor]) -> float | None:
+    """How many times as fast a step is; None where the device has no bfloat16."""
+    device = model.device
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return None
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    was_training = model.training
+    model.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            in_fp32, in_bf16 = (_seconds(model, batch, bf16) for bf16 in (False, True))
+        except RuntimeError:  # no autocast on this device; or out of memory, which the run will say
+            return None
+        finally:
+            model.zero_grad(set_to_none=True)
+            model.train(was_training)
+    return in_fp32 / in_bf16
+
+
+def _seconds(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor], bf16: bool) -> float:
+    """Of a forward and a backward pass, the better of two after one that warms up."""
+    times = []
+    for _ in range(3):
+        _wait(model.device)
+        start = time.perf_counter()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            loss = model(**batch).loss
+        loss.backward()
+        _wait(model.device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def _wait(device: torch.device) -> None:
+    """For an accelerator, which works on after its calls return."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,220 @@
+"""The warm-up stage of `train`: the adapter learns by CTC, before the language model is asked anything.
+
+Promises: the adapter starts where the language model can hear it, at the loudness of its token embeddings; the
+language model is not run; it is all from the feature cache. An interrupted stage is gone on with, a finished one is not
+repeated, and either way the run after it is the same.
+It does not know what comes after.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import ProgressCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import sort_checkpoints
+
+from asr_doge.data.batching import LengthBatches, SharedBatches
+from asr_doge.errors import ConfigError
+from asr_doge.models import LoadedModel
+from asr_doge.models.adapter_ctc import AdapterCTCHead
+from asr_doge.models.ctc_head import HeadedEncoder
+from asr_doge.training.arguments import logging_steps, use_one_device, use_precision
+from asr_doge.training.callbacks import MarkComplete, Progress, StopOnInterrupt
+from asr_doge.training.configuration import TrainConfig
+from asr_doge.training.ctc_examples import CTCExamples
+from asr_doge.training.ctc_loss import ctc_loss
+from asr_doge.training.ctc_trainer import CTCTrainer
+from asr_doge.training.datasets import CachedSpeechDataset, UtteranceDataset
+from asr_doge.training.heads import adapter_settings, token_labels
+from asr_doge.training.processes import own_device, process_count
+from asr_doge.training.resuming import Lineage, is_complete
+
+FOLDER = "warm_up"
+"""In the run's folder."""
+FINISHED = "finished.safetensors"
+STEPS_BETWEEN_CHECKPOINTS = 50
+
+
+class WarmUpStage(nn.Module):
+    """The adapter under the CTC loss of its head."""
+
+    def __init__(self, head: AdapterCTCHead) -> None:
+        super().__init__()
+        self.head = head
+        self.adapter = head.adapter
+
+    def logits(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CTCModule`."""
+        logits, lengths = self.head(speech_embeddings, speech_lengths)
+        return logits, lengths
+
+    def forward(
+        self, speech_embeddings: Tensor, speech_lengths: Tensor, ctc_labels: Tensor, ctc_label_lengths: Tensor
+    ) -> Tensor:
+        """The loss of a `collate_ctc_examples` batch."""
+        return ctc_loss(*self.logits(speech_embeddings, speech_lengths), ctc_labels, ctc_label_lengths)
+
+
+def resolve_warm_up(config: TrainConfig) -> bool:
+    """Whether the run begins with the stage: as the flag says, else wherever it can.
+
+    Raises:
+        ConfigError: it was asked for where it cannot be.
+    """
+    if config.warm_up == "none":
+        return False
+    obstacle = None
+    if not config.features_dir:
+        obstacle = "it learns from a feature cache: run 'asr-doge features' first"
+    elif process_count() > 1 and not (Path(config.output_dir) / FOLDER / FINISHED).is_file():
+        obstacle = "it is run by one process: begin the run by one, and go on by --resume_from latest with several"
+    if config.warm_up == "ctc" and obstacle:
+        raise ConfigError(f"--warm_up ctc: {obstacle}")
+    return obstacle is None and (config.warm_up == "ctc" or config.train_language_model != "full")
+
+
+def warm_up(
+    config: TrainConfig, loaded: LoadedModel, train: UtteranceDataset, dev: UtteranceDataset, bf16: bool
+) -> None:
+    """Run the stage, or take what it left when it was run before.
+
+    Args:
+        config: of the run.
+        loaded: the model, whose adapter is trained in place.
+        train: examples of the run, from the cache.
+        dev: those it is evaluated on.
+        bf16: whether steps run in mixed precision, as those of the run do.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, with the stage saved.
+    """
+    assert isinstance(train, CachedSpeechDataset)
+    assert isinstance(dev, CachedSpeechDataset)
+    folder = Path(config.output_dir) / FOLDER
+    stage = WarmUpStage(_head(loaded, train))
+    finished = folder / FINISHED
+    if finished.is_file():
+        stage.load_state_dict(load_file(finished))
+    else:
+        trainer = _trainer(config, stage, loaded, train, dev, bf16)
+        _run(trainer, folder)
+        print(f"warm-up: {config.warm_up_steps} steps of CTC, {_heard(trainer)}", file=sys.stderr)
+        _match_loudness(loaded, dev)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = finished.with_suffix(".partial")
+        save_file(stage.state_dict(), partial, {"format": "pt"})
+        partial.rename(finished)
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    set_seed(config.seed)  # so that what follows is the same whether the stage ran in this process or before
+
+
+def forget_warm_up(output_dir: Path) -> None:
+    """Remove what the stage of an earlier run left."""
+    shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
+
+
+def _head(loaded: LoadedModel, train: CachedSpeechDataset) -> AdapterCTCHead:
+    """The model's own head if it is the adapter, else one for the stage alone."""
+    encoder = loaded.model.encoder
+    if isinstance(encoder, HeadedEncoder) and isinstance(encoder.ctc_head, AdapterCTCHead):
+        return encoder.ctc_head
+    settings = adapter_settings(loaded.processor, train.utterances)
+    embedding = loaded.model.get_input_embeddings()
+    return AdapterCTCHead(settings, loaded.model.adapter, embedding).to(loaded.model.device)
+
+
+def _trainer(
+    config: TrainConfig,
+    stage: WarmUpStage,
+    loaded: LoadedModel,
+    train: CachedSpeechDataset,
+    dev: CachedSpeechDataset,
+    bf16: bool,
+) -> CTCTrainer:
+    ids = token_labels(loaded.processor, stage.head.settings)
+    lineage = Lineage(FOLDER)
+    durations = [utterance.duration for utterance in train.utterances]
+    limit = config.batch_seconds or config.batch_size * sum(durations) / len(durations)
+    trainer = CTCTrainer(
+        stage,
+        _arguments(config, bf16),
+        CTCExamples(train.utterances, train.cache, ids, config.seed, varied=True),
+        CTCExamples(dev.utterances, dev.cache, ids),
+        LengthBatches(durations, limit, config.seed),
+        SharedBatches([utterance.duration for utterance in dev.utterances], limit),
+        stage.head.vocabulary.text,
+        callbacks=[MarkComplete(1, lineage, lineage.described())],
+    )
+    trainer.frame_rate_hz = loaded.model.encoder.frame_rate_hz
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Progress(trainer))
+    return trainer
+
+
+def _arguments(config: TrainConfig, bf16: bool) -> TrainingArguments:
+    device = own_device(config)
+    arguments = TrainingArguments(
+        output_dir=str(Path(config.output_dir) / FOLDER),
+        max_steps=config.warm_up_steps,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warm_up_steps // 10,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        save_steps=min(STEPS_BETWEEN_CHECKPOINTS, config.warm_up_steps),
+        logging_steps=logging_steps(STEPS_BETWEEN_CHECKPOINTS),
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        use_cpu=device.type == "cpu",
+        report_to="none",
+        seed=config.seed,
+        disable_tqdm=False,
+    )
+    use_one_device(arguments, device)
+    use_precision(arguments, bf16)
+    return arguments
+
+
+def _run(trainer: CTCTrainer, folder: Path) -> None:
+    """To the end of the stage, from where it was interrupted if it was."""
+    folders = [Path(name) for name in sort_checkpoints(str(folder))] if folder.is_dir() else []
+    whole = [name for name in folders if is_complete(name)]
+    stop = StopOnInterrupt()
+    trainer.add_callback(stop)
+    try:
+        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    finally:
+        stop.restore()
+    if stop.asked:
+        raise KeyboardInterrupt
+
+
+def _heard(trainer: CTCTrainer) -> str:
+    """What the adapter by itself hears of the dev set."""
+    metrics = trainer.evaluate()
+    return f"dev WER {100 * metrics['eval_wer']:.2f} %, CER {100 * metrics['eval_cer']:.2f} % by the adapter alone"
+
+
+@torch.no_grad()
+def _match_loudness(loaded: LoadedModel, dev: CachedSpeechDataset, clips: int = 8) -> None:
+    """CTC by cosines leaves the loudness free: set it to that of token embeddings, measured on some clips."""
+    model = loaded.model
+    wanted = model.sample_token_embeddings().float().square().mean().sqrt()
+    rows: list[Tensor] = []
+    for utterance in _spread(dev, clips):
+        speech = dev.cache[utterance].to(model.device, model.dtype)[None]
+        adapted, _ = model.adapter(speech, torch.tensor([speech.shape[1]], device=model.device))
+        rows.append(adapted[0].float())
+    model.adapter.scale_output(float(wanted / torch.cat(rows).square().mean().sqrt()))
+
+
+def _spread(dev: CachedSpeechDataset, count: int) -> Sequence[str]:
+    """Ids of some utterances of all lengths."""
+    ids = [utterance.id for utterance in dev.utterances]
+    return ids[:: max(1, len(ids) // count)]

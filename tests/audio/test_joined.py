@@ -1,0 +1,148 @@
+"""Recordings that were joined into one file are read to the last, whatever their rates and channels."""
+
+import struct
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from asr_doge.audio.parts import Part
+from asr_doge.audio.reading import audio_duration, count_channels, read_audio
+from asr_doge.audio.structure import parts_of
+from asr_doge.errors import DamagedAudioError
+from tests.audio.odd import Track, join, pitch, tone, write
+from tests.audio.tones import assert_is_the_tone
+from tests.audio.tones import tone as usual_tone
+
+CODECS = {
+    "mp3": "libmp3lame",
+    "mp2": "mp2",
+    "ogg": "vorbis",
+    "opus": "libopus",
+    "oga": "flac",
+    "flac": "flac",
+    "aac": "aac",
+    "ac3": "ac3",
+    "m4a": "aac",
+    "mov": "pcm_s16le",
+    "3gp": "aac",
+    "mka": "libopus",
+    "mkv": "flac",
+    "webm": "libopus",
+    "ts": "aac",
+    "flv": "aac",
+    "wma": "wmav2",
+    "avi": "mp2",
+    "wv": "wavpack",
+    "tta": "tta",
+    "nut": "mp2",
+    "wav": "pcm_s16le",
+    "w64": "pcm_s16le",
+    "aiff": "pcm_s16be",
+    "au": "pcm_s16be",
+    "caf": "pcm_s16be",
+}
+
+
+RATED = {"b": "48000"}
+
+
+@pytest.mark.parametrize("other", [(44_100, "stereo"), (16_000, "mono")])
+@pytest.mark.parametrize("ending", sorted(CODECS))
+def test_what_was_joined_is_read_to_the_last(tmp_path: Path, ending: str, other: tuple[int, str]) -> None:
+    """A first part of 44.1 kHz stereo, and a second that may differ from it."""
+    rates = {"opus": (48_000, 48_000), "mka": (48_000, 48_000), "webm": (48_000, 48_000)}
+    first_rate, second_rate = rates.get(ending, (44_100, other[0]))
+    if ending == "ac3" and second_rate == 16_000:
+        second_rate = 32_000  # it has no lower
+    first = write(tmp_path / f"a.{ending}", [Track(CODECS[ending], [(0, 440, 1.5)], first_rate, "stereo", RATED)])
+    second = write(tmp_path / f"b.{ending}", [Track(CODECS[ending], [(0, 880, 1)], second_rate, other[1], RATED)])
+    path = join(tmp_path / f"joined.{ending}", first, second)
+    waveform = read_audio(path)
+    # Encoders add up to two frames to each part: 2 * 2 * 1152 samples at 16 kHz in the worst case.
+    assert 2.45 < len(waveform) / 16_000 < 2.5 + 0.29
+    assert [pitch(waveform, moment) for moment in (0.7, 1.4)] == pytest.approx([440, 440], abs=10)
+    assert [pitch(waveform, len(waveform) / 16_000 - left) for left in (0.75, 0.3)] == pytest.approx([880, 880], abs=10)
+    assert audio_duration(path) == pytest.approx(len(waveform) / 16_000, abs=1e-3)
+
+
+def test_three_parts_behind_tags(tmp_path: Path) -> None:
+    """ID3 tags stand before each part of a radio stream, and may hold what looks like frames."""
+    parts = []
+    for number, frequency in enumerate((440, 660, 880)):
+        plain = write(
+            tmp_path / f"{number}.mp3",
+            [Track("libmp3lame", [(0, frequency, 1)], 22_050)],
+            container_options={"write_xing": "0", "id3v2_version": "0"},
+        )
+        picture = plain.read_bytes()[:3000]  # frames, which are no sound here
+        size = bytes(len(picture) >> shift & 0x7F for shift in (21, 14, 7, 0))
+        tagged = tmp_path / f"tagged{number}.mp3"
+        tagged.write_bytes(b"ID3\x04\x00\x00" + size + picture + plain.read_bytes())
+        parts.append(tagged)
+    waveform = read_audio(join(tmp_path / "all.mp3", *parts))
+    assert [round(pitch(waveform, moment) / 220) for moment in (0.5, 1.6, 2.7)] == [2, 3, 4]
+    assert len(waveform) / 16_000 == pytest.approx(3, abs=0.25)
+
+
+@pytest.mark.parametrize("mode", [{}, {"q": "7"}, {"b": "8000"}])
+def test_an_mp3_that_states_no_length_is_read_whole(tmp_path: Path, mode: dict[str, str]) -> None:
+    """Silence takes few bits, and so the bit rate of the start says nothing of the rest."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
+    sound = np.concatenate([noise, np.zeros(16_000 * 9), tone(440, 1, 16_000)])
+    soundfile.write(tmp_path / "a.wav", sound, 16_000)
+    path = tmp_path / "a.mp3"
+    with av.open(str(tmp_path / "a.wav")) as source, av.open(str(path), "w", options={"write_xing": "0"}) as target:
+        stream = target.add_stream("libmp3lame", rate=16_000, options=mode)
+        for frame in source.decode(audio=0):
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    waveform = read_audio(path)
+    assert len(waveform) / 16_000 == pytest.approx(11, abs=0.2)
+    assert pitch(waveform, 10.6) == pytest.approx(440, abs=5)
+    assert audio_duration(path) == pytest.approx(len(waveform) / 16_000)
+
+
+def test_a_part_that_is_cut_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.ogg", np.random.default_rng(0).uniform(-0.3, 0.3, 64_000), 16_000)
+    first = tmp_path / "a.ogg"
+    second = write(tmp_path / "b.ogg", [Track("vorbis", [(0, 880, 1)])])
+    first.write_bytes(first.read_bytes()[:-700])
+    path = join(tmp_path / "joined.ogg", first, second)
+    with pytest.raises(DamagedAudioError, match=r"joined\.ogg is truncated or corrupt: a (page|checksum) "):
+        read_audio(path)
+
+
+def test_parts_of_wavs_whose_lengths_are_unknown_or_odd(tmp_path: Path) -> None:
+    """What a pipe wrote states no length, and chunks of odd length are padded by some writers only."""
+    soundfile.write(tmp_path / "a.wav", tone(440, 1, 8000)[:-1], 8000, subtype="PCM_U8")
+    soundfile.write(tmp_path / "b.wav", tone(880, 1, 8000), 8000, subtype="PCM_16")
+    odd, even = (tmp_path / "a.wav").read_bytes(), (tmp_path / "b.wav").read_bytes()
+    samples = len(tone(440, 1, 8000)) - 1
+    header = odd.index(b"data") + 8
+    unknown = odd[: header - 4] + struct.pack("<I", 0xFFFFFFFF) + odd[header : header + samples]
+    for number, first in enumerate((odd[: header + samples] + b"\x00", odd[: header + samples], unknown)):
+        path = tmp_path / f"{number}.wav"
+        path.write_bytes(first + even)
+        waveform = read_audio(path)
+        assert len(waveform) / 16_000 == pytest.approx(2, abs=0.01)
+        assert pitch(waveform, 1.5) == pytest.approx(880, abs=5)
+
+
+def test_what_is_not_joined_is_one_part(tmp_path: Path) -> None:
+    for ending, codec in CODECS.items():
+        path = write(tmp_path / f"a.{ending}", [Track(codec, [(0, 440, 1)], options=RATED)])
+        (part,) = parts_of(path)
+        assert (part.start, part.end, part.fault, part.stated) == (0, path.stat().st_size, None, 1.0), ending
+    path.write_bytes(b"no recording at all")
+    assert parts_of(path) == [Part(0, 19)]
+
+
+def test_channels_are_counted_over_all_parts(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", usual_tone(16_000), 16_000)
+    soundfile.write(tmp_path / "b.wav", np.zeros((1600, 3)), 16_000)
+    assert count_channels(tmp_path / "a.wav") == 1
+    assert count_channels(join(tmp_path / "c.wav", tmp_path / "a.wav", tmp_path / "b.wav")) == 3
+    assert_is_the_tone(read_audio(tmp_path / "a.wav"))

@@ -1,0 +1,71 @@
+"""Offsets and hum are not judged, quiet recordings are raised for those who judge, and usual ones stay as they are."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_doge.audio import Voice, synthesize
+from asr_doge.audio.level import Judged, for_encoder, without_rumble
+from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector, has_voice
+from asr_doge.decoding.guards import is_quiet_or_steady
+from tests.audio.odd import RATE, tone
+
+SPOKEN = np.concatenate(
+    [np.zeros(RATE, dtype=np.float32), synthesize("seven three nine", Voice()), np.zeros(RATE, dtype=np.float32)]
+)
+SECONDS = len(SPOKEN) / RATE
+HUM = tone(50, SECONDS, RATE, 0.2) + tone(150, SECONDS, RATE, 0.05)
+
+
+def speech_seconds(samples: np.typing.NDArray[np.float32]) -> float:
+    return sum(VoiceActivityDetector().feed(Judged().feed(samples))) * FRAME_SAMPLES / RATE
+
+
+@pytest.mark.parametrize("offset", [0.1, 0.2, 0.5, -0.5])
+def test_an_offset_hides_no_speech_and_is_none(offset: float) -> None:
+    assert not is_quiet_or_steady(SPOKEN / 2 + np.float32(offset), RATE)
+    assert is_quiet_or_steady(np.full(RATE, offset, dtype=np.float32), RATE)
+    assert has_voice(without_rumble(SPOKEN / 2 + np.float32(offset)))
+    assert not has_voice(without_rumble(np.full(RATE, offset, dtype=np.float32)))
+    assert speech_seconds((SPOKEN / 2 + offset).astype(np.float32)) == pytest.approx(
+        speech_seconds((SPOKEN / 2).astype(np.float32)), abs=0.1
+    )
+
+
+def test_hum_hides_no_speech_and_is_none() -> None:
+    assert not is_quiet_or_steady(SPOKEN + HUM, RATE)
+    assert is_quiet_or_steady(HUM, RATE)
+    assert has_voice(without_rumble(SPOKEN + HUM))
+    assert speech_seconds(HUM) == 0
+    assert speech_seconds(SPOKEN + HUM) == pytest.approx(speech_seconds(SPOKEN), abs=0.5)
+
+
+@pytest.mark.parametrize("decibels", [-30, -45, -60])
+def test_quiet_speech_is_heard_where_it_is(decibels: float) -> None:
+    quiet = SPOKEN * np.float32(10 ** (decibels / 20) / np.abs(SPOKEN).max())
+    assert speech_seconds(quiet.astype(np.float32)) == pytest.approx(speech_seconds(SPOKEN), abs=0.4)
+    assert 0.1 <= np.abs(for_encoder(quiet)).max() <= 1 or decibels == -30
+
+
+@given(st.floats(0.007, 1.0), st.integers(1, 4000))
+def test_usual_levels_reach_the_encoder_untouched(peak: float, samples: int) -> None:
+    clip = np.full(samples, peak, dtype=np.float32)
+    assert for_encoder(clip) is clip or np.float32(peak) < 0.007
+
+
+def test_levels_far_off_are_brought_back() -> None:
+    assert np.abs(for_encoder(20 * SPOKEN / np.abs(SPOKEN).max())).max() == pytest.approx(0.9)
+    assert np.abs(for_encoder(0.001 * SPOKEN / np.abs(SPOKEN).max())).max() == pytest.approx(0.3)
+    rounding = np.full(100, 2.0**-15, dtype=np.float32)
+    assert for_encoder(rounding) is rounding
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=8))
+def test_how_samples_arrive_changes_nothing(sizes: list[int]) -> None:
+    samples = (SPOKEN[RATE : 2 * RATE] * 0.01 + np.float32(0.1)).astype(np.float32)
+    judged = Judged()
+    edges = [min(edge, len(samples)) for edge in np.cumsum([0, *sizes])]
+    fed = [judged.feed(samples[a:b]) for a, b in zip(edges, [*edges[1:], len(samples)], strict=True)]
+    np.testing.assert_allclose(np.concatenate(fed), Judged().feed(samples), atol=1e-6)

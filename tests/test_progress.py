@@ -1,0 +1,44 @@
+"""Progress where standard error is a file: whole lines, and none for what is soon done."""
+
+import io
+import sys
+
+import pytest
+
+from asr_doge.progress import progress_bar, progress_lines
+
+
+def test_each_state_is_a_line_of_its_own() -> None:
+    file = io.StringIO()
+    with progress_lines(total=4, desc="features", unit="utt", seconds=0, file=file) as bar:
+        for _ in range(4):
+            bar.update()
+    text = file.getvalue()
+    assert "\r" not in text
+    lines = text.splitlines()
+    assert lines[-1].startswith("features: 4 of 4 utt, 100 %, 00:")
+    assert [line for line in lines if line.startswith("features: 2 of 4 utt, 50 %")]
+    assert all(line.startswith("features: ") for line in lines)
+
+
+def test_what_is_soon_done_prints_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress_bar(range(3), desc="benchmark", unit="utt")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_total_there_is_no_share() -> None:
+    file = io.StringIO()
+    assert list(progress_lines(iter("ab"), desc="split", unit="utt", seconds=0, file=file)) == ["a", "b"]
+    assert file.getvalue().splitlines()[-1].startswith("split: 2 utt, 00:")
+
+
+def test_on_a_terminal_it_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    list(progress_bar(range(2), desc="features", ascii=True))
+    assert "\r" in terminal.getvalue()
+    assert "##" in terminal.getvalue()
