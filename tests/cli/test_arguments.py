@@ -12,7 +12,7 @@ import yaml
 
 from asr_doge.benchmark import BenchmarkConfig
 from asr_doge.cli.configuration import InfoConfig
-from asr_doge.cli.verbs import VERBS, parse_verb
+from asr_doge.cli.verbs import VERBS, parse_verb, section
 from asr_doge.data.corpora import CORPORA
 from asr_doge.errors import ConfigError
 from asr_doge.inference.configuration import FeaturesConfig, TranscribeConfig
@@ -25,10 +25,13 @@ REQUIRED = {
     "process": ["--data_dir", "in", "--output_dir", "out"],
     "merge": ["--checkpoint_dir", "in", "--output_dir", "out"],
     "pretrain": ["--output_dir", "out", "--digits_dir", "in"],
+    "pretrain encoder": ["--output_dir", "out", "--digits_dir", "in"],
+    "pretrain language_model": ["--output_dir", "out", "--text_files", "[in]", "--without_manifests", "[test]"],
 }
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 DEFAULT_RECIPE, NANO_RECIPE = (RECIPES[0].parent / f"{name}.yaml" for name in ("default", "nano"))
-SECTIONS = [(recipe, verb) for recipe in RECIPES for verb in yaml.safe_load(recipe.read_text())]
+VERB_OF = {section(verb): verb for verb in VERBS}
+SECTIONS = [(recipe, name) for recipe in RECIPES for name in yaml.safe_load(recipe.read_text())]
 
 
 def parse(verb: str, *arguments: str) -> Any:
@@ -115,7 +118,7 @@ def test_an_unknown_verb_is_one_line(command: Command) -> None:
         (["transcribe", "--num_beams", "-1", "a.wav"], "--num_beams"),
         (["transcribe", "--guard_silence", "maybe", "a.wav"], 'guard_silence": Expected a bool. Got value: maybe'),
         (["transcribe", "--accept_threshold", "x", "a.wav"], 'accept_threshold": Expected a float. Got value: x'),
-        (["transcribe", "--decoder", "x", "a.wav"], "one of 'draft', 'greedy', 'beam', 'ctc'. Got value: x"),
+        (["transcribe", "--decoder", "x", "a.wav"], "one of 'draft', 'greedy', 'beam', 'ctc', 'rescore'. Got value: x"),
         (["transcribe"], "nothing to transcribe"),
         (["features", "--batch_size", "x"], "batch_size"),
         (["benchmark", "--max_samples", "all"], "max_samples"),
@@ -238,7 +241,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("recipe", "verb"), SECTIONS, ids=[f"{path.stem}-{verb}" for path, verb in SECTIONS])
 def test_the_recipes_parse(recipe: Path, verb: str) -> None:
-    config = parse(verb, "--config", str(recipe))
+    config = parse(VERB_OF[verb], "--config", str(recipe))
     for name, value in yaml.safe_load(recipe.read_text())[verb].items():
         assert getattr(config, name) == value
 

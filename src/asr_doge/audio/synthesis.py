@@ -38,6 +38,7 @@ else:
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _INITIALIZE_DONT_EXIT = 0x8000  # without it, missing data ends the whole process
 _CHARS_UTF8 = 1
+_IPA = 2
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _BUFFER_MILLISECONDS = 500
 
@@ -174,6 +175,23 @@ def synthesize_timed(
     # The resampling filter can overshoot by a little where espeak-ng is at full scale.
     peak = max(1.0, float(np.abs(waveform).max(initial=0.0)))
     return np.asarray(waveform / np.float32(peak), dtype=np.float32), starts
+
+
+def phonemize(text: str, accent: str = "en-us") -> str:
+    """How espeak-ng would say `text`: phonemes of the International Phonetic Alphabet, clauses parted by commas.
+
+    Raises:
+        ConfigError: an accent that espeak-ng lacks.
+        ASRDogeError: `espeakng-loader` is not installed.
+    """
+    rest, clauses = ctypes.c_char_p(text.replace("\0", " ").encode(errors="replace")), []
+    with _ESPEAK, _fresh_library() as (library, _):
+        if library.espeak_SetVoiceByName(_english_accents().get(accent, accent).encode()) != 0:
+            raise ConfigError(f"espeak-ng has no English accent {accent!r}: `voice_names()` lists the voices.")
+        library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        while rest.value:
+            clauses.append(library.espeak_TextToPhonemes(ctypes.byref(rest), _CHARS_UTF8, _IPA).decode())
+    return ", ".join(clause for clause in clauses if clause)
 
 
 def _is_event(event: _Event) -> bool:

@@ -96,6 +96,11 @@ VERBS = {
         "asr_doge.training.ctc_head_configuration:PretrainCTCHeadConfig",
         "asr-doge pretrain ctc_head --data_dir ./processed --speech_encoder openai/whisper-base --output_dir ./head",
     ),
+    "pretrain language_model": Verb(
+        "A small language model of text alone.",
+        "asr_doge.training.language_model_configuration:PretrainLanguageModelConfig",
+        "asr-doge pretrain language_model --text_files novels.txt.gz --without_manifests test.json --output_dir ./lm",
+    ),
     "pretrain encoder": Verb(
         "A small speech encoder with CTC, from nothing, on spoken digits.",
         "asr_doge.training.encoder_configuration:PretrainEncoderConfig",

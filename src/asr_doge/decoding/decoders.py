@@ -9,16 +9,20 @@ model are transformers' own.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from asr_doge.decoding.configuration import DecoderName, DecodingConfig
+from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.draft import Verifier
 from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
+from asr_doge.decoding.rescoring import prefix_beam_search, text_log_probs
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
@@ -229,6 +233,48 @@ class SearchDecoder(LanguageModelDecoder):
         return ended
 
 
+class RescoreDecoder(LanguageModelDecoder):
+    """Rescores the CTC head's hypotheses; see `asr_doge.decoding.rescoring`.
+
+    Args:
+        loaded: the model.
+        config: `beams`, the weights, `n_best`.
+    """
+
+    def __init__(self, loaded: LoadedModel, config: DecodingConfig) -> None:
+        super().__init__(loaded, bound_length=False)
+        self.config = config
+
+    def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
+        """See `Decoder.decode`; a draft into which hotwords were inserted is kept as it is."""
+        logits, lengths = inputs.speech.ctc_logits, inputs.speech.ctc_lengths
+        assert logits is not None
+        assert lengths is not None
+        assert inputs.drafts is not None
+        rows = ctc_log_posteriors(logits, lengths)
+        best_paths = ctc_greedy_texts(self.model.encoder, logits, lengths)
+        return [
+            self._rescore(row) if draft == best_path else [Hypothesis(draft, score)]
+            for row, (draft, score), best_path in zip(rows, inputs.drafts, best_paths, strict=True)
+        ]
+
+    def _rescore(self, log_posteriors: NDArray[np.float32]) -> list[Hypothesis]:
+        """The distinct texts of a clip, best first."""
+        texts: dict[str, float] = {}
+        for labels in prefix_beam_search(log_posteriors, self.config.beams):
+            text = " ".join(self.model.encoder.ctc_text(labels.ids).split())
+            texts[text] = max(labels.log_prob, texts.get(text, -math.inf))
+        tokens = [self.processor.label_ids(normalize_training_text(text)).tolist() for text in texts]
+        prompt_ids, device = self.model.config.prompt_ids or [], self.model.device
+        log_probs = text_log_probs(self.model.language_model, prompt_ids, tokens, device)
+        weight, bonus = self.config.language_model_weight, self.config.word_bonus
+        scored = [
+            Hypothesis(text, score + weight * sum(row) + bonus * len(text.split()), tuple(ids), tuple(row), passes=1)
+            for (text, score), row, ids in zip(texts.items(), log_probs, tokens, strict=True)
+        ]
+        return sorted(scored, key=lambda hypothesis: -(hypothesis.score or 0.0))[: self.config.n_best]
+
+
 @torch.inference_mode()
 def score_tokens(model: torch.nn.Module, inputs: DecoderInputs, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     """Natural logarithms of the probability of each token of each row's text, in one pass."""
@@ -257,7 +303,17 @@ def choose_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) 
         return "ctc"
     if config.num_beams > 1:
         return "beam"
+    if loaded.model.config.default_decoder is not None:
+        return _checked_name(loaded.model.config.default_decoder)
     return "draft" if loaded.model.encoder.has_ctc and not _obstacle(loaded) else "greedy"
+
+
+def _checked_name(name: str) -> DecoderName:
+    """The decoder that a checkpoint's configuration names."""
+    if name not in get_args(DecoderName):
+        choices = ", ".join(get_args(DecoderName))
+        raise ConfigError(f"the checkpoint's config.json names default_decoder '{name}': choose from {choices}")
+    return cast(DecoderName, name)
 
 
 def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -> Decoder:
@@ -268,7 +324,7 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     """
     name = choose_decoder(config, loaded)
     encoder = loaded.encoder if isinstance(loaded, LoadedEncoder) else loaded.model.encoder
-    if name in ("ctc", "draft") and not encoder.has_ctc:
+    if name in ("ctc", "draft", "rescore") and not encoder.has_ctc:
         instead = "" if isinstance(loaded, LoadedEncoder) else "use --decoder greedy, or "
         raise ConfigError(f"--decoder {name} needs a CTC head, which this encoder lacks: {instead}{TRAIN_A_HEAD}")
     if config.accept_threshold is not None and name != "draft":
@@ -281,6 +337,8 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
         if obstacle := _obstacle(loaded):
             raise ConfigError(f"--decoder draft would not give the text of greedy: {obstacle}; use greedy")
         return DraftDecoder(loaded, config.guard_length, config.accept_threshold)
+    if name == "rescore":
+        return RescoreDecoder(loaded, replace(config, decoder=name))
     with_scores = config.timestamps == "word"
     return SearchDecoder(loaded, config.guard_length, config.beams, config.n_best, with_scores)
 

@@ -68,7 +68,7 @@ def spot_hotwords(
     # ends stands for the clip's edges.
     relative = log_posteriors - log_posteriors.max(axis=1, keepdims=True)
     edge = np.full((1, relative.shape[1]), IMPOSSIBLE, dtype=np.float32)
-    space = encoder.ctc_ids(" ")  # of BPE none: its pieces hold it
+    space = encoder.ctc_ids(" ")  # none with BPE, whose tokens hold it
     edge[:, space] = 0.0
     relative = np.concatenate([edge, relative, edge])
     spelled = [(text, ctc_label_ids(encoder, f" {text} ")) for text in hotwords]
@@ -77,8 +77,11 @@ def spot_hotwords(
         return []
     scores, starts = _spell(relative, [letters for _, letters in spelled])
     scores += weight * np.array([len(letters) - 2 if space else len(text) for text, letters in spelled])
+    # A space at either end takes a frame that is not the hotword's; with the edge's frame before all others, its first
+    # label then begins at `starts`. Tokens of BPE begin and end with the hotword itself.
+    own = 0 if space else 1
     found = [
-        SpottedHotword(spelled[word][0], int(starts[end, word]), int(end) - 1, float(scores[end, word]))
+        SpottedHotword(spelled[word][0], int(starts[end, word]) - own, int(end) - 1 + own, float(scores[end, word]))
         for end, word in np.argwhere(scores > 0)
     ]
     chosen: list[SpottedHotword] = []

@@ -4,6 +4,8 @@ Promises: a part that has moved, or whose weights changed since training, gives 
 It does not assemble a model.
 """
 
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -11,8 +13,10 @@ from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config, weights_fingerprint
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
+from asr_doge.models.download import MODELS
 from asr_doge.models.encoders import ENCODERS, SpeechEncoder
 from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
+from asr_doge.models.fetching import fetched
 from asr_doge.models.language_model import load_language_model, rename_language_model_key
 from asr_doge.published import Quantization
 
@@ -79,7 +83,9 @@ def load_frozen_language_model(
 
 
 def _find_part(field: str, name: str, revision: str | None) -> Reference:
-    """A frozen part of a checkpoint; it may have moved since."""
+    """A frozen part of a checkpoint; it may have moved since, or not have been fetched yet."""
+    if name in MODELS and not Path(name).is_dir():
+        return fetched(name)
     try:
         return find_model(name, revision)
     except CheckpointError as error:

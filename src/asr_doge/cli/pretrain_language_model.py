@@ -1,0 +1,17 @@
+"""`asr-doge pretrain language_model`: a small language model of text alone."""
+
+from asr_doge.cli.console import quiet_libraries
+from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
+
+
+def run(config: PretrainLanguageModelConfig) -> int:
+    """Run the verb; returns the exit code."""
+    from asr_doge.training.pretraining_language_model import pretrain_language_model
+
+    quiet_libraries()
+    results = pretrain_language_model(config)
+    print(
+        f"{results['parameters']} parameters, dev loss {results['dev_loss']:.3f} a token, perplexity"
+        f" {results['dev_perplexity']:.0f} a word: {config.output_dir}/language_model"
+    )
+    return 0

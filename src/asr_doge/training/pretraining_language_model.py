@@ -1,0 +1,219 @@
+"""A small language model from nothing, on text alone: the recipe behind the language model of the bundled `english`.
+
+Promises: a byte-level BPE vocabulary and a Doge model, both made of nothing but the sentences it is given, in the form
+transcripts are trained on; an example reads `[bos] prompt text [eos]`, the layout that the model has with no speech
+in it, so that what it learns is the probability of a transcript. Same seed and machine, same weights; an interrupted
+run continues at its last checkpoint. Sentences of the manifests it is told to leave out are not read.
+It does not know audio.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+from transformers import DogeConfig, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from asr_doge.data.manifest import read_manifest
+from asr_doge.data.text_files import read_lines
+from asr_doge.errors import DataError
+from asr_doge.models.language_model import build_language_model
+from asr_doge.models.layout import IGNORED_LABEL
+from asr_doge.published import DEFAULT_PROMPT
+from asr_doge.text.normalization import normalize_training_text
+from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
+
+DEV_EVERY = 200
+"""Each so many-th sentence is kept out of training, for the dev loss."""
+LONGEST = 64
+"""Tokens of a sentence; longer ones are cut there."""
+
+
+def read_texts(config: PretrainLanguageModelConfig) -> list[str]:
+    """The sentences, in the form that transcripts are trained on, without those of `without_manifests`.
+
+    Raises:
+        DataError: a file cannot be read, or no sentence is left.
+    """
+    barred = {
+        normalize_training_text(utterance.text)
+        for manifest in config.without_manifests
+        for utterance in read_manifest(Path(manifest))
+    }
+    texts: dict[str, None] = {}
+    for name in config.text_files:
+        texts |= dict.fromkeys(normalize_training_text(line) for line in read_lines(Path(name)))
+    kept = [text for text in texts if text and text not in barred]
+    if not kept:
+        raise DataError("--text_files hold no sentence: give files with a sentence a line")
+    return kept
+
+
+def build_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `texts`; it can write any text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([DEFAULT_PROMPT, *texts], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def _token_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, cut at `LONGEST`, and the end-of-sequence token."""
+    ids = tokenizer(list(texts), add_special_tokens=False).input_ids
+    return [[*row[:LONGEST], tokenizer.eos_token_id] for row in ids]
+
+
+class TokenBatches(Dataset[list[list[int]]]):
+    """Batches of sentences of like length: every pass in another order, drawn from the seed.
+
+    Args:
+        rows: token ids of each sentence.
+        batch_tokens: of a batch, padding included.
+        size: batches.
+        seed: of the order.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[int]], batch_tokens: int, size: int, seed: int) -> None:
+        self.rows = rows
+        self.batches: list[list[int]] = []
+        rng = np.random.default_rng(seed)
+        while len(self.batches) < size:
+            self.batches += self._epoch(batch_tokens, rng)
+        del self.batches[size:]
+
+    def _epoch(self, batch_tokens: int, rng: np.random.Generator) -> list[list[int]]:
+        lengths = np.array([len(row) for row in self.rows])
+        order = np.argsort(lengths + rng.random(len(lengths)), kind="stable").tolist()
+        batches: list[list[int]] = [[]]
+        for index in order:
+            if (len(batches[-1]) + 1) * lengths[index] > batch_tokens and batches[-1]:
+                batches.append([])
+            batches[-1].append(index)
+        return [batches[place] for place in rng.permutation(len(batches)).tolist()]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> list[list[int]]:
+        return [list(self.rows[row]) for row in self.batches[index]]
+
+
+class CollateText:
+    """Batches as the model reads them.
+
+    Args:
+        prompt_ids: before every sentence.
+    """
+
+    def __init__(self, prompt_ids: Sequence[int]) -> None:
+        self.prompt_ids = list(prompt_ids)
+
+    def __call__(self, batches: Sequence[Sequence[Sequence[int]]]) -> dict[str, Tensor]:
+        """`input_ids`, `attention_mask` and `labels`, each `[B, N]`, of the one batch that it is given."""
+        (rows,) = batches
+        sequences = [torch.tensor([*self.prompt_ids, *row]) for row in rows]
+        labels = [torch.tensor([*[IGNORED_LABEL] * len(self.prompt_ids), *row]) for row in rows]
+        return {
+            "input_ids": pad_sequence(sequences, batch_first=True),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in sequences], batch_first=True),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL),
+        }
+
+
+def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, float]:
+    """Make the language model and write it to `language_model/` in the output folder, loadable by name.
+
+    Returns:
+        `dev_loss` in nats a token, `dev_perplexity` of a word, `tokens` trained on in a pass, `parameters`.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    set_seed(config.seed)
+    texts = read_texts(config)
+    train = [text for place, text in enumerate(texts) if place % DEV_EVERY]
+    dev = texts[::DEV_EVERY]
+    tokenizer = build_text_tokenizer(train, config.text_vocab_size)
+    prompt_ids = [tokenizer.bos_token_id, *tokenizer(DEFAULT_PROMPT, add_special_tokens=False).input_ids]
+    rows = _token_rows(tokenizer, train)
+    model = build_language_model(
+        DogeConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.text_hidden_dim,
+            intermediate_size=2 * config.text_hidden_dim,
+            num_hidden_layers=config.text_layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    folder = Path(config.output_dir) / "stages" / "language_model"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=config.steps,
+        per_device_train_batch_size=1,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.steps // 20,
+        lr_scheduler_type="cosine",
+        weight_decay=0.1,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        logging_steps=10,
+        save_steps=100,
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        seed=config.seed,
+    )
+    batches = TokenBatches(rows, config.batch_tokens, config.steps, config.seed)
+    trainer = Trainer(model, arguments, data_collator=CollateText(prompt_ids), train_dataset=batches)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    text_dir = Path(config.output_dir) / "language_model"
+    model.save_pretrained(text_dir)
+    tokenizer.save_pretrained(text_dir)
+    loss, tokens = dev_loss(model, _token_rows(tokenizer, dev), CollateText(prompt_ids))
+    results: dict[str, Any] = {
+        "parameters": model.num_parameters(),
+        "tokens": sum(map(len, rows)),
+        "dev_loss": loss,
+        "dev_perplexity": math.exp(loss * tokens / sum(len(text.split()) + 1 for text in dev)),
+    }
+    (text_dir / "pretraining.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return results
+
+
+@torch.inference_mode()
+def dev_loss(model: torch.nn.Module, rows: Sequence[Sequence[int]], collate: CollateText) -> tuple[float, int]:
+    """Mean cross-entropy of the tokens of `rows`, in nats, and their number."""
+    model.eval()
+    total, tokens = 0.0, sum(map(len, rows))
+    for part in _parts(sorted(rows, key=len), 32):
+        batch = collate([part])
+        total += float(model(**batch).loss) * sum(map(len, part))
+    return total / tokens, tokens
+
+
+def _parts(rows: Sequence[Sequence[int]], size: int) -> Iterator[Sequence[Sequence[int]]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
