@@ -1,8 +1,8 @@
-"""Batches of a fixed number of items of like length, so that little of them is padding.
+"""Batches of a fixed number of items of similar length, so that there is little padding.
 
-Promises: every item comes once an epoch; every batch but the last of an epoch has the same size; which items share a
-batch, and the order of the batches, changes by epoch and depends on the lengths, the seed and the epoch alone.
-It knows lengths of any unit. For batches bounded by their total length see `asr_doge.data.batching`.
+Promises: every item occurs once per epoch; every batch but the last of an epoch has the same size; the composition and
+order of the batches change by epoch and depend only on the lengths, the seed and the epoch.
+It knows lengths of any unit. For batches limited by their total length see `asr_doge.data.batching`.
 """
 
 import math
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 JITTER = 0.1
-"""Lengths are taken for up to e^±this of what they are before they are sorted, so that batches are made up anew."""
+"""Before sorting, lengths are multiplied by up to e^±this, so that the composition of batches changes by epoch."""
 
 
 class LikeBatches(Sampler[list[int]]):
@@ -42,17 +42,17 @@ class LikeBatches(Sampler[list[int]]):
         return iter(self.batches(self.epoch))
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """Whole batches of an epoch; the one that is not full, if any, is the last."""
+        """Batches of an epoch; if one is not full, it is the last."""
         rng = np.random.default_rng([self.seed, epoch])
         order = np.argsort(self.lengths * np.exp(rng.uniform(-JITTER, JITTER, len(self.lengths))), kind="stable")
         full, rest = divmod(len(order), self.size)
-        # Of any length, not always the longest.
+        # The smaller batch is of random length, not always of the longest items.
         place = int(rng.integers(full + 1)) * self.size
         small, order = order[place : place + rest], np.delete(order, slice(place, place + rest))
         batches = [order[number * self.size :][: self.size].tolist() for number in rng.permutation(full)]
         return [*batches, small.tolist()] if rest else batches
 
     def padding_share(self, epoch: int = 0) -> float:
-        """Padding as a fraction of all that an epoch's batches hold."""
+        """Padding as a fraction of the total size of an epoch's batches."""
         room = sum(len(batch) * self.lengths[batch].max() for batch in self.batches(epoch))
         return max(0.0, 1 - float(self.lengths.sum() / room)) if room else 0.0

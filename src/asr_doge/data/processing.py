@@ -1,9 +1,9 @@
-"""The `process` verb: a corpus in, manifests out.
+"""The `process` verb: turn a corpus into manifests.
 
-Promises: every listed recording is either kept, with its measured length and its normalized transcript, or counted
-under the reason it was dropped for; one bad recording does not stop the rest. All splits are read before anything is
-written, and the same corpus gives the same bytes. It copies and converts no audio, and decodes it only to verify it; it
-does not know models.
+Promises: every listed recording is either kept, with its measured duration and normalized transcript, or counted under
+the reason why it was dropped; one bad recording does not stop the rest. All splits are read before anything is written,
+and the same corpus gives the same bytes. It copies and converts no audio, and decodes it only to verify it; it does not
+know models.
 """
 
 import csv
@@ -34,7 +34,7 @@ from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.progress import progress_bar
 from asr_doge.text.normalization import normalize_training_text
 
-_AT_ONCE = 4096  # recordings handed to the threads at a time: each costs a kilobyte until it is judged
+_AT_ONCE = 4096  # recordings handed to the threads at a time: each takes a kilobyte until it is judged
 
 
 def process_corpus(config: ProcessConfig) -> ProcessReport:
@@ -42,8 +42,8 @@ def process_corpus(config: ProcessConfig) -> ProcessReport:
 
     Raises:
         ConfigError: no corpus of that name, or every split is left out.
-        DataError: a folder or split is missing, a transcript list is unreadable, nothing of a split can be kept, or the
-            output cannot be written.
+        DataError: a folder or split is missing, a transcript list is unreadable, no utterance of a split can be kept,
+            or the output cannot be written.
     """
     corpus = find_corpus(config.dataset)
     splits = _chosen_splits(config, corpus)
@@ -86,7 +86,7 @@ def _manifest_path(config: ProcessConfig, role: str) -> Path:
 
 
 def _refuse_to_overwrite_source(config: ProcessConfig, role: str, split: str) -> None:
-    """A manifest must not replace one it was made from: what it drops would be lost for good."""
+    """Refuse to replace a manifest by one made from it: the dropped utterances would be lost for good."""
     if config.dataset != "manifest":
         return
     source = manifest_of_split(config.data_dir, split)
@@ -149,7 +149,7 @@ def _judge(source: Listed, config: ProcessConfig) -> Utterance | Rejected:
 
 
 def _limits(config: ProcessConfig) -> dict[str, str]:
-    """What a recording is dropped for though nothing is wrong with it, and the flag that decides."""
+    """The limits for which a recording is dropped although it has no fault, and the flag of each."""
     return {
         f"shorter than {config.min_duration:g} s": "--min_duration",
         f"longer than {config.max_duration:g} s": "--max_duration",
@@ -189,7 +189,7 @@ def _report(
 
 
 def _losses(config: ProcessConfig, reports: Sequence[SplitReport]) -> Iterator[str]:
-    """Limits that take most of a split, which is seldom meant."""
+    """Warn about limits that drop most of a split, which is seldom intended."""
     for report in reports:
         for reason, flag in _limits(config).items():
             share = report.dropped.get(reason, 0) / (report.kept + sum(report.dropped.values()))
@@ -198,7 +198,7 @@ def _losses(config: ProcessConfig, reports: Sequence[SplitReport]) -> Iterator[s
 
 
 def _table(rejected: dict[str, list[Rejected]]) -> bytes:
-    """All that was dropped, as TSV."""
+    """All dropped utterances, as TSV."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(["manifest", "id", "reason", "detail"])

@@ -1,10 +1,10 @@
-"""Bring one file over HTTP, however badly the line and the server behave.
+"""Download one file over HTTP, in spite of bad connections and servers.
 
-Promises: under the target's name lies nothing or the whole file; what has arrived is kept beside it and continued, by a
-later run too. A server that stalls, breaks off, misstates the length or ignores ranges costs time, not correctness: the
-known size and MD5 decide, not what a server says. It knows nothing of archives.
+Promises: the target is either missing or complete; partial data is kept beside it and continued, also by a later run. A
+server that stalls, breaks off, states a wrong length or ignores ranges costs time, not correctness: the known size and
+MD5 decide whether the file is complete, not what a server says. It knows nothing of archives.
 
-urllib does the HTTP: resuming and judging are what matters here, and no library that we could take does both.
+urllib does the HTTP: no available library does both resuming and checking, which matter here.
 """
 
 import errno
@@ -26,10 +26,10 @@ from asr_doge.errors import DataError
 from asr_doge.progress import progress_bar
 
 PART_SUFFIX = ".part"
-"""Ending of a file that has not arrived in full."""
+"""Extension of a file that is not complete yet."""
 
 _BLOCK_BYTES = 1 << 18
-_ATTEMPTS = 4  # in a row that bring nothing new
+_ATTEMPTS = 4  # successive ones without new data
 _FIRST_PAUSE_SECONDS = 0.5  # doubled after each such attempt
 
 
@@ -42,14 +42,14 @@ class _UnknownHostError(_MirrorError):
 
 
 def fetch(urls: Sequence[str], target: Path, size: int | None, md5: str | None, timeout: float) -> None:
-    """Bring a file, continuing what an earlier run left.
+    """Download a file, continuing the partial data of an earlier run.
 
     Args:
         urls: addresses of the same file, tried in this order.
-        target: where to put it; a file that is there already is checked, and left alone.
+        target: where to put it; an existing file is checked and left alone.
         size: in bytes, if known.
         md5: of its content, if known.
-        timeout: seconds without a byte after which a connection is given up and made anew.
+        timeout: seconds without a byte after which a connection is closed and reopened.
 
     Raises:
         DataError: no address has the file, the target's present content is wrong, or the disk is full.
@@ -61,7 +61,7 @@ def fetch(urls: Sequence[str], target: Path, size: int | None, md5: str | None, 
     part = target.with_name(target.name + PART_SUFFIX)
     faults: list[str] = []
     unknown: list[str] = []
-    # What an earlier run left may itself be bad, which only the checksum of the whole tells: then begin anew.
+    # Partial data of an earlier run may be bad, which only the checksum of the whole shows: then start again.
     for url in (*urls, *urls) if part.exists() else urls:
         try:
             _fetch_from(url, part, size, timeout)
@@ -82,7 +82,7 @@ def fetch(urls: Sequence[str], target: Path, size: int | None, md5: str | None, 
 
 
 def _fetch_from(url: str, part: Path, size: int | None, timeout: float) -> None:
-    """Bring `part` to its end from one address."""
+    """Complete `part` from one address."""
     fruitless, held = 0, _size(part)
     furthest = held
     with progress_bar(
@@ -96,7 +96,7 @@ def _fetch_from(url: str, part: Path, size: int | None, timeout: float) -> None:
             try:
                 problem = _receive(url, part, size, timeout, bar)
             except _UnknownHostError as error:
-                if furthest == held:  # else the network was there a moment ago, and may come back
+                if furthest == held:  # otherwise the network worked a moment ago, and may come back
                     raise
                 problem = str(error)
             if problem is None:
@@ -109,20 +109,20 @@ def _fetch_from(url: str, part: Path, size: int | None, timeout: float) -> None:
 
 
 def _receive(url: str, part: Path, size: int | None, timeout: float, bar: "tqdm[None]") -> str | None:
-    """Append to `part` what one connection gives; returns why it is not the end, or None.
+    """Append the data of one connection to `part`; returns why it is not complete, or None.
 
     Raises:
-        _MirrorError: trying again is of no use.
+        _MirrorError: retrying is of no use.
     """
     have = _size(part)
     if size is not None and have >= size:
-        return None  # more than the whole is found by the check
+        return None  # excess data is found by the check
     headers = {"User-Agent": "asr-doge", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         with urlopen(Request(url, headers=headers), timeout=timeout) as response:
             promised = _append(response, part, have, size, bar)
     except HTTPError as error:
-        if error.code == 416 and have:  # nothing lies beyond what is here: that is the end, or a bad beginning
+        if error.code == 416 and have:  # no data beyond ours: the file is complete, or its start is bad
             held = error.headers.get("Content-Range", "").rpartition("/")[2]
             if size is None and not (held.isdigit() and int(held) < have):
                 return None
@@ -131,10 +131,10 @@ def _receive(url: str, part: Path, size: int | None, timeout: float, bar: "tqdm[
         if 400 <= error.code < 500 and error.code not in (408, 429):
             raise _MirrorError(f"HTTP {error.code} {error.reason}") from None
         return f"HTTP {error.code} {error.reason}"
-    except ValueError as error:  # an address that is none
+    except ValueError as error:  # an invalid address
         raise _MirrorError(str(error)) from None
     except (OSError, HTTPException) as error:
-        cause = getattr(error, "reason", error)  # urllib wraps what goes wrong while connecting
+        cause = getattr(error, "reason", error)  # urllib wraps connection errors
         if isinstance(cause, socket.gaierror):
             raise _UnknownHostError(f"{urlsplit(url).hostname} cannot be found") from None
         return f"no byte for {timeout:g} s" if isinstance(cause, TimeoutError) else str(cause) or type(cause).__name__
@@ -145,12 +145,12 @@ def _receive(url: str, part: Path, size: int | None, timeout: float, bar: "tqdm[
 
 
 def _append(response: HTTPResponse, part: Path, have: int, size: int | None, bar: "tqdm[None]") -> int | None:
-    """Write a response behind the `have` bytes of `part`; returns the length of the whole as the server states it."""
+    """Append a response to the `have` bytes of `part`; returns the total length as stated by the server."""
     start, promised = _range(response)
     if start > have:
         raise _MirrorError(f"it answers from byte {start:,} when asked from {have:,}")
     bar.total = promised if size is None else size
-    known = have - start  # bytes that come again, as from a server that ignores ranges
+    known = have - start  # bytes sent again, for example by a server that ignores ranges
     try:
         file = part.open("ab")
     except OSError as error:
@@ -175,7 +175,7 @@ def _append(response: HTTPResponse, part: Path, have: int, size: int | None, bar
 
 
 def _range(response: HTTPResponse) -> tuple[int, int | None]:
-    """Where a response starts in the file, and how long it says that the file is."""
+    """Where a response starts in the file, and the total length that it states."""
     if response.status == 206:
         stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if stated is None:
@@ -186,7 +186,7 @@ def _range(response: HTTPResponse) -> tuple[int, int | None]:
 
 
 def _fault(path: Path, size: int | None, md5: str | None) -> str | None:
-    """Why a file is not the one that was wanted."""
+    """Why a file is not the requested one; None if it is."""
     if size is not None and _size(path) != size:
         return f"{_size(path):,} bytes, not {size:,}"
     if md5 is None:

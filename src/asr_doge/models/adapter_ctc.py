@@ -1,10 +1,10 @@
-"""The adapter as a CTC head: what it gives, compared with the language model's own token embeddings.
+"""The adapter as a CTC head: its outputs are compared with the language model's own token embeddings.
 
-Promises: logits are cosines, with a learned temperature, between adapter outputs and what the embedding *module* gives
-for each token (some modules scale their weights), and a learned blank; the language model is not run. An adapter
-trained so speaks in directions that the language model reads (`train --warm_up ctc`); decoded by itself it gives a
-draft.
-It knows the tokens that the training texts use, and no others. It does not know how it is trained.
+Promises: logits are cosines, with a learned temperature, between adapter outputs and the output of the embedding
+*module* for each token (some modules scale their weights), plus a learned blank; the language model is not run. An
+adapter trained this way gives embeddings in directions that the language model reads (`train --warm_up ctc`); decoded
+by itself it gives a draft.
+It knows only the tokens that occur in the training texts. It does not know how it is trained.
 """
 
 import math
@@ -22,18 +22,18 @@ from asr_doge.models.encoders.base import length_mask
 from asr_doge.published import CTCUnits
 
 FIRST_TEMPERATURE = 10.0
-"""Cosines lie within ±1: unscaled, no token could be much likelier than another."""
+"""Scale of the logits. Cosines are within ±1: unscaled, no token could be much more probable than another."""
 
 
 class TokenVocabulary(CTCVocabulary):
-    """Tokens of a language model, as the text that each stands for, a space before it included."""
+    """Tokens of a language model, each as its text, including a space before it."""
 
     units: CTCUnits = "bpe"
 
     def ids(self, text: str) -> list[int]:
-        """A text in the longest tokens that fit, from its start; letters that no token begins with are left out.
+        """Split a text greedily into the longest tokens; characters that no token begins with are left out.
 
-        A word is spelled as after another one, and where there is no such token as at the start of a text.
+        A word gets the tokens it has after another word or, if there are none, those at the start of a text.
         """
         ids: list[int] = []
         rest = f" {text.strip()}" if text.strip() else ""
@@ -44,7 +44,7 @@ class TokenVocabulary(CTCVocabulary):
         return ids
 
     def text(self, ids: Iterable[int]) -> str:
-        """What ids other than the blank spell."""
+        """The text of ids other than the blank."""
         return "".join(self.tokens[number - 1] for number in ids)
 
     @property
@@ -80,7 +80,7 @@ class AdapterCTCHead(nn.Module):
 
     @property
     def stack(self) -> int:
-        """Speech embeddings a CTC frame."""
+        """Speech embeddings per CTC frame."""
         return self.adapter.stack
 
     def forward(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +93,7 @@ class AdapterCTCHead(nn.Module):
 
 
 def adapter_head_settings(tokenizer: PreTrainedTokenizerBase, token_ids: Iterable[int]) -> CTCHeadSettings:
-    """Settings of an adapter's head that writes these tokens."""
+    """Settings of an adapter's head with these tokens as labels."""
     ids = sorted(set(token_ids))
     return CTCHeadSettings(token_texts(tokenizer, ids), type="adapter", token_ids=ids)
 

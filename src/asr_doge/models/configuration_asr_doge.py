@@ -1,9 +1,9 @@
-"""The configuration of one ASR-Doge model: its three parts, the prompt, and what training adds.
+"""The configuration of an ASR-Doge model: its three parts, the prompt, and the settings of training.
 
 Promises: `ASRDogeConfig()` is the published pair (Granite Speech 3.3-2B's encoder, Doge-320M, adapter 2048→512→1024)
-with every shape filled in, so that a model can be built on the meta device with nothing downloaded. A saved
-configuration, with its checkpoint, is all that `from_pretrained` needs.
-It does not hold weights, nor check that the frozen parts can be reached.
+with every shape filled in, so that a model can be built on the meta device without a download. `from_pretrained` needs
+only a saved configuration and its checkpoint.
+It does not hold weights, nor check that the frozen parts can be found.
 """
 
 from collections.abc import Callable
@@ -31,31 +31,31 @@ class ASRDogeConfig(PreTrainedConfig):
         encoder_config: configuration of the frozen speech encoder (a transformers configuration of a family in
             `asr_doge.models.encoders`, or its dictionary). Default: Granite Speech 3.3-2B.
         text_config: configuration of the language model, any causal one. Default: Doge-320M.
-        speech_encoder: where the encoder's weights are: hub id, local folder, or a bundled name (`nano/encoder`).
-            None: nowhere else, so they are saved in the checkpoint itself.
+        speech_encoder: location of the encoder's weights: hub id, local folder, or a bundled name (`nano/encoder`).
+            None: they are saved in the checkpoint itself.
         speech_encoder_revision: hub commit of those weights.
         speech_encoder_fingerprint: digest of those weights, compared on loading.
-        language_model, language_model_revision, language_model_fingerprint: the same of the language model; None in
-            the checkpoints of `full` training, which hold all of it.
-        adapter_type: `mlp` (two layers with GELU), `linear` (one layer), `conv` (`mlp` whose first layer sees the
-            embeddings before and after too), or `qformer` (a learned query for each group of `adapter_stack`
-            embeddings reads the group by attention).
+        language_model, language_model_revision, language_model_fingerprint: the same for the language model; None in
+            checkpoints of `full` training, which hold all of it.
+        adapter_type: `mlp` (two layers with GELU), `linear` (one layer), `conv` (`mlp` whose first layer also sees the
+            embeddings before and after), or `qformer` (a learned query for each group of `adapter_stack` embeddings
+            reads the group by attention).
         adapter_hidden_dim: width between the two layers of `mlp` and `conv`, and of `qformer`'s attention.
         adapter_stack: neighbouring speech embeddings joined into one before the adapter.
         adapter_output_norm: RMS norm after the adapter, scaled to the language model's token embeddings.
         prompt_template: text the language model reads before the speech; `{language}` in it is the language spoken.
-        prompt_ids: token ids of the prompt where the language is not known, with the beginning-of-sequence token where
-            the tokenizer has one.
-        pad_token_id: what fills up the shorter texts of a batch; default, the language model's.
-        max_audio_seconds: longest clip of the training data; longer recordings are transcribed in pieces of at most
-            this, since a model does not know how to listen longer than it ever has.
-        ctc_head: a CTC head on the speech embeddings, of `asr_doge.models.ctc_head.CTCHeadSettings`; None for none but
-            the encoder's own.
-        calibration: of word confidences, as `asr_doge.decoding.confidence.Calibration` has it (`bench/confidence.py
-            --save` fits it); None for nano's.
-        train_language_model: what of the language model is trained: `none`, `lora` or `full`.
-        train_encoder: what of the encoder is trained: `none`, `lora`, or `last_k`, its last layers and what follows.
-        train_encoder_layers: how many of its layers `last_k` are.
+        prompt_ids: token ids of the prompt for an unknown language, with the beginning-of-sequence token if the
+            tokenizer has one.
+        pad_token_id: id of padding in a batch; default, the language model's.
+        max_audio_seconds: longest clip of the training data; longer recordings are transcribed in chunks of at most
+            this length, since a model is not reliable on clips longer than in training.
+        ctc_head: a CTC head on the speech embeddings, of `asr_doge.models.ctc_head.CTCHeadSettings`; None if there is
+            at most the encoder's own.
+        calibration: of word confidences, in the form of `asr_doge.decoding.confidence.Calibration`
+            (`bench/confidence.py --save` fits it); None for nano's.
+        train_language_model: trained part of the language model: `none`, `lora` or `full`.
+        train_encoder: trained part of the encoder: `none`, `lora`, or `last_k`, its last layers and what follows.
+        train_encoder_layers: number of its layers that `last_k` trains.
         lora: options of `peft.LoraConfig` (`r`, `lora_alpha`, `lora_dropout`, `target_modules`), for `lora`.
         default_decoder: the decoder to use where the user names none (see `asr_doge.decoding.configuration`).
     """
@@ -89,10 +89,10 @@ class ASRDogeConfig(PreTrainedConfig):
     default_decoder: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in and check; raises ConfigError for a value that names no choice."""
+        """Fill in defaults and check values; raises ConfigError for an invalid choice."""
         self.encoder_config = _sub_config(self.encoder_config, published_encoder_config)
         self.text_config = _sub_config(self.text_config, published_text_config)
-        self.prompt_template = kwargs.pop("prompt", self.prompt_template)  # as older checkpoints, and nano, call it
+        self.prompt_template = kwargs.pop("prompt", self.prompt_template)  # name in older checkpoints and in nano's
         if set("{}") & set(self.prompt_template.replace(PLACE, "")):
             raise ConfigError(f"prompt_template '{self.prompt_template}': only {PLACE} can stand in braces")
         if self.pad_token_id is None:
@@ -139,7 +139,7 @@ def published_encoder_config() -> GraniteSpeechConfig:
 
 
 def published_text_config() -> EarlyDogeConfig:
-    """The shapes of SmallDoge/Doge-320M, which is of Doge's early layout."""
+    """The shapes of SmallDoge/Doge-320M, which has Doge's early layout."""
     return EarlyDogeConfig(
         vocab_size=32768,
         hidden_size=1024,

@@ -1,8 +1,8 @@
-"""A CTC head for any encoder: a small network that spells out what the encoder's speech embeddings hold.
+"""A CTC head for any encoder: a small network that maps the encoder's speech embeddings to labels.
 
-Promises: with a head an encoder *has CTC*, for every function that asks: drafts, word times, hotwords, guards. A clip's
-logits do not depend on its neighbours or its padding. The head reads speech embeddings, which the feature cache holds,
-so that it is trained without running the encoder. Everything about it but its weights stands in `CTCHeadSettings`.
+Promises: an encoder with a head *has CTC* for every function that needs it: drafts, word times, hotwords, guards. A
+clip's logits do not depend on its neighbours or its padding. The head reads speech embeddings, which are in the feature
+cache, so it is trained without running the encoder. `CTCHeadSettings` has everything about it except its weights.
 It does not know where its weights come from (see `asr_doge.models.ctc_head_checkpoints`), nor how it is trained.
 """
 
@@ -25,7 +25,7 @@ from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.published import CTCHeadType
 
 CONTEXT = 200
-"""Frames of the head that attention sees at once."""
+"""Frames of the head over which attention is computed at once."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class CTCHeadSettings:
             (see `asr_doge.models.adapter_ctc`), for which only the tokens below matter.
         stack: neighbouring speech embeddings joined into one frame of the head.
         hidden_dim: width of the conformer, or of each direction of the LSTM.
-        layers: of either.
-        dropout: while it is trained.
+        layers: of the conformer or LSTM.
+        dropout: in training.
         tokens, merges: of its `CTCVocabulary`.
-        token_ids: of an `adapter`, the language model's id of each of the tokens.
+        token_ids: for an `adapter`, the language model's id of each of the tokens.
     """
 
     tokens: Sequence[str]
@@ -54,10 +54,10 @@ class CTCHeadSettings:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "CTCHeadSettings":
-        """Settings out of a configuration.
+        """Settings from a configuration.
 
         Raises:
-            ConfigError: a value that cannot be used; the message names it.
+            ConfigError: a value is invalid; the message names it.
         """
         try:
             settings = cls(**values)
@@ -76,7 +76,7 @@ class CTCHeadSettings:
         return settings
 
     def values(self) -> dict[str, Any]:
-        """As a configuration holds them."""
+        """The settings in the form of a configuration."""
         return {
             **asdict(self),
             "tokens": list(self.tokens),
@@ -139,11 +139,11 @@ class CTCHead(nn.Module):
         return padded_rows(self.output(self._body(frames, lengths, mask)), mask), lengths
 
     def output_lengths(self, speech_lengths: Tensor) -> Tensor:
-        """CTC frames `[B]` of clips of so many speech embeddings `[B]`."""
+        """Number of CTC frames `[B]` for numbers of speech embeddings `[B]`."""
         return (speech_lengths + self.stack - 1) // self.stack
 
     def _body(self, frames: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """What the output layer reads, `[N, width]`, of the `N` real frames of all clips."""
+        """The input of the output layer, `[N, width]`, for the `N` real frames of all clips."""
         if self.lstm is not None:
             packed = pack_padded_sequence(self.dropout(frames), lengths.cpu(), batch_first=True, enforce_sorted=False)
             states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=mask.shape[1])
@@ -173,26 +173,26 @@ def _block_config(settings: CTCHeadSettings) -> GraniteSpeechEncoderConfig:
 
 
 class Head(Protocol):
-    """What `HeadedEncoder` asks of a head, which is a module too."""
+    """The interface of a head for `HeadedEncoder`; a head is also a module."""
 
     @property
     def vocabulary(self) -> CTCVocabulary:
-        """What it writes."""
+        """Its labels."""
 
     @property
     def stack(self) -> int:
-        """Speech embeddings a CTC frame."""
+        """Speech embeddings per CTC frame."""
 
     def __call__(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[B, T, V]` of `[B, T', D]`, and their lengths `[B]`."""
 
 
 class HeadedEncoder(SpeechEncoder):
-    """An encoder with a trained CTC head, which takes the place of any of its own.
+    """An encoder with a trained CTC head, which replaces any of its own.
 
     Args:
-        family: the encoder, of whatever family.
-        head: that reads its speech embeddings.
+        family: the encoder, of any family.
+        head: reads its speech embeddings.
     """
 
     has_ctc = True
@@ -216,7 +216,7 @@ class HeadedEncoder(SpeechEncoder):
         return output
 
     def ctc_total(self, speech_embeddings: Tensor, speech_lengths: Tensor, ctc_labels: Tensor) -> Tensor:
-        """The head's CTC loss, summed over the clips that have labels; a text that does not fit counts as 0.
+        """The head's CTC loss, summed over the clips with labels; a text that is too long for its clip counts as 0.
 
         Args:
             speech_embeddings: `[B, T', D]`.
@@ -246,25 +246,25 @@ class HeadedEncoder(SpeechEncoder):
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str | None:
-        """Not to be asked: published checkpoints are the family's."""
+        """Not supported: published checkpoints are those of the family."""
         raise NotImplementedError
 
     @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> Any:
-        """Not to be asked: it is the family's."""
+        """Not supported: use the family's."""
         raise NotImplementedError
 
     def ctc_text(self, ids: Sequence[int]) -> str:
-        """By the head's vocabulary."""
+        """The text of ids, by the head's vocabulary."""
         return self.ctc_head.vocabulary.text(ids)
 
     def ctc_ids(self, text: str) -> list[int]:
-        """By the head's vocabulary."""
+        """The ids of a text, by the head's vocabulary."""
         return self.ctc_head.vocabulary.ids(text)
 
 
 def with_head(encoder: SpeechEncoder, settings: Mapping[str, Any] | None) -> SpeechEncoder:
-    """The encoder with a new head of these settings; itself, if there are none or it has a head of its own already.
+    """The encoder with a new head of these settings; unchanged if there are none or it has a head of its own already.
 
     A head that is the adapter is not made here (see `asr_doge.models.modeling_asr_doge`).
     """

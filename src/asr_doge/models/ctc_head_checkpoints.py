@@ -1,7 +1,7 @@
-"""A trained CTC head in a folder of its own, which is then a speech encoder like any other: `--speech_encoder FOLDER`.
+"""Store a trained CTC head in a folder, which is then a speech encoder like any other: `--speech_encoder FOLDER`.
 
-Promises: the folder holds the head's weights and points to the encoder's, which are compared by fingerprint on loading;
-it is written whole or not at all. `find_speech_encoder` is how every verb finds the encoder that a flag names.
+Promises: the folder has the head's weights and points to the encoder's, whose fingerprint is compared on loading; it is
+written completely or not at all. Every verb uses `find_speech_encoder` to find the encoder that a flag names.
 It does not know how a head is trained.
 """
 
@@ -42,7 +42,7 @@ class CTCHeadConfig(PreTrainedConfig):
     ctc_head: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Make the encoder's configuration of its dictionary."""
+        """Convert the encoder's configuration from its dictionary."""
         if self.encoder_config is not None:
             self.encoder_config = sub_config(self.encoder_config)
         super().__post_init__(**kwargs)
@@ -55,8 +55,8 @@ class FoundEncoder:
     Attributes:
         reference: the encoder's weights.
         config: the encoder's configuration.
-        fingerprint: expected of those weights, where a head was trained on them.
-        head: the CTC head's folder and configuration, where the flag names such.
+        fingerprint: expected digest of those weights, if a head was trained on them.
+        head: the CTC head's folder and configuration, if the flag names one.
     """
 
     reference: Reference
@@ -71,14 +71,14 @@ class FoundEncoder:
 
 
 def find_speech_encoder(name: str | Path, window: EncoderWindow | None = None) -> FoundEncoder:
-    """The encoder of a published model, or that of a CTC head's folder with the head.
+    """The encoder of a published model, or that of a CTC head's folder together with the head.
 
     Args:
         name: hub id, local folder or bundled name.
         window: see `set_encoder_window`.
 
     Raises:
-        CheckpointError: it cannot be found, or no family reads it.
+        CheckpointError: it cannot be found, or no family supports it.
         ConfigError: the family has no such window.
     """
     reference = find_model(name)
@@ -93,7 +93,7 @@ def find_speech_encoder(name: str | Path, window: EncoderWindow | None = None) -
 
 
 def is_ctc_head(name: str | Path) -> bool:
-    """Whether a name is of a CTC head's folder, which holds no language model.
+    """Whether a name is that of a CTC head's folder, which has no language model.
 
     Raises:
         CheckpointError: there is no such model, or it has no usable config.json.
@@ -102,7 +102,7 @@ def is_ctc_head(name: str | Path) -> bool:
 
 
 def load_head_weights(encoder: HeadedEncoder, reference: Reference, prefix: str = "") -> None:
-    """Put the weights of a CTC head, from its folder or a checkpoint, into an encoder's head.
+    """Load the weights of a CTC head, from its folder or a checkpoint, into an encoder's head.
 
     Args:
         encoder: with a head of the same settings.
@@ -120,7 +120,7 @@ def load_head_weights(encoder: HeadedEncoder, reference: Reference, prefix: str 
 
 
 def save_head(folder: Path, config: CTCHeadConfig, weights: dict[str, torch.Tensor]) -> None:
-    """Write a CTC head's folder, whole or not at all; one that is there is replaced."""
+    """Write a CTC head's folder, completely or not at all; an existing one is replaced."""
     with whole_folder(folder) as partial:
         config.save_pretrained(partial)
         ordered = {name: weights[name].contiguous() for name in sorted(weights)}

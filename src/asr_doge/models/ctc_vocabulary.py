@@ -1,6 +1,6 @@
-"""What a CTC head writes: characters, or pieces of words (BPE), both listed in full in a model's configuration.
+"""The labels of a CTC head: characters or subwords (BPE), both listed in full in a model's configuration.
 
-Promises: id 0 is the blank; a text's ids give back the text, without those of its characters that the vocabulary lacks.
+Promises: id 0 is the blank; a text's ids give the text back, without characters that the vocabulary lacks.
 It does not know the head, nor how texts are normalized.
 """
 
@@ -13,17 +13,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from asr_doge.published import CTCUnits
 
 WORD_START = "▁"
-"""What begins a piece that begins a word."""
+"""The character with which the first subword of a word begins."""
 LEAST_OCCURRENCES = 5
-"""A character that the texts have less often is not learnt from them."""
+"""A character with fewer occurrences in the texts is not included."""
 
 
 class CTCVocabulary:
-    """Tokens of a head, and how a text falls into them.
+    """The labels of a head, and how a text is split into them.
 
     Args:
-        tokens: in the order of their ids, which begin at 1.
-        merges: of BPE, in the order in which they are made; none for characters.
+        tokens: in the order of their ids, which start at 1.
+        merges: of BPE, in the order in which they are applied; none for characters.
     """
 
     def __init__(self, tokens: Sequence[str], merges: Sequence[Sequence[str]] = ()) -> None:
@@ -36,35 +36,35 @@ class CTCVocabulary:
             self._bpe.pre_tokenizer = _pieces()
 
     def __len__(self) -> int:
-        """With the blank."""
+        """Number of labels, including the blank."""
         return 1 + len(self.tokens)
 
     @property
     def units(self) -> CTCUnits:
-        """What the tokens are."""
+        """The kind of the labels."""
         return "bpe" if self.merges else "characters"
 
     def ids(self, text: str) -> list[int]:
-        """Ids that spell a text."""
+        """Ids of a text."""
         if self._bpe is not None:
             found: list[int] = self._bpe.encode(text).ids if text.strip() else []
             return found
         return [self._ids[character] for character in text if character in self._ids]
 
     def text(self, ids: Iterable[int]) -> str:
-        """What ids other than the blank spell."""
+        """The text of ids other than the blank."""
         spelled = "".join(self.tokens[number - 1] for number in ids)
         return spelled.replace(WORD_START, " ") if self._bpe is not None else spelled
 
     @classmethod
     def of_characters(cls, texts: Iterable[str]) -> "CTCVocabulary":
-        """The characters of some texts, but for the rarest (`LEAST_OCCURRENCES`)."""
+        """The characters of some texts, except rare ones (`LEAST_OCCURRENCES`)."""
         counts = Counter(character for text in texts for character in text)
         return cls(sorted(character for character, count in counts.items() if count >= LEAST_OCCURRENCES))
 
     @classmethod
     def of_pieces(cls, texts: Sequence[str], size: int) -> "CTCVocabulary":
-        """At most `size` pieces of words that make up some texts, learnt by BPE."""
+        """At most `size` subwords, learned from some texts by BPE."""
         bpe = Tokenizer(models.BPE())
         bpe.pre_tokenizer = _pieces()
         counts = Counter(character for text in texts for character in text)
@@ -81,6 +81,6 @@ def _pieces() -> pre_tokenizers.PreTokenizer:
 
 
 def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
-    """Of a trained tokenizer, whose JSON alone tells them."""
+    """Merges of a trained tokenizer, which only its JSON contains."""
     found = json.loads(bpe.to_str())["model"]["merges"]
     return [(first, second) for first, second in found]

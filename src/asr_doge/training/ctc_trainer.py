@@ -1,7 +1,7 @@
-"""The Trainer of transformers for what is trained by CTC alone, on batches of `collate_ctc_examples`.
+"""transformers' Trainer for modules trained by CTC only, on batches of `collate_ctc_examples`.
 
-Promises: batches are of like length; an evaluation decodes the best path and gives WER and CER over the whole dev set;
-a run that was interrupted goes on where it was. The loop is transformers' own.
+Promises: batches have utterances of similar length; an evaluation decodes the best path and gives WER and CER over the
+whole dev set; an interrupted run can be resumed. The loop is transformers' own.
 It does not know what it trains.
 """
 
@@ -22,7 +22,7 @@ from asr_doge.training.trainer import TellEpoch
 
 
 class CTCModule(Protocol):
-    """What is trained: speech embeddings and their lengths to CTC logits and theirs."""
+    """A module to train: maps speech embeddings and their lengths to CTC logits and their lengths."""
 
     def logits(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, T', D]` and `[B]` to `[B, T, V]` and `[B]`."""
@@ -38,7 +38,7 @@ class CTCTrainer(Trainer):
         dev: examples to evaluate on, the shortest first.
         batches: of `train`.
         dev_batches: of `dev`.
-        text: of label ids.
+        text: gives the text of label ids.
         options: as in `Trainer`.
     """
 
@@ -60,11 +60,11 @@ class CTCTrainer(Trainer):
         self.audio_seconds = 0.0
         """Seconds of audio trained on since this process started, padding included."""
         self.hypotheses: list[str] = []
-        """What the last evaluation heard, in the order of the dev examples."""
+        """Hypotheses of the last evaluation, in the order of the dev examples."""
         self.add_callback(TellEpoch(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of like length."""
+        """Batches of similar length."""
         loader: DataLoader[Any] = DataLoader(
             cast(CTCExamples, self.train_dataset), batch_sampler=self.batches, collate_fn=collate_ctc_examples
         )
@@ -76,7 +76,7 @@ class CTCTrainer(Trainer):
         return loss
 
     def training_step(self, model: Any, inputs: dict[str, Tensor], *rest: Any) -> Tensor:
-        """A step, counted."""
+        """A training step, with its audio counted."""
         size, longest = inputs["speech_embeddings"].shape[:2]
         self.audio_seconds += size * longest / self.frame_rate_hz
         return super().training_step(model, inputs, *rest)
@@ -86,7 +86,7 @@ class CTCTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """WER, CER and loss on the dev set, under the names that the Trainer knows."""
+        """WER, CER and loss on the dev set, under the Trainer's metric names."""
         module = cast(Any, self.accelerator.unwrap_model(self.model))
         module.eval()
         dev = cast(CTCExamples, self.eval_dataset)

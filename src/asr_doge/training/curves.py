@@ -1,7 +1,7 @@
-"""Pictures of a run: loss, learning rate, and error rates over its steps, and the worst hypotheses beside them.
+"""Draw a run: loss, learning rate and error rates by step, and the worst hypotheses.
 
-Promises: `curves.png` and `curves.html` in the run's folder, each whole in itself, to be opened anywhere without a
-network. It draws what the Trainer logged and computes nothing.
+Promises: `curves.png` and `curves.html` in the run's folder, both self-contained, to be opened without a network. It
+draws what the Trainer logged and computes nothing.
 """
 
 import io
@@ -28,7 +28,7 @@ _PANELS: Mapping[str, tuple[tuple[str, str, float], ...]] = {
 }
 """Title of each panel, and its lines: name in the log, label, factor."""
 _LOGARITHMIC = ("loss", "gradient norm")
-"""Panels of what falls by orders of magnitude in the first steps, and would be a flat line ever after."""
+"""Panels of values that fall by orders of magnitude in the first steps, and would look flat afterwards."""
 
 
 def draw_curves(folder: Path, log_history: Sequence[Mapping[str, Any]], hypotheses: Sequence[Hypothesis]) -> None:

@@ -1,8 +1,8 @@
-"""Utterances as training examples, from the audio itself or from the feature cache, and batches of them.
+"""Training examples from utterances, by audio or by the feature cache, and batches of them.
 
-Promises: both sources give batches that the model reads the same way, so a cached feature trains like a computed one;
-how an example is varied depends on the seed, the epoch and the utterance's id alone, so that a resumed run and any
-number of worker processes see the same, whatever else is in the manifest. They do not know the Trainer.
+Promises: both sources give batches that the model reads the same way, so training on cached and on computed features
+is the same; the augmentation of an example depends only on the seed, the epoch and the utterance's id, so a resumed run
+and any number of worker processes give the same, whatever else is in the manifest. They do not know the Trainer.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,15 +28,15 @@ NO_LABELS = torch.tensor([IGNORED_LABEL])
 
 
 class UtteranceDataset(Dataset[Example]):
-    """What the two sources have in common; also `prompt_ids` `[P]` where the prompt names the language.
+    """Base of the two sources; adds `prompt_ids` `[P]` if the prompt names the language.
 
     Args:
         utterances: of a manifest.
         processor: makes input features and labels.
-        seed: of the variations.
+        seed: of the augmentation.
 
     Attributes:
-        ctc_ids: what gives `ctc_labels` `[L']` of a text, where a CTC head is trained too.
+        ctc_ids: gives the `ctc_labels` `[L']` of a text, if a CTC head is trained too.
     """
 
     def __init__(self, utterances: Sequence[Utterance], processor: ASRDogeProcessor, seed: int = 0) -> None:
@@ -47,14 +47,14 @@ class UtteranceDataset(Dataset[Example]):
         self.ctc_ids: Callable[[str], Sequence[int]] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, whose variations come next."""
+        """Choose the epoch, from 0, whose augmentation comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     def _labels(self, text: str | None) -> Example:
-        """Labels of a text; of None, of nothing that could be learnt."""
+        """Labels of a text; for None, labels that give no loss."""
         labels = {"labels": NO_LABELS if text is None else self.processor.label_ids(text)}
         if self.ctc_ids is not None:
             ids = [] if text is None else self.ctc_ids(text)
@@ -62,22 +62,22 @@ class UtteranceDataset(Dataset[Example]):
         return labels
 
     def _prompt(self, language: str | None) -> Example:
-        """The prompt of an example, where prompts differ."""
+        """The prompt of an example, if prompts differ."""
         return {"prompt_ids": self.processor.prompt_ids(language)} if self.processor.names_language else {}
 
     def blank(self) -> Example:
-        """An example that nothing can be learnt from, to stand in a batch where there is none: it has no labels."""
+        """A placeholder without labels for an empty place in a batch: it gives no loss."""
         raise NotImplementedError
 
     def _rng(self, utterance: Utterance) -> np.random.Generator:
-        """What the variation of an utterance in this epoch is drawn from."""
+        """The random generator for the augmentation of an utterance in this epoch."""
         return np.random.default_rng([self.seed, self.epoch, *id_digest(utterance.id)])
 
 
 class SpeechDataset(UtteranceDataset):
-    """Examples of `input_features` `[T, F]` and `labels` `[L]`, computed from the audio when asked for.
+    """Examples of `input_features` `[T, F]` and `labels` `[L]`, computed from the audio when they are needed.
 
-    A recording that cannot be read, or not whole, is an AudioError; the feature cache lacks the same ones.
+    A recording that cannot be read, or not whole, is an AudioError; the feature cache leaves out the same recordings.
 
     Args:
         utterances, processor, seed: as in `UtteranceDataset`.
@@ -93,7 +93,7 @@ class SpeechDataset(UtteranceDataset):
     def __getitem__(self, index: int) -> Example:
         utterance = self.utterances[index]
         extractor, rng = self.processor.feature_extractor, self._rng(utterance)
-        longest = getattr(extractor, "n_samples", None)  # beyond it, Whisper's would cut without a word
+        longest = getattr(extractor, "n_samples", None)  # Whisper's would cut longer clips silently
         waveform = read_clip(utterance.audio_path, extractor.sampling_rate, longest)
         if self.augmentation is not None:
             waveform = self.augmentation(waveform, extractor.sampling_rate, rng, longest)
@@ -114,7 +114,7 @@ class SpeechDataset(UtteranceDataset):
         return {"input_features": features, "attention_mask": mask, **self._labels(None), **self._prompt(None)}
 
     def _features(self, waveform: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-        """What the encoder hears of a clip, and its mask."""
+        """The encoder's input features of a clip, and their mask."""
         batch = self.processor(audio=waveform, sampling_rate=self.processor.feature_extractor.sampling_rate)
         return batch["input_features"][0], batch["attention_mask"][0]
 
@@ -126,7 +126,7 @@ class CachedSpeechDataset(UtteranceDataset):
         utterances, processor, seed: as in `UtteranceDataset`.
         cache: holds all the utterances.
         use_copies: draw one of the augmented copies, or the original, each epoch.
-        frame_dropping: share of the embeddings that is left out at random.
+        frame_dropping: share of the embeddings to leave out at random.
         embedding_noise: level of white noise to add, relative to the embeddings' own (RMS).
     """
 
@@ -170,7 +170,7 @@ class CachedSpeechDataset(UtteranceDataset):
         }
 
     def _varied(self, embeddings: Tensor, rng: np.random.Generator) -> Tensor:
-        """`[T', D]` to `[at most T', D]`, of which at least one is left."""
+        """`[T', D]` to `[at most T', D]`, with at least one row."""
         if self.frame_dropping:
             kept = torch.from_numpy(rng.random(len(embeddings)) >= self.frame_dropping)
             embeddings = embeddings[kept] if kept.any() else embeddings[:1]

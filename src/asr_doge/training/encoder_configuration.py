@@ -11,21 +11,21 @@ from asr_doge.errors import ConfigError
 
 @dataclass
 class PretrainEncoderConfig:
-    """Train a small speech encoder from nothing by CTC, on spoken digits, and tell its WER on a speaker kept out."""
+    """Train a small speech encoder from nothing by CTC, on spoken digits, and print its WER on a speaker kept out."""
 
     digits_dir: str
     """Free Spoken Digit Dataset folder."""
     output_dir: str = "./encoder"
-    """Folder for `encoder/`, which --speech_encoder takes, and for `checkpoint-N` to go on from."""
+    """Folder for `encoder/`, which --speech_encoder takes, and for `checkpoint-N` to resume from."""
     architecture: Literal["conformer", "seanet"] = "conformer"
     """conformer: Granite Speech's blocks on log-mel features, as in nano. seanet: EnCodec's convolutions and LSTM, on
     the waveform itself."""
     dev_speaker: str = "lucas"
-    """FSDD speaker kept out of training, of whose digits the dev set is made."""
+    """FSDD speaker kept out of training, from whose digits the dev set is made."""
     dev_strings: int = 100
     """Digit strings (2 to 8 digits) of the dev set."""
     hidden_dim: int = 96
-    """Width of the conformer, or of what SEANet gives."""
+    """Width of the conformer, or of SEANet's output."""
     layers: int = 4
     """Layers of the conformer."""
     num_filters: int = 16
@@ -33,11 +33,11 @@ class PretrainEncoderConfig:
     steps: int = 1600
     """Steps, over which the learning rate falls to zero along a cosine after a warm-up of a tenth."""
     batch_size: int = 24
-    """Utterances a step."""
+    """Utterances per step."""
     learning_rate: float = 2e-3
     """Highest learning rate."""
     num_workers: int = 1
-    """Processes that make speech."""
+    """Processes that generate speech."""
     seed: int = 0
     """Seed of weights and data."""
 

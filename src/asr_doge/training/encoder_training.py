@@ -1,9 +1,9 @@
-"""The `pretrain encoder` verb: a small speech encoder from nothing, by CTC on spoken digits made as it goes.
+"""The `pretrain encoder` verb: train a small speech encoder from nothing, by CTC on generated spoken digits.
 
-Promises: every architecture hears the same clips in the same order (`PretrainingSpeech`, which depends on the seed
-alone) and is judged on the same digit strings of a speaker that none heard; the folder it writes is a speech encoder
-like any other. Killed, it goes on from its last checkpoint. Stretches of log-mel features are hidden in training, of
-waveforms none: there the architectures differ.
+Promises: every architecture gets the same clips in the same order (`PretrainingSpeech`, which depends only on the seed)
+and is evaluated on the same digit strings of a speaker not in training; the folder it writes is a speech encoder like
+any other. A killed run continues from its last checkpoint. The architectures differ in one way: log-mel features are
+masked in training, waveforms are not.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ _BATCH = 16  # dev strings that are read at once
 
 @dataclass(frozen=True)
 class PretrainedEncoder:
-    """What came of a run.
+    """Result of a run.
 
     Attributes:
         folder: of the encoder.
@@ -54,7 +54,7 @@ class PretrainedEncoder:
 
 
 def pretrain_encoder(config: PretrainEncoderConfig) -> PretrainedEncoder:
-    """Train, judge and write an encoder.
+    """Train, evaluate and write an encoder.
 
     Raises:
         DataError: recordings are missing.
@@ -102,7 +102,7 @@ def new_encoder(config: PretrainEncoderConfig) -> SmallEncoder:
 
 
 class _CTCTraining(nn.Module):
-    """An encoder under the CTC loss of its head."""
+    """An encoder with the CTC loss of its head."""
 
     def __init__(self, encoder: SmallEncoder) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def _train(config: PretrainEncoderConfig, encoder: SmallEncoder, clips: Pretrain
 
 
 def dev_scores(encoder: SmallEncoder, clips: Sequence[DigitClip]) -> Scores:
-    """What the encoder's CTC head makes of digit strings."""
+    """Scores of the encoder's CTC head on digit strings."""
     extractor = type(encoder).feature_extractor(encoder.config)
     device = next(encoder.parameters()).device
     hypotheses: list[str] = []

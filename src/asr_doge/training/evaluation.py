@@ -1,8 +1,9 @@
-"""What an evaluation says of the texts that were generated: rates, and each text beside its reference.
+"""Score the texts generated in an evaluation: rates, and each text beside its reference.
 
-Promises: rates are of the whole set, and of each language where there are several, and are what `asr-doge benchmark`
-finds for the same utterances: recordings read whole, texts by greedy search without guards, compared by the published
-rule. The hypotheses of the last evaluation are kept, worst first. It does not generate texts (the Trainer does).
+Promises: rates are those of the whole set, and of each language if there are several. They equal those of
+`asr-doge benchmark` for the same utterances: recordings read whole, texts by greedy search without guards, scored by
+the published rule. The hypotheses of the last evaluation are kept, worst first. It does not generate texts (the Trainer
+does).
 """
 
 import json
@@ -24,7 +25,7 @@ from asr_doge.text.scoring import character_error_rate, score, word_error_rate
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What was heard, beside what was said; rates of this pair, as fractions."""
+    """A hypothesis with its reference; rates of this pair, as fractions."""
 
     id: str
     reference: str
@@ -43,15 +44,15 @@ class Evaluation:
         """Of the last evaluation, worst first."""
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        """WER, CER and exact match, as fractions, of what is not blank.
+        """WER, CER and exact match, as fractions, of the rows that are not blank.
 
         Raises:
-            DataError: all is.
+            DataError: all rows are blank.
         """
         label_ids, text_ids = (torch.as_tensor(ids) for ids in (prediction.label_ids, prediction.predictions))
         texts = self.processor.batch_decode(text_ids)
         is_blank = (label_ids == IGNORED_LABEL).all(dim=1).tolist()
-        # Blank rows beyond the last utterance filled up the last batch.
+        # Blank rows after the last utterance fill the last batch.
         rows = zip(self.utterances, texts, is_blank, strict=False)
         heard = [(utterance, *_normalized(utterance, text)) for utterance, text, blank in rows if not blank]
         if not heard:
@@ -82,7 +83,7 @@ class Evaluation:
 
 
 def _normalized(utterance: Utterance, text: str) -> tuple[str, str]:
-    """What was said and what was heard, by the published rule, as `asr-doge benchmark` compares them."""
+    """Reference and hypothesis by the published rule, as `asr-doge benchmark` compares them."""
     language = utterance.language or "en"
     said, heard = (normalize_for_scoring(one, language, "clean") for one in (utterance.raw_text, text))
     return said, heard

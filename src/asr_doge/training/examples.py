@@ -1,7 +1,7 @@
-"""Examples that bear the name of their utterance, so that training can say which one is at fault.
+"""Examples with the id of their utterance, so that training can name the one that is at fault.
 
-Promises: a batch has a row for each of its utterances, that of a recording that cannot be read being blank: it has no
-labels, so that nothing is learnt from it, while every process still makes every step.
+Promises: a batch has a row for each of its utterances. The row of a recording that cannot be read is blank: it has no
+labels and gives no loss, while every process still makes every step.
 They read nothing themselves (see `asr_doge.training.datasets`), and do not know how many faults are too many.
 """
 
@@ -16,12 +16,12 @@ from asr_doge.errors import AudioError
 from asr_doge.training.datasets import Example, UtteranceDataset, collate_examples
 
 IDS, UNREADABLE = "utterance_ids", "unreadable"
-"""What a batch holds beside the model's inputs: ids of its utterances; of those left out, `{id: reason}`."""
+"""Keys of a batch beside the model's inputs: ids of its utterances; for those left out, `{id: reason}`."""
 
 
 @dataclass(frozen=True)
 class NamedExample:
-    """An example; a blank one has no id, or a reason why it is blank."""
+    """An example; a blank one has no id, or the reason why it is blank."""
 
     id: str | None
     example: Example
@@ -29,14 +29,14 @@ class NamedExample:
 
 
 class NamedExamples(Dataset[NamedExample]):
-    """The examples of a dataset under their utterances' ids."""
+    """The examples of a dataset with their utterances' ids."""
 
     def __init__(self, examples: UtteranceDataset) -> None:
         self.examples = examples
 
     @property
     def utterances(self) -> Sequence[Utterance]:
-        """Those that the examples are of."""
+        """The utterances of the examples."""
         return self.examples.utterances
 
     def set_epoch(self, epoch: int) -> None:
@@ -47,7 +47,7 @@ class NamedExamples(Dataset[NamedExample]):
         return len(self.utterances)
 
     def __getitem__(self, index: int | None) -> NamedExample:
-        """An example; None, an empty place in a batch, is a blank one."""
+        """An example; for None, an empty place in a batch, a blank one."""
         if index is None:
             return NamedExample(None, self.examples.blank())
         utterance_id = self.utterances[index].id

@@ -1,7 +1,7 @@
-"""The CTC head that a run trains beside the adapter, and the labels of its texts.
+"""Prepare the CTC head that a run trains beside the adapter, and the labels of its texts.
 
-Promises: the flags decide in one place whether there is a head, which, and what trains; what contradicts itself is one
-line. It does not train (see `asr_doge.training.warm_up`, and `forward` of the model).
+Promises: one place decides from the flags whether there is a head, which one, and what is trained; contradicting flags
+give one line. It does not train (see `asr_doge.training.warm_up`, and `forward` of the model).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +18,10 @@ Ids = Callable[[str], Sequence[int]]
 
 
 def prepare_head(config: TrainConfig, loaded: LoadedModel, utterances: Sequence[Utterance]) -> Ids | None:
-    """Give the model the head that the flags ask for, and say what its labels are; None where none is trained.
+    """Give the model the head that the flags request, and return the function for its labels; None without a head.
 
     Raises:
-        ConfigError: the flags ask for a head and for no training of it, or for one where there is one.
+        ConfigError: the flags request a head but not its training, or a new one although there is one.
     """
     model = loaded.model
     if not config.ctc_weight:
@@ -45,7 +45,7 @@ def prepare_head(config: TrainConfig, loaded: LoadedModel, utterances: Sequence[
 
 
 def _settings(config: TrainConfig, processor: ASRDogeProcessor, utterances: Sequence[Utterance]) -> CTCHeadSettings:
-    """Of a new head."""
+    """Settings of a new head."""
     if config.ctc_head in (None, "adapter"):
         return adapter_settings(processor, utterances)
     characters = CTCVocabulary.of_characters(utterance.text for utterance in utterances)
@@ -53,13 +53,13 @@ def _settings(config: TrainConfig, processor: ASRDogeProcessor, utterances: Sequ
 
 
 def adapter_settings(processor: ASRDogeProcessor, utterances: Sequence[Utterance]) -> CTCHeadSettings:
-    """Of an adapter's head, which writes the tokens of these texts."""
+    """Settings of an adapter's head, whose labels are the tokens of these texts."""
     used = {token for utterance in utterances for token in processor.label_ids(utterance.text)[:-1].tolist()}
     return adapter_head_settings(processor.tokenizer, used)
 
 
 def ctc_labels(loaded: LoadedModel) -> Ids:
-    """What gives the CTC ids of a text, for the model's head."""
+    """The function that gives the CTC ids of a text, for the model's head."""
     encoder = loaded.model.encoder
     if isinstance(encoder, HeadedEncoder) and isinstance(encoder.ctc_head, AdapterCTCHead):
         return token_labels(loaded.processor, encoder.ctc_head.settings)
@@ -67,7 +67,7 @@ def ctc_labels(loaded: LoadedModel) -> Ids:
 
 
 def token_labels(processor: ASRDogeProcessor, settings: CTCHeadSettings) -> Ids:
-    """What gives the CTC ids of a text for an adapter's head: those of the tokens that the language model reads."""
+    """The function that gives the CTC ids of a text for an adapter's head: those of the language model's tokens."""
     number_of = {token: number for number, token in enumerate(settings.token_ids, start=1)}
 
     def ids(text: str) -> list[int]:

@@ -1,7 +1,7 @@
-"""What a run trains on and is evaluated on, from the cache or from recordings, and in which batches.
+"""Open the data of a run, for training and evaluation, from the cache or from recordings, and divide it into batches.
 
-Promises: what cannot be read is left out and named, on every process alike; evaluations are of the same utterances.
-It does not know how an example is made (see `asr_doge.training.datasets`).
+Promises: utterances that cannot be read are left out and named, on every process alike; all evaluations use the same
+utterances. It does not know how an example is made (see `asr_doge.training.datasets`).
 """
 
 import sys
@@ -23,7 +23,7 @@ from asr_doge.training.processes import process_count, process_rank, say_once
 def open_dataset(
     config: TrainConfig, utterances: Sequence[Utterance], loaded: LoadedModel, *, training: bool = False
 ) -> UtteranceDataset:
-    """Examples from the feature cache if there is one, else from the audio; only those for training are varied."""
+    """Examples from the feature cache if there is one, else from the audio; only training examples are augmented."""
     if not config.features_dir:
         return SpeechDataset(utterances, loaded.processor, training and config.augment, config.seed)
     source = feature_source(
@@ -55,7 +55,7 @@ def open_dataset(
 
 
 def leave_out_unreadable(examples: UtteranceDataset) -> tuple[UtteranceDataset, dict[str, str]]:
-    """What can be read, so that every evaluation is of the same utterances; and why the others cannot, by id.
+    """The readable utterances, so that all evaluations use the same; and the reason for each other one, by id.
 
     Raises:
         DataError: nothing remains.
@@ -78,7 +78,7 @@ def leave_out_unreadable(examples: UtteranceDataset) -> tuple[UtteranceDataset, 
 
 
 def training_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> ProcessBatches:
-    """What this process reads, by count or by seconds; of the latter, says what the batches hold."""
+    """This process's batches, by count or by seconds; in the latter case, prints their size and padding."""
     shard = Shard(process_rank() + 1, process_count())
     durations = [utterance.duration for utterance in utterances]
     if config.batch_seconds is None:
@@ -93,7 +93,7 @@ def training_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> Pr
 
 
 def evaluation_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> SharedBatches:
-    """The batches of this process's share of an evaluation, bounded as those of training are."""
+    """The batches of this process's share of an evaluation, limited like those of training."""
     shard = Shard(process_rank() + 1, process_count())
     if config.batch_seconds is None:
         return SharedBatches([1.0] * len(utterances), utterances_at_once(config), shard)
@@ -101,10 +101,10 @@ def evaluation_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> 
 
 
 def shortest_first(utterances: Sequence[Utterance]) -> list[Utterance]:
-    """Neighbours of like length, so that evaluation pads little."""
+    """Utterances sorted by length, so that evaluation pads little."""
     return sorted(utterances, key=lambda utterance: utterance.duration)
 
 
 def utterances_at_once(config: TrainConfig) -> int:
-    """Of a process."""
+    """Utterances that a process reads at once."""
     return max(1, config.batch_size // (process_count() * config.gradient_accumulation_steps))

@@ -1,8 +1,8 @@
-"""The memory that training will need, told before it starts.
+"""Predict the memory that training will need, before it starts.
 
-Promises: weights, gradients and optimizer are counted; what a step keeps for its backward pass is measured, on the
-longest utterance once and twice, and drawn out to the batch. It is about the device that trains, not about the disk,
-and leaves out what Python and its libraries hold.
+Promises: weights, gradients and optimizer are calculated; activations kept for the backward pass are measured, on the
+longest utterance once and twice, and extrapolated to the batch. The plan is about the training device, not the disk,
+and leaves out the memory of Python and its libraries.
 """
 
 from collections.abc import Callable
@@ -20,19 +20,19 @@ from asr_doge.training.examples import NamedExamples, collate_named
 
 _ADAM_STATES = 2  # running means of the gradient and of its square, in float32
 _BACKWARD = 1.1
-"""What a backward pass holds at its highest over what it began with (`bench/memory.py`: 1.1 to 1.25)."""
+"""Peak of a backward pass relative to its start (`bench/memory.py`: 1.1 to 1.25)."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes that one process needs, and has.
+    """Bytes that one process needs, and bytes that are free.
 
     Attributes:
         parameters: of each part.
         weights, gradients, optimizer: of the whole run.
-        activations: of a step, for each utterance as long as the longest.
+        activations: of a step, per utterance of the longest length.
         batch_size: utterances that a process reads at once.
-        available: bytes of the device that are free for all of this.
+        available: free bytes of the device.
     """
 
     parameters: ParameterCounts
@@ -45,7 +45,7 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        """At the worst moment of a step, with all its activations and all its gradients."""
+        """Memory at the peak of a step, with all its activations and all its gradients."""
         return self.weights + self.optimizer + self.gradients + self.activations * self.batch_size
 
     @property
@@ -55,11 +55,11 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether the batch does."""
+        """Whether the batch fits."""
         return self.batch_size <= self.largest_batch
 
     def lines(self) -> list[str]:
-        """The plan, to be read."""
+        """The plan as text."""
         counts = self.parameters
         parts = (("encoder", counts.encoder), ("adapter", counts.adapter), ("language model", counts.language_model))
         named = ", ".join(f"{name} {count:,}" for name, count in parts)
@@ -88,11 +88,11 @@ def plan_memory(
     """Predict the memory of training.
 
     Args:
-        model: on its device, whose step is tried.
-        batch_of: a batch of so many utterances, all as long as the longest.
+        model: on its device; a step is run.
+        batch_of: gives a batch of a number of utterances, all as long as the longest.
         batch_size: utterances that a process reads at once.
         bf16: whether steps run in mixed precision.
-        shards: processes that share weights, gradients and optimizer out (FSDP).
+        shards: number of processes that divide weights, gradients and optimizer among them (FSDP).
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
@@ -100,7 +100,7 @@ def plan_memory(
     was_training = model.training
     model.train()
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):  # dropout; the run is to be the same with a plan and without
+    with torch.random.fork_rng(devices):  # for dropout: the run must be the same with a plan and without
         one, two = (_activations(model, batch_of(count), bf16) for count in (1, 2))
     model.train(was_training)
     return MemoryPlan(
@@ -115,7 +115,7 @@ def plan_memory(
 
 
 def _activations(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor], bf16: bool) -> int:
-    """Bytes that are held when the backward pass of a batch begins, but for the weights."""
+    """Bytes in use when the backward pass of a batch begins, except the weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -130,7 +130,7 @@ def _activations(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor
     with precision, saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model(**batch)
     assert output.logits is not None
-    # The logits, and what the backward pass starts with: their gradient.
+    # The logits, and the start of the backward pass: their gradient.
     return sum(kept.values()) + 2 * output.logits.numel() * 4
 
 
@@ -146,10 +146,10 @@ def _size(count: int) -> str:
 
 
 def longest_batch(examples: NamedExamples, max_unreadable: int) -> Callable[[int], dict[str, Tensor]]:
-    """Batches of the longest utterance that can be read, over and over, for `plan_memory`.
+    """Batches that repeat the longest readable utterance, for `plan_memory`.
 
     Raises:
-        AudioError: of the longest, more than `max_unreadable` cannot be read.
+        AudioError: more than `max_unreadable` of the longest cannot be read.
     """
     durations = [utterance.duration for utterance in examples.utterances]
     by_length = sorted(range(len(examples)), key=lambda index: -durations[index])

@@ -1,8 +1,8 @@
-"""Whether a run computes in float32 or in mixed precision with bfloat16.
+"""Decide whether a run computes in float32 or in mixed precision with bfloat16.
 
-Promises: `--dtype auto` goes by the time that a step takes in each on the very device and model, and not by the kind of
-device; all processes of a run agree; a resumed run goes on in what it had. Measuring changes neither the weights nor
-the random numbers of the run. It looks at time only: which loses accuracy it does not know.
+Promises: `--dtype auto` decides by the time of a step in each, measured on the actual device and model; all processes
+of a run agree; a resumed run keeps its precision. Measuring changes neither the weights nor the random numbers of the
+run. It considers time only, not the loss of accuracy.
 """
 
 import time
@@ -19,9 +19,9 @@ from asr_doge.training.examples import NamedExamples, collate_named
 from asr_doge.training.processes import process_count, process_rank, say_once
 
 FASTER = 1.1
-"""So much faster must bfloat16 be: below it, float32 costs nothing and is exact."""
+"""Factor by which bfloat16 must be faster: otherwise float32 is nearly as fast, and exact."""
 MEASURED_UTTERANCES = 4
-"""Of a batch; on an accelerator one alone would be bound by what is not computing."""
+"""Utterances of a timed batch; with one, an accelerator would be limited by overhead."""
 
 
 def chosen_bf16(
@@ -31,14 +31,14 @@ def chosen_bf16(
     batch_size: int,
     before: Mapping[str, Any] | None,
 ) -> bool:
-    """Whether to compute in bfloat16; all processes must ask at once, their group being there.
+    """Whether to compute in bfloat16; all processes must call it together, in an initialized group.
 
     Args:
         config: the flags.
         model: on its device.
         examples: to train on.
         batch_size: of a process.
-        before: the record of the run that is resumed.
+        before: the record of the run that is resumed, if any.
     """
     if config.dtype != "auto":
         return config.dtype == "bf16"
@@ -59,7 +59,7 @@ def chosen_bf16(
 
 
 def _batch(examples: NamedExamples, count: int) -> dict[str, Tensor]:
-    """Of the utterance of middle length, or the next longer one that can be read, so many times."""
+    """A batch that repeats the utterance of median length, or the next longer readable one."""
     durations = [utterance.duration for utterance in examples.utterances]
     by_length = sorted(range(len(examples)), key=lambda index: durations[index])
     for index in (*by_length[len(by_length) // 2 :], *by_length):
@@ -70,7 +70,7 @@ def _batch(examples: NamedExamples, count: int) -> dict[str, Tensor]:
 
 
 def _is_faster_in_bf16(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor]) -> float | None:
-    """How many times as fast a step is; None where the device has no bfloat16."""
+    """How many times as fast a step is in bfloat16; None if the device does not support it."""
     device = model.device
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return None
@@ -80,7 +80,7 @@ def _is_faster_in_bf16(model: ASRDogeForConditionalGeneration, batch: dict[str, 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             in_fp32, in_bf16 = (_seconds(model, batch, bf16) for bf16 in (False, True))
-        except RuntimeError:  # no autocast on this device; or out of memory, which the run will say
+        except RuntimeError:  # no autocast on this device; or out of memory, which the run will report
             return None
         finally:
             model.zero_grad(set_to_none=True)
@@ -89,7 +89,7 @@ def _is_faster_in_bf16(model: ASRDogeForConditionalGeneration, batch: dict[str, 
 
 
 def _seconds(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor], bf16: bool) -> float:
-    """Of a forward and a backward pass, the better of two after one that warms up."""
+    """Time of a forward and a backward pass, the better of two after a warm-up."""
     times = []
     for _ in range(3):
         _wait(model.device)
@@ -103,6 +103,6 @@ def _seconds(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor], b
 
 
 def _wait(device: torch.device) -> None:
-    """For an accelerator, which works on after its calls return."""
+    """Wait for an accelerator, which continues after its calls return."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

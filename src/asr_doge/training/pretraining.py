@@ -1,10 +1,10 @@
-"""Making a small model from nothing: the recipe behind the bundled nano model.
+"""Make a small model from nothing: the recipe of the bundled nano model.
 
-Promises: four stages, each a transformers Trainer run on examples made as it goes: (1) the conformer learns characters
-by CTC; (2) the language model learns to write down its own tokens, drawn out and noisy; (3) encoder and language model
-together learn to write what was said, through an adapter that is then thrown away; (4) the same with longer strings.
-What they give is frozen for good, and `asr-doge train` fits an adapter on top, from a random start, like any user's.
-Same seed and machine, same weights. An interrupted run continues at its last checkpoint, by the recipe it began with.
+Promises: four stages, each a transformers Trainer run on generated examples: (1) the conformer learns characters by
+CTC; (2) the language model learns to transcribe its own token embeddings, stretched and noisy; (3) encoder and language
+model together learn to transcribe speech, through an adapter that is then discarded; (4) the same with longer strings.
+The results stay frozen, and `asr-doge train` trains an adapter on top, from a random start, like any user's. The same
+seed and machine give the same weights. An interrupted run continues at its last checkpoint, with its original recipe.
 
 nano's language model therefore knows digit strings and little else. A published pair (Granite, Doge) needs none of
 this.
@@ -67,7 +67,7 @@ CTC_VOCABULARY = 128
 CTC_WEIGHT = 0.3
 """Share of the CTC loss in stage 3: enough to keep the head's drafts good."""
 LONGEST_SENTENCE_SECONDS = 3.6
-"""Longer sentences would set the length of their whole batch."""
+"""Longest sentence; a longer one would determine the length of its whole batch."""
 
 
 def build_encoder(config: PretrainConfig) -> GraniteSpeechEncoder:
@@ -84,7 +84,7 @@ def build_encoder(config: PretrainConfig) -> GraniteSpeechEncoder:
                 "context_size": 200,
                 "max_pos_emb": 200,
                 "conv_kernel_size": 15,
-                "dropout": 0.0,  # augmentation does dropout's work here, and drawing the masks took a sixth of the time
+                "dropout": 0.0,  # augmentation replaces dropout, and drawing the masks took a sixth of the time
             },
             projector_config={
                 "model_type": "blip_2_qformer",
@@ -97,14 +97,14 @@ def build_encoder(config: PretrainConfig) -> GraniteSpeechEncoder:
                 "hidden_dropout_prob": 0.0,
                 "attention_probs_dropout_prob": 0.0,
             },
-            # Only the width is read: it is that of the projector's output.
+            # Only the width is used: it is that of the projector's output.
             text_config={"model_type": "granite", "hidden_size": config.speech_embedding_dim},
             has_lora_adapter=False,
         )
     )
     for module in encoder.encoder.modules():
-        # transformers starts every weight at a scale of 0.02, which suits layers ten times as wide; from PyTorch's own
-        # start the CTC loss fell to a third in half the steps.
+        # transformers initializes every weight at a scale of 0.02, which suits layers ten times as wide; with PyTorch's
+        # own initialization the CTC loss fell to a third in half the steps.
         if isinstance(module, nn.Linear | nn.Conv1d):
             module.reset_parameters()
     return encoder
@@ -135,7 +135,7 @@ def collate_ctc(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 class TextStage(nn.Module):
-    """Stage 3: the whole model, under the language model's loss and the CTC head's."""
+    """Stage 3: the whole model, with the language model's loss and the CTC head's."""
 
     _keys_to_ignore_on_save = None  # the Trainer asks for it when it resumes, as tied weights are saved but once
 
@@ -163,7 +163,7 @@ class TextStage(nn.Module):
         return {"loss": text_loss + CTC_WEIGHT * draft_loss}
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override] # torch's overloads
-        """Without the output layer, which is the token embedding: safetensors refuses to store a tensor twice."""
+        """Omit the output layer, which is the token embedding: safetensors refuses to store a tensor twice."""
         weights = super().state_dict(*args, **options)
         return {name: tensor for name, tensor in weights.items() if not name.endswith("lm_head.weight")}
 
@@ -171,7 +171,7 @@ class TextStage(nn.Module):
 def build_model(
     config: PretrainConfig, encoder: GraniteSpeechEncoder, tokenizer: PreTrainedTokenizerFast
 ) -> ASRDogeForConditionalGeneration:
-    """The whole small model, everything but the encoder with random weights."""
+    """The whole small model; everything except the encoder has random weights."""
     text_config = DogeConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.text_hidden_dim,
@@ -202,7 +202,7 @@ def build_model(
 
 @dataclass(frozen=True)
 class Stage:
-    """A Trainer run: `steps` are the length of its learning-rate schedule, `until` the fraction of them that is run."""
+    """A Trainer run: `steps` is the length of its learning-rate schedule, `until` the fraction of it that is run."""
 
     name: str
     steps: int
@@ -229,8 +229,8 @@ def pretrain(config: PretrainConfig) -> None:
 
     Raises:
         DataError: recordings or manifest are missing.
-        ConfigError: the output folder holds stages of another recipe.
-        CheckpointError: a finished stage there holds other weights than it should.
+        ConfigError: the output folder has stages of another recipe.
+        CheckpointError: a finished stage there has unexpected weights.
     """
     _refuse_another_recipe(config)
     set_seed(config.seed)
@@ -242,7 +242,7 @@ def pretrain(config: PretrainConfig) -> None:
 
     tokenizer = build_tokenizer(config)
     processor = ASRDogeProcessor(GraniteSpeechEncoder.feature_extractor(encoder.config), tokenizer)
-    set_seed(config.seed)  # so that the later stages start alike whether stage 1 ran in this process or before
+    set_seed(config.seed)  # so that later stages start alike whether stage 1 ran in this process or an earlier one
     model = build_model(config, encoder, tokenizer)
 
     stage = Stage("language", config.language_steps, config.language_learning_rate)
@@ -272,7 +272,7 @@ def _recipe_path(config: PretrainConfig) -> Path:
 
 
 def _recipe(config: PretrainConfig) -> dict[str, Any]:
-    """What the weights depend on: all but where they go and how many processes help."""
+    """Settings that the weights depend on: all except the output folder and the number of processes."""
     recipe = {name: value for name, value in asdict(config).items() if name not in ("output_dir", "num_workers")}
     for name in ("digits_dir", "sentences_manifest"):
         if recipe[name] is not None:
@@ -281,7 +281,7 @@ def _recipe(config: PretrainConfig) -> dict[str, Any]:
 
 
 def _refuse_another_recipe(config: PretrainConfig) -> None:
-    """Stages of one recipe must not go on by another. What was begun before recipes were written down may go on."""
+    """Refuse to continue stages with another recipe. Runs from before recipes were stored may continue."""
     path = _recipe_path(config)
     if not path.is_file():
         return
@@ -305,7 +305,7 @@ def _refuse_another_recipe(config: PretrainConfig) -> None:
 
 
 def _speech(config: PretrainConfig, steps: int, curriculum: Sequence[Difficulty], seed: int) -> PretrainingSpeech:
-    """Clips for a stage; the stages of the language model's get no sentences but digit strings."""
+    """Clips for a stage; in the language model's stages the only sentences are digit strings."""
     digits_only = curriculum is not CURRICULUM
     recordings = read_fsdd(Path(config.digits_dir), takes="train", without=[config.dev_speaker])
     utterances = read_manifest(Path(config.sentences_manifest)) if config.sentences_manifest else []
@@ -334,7 +334,7 @@ def _run_stage(
     examples: Dataset[Any],
     collate: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]],
 ) -> None:
-    """Train `module`; go on from the last checkpoint of an interrupted run, and do not repeat a finished one."""
+    """Train `module`; continue from the last checkpoint of an interrupted run, and do not repeat a finished one."""
     folder = Path(config.output_dir) / "stages" / stage.name
     finished = folder / "final" / SAFE_WEIGHTS_NAME
     if finished.is_file():
@@ -377,7 +377,7 @@ def _save(
     encoder: GraniteSpeechEncoder,
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    """Write the frozen parts in half precision, as a user's checkpoint will point to them."""
+    """Write the frozen parts in half precision, for users' checkpoints to point to."""
     encoder_dir, text_dir = Path(config.output_dir) / "encoder", Path(config.output_dir) / "language_model"
     encoder.config.save_pretrained(encoder_dir)
     halves = {

@@ -1,7 +1,7 @@
-"""Speech made as it goes, for training a small model from nothing.
+"""Generate speech for training a small model from nothing.
 
-Promises: clip `i` of a run depends on the seed and `i` alone, in whatever process it is made; no speaker or voice
-that is kept out of training is heard.
+Promises: clip `i` of a run depends only on the seed and `i`, in whatever process it is made; speakers and voices kept
+out of training are not used.
 It does not know what is trained on it.
 """
 
@@ -34,9 +34,9 @@ from asr_doge.data.digits import (
 
 @dataclass(frozen=True)
 class Difficulty:
-    """A stretch of a run: until which fraction of it, strings of at most how many digits, and what share is varied.
+    """A stretch of a run: the fraction at which it ends, the maximum number of digits, and the share of varied clips.
 
-    `other_speakers` bends the spectra and tempo of the varied clips, for more kinds of voices than were recorded.
+    `other_speakers` warps the spectra and tempo of the varied clips, for more kinds of voices than were recorded.
     """
 
     until: float
@@ -46,13 +46,13 @@ class Difficulty:
 
 
 CURRICULUM = (Difficulty(0.12, 1, 0.0), Difficulty(0.3, 3, 0.5), Difficulty(1.0, 5, 0.9))
-"""From easy to hard: CTC finds its first alignments in clear single digits within minutes, in noisy strings hardly."""
+"""From easy to hard: CTC finds its first alignments within minutes in clear single digits, hardly in noisy strings."""
 LAST_DIFFICULTY = Difficulty(1.0, 6, 0.9, other_speakers=True)
-"""What a model that can spell goes on with."""
+"""Continues with a model that has learned to spell."""
 LONG_DIFFICULTY = Difficulty(1.0, 8, 0.7, other_speakers=True)
-"""And at last, since its language model otherwise runs out of breath in longer strings, or on and on."""
+"""Last stage with longer strings, since otherwise the language model stops too early in them, or does not stop."""
 SILENT_SHARE = 0.03
-"""Share of clips in which nobody speaks, so that the model learns to write nothing."""
+"""Share of clips without speech, so that the model learns to write nothing."""
 
 
 class PretrainingSpeech(Dataset[dict[str, Any]]):
@@ -69,7 +69,7 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
         sentence_share: share of batches that are sentences, if there are any, from the second lesson on.
         seed: of everything random.
         lessons: how the clips grow harder.
-        waveforms: give samples, not log-mel features; of those no stretches are hidden.
+        waveforms: give samples instead of log-mel features; SpecAugment is then not applied.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
             reverberation_probability=0.1,
             noise_probability=0.35,
             snr_db=(8.0, 35.0),
-            # The human digits are recorded at 8 kHz; were the others not, bandwidth would tell few real speakers from
-            # many synthetic ones, and what is learned of the many would not carry over.
+            # The human digits are recorded at 8 kHz. Without this, bandwidth would distinguish few real speakers from
+            # many synthetic ones, and what is learned from the many would not carry over.
             telephone_probability=0.6,
         )
 
@@ -140,10 +140,10 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
 
 
 def bend_features(features: Tensor, rng: np.random.Generator) -> Tensor:
-    """Another tempo, and resonances of a longer or shorter throat.
+    """Change the tempo, and the resonances as for a longer or shorter vocal tract.
 
-    The latter is vocal tract length perturbation (Jaitly and Hinton, 2013), here on the mel bands. Unlike playing a
-    clip faster or slower, it leaves the pitch alone.
+    The latter is vocal tract length perturbation (Jaitly and Hinton, 2013), here on the mel bands. Unlike a change of
+    speed, it does not change the pitch.
 
     Args:
         features: `[T, 160]`; every frame is two of 80 mel bands.

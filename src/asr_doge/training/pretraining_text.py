@@ -1,9 +1,9 @@
-"""Text for teaching a language model from nothing to write down what it hears.
+"""Text for training a language model from nothing to transcribe.
 
-Promises: an example reads like the layout of `ASRDogeForConditionalGeneration`, `[bos] prompt | speech | text [eos]`,
-but its speech is the text's own tokens, drawn out, with noise over them and silence between them. What the language
-model learns of it (where to look next) serves it with real speech, once an adapter puts that into its token embeddings;
-from real speech alone it had not found out after five times the steps.
+Promises: an example has the layout of `ASRDogeForConditionalGeneration`, `[bos] prompt | speech | text [eos]`, but its
+speech consists of the text's own token embeddings, stretched, with noise and silence between them. The language model
+learns where to look next, and can use this for real speech once an adapter maps it to token embeddings; from real
+speech alone it had not learned this after five times the steps.
 It does not know audio.
 """
 
@@ -26,9 +26,9 @@ from asr_doge.published import DEFAULT_PROMPT
 from asr_doge.training.configuration import PretrainConfig
 
 TEXT, TOKEN, SILENCE = 0, 1, 2
-"""What stands at a position: plain text, a token that is heard, or nothing that is heard."""
+"""Kind of a position: plain text, a token in the speech part, or silence."""
 NOISE = (0.2, 1.0)
-"""Range of the noise over what is heard, relative to the token embeddings' own scale."""
+"""Range of the noise on the speech part, relative to the scale of the token embeddings."""
 
 
 def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
@@ -48,7 +48,7 @@ def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
 
 
 class StretchedTokens(Dataset[dict[str, Tensor]]):
-    """Digit strings as if they were heard: example `i` depends on the seed and `i` alone.
+    """Digit strings in the form of speech: example `i` depends only on the seed and `i`.
 
     Args:
         size: examples.
@@ -71,7 +71,7 @@ class StretchedTokens(Dataset[dict[str, Tensor]]):
         text = self.processor.label_ids(" ".join(random_digits(rng, (1, 8)))).tolist()
         heard = [(0, SILENCE)] * int(rng.integers(1, 5))
         for token, following in pairwise(text):
-            # Without silence between them, nobody could tell a token said twice from one drawn out.
+            # Without silence in between, a repeated token could not be distinguished from a stretched one.
             shortest = 1 if token == following else 0
             heard += [(token, TOKEN)] * int(rng.integers(1, 6)) + [(0, SILENCE)] * int(rng.integers(shortest, 5))
         before = [(token, TEXT) for token in self.prompt_ids] + heard
@@ -95,7 +95,7 @@ def collate_stretched_tokens(examples: Sequence[dict[str, Tensor]]) -> dict[str,
 
 
 class StretchedTokenStage(nn.Module):
-    """The language model alone, reading drawn-out text."""
+    """The language model alone, reading stretched text."""
 
     _keys_to_ignore_on_save = None  # the Trainer asks for it when it resumes, as tied weights are saved but once
 
@@ -115,6 +115,6 @@ class StretchedTokenStage(nn.Module):
         return {"loss": output.loss}
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override] # torch's overloads
-        """Without the output layer, which is the token embedding: safetensors refuses to store a tensor twice."""
+        """Omit the output layer, which is the token embedding: safetensors refuses to store a tensor twice."""
         weights = super().state_dict(*args, **options)
         return {name: tensor for name, tensor in weights.items() if not name.endswith("lm_head.weight")}

@@ -1,6 +1,6 @@
-"""This process among those that train together, as torchrun and `accelerate launch` tell each of them.
+"""This process among those that train together, as set by torchrun and `accelerate launch`.
 
-It starts none, and knows nothing of what they do.
+It starts no processes, and does not know what they do.
 """
 
 import os
@@ -13,7 +13,7 @@ from asr_doge.training.configuration import TrainConfig
 
 
 def process_count() -> int:
-    """Processes of this run, as torchrun and `accelerate launch` tell each of them."""
+    """Number of processes of this run, from the environment that torchrun and `accelerate launch` set."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -23,18 +23,18 @@ def process_rank() -> int:
 
 
 def say_once(line: str, file: TextIO | None = None) -> None:
-    """Print a line that all processes have to say, once."""
+    """Print a line once, although all processes call this."""
     if process_rank() == 0:
         print(line, file=file)
 
 
 def uses_fsdp(config: TrainConfig) -> bool:
-    """Whether the weights are shared out over the processes."""
-    return config.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"  # as `accelerate launch --use_fsdp` says it
+    """Whether the weights are divided among the processes."""
+    return config.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"  # set by `accelerate launch --use_fsdp`
 
 
 def own_device(config: TrainConfig) -> torch.device:
-    """The device of this process: the one asked for, or its own among several of the kind."""
+    """The device of this process: the requested one, or its own among several of that kind."""
     device = find_device(config.device)
     if process_count() == 1 or device.type == "cpu":
         return device

@@ -1,7 +1,7 @@
-"""The record of a run, `run.json`: what was run, on what, with which versions, and what came of it.
+"""The record of a run, `run.json`: settings, data, machine, versions and results.
 
-Promises: written before the first step and completed at the end, and into each checkpoint as it was then; the
-fingerprint of a manifest changes with its ids, texts and durations, and not with the place of its files.
+Promises: written before the first step and completed at the end, and copied into each checkpoint in its state at that
+time; the fingerprint of a manifest depends on its ids, texts and durations, and not on the place of its files.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def describe_data(splits: Mapping[str, Sequence[Utterance]]) -> dict[str, Any]:
 
 
 def describe_machine(device: torch.device, processes: int) -> dict[str, Any]:
-    """Where a run takes place, and with which versions."""
+    """The machine of a run, and the versions of its libraries."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": processes,
@@ -84,7 +84,7 @@ def _fingerprint(utterances: Sequence[Utterance]) -> str:
 
 def _git_commit() -> str | None:
     """The commit of this package's source, with `-dirty` if it was changed since; None if it was installed."""
-    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie in another's checkout
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may be in another's checkout
     return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if tracked else None
 
 

@@ -1,8 +1,8 @@
-"""Going on with an interrupted run, and refusing to go on with another than was interrupted.
+"""Resume an interrupted run, and refuse to resume it with another model, data or settings.
 
-Promises: `latest` is the newest checkpoint that was written whole and led to where the run stood, not one that was left
-behind by going back to an earlier one; a run that was killed before its first one starts again; a run is resumed only
-with the model, data and settings that the checkpoint was written under, or the difference is named.
+Promises: `latest` is the newest complete checkpoint of the run's current history, not one that was left behind by going
+back to an earlier one; a run killed before its first checkpoint starts again; a run is resumed only with the model,
+data and settings of its checkpoint, or the difference is named.
 """
 
 import shutil
@@ -34,16 +34,16 @@ MAY_CHANGE = frozenset(
         *("wandb_project", "wandb_entity", "wandb_run_name", "no_wandb", "speech_encoder", "language_model"),
     )
 )
-"""Settings that say where things are, or how the same numbers are come by; what lies there is compared instead."""
+"""Settings that do not change the result, such as paths; the content at those paths is compared instead."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """Which checkpoints led to where a run stands.
+    """The checkpoints in the history of a run.
 
     Attributes:
-        run_id: of this process's steps; None of checkpoints that were written before there were ids.
-        ancestors: ids of the processes before, each with the step that the next went on from.
+        run_id: of this process's steps; None for checkpoints from before there were ids.
+        ancestors: ids of the processes before, each with the step from which the next continued.
     """
 
     run_id: str | None
@@ -51,7 +51,7 @@ class Lineage:
 
     @classmethod
     def going_on(cls, checkpoint: Path | None) -> "Lineage":
-        """That of a process which begins now, from a checkpoint or from nothing."""
+        """Lineage of a process that starts now, from a checkpoint or from nothing."""
         if checkpoint is None:
             return cls(uuid4().hex)
         before, step = cls.of(read_record(checkpoint)), _step(checkpoint)
@@ -60,36 +60,36 @@ class Lineage:
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> "Lineage":
-        """That of a record; an older version's has none."""
+        """Lineage in a record; that of an older version has no id."""
         ancestors = (record or {}).get("ancestors", ())
         return cls((record or {}).get("run_id"), tuple((run_id, until) for run_id, until in ancestors))
 
     def holds(self, checkpoint: Path) -> bool:
-        """Whether a `checkpoint-N` folder is of it."""
+        """Whether a `checkpoint-N` folder is part of it."""
         run_id, step = self.of(read_record(checkpoint)).run_id, _step(checkpoint)
         return run_id == self.run_id or any(run_id == earlier and step <= until for earlier, until in self.ancestors)
 
     def described(self) -> dict[str, Any]:
-        """As a record has it."""
+        """The form stored in a record."""
         return asdict(self)
 
 
 def _step(checkpoint: Path) -> int:
-    """0 where the folder is named otherwise than it was written."""
+    """The step of a checkpoint, from its folder's name; 0 if the folder was renamed."""
     number = checkpoint.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else 0
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a `checkpoint-N` folder was written whole."""
+    """Whether a `checkpoint-N` folder was completely written."""
     return (folder / COMPLETE_NAME).is_file()
 
 
 def checkpoint_to_resume(resume_from: str | None, output_dir: Path) -> Path | None:
-    """The folder that `--resume_from` means; None to start from the beginning.
+    """The folder that `--resume_from` names; None to start from the beginning.
 
     Raises:
-        ConfigError: there is no such checkpoint, or one of another run that was not asked for.
+        ConfigError: there is no such checkpoint, or it belongs to another run that was not requested.
     """
     folders = [Path(folder) for folder in sort_checkpoints(str(output_dir))] if output_dir.is_dir() else []
     if resume_from is None:
@@ -107,7 +107,7 @@ def checkpoint_to_resume(resume_from: str | None, output_dir: Path) -> Path | No
 
 
 def _latest(folders: list[Path], output_dir: Path) -> Path | None:
-    """The newest whole checkpoint of the run that the folder's record is of."""
+    """The newest complete checkpoint of the run in the folder's record."""
     record = read_record(output_dir)
     if record is None and not any(is_complete(folder) for folder in folders):
         raise ConfigError(f"--resume_from latest: there is no checkpoint-N folder in {output_dir}")
@@ -124,7 +124,7 @@ def _latest(folders: list[Path], output_dir: Path) -> Path | None:
 
 
 def left_behind(checkpoint: Path | None, output_dir: Path) -> list[Path]:
-    """Checkpoints of a run's folder that lie beyond the one that it goes on from."""
+    """Checkpoints of a run's folder that are later than the one that is resumed."""
     if checkpoint is None or checkpoint.resolve().parent != output_dir.resolve():
         return []
     folders = [Path(folder) for folder in sort_checkpoints(str(output_dir))]
@@ -132,13 +132,13 @@ def left_behind(checkpoint: Path | None, output_dir: Path) -> list[Path]:
 
 
 def remove_old(output_dir: Path, lineage: Lineage, keep: int, *, spare_left_behind: bool = False) -> None:
-    """Remove all checkpoints but the newest `keep` of the run, and what a kill or a full disk left half written.
+    """Remove all checkpoints except the newest `keep` of the run, and incomplete ones left by a kill or a full disk.
 
     Args:
         output_dir: the run's folder.
         lineage: of the run.
-        keep: how many stay.
-        spare_left_behind: keep the whole ones that the run has gone back from too, as long as it has saved none itself.
+        keep: number of checkpoints to keep.
+        spare_left_behind: also keep complete ones that were left behind, as long as the run has saved none itself.
     """
     folders = [Path(folder) for folder in sort_checkpoints(str(output_dir))] if output_dir.is_dir() else []
     whole = [folder for folder in folders if is_complete(folder)]
@@ -146,12 +146,12 @@ def remove_old(output_dir: Path, lineage: Lineage, keep: int, *, spare_left_behi
     kept = [*own[-keep:], *(folder for folder in whole if spare_left_behind and folder not in own)]
     for folder in folders:
         if folder not in kept:
-            (folder / COMPLETE_NAME).unlink(missing_ok=True)  # first: a folder half removed must not look whole
+            (folder / COMPLETE_NAME).unlink(missing_ok=True)  # first: a half-removed folder must not look complete
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_same_model(checkpoint: Path, config: PreTrainedConfig) -> None:
-    """Refuse to put a checkpoint's weights and optimizer into another model than they were of.
+    """Refuse to load a checkpoint's weights and optimizer into another model.
 
     Raises:
         ConfigError: the flags give another model; the message names them.
@@ -176,10 +176,10 @@ def require_same_model(checkpoint: Path, config: PreTrainedConfig) -> None:
 
 
 def require_same_sharding(checkpoint: Path, fsdp: bool) -> None:
-    """Refuse to start the optimizer anew, since it is stored in one way with FSDP and in another without.
+    """Refuse to change sharding, since the optimizer is stored differently with and without FSDP and would be lost.
 
     Raises:
-        ConfigError: the checkpoint was written with `--fsdp`, or without, and now it is the other.
+        ConfigError: only one of the checkpoint and this run uses `--fsdp`.
     """
     if (checkpoint / OPTIMIZER_NAME_BIN).is_file() != fsdp:
         raise ConfigError(
@@ -192,18 +192,18 @@ _MODEL_FLAGS = {
     **{name: name for name in ("prompt_template", "train_language_model", "train_encoder", "train_encoder_layers")},
     "lora_*": "lora",
 }
-"""Flags that shape the model, and the field of `ASRDogeConfig` that each sets."""
+"""Flags that determine the model, and the field of `ASRDogeConfig` that each sets."""
 
 
 def changes_since(checkpoint: Path, config: dict[str, Any], data: dict[str, Any], processes: int) -> list[str]:
-    """What settings and data differ from those that a checkpoint was written under: what they were, and are now.
+    """Settings and data that differ from those of a checkpoint, with their old and new values.
 
     Args:
-        checkpoint: with the record of the process that wrote it; an older one is in the folder of its run, whose record
-            is then taken.
+        checkpoint: with the record of the process that wrote it; an older one has none, and the record of its run's
+            folder is used.
         config: settings by name.
-        data: what `describe_data` says of the manifests.
-        processes: of the run now.
+        data: from `describe_data`.
+        processes: number of processes now.
     """
     record = read_record(checkpoint) or read_record(checkpoint.parent)
     if record is None:
@@ -223,6 +223,6 @@ def changes_since(checkpoint: Path, config: dict[str, Any], data: dict[str, Any]
         if then["fingerprint"] != now["fingerprint"]:
             changed.append(f"{then['utterances']:,} {split} utterances, now {now['utterances']:,} (or other ones)")
     if config.get("batch_seconds") is not None and processes_before != processes:
-        # Each process reads batches of its own, so that a step is of other batches, and some would never be read.
+        # Each process reads its own batches, so steps would have other batches and some would never be read.
         changed.append(f"{processes_before} processes, now {processes}, with --batch_seconds")
     return changed

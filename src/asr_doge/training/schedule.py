@@ -1,8 +1,8 @@
-"""Learning rates by part of the model and by stage of the run.
+"""Compute learning rates by part of the model and by stage of the run.
 
-Promises: a stage has a rate for each part; it rises to it from zero over the warm-up and falls linearly to zero at the
-stage's end. A part whose rate is zero in a stage is not trained in it. The one-cycle schedule is torch's own, and is
-only named here. It knows neither the model nor the Trainer.
+Promises: in a stage, each part's rate rises from zero to its maximum over the warm-up and falls linearly to zero at the
+end of the stage. A part whose rate is zero in a stage is not trained in it. The one-cycle schedule is torch's own, and
+is only named here. It knows neither the model nor the Trainer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from asr_doge.errors import ConfigError
 from asr_doge.training.configuration import TrainConfig
 
 PARTS = ("adapter", "language_model", "encoder")
-"""Attributes of `ASRDogeForConditionalGeneration`; every parameter is in one of them."""
+"""Attributes of `ASRDogeForConditionalGeneration`; every parameter belongs to one of them."""
 
 STAGE_FIELDS = ("epochs", *(f"{part}_learning_rate" for part in PARTS))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """So many epochs at these highest learning rates, by part."""
+    """A number of epochs with the highest learning rate of each part."""
 
     epochs: float
     learning_rates: Mapping[str, float]
@@ -28,9 +28,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stages that follow each other, each with `warmup_steps` of its own.
+    """Consecutive stages, each with its own `warmup_steps`.
 
-    With `pct_start` it is torch's `OneCycleLR` instead, of a single stage: that share of the steps rises.
+    With `pct_start` it is torch's `OneCycleLR` instead, with a single stage: the rate rises over that share of the
+    steps.
     """
 
     stages: Sequence[Stage]
@@ -39,16 +40,16 @@ class Schedule:
 
     @property
     def epochs(self) -> float:
-        """Of the whole run."""
+        """Number of epochs of the whole run."""
         return sum(stage.epochs for stage in self.stages)
 
     @property
     def epochs_before_last(self) -> float:
-        """Where the last stage begins."""
+        """Number of epochs before the last stage."""
         return sum(stage.epochs for stage in self.stages[:-1])
 
     def learning_rate(self, part: str, step: int, total_steps: int) -> float:
-        """The rate of a part at a step, from 0, of a run of `total_steps`."""
+        """The rate of a part at a step, from 0, in a run of `total_steps`."""
         stage, start, end = self._stage(step, total_steps)
         passed, length = step - start, end - start
         if passed < self.warmup_steps:
@@ -58,12 +59,12 @@ class Schedule:
         return stage.learning_rates[part] * factor
 
     def trains(self, part: str, step: int, total_steps: int) -> bool:
-        """Whether the stage of a step trains the part, be its rate zero at that very step."""
+        """Whether a part is trained in the stage of this step, even if its rate is zero at the step itself."""
         stage, _, _ = self._stage(step, total_steps)
         return len(self.stages) == 1 or stage.learning_rates[part] > 0
 
     def _stage(self, step: int, total_steps: int) -> tuple[Stage, int, int]:
-        """The stage that a step is in, and the stage's first step and the first of the next."""
+        """The stage of a step, its first step, and the first step of the next stage."""
         passed, boundaries = 0.0, [0]
         for stage in self.stages:
             passed += stage.epochs
@@ -78,7 +79,7 @@ def read_schedule(config: TrainConfig) -> Schedule:
     """The schedule that the flags describe.
 
     Raises:
-        ConfigError: stages that cannot be used.
+        ConfigError: the stages are invalid.
     """
     if not config.stages:
         rates = {part: getattr(config, _flag(part)) for part in PARTS}

@@ -1,8 +1,7 @@
-"""Put a checkpoint on the Hugging Face hub.
+"""Upload a checkpoint to the Hugging Face hub.
 
-Promises: the repository holds the folder as it is, model card included; whatever keeps it from getting there is one
-line that says how to send it later. It does not make the checkpoint, and never asks for a token (`hf auth login` stores
-one).
+Promises: the repository has the folder's content, model card included; a failure gives one line that says how to upload
+it later. It does not create the checkpoint, and never asks for a token (`hf auth login` stores one).
 """
 
 import shlex
@@ -15,12 +14,12 @@ from asr_doge.models.checkpoints import first_line
 
 
 def push_to_hub(folder: Path, model_id: str, *, private: bool = False) -> str:
-    """Make the repository if there is none, and upload the folder to it; returns its address.
+    """Create the repository if necessary, and upload the folder to it; returns its address.
 
     Args:
         folder: a checkpoint.
-        model_id: of the repository; without an owner, it is the token's.
-        private: make it so that others cannot see it.
+        model_id: of the repository; without an owner, the token's owner is used.
+        private: hide it from others.
 
     Raises:
         TrainingError: the hub cannot be reached, or refuses.
@@ -29,7 +28,7 @@ def push_to_hub(folder: Path, model_id: str, *, private: bool = False) -> str:
     try:
         repository = api.create_repo(model_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository.repo_id, folder_path=folder, commit_message="Add what training made")
-    except Exception as error:  # whatever the HTTP client of the day raises
+    except Exception as error:  # the type depends on the HTTP client
         command = shlex.join(["hf", "upload", model_id, str(folder)])
         raise TrainingError(
             f"--push_to_hub {model_id}: {first_line(error)}; {folder} is whole: after 'hf auth login', send it by:"

@@ -1,4 +1,4 @@
-"""Weights & Biases, where it is asked for; TensorBoard needs nothing but to be installed.
+"""Log to Weights & Biases, if requested; TensorBoard only has to be installed.
 
 It logs nothing itself: transformers' callback does, to the run that is opened here.
 """
@@ -13,13 +13,13 @@ from asr_doge.training.configuration import TrainConfig
 
 
 def uses_wandb(config: TrainConfig) -> bool:
-    """Whether the run is logged there."""
+    """Whether the run is logged to Weights & Biases."""
     return config.wandb_project is not None and not config.no_wandb
 
 
 @contextmanager
 def wandb_run(config: TrainConfig) -> Iterator[None]:
-    """A run of Weights & Biases, which transformers' callback then logs to.
+    """Open a run of Weights & Biases, to which transformers' callback then logs.
 
     Raises:
         ConfigError: nobody is logged in, or the project cannot be reached.

@@ -1,9 +1,9 @@
-"""The warm-up stage of `train`: the adapter learns by CTC, before the language model is asked anything.
+"""The warm-up stage of `train`: the adapter learns by CTC before the language model is used.
 
-Promises: the adapter starts where the language model can hear it, at the loudness of its token embeddings; the
-language model is not run; it is all from the feature cache. An interrupted stage is gone on with, a finished one is not
-repeated, and either way the run after it is the same.
-It does not know what comes after.
+Promises: afterwards the adapter gives embeddings close to the language model's token embeddings, at their scale; the
+language model is not run; all data comes from the feature cache. An interrupted stage is continued, a finished one is
+not repeated, and either way the run after it is the same.
+It does not know the run that follows.
 """
 
 import shutil
@@ -40,7 +40,7 @@ STEPS_BETWEEN_CHECKPOINTS = 50
 
 
 class WarmUpStage(nn.Module):
-    """The adapter under the CTC loss of its head."""
+    """The adapter with the CTC loss of its head."""
 
     def __init__(self, head: AdapterCTCHead) -> None:
         super().__init__()
@@ -60,10 +60,10 @@ class WarmUpStage(nn.Module):
 
 
 def resolve_warm_up(config: TrainConfig) -> bool:
-    """Whether the run begins with the stage: as the flag says, else wherever it can.
+    """Whether the run begins with the stage: as the flag says, else whenever it is possible.
 
     Raises:
-        ConfigError: it was asked for where it cannot be.
+        ConfigError: it was requested and is not possible.
     """
     if config.warm_up == "none":
         return False
@@ -80,13 +80,13 @@ def resolve_warm_up(config: TrainConfig) -> bool:
 def warm_up(
     config: TrainConfig, loaded: LoadedModel, train: UtteranceDataset, dev: UtteranceDataset, bf16: bool
 ) -> None:
-    """Run the stage, or take what it left when it was run before.
+    """Run the stage, or load its result if it was run before.
 
     Args:
         config: of the run.
         loaded: the model, whose adapter is trained in place.
         train: examples of the run, from the cache.
-        dev: those it is evaluated on.
+        dev: examples for its evaluation.
         bf16: whether steps run in mixed precision, as those of the run do.
 
     Raises:
@@ -110,16 +110,16 @@ def warm_up(
         partial.rename(finished)
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-    set_seed(config.seed)  # so that what follows is the same whether the stage ran in this process or before
+    set_seed(config.seed)  # so that the run is the same whether the stage ran in this process or an earlier one
 
 
 def forget_warm_up(output_dir: Path) -> None:
-    """Remove what the stage of an earlier run left."""
+    """Remove the files of an earlier run's stage."""
     shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
 
 
 def _head(loaded: LoadedModel, train: CachedSpeechDataset) -> AdapterCTCHead:
-    """The model's own head if it is the adapter, else one for the stage alone."""
+    """The model's own head if it is the adapter, else one for this stage only."""
     encoder = loaded.model.encoder
     if isinstance(encoder, HeadedEncoder) and isinstance(encoder.ctc_head, AdapterCTCHead):
         return encoder.ctc_head
@@ -182,7 +182,7 @@ def _arguments(config: TrainConfig, bf16: bool) -> TrainingArguments:
 
 
 def _run(trainer: CTCTrainer, folder: Path) -> None:
-    """To the end of the stage, from where it was interrupted if it was."""
+    """Train to the end of the stage, continuing from an interruption if there was one."""
     folders = [Path(name) for name in sort_checkpoints(str(folder))] if folder.is_dir() else []
     whole = [name for name in folders if is_complete(name)]
     stop = StopOnInterrupt()
@@ -196,14 +196,14 @@ def _run(trainer: CTCTrainer, folder: Path) -> None:
 
 
 def _heard(trainer: CTCTrainer) -> str:
-    """What the adapter by itself hears of the dev set."""
+    """The adapter's own transcripts of the dev set."""
     metrics = trainer.evaluate()
     return f"dev WER {100 * metrics['eval_wer']:.2f} %, CER {100 * metrics['eval_cer']:.2f} % by the adapter alone"
 
 
 @torch.no_grad()
 def _match_loudness(loaded: LoadedModel, dev: CachedSpeechDataset, clips: int = 8) -> None:
-    """CTC by cosines leaves the loudness free: set it to that of token embeddings, measured on some clips."""
+    """Set the adapter's scale, which CTC by cosines leaves free, to that of token embeddings, on some clips."""
     model = loaded.model
     wanted = model.sample_token_embeddings().float().square().mean().sqrt()
     rows: list[Tensor] = []
@@ -215,6 +215,6 @@ def _match_loudness(loaded: LoadedModel, dev: CachedSpeechDataset, clips: int = 
 
 
 def _spread(dev: CachedSpeechDataset, count: int) -> Sequence[str]:
-    """Ids of some utterances of all lengths."""
+    """Ids of some utterances, spread over all lengths."""
     ids = [utterance.id for utterance in dev.utterances]
     return ids[:: max(1, len(ids) // count)]
