@@ -1,7 +1,7 @@
 """Recordings of any length, also those that have not ended yet, into chunks that a model reads at once.
 
 Promises: chunks of at most the given length, in order, which together hold every sample; a recording that is no longer
-stays whole, unless it is to be cut like a stream. Each chunk of others ends in a pause, as the voice activity detector
+stays whole, unless there is dead silence in it or it is to be cut like a stream. Each chunk of others ends in a pause, as the voice activity detector
 hears it, and only where nobody pauses for that long do two neighbours overlap, so that each word is whole in one of
 them (`asr_doge.inference.stitching` joins their texts). Where a cut falls does not depend on what comes after it was
 made, nor on how the samples arrive, so that a stream is cut as its recording is. Memory is that of one chunk.
@@ -16,7 +16,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.level import Judged, without_rumble
+from asr_doge.audio.level import NOISE_PEAK, Judged, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 
@@ -30,6 +30,9 @@ SHORTEST_PAUSE_SECONDS = 0.1
 """No shorter pause ends a chunk: the closure of a consonant is as long."""
 OVERLAP_SECONDS = 1.5
 """Without such a pause, how much of a chunk's end is the start of the next too; longer than any word."""
+DEAD_SECONDS = 2.0
+"""So long without any sound a recorder was off, or a track had not begun, and a recording is cut there although it is no
+longer than a chunk may be: models were trained on no such thing, and nano lost all words behind 5 s of it."""
 WINDOW_SECONDS = 0.1
 """Length of a moment, when the quietest is looked for."""
 _BLOCK_SAMPLES = 1 << 16
@@ -187,7 +190,7 @@ def cut_into_chunks(
     Args:
         blocks: of one recording, in order.
         max_seconds: longest chunk, in seconds.
-        cut_at_pauses: cut it although it is no longer than a chunk may be; else it stays whole.
+        cut_at_pauses: cut it although it is no longer than a chunk may be; else it stays whole, but for dead silence.
     """
     segmenter = Segmenter(max_seconds)
     rest = iter(blocks)
@@ -197,7 +200,7 @@ def cut_into_chunks(
         while room >= 0 and (block := next(rest, None)) is not None:
             queued.append(block)
             room -= len(block)
-        if room >= 0:
+        if room >= 0 and not _falls_dead(queued):
             yield from _uncut(queued)
             return
     for block in chain(queued, rest):
@@ -210,6 +213,15 @@ def _uncut(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Chunk]:
     samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
     if len(samples):
         yield Chunk(samples, 0.0, None, is_uncut=True)
+
+
+def _falls_dead(blocks: Sequence[NDArray[np.float32]]) -> bool:
+    """Whether there is sound, and no sound at all for `DEAD_SECONDS`; a constant offset is none."""
+    samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
+    frames = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+    sounding = np.flatnonzero(np.ptp(frames, axis=1) > 2 * NOISE_PEAK)
+    pauses = np.diff(sounding, prepend=-1, append=len(frames)) - 1
+    return bool(len(sounding)) and int(pauses.max()) >= _frames(DEAD_SECONDS)
 
 
 def _frames(seconds: float) -> int:
