@@ -1,10 +1,11 @@
 """Recordings of any length, also those that have not ended yet, into chunks that a model reads at once.
 
 Promises: chunks of at most the given length, in order, which together hold every sample; a recording that is no longer
-stays whole, unless there is dead silence in it or it is to be cut like a stream. Each chunk of others ends in a pause, as the voice activity detector
-hears it, and only where nobody pauses for that long do two neighbours overlap, so that each word is whole in one of
-them (`asr_doge.inference.stitching` joins their texts). Where a cut falls does not depend on what comes after it was
-made, nor on how the samples arrive, so that a stream is cut as its recording is. Memory is that of one chunk.
+stays whole, unless there is dead silence in it or it is to be cut like a stream. Each chunk of others ends in a pause,
+as the voice activity detector hears it, and only where nobody pauses for that long do two neighbours overlap, so that
+each word is whole in one of them (`asr_doge.inference.stitching` joins their texts). Where a cut falls does not depend
+on what comes after it was made, nor on how the samples arrive, so that a stream is cut as its recording is. Memory is
+that of one chunk.
 It knows neither models nor files.
 """
 
@@ -31,8 +32,8 @@ SHORTEST_PAUSE_SECONDS = 0.1
 OVERLAP_SECONDS = 1.5
 """Without such a pause, how much of a chunk's end is the start of the next too; longer than any word."""
 DEAD_SECONDS = 2.0
-"""So long without any sound a recorder was off, or a track had not begun, and a recording is cut there although it is no
-longer than a chunk may be: models were trained on no such thing, and nano lost all words behind 5 s of it."""
+"""Without any sound for so long a recorder was off, or a track had not begun. A recording is cut there even if it fits
+in a chunk: models were trained on no such thing, and nano lost all words behind 5 s of it."""
 WINDOW_SECONDS = 0.1
 """Length of a moment, when the quietest is looked for."""
 _BLOCK_SAMPLES = 1 << 16
