@@ -14,6 +14,7 @@ from pathlib import Path
 from asr_doge.data.fingerprints import audio_stamp
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import DataError
+from asr_doge.inference.results import Transcription
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Finished:
         text: the transcript.
         duration: seconds of the recording.
         seconds: how long it took; of several in a batch, the first bears it all.
+        incomplete: why the recording is not whole, if it is truncated or corrupt.
     """
 
     stamp: str
     text: str
     duration: float
     seconds: float
+    incomplete: str | None = None
 
 
 class Progress:
@@ -57,13 +60,13 @@ class Progress:
         except DataError:  # it has gone since; whoever reads it will say so
             return None
 
-    def add(self, sample: Utterance, text: str, duration: float, seconds: float) -> Finished:
-        """Keep a transcript.
+    def add(self, sample: Utterance, outcome: Transcription, seconds: float) -> Finished:
+        """Keep a transcript, and how long it took.
 
         Raises:
             DataError: the folder cannot be written to, or the recording has gone meanwhile.
         """
-        finished = Finished(_stamp(sample), text, duration, seconds)
+        finished = Finished(_stamp(sample), outcome.text, outcome.duration, seconds, outcome.incomplete)
         # Its own line break comes first, too: before it may stand a line that was cut off.
         line = f"\n{json.dumps({'id': sample.id} | asdict(finished))}\n"
         try:
