@@ -29,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
+    DogeConfig,
+    DogeForCausalLM,
     GenerationConfig,
     GraniteSpeechConfig,
     GraniteSpeechForConditionalGeneration,
@@ -51,14 +53,15 @@ SAMPLE_RATE = 16_000
 class Original(nn.Module):
     """The published model: all of Granite Speech, the adapter, all of Doge."""
 
-    def __init__(self, granite: GraniteSpeechConfig, doge: EarlyDogeConfig, hidden_dim: int) -> None:
+    def __init__(self, granite: GraniteSpeechConfig, doge: DogeConfig, hidden_dim: int) -> None:
         super().__init__()
         self.speech = GraniteSpeechForConditionalGeneration(granite)
         speech_size = cast(PreTrainedConfig, granite.text_config).hidden_size
         self.adapter = nn.Sequential(
             nn.Linear(speech_size, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, doge.hidden_size)
         )
-        self.language_model = EarlyDogeForCausalLM(doge)
+        is_early = isinstance(doge, EarlyDogeConfig)
+        self.language_model = EarlyDogeForCausalLM(doge) if is_early else DogeForCausalLM(doge)
 
     @torch.no_grad()
     def transcribe(self, waveform: Tensor, prompt: Tensor, num_tokens: int) -> Tensor:
