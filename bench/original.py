@@ -60,8 +60,7 @@ class Original(nn.Module):
         self.adapter = nn.Sequential(
             nn.Linear(speech_size, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, doge.hidden_size)
         )
-        is_early = isinstance(doge, EarlyDogeConfig)
-        self.language_model = EarlyDogeForCausalLM(doge) if is_early else DogeForCausalLM(doge)
+        self.language_model = EarlyDogeForCausalLM(doge) if isinstance(doge, EarlyDogeConfig) else DogeForCausalLM(doge)
 
     @torch.no_grad()
     def transcribe(self, waveform: Tensor, prompt: Tensor, num_tokens: int) -> Tensor:
