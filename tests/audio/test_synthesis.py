@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from asr_doge.audio.synthesis import Voice, synthesize, synthesize_timed, voice_names
+from asr_doge.audio.synthesis import Voice, phonemize, synthesize, synthesize_timed, voice_names
 from asr_doge.errors import ASRDogeError, ConfigError
 
 TEXT = "The quick brown fox, number 47."
@@ -150,3 +150,15 @@ def test_without_espeak_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)  # what Python itself does for a package that is absent
     with pytest.raises(ASRDogeError, match=r"pip install 'asr-doge\[synthesis\]'"):
         synthesize(TEXT, Voice())
+
+
+def test_phonemes_are_those_of_espeak_ng_and_speaking_goes_on_after_them() -> None:
+    """The transcriptions are what the program prints: `espeak-ng -q --ipa -v en-us hello`."""
+    before = synthesize("hello", Voice())
+    assert phonemize("hello") == "həlˈoʊ"  # noqa: RUF001 - stress marks
+    assert phonemize("hello", "en-gb") == "həlˈəʊ"  # noqa: RUF001 - stress marks
+    assert phonemize("Yes, no.") == "jˈɛs, nˈoʊ"  # noqa: RUF001 - stress marks
+    assert phonemize("") == ""
+    assert np.array_equal(synthesize("hello", Voice()), before)
+    with pytest.raises(ConfigError, match="'qq'"):
+        phonemize("hello", "qq")

@@ -25,7 +25,7 @@ REQUIRED = {
     "process": ["--data_dir", "in", "--output_dir", "out"],
     "merge": ["--checkpoint_dir", "in", "--output_dir", "out"],
     "pretrain": ["--output_dir", "out", "--digits_dir", "in"],
-    "pretrain encoder": ["--output_dir", "out", "--digits_dir", "in"],
+    "pretrain encoder": ["--digits_dir", "in"],
     "pretrain language_model": ["--output_dir", "out", "--text_files", "[in]", "--without_manifests", "[test]"],
 }
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

@@ -7,6 +7,7 @@ arrives in blocks, in memory of a few seconds. It does not know files, channels 
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,16 @@ def resample(waveform: NDArray[np.float32], from_rate: int, to_rate: int) -> NDA
     from scipy.signal import resample_poly
 
     divisor = math.gcd(from_rate, to_rate)
-    resampled = resample_poly(waveform, to_rate // divisor, from_rate // divisor)
-    return np.asarray(resampled, dtype=np.float32)
+    up, down = to_rate // divisor, from_rate // divisor
+    return np.asarray(resample_poly(waveform, up, down, window=_low_pass(max(up, down))), dtype=np.float32)
+
+
+@lru_cache(maxsize=4)
+def _low_pass(factor: int) -> NDArray[np.float32]:
+    """SciPy's own filter for `resample_poly`, kept: from 44,247 Hz it has 900,000 taps, and costs more than its use."""
+    from scipy.signal import firwin
+
+    return np.asarray(firwin(20 * factor + 1, 1 / factor, window=("kaiser", 5.0)), dtype=np.float32)
 
 
 class BlockResampler:
