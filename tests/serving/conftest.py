@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from openai import OpenAI
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
+from asr_doge.inference.transcription import load
 from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.server import Server, create_server
 
@@ -82,3 +83,11 @@ def recording(speech: NDArray[np.float32], tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp("serving") / "digits.wav"
     soundfile.write(path, speech, SAMPLE_RATE)
     return path
+
+
+@pytest.fixture(scope="package")
+def file_text(recording: Path) -> str:
+    """Its text, read whole without a server."""
+    text = load(device="cpu").transcribe(recording).text
+    assert len(text.split()) >= 6
+    return text

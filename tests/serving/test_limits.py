@@ -285,7 +285,7 @@ def hostile(folder: Path, kind: str) -> Path:
     ("kind", "why"),
     [
         ("much silence", "longer than 60 s"),
-        ("cut", "truncated or corrupt"),
+        ("cut", "not audio"),  # an MP4 without its index, which stands at the end
         ("a playlist", "not audio"),
     ],
 )

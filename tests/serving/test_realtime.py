@@ -232,13 +232,13 @@ def test_clear_forgets_and_an_empty_commit_is_answered(served: Running, speech: 
 
 def test_silence_and_noise_have_no_words(served: Running) -> None:
     """Users of other servers report sentences heard in silence, and crashes after a long one."""
-    noise = np.random.default_rng(0).normal(0, 0.003, 15 * SAMPLE_RATE).astype(np.float32)
-    silence = np.zeros(40 * SAMPLE_RATE, dtype=np.float32)
+    noise = np.random.default_rng(0).normal(0, 0.003, 10 * SAMPLE_RATE).astype(np.float32)
+    silence = np.zeros(31 * SAMPLE_RATE, dtype=np.float32)  # longer than the model reads
 
     async def talk() -> list[Event]:
         async with session(served) as socket:
             await set_input(socket, format={"type": "audio/pcm", "rate": 16000})
-            await append(socket, pcm(np.concatenate([silence, noise, silence]), 16000), size=64000)
+            await append(socket, pcm(np.concatenate([silence, noise]), 16000), size=64000)
             await send(socket, "input_audio_buffer.commit")
             return await until_completed(socket)
 
@@ -296,6 +296,6 @@ def test_many_streams_at_once_hear_what_each_hears_alone(served: Running, speech
             return text
 
     async def all_of_them() -> list[str]:
-        return list(await asyncio.gather(*(talk(shift) for shift in range(6))))
+        return list(await asyncio.gather(*(talk(shift) for shift in range(3))))
 
-    assert asyncio.run(all_of_them()) == [heard] * 6
+    assert asyncio.run(all_of_them()) == [heard] * 3
