@@ -29,8 +29,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
-    DogeConfig,
-    DogeForCausalLM,
     GenerationConfig,
     GraniteSpeechConfig,
     GraniteSpeechForConditionalGeneration,
@@ -43,6 +41,7 @@ from asr_doge.benchmark.memory import peak_rss
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration
 from asr_doge.models.configuration_asr_doge import published_encoder_config, published_text_config
+from asr_doge.models.early_doge import EarlyDogeConfig, EarlyDogeForCausalLM
 
 WAYS = ("original", "asr_doge")
 PROMPT_TOKENS = 8
@@ -52,14 +51,14 @@ SAMPLE_RATE = 16_000
 class Original(nn.Module):
     """The published model: all of Granite Speech, the adapter, all of Doge."""
 
-    def __init__(self, granite: GraniteSpeechConfig, doge: DogeConfig, hidden_dim: int) -> None:
+    def __init__(self, granite: GraniteSpeechConfig, doge: EarlyDogeConfig, hidden_dim: int) -> None:
         super().__init__()
         self.speech = GraniteSpeechForConditionalGeneration(granite)
         speech_size = cast(PreTrainedConfig, granite.text_config).hidden_size
         self.adapter = nn.Sequential(
             nn.Linear(speech_size, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, doge.hidden_size)
         )
-        self.language_model = DogeForCausalLM(doge)
+        self.language_model = EarlyDogeForCausalLM(doge)
 
     @torch.no_grad()
     def transcribe(self, waveform: Tensor, prompt: Tensor, num_tokens: int) -> Tensor:
@@ -129,7 +128,7 @@ def granite_config(small: bool) -> GraniteSpeechConfig:
     )
 
 
-def doge_config(small: bool) -> DogeConfig:
+def doge_config(small: bool) -> EarlyDogeConfig:
     """Doge-320M, or a tiny one."""
     config = published_text_config()
     if small:

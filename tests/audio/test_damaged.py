@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from asr_doge.audio.pcm import flac_seconds
 from asr_doge.audio.reading import audio_duration, read_blocks
 from asr_doge.errors import DamagedAudioError
 from tests.audio.odd import Track, write
@@ -96,3 +97,14 @@ def test_one_wrong_bit_breaks_a_checksum(tmp_path: Path, kind: str) -> None:
     path.write_bytes(stream)
     with pytest.raises(DamagedAudioError):
         list(read_blocks(path))
+
+
+@pytest.mark.parametrize("missing", [1, 3, 40, 2000])
+def test_the_length_of_a_flac_is_believed_only_if_its_last_frame_is_whole(tmp_path: Path, missing: int) -> None:
+    whole = WHOLE["flac"](tmp_path).read_bytes()
+    path = tmp_path / "cut.flac"
+    path.write_bytes(whole[:-missing])
+    assert flac_seconds(path) is None
+    for before, behind in ((b"", b""), (b"ID3\x04" + bytes(5) + b"\x0a" + bytes(10), b""), (b"", b"TAG" + bytes(125))):
+        path.write_bytes(before + whole + behind)
+        assert flac_seconds(path) == audio_duration(path) == SECONDS

@@ -1,13 +1,15 @@
 """Resampling keeps what the new rate can hold, and nothing else."""
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import firwin, resample_poly
 
-from asr_doge.audio.resampling import resample, resample_blocks
+from asr_doge.audio.resampling import _low_pass, resample, resample_blocks
 
 
 def tone(frequency: float, rate: int, seconds: float = 1.0) -> np.ndarray:
@@ -55,3 +57,18 @@ def test_in_blocks_it_is_the_same(rates: tuple[int, int], sizes: list[int]) -> N
     blocks = np.split(waveform, np.cumsum(sizes)[:-1])
     joined = np.concatenate(list(resample_blocks(blocks, *rates)))
     np.testing.assert_allclose(joined, resample(waveform, *rates), atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 44247, 11127])
+def test_it_is_the_filter_of_scipy_designed_once(rate: int) -> None:
+    """Designed anew for every block, it made recordings at odd rates take twelve times as long as they last."""
+    waveform = np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32)
+    divisor = math.gcd(rate, 16000)
+    with patch("scipy.signal.firwin", wraps=firwin) as designed:
+        _low_pass.cache_clear()
+        blocks = list(resample_blocks(np.split(waveform, 4) * 8 if rate % 4 == 0 else [waveform] * 3, rate, 16000))
+    assert designed.call_count == 1
+    assert len(blocks) > 1
+    np.testing.assert_array_equal(
+        resample(waveform, rate, 16000), resample_poly(waveform, 16000 // divisor, rate // divisor)
+    )

@@ -17,6 +17,7 @@ from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig
 from asr_doge.benchmark.benchmark import merge_reports
 from asr_doge.benchmark.report import read_report, report_document
 from asr_doge.benchmark.stages import STAGES
+from asr_doge.cli.benchmark import _show
 from asr_doge.data import Utterance, read_manifest, write_manifest
 from asr_doge.data.manifest import sample_utterances
 from asr_doge.errors import CheckpointError, ConfigError, DataError
@@ -163,6 +164,22 @@ def test_what_cannot_be_read_counts_as_empty(ready: tuple[ASRDogeBenchmark, list
     assert [error is not None for error in errors] == [False, False, True, False, True, False]
     assert str(samples[2].audio_path) in str(errors[2])
     assert result.samples[2].hypothesis == ""
+
+
+def test_what_is_scored_in_part_is_told(
+    ready: tuple[ASRDogeBenchmark, list[Utterance], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark, samples, _ = ready
+    whole = samples[1].audio_path.read_bytes()
+    samples[1].audio_path.write_bytes(whole[: len(whole) * 2 // 3])
+    result = benchmark.run_full_benchmark(samples[:2])
+    assert [sample.error for sample in result.samples] == [None, None]
+    assert result.samples[0].incomplete is None
+    assert f"{samples[1].audio_path} is truncated or corrupt" in str(result.samples[1].incomplete)
+    assert read_report(result.report_path).samples == result.samples
+    assert "1 recording cut or damaged" in result.page_path.read_text(encoding="utf-8")
+    _show(result)
+    assert "scored by what is there of it" in capsys.readouterr().out
 
 
 def test_nothing_to_measure_is_an_error(checkpoint: Path, corpus: Path) -> None:

@@ -157,6 +157,27 @@ def test_what_fits_stays_whole_whatever_its_pauses(beyond: int, size: int) -> No
     np.testing.assert_array_equal(np.concatenate([chunk.samples for chunk in chunks]), recording)
 
 
+@pytest.mark.parametrize("offset", [0.0, 0.3])
+@pytest.mark.parametrize("size", [777, 4096])
+@pytest.mark.parametrize(
+    ("dead", "is_whole"), [((0.0, 1.9), True), ((2.1, 0.0), False), ((0.0, 2.1), False), ((5.0, 3.0), False)]
+)
+def test_dead_silence_is_cut_out_of_what_fits(
+    dead: tuple[float, float], is_whole: bool, size: int, offset: float
+) -> None:
+    """As a track that starts late, or a recorder that was off, leaves it."""
+    recording = np.concatenate([silence(dead[0]), say("one two"), silence(dead[1]), say("three")]) + np.float32(offset)
+    chunks = list(cut_into_chunks(np.split(recording, range(size, len(recording), size))))
+    assert (len(chunks) == 1) == is_whole
+    assert_whole(chunks, recording, 30.0)
+    spoken = [chunk for chunk in chunks if not chunk.is_gap]
+    assert max(len(chunk.samples) for chunk in spoken) < (len(recording) + 1 if is_whole else 2.5 * SAMPLE_RATE)
+
+
+def test_a_recording_without_any_sound_stays_whole() -> None:
+    assert [chunk.is_uncut for chunk in cut_into_chunks([silence(6)])] == [True]
+
+
 def test_nothing_is_no_piece() -> None:
     assert (
         list(cut_into_chunks([]))

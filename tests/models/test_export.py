@@ -127,7 +127,7 @@ def test_an_interrupted_export_leaves_nothing(
         path.write_bytes(b"the first half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("asr_doge.models.export._write_graph", interrupted)
+    monkeypatch.setattr("asr_doge.models.export.write_graph", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export_onnx(nano, tmp_path / "made" / "onnx")
     assert list((tmp_path / "made").iterdir()) == []

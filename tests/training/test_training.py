@@ -31,6 +31,7 @@ from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import assemble_model, load_model, loading
+from asr_doge.text.normalization import normalize_for_scoring
 from asr_doge.text.scoring import score
 from asr_doge.training import checking, training
 from asr_doge.training.arguments import use_one_device
@@ -50,10 +51,11 @@ from tests.training.test_resuming import at_step
 
 
 def heard_by(checkpoint: Path, utterances: Sequence[Utterance]) -> list[str]:
-    """Texts as evaluations make them: greedily, of whole clips, whether or not anybody seems to speak in this noise."""
+    """Texts as evaluations compare them: greedy, of whole clips, without guards, by the published rule."""
     decoding = DecodingConfig(decoder="greedy", guard_silence=False, guard_length=False, guard_loops=False)
     recognizer = Recognizer(load_model(checkpoint, device="cpu"), decoding)
-    return [recognizer.recognize([read_audio(utterance.audio_path)])[0].text for utterance in utterances]
+    texts = [recognizer.recognize([read_audio(utterance.audio_path)])[0].text for utterance in utterances]
+    return [normalize_for_scoring(text, "en", "clean") for text in texts]
 
 
 def test_an_evaluation_and_the_benchmark_find_the_same(run: Train, corpus: Path, tmp_path: Path) -> None:
@@ -376,7 +378,7 @@ def test_features_of_another_encoder_are_refused(run: Train, tmp_path: Path, gra
 
 def test_features_that_are_missing_or_stale_are_refused(run: Train, tmp_path: Path, corpus: Path, cache: Path) -> None:
     data = shutil.copytree(corpus, tmp_path / "data")
-    (data / "audio" / "train-3.wav").touch()
+    speech.write_wav(data / "audio" / "train-3.wav", tiny.random_waveform(0.7, seed=99))
     with pytest.raises(DataError, match=r"is older than the recordings of 1 of 12 utterances \(the first: 'train-3'\)"):
         run(tmp_path / "run", data_dir=str(data), features_dir=str(cache))
     train = read_manifest(corpus / "train_manifest.json")

@@ -19,7 +19,7 @@ RUMBLE_HERTZ = 100.0
 """Cutoff in Hz: mains hum is below, voices are above."""
 DETECTED_PEAK = 0.05
 """Louder recordings are judged at their own level."""
-_NOISE_PEAK = 10 ** (-80 / 20)
+NOISE_PEAK = 10 ** (-80 / 20)
 """Anything quieter is rounding of 16 bits, and is not raised."""
 _MOST_GAIN = 100.0
 _FORGETTING = 0.999
@@ -53,7 +53,7 @@ class Judged:
 
     def _gain(self, peak: float) -> float:
         self._loudest = max(_FORGETTING * self._loudest, peak)
-        if peak <= _NOISE_PEAK:
+        if peak <= NOISE_PEAK:
             return 1.0
         if self._loudest > LOUD_PEAK:
             return LOUD_PEAK / self._loudest
@@ -63,7 +63,7 @@ class Judged:
 def for_encoder(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """A clip `[samples]` at a level at which words are recognized."""
     peak = float(np.abs(samples).max(initial=0.0))
-    if peak <= _NOISE_PEAK or QUIET_PEAK <= peak <= LOUD_PEAK:
+    if peak <= NOISE_PEAK or QUIET_PEAK <= peak <= LOUD_PEAK:
         return samples
     return samples * np.float32((RAISED_PEAK if peak < QUIET_PEAK else LOWERED_PEAK) / peak)
 

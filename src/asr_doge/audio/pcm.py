@@ -46,6 +46,18 @@ def open_pcm(path: Path, part: Part) -> "SoundFile | None":
     return opened
 
 
+def flac_seconds(path: Path) -> float | None:
+    """Length that the header of a FLAC file states, if its last sample is there; None if all is to be decoded."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            file.seek(file.frames - 1)  # fails unless the frame that ends there is whole: its checksum is looked at
+            return float(file.frames / file.samplerate) if len(file.read(2)) == 1 else None
+    except (soundfile.LibsndfileError, OSError, ValueError):
+        return None
+
+
 def pcm_sounds(file: "SoundFile", part: Part, faults: list[str]) -> Generator[Sound, None, float]:
     """The samples of a file, which is closed at the end; returns their length in seconds.
 

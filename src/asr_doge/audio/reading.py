@@ -23,7 +23,7 @@ from asr_doge.audio.channels import to_mono
 from asr_doge.audio.containers import choose_track, decode
 from asr_doge.audio.files import file_on_disk, is_pipe
 from asr_doge.audio.parts import Part
-from asr_doge.audio.pcm import BELIEVABLE_RATES, UNKNOWN_FRAMES, open_pcm, pcm_sounds
+from asr_doge.audio.pcm import BELIEVABLE_RATES, UNKNOWN_FRAMES, flac_seconds, open_pcm, pcm_sounds
 from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.audio.sound import Note, Sound, log_note
 from asr_doge.audio.structure import parts_of
@@ -197,12 +197,16 @@ def count_channels(path: str | os.PathLike[str]) -> int:
 def audio_duration(path: str | os.PathLike[str]) -> float:
     """Length of a recording in seconds, equal to that of `read_audio`; decoded if the header may be wrong.
 
+    Of a FLAC file only the last frame is decoded, so that damage before it shows only when it is read.
+
     Raises:
         AudioError: as in `read_audio`; or it is a pipe, which can be read only once.
     """
     path = _seekable(path)
     faults: list[str] = []
     parts = parts_of(path)
+    if len(parts) == 1 and parts[0].container == "flac" and parts[0].seconds and (seconds := flac_seconds(path)):
+        return seconds
     pcm = open_pcm(path, parts[0]) if len(parts) == 1 and parts[0].stated == 1.0 else None
     if pcm is not None:
         with pcm:

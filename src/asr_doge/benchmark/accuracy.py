@@ -46,6 +46,7 @@ class SampleResult:
         audio_path: the recording.
         speaker, language: if known.
         error: the reason if there is no transcript; it is then scored as an empty one.
+        incomplete: why the recording is not whole, if it is truncated or corrupt; the readable part is scored.
     """
 
     id: str
@@ -62,6 +63,7 @@ class SampleResult:
     speaker: str | None = None
     language: str | None = None
     error: str | None = None
+    incomplete: str | None = None
 
 
 @dataclass(frozen=True)

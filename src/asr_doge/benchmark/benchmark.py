@@ -98,15 +98,15 @@ class ASRDogeBenchmark:
         chosen = self.shard.of(self._utterances(self.load_samples() if samples is None else samples))
         progress = self._progress()
         results, throughput = self._transcribe(chosen, progress)
-        readable = [
+        if all(result.error is not None for result in results):
+            raise DataError(f"none of the {len(chosen)} samples can be read; the first: {results[0].error}")
+        whole = [
             replace(sample, duration=result.duration)  # the recording's own, not the manifest's
             for sample, result in zip(chosen, results, strict=True)
-            if result.error is None
+            if result.error is None and result.incomplete is None
         ]
-        if not readable:
-            raise DataError(f"none of the {len(chosen)} samples can be read; the first: {results[0].error}")
-        timed = spread_over_lengths(readable, SPEED_CLIPS) if self.shard.index == 1 else []
-        speed = self._measure_speed(timed, readable) if timed else None
+        timed = spread_over_lengths(whole, SPEED_CLIPS) if self.shard.index == 1 and whole else []
+        speed = self._measure_speed(timed, whole) if timed else None
         memory = measure_memory(self.transcriber, timed[-1].audio_path) if timed else None
         # Loaded only now, so that their memory does not count as ours.
         measured_peers = [self._measure_peer(name, chosen, timed) for name in self.config.peer]

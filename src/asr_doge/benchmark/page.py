@@ -62,6 +62,7 @@ def render_page(result: BenchmarkResult) -> str:
         speakers=_worst_speakers(result.accuracy_by_speaker),
         worst=[_worst(sample, result.config["embed_audio"]) for sample in _worst_samples(result)],
         unreadable=[sample for sample in result.samples if sample.error],
+        incomplete=[sample for sample in result.samples if sample.incomplete],
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from asr_doge.data.fingerprints import audio_stamp
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import DataError
+from asr_doge.inference.results import Transcription
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Finished:
         text: the transcript.
         duration: seconds of the recording.
         seconds: time it took; in a batch, the first has the time of all.
+        incomplete: why the recording is not whole, if it is truncated or corrupt.
     """
 
     stamp: str
     text: str
     duration: float
     seconds: float
+    incomplete: str | None = None
 
 
 class Progress:
@@ -57,13 +60,13 @@ class Progress:
         except DataError:  # it is gone; this is reported when it is read
             return None
 
-    def add(self, sample: Utterance, text: str, duration: float, seconds: float) -> Finished:
-        """Store a transcript.
+    def add(self, sample: Utterance, outcome: Transcription, seconds: float) -> Finished:
+        """Store a transcript, and the time it took.
 
         Raises:
             DataError: the folder cannot be written to, or the recording is gone.
         """
-        finished = Finished(_stamp(sample), text, duration, seconds)
+        finished = Finished(_stamp(sample), outcome.text, outcome.duration, seconds, outcome.incomplete)
         # It starts with a line break too, since the previous line may be truncated.
         line = f"\n{json.dumps({'id': sample.id} | asdict(finished))}\n"
         try:

@@ -49,7 +49,8 @@ def transcribe_and_score(
             results.append(score_sample(sample, "", str(outcome.error)))
             continue
         # The recording's own length, not the manifest's.
-        results.append(score_sample(replace(sample, duration=outcome.duration), outcome.text))
+        scored = score_sample(replace(sample, duration=outcome.duration), outcome.text)
+        results.append(replace(scored, incomplete=outcome.incomplete))
         audio_seconds += outcome.duration
         seconds += outcome.seconds
     return results, Throughput(audio_seconds, seconds)
@@ -67,4 +68,4 @@ def _next(outcomes: Iterator[Outcome], sample: Utterance, progress: Progress) ->
     outcome = next(outcomes)
     if isinstance(outcome, FailedTranscription):
         return outcome
-    return progress.add(sample, outcome.text, outcome.duration, time.perf_counter() - start)
+    return progress.add(sample, outcome, time.perf_counter() - start)

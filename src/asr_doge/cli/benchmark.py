@@ -59,6 +59,8 @@ def _show(result: BenchmarkResult) -> None:
     for sample in result.samples:
         if sample.error:
             console.print(f"  counted as empty: {sample.error}", markup=False)
+        if sample.incomplete:
+            console.print(f"  scored by what is there of it: {sample.incomplete}", markup=False)
     if result.name == BenchmarkConfig.checkpoint_dir:
         console.print("  this was nano, which knows digit strings only; name your own model with --checkpoint_dir")
     console.print(f"page:   {result.page_path}", soft_wrap=True, markup=False)

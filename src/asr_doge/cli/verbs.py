@@ -61,6 +61,11 @@ VERBS = {
         "asr_doge.inference.configuration:ListenConfig",
         "asr-doge listen --format jsonl",
     ),
+    "serve": Verb(
+        "Serve a model as OpenAI's clients speak it, with a page to try it.",
+        "asr_doge.serving.configuration:ServeConfig",
+        "asr-doge serve --model ./checkpoints/best --port 8000",
+    ),
     "process": Verb(
         "A corpus to manifests.",
         "asr_doge.data.configuration:ProcessConfig",

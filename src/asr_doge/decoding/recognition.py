@@ -107,6 +107,7 @@ class Recognizer:
         has_voice: Callable[[Waveform], bool] | None = None,
         languages: Sequence[str | None] | None = None,
         timed: Sequence[bool] | None = None,
+        hotwords: Sequence[Sequence[str]] | None = None,
     ) -> list[Recognition]:
         """Recognize each clip of a batch.
 
@@ -116,6 +117,7 @@ class Recognizer:
                 speech.
             languages: spoken in each; None if it is not known.
             timed: the clips for which to give word times, whatever `DecodingConfig.timestamps` says.
+            hotwords: searched for in each clip, if there is a CTC head; default, the configuration's in all.
 
         Raises:
             CheckpointError: the CTC head gives NaN.
@@ -140,7 +142,9 @@ class Recognizer:
         places = [heard_of[row] for row in spoken]
         prompt_ids = self._prompt_ids([languages[place] for place in places]) if languages is not None else None
         want_times = [timed is not None and timed[place] for place in places]
-        found = self._decode(speech, posteriors, [waveforms[place] for place in places], prompt_ids, want_times)
+        wanted = [hotwords[place] if hotwords is not None else self.hotwords for place in places]
+        clips = [waveforms[place] for place in places]
+        found = self._decode(speech, posteriors, clips, prompt_ids, want_times, wanted)
         for place, recognition in zip(places, found, strict=True):
             results[place] = recognition
         return results
@@ -184,9 +188,10 @@ class Recognizer:
         waveforms: Sequence[Waveform],
         prompt_ids: Tensor | None,
         timed: Sequence[bool],
+        hotwords: Sequence[Sequence[str]],
     ) -> list[Recognition]:
         """Recognitions of clips that may have speech."""
-        inputs = replace(self._listen(speech, posteriors), prompt_ids=prompt_ids)
+        inputs = replace(self._listen(speech, posteriors, hotwords), prompt_ids=prompt_ids)
         rows = self.decoder.decode(inputs)
         if inputs.drafts is not None:
             # The length of these texts was limited by a draft in another script.
@@ -208,22 +213,25 @@ class Recognizer:
             for index, hypotheses in enumerate(rows)
         ]
 
-    def _listen(self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None) -> DecoderInputs:
+    def _listen(
+        self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None, hotwords: Sequence[Sequence[str]]
+    ) -> DecoderInputs:
         """Drafts, and the hotwords found in them."""
         if posteriors is None or speech.ctc_logits is None or speech.ctc_lengths is None:
             return DecoderInputs(speech)
         scores = [float(row.max(axis=1).sum()) for row in posteriors]
-        if not self.hotwords:
-            texts = ctc_greedy_texts(self.encoder, speech.ctc_logits, speech.ctc_lengths)
+        texts = ctc_greedy_texts(self.encoder, speech.ctc_logits, speech.ctc_lengths)
+        if not any(hotwords):
             return DecoderInputs(speech, list(zip(texts, scores, strict=True)))
-        drafts, biases = [], []
-        for row, score in zip(posteriors, scores, strict=True):
-            spotted = spot_hotwords(self.encoder, row, self.hotwords, self.config.hotword_weight)
-            draft = insert_hotwords(self.encoder, row, spotted)
-            drafts.append((draft[0], score))
-            tokenizer = self.loaded.processor.tokenizer if isinstance(self.loaded, LoadedModel) else None
-            biases.append(HotwordBias(tokenizer, spotted, draft) if spotted and tokenizer is not None else None)
-        return DecoderInputs(speech, drafts, biases)
+        biases: list[HotwordBias | None] = [None] * len(posteriors)
+        tokenizer = self.loaded.processor.tokenizer if isinstance(self.loaded, LoadedModel) else None
+        for index, (row, words) in enumerate(zip(posteriors, hotwords, strict=True)):
+            spotted = spot_hotwords(self.encoder, row, words, self.config.hotword_weight)
+            if spotted:
+                draft = insert_hotwords(self.encoder, row, spotted)
+                texts[index] = draft[0]
+                biases[index] = HotwordBias(tokenizer, spotted, draft) if tokenizer is not None else None
+        return DecoderInputs(speech, list(zip(texts, scores, strict=True)), biases)
 
     def _finish(
         self,

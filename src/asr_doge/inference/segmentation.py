@@ -1,10 +1,10 @@
 """Cut recordings of any length, also those still arriving, into chunks that a model reads at once.
 
 Promises: chunks have at most the given length, are in order, and together hold every sample. A recording within that
-length stays whole, unless it is to be cut like a stream. The chunks of others end in a pause found by the voice
-activity detector; only if there is no pause within that length do two neighbours overlap, so that each word is whole in
-one of them (`asr_doge.inference.stitching` joins their texts). A cut depends neither on later audio nor on how the
-samples arrive, so a stream is cut like its recording. Memory is that of one chunk.
+length stays whole, unless there is dead silence in it or it is to be cut like a stream. The chunks of others end in a
+pause found by the voice activity detector; only if there is no pause within that length do two neighbours overlap, so
+that each word is whole in one of them (`asr_doge.inference.stitching` joins their texts). A cut depends neither on
+later audio nor on how the samples arrive, so a stream is cut like its recording. Memory is that of one chunk.
 It knows neither models nor files.
 """
 
@@ -16,7 +16,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.level import Judged, without_rumble
+from asr_doge.audio.level import NOISE_PEAK, Judged, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 
@@ -30,6 +30,9 @@ SHORTEST_PAUSE_SECONDS = 0.1
 """A shorter pause never ends a chunk: the closure of a consonant lasts as long."""
 OVERLAP_SECONDS = 1.5
 """Overlap of two chunks if there is no such pause, in seconds; longer than any word."""
+DEAD_SECONDS = 2.0
+"""Seconds without any sound: the recorder was off, or a track had not begun. A recording is cut there even if it fits
+in a chunk. Models were not trained on such silence, and nano lost all words after 5 s of it."""
 WINDOW_SECONDS = 0.1
 """Length of the window in which the quietest moment is searched, in seconds."""
 _BLOCK_SAMPLES = 1 << 16
@@ -187,7 +190,7 @@ def cut_into_chunks(
     Args:
         blocks: of one recording, in order.
         max_seconds: longest chunk, in seconds.
-        cut_at_pauses: cut it although it is no longer than a chunk may be; else it stays whole.
+        cut_at_pauses: cut it although it is no longer than a chunk may be; else it stays whole, but for dead silence.
     """
     segmenter = Segmenter(max_seconds)
     rest = iter(blocks)
@@ -197,7 +200,7 @@ def cut_into_chunks(
         while room >= 0 and (block := next(rest, None)) is not None:
             queued.append(block)
             room -= len(block)
-        if room >= 0:
+        if room >= 0 and not _falls_dead(queued):
             yield from _uncut(queued)
             return
     for block in chain(queued, rest):
@@ -210,6 +213,15 @@ def _uncut(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Chunk]:
     samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
     if len(samples):
         yield Chunk(samples, 0.0, None, is_uncut=True)
+
+
+def _falls_dead(blocks: Sequence[NDArray[np.float32]]) -> bool:
+    """Whether there is sound, and no sound at all for `DEAD_SECONDS`; a constant offset is none."""
+    samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
+    frames = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+    sounding = np.flatnonzero(np.ptp(frames, axis=1) > 2 * NOISE_PEAK)
+    pauses = np.diff(sounding, prepend=-1, append=len(frames)) - 1
+    return bool(len(sounding)) and int(pauses.max()) >= _frames(DEAD_SECONDS)
 
 
 def _frames(seconds: float) -> int:

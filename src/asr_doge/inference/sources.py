@@ -1,9 +1,10 @@
 """Accept what a caller may pass as a recording, and give it as blocks of mono samples.
 
 Promises: it takes files by name or path; the content of a file as bytes, or an open file; samples as arrays, tensors or
-lists of numbers, or with their rate as `{"array": …, "sampling_rate": …}`. Anything else raises one `AudioError` that
-says what to pass. `as_sources` distinguishes one recording from several. Open files are read from their current
-position, or, at their end, from their start, and are not closed. It decodes nothing itself (see `asr_doge.audio`).
+lists of numbers, or with their rate as `{"array": …, "sampling_rate": …}`; and `Blocks`. Anything else raises one
+`AudioError` that says what to pass. `as_sources` distinguishes one recording from several. Open files are read from
+their current position, or, at their end, from their start, and are not closed. It decodes nothing itself (see
+`asr_doge.audio`).
 """
 
 import io
@@ -11,7 +12,8 @@ import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
 from numbers import Number
 from pathlib import Path
@@ -26,6 +28,21 @@ from asr_doge.audio.reading import read_blocks
 from asr_doge.audio.sound import Note, log_note
 from asr_doge.errors import AudioError
 
+
+@dataclass(frozen=True)
+class Blocks:
+    """A recording that arrives in blocks.
+
+    Attributes:
+        read: gives the blocks, `[samples]` each, mono, at the model's sampling rate. It passes remarks to its argument,
+            and raises errors as `read_blocks` does.
+        name: of the recording, for messages.
+    """
+
+    read: Callable[[Note], Iterable[NDArray[np.float32]]]
+    name: str = "recording"
+
+
 Source: TypeAlias = (
     str
     | os.PathLike[str]
@@ -37,9 +54,10 @@ Source: TypeAlias = (
     | NDArray[Any]
     | Tensor
     | Mapping[str, Any]
+    | Blocks
 )
 """A recording: a file's name or path, its content, or the file opened for binary reading; or a mono waveform
-`[samples]` (or `[channels, samples]`), alone or with its rate as in Hugging Face's `datasets`."""
+`[samples]` (or `[channels, samples]`), alone or with its rate as in Hugging Face's `datasets`; or blocks of one."""
 
 RATES = range(1_000, 1_000_001)
 """Sampling rates, in Hz, that a recording can have."""
@@ -88,6 +106,9 @@ def source_blocks(
     Raises:
         AudioError: as in `read_blocks` and `prepare_waveform`; or `source` has an unsupported type.
     """
+    if isinstance(source, Blocks):
+        yield from source.read(on_note)
+        return
     if isinstance(source, Mapping):
         source, told_rate = _of_dataset(source, told_rate)
     path = path_of(source)
@@ -125,7 +146,7 @@ def checked_rate(rate: Any) -> int:
 
 def _is_one(given: Any) -> bool:
     """Whether it is a single recording, whatever it contains."""
-    if isinstance(given, str | os.PathLike | bytes | bytearray | memoryview | array | Mapping):
+    if isinstance(given, str | os.PathLike | bytes | bytearray | memoryview | array | Mapping | Blocks):
         return True
     return hasattr(given, "read") or (_is_array(given) and _holds_numbers(given))
 

@@ -23,7 +23,7 @@ from asr_doge.inference.results import GuardAction, Segment, Transcription
 from asr_doge.inference.segmentation import Chunk, Segmenter
 from asr_doge.inference.sources import checked_rate
 from asr_doge.inference.stitching import ChunkTranscript, common_prefix_length, stitch
-from asr_doge.inference.transcription import Transcriber, guard_actions, transcript_of
+from asr_doge.inference.transcription import RecordingTranscriber, guard_actions, transcript_of
 
 HOP_SECONDS = 0.32
 """Least audio between two hypotheses, in seconds."""
@@ -55,7 +55,7 @@ class StreamTranscriber:
         transcriber: the model, from `asr_doge.load`; it may serve several streams in turn.
     """
 
-    def __init__(self, transcriber: Transcriber) -> None:
+    def __init__(self, transcriber: RecordingTranscriber) -> None:
         self._transcriber = transcriber
         self._segmenter = Segmenter(transcriber.max_seconds)
         self._samples = 0
@@ -74,12 +74,13 @@ class StreamTranscriber:
         """Audio received so far."""
         return self._samples / SAMPLE_RATE
 
-    def feed(self, samples: ArrayLike) -> StreamUpdate | None:
+    def feed(self, samples: ArrayLike, hypothesis: bool = True) -> StreamUpdate | None:
         """Take more samples at 16 kHz, of any number; returns what changed, if anything did.
 
         Args:
             samples: `[samples]`, `[samples, channels]` or `[channels, samples]` (their mean is taken); floats in
                 [-1, 1], or integers of 8, 16 or 32 bits.
+            hypothesis: whether to transcribe the open segment; if not, only segments that end are transcribed.
 
         Raises:
             AudioError: `samples` are not samples; the stream may continue.
@@ -89,7 +90,8 @@ class StreamTranscriber:
         self._end_segments(self._segmenter.feed(samples))
         chunk = self._segmenter.open_chunk
         before = (self._committed, self._hypothesis)
-        if self.seconds - self._hypothesis_seconds >= max(HOP_SECONDS, (chunk.end - chunk.start) / MOST_WORK):
+        hop = max(HOP_SECONDS, (chunk.end - chunk.start) / MOST_WORK)
+        if hypothesis and self.seconds - self._hypothesis_seconds >= hop:
             self._hypothesis_seconds = self.seconds
             self._update_hypothesis(chunk)
         if self._reported == len(self._finished) and before == (self._committed, self._hypothesis):
@@ -146,7 +148,7 @@ class StreamTranscriber:
 
 
 def stream(
-    blocks: Iterable[ArrayLike], transcriber: Transcriber, sampling_rate: float | None = None
+    blocks: Iterable[ArrayLike], transcriber: RecordingTranscriber, sampling_rate: float | None = None
 ) -> Iterator[StreamUpdate]:
     """Transcribe blocks of samples as they arrive, until they end.
 

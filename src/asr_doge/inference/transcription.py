@@ -6,6 +6,7 @@ text. Memory grows neither with the number of files nor with their length.
 It does not print or write files (see `asr_doge.inference.output` and the command line).
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,8 +33,8 @@ from asr_doge.inference.results import (
     Word,
 )
 from asr_doge.inference.segmentation import Chunk, cut_into_chunks
+from asr_doge.inference.sources import Blocks, as_sources, path_of, source_blocks
 from asr_doge.inference.sources import Source as Source
-from asr_doge.inference.sources import as_sources, path_of, source_blocks
 from asr_doge.inference.stitching import ChunkTranscript, stitch
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
@@ -70,6 +71,7 @@ class _Recording:
     """A recording in progress: how much of it was read, and the recognition of each of its chunks."""
 
     path: Path | None
+    name: str
     language: str | None = None
     channel: int | None = None
     samples: int = 0
@@ -139,45 +141,31 @@ def guard_actions(recognition: Recognition, chunk: Chunk) -> list[GuardAction]:
     return [GuardAction(guard, chunk.start, chunk.end) for guard in recognition.guards]
 
 
-class Transcriber:
-    """A loaded model with everything needed to transcribe.
+class RecordingTranscriber(ABC):
+    """Transcribes recordings with a model that recognizes chunks: cuts, batches and joins them.
 
     Args:
-        loaded: from `load_model`, or from `load_encoder_alone` to transcribe with the encoder's CTC head only.
-        batch_size: chunks the model reads at once.
-        decoding: settings of the decoder, guards and times; default, the CTC draft is verified.
-        language: spoken in the recordings, as a code such as `de` or a name, for models whose prompt names it.
-
-    Raises:
-        ConfigError: the model does not support these settings.
+        sampling_rate: of the waveforms that the model reads, in Hz.
+        max_seconds: longest chunk that it reads.
+        batch_size: chunks that it reads at once.
+        language: as in `Transcriber`.
+        cut_at_pauses: as in `DecodingConfig`.
     """
 
     def __init__(
-        self,
-        loaded: LoadedModel | LoadedEncoder,
-        batch_size: int = 8,
-        decoding: DecodingConfig | None = None,
-        language: str | None = None,
+        self, sampling_rate: int, max_seconds: float, batch_size: int, language: str | None, cut_at_pauses: bool
     ) -> None:
-        self.recognizer = Recognizer(loaded, decoding or DecodingConfig())
+        self.sampling_rate = sampling_rate
+        self.max_seconds = max_seconds
         self.batch_size = batch_size
         self.language = language
-        speech_encoder = self.recognizer.speech_encoder
-        self.sampling_rate = speech_encoder.sampling_rate
-        longest = loaded.model.config.max_audio_seconds if isinstance(loaded, LoadedModel) else LONGEST_SECONDS
-        self.max_seconds = min(longest + ROUNDING_SECONDS, speech_encoder.max_seconds)
-        self.cut_at_pauses = self.recognizer.config.cut_at_pauses
+        self.cut_at_pauses = cut_at_pauses
 
-    @property
-    def loaded(self) -> LoadedModel:
-        """The whole model.
-
-        Raises:
-            ValueError: only an encoder was loaded.
-        """
-        if isinstance(self.recognizer.loaded, LoadedEncoder):
-            raise ValueError("there is no whole model: only its encoder was loaded")
-        return self.recognizer.loaded
+    @abstractmethod
+    def recognize_chunks(
+        self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
+    ) -> list[Recognition]:
+        """Recognize each chunk of one batch, of files and streams; default, in the transcriber's language."""
 
     # A single recording can be a sequence too; the first overload then applies.
     @overload
@@ -233,7 +221,9 @@ class Transcriber:
         """Read recordings, append them to `recordings`, and yield their chunks whenever enough are held."""
         window: list[_QueuedChunk] = []
         for spoken in sources:
-            recording = _Recording(path_of(spoken.source), spoken.language, spoken.channel)
+            path = path_of(spoken.source)
+            name = spoken.source.name if isinstance(spoken.source, Blocks) else str(path or "array")
+            recording = _Recording(path, name, spoken.language, spoken.channel)
             recordings.append(recording)
             for chunk in self._chunks(spoken, recording):
                 if chunk.is_gap:
@@ -256,7 +246,7 @@ class Transcriber:
         """The chunks of a recording as they are read; an error ends them."""
         try:
             yield from cut_into_chunks(self._blocks(spoken, recording), self.max_seconds, self.cut_at_pauses)
-            check_long_enough(recording.samples, self.sampling_rate, str(recording.path or "array"))
+            check_long_enough(recording.samples, self.sampling_rate, recording.name)
         except AudioError as error:
             recording.error = error
         recording.is_read = True
@@ -285,16 +275,63 @@ class Transcriber:
                 recording.add(index, chunk, recognition)
             on_progress(sum(len(chunk.samples) for _, _, chunk in batch) / self.sampling_rate)
 
+
+class Transcriber(RecordingTranscriber):
+    """A loaded model with everything needed to transcribe.
+
+    Args:
+        loaded: from `load_model`, or from `load_encoder_alone` to transcribe with the encoder's CTC head only.
+        batch_size: chunks the model reads at once.
+        decoding: settings of the decoder, guards and times; default, the CTC draft is verified.
+        language: spoken in the recordings, as a code such as `de` or a name, for models whose prompt names it.
+
+    Raises:
+        ConfigError: the model does not support these settings.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel | LoadedEncoder,
+        batch_size: int = 8,
+        decoding: DecodingConfig | None = None,
+        language: str | None = None,
+    ) -> None:
+        self.recognizer = Recognizer(loaded, decoding or DecodingConfig())
+        speech_encoder = self.recognizer.speech_encoder
+        longest = loaded.model.config.max_audio_seconds if isinstance(loaded, LoadedModel) else LONGEST_SECONDS
+        super().__init__(
+            speech_encoder.sampling_rate,
+            min(longest + ROUNDING_SECONDS, speech_encoder.max_seconds),
+            batch_size,
+            language,
+            self.recognizer.config.cut_at_pauses,
+        )
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The whole model.
+
+        Raises:
+            ValueError: only an encoder was loaded.
+        """
+        if isinstance(self.recognizer.loaded, LoadedEncoder):
+            raise ValueError("there is no whole model: only its encoder was loaded")
+        return self.recognizer.loaded
+
     def recognize_chunks(
-        self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
+        self,
+        chunks: Sequence[Chunk],
+        languages: Sequence[str | None] | None = None,
+        hotwords: Sequence[Sequence[str]] | None = None,
     ) -> list[Recognition]:
-        """Recognize each chunk of one batch, of files and streams; default, in the transcriber's language."""
+        """As declared; `hotwords` are searched for in each chunk, by default those of the configuration."""
         return in_live_threads(
             self.recognizer.recognize,
             [for_encoder(chunk.samples) for chunk in chunks],
             lambda clip: has_voice(without_rumble(clip)),
             languages or [self.language] * len(chunks),
             timed=[bool(chunk.overlap_before or chunk.overlap_after) for chunk in chunks],
+            hotwords=hotwords,
         )
 
 

@@ -217,9 +217,8 @@ def _begin(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> int:
         say_once(f"{checkpoint}: of an older version, without a run id; taken for one of this run")
     changed = _changes(config, checkpoint, data)
     is_other = bool(changed or left_behind(checkpoint, Path(config.output_dir)))
-    if not is_other:
-        return int(before.get("judged_from", 0))
-    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+    step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+    return step if is_other else int(before.get("judged_from", 0))
 
 
 def _changes(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> list[str]:

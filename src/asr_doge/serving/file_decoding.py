@@ -1,0 +1,123 @@
+"""Recordings of strangers to blocks of samples, in a process of their own.
+
+Promises: a file that needs too much memory or time, or that breaks a decoder, is an `AudioError` in its place and costs
+nothing else; decoding runs no further ahead than a pipe holds, and ends when nobody reads on.
+The process stands by, so that a file costs a fork and not a start of Python. POSIX only.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.audio.sound import Note, log_note
+from asr_doge.errors import AudioError, DamagedAudioError
+from asr_doge.serving.decoding_child import BLOCK, DAMAGE, END, FRAME, NAME, NOTE, REQUEST
+
+BLOCK_SECONDS = 20
+"""Time that decoding a block of some seconds may take."""
+SLOWEST = 20
+"""Seconds of audio that a second of the processor decodes, at least; usual are several hundred."""
+_MOST_BYTES = 1 << 24
+
+
+class FileDecoder:
+    """Decodes files in forks of a process that stands by.
+
+    Args:
+        memory: bytes that one file may take.
+        max_duration: longest recording, in seconds.
+
+    Attributes:
+        process: that stands by.
+    """
+
+    def __init__(self, memory: int, max_duration: float) -> None:
+        self._memory, self._max_duration = memory, max_duration
+        self._lock = threading.Lock()
+        self.process, self._socket = _started()
+
+    def blocks(
+        self, file: BinaryIO, name: str, has_left: threading.Event, on_note: Note = log_note
+    ) -> Iterator[NDArray[np.float32]]:
+        """A recording's samples at 16 kHz.
+
+        Args:
+            file: with a descriptor; it is read from its start.
+            name: what to call it in messages.
+            has_left: set when nobody wants it any more.
+            on_note: as in `read_blocks`.
+
+        Raises:
+            AudioError: it cannot be decoded within the limits.
+            DamagedAudioError: it is truncated or damaged; what is there of it was given.
+        """
+        samples = 0
+        with self._decoded(file.fileno()) as pipe:
+            while True:
+                header = pipe.read(FRAME.size)
+                if len(header) < FRAME.size:
+                    raise AudioError(f"{name} takes too much memory or time to decode: convert it to WAV or FLAC.")
+                kind, length = FRAME.unpack(header)
+                content = pipe.read(min(length, _MOST_BYTES))
+                if kind == END or has_left.is_set():
+                    return
+                if kind != BLOCK:
+                    text = content.decode("utf-8", "replace").replace(NAME, name)
+                    if kind == NOTE:
+                        on_note(text)
+                        continue
+                    raise (DamagedAudioError if kind == DAMAGE else AudioError)(text)
+                block = np.frombuffer(content, dtype=np.float32)
+                samples += len(block)
+                if samples > self._max_duration * SAMPLE_RATE:
+                    raise AudioError(
+                        f"{name} is longer than {self._max_duration:.0f} s, which is the most this server takes:"
+                        " cut it into parts."
+                    )
+                yield block
+
+    def close(self) -> None:
+        """End the process that stands by; forks end with their readers."""
+        with self._lock:
+            self._socket.close()
+            self.process.wait()
+
+    def _decoded(self, descriptor: int) -> BinaryIO:
+        """What a fork writes of a file."""
+        allowed = REQUEST.pack(self._memory, 30 + round(self._max_duration / SLOWEST), BLOCK_SECONDS)
+        reading, writing = os.pipe()
+        try:
+            with self._lock:
+                try:
+                    self._send(allowed, descriptor, writing)
+                except OSError:  # the process is gone, which a new one mends
+                    self._socket.close()
+                    self.process.wait()
+                    self.process, self._socket = _started()
+                    self._send(allowed, descriptor, writing)
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        return os.fdopen(reading, "rb")
+
+    def _send(self, allowed: bytes, descriptor: int, writing: int) -> None:
+        socket.send_fds(self._socket, [allowed], [descriptor, writing])
+
+
+def _started() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A process that stands by, and the socket to it."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-m", "asr_doge.serving.decoding_child", str(theirs.fileno())]
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        return subprocess.Popen(command, pass_fds=[theirs.fileno()], env=os.environ | single), ours

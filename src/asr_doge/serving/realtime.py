@@ -1,0 +1,253 @@
+"""`/v1/realtime`: live audio over WebSocket, as OpenAI's transcription sessions have it.
+
+Promises: nothing of a session runs on the event loop but its reading and sending; no queue of it grows without bound,
+for a client that sends faster than it is heard is read more slowly; a client that leaves takes its work along, and a
+server that stops first writes what was said.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from fastapi import APIRouter, WebSocket
+from fastapi.responses import JSONResponse
+from starlette.websockets import WebSocketDisconnect
+
+from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.serving.access import KEY_PROTOCOL
+from asr_doge.serving.errors import APIError
+from asr_doge.serving.live_items import Event, ItemAudio, ItemWriter, Listener, Part, new_event, new_id
+from asr_doge.serving.service import Service
+from asr_doge.serving.session_settings import SessionSettings
+from asr_doge.serving.worker import Caller
+
+POLICY, RESTART, TRY_LATER, INTERNAL = 1008, 1012, 1013, 1011
+"""Close codes: the client did what it may not, the server stops, it is full, it failed."""
+MOST_UNHEARD = 8 << 20
+"""Characters of audio that may wait to be heard, about two minutes; then the client is read no further."""
+MOST_UNWRITTEN_SECONDS = 120
+"""Audio that may wait to be transcribed; then no more is heard."""
+MOST_FAULTS = 20
+"""Messages that cannot be understood; then the session is closed."""
+SEND_SECONDS = 30.0
+"""A client that takes nothing for so long is gone."""
+DRAIN_SECONDS = 10.0
+"""How long a stopping server goes on writing what was said."""
+PROTOCOL = "realtime"
+
+_LOG = logging.getLogger("asr_doge")
+
+router = APIRouter()
+
+
+@router.websocket("/v1/realtime")
+async def realtime(websocket: WebSocket) -> None:
+    """A live session."""
+    service: Service = websocket.app.state.service
+    try:
+        service.access.check(websocket)
+    except APIError as error:
+        service.metrics.refused.labels("access").inc()
+        await websocket.send_denial_response(JSONResponse(error.body, error.status, error.headers))
+        return
+    offered = [name for name in websocket.scope["subprotocols"] if not name.startswith(KEY_PROTOCOL)]
+    await websocket.accept(PROTOCOL if PROTOCOL in offered else None)
+    try:
+        with service.admission.session():
+            await _Session(websocket, service).run()
+    except APIError as error:
+        await websocket.close(RESTART if service.admission.is_draining else TRY_LATER, error.message)
+
+
+class _Closed(Exception):  # noqa: N818  # it ends a session and is no error
+    """The session is to be closed with a code, for a reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class _Session:
+    """One client's session: it is read, listened to and written in three tasks."""
+
+    def __init__(self, websocket: WebSocket, service: Service) -> None:
+        self._websocket, self._service = websocket, service
+        self._id = new_id("sess")
+        model = websocket.query_params.get("model") or service.config.model
+        settings = SessionSettings(service.config.model).updated(
+            {"audio": {"input": {"transcription": {"model": model}}}}, service.models
+        )
+        self._listener = Listener(settings, service.models, self._id)
+        self._writer = ItemWriter(
+            service.worker, service.config.language, self._take_caller, service.metrics.final_seconds.observe
+        )
+        self._caller: Caller | None = None
+        self._inbox: asyncio.Queue[tuple[Event | None, int]] = asyncio.Queue()  # bounded by the sizes in it
+        self._parts: asyncio.Queue[Part | None] = asyncio.Queue()  # the same
+        self._unheard, self._unwritten = 0, 0.0
+        self._moved = asyncio.Event()
+        self._faults = 0
+        self._has_left = False
+        self._sending = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Until the client leaves, the server stops, or something is wrong."""
+        work = asyncio.gather(self._listen(), self._write())
+        reading = asyncio.create_task(self._read())
+        stopping = asyncio.create_task(self._service.stopping.wait())
+        all_tasks: set[asyncio.Future[Any]] = {work, reading, stopping}
+        try:
+            await self._send([new_event("session.created", session=self._listener.settings.describe(self._id))])
+            done, _ = await asyncio.wait(all_tasks, return_when=asyncio.FIRST_COMPLETED)
+            if done == {stopping}:
+                await self._drain(reading, work)
+            for task in done - {stopping}:
+                task.result()
+            closed = _Closed(RESTART, "the server is stopping")
+        except _Closed as reason:
+            closed = reason
+        except WebSocketDisconnect:
+            return
+        except Exception:
+            _LOG.exception("session %s failed", self._id)
+            closed = _Closed(INTERNAL, "the server failed")
+        finally:
+            self._has_left = True
+            if self._caller is not None:
+                self._caller.leave()
+                self._service.callers.discard(self._caller)
+            for task in all_tasks:
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(*all_tasks, return_exceptions=True)
+        await self._close(closed)
+
+    async def _drain(self, reading: "asyncio.Task[None]", work: "asyncio.Future[Any]") -> None:
+        """Write what was said until now."""
+        reading.cancel()
+        self._inbox.put_nowait((None, 0))
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(work), DRAIN_SECONDS)
+
+    async def _read(self) -> None:
+        """Messages of the client to the inbox."""
+        idle_from = time.monotonic()
+        patience = self._service.config.idle_timeout
+        while True:
+            left = idle_from + patience - time.monotonic()
+            try:
+                message = await asyncio.wait_for(self._websocket.receive(), max(left, 0.0))
+            except asyncio.TimeoutError:
+                raise _Closed(POLICY, f"no audio for {patience:.0f} s") from None
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", 1005))
+            try:
+                event = _parsed(message.get("text"))
+            except ValueError as error:
+                await self._fault(error, None)
+                continue
+            if event.get("type") == "input_audio_buffer.append":
+                idle_from = time.monotonic()
+            size = len(message["text"])
+            self._unheard += size
+            self._inbox.put_nowait((event, size))
+            await self._until(lambda: self._unheard <= MOST_UNHEARD)
+
+    async def _listen(self) -> None:
+        """Messages to parts of items."""
+        loop = asyncio.get_running_loop()
+        is_last = False
+        while not is_last:
+            await self._until(lambda: self._unwritten <= MOST_UNWRITTEN_SECONDS)
+            event, size = await self._inbox.get()
+            is_last = event is None
+            try:
+                if event is not None:
+                    out = await loop.run_in_executor(self._service.listening, self._listener.take, event)
+                else:
+                    out = self._listener.commit() if self._listener.is_open else []
+            except ValueError as error:
+                await self._fault(error, event)
+                out = []
+            await self._send([part for part in out if isinstance(part, dict)])
+            for part in out:
+                if not isinstance(part, dict):
+                    self._unwritten += _seconds(part)
+                    self._parts.put_nowait(part)
+            self._unheard -= size
+            self._moved.set()
+        self._parts.put_nowait(None)
+
+    async def _write(self) -> None:
+        """Parts of items to text."""
+        loop = asyncio.get_running_loop()
+        is_last = False
+        while not is_last:
+            parts = [await self._parts.get()]
+            while not self._parts.empty():
+                parts.append(self._parts.get_nowait())
+            is_last = None in parts
+            work = [part for part in parts if part is not None]
+            await self._send(await loop.run_in_executor(self._service.live, self._writer.take, work))
+            self._unwritten -= sum(map(_seconds, work))
+            self._moved.set()
+
+    async def _until(self, is_right: Callable[[], bool]) -> None:
+        while not is_right():
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _fault(self, error: ValueError, event: Event | None) -> None:
+        """Tell a client of a message that cannot be understood."""
+        self._faults += 1
+        if self._faults > MOST_FAULTS:
+            raise _Closed(POLICY, "too many messages that cannot be understood")
+        told = {"type": "invalid_request_error", "code": "invalid_event", "message": str(error), "param": None}
+        await self._send([new_event("error", error=told | {"event_id": (event or {}).get("event_id")})])
+
+    async def _send(self, events: list[Event]) -> None:
+        async with self._sending:
+            for event in events:
+                text = json.dumps(event, ensure_ascii=False)
+                try:
+                    await asyncio.wait_for(self._websocket.send_text(text), SEND_SECONDS)
+                except asyncio.TimeoutError:
+                    raise _Closed(POLICY, "the client reads nothing") from None
+
+    def _take_caller(self, caller: Caller) -> None:
+        """Called from a thread, once an item."""
+        if self._caller is not None:
+            self._service.callers.discard(self._caller)
+        self._caller = caller
+        self._service.callers.add(caller)
+        if self._has_left:
+            caller.leave()
+
+    async def _close(self, closed: _Closed) -> None:
+        with suppress(RuntimeError, WebSocketDisconnect, asyncio.TimeoutError):
+            await asyncio.wait_for(self._websocket.close(closed.code, closed.reason), SEND_SECONDS)
+
+
+def _parsed(text: Any) -> Event:
+    """A message.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    if not isinstance(text, str):
+        raise ValueError("send JSON as text; audio goes as base64 in input_audio_buffer.append")
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("the message is no JSON") from None
+    if not isinstance(event, dict):
+        raise ValueError("the message is no JSON object")
+    return event
+
+
+def _seconds(part: Part) -> float:
+    return len(part.samples) / SAMPLE_RATE if isinstance(part, ItemAudio) else 0.0

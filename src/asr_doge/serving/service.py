@@ -1,0 +1,70 @@
+"""What all routes of one server share: the model, the decoder, the limits, the threads.
+
+Promises: made before the first request and closed after the last; nothing here is global.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from asr_doge.inference.transcription import Transcriber, load
+from asr_doge.serving.access import Access
+from asr_doge.serving.admission import Admission
+from asr_doge.serving.configuration import ServeConfig
+from asr_doge.serving.file_decoding import FileDecoder
+from asr_doge.serving.metrics import Metrics
+from asr_doge.serving.worker import Caller, ModelWorker
+
+LISTENING_THREADS = 2
+"""Voice activity of all sessions; it takes 3 % of a core each."""
+
+
+class Service:
+    """One server's parts.
+
+    Args:
+        config: checked.
+
+    Raises:
+        ASRDogeError: the model cannot be loaded.
+    """
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.access = Access(config.api_key, config.allowed_origins, config.host)
+        self.admission = Admission(config.max_requests, config.max_sessions, self.metrics)
+        self.worker = ModelWorker(
+            config.model, self._load, self.metrics, config.batch_seconds, config.batch_wait_ms / 1000, config.keep_alive
+        )
+        self.models = (config.model, *config.aliases)
+        self.decoder = FileDecoder(config.decode_memory_mb * 1_000_000, config.max_duration)
+        self.files = ThreadPoolExecutor(config.max_requests, thread_name_prefix="file")
+        self.listening = ThreadPoolExecutor(LISTENING_THREADS, thread_name_prefix="listening")
+        self.live = ThreadPoolExecutor(config.max_sessions, thread_name_prefix="live")
+        self.callers: set[Caller] = set()
+        self.stopping = asyncio.Event()
+
+    @property
+    def most_bytes(self) -> int:
+        """Of an upload."""
+        return round(self.config.max_upload_mb * 1_000_000)
+
+    def close(self) -> None:
+        """End the threads and the decoding process. Whoever still waits is told that nothing comes."""
+        for caller in list(self.callers):
+            caller.leave()
+        self.worker.close()
+        for pool in (self.files, self.listening, self.live):
+            pool.shutdown(wait=True, cancel_futures=True)
+        self.decoder.close()
+
+    def _load(self) -> Transcriber:
+        config = self.config
+        return load(
+            config.model,
+            config.device,
+            config,
+            quantization=config.quantization,
+            language=config.language,
+            dtype=config.dtype,
+        )

@@ -1,0 +1,84 @@
+"""A real server on a port of its own, with the bundled model, for real clients."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from openai import OpenAI
+
+from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
+from asr_doge.serving.configuration import ServeConfig
+from asr_doge.serving.server import Server, create_server
+
+PATIENCE_SECONDS = 60.0
+KEY = "sk-a-key-of-the-tests"
+
+
+class Running:
+    """A server that runs in a thread."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.service = server.service
+        self.thread = threading.Thread(target=server.run, daemon=True)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    def client(self, **options: object) -> OpenAI:
+        values = {"api_key": KEY, "base_url": f"{self.address}/v1", "max_retries": 0} | options
+        return OpenAI(**values)  # type: ignore[arg-type]  # as each test names them
+
+
+@contextmanager
+def running(**settings: object) -> Iterator[Running]:
+    """A server with the given settings, stopped at the end."""
+    config = ServeConfig(**{"port": 0, "device": "cpu", "timestamps": "auto"} | settings)  # type: ignore[arg-type]
+    config.check()
+    one = Running(create_server(config))
+    one.thread.start()
+    until(lambda: one.server.started)
+    try:
+        yield one
+    finally:
+        one.server.should_exit = True
+        one.thread.join(PATIENCE_SECONDS)
+        assert not one.thread.is_alive()
+
+
+def until(is_right: Callable[[], bool]) -> None:
+    """Wait for something that happens in another thread."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not is_right():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="package")
+def served() -> Iterator[Running]:
+    """A server as most tests need it."""
+    with running() as one:
+        yield one
+
+
+@pytest.fixture(scope="package")
+def speech() -> NDArray[np.float32]:
+    """Two sentences of digits with a pause between them, at 16 kHz."""
+    said = [synthesize(text, Voice(words_per_minute=130)) for text in ("one two three four", "nine eight seven")]
+    pause = np.zeros(round(1.5 * SAMPLE_RATE), dtype=np.float32)
+    return np.concatenate([said[0], pause, said[1], pause])
+
+
+@pytest.fixture(scope="package")
+def recording(speech: NDArray[np.float32], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, as a file."""
+    path = tmp_path_factory.mktemp("serving") / "digits.wav"
+    soundfile.write(path, speech, SAMPLE_RATE)
+    return path

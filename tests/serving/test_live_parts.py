@@ -1,0 +1,149 @@
+"""The parts of a live session apart from the network: samples, turns, settings, deltas, hints."""
+
+import base64
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
+from asr_doge.audio.resampling import BlockResampler
+from asr_doge.inference.results import Segment
+from asr_doge.inference.stream import StreamUpdate
+from asr_doge.serving.hints import hotwords_of
+from asr_doge.serving.live_audio import AudioFormat, AudioInput
+from asr_doge.serving.live_items import Deltas
+from asr_doge.serving.session_settings import SessionSettings, TurnDetection
+from asr_doge.serving.turns import TurnAudio, TurnDetector, TurnEvent, TurnStarted, TurnStopped
+
+Waveform = NDArray[np.float32]
+NOISE = np.random.default_rng(0).normal(0, 0.1, 9_000).astype(np.float32)
+
+
+@settings(max_examples=30)
+@given(st.sampled_from([8000, 24000, 44100, 48000]), st.lists(st.integers(1, 3000), min_size=1, max_size=12))
+def test_blocks_join_up_to_the_whole_resampled(rate: int, sizes: list[int]) -> None:
+    """The whole is SciPy's."""
+    cuts = np.cumsum(sizes)
+    resampler = BlockResampler(rate, SAMPLE_RATE)
+    parts = [resampler.feed(block) for block in np.split(NOISE, cuts[cuts < len(NOISE)])]
+    divisor = int(np.gcd(rate, SAMPLE_RATE))
+    whole = resample_poly(NOISE, SAMPLE_RATE // divisor, rate // divisor)
+    joined = np.concatenate([*parts, resampler.finish()])
+    assert joined.shape == whole.shape
+    np.testing.assert_allclose(joined, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [8000, 24000, 48000])
+def test_the_resampler_is_only_milliseconds_behind(rate: int) -> None:
+    resampler = BlockResampler(rate, SAMPLE_RATE)
+    given_seconds = 0.02
+    received = len(resampler.feed(NOISE[: round(given_seconds * rate)])) / SAMPLE_RATE
+    assert given_seconds - 0.003 <= received <= given_seconds
+
+
+@given(st.lists(st.integers(1, 50), max_size=8))
+def test_bytes_may_be_cut_anywhere(sizes: list[int]) -> None:
+    samples = (NOISE[:100] * 32767).astype("<i2")
+    reader = AudioInput(AudioFormat("audio/pcm", SAMPLE_RATE))
+    content = samples.tobytes()
+    cuts = [0, *[cut for cut in np.cumsum(sizes).tolist() if cut < len(content)], len(content)]
+    parts = [reader.read(base64.b64encode(content[a:b]).decode()) for a, b in pairwise(cuts)]
+    np.testing.assert_array_equal(np.concatenate(parts), samples.astype(np.float32) / 32768)
+
+
+def turns_of(detector: TurnDetector, waveform: Waveform, size: int) -> list[TurnEvent]:
+    return [event for start in range(0, len(waveform), size) for event in detector.feed(waveform[start : start + size])]
+
+
+def spans(events: list[TurnEvent]) -> list[tuple[int, int, int]]:
+    """Start, end and samples of each turn."""
+    found, start, count = [], 0, 0
+    for event in events:
+        if isinstance(event, TurnStarted):
+            start, count = event.at, 0
+        elif isinstance(event, TurnAudio):
+            count += len(event.samples)
+        elif isinstance(event, TurnStopped):
+            found.append((start, event.at, count))
+    return found
+
+
+@pytest.mark.parametrize("silence_ms", [350, 700])
+def test_turns_hold_what_was_said_and_the_sound_around_it(silence_ms: int) -> None:
+    word = synthesize("seven", Voice())
+    loud = np.flatnonzero(np.abs(word) > 0.02)
+    pause = np.zeros(2 * SAMPLE_RATE, dtype=np.float32)
+    waveform = np.concatenate([pause, word, pause, word, pause])
+    found = spans(turns_of(TurnDetector(TurnDetection(300, silence_ms)), waveform, 777))
+    assert len(found) == 2
+    for (start, end, count), at in zip(found, (len(pause), 2 * len(pause) + len(word)), strict=True):
+        first, last = at + loud[0], at + loud[-1]
+        assert count == end - start
+        assert first - 0.6 * SAMPLE_RATE < start < first
+        assert last < end < last + (silence_ms / 1000 + 0.5) * SAMPLE_RATE
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 40_000))
+def test_how_the_samples_arrive_changes_no_turn(size: int) -> None:
+    waveform = np.concatenate([np.zeros(SAMPLE_RATE, dtype=np.float32), synthesize("one two", Voice()), NOISE * 0])
+    waveform = np.concatenate([waveform, np.zeros(SAMPLE_RATE, dtype=np.float32)])
+    expected = spans(turns_of(TurnDetector(TurnDetection()), waveform, 512))
+    assert spans(turns_of(TurnDetector(TurnDetection()), waveform, size)) == expected
+    assert len(expected) == 1
+
+
+def update(finished: str, committed: str, tentative: str = "") -> StreamUpdate:
+    segments = tuple(Segment(text, 0.0, 1.0) for text in finished.split("|") if text)
+    return StreamUpdate(1.0, segments, committed, tentative)
+
+
+@pytest.mark.parametrize(
+    ("updates", "joined"),
+    [
+        ([update("", "a"), update("", "a b"), update("a b c", ""), update("", "d"), update("d", "")], "a b c d"),
+        ([update("", "a b"), update("a b", "c")], "a b c"),
+        ([update("a b|c", "d"), update("d e", "")], "a b c d e"),
+        ([update("", "a x"), update("a b c", "")], "a x c"),  # what was sent stays sent
+        ([update("", ""), update("", "")], ""),
+    ],
+)
+def test_deltas_double_nothing_and_take_nothing_back(updates: list[StreamUpdate], joined: str) -> None:
+    deltas = Deltas()
+    assert "".join(deltas.take(one) for one in updates) == joined
+
+
+@pytest.mark.parametrize(
+    ("prompt", "keywords", "hotwords"),
+    [
+        ("Kubernetes, gRPC; Anna-Maria\nNew York", [], ("Kubernetes", "gRPC", "Anna-Maria", "New York")),
+        ("This is a talk about the weather and nothing else.", [], None),
+        ("A talk about many other things here: etcd", ["CoreDNS", "etcd"], ("CoreDNS", "etcd")),
+        (None, [], None),
+    ],
+)
+def test_only_names_of_a_prompt_are_listened_for(
+    prompt: str | None, keywords: list[str], hotwords: tuple[str, ...] | None
+) -> None:
+    assert hotwords_of(prompt, keywords) == hotwords
+
+
+def test_an_update_changes_only_what_it_names() -> None:
+    models = ("nano", "whisper-1", "gpt-realtime-whisper")
+    first = SessionSettings("nano").updated(
+        {"audio": {"input": {"format": {"type": "audio/pcma"}, "transcription": {"language": "de"}}}}, models
+    )
+    assert (first.format.type, first.language, first.turn_detection) == ("audio/pcma", "de", TurnDetection())
+    second = first.updated({"audio": {"input": {"turn_detection": None}}}, models)
+    assert (second.format, second.language, second.turn_detection) == (first.format, "de", None)
+    third = second.updated(
+        {"audio": {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 200}}}}, models
+    )
+    assert third.turn_detection == TurnDetection(300, 200)
+    committing = SessionSettings("nano").updated({"audio": {"input": {"transcription": {"model": models[2]}}}}, models)
+    assert committing.turn_detection is None

@@ -1,0 +1,133 @@
+"""Chunks of many callers through one model: what each hears is what it hears alone."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
+from asr_doge.decoding.configuration import DecodingConfig
+from asr_doge.inference.segmentation import Chunk
+from asr_doge.inference.transcription import Transcriber, load
+from asr_doge.serving.metrics import Metrics
+from asr_doge.serving.worker import LIKE_LENGTH, SHORT_SECONDS, Caller, ModelWorker
+
+Waveform = NDArray[np.float32]
+WAIT = 0.3
+"""Long enough for several threads to meet in one batch, however busy the machine."""
+
+
+@pytest.fixture(scope="module")
+def nano() -> Transcriber:
+    return load(device="cpu")
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def worker(nano: Transcriber, metrics: Metrics) -> Iterator[ModelWorker]:
+    one = ModelWorker("nano", lambda: nano, metrics, wait=WAIT)
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[Waveform]:
+    texts = ("one", "two three", "four five six", "seven eight nine zero", "three three", "oh one two three four five")
+    return [synthesize(text, Voice()) for text in texts]
+
+
+def test_files_at_once_have_the_text_and_times_that_each_has_alone(
+    nano: Transcriber, worker: ModelWorker, metrics: Metrics, clips: list[Waveform]
+) -> None:
+    alone = [nano.transcribe(clip) for clip in clips]
+    with ThreadPoolExecutor(len(clips)) as threads:
+        together = list(threads.map(lambda clip: Caller(worker).transcribe(clip), clips))
+    assert [result.text for result in together] == [result.text for result in alone]
+    for one, other in zip(together, alone, strict=True):
+        ours = [word.start for segment in one.segments for word in segment.words]
+        assert ours == pytest.approx([word.start for segment in other.segments for word in segment.words], abs=0.02)
+    passes = metrics.text().decode().split("asr_doge_batch_chunks_count ")[1].split()[0]
+    assert float(passes) < len(clips)
+
+
+def chunk(seconds: float) -> Chunk:
+    return Chunk(np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32), 0.0, None)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.floats(0.1, 29.0), min_size=1, max_size=12))
+def test_batches_are_of_like_length_and_no_larger_than_allowed(nano: Transcriber, lengths: list[float]) -> None:
+    batches: list[list[float]] = []
+
+    class Spy(Transcriber):
+        def __init__(self) -> None:
+            self.__dict__ |= nano.__dict__
+
+        def recognize_chunks(self, chunks, *others):  # type: ignore[no-untyped-def]
+            batches.append([len(one.samples) / SAMPLE_RATE for one in chunks])
+            return super().recognize_chunks(chunks, *others)
+
+    one = ModelWorker("nano", Spy, Metrics(), batch_seconds=60, wait=0.0)
+    waiting = one.submit([chunk(length) for length in lengths], [None] * len(lengths), None, 1.0)
+    for future in waiting:
+        assert future.result(timeout=60).text == ""
+    one.close()
+    assert sorted(length for batch in batches for length in batch) == pytest.approx(sorted(lengths), abs=1e-3)
+    for batch in batches:
+        assert len(batch) == 1 or max(batch) <= max(SHORT_SECONDS, LIKE_LENGTH * min(batch)) + 1e-3
+        assert len(batch) == 1 or max(batch) * len(batch) <= 60 + 1e-3
+
+
+def test_live_chunks_go_before_files_that_came_earlier(nano: Transcriber, worker: ModelWorker) -> None:
+    """A long file and a live chunk differ too much in length for one batch."""
+    done: list[str] = []
+    (of_file,) = worker.submit([chunk(20.0)], [None], None, patience=1.0)
+    (of_stream,) = worker.submit([chunk(0.5)], [None], None, patience=0.0)
+    of_file.add_done_callback(lambda _: done.append("file"))
+    of_stream.add_done_callback(lambda _: done.append("live"))
+    of_file.result(60)
+    of_stream.result(60)
+    assert done == ["live", "file"]
+
+
+def test_who_leaves_is_not_worked_for(worker: ModelWorker, metrics: Metrics) -> None:
+    caller = Caller(worker)
+    raised = threading.Event()
+
+    def ask() -> None:
+        try:
+            caller.recognize_chunks([chunk(1.0)])
+        except CancelledError:
+            raised.set()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not worker.waiting:
+        pass
+    caller.leave()
+    asking.join(60)
+    assert raised.is_set()
+    assert "asr_doge_audio_seconds_total 0.0" in metrics.text().decode()
+
+
+def test_hotwords_of_one_caller_are_not_the_others(clips: list[Waveform]) -> None:
+    """With a bonus so high that what nobody said is heard, by who listens for it and by nobody else."""
+    eager = load(device="cpu", decoding=DecodingConfig(hotword_weight=10.0))
+    clip = synthesize("one nine two", Voice())
+    whole = Chunk(clip, 0.0, (0.0, len(clip) / SAMPLE_RATE))
+    worker = ModelWorker("nano", lambda: eager, Metrics(), wait=WAIT)
+    hot = worker.submit([whole], [None], ("eight",), 0.0)
+    plain = worker.submit([whole], [None], (), 0.0)
+    (one,), (other,) = [[future.result(60).text for future in waiting] for waiting in (hot, plain)]
+    worker.close()
+    assert other == "one nine two"
+    assert one == eager.recognize_chunks([whole], hotwords=[("eight",)])[0].text == "one eight nine two"
