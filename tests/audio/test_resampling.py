@@ -61,7 +61,7 @@ def test_in_blocks_it_is_the_same(rates: tuple[int, int], sizes: list[int]) -> N
 
 @pytest.mark.parametrize("rate", [8000, 44100, 44247, 11127])
 def test_it_is_the_filter_of_scipy_designed_once(rate: int) -> None:
-    """Designed anew for every block, it made recordings at odd rates take twelve times as long as they last."""
+    """If it were designed for every block, that would take most of the time of reading a recording at an odd rate."""
     waveform = np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32)
     divisor = math.gcd(rate, 16000)
     with patch("scipy.signal.firwin", wraps=firwin) as designed:
