@@ -217,11 +217,11 @@ def test_ctrl_c_in_the_middle_of_the_work_loses_nothing(
     recognize = nano.recognize_chunks
 
     def interrupted(chunks: Any) -> Any:
-        monkeypatch.setattr(nano, "recognize_pieces", recognize)
+        monkeypatch.setattr(nano, "recognize_chunks", recognize)
         raise KeyboardInterrupt
 
     segments = [segment.text for segment in nano.transcribe(waveform).segments]
-    monkeypatch.setattr(nano, "recognize_pieces", interrupted)
+    monkeypatch.setattr(nano, "recognize_chunks", interrupted)
     assert print_live([waveform], nano, "txt", "nano", None) == 0
     assert capsys.readouterr().out.splitlines() == segments
 

@@ -91,7 +91,7 @@ def test_a_segment_is_finished_where_somebody_pauses(nano: Transcriber, speech: 
 
 
 def test_silence_is_nothing_to_work_on(nano: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
-    chunks = heard_pieces(nano, monkeypatch)
+    chunks = recognized_chunks(nano, monkeypatch)
     updates = list(stream(blocks_of(np.zeros(20 * SAMPLE_RATE, dtype=np.float32)), nano))
     assert len(updates) == 1
     assert (updates[0].finished, updates[0].committed, updates[0].tentative) == ((), "", "")
@@ -107,7 +107,7 @@ def test_where_nobody_pauses_the_text_is_the_files_for_bounded_work(
     waveform = np.tile(word[loud[0] : loud[-1] + 1], 30)
     monkeypatch.setattr(cutting, "max_seconds", 6.0)
     whole = cutting.transcribe(waveform)
-    chunks = heard_pieces(cutting, monkeypatch)
+    chunks = recognized_chunks(cutting, monkeypatch)
     assert tuple(finished(list(stream(blocks_of(waveform), cutting)))) == whole.segments
     assert len(whole.segments) > 1
     work = sum(chunk.end - chunk.start for chunk in chunks)
@@ -115,7 +115,7 @@ def test_where_nobody_pauses_the_text_is_the_files_for_bounded_work(
     assert 2 * len(waveform) < work * SAMPLE_RATE < (MOST_WORK + 2) * len(waveform)
 
 
-def heard_pieces(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> list[Chunk]:
+def recognized_chunks(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> list[Chunk]:
     """Every chunk that is transcribed from now on."""
     chunks: list[Chunk] = []
     recognize = transcriber.recognize_chunks
@@ -124,7 +124,7 @@ def heard_pieces(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch) -> l
         chunks.extend(batch)
         return recognize(batch)
 
-    monkeypatch.setattr(transcriber, "recognize_pieces", listed)
+    monkeypatch.setattr(transcriber, "recognize_chunks", listed)
     return chunks
 
 

@@ -82,7 +82,7 @@ def test_a_file_becomes_words_that_can_be_played_and_saved(
     assert words.all_inner_texts() == file_text.split()
     words.last.click()
     until(lambda: page.evaluate("document.getElementById('player').currentTime") > 3)
-    for form, start in (("srt", "1\n00:00:0"), ("vtt", "WEBVTT"), ("txt", "one two three"), ("json", "{")):
+    for form, start in (("srt", "1\n00:00:0"), ("vtt", "WEBVTT"), ("txt", f"{file_text}\n"), ("json", "{")):
         with page.expect_download() as saved:
             page.locator(f"#downloads [data-format={form}]").click()
         assert saved.value.suggested_filename == f"digits.{form}"
