@@ -220,7 +220,7 @@ def test_digital_silence_is_empty_and_says_why(transcriber: Transcriber) -> None
 
 def test_a_recording_that_fits_is_read_whole(transcriber: Transcriber) -> None:
     """As training and its evaluations read it, whatever its pauses; unless it is asked to be cut."""
-    clip = np.concatenate([spoken(SENTENCES[1]), np.zeros(2 * RATE, dtype=np.float32), spoken(SENTENCES[2])])
+    clip = np.concatenate([spoken(SENTENCES[1]), np.zeros(3 * RATE // 2, dtype=np.float32), spoken(SENTENCES[2])])
     (heard,) = transcriber.recognizer.recognize([clip])
     assert [segment.text for segment in transcriber.transcribe(clip).segments] == [heard.text]
     longest = Transcriber(transcriber.loaded, decoding=UNGUARDED)
