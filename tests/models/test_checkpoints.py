@@ -90,22 +90,23 @@ def test_a_checkpoint_of_neither_case_is_named_by_both(hub: Hub) -> None:
 @pytest.mark.parametrize(
     "verb",
     [
-        lambda other: load_model("acme/asr", device="cpu"),
-        lambda other: assemble_model(other, "acme/asr", device="cpu"),
-        lambda other: assemble_model("acme/asr", other, device="cpu"),
+        lambda encoder, language_model: load_model("acme/asr", device="cpu"),
+        lambda encoder, language_model: assemble_model(encoder, "acme/asr", device="cpu"),
+        lambda encoder, language_model: assemble_model("acme/asr", language_model, device="cpu"),
     ],
     ids=["load", "assemble language model", "assemble encoder"],
 )
 def test_an_unreachable_hub_is_one_clear_line_at_once(
     hub: Hub,
+    granite_folder: Path,
     doge_folder: Path,
-    verb: Callable[[Path], LoadedModel],
+    verb: Callable[[Path, Path], LoadedModel],
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     hub.unplug()
     with pytest.raises(CheckpointError, match="model 'acme/asr' is neither on this machine nor to be had") as caught:
-        verb(doge_folder)
+        verb(granite_folder, doge_folder)
     assert "\n" not in str(caught.value)
     # huggingface_hub would knock six times in 23 seconds and say so each time.
     assert "Retrying" not in caplog.text + "".join(capfd.readouterr())

@@ -51,7 +51,7 @@ def flac_seconds(path: Path) -> float | None:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        with path.open("rb") as content, soundfile.SoundFile(content) as file:  # of a name, it believes the ending
             file.seek(file.frames - 1)  # fails unless the frame that ends there is whole: its checksum is looked at
             return float(file.frames / file.samplerate) if len(file.read(2)) == 1 else None
     except (soundfile.LibsndfileError, OSError, ValueError):
