@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from asr_doge.audio.pcm import flac_seconds
 from asr_doge.audio.reading import audio_duration, read_blocks
+from asr_doge.audio.structure import parts_of
 from asr_doge.errors import DamagedAudioError
 from tests.audio.odd import Track, write
 
@@ -104,7 +105,7 @@ def test_the_length_of_a_flac_is_believed_only_if_its_last_frame_is_whole(tmp_pa
     whole = WHOLE["flac"](tmp_path).read_bytes()
     path = tmp_path / "cut.flac"
     path.write_bytes(whole[:-missing])
-    assert flac_seconds(path) is None
+    assert flac_seconds(path, parts_of(path)[0]) is None
     for before, behind in ((b"", b""), (b"ID3\x04" + bytes(5) + b"\x0a" + bytes(10), b""), (b"", b"TAG" + bytes(125))):
         path.write_bytes(before + whole + behind)
-        assert flac_seconds(path) == audio_duration(path) == SECONDS
+        assert flac_seconds(path, parts_of(path)[0]) == audio_duration(path) == SECONDS

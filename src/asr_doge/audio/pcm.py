@@ -46,12 +46,12 @@ def open_pcm(path: Path, part: Part) -> "SoundFile | None":
     return opened
 
 
-def flac_seconds(path: Path) -> float | None:
-    """Length that the header of a FLAC file states, if its last sample is there; None if all is to be decoded."""
+def flac_seconds(path: Path, part: Part) -> float | None:
+    """Length that the header of a part in FLAC states, if its last sample is there; None if all is to be decoded."""
     import soundfile
 
     try:
-        with path.open("rb") as content, soundfile.SoundFile(content) as file:  # of a name, it believes the ending
+        with open_part(path, part) as content, soundfile.SoundFile(content) as file:  # of a name it believes the ending
             file.seek(file.frames - 1)  # fails unless the frame that ends there is whole: its checksum is looked at
             return float(file.frames / file.samplerate) if len(file.read(2)) == 1 else None
     except (soundfile.LibsndfileError, OSError, ValueError):

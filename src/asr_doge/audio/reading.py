@@ -205,8 +205,10 @@ def audio_duration(path: str | os.PathLike[str]) -> float:
     path = _seekable(path)
     faults: list[str] = []
     parts = parts_of(path)
-    if len(parts) == 1 and parts[0].container == "flac" and parts[0].seconds and (seconds := flac_seconds(path)):
-        return seconds
+    if len(parts) == 1 and parts[0].container == "flac" and parts[0].seconds:
+        seconds = flac_seconds(path, parts[0])
+        if seconds:
+            return seconds
     pcm = open_pcm(path, parts[0]) if len(parts) == 1 and parts[0].stated == 1.0 else None
     if pcm is not None:
         with pcm:
