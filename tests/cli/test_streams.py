@@ -11,7 +11,7 @@ from tests.cli.recordings import FREE
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a shell and /dev/full")
 
-PROGRAM = f"{sys.executable} -m asr_doge.cli"
+PROGRAM = f"{sys.executable} -m asr_doge"
 
 
 def shell(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":

@@ -107,17 +107,29 @@ def test_bad_recordings_are_counted_and_the_rest_survives(tmp_path: Path) -> Non
     assert "train\tshort\tshorter than 0.5 s\t" in dropped
 
 
-def test_only_verifying_finds_a_recording_that_breaks_off(tmp_path: Path) -> None:
-    for name in ("whole", "cut"):
+def test_only_verifying_finds_damage_in_the_middle(tmp_path: Path) -> None:
+    for name in ("whole", "bad"):
         write_pair(tmp_path / "corpus" / f"{name}.flac", seconds=2.0)
-    cut = tmp_path / "corpus" / "cut.flac"
-    cut.write_bytes(cut.read_bytes()[:-20_000])
+    bad = tmp_path / "corpus" / "bad.flac"
+    content = bytearray(bad.read_bytes())
+    content[len(content) // 2] ^= 1
+    bad.write_bytes(content)
     headers_only = config_for_folder(tmp_path)
     assert process_corpus(headers_only).splits[0].dropped == {}
     (report,) = process_corpus(replace(headers_only, verify=True)).splits
     assert report.dropped == {"unreadable audio": 1}
-    assert "cut.flac is truncated or corrupt" in report.examples[0]
+    assert "bad.flac is truncated or corrupt" in report.examples[0]
     assert [u.duration for u in read_manifest(report.manifest)] == [2.0]
+
+
+def test_a_recording_that_breaks_off_is_found_unasked(tmp_path: Path) -> None:
+    for name in ("whole", "cut"):
+        write_pair(tmp_path / "corpus" / f"{name}.flac", seconds=2.0)
+    cut = tmp_path / "corpus" / "cut.flac"
+    cut.write_bytes(cut.read_bytes()[:-20_000])
+    (report,) = process_corpus(config_for_folder(tmp_path)).splits
+    assert report.dropped == {"unreadable audio": 1}
+    assert "cut.flac is truncated or corrupt" in report.examples[0]
 
 
 def test_transcripts_outside_the_limits_are_counted(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_a_plan_is_printed_and_nothing_is_trained(
     names = ("data_dir", "features_dir", "output_dir", "speech_encoder", "language_model", "device")
     flags = [f"--{name}={getattr(config, name)}" for name in names]
     assert main(["train", *flags, "--plan"]) == 0
-    parameters, memory, highest = capsys.readouterr().out.splitlines()
+    *_, parameters, memory, highest = capsys.readouterr().out.splitlines()
     assert "trained 29,216 " in parameters
     assert "activations of 16 × the longest utterance" in memory
     assert "utterances at once fit" in highest

@@ -99,7 +99,7 @@ def test_the_parts_load_and_train_like_published_ones(
         assert len(loaded.processor.tokenizer(f" {word}", add_special_tokens=False).input_ids) == 1
 
 
-@pytest.mark.parametrize("stage", ["CTCStage", "DrawnOutStage", "TextStage"])
+@pytest.mark.parametrize("stage", ["CTCStage", "StretchedTokenStage", "TextStage"])
 def test_the_same_seed_gives_the_same_parts_and_an_interrupted_run_goes_on(
     fsdd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:

@@ -69,12 +69,14 @@ class DecoderInputs:
         drafts: the CTC head's text of each clip and its score; None without a head.
         biases: for each clip, the bias of the hotwords found in it; None if there are no hotwords.
         prompt_ids: of each clip's prompt, `[B, P]`, -100 at padding; None if the model has only one prompt.
+        is_bounded: whether draft or duration may bound the length of the texts.
     """
 
     speech: SpeechEncoderOutput
     drafts: list[tuple[str, float]] | None = None
     biases: list[HotwordBias | None] | None = None
     prompt_ids: Tensor | None = None
+    is_bounded: bool = True
 
 
 class Decoder(ABC):
@@ -119,7 +121,7 @@ class LanguageModelDecoder(Decoder):
 
     def limits(self, drafts: Sequence[Sequence[int]], inputs: DecoderInputs) -> list[int]:
         """The most tokens of each text: by its draft, or without one by the clip's duration."""
-        if not self.bound_length:
+        if not self.bound_length or not inputs.is_bounded:
             return [self.max_new_tokens] * len(drafts)
         if inputs.drafts is None:
             rate = LENGTH_PER_SECOND / self.model.encoder.frame_rate_hz

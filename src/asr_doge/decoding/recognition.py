@@ -295,10 +295,10 @@ class Recognizer:
 
 
 def _without_drafts(inputs: DecoderInputs, rows: Sequence[int]) -> DecoderInputs:
-    """Some clips of a batch, without what the CTC head gave."""
+    """Some clips of a batch, without what the CTC head gave, for texts of any length."""
     biases = [inputs.biases[row] for row in rows] if inputs.biases is not None else None
     prompt_ids = inputs.prompt_ids[list(rows)] if inputs.prompt_ids is not None else None
-    return DecoderInputs(_rows(inputs.speech, rows), None, biases, prompt_ids)
+    return DecoderInputs(_rows(inputs.speech, rows), None, biases, prompt_ids, is_bounded=False)
 
 
 def _rows(speech: SpeechEncoderOutput, rows: Sequence[int]) -> SpeechEncoderOutput:
