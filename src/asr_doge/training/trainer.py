@@ -206,9 +206,11 @@ class SpeechTrainer(Seq2SeqTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         for group, settings in zip(self._groups(), own, strict=True):
             group.update(settings)
+        scheduler = cast(LRScheduler, self.lr_scheduler)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that no step precedes
-            rates = cast(LRScheduler, self.lr_scheduler).get_lr()
+            rates = scheduler.get_lr()
+        scheduler._last_lr = list(rates)  # what is logged for the next step
         for group, rate in zip(self._groups(), rates, strict=True):
             group["lr"] = rate
 
