@@ -6,6 +6,7 @@ rate.
 Source: transformers `parakeet` and `granite_speech5`; https://arxiv.org/abs/2305.05084, 2505.08699.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,8 +61,9 @@ class MaskedConformer(SpeechEncoder):
             output.ctc_logits, output.ctc_lengths = blank_first(self._logits(states), self.config.pad_token_id), lengths
         return output
 
+    @abstractmethod
     def _logits(self, states: Tensor) -> Tensor:
-        raise NotImplementedError
+        """CTC logits `[B, T', V]` of hidden states `[B, T', D]`, with the checkpoint's own blank."""
 
     def last_layers(self, count: int) -> list[nn.Module]:
         """Conformer blocks."""
