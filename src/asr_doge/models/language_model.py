@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, DogeConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DogeConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from asr_doge.errors import CheckpointError
@@ -39,6 +39,23 @@ ATTENTION = "sdpa"
 
 BAR_AFTER_SECONDS = 3
 """Loading shows a progress bar if it takes longer, in seconds."""
+
+
+def small_doge_config(tokenizer: PreTrainedTokenizerFast, hidden_dim: int, layers: int) -> DogeConfig:
+    """The shapes of a small Doge that is trained from nothing, with the vocabulary of `tokenizer`."""
+    return DogeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_dim,
+        intermediate_size=2 * hidden_dim,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:

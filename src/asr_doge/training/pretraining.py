@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import (
-    DogeConfig,
     GraniteSpeechConfig,
     PreTrainedTokenizerFast,
     Trainer,
@@ -44,7 +43,7 @@ from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, ASRDogeProcessor
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
-from asr_doge.models.language_model import build_language_model
+from asr_doge.models.language_model import build_language_model, small_doge_config
 from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.pretraining_speech import (
@@ -172,19 +171,7 @@ def build_model(
     config: PretrainConfig, encoder: GraniteSpeechEncoder, tokenizer: PreTrainedTokenizerFast
 ) -> ASRDogeForConditionalGeneration:
     """The whole small model; everything except the encoder has random weights."""
-    text_config = DogeConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=config.text_hidden_dim,
-        intermediate_size=2 * config.text_hidden_dim,
-        num_hidden_layers=config.text_layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    text_config = small_doge_config(tokenizer, config.text_hidden_dim, config.text_layers)
     processor = ASRDogeProcessor(GraniteSpeechEncoder.feature_extractor(encoder.config), tokenizer)
     model_config = ASRDogeConfig(
         encoder_config=encoder.config,

@@ -19,13 +19,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from transformers import DogeConfig, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from asr_doge.data.manifest import read_manifest
 from asr_doge.data.text_files import read_lines
 from asr_doge.errors import DataError
-from asr_doge.models.language_model import build_language_model
+from asr_doge.models.language_model import build_language_model, small_doge_config
 from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.published import DEFAULT_PROMPT
 from asr_doge.text.normalization import normalize_training_text
@@ -151,21 +151,7 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
     tokenizer = build_text_tokenizer(train, config.text_vocab_size)
     prompt_ids = [tokenizer.bos_token_id, *tokenizer(DEFAULT_PROMPT, add_special_tokens=False).input_ids]
     rows = _token_rows(tokenizer, train)
-    model = build_language_model(
-        DogeConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.text_hidden_dim,
-            intermediate_size=2 * config.text_hidden_dim,
-            num_hidden_layers=config.text_layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    model = build_language_model(small_doge_config(tokenizer, config.text_hidden_dim, config.text_layers))
     folder = Path(config.output_dir) / "stages" / "language_model"
     arguments = TrainingArguments(
         output_dir=str(folder),
