@@ -118,7 +118,7 @@ def test_an_unknown_verb_is_one_line(command: Command) -> None:
         (["transcribe", "--num_beams", "-1", "a.wav"], "--num_beams"),
         (["transcribe", "--guard_silence", "maybe", "a.wav"], 'guard_silence": Expected a bool. Got value: maybe'),
         (["transcribe", "--accept_threshold", "x", "a.wav"], 'accept_threshold": Expected a float. Got value: x'),
-        (["transcribe", "--decoder", "x", "a.wav"], "one of 'draft', 'greedy', 'beam', 'ctc', 'rescore'. Got value: x"),
+        (["transcribe", "--decoder", "x", "a.wav"], "one of 'draft', 'greedy', 'beam', 'ctc', 'fusion'. Got value: x"),
         (["transcribe"], "nothing to transcribe"),
         (["features", "--batch_size", "x"], "batch_size"),
         (["benchmark", "--max_samples", "all"], "max_samples"),

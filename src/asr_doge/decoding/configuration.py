@@ -9,10 +9,10 @@ from typing import Literal
 
 from asr_doge.errors import ConfigError
 
-DecoderName = Literal["draft", "greedy", "beam", "ctc", "rescore"]
+DecoderName = Literal["draft", "greedy", "beam", "ctc", "fusion"]
 Timestamps = Literal["none", "segment", "word", "auto"]
 
-DEFAULT_BEAMS, RESCORED_BEAMS, MOST_BEAMS = 4, 24, 100
+DEFAULT_BEAMS, FUSION_BEAMS, MOST_BEAMS = 4, 8, 100
 
 
 @dataclass(kw_only=True)
@@ -22,15 +22,16 @@ class DecodingConfig:
     decoder: DecoderName | None = None
     """draft: the language model verifies the encoder's CTC draft, for the text of greedy in fewer passes. greedy: token
     by token. beam: the best of several hypotheses. ctc: the encoder alone, which needs no training and loads no
-    language model. rescore: the language model rescores the CTC head's hypotheses by their text alone. Default: what
-    the checkpoint names, else draft if the encoder has a CTC head, else greedy."""
+    language model. fusion: search over the CTC head's labels, weighed by the language model's probability of their
+    words (shallow fusion). Default: what the checkpoint names, else draft if the encoder has a CTC head, else
+    greedy."""
     num_beams: int = 1
     """Beams of beam search, 2 to 100; a number selects beam search. With `--decoder beam` and no number, 4.
-    For `--decoder rescore`, the hypotheses that are rescored, 24 without a number."""
+    For `--decoder fusion`, the hypotheses kept at each frame, 8 without a number."""
     language_model_weight: float = 0.5
-    """Weight of the language model's log-probability in `rescore`; that of the CTC head is 1."""
+    """Weight of the language model's log-probability in `fusion`; that of the CTC head is 1."""
     word_bonus: float = 1.0
-    """Added to the score of a hypothesis in `rescore` for each word, in nats, since language models favour short
+    """Added to the score of a hypothesis in `fusion` for each word, in nats, since language models favour short
     texts."""
     n_best: int = 1
     """Hypotheses of each chunk to give as alternatives with their scores; at most the number of beams."""
@@ -73,10 +74,8 @@ class DecodingConfig:
                 raise ConfigError(f"--{flag} is {getattr(self, flag)}: give a number")
         if self.n_best > self.beams:
             raise ConfigError(f"--n_best {self.n_best} needs at least as many beams; give --num_beams {self.n_best}")
-        if self.num_beams > 1 and self.decoder not in (None, "beam", "rescore"):
-            raise ConfigError(
-                f"--num_beams is for --decoder beam or rescore, not {self.decoder}; leave one of them out"
-            )
+        if self.num_beams > 1 and self.decoder not in (None, "beam", "fusion"):
+            raise ConfigError(f"--num_beams is for --decoder beam or fusion, not {self.decoder}; leave one of them out")
         if self.accept_threshold is not None and not 0 < self.accept_threshold <= 1:
             raise ConfigError(f"--accept_threshold {self.accept_threshold} is not a probability above 0 and up to 1")
         if not 0 <= self.hotword_weight < math.inf:
@@ -87,4 +86,4 @@ class DecodingConfig:
         """Beams of a search; 1 for other decoders."""
         if self.num_beams > 1:
             return self.num_beams
-        return {"beam": DEFAULT_BEAMS, "rescore": RESCORED_BEAMS}.get(str(self.decoder), 1)
+        return {"beam": DEFAULT_BEAMS, "fusion": FUSION_BEAMS}.get(str(self.decoder), 1)

@@ -21,8 +21,8 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from asr_doge.decoding.configuration import DecoderName, DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.draft import Verifier
+from asr_doge.decoding.fusion import WordPrior, prefix_beam_search, text_log_probs
 from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
-from asr_doge.decoding.rescoring import prefix_beam_search, text_log_probs
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
@@ -235,8 +235,8 @@ class SearchDecoder(LanguageModelDecoder):
         return ended
 
 
-class RescoreDecoder(LanguageModelDecoder):
-    """Rescores the CTC head's hypotheses; see `asr_doge.decoding.rescoring`.
+class FusionDecoder(LanguageModelDecoder):
+    """Searches the CTC head's labels with the language model's word probabilities; see `asr_doge.decoding.fusion`.
 
     Args:
         loaded: the model.
@@ -256,25 +256,32 @@ class RescoreDecoder(LanguageModelDecoder):
         rows = ctc_log_posteriors(logits, lengths)
         best_paths = ctc_greedy_texts(self.model.encoder, logits, lengths)
         return [
-            self._rescore(row) if draft == best_path else [Hypothesis(draft, score)]
+            self._search(row) if draft == best_path else [Hypothesis(draft, score)]
             for row, (draft, score), best_path in zip(rows, inputs.drafts, best_paths, strict=True)
         ]
 
-    def _rescore(self, log_posteriors: NDArray[np.float32]) -> list[Hypothesis]:
+    def _search(self, log_posteriors: NDArray[np.float32]) -> list[Hypothesis]:
         """The distinct texts of a clip, best first."""
+        weight, bonus = self.config.language_model_weight, self.config.word_bonus
+        language_model, tokenizer = self.model.language_model, self.processor.tokenizer
+        bos_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        prior = WordPrior(language_model, bos_id, self.model.encoder.ctc_text, self._tokenize, weight, bonus)
         texts: dict[str, float] = {}
-        for labels in prefix_beam_search(log_posteriors, self.config.beams):
+        for labels in prefix_beam_search(log_posteriors, self.config.beams, prior):
             text = " ".join(self.model.encoder.ctc_text(labels.ids).split())
             texts[text] = max(labels.log_prob, texts.get(text, -math.inf))
-        tokens = [self.processor.label_ids(normalize_training_text(text)).tolist() for text in texts]
-        prompt_ids, device = self.model.config.prompt_ids or [], self.model.device
-        log_probs = text_log_probs(self.model.language_model, prompt_ids, tokens, device)
-        weight, bonus = self.config.language_model_weight, self.config.word_bonus
+        tokens = [[*self._tokenize(text), tokenizer.eos_token_id] for text in texts]
+        log_probs = text_log_probs(language_model, [bos_id], tokens, self.model.device)
         scored = [
             Hypothesis(text, score + weight * sum(row) + bonus * len(text.split()), tuple(ids), tuple(row), passes=1)
             for (text, score), row, ids in zip(texts.items(), log_probs, tokens, strict=True)
         ]
         return sorted(scored, key=lambda hypothesis: -(hypothesis.score or 0.0))[: self.config.n_best]
+
+    def _tokenize(self, text: str) -> list[int]:
+        """The language model's tokens of a text, without special ones."""
+        ids: list[int] = self.processor.label_ids(normalize_training_text(text))[:-1].tolist()
+        return ids
 
 
 @torch.inference_mode()
@@ -326,7 +333,7 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     """
     name = choose_decoder(config, loaded)
     encoder = loaded.encoder if isinstance(loaded, LoadedEncoder) else loaded.model.encoder
-    if name in ("ctc", "draft", "rescore") and not encoder.has_ctc:
+    if name in ("ctc", "draft", "fusion") and not encoder.has_ctc:
         instead = "" if isinstance(loaded, LoadedEncoder) else "use --decoder greedy, or "
         raise ConfigError(f"--decoder {name} needs a CTC head, which this encoder lacks: {instead}{TRAIN_A_HEAD}")
     if config.accept_threshold is not None and name != "draft":
@@ -339,8 +346,8 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
         if obstacle := _obstacle(loaded):
             raise ConfigError(f"--decoder draft would not give the text of greedy: {obstacle}; use greedy")
         return DraftDecoder(loaded, config.guard_length, config.accept_threshold)
-    if name == "rescore":
-        return RescoreDecoder(loaded, replace(config, decoder=name))
+    if name == "fusion":
+        return FusionDecoder(loaded, replace(config, decoder=name))
     with_scores = config.timestamps == "word"
     return SearchDecoder(loaded, config.guard_length, config.beams, config.n_best, with_scores)
 

@@ -1,9 +1,9 @@
 """A small language model from nothing, on text alone: the recipe behind the language model of the bundled `english`.
 
 Promises: a byte-level BPE vocabulary and a Doge model, both made of nothing but the sentences it is given, in the form
-transcripts are trained on; an example reads `[bos] prompt text [eos]`, the layout that the model has with no speech
-in it, so that what it learns is the probability of a transcript. Same seed and machine, same weights; an interrupted
-run continues at its last checkpoint. Sentences of the manifests it is told to leave out are not read.
+transcripts are trained on; an example reads `[bos] text [eos]`, so that what it learns is the probability of a
+transcript (see `asr_doge.decoding.fusion`). Same seed and machine, same weights; an interrupted run continues at its
+last checkpoint. Sentences of the manifests it is told to leave out are not read.
 It does not know audio.
 """
 
@@ -27,7 +27,6 @@ from asr_doge.data.text_files import read_lines
 from asr_doge.errors import DataError
 from asr_doge.models.language_model import build_language_model, small_doge_config
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.published import DEFAULT_PROMPT
 from asr_doge.text.normalization import normalize_training_text
 from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
 
@@ -68,7 +67,7 @@ def build_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([DEFAULT_PROMPT, *texts], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
@@ -117,17 +116,17 @@ class CollateText:
     """Batches as the model reads them.
 
     Args:
-        prompt_ids: before every sentence.
+        bos_id: the token before every sentence.
     """
 
-    def __init__(self, prompt_ids: Sequence[int]) -> None:
-        self.prompt_ids = list(prompt_ids)
+    def __init__(self, bos_id: int) -> None:
+        self.bos_id = bos_id
 
     def __call__(self, batches: Sequence[Sequence[Sequence[int]]]) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask` and `labels`, each `[B, N]`, of the one batch that it is given."""
         (rows,) = batches
-        sequences = [torch.tensor([*self.prompt_ids, *row]) for row in rows]
-        labels = [torch.tensor([*[IGNORED_LABEL] * len(self.prompt_ids), *row]) for row in rows]
+        sequences = [torch.tensor([self.bos_id, *row]) for row in rows]
+        labels = [torch.tensor([IGNORED_LABEL, *row]) for row in rows]
         return {
             "input_ids": pad_sequence(sequences, batch_first=True),
             "attention_mask": pad_sequence([torch.ones_like(row) for row in sequences], batch_first=True),
@@ -149,7 +148,7 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
     train = [text for place, text in enumerate(texts) if place % DEV_EVERY]
     dev = texts[::DEV_EVERY]
     tokenizer = build_text_tokenizer(train, config.text_vocab_size)
-    prompt_ids = [tokenizer.bos_token_id, *tokenizer(DEFAULT_PROMPT, add_special_tokens=False).input_ids]
+    collate = CollateText(tokenizer.bos_token_id)
     rows = _token_rows(tokenizer, train)
     model = build_language_model(small_doge_config(tokenizer, config.text_hidden_dim, config.text_layers))
     folder = Path(config.output_dir) / "stages" / "language_model"
@@ -173,12 +172,12 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
         seed=config.seed,
     )
     batches = TokenBatches(rows, config.batch_tokens, config.steps, config.seed)
-    trainer = Trainer(model, arguments, data_collator=CollateText(prompt_ids), train_dataset=batches)
+    trainer = Trainer(model, arguments, data_collator=collate, train_dataset=batches)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
     text_dir = Path(config.output_dir) / "language_model"
     model.save_pretrained(text_dir)
     tokenizer.save_pretrained(text_dir)
-    loss, tokens = dev_loss(model, _token_rows(tokenizer, dev), CollateText(prompt_ids))
+    loss, tokens = dev_loss(model, _token_rows(tokenizer, dev), collate)
     results: dict[str, Any] = {
         "parameters": model.num_parameters(),
         "tokens": sum(map(len, rows)),

@@ -1,9 +1,10 @@
-"""Prefix beam search against every path there is, and the language model's weighing against its own loss."""
+"""Prefix beam search against every path there is, and the language model's scores against its own loss."""
 
 import copy
 import itertools
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -14,12 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
-from transformers import DogeConfig
+from transformers import DogeConfig, PreTrainedModel
 
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts
-from asr_doge.decoding.decoders import DecoderInputs, RescoreDecoder, choose_decoder
-from asr_doge.decoding.rescoring import prefix_beam_search, text_log_probs
+from asr_doge.decoding.decoders import DecoderInputs, FusionDecoder, choose_decoder
+from asr_doge.decoding.fusion import WordPrior, prefix_beam_search, text_log_probs
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.encoders import SpeechEncoderOutput
@@ -69,6 +70,72 @@ def test_texts_weigh_alone_what_they_weigh_together() -> None:
         assert sum(found) == pytest.approx(-mean_loss * len(row), rel=1e-4)
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 6), st.integers(2, 4), st.integers(0, 10_000))
+def test_a_prior_ranks_the_beam_and_leaves_the_probabilities(frames: int, labels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    log_posteriors = log_softmax(rng.normal(0, 1.5, (frames, labels)), axis=1).astype(np.float32)
+    weights = rng.normal(0, 3, labels)
+
+    def prior(ids: Sequence[int]) -> float:
+        return float(sum(weights[label] for label in ids))
+
+    plain = {one.ids: one.log_prob for one in prefix_beam_search(log_posteriors, width=2000)}
+    wide = prefix_beam_search(log_posteriors, width=2000, prior=prior)
+    assert {one.ids: one.log_prob for one in wide} == pytest.approx(plain)
+    ranks = [one.log_prob + prior(one.ids) for one in wide]
+    assert ranks == sorted(ranks, reverse=True)
+
+
+def test_a_prior_keeps_what_a_narrow_beam_would_drop() -> None:
+    certain, unsure = [0.0, -20.0, -20.0], [-2.0, -0.5, -1.2]
+    log_posteriors = log_softmax(np.array([unsure, certain, unsure, certain]), axis=1).astype(np.float32)
+    assert prefix_beam_search(log_posteriors, width=1)[0].ids == (1, 1)
+    (kept,) = prefix_beam_search(log_posteriors, width=1, prior=lambda ids: 5.0 * ids.count(2))
+    assert kept.ids == (2, 2)
+
+
+def _language_model() -> tuple[PreTrainedModel, Callable[[str], list[int]]]:
+    """A random Doge, and a tokenizer that joins words: "b c" is one token when "b" comes first, and two after it."""
+    torch.manual_seed(0)
+    config = DogeConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=2
+    )
+    model = build_language_model(config).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+
+    def tokenize(text: str) -> list[int]:
+        return [30 if part == "b c" else 3 + ord(part) % 26 for part in re.findall("b c|[a-z]", text)]
+
+    return model, tokenize
+
+
+@pytest.mark.parametrize(
+    ("spelled", "complete"),
+    [
+        ("", ""),
+        ("ab", ""),
+        ("ab ", "ab"),
+        (" ab c", "ab"),
+        ("a b c d", "a b c"),
+        ("a dog b c c x", "a dog b c c"),
+        ("xyz  w ", "xyz w"),
+    ],
+)
+def test_the_prior_of_complete_words_is_the_language_models_own_loss(spelled: str, complete: str) -> None:
+    model, tokenize = _language_model()
+    prior = WordPrior(model, 0, lambda ids: spelled[: len(ids)], tokenize, weight=0.5, bonus=2.0)
+    for length in range(len(spelled)):
+        prior([7] * length)  # as a search asks: from the shortest on
+    expected = 2.0 * len(complete.split())
+    if complete:
+        ids = torch.tensor([[0, *tokenize(complete)]])
+        loss = model(input_ids=ids, labels=ids).loss  # transformers' own
+        expected -= 0.5 * float(loss.detach()) * (ids.shape[1] - 1)
+    assert prior([7] * len(spelled)) == pytest.approx(expected, rel=1e-4)
+
+
 def _heard(loaded: LoadedModel, clips: Sequence[int]) -> DecoderInputs:
     """Random letters in clips of 9, 5 and 7 frames, and their drafts."""
     ids = [0, *loaded.model.encoder.ctc_ids("ab ")]
@@ -82,7 +149,7 @@ def _heard(loaded: LoadedModel, clips: Sequence[int]) -> DecoderInputs:
 
 
 def test_clips_are_weighed_each_for_itself(assembled: LoadedModel) -> None:
-    decoder = RescoreDecoder(assembled, DecodingConfig(decoder="rescore", n_best=4))
+    decoder = FusionDecoder(assembled, DecodingConfig(decoder="fusion", n_best=4))
     together = decoder.decode(_heard(assembled, (0, 1, 2)))
     for clip, hypotheses in enumerate(together):
         (alone,) = decoder.decode(_heard(assembled, (clip,)))
@@ -94,27 +161,27 @@ def test_clips_are_weighed_each_for_itself(assembled: LoadedModel) -> None:
 def test_weights_choose_the_text(assembled: LoadedModel) -> None:
     inputs = _heard(assembled, (0,))
     by_head, by_words, few_words = (
-        RescoreDecoder(
-            assembled, DecodingConfig(decoder="rescore", n_best=16, language_model_weight=0.0, word_bonus=bonus)
+        FusionDecoder(
+            assembled, DecodingConfig(decoder="fusion", n_best=16, language_model_weight=0.0, word_bonus=bonus)
         ).decode(inputs)[0]
         for bonus in (0.0, 100.0, -100.0)
     )
     words = [len(one.text.split()) for one in by_head]
-    assert len(by_words[0].text.split()) == max(words) > min(words) == len(few_words[0].text.split())
+    assert len(by_words[0].text.split()) >= max(words) > min(words) >= len(few_words[0].text.split())
 
 
 def test_a_draft_with_hotwords_stays(assembled: LoadedModel) -> None:
     inputs = replace(_heard(assembled, (1,)), drafts=[("abba", -1.0)])
-    ((hypothesis,),) = RescoreDecoder(assembled, DecodingConfig(decoder="rescore")).decode(inputs)
+    ((hypothesis,),) = FusionDecoder(assembled, DecodingConfig(decoder="fusion")).decode(inputs)
     assert hypothesis.text == "abba"
 
 
 def test_a_checkpoint_names_its_decoder(assembled: LoadedModel, tmp_path: Path) -> None:
     model = copy.deepcopy(assembled.model)
-    model.config.default_decoder = "rescore"
+    model.config.default_decoder = "fusion"
     LoadedModel(model, assembled.processor).save(tmp_path / "checkpoint")
     again = load_model(tmp_path / "checkpoint", device="cpu")
-    assert choose_decoder(DecodingConfig(), again) == "rescore"
+    assert choose_decoder(DecodingConfig(), again) == "fusion"
     assert choose_decoder(DecodingConfig(decoder="ctc"), again) == "ctc"
     again.model.config.default_decoder = "magic"
     with pytest.raises(ConfigError, match="names default_decoder 'magic'"):
