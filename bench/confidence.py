@@ -29,6 +29,7 @@ from asr_doge.decoding.confidence import Calibration, expected_calibration_error
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import ASRDogeError
 from asr_doge.models import load_model
+from asr_doge.text.normalization import normalize_training_text
 
 Words = list[tuple[float, float, bool]]
 """Log-posterior, log-probability, and whether it is right, of each word."""
@@ -83,10 +84,11 @@ def recognized_words(recognizer: Recognizer, manifest: Path) -> Words:
 
 
 def right_words(reference: str, words: list[str]) -> list[bool]:
-    """Whether each of the words stands in the reference."""
+    """Whether each of the words stands in the reference, whatever its case and punctuation."""
     right = [False] * len(words)
     if words:
-        for chunk in jiwer.process_words(reference, " ".join(words)).alignments[0]:
+        plain = " ".join(normalize_training_text(word) or word for word in words)
+        for chunk in jiwer.process_words(normalize_training_text(reference), plain).alignments[0]:
             right[chunk.hyp_start_idx : chunk.hyp_end_idx] = [chunk.type == "equal"] * (
                 chunk.hyp_end_idx - chunk.hyp_start_idx
             )

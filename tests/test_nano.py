@@ -137,7 +137,7 @@ def test_pipeline_and_front_door_give_the_transcribers_text(
 ) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, clips[0].waveform, SAMPLE_RATE, subtype="FLOAT")
-    result = asr_doge.transcribe(path)
+    result = asr_doge.transcribe(path, model="nano")
     assert [result.text] == texts(nano, [clips[0].waveform], 1)
     recognize = pipeline("automatic-speech-recognition", model=str(NANO), device="cpu")
     recognized: dict[str, str] = recognize(clips[0].waveform)  # type: ignore[assignment]

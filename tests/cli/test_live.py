@@ -35,7 +35,7 @@ def waveform() -> NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def nano() -> Transcriber:
     """Cuts recordings as streams are cut."""
-    return load(device="cpu", decoding=DecodingConfig(cut_at_pauses=True))
+    return load("nano", device="cpu", decoding=DecodingConfig(cut_at_pauses=True))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_pipe_prints_a_line_for_each_segment(
     command: Command, pipe: Callable[..., None], nano: Transcriber, waveform: NDArray[np.float32]
 ) -> None:
     pipe()
-    outcome = command("transcribe", "--stream", "-", "--device", "cpu")
+    outcome = command("transcribe", "--stream", "-", "--model", "nano", "--device", "cpu")
     assert (outcome.code, outcome.err) == (0, [])
     exact = (waveform * 32767).astype("<i2")
     assert outcome.out == [segment.text for segment in nano.transcribe(exact.astype(np.float32) / 32768).segments]
@@ -62,7 +62,7 @@ def test_a_pipe_prints_a_line_for_each_segment(
 
 def test_json_lines_show_every_change(command: Command, pipe: Callable[..., None]) -> None:
     pipe()
-    outcome = command("transcribe", "--stream", "-", "--format", "jsonl", "--device", "cpu")
+    outcome = command("transcribe", "--stream", "-", "--model", "nano", "--format", "jsonl", "--device", "cpu")
     updates = [json.loads(line) for line in outcome.out]
     assert all(list(update) == ["version", "seconds", "finished", "committed", "tentative"] for update in updates)
     assert [update["seconds"] for update in updates] == sorted(update["seconds"] for update in updates)
@@ -75,7 +75,7 @@ def test_a_file_in_passing_is_transcribed_as_ever(
 ) -> None:
     path = speech.write_wav(tmp_path / "a.wav", waveform)
     live, ever = (
-        command("transcribe", *extra, path, "--format", output_format, "--device", "cpu")
+        command("transcribe", *extra, path, "--model", "nano", "--format", output_format, "--device", "cpu")
         for extra in (["--stream"], ["--cut_at_pauses", "true"])
     )
     assert live.code == ever.code == 0
@@ -86,7 +86,7 @@ def test_formats_with_times_follow_the_words_unasked(
     command: Command, tmp_path: Path, waveform: NDArray[np.float32]
 ) -> None:
     path = speech.write_wav(tmp_path / "a.wav", waveform)
-    call = ("transcribe", path, "--device", "cpu", "--cut_at_pauses", "true", "--format")
+    call = ("transcribe", path, "--model", "nano", "--device", "cpu", "--cut_at_pauses", "true", "--format")
     rows = [line.split() for line in command(*call, "ctm").out]
     assert [row[4] for row in rows] == ["one", "two", "three", "nine", "eight"]
     assert all(0 < float(row[5]) <= 1 for row in rows)  # confidences
@@ -101,7 +101,7 @@ def test_a_stream_that_ends_within_a_sample_is_transcribed_and_told(
     command: Command, pipe: Callable[..., None]
 ) -> None:
     pipe(b"\x01")
-    outcome = command("transcribe", "--stream", "-", "--device", "cpu")
+    outcome = command("transcribe", "--stream", "-", "--model", "nano", "--device", "cpu")
     assert (outcome.code, len(outcome.out)) == (2, 2)
     (line,) = outcome.err
     assert "ends in the middle of a sample" in line
@@ -126,7 +126,7 @@ def test_what_does_not_go_together_is_one_line(
     command: Command, pipe: Callable[..., None], arguments: list[str], named: str
 ) -> None:
     pipe(samples=PAUSE)
-    outcome = command("transcribe", *arguments, "--device", "cpu")
+    outcome = command("transcribe", *arguments, "--model", "nano", "--device", "cpu")
     assert (outcome.code, outcome.out) == (2, [])
     (line,) = outcome.err
     assert line.startswith("error: ")
@@ -258,7 +258,7 @@ def test_without_portaudio_it_is_named(command: Command, monkeypatch: pytest.Mon
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')\n")
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    outcome = command("listen")
+    outcome = command("listen", "--model", "nano")
     assert (outcome.code, outcome.out) == (2, [])
     assert outcome.err == [
         "error: listen needs PortAudio (PortAudio library not found): install it, as in apt install libportaudio2"
@@ -267,6 +267,6 @@ def test_without_portaudio_it_is_named(command: Command, monkeypatch: pytest.Mon
 
 def test_without_the_extra_it_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    outcome = command("listen")
+    outcome = command("listen", "--model", "nano")
     assert (outcome.code, outcome.out) == (2, [])
     assert outcome.err == ['error: listen needs the sounddevice library: pip install "asr-doge[listen]"']

@@ -69,7 +69,7 @@ def test_a_dataset_of_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
 def test_loading_from_python_prints_nothing_and_sets_nothing() -> None:
     """What else the process loads with transformers keeps its progress bars."""
     program = (
-        "import asr_doge; asr_doge.load(device='cpu');"
+        "import asr_doge; asr_doge.load('nano', device='cpu');"
         "from transformers.utils import logging; print(logging.is_progress_bar_enabled(), logging.set_tqdm_hook(None))"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)

@@ -339,7 +339,7 @@ def test_an_unreadable_folder_ends_nothing(command: Command) -> None:
             needed = (sys.prefix, BUNDLED_MODELS["nano"], Path(__file__))
             if not all(os.access(path, os.R_OK, effective_ids=True) for path in needed):
                 pytest.skip("other users may not read this environment")
-            outcome = command("transcribe", closed, good, closed.parent, "--format", "jsonl")
+            outcome = command("transcribe", closed, good, closed.parent, "--model", "nano", "--format", "jsonl")
         finally:
             os.seteuid(0)
     assert outcome.code == 2

@@ -26,7 +26,7 @@ kept: Transcriber | None = None
 def say(path: str) -> str:
     """The text by the transcriber that the process has inherited, or by one that it loads."""
     signal.alarm(PATIENCE_SECONDS)
-    return (kept or asr_doge.load(device="cpu")).transcribe(path).text
+    return (kept or asr_doge.load("nano", device="cpu")).transcribe(path).text
 
 
 def load_and_say(path: str) -> str:
@@ -34,7 +34,7 @@ def load_and_say(path: str) -> str:
     waveform = read_audio(path)
     assert has_voice(waveform)
     assert any(VoiceActivityDetector().feed(waveform))
-    return asr_doge.load(device="cpu", quantization="int8").transcribe(path).text
+    return asr_doge.load("nano", device="cpu", quantization="int8").transcribe(path).text
 
 
 def say_in_child(path: str) -> str:
@@ -70,7 +70,7 @@ def in_executor(method: str, path: str) -> str:
 def main(path: str) -> dict[str, str]:
     global kept
     torch.set_num_threads(2)  # even where there is but one core
-    kept = asr_doge.load(device="cpu")
+    kept = asr_doge.load("nano", device="cpu")
     texts = {"here": say(path)}
     signal.alarm(0)
     texts["os.fork"] = forked(lambda: say(path))

@@ -25,7 +25,7 @@ PAUSE = np.zeros(round(1.5 * SAMPLE_RATE), dtype=np.float32)
 
 @pytest.fixture(scope="module")
 def nano() -> Transcriber:
-    return load(device="cpu", decoding=DecodingConfig(cut_at_pauses=True))
+    return load("nano", device="cpu", decoding=DecodingConfig(cut_at_pauses=True))
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ class Running:
 @contextmanager
 def running(**settings: object) -> Iterator[Running]:
     """A server with the given settings, stopped at the end."""
-    config = ServeConfig(**{"port": 0, "device": "cpu", "timestamps": "auto"} | settings)  # type: ignore[arg-type]
+    config = ServeConfig(**{"model": "nano", "port": 0, "device": "cpu", "timestamps": "auto"} | settings)  # type: ignore[arg-type]
     config.check()
     one = Running(create_server(config))
     one.thread.start()
@@ -88,6 +88,6 @@ def recording(speech: NDArray[np.float32], tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="package")
 def file_text(recording: Path) -> str:
     """Its text, read whole without a server."""
-    text = load(device="cpu").transcribe(recording).text
+    text = load("nano", device="cpu").transcribe(recording).text
     assert len(text.split()) >= 6
     return text

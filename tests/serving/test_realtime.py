@@ -84,7 +84,7 @@ def joined_deltas(events: Sequence[Event]) -> str:
 @pytest.fixture(scope="module")
 def heard(speech: Waveform) -> str:
     """The text of a file of the same sound, cut at pauses."""
-    text = load(device="cpu", decoding=DecodingConfig(cut_at_pauses=True)).transcribe(speech).text
+    text = load("nano", device="cpu", decoding=DecodingConfig(cut_at_pauses=True)).transcribe(speech).text
     assert len(text.split()) >= 6
     return text
 

@@ -37,7 +37,7 @@ def by_command_in_parts(recording: Path, tmp_path_factory: pytest.TempPathFactor
 
 def written(recording: Path, folder: Path, *flags: str) -> dict[str, Any]:
     form = ["--timestamps", "word", "--format", "json,srt,vtt,txt", "--output_dir", str(folder)]
-    assert main(["transcribe", str(recording), *form, *flags]) == 0
+    assert main(["transcribe", str(recording), "--model", "nano", *form, *flags]) == 0
     entry = json.loads((folder / "digits.json").read_text())["results"][0]
     return entry | {name: (folder / f"digits.{name}").read_text() for name in ("srt", "vtt", "txt")}
 
@@ -245,7 +245,7 @@ def test_files_at_once_have_the_command_lines_texts(served: Running, tmp_path: P
     paths = [tmp_path / f"{number}.wav" for number in range(len(names))]
     for path, text in zip(paths, names, strict=True):
         soundfile.write(path, synthesize(text, Voice()), SAMPLE_RATE)
-    assert main(["transcribe", *map(str, paths), "--output_dir", str(tmp_path)]) == 0
+    assert main(["transcribe", *map(str, paths), "--model", "nano", "--output_dir", str(tmp_path)]) == 0
     expected = [path.with_suffix(".txt").read_text().strip() for path in paths]
 
     def ask(path: Path) -> str:

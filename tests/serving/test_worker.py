@@ -24,7 +24,7 @@ WAIT = 0.3
 
 @pytest.fixture(scope="module")
 def nano() -> Transcriber:
-    return load(device="cpu")
+    return load("nano", device="cpu")
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_who_leaves_is_not_worked_for(worker: ModelWorker, metrics: Metrics) -> 
 
 def test_hotwords_of_one_caller_are_not_the_others(clips: list[Waveform]) -> None:
     """With a bonus so high that what nobody said is heard, by who listens for it and by nobody else."""
-    eager = load(device="cpu", decoding=DecodingConfig(hotword_weight=10.0))
+    eager = load("nano", device="cpu", decoding=DecodingConfig(hotword_weight=10.0))
     clip = synthesize("one nine two", Voice())
     whole = Chunk(clip, 0.0, (0.0, len(clip) / SAMPLE_RATE))
     worker = ModelWorker("nano", lambda: eager, Metrics(), wait=WAIT)

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import soundfile
 from rich.console import Console
 from transformers import set_seed
 
+from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.audio.synthesis import Voice, synthesize
 from asr_doge.benchmark import ASRDogeBenchmark
 from asr_doge.benchmark.results import BenchmarkResult
 from asr_doge.cli.configuration import DemoConfig
@@ -19,9 +22,12 @@ from asr_doge.cli.verbs import parse_verb, run_verb
 from asr_doge.data.digits import split_voices, synthesized_clips, write_clips
 from asr_doge.errors import ConfigError
 from asr_doge.models import assemble_model
+from asr_doge.models.fetching import local_folder
 from asr_doge.progress import progress_bar
 
 ENCODER, LANGUAGE_MODEL = "nano/encoder", "nano/language_model"
+ENGLISH_ENCODER = "openai/whisper-base"
+SENTENCE = "they had not heard from the captain of the ship for many years"
 ADAPTER_HIDDEN_DIM = 256
 MARKER = ".asr-doge-demo"
 """File that says of a folder that a demo made it, and may clear it."""
@@ -77,6 +83,8 @@ def run(config: DemoConfig) -> int:
     for sample in results["best"].samples[:4]:
         console.print(f"  said: {sample.reference}")
 
+    _hear_a_sentence(console, corpus / "sentence.wav")
+
     console.rule("result")
     console.print(benchmark_table({"before (random adapter)": results["untrained"], "after": results["best"]}))
     console.print(f"corpus      {corpus}\nmanifests   {processed}\nfeatures    {processed / 'features'}")
@@ -113,6 +121,17 @@ def _synthesize(corpus: Path, config: DemoConfig) -> None:
         clips = synthesized_clips(count, names, seed=3 * config.seed + number)
         bar = progress_bar(clips, total=count, desc=f"speaking {split}", unit="utt")
         write_clips(corpus, split, bar)
+
+
+def _hear_a_sentence(console: Console, path: Path) -> None:
+    """Transcribe English with the default model, if its speech encoder need not be downloaded for it."""
+    console.rule("7. english: a sentence")
+    soundfile.write(path, synthesize(SENTENCE, Voice("en-us")), SAMPLE_RATE)
+    if local_folder(ENGLISH_ENCODER) is not None:
+        _say(console, run_verb, ["transcribe", str(path)])
+    else:
+        console.print(f"to hear it, which downloads {ENGLISH_ENCODER} once: asr-doge transcribe {path}")
+    console.print(f"  said: {SENTENCE}")
 
 
 def _measure(verb: str, arguments: Sequence[str]) -> BenchmarkResult:

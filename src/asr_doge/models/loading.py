@@ -29,6 +29,7 @@ from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 from asr_doge.models.whole_folder import whole_folder
 from asr_doge.published import (
     DEFAULT_LANGUAGE_MODEL,
+    DEFAULT_MODEL,
     DEFAULT_PROMPT,
     DEFAULT_SPEECH_ENCODER,
     Dtype,
@@ -36,7 +37,6 @@ from asr_doge.published import (
     Quantization,
 )
 
-DEFAULT_MODEL = "nano"
 MAX_NEW_TOKENS = 256
 TORCH_TYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -106,7 +106,7 @@ def load_model(
     """Load a trained model.
 
     Args:
-        name: checkpoint folder, hub id, or bundled name; default `nano`.
+        name: checkpoint folder, hub id, or bundled name; default `english`.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; default, an accelerator if there is one.
         dtype: of the weights in memory.
         quantization: `int8` for 8-bit matrices (see `asr_doge.models.quantization`), for inference on the CPU.
@@ -143,7 +143,7 @@ def load_encoder_alone(
     Args:
         name: an ASR-Doge checkpoint, or a model whose encoder a family of `asr_doge.models.encoders` supports (for
             example published Granite Speech), or the folder of a CTC head: folder, hub id, or bundled name; default
-            `nano`.
+            `english`.
         device, dtype, quantization: as in `load_model`.
 
     Raises:

@@ -488,7 +488,7 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """A trained model: the frozen parts its configuration points to, and the checkpoint's own weights.
 
         Args:
-            pretrained_model_name_or_path: checkpoint folder, hub id, or bundled name (`nano`).
+            pretrained_model_name_or_path: checkpoint folder, hub id, or bundled name (`english`, `nano`).
             config: used instead of the checkpoint's own.
             revision: of a hub id.
             dtype: of the weights in memory; default float32.

