@@ -52,7 +52,7 @@ class Server:
         command = [
             sys.executable,
             "-m",
-            "asr_doge.cli",
+            "asr_doge",
             "serve",
             "--model",
             model,

@@ -125,6 +125,8 @@ def test_deltas_double_nothing_and_take_nothing_back(updates: list[StreamUpdate]
         ("This is a talk about the weather and nothing else.", [], None),
         ("A talk about many other things here: etcd", ["CoreDNS", "etcd"], ("CoreDNS", "etcd")),
         (None, [], None),
+        (", ".join(f"n{number}" for number in range(300)), ["k"], ("k", *(f"n{number}" for number in range(199)))),
+        (f"{'a' * 61}, etcd", [], ("etcd",)),
     ],
 )
 def test_only_names_of_a_prompt_are_listened_for(
