@@ -29,13 +29,13 @@ from transformers.models.granite_speech.modeling_granite_speech import (
 )
 
 from asr_doge.audio.log_mel import FRAME_RATE_HZ
-from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
+from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput, length_mask
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
 
 _WANTED_KEY = re.compile(r"(?:model\.)?((?:encoder|projector)\..+)")
 
 
-class GraniteSpeechEncoder(SpeechEncoder):
+class GraniteSpeechEncoder(EncoderFamily):
     """Conformer and q-former projector: `[B, T, 160]` at 50 Hz to `[B, T', 2048]` at 10 Hz (published sizes)."""
 
     model_type = "granite_speech"
