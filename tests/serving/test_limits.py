@@ -429,7 +429,8 @@ def test_a_decoder_that_hangs_is_ended(tmp_path: Path, recording: Path, monkeypa
     monkeypatch.setattr(file_decoding, "BLOCK_SECONDS", 1)
     os.mkfifo(tmp_path / "endless.wav")
     decoder = FileDecoder(1_000_000_000, max_duration=60)
-    with open(os.open(tmp_path / "endless.wav", os.O_RDWR), "rb", buffering=0) as endless, recording.open("rb") as file:
+    pipe = os.open(tmp_path / "endless.wav", os.O_RDWR)
+    with os.fdopen(pipe, "rb", buffering=0) as endless, recording.open("rb") as file:
         with pytest.raises(AudioError, match=r"^mine\.wav takes too much memory or time"):
             list(decoder.blocks(endless, "mine.wav", threading.Event()))
         assert any(len(block) for block in decoder.blocks(file, "mine.wav", threading.Event()))

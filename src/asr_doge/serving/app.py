@@ -12,8 +12,9 @@ from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Security
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -31,6 +32,9 @@ CLIENT_LEFT = 499
 OPEN_PATHS = frozenset(["/", "/healthz", "/readyz", "/docs", "/openapi.json"])
 OPEN_FOLDERS = (page.PREFIX, "/docs-assets/")
 """What needs no key: the page asks for it, and probes have none."""
+
+KEY = Security(HTTPBearer(auto_error=False, description="The server's key, if it has one."))
+"""For the documentation page, which then can send it; `_Gate` is what checks it."""
 
 health = APIRouter()
 models = APIRouter(prefix="/v1/models")
@@ -54,7 +58,9 @@ def create_app(service: Service) -> FastAPI:
         favicon_url="data:,",
     )
     app.state.service = service
-    for router in (health, models, transcriptions.router, realtime.router, page.router):
+    for router in (models, transcriptions.router):
+        app.include_router(router, dependencies=[KEY])
+    for router in (health, realtime.router, page.router):
         app.include_router(router)
     app.add_exception_handler(APIError, _answer)
     app.add_exception_handler(HTTPException, _not_found)
