@@ -359,13 +359,22 @@ def load(
     Raises:
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
     """
+    loaded = load_parts(model, device, decoding, quantization, dtype)
+    return Transcriber(loaded, batch_size, decoding, language)
+
+
+def load_parts(
+    model: str | Path | None = None,
+    device: str | None = None,
+    decoding: DecodingConfig | None = None,
+    quantization: Quantization = "none",
+    dtype: Dtype = "fp32",
+) -> LoadedModel | LoadedEncoder:
+    """What a `Transcriber` with these settings needs of a model; arguments and errors as in `load`."""
     decoder = decoding.decoder if decoding is not None else None
     alone = decoder == "ctc" or (decoder is None and model is not None and is_ctc_head(model))
-    load_parts = load_encoder_alone if alone else load_model
-    loaded = in_live_threads(
-        lambda: load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
-    )
-    return Transcriber(loaded, batch_size, decoding, language)
+    read = load_encoder_alone if alone else load_model
+    return in_live_threads(lambda: read(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization))
 
 
 @overload
