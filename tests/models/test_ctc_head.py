@@ -8,14 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_doge.errors import ConfigError
-from asr_doge.models import CTCHeadConfig, assemble_model, load_encoder_alone, load_model
-from asr_doge.models.checkpoints import find_model
+from asr_doge.models import assemble_model, load_encoder_alone, load_model
 from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings, HeadedEncoder
-from asr_doge.models.ctc_head_checkpoints import save_head
 from asr_doge.models.ctc_vocabulary import LEAST_OCCURRENCES, CTCVocabulary
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.dense import DenseCTCHead
-from asr_doge.models.encoders.loading import encoder_fingerprint
 from asr_doge.models.export import EncoderGraph
 from asr_doge.models.quantization import is_quantized
 from asr_doge.published import CTCHeadType, Quantization
@@ -35,26 +32,6 @@ def head_of(kind: CTCHeadType, stack: int = 2) -> CTCHead:
     head = CTCHead(settings_of(kind, stack), SIZE)
     tiny.randomize(head, seed=3)
     return head.double().eval()
-
-
-@pytest.fixture(scope="module")
-def head_folder(whisper_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head on tiny Whisper at clip length."""
-    folder = tmp_path_factory.mktemp("heads") / "head"
-    reference = find_model(whisper_folder)
-    config = tiny.whisper_model().config
-    config.encoder_window = "clip"
-    settings = settings_of("conformer")
-    head = CTCHead(settings, SIZE)
-    tiny.randomize(head, seed=4)
-    head_config = CTCHeadConfig(
-        encoder_config=config,
-        speech_encoder=reference.pointer,
-        speech_encoder_fingerprint=encoder_fingerprint(reference, config),
-        ctc_head=settings.values(),
-    )
-    save_head(folder, head_config, head.state_dict())
-    return folder
 
 
 @pytest.mark.parametrize("kind", ["linear", "blstm", "conformer"])

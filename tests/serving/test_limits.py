@@ -556,7 +556,10 @@ def test_who_sends_faster_than_is_heard_is_read_no_further(served: Running, monk
     may_go_on = threading.Event()
     hold(served, monkeypatch, may_go_on.is_set)
     loud = np.random.default_rng(0).normal(0, 0.2, SAMPLE_RATE)
-    append = {"type": "input_audio_buffer.append", "audio": base64.b64encode((loud * 32767).astype("<i2")).decode()}
+    append = {
+        "type": "input_audio_buffer.append",
+        "audio": base64.b64encode((loud * 32767).astype("<i2").tobytes()).decode(),
+    }
 
     async def flood() -> None:
         async with connect(f"{served.address.replace('http', 'ws')}/v1/realtime") as connection:

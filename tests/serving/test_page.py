@@ -113,7 +113,7 @@ def test_speech_becomes_text_while_the_button_is_held(
 ) -> None:
     """All words while it is held, and the file's text after that."""
     page, faults = opened(browser, served)
-    samples = (np.clip(resample_poly(speech, 3, 1), -1, 1) * 32767).astype("<i2")
+    samples = (np.clip(resample_poly(speech, 3, 1), -1, 1) * 32767).astype("<i2").tobytes()
     page.add_init_script(PLAY.replace("SAMPLES", base64.b64encode(samples).decode()))
     page.reload()
     talk, transcript = page.locator("#talk"), page.locator("#transcript")

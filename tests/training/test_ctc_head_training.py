@@ -6,21 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from asr_doge.audio.reading import read_audio
-from asr_doge.benchmark import BenchmarkConfig
 from asr_doge.cli import main
-from asr_doge.data.manifest import read_manifest
-from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
-from asr_doge.inference.stream import stream
-from asr_doge.inference.transcription import load
 from asr_doge.models import load_encoder_alone
 from asr_doge.training.ctc_head_configuration import PretrainCTCHeadConfig
 from asr_doge.training.ctc_head_training import CTCHeadResult, mean_weights, pretrain_ctc_head
@@ -72,37 +65,6 @@ def test_it_learns_and_leaves_an_encoder_that_has_ctc(pretrain: Pretrain, corpus
     assert speech_encoder.encoder.has_ctc
     assert (tmp_path / "hypotheses.tsv").read_text().count("\n") == 4
     assert main(["transcribe", "--model", str(result.best_dir), "--decoder", "ctc", str(corpus)]) == 0
-    check_benchmark(result.best_dir, corpus, tmp_path / "benchmark")
-    check_stream(result.best_dir, corpus)
-
-
-def check_benchmark(head: Path, corpus: Path, output_dir: Path) -> None:
-    """The head alone is measured, and its texts are those of transcribing."""
-    options = ["--num_speed_runs", "1", "--num_warmup_runs", "0", "--batch_sizes", "[2]", "--device", "cpu"]
-    folders = ["--checkpoint_dir", str(head), "--data_dir", str(corpus), "--output_dir", str(output_dir)]
-    assert main(["benchmark", *folders, *options]) == 0
-    (path,) = output_dir.glob("benchmark_*.json")
-    report = json.loads(path.read_text())
-    settings = BenchmarkConfig(checkpoint_dir=str(head))  # whose guards are those of the command
-    transcriber = load(head, device="cpu", decoding=settings)
-    for sample in report["samples"]:
-        assert sample["hypothesis"] == transcriber.transcribe(sample["audio_path"]).text
-    assert report["model"]["ctc_head"] == "conformer"
-    assert (report["parameters"]["adapter"], report["parameters"]["language_model"]) == (0, 0)
-    assert report["speed"]["language_model_passes"] == 0
-
-
-def check_stream(head: Path, corpus: Path) -> None:
-    """A stream's text is that of the file cut at pauses."""
-    transcriber = load(head, device="cpu", decoding=DecodingConfig(cut_at_pauses=True, guard_silence=False))
-    texts = []
-    for sample in read_manifest(corpus / "dev_manifest.json"):
-        waveform = read_audio(sample.audio_path)
-        updates = list(stream(np.array_split(waveform, 7), transcriber))
-        finished = [segment.text for update in updates for segment in update.finished]
-        assert finished == [segment.text for segment in transcriber.transcribe(waveform).segments]
-        texts += finished
-    assert any(texts)
 
 
 @pytest.mark.parametrize("kind", ["blstm", "conformer"])
