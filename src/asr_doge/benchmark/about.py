@@ -42,9 +42,9 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
 def describe_model(loaded: LoadedModel | LoadedEncoder) -> dict[str, str | int | float | None]:
     """The parts and settings of a model, from its configuration."""
     if isinstance(loaded, LoadedEncoder):
-        head: Any = getattr(loaded.encoder, "ctc_head", None) if isinstance(loaded.encoder, HeadedEncoder) else None
-        dtype = next(loaded.encoder.parameters()).dtype
-        return {"ctc_head": head.settings.type if head else "its own", "dtype": str(dtype).removeprefix("torch.")}
+        encoder = loaded.encoder
+        kind = encoder.ctc_head.settings.type if isinstance(encoder, HeadedEncoder) else "its own"
+        return {"ctc_head": kind, "dtype": str(next(encoder.parameters()).dtype).removeprefix("torch.")}
     model = loaded.model
     return {
         "speech_encoder": model.config.speech_encoder,

@@ -69,8 +69,9 @@ class PatientProtocol(H11Protocol):
         """Wait for the first request."""
         super().connection_made(transport)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            connection = transport.get_extra_info("socket")
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * UNTAKEN_SECONDS))
+            descriptor = transport.get_extra_info("socket").fileno()  # uvloop's object lacks `setsockopt`
+            with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as same:
+                same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * UNTAKEN_SECONDS))
         self._silence = self.loop.call_later(HEADER_SECONDS, self._hang_up)
 
     def on_response_complete(self) -> None:
