@@ -23,6 +23,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 from openai import APIError, APIStatusError, AuthenticationError, BadRequestError, RateLimitError
+from starlette.formparsers import MultiPartParser
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -432,9 +433,9 @@ def test_the_decoding_process_is_replaced_when_it_dies(strict: Running, recordin
 
 def test_nothing_is_left_on_the_disk(strict: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    large = np.random.default_rng(0).normal(0, 0.2, 35 * SAMPLE_RATE)  # more than is held in memory
     path = tmp_path.parent / "large.wav"
-    soundfile.write(path, large, SAMPLE_RATE)
+    soundfile.write(path, np.zeros(9 * SAMPLE_RATE), SAMPLE_RATE, subtype="DOUBLE")
+    assert path.stat().st_size > MultiPartParser.spool_max_size  # more than is held in memory
     strict.client().audio.transcriptions.create(file=path, model="nano")
     with closing(half_a_request(strict)):
         until(lambda: strict.service.admission.is_full)
