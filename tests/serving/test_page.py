@@ -1,4 +1,4 @@
-"""The page in a real browser: a file, a microphone that plays a recording, keyboard, small and dark screens.
+"""The page in a real browser: a dropped file, a microphone that plays a recording, keyboard, small and dark screens.
 
 Needs Chromium at the usual place (`apt install chromium`) and is skipped where there is none. With SCREENSHOTS set to a
 folder, what is seen is kept there.
@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from scipy.signal import resample_poly
 
 from asr_doge.audio import SAMPLE_RATE
-from tests.serving.conftest import KEY, Running, until
+from tests.serving.conftest import KEY, Running, running, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
@@ -148,14 +148,15 @@ def test_what_is_no_recording_is_said_plainly(browser: Browser, served: Running,
     page.close()
 
 
-def test_the_page_asks_for_the_key(browser: Browser, strict: Running, recording: Path, file_text: str) -> None:
-    page, _ = opened(browser, strict)
-    page.locator("#file").set_input_files(recording)
-    expect(page.locator("#status")).to_contain_text("API key")
-    page.locator("#key").fill(KEY)
-    page.locator("#file").set_input_files(recording)
-    expect(page.locator("#transcript button")).to_have_count(len(file_text.split()))
-    page.locator("#talk").focus()
-    page.keyboard.press("Space")
-    expect(page.locator("#transcript")).to_contain_text("one")
-    page.close()
+def test_the_page_asks_for_the_key(browser: Browser, recording: Path, file_text: str) -> None:
+    with running(api_key=KEY) as locked:
+        page, _ = opened(browser, locked)
+        page.locator("#file").set_input_files(recording)
+        expect(page.locator("#status")).to_contain_text("API key")
+        page.locator("#key").fill(KEY)
+        page.locator("#file").set_input_files(recording)
+        expect(page.locator("#transcript button")).to_have_count(len(file_text.split()))
+        page.locator("#talk").focus()
+        page.keyboard.press("Space")
+        expect(page.locator("#transcript")).to_contain_text("one")
+        page.close()
