@@ -36,6 +36,7 @@ from asr_doge.inference.output import (
 from asr_doge.inference.output_folder import OutputFolder, State
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.transcription import Source, SourceWithLanguage, Transcriber, load
+from asr_doge.models.precision import choose_precision
 
 _Given = Path | SourceWithLanguage | FailedTranscription
 """A recording, one channel of it, or what is wrong with it already."""
@@ -134,14 +135,17 @@ def _stream(config: TranscribeConfig, output_format: str) -> int:
 
 
 def _load(config: TranscribeConfig) -> Transcriber:
+    precision = choose_precision(config.dtype, config.quantization, config.device)
+    if config.dtype == "auto":
+        print(precision, file=sys.stderr)
     transcriber = load(
         config.model,
         config.device,
         config,
         config.batch_size,
-        config.quantization,
+        precision.quantization,
         language=config.language,
-        dtype=config.dtype,
+        dtype=precision.dtype,
     )
     note_language(transcriber, config.model)
     return transcriber

@@ -8,7 +8,7 @@ from typing import Literal
 
 from asr_doge.audio.channels import Channels
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import DEFAULT_SPEECH_ENCODER, Dtype, EncoderWindow, Quantization
+from asr_doge.published import DEFAULT_SPEECH_ENCODER, EncoderWindow, LoadDtype, Quantization
 
 StorageType = Literal["fp32", "bf16", "int8"]
 
@@ -42,9 +42,9 @@ class TranscribeConfig(DecodingConfig):
     """Chunks of recordings that the model reads at once; no chunk is longer than the longest training recording."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
-    dtype: Dtype = "fp32"
+    dtype: LoadDtype = "fp32"
     """Type of the weights and of the computation; bf16 takes half the memory, and half the time if the processor has
-    instructions for it."""
+    instructions for it. auto: measure in half a second whether fp32, bf16 or int8 is fastest here, and say which."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: a third of the time, less than half the memory, nearly the same text."""
 

@@ -36,7 +36,8 @@ from asr_doge.inference.sources import Source as Source
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.loading import TORCH_TYPES
-from asr_doge.published import Dtype, Quantization
+from asr_doge.models.precision import choose_precision
+from asr_doge.published import LoadDtype, Quantization
 
 LONGEST_SECONDS = 30.0
 """Seconds that an encoder alone reads at once; a whole model's configuration states its own limit."""
@@ -286,7 +287,7 @@ def load(
     batch_size: int = 8,
     quantization: Quantization = "none",
     language: str | None = None,
-    dtype: Dtype = "fp32",
+    dtype: LoadDtype = "fp32",
 ) -> Transcriber:
     """Load a model for transcription; for `--decoder ctc`, or of a CTC head's folder, its encoder alone.
 
@@ -298,7 +299,8 @@ def load(
         batch_size: chunks the model reads at once.
         quantization: as in `asr_doge.models.load_model`.
         language: as in `Transcriber`.
-        dtype: of the weights in memory, and of the computation.
+        dtype: of the weights in memory, and of the computation; `auto` is the fastest of this machine, which on a CPU
+            may be `int8`.
 
     Raises:
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
@@ -306,9 +308,12 @@ def load(
     decoder = decoding.decoder if decoding is not None else None
     alone = decoder == "ctc" or (decoder is None and model is not None and is_ctc_head(model))
     load_parts = load_encoder_alone if alone else load_model
-    loaded = in_live_threads(
-        lambda: load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
-    )
+
+    def load_chosen() -> LoadedModel | LoadedEncoder:
+        chosen = choose_precision(dtype, quantization, device)
+        return load_parts(model, device=device, dtype=TORCH_TYPES[chosen.dtype], quantization=chosen.quantization)
+
+    loaded = in_live_threads(load_chosen)
     return Transcriber(loaded, batch_size, decoding, language)
 
 
