@@ -335,12 +335,12 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Args:
             state: of the same rows.
-            text: `[B, L]`, token ids, -100 at padding; at least one token a row.
+            text: `[B, L]`, token ids, -100 at padding; at least one token a row, and L in one of them.
 
         Returns:
             Logits `[B, L, V]`, right-aligned: the predictions made after each token.
         """
-        inputs = left_pad(*self._embed(text), None)
+        inputs = left_pad(*self._embed(text), None, text.shape[1])
         past = state.mask.sum(dim=1, keepdim=True)
         state.mask = torch.cat([state.mask, inputs.mask], dim=1)
         return self.language_model(
