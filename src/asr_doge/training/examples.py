@@ -6,6 +6,7 @@ They read nothing themselves (see `asr_doge.training.datasets`), and do not know
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,13 @@ class NamedExamples(Dataset[NamedExample]):
             return NamedExample(utterance_id, self.examples[index])
         except AudioError as error:
             return NamedExample(utterance_id, self.examples.blank(), str(error))
+
+    def __getitems__(self, indices: Sequence[int | None]) -> list[NamedExample]:
+        """The examples of a batch, which torch asks for at once; those from afar are fetched together."""
+        if self.examples.reads_at_once == 1:
+            return [self[index] for index in indices]
+        with ThreadPoolExecutor(self.examples.reads_at_once) as pool:
+            return list(pool.map(self.__getitem__, indices))
 
 
 def collate_named(examples: Sequence[NamedExample]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class SpeechEncoder(nn.Module, ABC):
         frame_rate_hz: speech embeddings per second of audio.
         ctc_frame_rate_hz: CTC frames per second of audio; 0 without a CTC head.
         ctc_units: what the ids of the CTC head are.
+        shelved_parameters: number of those that were left on disk (see `shelve`).
     """
 
     model_type: ClassVar[str]
@@ -61,6 +62,7 @@ class SpeechEncoder(nn.Module, ABC):
     frame_rate_hz: float
     ctc_frame_rate_hz: float = 0.0
     ctc_units: CTCUnits = "characters"
+    shelved_parameters: int = 0
 
     @abstractmethod
     def forward(
@@ -111,6 +113,24 @@ class SpeechEncoder(nn.Module, ABC):
     def ctc_ids(self, text: str) -> list[int]:
         """CTC ids that spell a text, without those of its characters that the head cannot write."""
         raise ValueError(f"{type(self).__name__} has no CTC head")
+
+
+def shelve(encoder: SpeechEncoder) -> SpeechEncoder:
+    """Leave an encoder's weights where they are, on disk: it then knows its shapes and labels, but cannot encode.
+
+    Args:
+        encoder: on the meta device; changed in place.
+    """
+    encoder.shelved_parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    for module in encoder.modules():
+        for name in [name for name, _ in module.named_parameters(recurse=False)]:
+            delattr(module, name)
+    return encoder
+
+
+def shelved_parameters(module: nn.Module) -> int:
+    """Number of the weights that encoders within a module have left on disk."""
+    return sum(part.shelved_parameters for part in module.modules() if isinstance(part, SpeechEncoder))
 
 
 def encoder_window(config: PreTrainedConfig) -> EncoderWindow:
