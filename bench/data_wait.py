@@ -4,16 +4,15 @@
     python bench/data_wait.py --utterances 32 --latency_ms 30
 
 Promises: the parts, the dataset and the batches are those of `asr-doge train`; the same batches are read from a cache
-on this disk, and from one elsewhere, whose every read is answered after `--latency_ms`, one utterance after another as
-before and together as now. Data time is the clock's, since most of it is waiting; its share is that of data and step.
-Start-up is processor time, with the encoder's weights and without. It says nothing of accuracy or of a GPU.
+on this disk, and from one elsewhere, whose every read is answered after `--latency_ms`: in turn with the steps, and
+ahead of them. Data time is what a step waits, by the clock; its share is that of data and step. Start-up is processor
+time, with the encoder's weights and without. It says nothing of accuracy or of a GPU.
 """
 
 import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
 from asr_doge.models import LoadedModel, assemble_model
 from asr_doge.training.configuration import TrainConfig
-from asr_doge.training.examples import NamedExamples, collate_named
+from asr_doge.training.examples import NamedExamples, ReadAheadLoader, collate_named
 from asr_doge.training.inputs import open_dataset
 
 ENCODER, LANGUAGE_MODEL = "nano/encoder", "nano/language_model"
@@ -52,20 +51,23 @@ def assembled(shelve_encoder: bool) -> tuple[LoadedModel, float]:
     return loaded, time.process_time() - start
 
 
-def seconds_of(action: Callable[[], Any]) -> float:
-    """Seconds on the clock."""
+def seconds_of_step(loaded: LoadedModel, batch: dict[str, Any]) -> float:
+    """Seconds on the clock of a forward and a backward pass."""
     start = time.perf_counter()
-    action()
+    given = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    loaded.model(**given).loss.backward()
     return time.perf_counter() - start
 
 
-def measure(loaded: LoadedModel, processed: Path, folder: str, reads_at_once: int | None) -> dict[str, float]:
-    """Seconds a batch takes to be read, and a step on it."""
+def measure(
+    loaded: LoadedModel, processed: Path, folder: str, loader: type[DataLoader[Any]], reads_at_once: int | None
+) -> dict[str, float]:
+    """Seconds that a step waits for its batch, and seconds that it takes."""
     config = TrainConfig(str(processed), features_dir=folder, device="cpu")
     dataset = open_dataset(config, read_manifest(processed / "train_manifest.json"), loaded, training=True)
     if reads_at_once is not None:
         dataset.reads_at_once = reads_at_once
-    batches = DataLoader(NamedExamples(dataset), BATCH, collate_fn=collate_named)
+    batches: DataLoader[Any] = loader(NamedExamples(dataset), batch_size=BATCH, collate_fn=collate_named)
     loaded.model.train()
     data = step = 0.0
     rows = iter(batches)
@@ -73,8 +75,7 @@ def measure(loaded: LoadedModel, processed: Path, folder: str, reads_at_once: in
         start = time.perf_counter()
         batch = next(rows)
         data += time.perf_counter() - start
-        given = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        step += seconds_of(lambda given=given: loaded.model(**given).loss.backward())
+        step += seconds_of_step(loaded, batch)
     return {
         "data_seconds": data / len(batches),
         "step_seconds": step / len(batches),
@@ -101,13 +102,14 @@ def main() -> None:
             time.sleep(options.latency_ms / 1000)
             return read(store, name, start, stop)
 
-        RemoteStore.read = late  # type: ignore[method-assign]  # a network that is slow
-        for name, place, at_once in (
-            ("here", here, None),
-            ("elsewhere, one by one", f"file://{here}", 1),
-            ("elsewhere", f"file://{here}", None),
+        RemoteStore.read = late  # type: ignore[assignment]  # a network that is slow
+        for name, place, loader, at_once in (
+            ("here, in turn", here, DataLoader, None),
+            ("here", here, ReadAheadLoader, None),
+            ("elsewhere, in turn, one by one", f"file://{here}", DataLoader, 1),
+            ("elsewhere", f"file://{here}", ReadAheadLoader, None),
         ):
-            figures = measure(loaded, processed, place, at_once)
+            figures = measure(loaded, processed, place, loader, at_once)
             print(json.dumps({"cache": name} | {key: round(value, 4) for key, value in figures.items()}), flush=True)
 
 

@@ -9,7 +9,7 @@ import torch
 from asr_doge.data import read_manifest
 from asr_doge.models import assemble_model
 from asr_doge.training.datasets import CachedSpeechDataset, Example, UtteranceDataset
-from asr_doge.training.examples import NamedExamples
+from asr_doge.training.examples import NamedExamples, ReadAheadLoader, collate_named
 from asr_doge.training.inputs import REMOTE_READS, open_dataset
 from tests.training.conftest import Settings
 
@@ -50,6 +50,30 @@ def test_a_cache_elsewhere_gives_what_it_gives_here(
         assert here.id == elsewhere.id
         assert here.example.keys() == elsewhere.example.keys()
         assert all(torch.equal(here.example[name], elsewhere.example[name]) for name in here.example)
+
+
+def test_the_next_batch_is_read_while_a_step_works_on_one(corpus: Path) -> None:
+    """In the order and with the epoch that it would be read in anyway."""
+    read: list[int] = []
+    second = threading.Event()
+
+    class Noting(UtteranceDataset):
+        def __init__(self) -> None:
+            self.utterances = read_manifest(corpus / "train_manifest.json")
+
+        def __getitem__(self, index: int) -> Example:
+            read.append(index)
+            if len(read) == 4:
+                second.set()
+            return {"labels": torch.tensor([index])}
+
+    loader = ReadAheadLoader(NamedExamples(Noting()), batch_sampler=[[4, 1], [0, 7], [2, 3]], collate_fn=collate_named)
+    batches = iter(loader)
+    labels = [next(batches)["labels"].ravel().tolist()]
+    assert second.wait(60)
+    assert read == [4, 1, 0, 7]
+    labels += [batch["labels"].ravel().tolist() for batch in batches]
+    assert labels == [[4, 1], [0, 7], [2, 3]]
 
 
 @pytest.mark.parametrize("reads", [1, 3])

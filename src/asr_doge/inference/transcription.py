@@ -27,7 +27,6 @@ from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError, DamagedAudioError
 from asr_doge.inference.detector_threads import on_one_thread
-from asr_doge.inference.read_ahead import read_ahead
 from asr_doge.inference.recordings import QueuedChunk, Recording
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.segmentation import Chunk, cut_into_chunks
@@ -38,6 +37,7 @@ from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.models.precision import choose_precision
 from asr_doge.published import LoadDtype, Quantization
+from asr_doge.read_ahead import read_ahead
 
 LONGEST_SECONDS = 30.0
 """Seconds that an encoder alone reads at once; a whole model's configuration states its own limit."""

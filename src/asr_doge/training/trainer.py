@@ -36,7 +36,7 @@ from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.models.modeling_asr_doge import HEAD_PREFIX
-from asr_doge.training.examples import IDS, UNREADABLE
+from asr_doge.training.examples import IDS, UNREADABLE, ReadAheadLoader
 from asr_doge.training.resuming import COMPLETE_NAME
 from asr_doge.training.schedule import PARTS, Schedule
 
@@ -144,7 +144,9 @@ class SpeechTrainer(Seq2SeqTrainer):
         return self._loader(self.eval_dataset, self.evaluation_batches)
 
     def _loader(self, examples: Any, batches: ProcessBatches | SharedBatches) -> DataLoader[Any]:
-        return DataLoader(
+        # Worker processes read ahead by themselves.
+        loader: type[DataLoader[Any]] = DataLoader if self.args.dataloader_num_workers else ReadAheadLoader
+        return loader(
             examples,
             batch_sampler=batches,
             collate_fn=self.data_collator,

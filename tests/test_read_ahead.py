@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_doge.inference.read_ahead import read_ahead
+from asr_doge.read_ahead import read_ahead
 
 
 class FaultError(Exception):
