@@ -14,7 +14,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-STOP_SECONDS = 1.0
+STOP_SECONDS = 0.5
 """How long a user that leaves early waits for the thread to end."""
 
 
