@@ -34,7 +34,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import DogeConfig, DogeForCausalLM, GraniteSpeechConfig, PreTrainedConfig
+from transformers import DogeConfig, GraniteSpeechConfig, PreTrainedConfig
 
 from asr_doge.benchmark.about import describe_machine
 from asr_doge.benchmark.memory import peak_rss
@@ -44,6 +44,7 @@ from asr_doge.models.checkpoints import find_model, load_tokenizer
 from asr_doge.models.configuration_asr_doge import published_encoder_config, published_text_config
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
+from asr_doge.models.language_model import build_language_model
 from asr_doge.models.precision import PrecisionName, layer_rates
 
 PRECISIONS: dict[str, PrecisionName] = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
@@ -77,7 +78,7 @@ def make_checkpoint(folder: Path, small: bool, stored: torch.dtype) -> Path:
     granite, doge = configurations(small)
     encoder_folder, text_folder = folder / "encoder", folder / "language_model"
     _save_part(GraniteSpeechEncoder(granite), granite, encoder_folder, stored)
-    _save_part(DogeForCausalLM(doge), doge, text_folder, stored)
+    _save_part(build_language_model(doge), doge, text_folder, stored)
     load_tokenizer(find_model("nano")).save_pretrained(text_folder)
     assemble_model(encoder_folder, text_folder, device="cpu").save(folder / "checkpoint")
     return folder / "checkpoint"
