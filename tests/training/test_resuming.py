@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -79,6 +80,19 @@ def test_resuming_does_not_renew_the_patience(run: Train, tmp_path: Path, monkey
             run(tmp_path / "cut", **options)
     assert run(tmp_path / "cut", resume_from="latest", **options).steps == whole.steps
     assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+
+def test_patience_counts_no_evaluation_on_another_dev_set(run: Train, corpus: Path, tmp_path: Path) -> None:
+    """Nothing is learnt: on a harder dev set every CER is above the best one on the first set."""
+    options: dict[str, Any] = {"learning_rate": 0.0, "eval_steps": 2, "save_steps": 2, "patience": 2}
+    dev_set = read_manifest(corpus / "dev_manifest.json")
+    for name, text in (("easy", 40 * "long "), ("hard", "a")):  # the same hypotheses against more or fewer characters
+        write_manifest(tmp_path / f"{name}.json", [replace(one, text=text, raw_text=text) for one in dev_set])
+    before = run(tmp_path / "run", epochs=1, dev_manifest=str(tmp_path / "easy.json"), **options)
+    options |= {"epochs": 4, "dev_manifest": str(tmp_path / "hard.json"), "allow_config_change": True}
+    result = run(tmp_path / "run", resume_from=str(tmp_path / "run" / "checkpoint-2"), **options)
+    assert result.dev_cer > before.dev_cer
+    assert result.steps == 8  # the evaluation after step 4 is the first and the best, and two follow
 
 
 def test_a_run_killed_again_and_again_ends_where_an_uninterrupted_one_does(

@@ -318,7 +318,7 @@ def _trainer(
         eval_dataset=NamedExamples(dev_examples),
         processing_class=loaded.processor,
         compute_metrics=evaluation,
-        callbacks=[EarlyStopping(config.patience, schedule.epochs_before_last)],
+        callbacks=[EarlyStopping(config.patience, begin, schedule.epochs_before_last)],
         schedule=schedule,
         batches=training_batches(config, train_examples.utterances),
         evaluation_batches=evaluation_batches(config, dev_examples.utterances),
@@ -327,7 +327,7 @@ def _trainer(
         unreadable=unreadable,
         max_unreadable=config.max_unreadable,
     )
-    show = ShowEvaluation(evaluation, output_dir)
+    show = ShowEvaluation(evaluation, output_dir, begin)
     saved = copy.deepcopy(loaded.model.generation_config)
     trainer.add_callback(KeepBest(trainer, loaded, saved, output_dir / "best", begin))
     trainer.add_callback(show)
