@@ -49,6 +49,8 @@ CODECS = {
 
 
 RATED = {"b": "48000"}
+ONLY_AMR = 8_000, {"b": "12200"}
+"""The rate and the bit rate that its encoder takes."""
 
 
 @pytest.mark.parametrize("other", [(44_100, "stereo"), (16_000, "mono")])
@@ -60,9 +62,9 @@ def test_what_was_joined_is_read_to_the_last(tmp_path: Path, ending: str, other:
     if ending == "ac3" and second_rate == 16_000:
         second_rate = 32_000  # it has no lower
     layouts, options = ("stereo", other[1]), RATED
-    if ending == "amr":  # it has no other
-        first_rate = second_rate = 8_000
-        layouts, options = ("mono", "mono"), {"b": "12200"}
+    if ending == "amr":
+        first_rate, options = ONLY_AMR
+        second_rate, layouts = first_rate, ("mono", "mono")
     first = write(tmp_path / f"a.{ending}", [Track(CODECS[ending], [(0, 440, 1.5)], first_rate, layouts[0], options)])
     second = write(tmp_path / f"b.{ending}", [Track(CODECS[ending], [(0, 880, 1)], second_rate, layouts[1], options)])
     path = join(tmp_path / f"joined.{ending}", first, second)
@@ -146,7 +148,8 @@ def test_parts_of_wavs_whose_lengths_are_unknown_or_odd(tmp_path: Path) -> None:
 
 def test_what_is_not_joined_is_one_part(tmp_path: Path) -> None:
     for ending, codec in CODECS.items():
-        path = write(tmp_path / f"a.{ending}", [Track(codec, [(0, 440, 1)], options=RATED)])
+        rate, options = ONLY_AMR if ending == "amr" else (48_000, RATED)
+        path = write(tmp_path / f"a.{ending}", [Track(codec, [(0, 440, 1)], rate, options=options)])
         (part,) = parts_of(path)
         assert (part.start, part.end, part.fault, part.stated) == (0, path.stat().st_size, None, 1.0), ending
     path.write_bytes(b"no recording at all")

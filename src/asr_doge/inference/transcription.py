@@ -137,8 +137,12 @@ def transcript_of(recognition: Recognition, chunk: Chunk) -> ChunkTranscript:
 
 
 def guard_actions(recognition: Recognition, chunk: Chunk) -> list[GuardAction]:
-    """What the guards did in a chunk of a recording."""
-    return [GuardAction(guard, chunk.start, chunk.end) for guard in recognition.guards]
+    """What the guards did in a chunk of a recording, or in a stretch of it."""
+    silenced = [
+        GuardAction("silence", chunk.start + start, min(chunk.start + end, chunk.end))
+        for start, end in recognition.silenced
+    ]
+    return [*silenced, *(GuardAction(guard, chunk.start, chunk.end) for guard in recognition.guards)]
 
 
 class RecordingTranscriber(ABC):
