@@ -41,7 +41,7 @@ def test_a_clip_as_short_as_a_vowel_is_not_judged_by_its_level() -> None:
     assert is_quiet_or_steady(np.zeros(RATE // 4, dtype=np.float32), RATE)
 
 
-def sound(kind: str, seconds: float, peak: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def sound(kind: str, seconds: float, peak: float) -> np.typing.NDArray[np.float32]:
     """Noise or a tone, whose edges are as soft as a codec makes them."""
     time = np.arange(round(seconds * RATE)) / RATE
     wave = np.random.default_rng(0).uniform(-1, 1, len(time)) if kind == "noise" else np.sin(2 * np.pi * 1000 * time)

@@ -71,7 +71,7 @@ def for_encoder(samples: NDArray[np.float32]) -> NDArray[np.float32]:
         return samples * np.float32(LOWERED_PEAK / max(-low, high))
     if not samples.size or np.ptp(samples) >= 2 * QUIET_PEAK:
         return samples
-    around = samples - samples.mean(dtype=np.float64).astype(np.float32)
+    around = samples - np.float32(samples.mean(dtype=np.float64))
     peak = float(np.abs(around).max())
     if peak <= NOISE_PEAK or peak >= QUIET_PEAK:
         return samples
