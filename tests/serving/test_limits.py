@@ -28,7 +28,7 @@ from asr_doge.audio import SAMPLE_RATE
 from asr_doge.audio.reading import read_blocks
 from asr_doge.errors import AudioError
 from asr_doge.serving import server
-from asr_doge.serving.file_decoding import FileDecoder
+from asr_doge.audio.file_decoding import FileDecoder
 from tests.serving.conftest import KEY, Running, running, until
 
 Waveform = NDArray[np.float32]
