@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inference": {"decoding", "models", "data"} | GROUND_FLOOR,
     "training": {"models", "data", "decoding"} | GROUND_FLOOR,
     "benchmark": {"inference", "decoding", "models", "data"} | GROUND_FLOOR,
+    "scaling": {"inference", "data", "audio"},
     "serving": {"inference", "decoding", "audio"},
 }
 """`errors`, `published` and `progress` may be imported by all.

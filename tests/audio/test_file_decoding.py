@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
 from asr_doge.audio.reading import read_audio
 from asr_doge.errors import AudioError
-from tests import speech
 from tests.scaling.conftest import python_path
 from tests.scaling.fragile.sitecustomize import CRASHES
 
@@ -31,12 +31,14 @@ def decoded(decoder: FileDecoder, path: Path, channel: int | None = None) -> "np
 @pytest.mark.parametrize("channel", [None, 0, 1])
 def test_samples_are_those_of_reading_it_here(decoder: FileDecoder, tmp_path: Path, channel: int | None) -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, (30_011, 2)).astype(np.float32)
-    path = speech.write_wav(tmp_path / "two.wav", noise, rate=22_050)
+    path = tmp_path / "two.wav"
+    soundfile.write(path, noise, 22_050)
     np.testing.assert_array_equal(decoded(decoder, path, channel), read_audio(path, channel=channel))
 
 
 def test_a_crash_is_told_by_its_signal_and_costs_nothing_else(decoder: FileDecoder, tmp_path: Path) -> None:
-    bad, good = tmp_path / "bad.wav", speech.write_wav(tmp_path / "good.wav", np.full(4000, 0.1, dtype=np.float32))
+    bad, good = tmp_path / "bad.wav", tmp_path / "good.wav"
+    soundfile.write(good, np.full(4000, 0.1, dtype=np.float32), 16_000)
     bad.write_bytes(CRASHES)
     with pytest.raises(DecoderDiedError, match=r"^bad\.wav crashes its decoder \(SIGSEGV\): convert it to WAV or FLAC"):
         decoded(decoder, bad)

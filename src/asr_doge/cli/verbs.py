@@ -46,7 +46,7 @@ VERBS = {
     ),
     "transcribe": Verb(
         "Recordings to text.",
-        "asr_doge.inference.configuration:TranscribeConfig",
+        "asr_doge.scaling.configuration:TranscribeJobConfig",
         "asr-doge transcribe recording.mp3 folder/ --format json",
         positional="files",
     ),
