@@ -143,7 +143,7 @@ def test_a_full_disk_stops_the_job_and_loses_nothing(tmp_path: Path, small_disk:
 
 
 def test_a_fault_of_all_recordings_is_not_blamed_on_each(tmp_path: Path) -> None:
-    folder = write_recordings(tmp_path / "in", 14)
+    folder = write_recordings(tmp_path / "in", 13)
     for path in folder.iterdir():
         path.rename(folder / f"{path.stem}raises.wav")
     with pytest.raises(DataError, match="11 recordings in a row were given up"):

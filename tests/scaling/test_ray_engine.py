@@ -90,7 +90,7 @@ def test_a_killed_worker_is_replaced(cluster: Any, tmp_path: Path, capsys: pytes
     with meanwhile(folder, lambda processes: os.kill(processes[0], signal.SIGKILL)):
         run_transcribe_job(on_ray(folder, tmp_path / "out"), CountingWorker)
     check_complete(folder, tmp_path / "out")
-    assert "a worker failed and is replaced" in capsys.readouterr().err
+    assert "a worker failed (" in capsys.readouterr().err
 
 
 def test_a_lost_node_makes_the_job_slower_only(cluster: Any, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class EngineConfig:
 
 
 @dataclass
-class TranscribeJobConfig(TranscribeConfig, EngineConfig):
+class TranscribeJobConfig(EngineConfig, TranscribeConfig):
     """Recordings to text. Reads WAV, FLAC, MP3, Ogg, Opus, M4A, video with sound and more, at any rate."""
 
     engine: Engine | None = None

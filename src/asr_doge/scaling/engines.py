@@ -1,9 +1,8 @@
-"""The engine of one process: tasks one after another, by a worker that is replaced when it fails.
+"""The engine of one process: tasks one after another, tried again when a stage fails.
 
-Promises: every task is done by some worker, or the error that stops the job is raised; a worker that raises anything
-but an error that a user can mend is replaced, at most `MOST_FAILURES` times in a row without a task done. What a task
-is, the worker knows (see `asr_doge.scaling.shard_worker`). `asr_doge.scaling.ray_engine` runs the same workers on a
-cluster.
+Promises: every task is done, or the error that stops the job is raised: one that a user can mend at once, any other
+after `MOST_FAILURES` in a row without a task done. What a task is, the worker knows (see
+`asr_doge.scaling.shard_worker`). `asr_doge.scaling.ray_engine` runs the same workers on a cluster.
 """
 
 import sys
@@ -13,8 +12,8 @@ from typing import Any, Protocol, TypeVar
 
 from asr_doge.errors import ASRDogeError, DataError
 
-MOST_FAILURES = 50
-"""Workers that may fail one after another, without one task done between."""
+MOST_FAILURES = 200
+"""Failures one after another, without one task done between, that stop the job."""
 MOST_FALSE_STARTS = 4
 """The same of workers that fail before they begin a task."""
 
@@ -41,32 +40,31 @@ def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report:
     Raises:
         ASRDogeError: as the worker raises; or workers fail again and again.
     """
-    failures = 0
-    worker: Worker[Task] | None = None
+    if not tasks:
+        return
+    worker = make()
     try:
+        worker.start()
         for task in tasks:
-            while True:
-                if worker is None:
-                    worker = make()
-                    worker.start()
-                try:
-                    report = worker.run(task)
-                    break
-                except ASRDogeError:
-                    raise
-                except Exception as error:
-                    failures = note_failure(failures, f"{type(error).__name__}: {error}", traceback.format_exc())
-                    worker.close()
-                    worker = None
-            failures = 0
-            on_report(report)
+            on_report(_done(worker, task))
     finally:
-        if worker is not None:
-            worker.close()
+        worker.close()
+
+
+def _done(worker: Worker[Task], task: Task) -> Any:
+    """The report of a task, which is tried again when a stage fails: the worker knows what it was at."""
+    failures = 0
+    while True:
+        try:
+            return worker.run(task)
+        except ASRDogeError:
+            raise
+        except Exception as error:
+            failures = note_failure(failures, f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def note_failure(failures: int, reason: str, detail: str = "", *, has_begun: bool = True) -> int:
-    """Say that a worker failed; returns how many did in a row.
+    """Say that a worker failed; returns how often one did in a row.
 
     Args:
         failures: how many did before.
@@ -79,8 +77,8 @@ def note_failure(failures: int, reason: str, detail: str = "", *, has_begun: boo
     """
     first = reason.splitlines()[0] if reason else "no reason given"
     if failures + 1 >= (MOST_FAILURES if has_begun else MOST_FALSE_STARTS):
-        raise DataError(f"{failures + 1} workers failed one after another, the last with {first}")
-    print(f"a worker failed and is replaced ({first})", file=sys.stderr)
+        raise DataError(f"workers failed {failures + 1} times in a row, at last with {first}")
+    print(f"a worker failed ({first}): its recordings are tried again", file=sys.stderr)
     if detail and not failures:  # a defect, of which the first trace is enough
         print(detail.rstrip(), file=sys.stderr)
     return failures + 1

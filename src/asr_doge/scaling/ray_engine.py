@@ -183,7 +183,8 @@ class _Pool(Generic[Task]):
                 raise cause from None
             if call.task is not None:
                 waiting.appendleft(call.task)
-            self._failures = note_failure(self._failures, _line(cause or error), has_begun=call.task is not None)
+            reason = str(error) if cause is None else f"{type(cause).__name__}: {cause}"
+            self._failures = note_failure(self._failures, reason, has_begun=call.task is not None)
             self._hire()
             return
         if call.task is None:

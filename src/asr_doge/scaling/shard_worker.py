@@ -59,7 +59,7 @@ class ShardWorker(ABC):
 
         Raises:
             DataError: the output cannot be written, or recordings fail one after another.
-            Exception: whatever a stage raised; the next worker that runs the shard takes its recordings one by one.
+            Exception: whatever a stage raised; whoever runs the shard next takes its recordings one by one.
         """
         done = self.folder.is_finished(shard.number)
         if done is not None:
