@@ -55,6 +55,7 @@ def test_a_plan_says_what_the_job_holds_and_writes_nothing(
         (["--engine", "ray", "--output_dir", "o", "--workers", "3:1"], "--workers 3:1 cannot be used"),
         (["--shard", "3/2", "--output_dir", "o"], "--shard 3/2 cannot be used"),
         (["--engine", "local", "--output_dir", "o", "--max_attempts", "0"], "--max_attempts 0 cannot be used"),
+        (["--shard", "1/2", "--output_dir", "o", "--overwrite"], "--overwrite would remove what other parts"),
         (["--engine", "local", "--output_dir", "nope://bucket/o"], "nope://bucket/o cannot be opened"),
         (
             ["--engine", "ray", "--output_dir", "o", "--ray_address", "127.0.0.1:1"],

@@ -40,16 +40,16 @@ def json_document(results: Sequence[Result], model: str) -> str:
     return json.dumps({"version": SCHEMA_VERSION, "model": model, "results": entries}, indent=2, ensure_ascii=False)
 
 
-def json_line(result: Result, model: str, path: str | None = None) -> str:
+def json_line(result: Result, model: str, others: Mapping[str, Any] | None = None) -> str:
     """One result as a line of JSON.
 
     Args:
         result: the recording.
         model: name of the model.
-        path: what to call the recording if it is not a file of its own.
+        others: fields to add, or to put in the place of the result's.
     """
-    entry = _json_entry(result) | ({} if path is None else {"path": path})
-    return json.dumps({"version": SCHEMA_VERSION, "model": model} | entry, ensure_ascii=False)
+    entry = {"version": SCHEMA_VERSION, "model": model} | _json_entry(result) | dict(others or {})
+    return json.dumps(entry, ensure_ascii=False)
 
 
 def stream_line(update: "StreamUpdate") -> str:

@@ -89,6 +89,8 @@ class TranscribeJobConfig(EngineConfig, TranscribeConfig):
             raise ConfigError("--engine does not go with --stream or --channels each: leave them out")
         if self.engine == "ray" and self.shard is not None:
             raise ConfigError("--shard divides a job without a cluster: leave it or --engine ray out")
+        if self.overwrite and self.shard is not None:
+            raise ConfigError("--overwrite would remove what other parts of --shard wrote: choose another --output_dir")
         for name in ("shard_size", "max_attempts", "decoders", "decode_memory_mb", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} {getattr(self, name)} cannot be used: it must be at least 1")

@@ -53,6 +53,11 @@ class Item:
         return f"{self.url}#{self.member}" if self.member else self.url
 
     @property
+    def title(self) -> str:
+        """What tells it from other parts of the same recording."""
+        return f"{self.name} at {self.offset:g} s" if self.is_part else self.name
+
+    @property
     def is_part(self) -> bool:
         """Whether it is a part of a recording."""
         return self.offset > 0 or self.duration is not None

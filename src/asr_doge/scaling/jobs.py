@@ -121,10 +121,8 @@ def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _t
         print(f"{len(known)} of {job.num_shards} shards are complete already", file=sys.stderr)
     begin = time.perf_counter()
     done: list[ShardReport] = []
-    try:
-        _run(config, folder, partial(make_worker, config, folder), tasks, done)
-    finally:
-        seconds = time.perf_counter() - begin
+    _run(config, folder, partial(make_worker, config, folder), tasks, done)
+    seconds = time.perf_counter() - begin
     reports = folder.finished()[0]
     summary = _summary(job, [reports[number] for number in sorted(reports)], done, seconds)
     if summary.finished == summary.shards:

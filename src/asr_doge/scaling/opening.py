@@ -92,6 +92,7 @@ class ItemReader:
 
             for attempt in range(1, self._attempts + 1):
                 skipped = given  # what an attempt before gave
+                file.seek(0)  # which the decoder may share
                 try:
                     for block in self._decoder.blocks(file, item.name, has_left, note_once, self._channel):
                         new = block[skipped:]
@@ -128,7 +129,7 @@ class Reading:
     def fill(self, reader: ItemReader) -> None:
         """Decode, in a thread."""
         try:
-            for block in cut(reader.blocks(self._item, self._put, self.has_left), self._item):
+            for block in cut(reader.blocks(self._item, self._note, self.has_left), self._item):
                 if not self._put(block):
                     return
             self._put(None)
@@ -146,6 +147,9 @@ class Reading:
                 raise thing
             else:
                 yield thing
+
+    def _note(self, note: str) -> None:
+        self._put(note)
 
     def _put(self, thing: Samples | str | ASRDogeError | None) -> bool:
         """Hand something to the reader; False if it has left."""

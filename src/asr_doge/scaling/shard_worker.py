@@ -69,7 +69,11 @@ class ShardWorker(ABC):
         report = ShardReport(shard.number)
         if attempts is None:
             self.folder.note_attempt(shard.number, Attempts())
-            lines = list(self._lines(shard.items, report))
+            try:
+                lines = list(self._lines(shard.items, report))
+            except KeyboardInterrupt:  # no recording's fault
+                self.folder.forget_attempt(shard.number)
+                raise
         else:
             lines = self._one_by_one(shard, attempts, report)
         report.work_seconds = round(time.perf_counter() - begin, 3)
@@ -82,13 +86,13 @@ class ShardWorker(ABC):
 
     def _line(self, item: Item, result: Result, report: ShardReport) -> str:
         if isinstance(result, FailedTranscription):
-            report.failures.append((item.name, str(result.error)))
+            report.failures.append((item.title, str(result.error)))
         else:
             report.transcribed += 1
             report.incomplete += result.incomplete is not None
             report.audio_seconds = round(report.audio_seconds + result.duration, 3)
-        line = json_line(result, self.model, item.name)
-        return f'{line[:-1]}, "offset": {item.offset}}}' if item.is_part else line
+        others = {"path": item.name} | ({"offset": item.offset} if item.is_part else {})
+        return json_line(result, self.model, others)
 
     def _one_by_one(self, shard: Shard, attempts: Attempts, report: ShardReport) -> list[str]:
         """The lines of a shard that was begun before."""
@@ -129,7 +133,7 @@ class ShardWorker(ABC):
         """Count a line that an earlier attempt wrote."""
         entry = json.loads(line)
         if "error" in entry:
-            report.failures.append((item.name, entry["error"]))
+            report.failures.append((item.title, entry["error"]))
         else:
             report.transcribed += 1
             report.incomplete += "incomplete" in entry

@@ -199,7 +199,7 @@ class JobFolder:
         report.fingerprint = self.job.fingerprint
         self._store.write(self.name(report.number), content)
         self._store.write(self.name(report.number, "done.json"), _json(asdict(report)))
-        self._store.remove(self.name(report.number, "attempts.json"))
+        self.forget_attempt(report.number)
         return report
 
     def attempts(self, number: int) -> Attempts | None:
@@ -217,6 +217,10 @@ class JobFolder:
         """
         known = {"fingerprint": self.job.fingerprint} | asdict(attempts)
         self._store.write(self.name(number, "attempts.json"), _json(known))
+
+    def forget_attempt(self, number: int) -> None:
+        """Note that a shard is not under way."""
+        self._store.remove(self.name(number, "attempts.json"))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Note that all is done."""
