@@ -15,8 +15,7 @@ from asr_doge.cli.configuration import InfoConfig
 from asr_doge.cli.verbs import VERBS, parse_verb, section
 from asr_doge.data.corpora import CORPORA
 from asr_doge.errors import ConfigError
-from asr_doge.inference.configuration import FeaturesConfig
-from asr_doge.scaling.configuration import TranscribeJobConfig
+from asr_doge.scaling.configuration import FeaturesJobConfig, TranscribeJobConfig
 from asr_doge.training.configuration import PretrainConfig, TrainConfig
 from tests.cli.conftest import Command
 from tests.speech import write_yaml
@@ -213,7 +212,7 @@ def test_numbers_may_be_written_in_any_way(tmp_path: Path, number: str) -> None:
 def test_a_file_may_serve_several_verbs(tmp_path: Path) -> None:
     path = write_yaml(tmp_path / "a.yaml", ["train:", "  epochs: 7", "features:", "  num_workers: 2", "benchmark:"])
     assert parse("train", "--config", str(path)) == TrainConfig(epochs=7.0)
-    assert parse("features", "--config", str(path)) == FeaturesConfig(num_workers=2)
+    assert parse("features", "--config", str(path)) == FeaturesJobConfig(num_workers=2)
     assert parse("benchmark", "--config", str(path)) == BenchmarkConfig()
     assert parse("info", "--config", str(path)) == InfoConfig()  # no section of its own
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from asr_doge.errors import ConfigError, DataError
+from asr_doge.scaling.configuration import FeaturesJobConfig
 from asr_doge.scaling.jobs import run_transcribe_job
 from tests.scaling.conftest import check_complete, job, lines, write_recordings
 from tests.scaling.counting import CountingWorker
@@ -140,6 +141,25 @@ def test_texts_are_those_of_the_local_engine(cluster: Any, tmp_path: Path) -> No
     for engine in ("local", "ray"):
         run_transcribe_job(job(folder, tmp_path / engine, engine=engine))
     assert lines(tmp_path / "ray") == lines(tmp_path / "local")
+
+
+def test_features_are_those_of_one_process(cluster: Any, tmp_path: Path, granite_folder: Path) -> None:
+    from asr_doge.inference.features import compute_features
+    from asr_doge.scaling.parts import compute_features_on_ray
+    from tests import speech
+
+    corpus = speech.write_corpus(tmp_path / "corpus")
+    settings: dict[str, Any] = {"data_dir": str(corpus), "speech_encoder": str(granite_folder), "device": "cpu"}
+    settings["shard_minutes"] = 0.1
+    alone = FeaturesJobConfig(output_dir=str(tmp_path / "alone"), **settings)
+    shared = FeaturesJobConfig(output_dir=str(tmp_path / "shared"), engine="ray", workers="2", **settings)
+    report = compute_features(alone)
+    reports = compute_features_on_ray(shared)
+    assert sum(one.encoded for one in reports) == report.encoded == 16
+    files = sorted(path.name for path in (tmp_path / "alone").glob("*.safetensors"))
+    assert len(files) > 1
+    for name in files:
+        assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
 def test_too_few_resources_are_one_line(cluster: Any, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from asr_doge.errors import ConfigError
-from asr_doge.inference.configuration import TranscribeConfig
+from asr_doge.inference.configuration import FeaturesConfig, TranscribeConfig
 
 Engine = Literal["local", "ray"]
 
@@ -42,6 +42,14 @@ class EngineConfig:
         if self.num_gpus_per_worker < 0 or self.num_cpus_per_worker <= 0 or self.wait_for_workers <= 0:
             raise ConfigError("--num_gpus_per_worker must be at least 0, and the other numbers of workers more than 0")
         return fewest, most
+
+
+@dataclass
+class FeaturesJobConfig(EngineConfig, FeaturesConfig):
+    """Run the frozen encoder over processed speech once and store its output, so that training need not run it."""
+
+    engine: Engine = "local"
+    """local: this process does the part that shard names. ray: workers on a Ray cluster do all parts."""
 
 
 @dataclass

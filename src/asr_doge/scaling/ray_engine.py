@@ -13,14 +13,14 @@ import os
 import socket
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Generic
 
-from asr_doge.errors import ASRDogeError, ConfigError
+from asr_doge.errors import ASRDogeError, ConfigError, DataError
 from asr_doge.scaling.configuration import EngineConfig
 from asr_doge.scaling.engines import Task, Worker, note_failure
 
@@ -35,6 +35,7 @@ def run_on_ray(
     config: EngineConfig,
     on_report: Callable[[Any], None],
     folder: str | None = None,
+    most_attempts: int | None = None,
 ) -> None:
     """Do tasks on a cluster, in any order.
 
@@ -44,6 +45,7 @@ def run_on_ray(
         config: of the cluster and its workers.
         on_report: called with the report of each task.
         folder: the working directory of workers, which relative paths start from; None if there are none.
+        most_attempts: workers that may fail at one task before the job stops; None if the worker sees to that.
 
     Raises:
         ConfigError: no cluster, one of another version, or one with too little room.
@@ -53,7 +55,7 @@ def run_on_ray(
     fewest, most = config.worker_range()
     with _connected(ray, config):
         _note_room(ray, config, fewest)
-        pool = _Pool(ray, make, config, folder)
+        pool = _Pool(ray, make, config, folder, most_attempts)
         try:
             pool.run(tasks, on_report, fewest, most)
         finally:
@@ -134,8 +136,17 @@ class _Call(Generic[Task]):
 class _Pool(Generic[Task]):
     """Workers on a cluster, each with one task at a time."""
 
-    def __init__(self, ray: Any, make: Callable[[], Worker[Task]], config: EngineConfig, folder: str | None) -> None:
+    def __init__(
+        self,
+        ray: Any,
+        make: Callable[[], Worker[Task]],
+        config: EngineConfig,
+        folder: str | None,
+        most_attempts: int | None,
+    ) -> None:
         self._ray, self._make, self._config, self._folder = ray, make, config, folder
+        self._most_attempts = most_attempts
+        self._attempts: Counter[Task] = Counter()
         self._calls: dict[Any, _Call[Task]] = {}
         self._failures = 0
         options = {"num_cpus": config.num_cpus_per_worker, "num_gpus": config.num_gpus_per_worker}
@@ -181,9 +192,10 @@ class _Pool(Generic[Task]):
             self._dismiss(call.actor)
             if isinstance(cause, ASRDogeError):
                 raise cause from None
-            if call.task is not None:
-                waiting.appendleft(call.task)
             reason = str(error) if cause is None else f"{type(cause).__name__}: {cause}"
+            if call.task is not None:
+                self._count_attempt(call.task, reason)
+                waiting.appendleft(call.task)
             self._failures = note_failure(self._failures, reason, has_begun=call.task is not None)
             self._hire()
             return
@@ -197,6 +209,15 @@ class _Pool(Generic[Task]):
             self._calls[call.actor.run.remote(task)] = _Call(call.actor, task)
         else:
             self._dismiss(call.actor)
+
+    def _count_attempt(self, task: Task, reason: str) -> None:
+        """Stop the job if a task has ended too many workers."""
+        self._attempts[task] += 1
+        if self._attempts[task] == self._most_attempts:
+            raise DataError(
+                f"part {task} ended {self._most_attempts} workers, at last with {reason.splitlines()[0]}: run it by"
+                f" itself with --shard {task} to see why"
+            )
 
     def _too_few(self, fewest: int) -> ConfigError:
         config = self._config

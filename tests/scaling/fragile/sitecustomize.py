@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ if "asr_doge.audio.decoding_child" in sys.orig_argv:
 
     honest = reading.read_blocks
 
-    def read_blocks(path: Any, *arguments: Any, **options: Any) -> Any:
+    def read_blocks(path: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
         content = Path(path).read_bytes()
         if content == CRASHES:
             os.kill(os.getpid(), signal.SIGSEGV)
         if content == HANGS:
             time.sleep(10_000)
-        return honest(path, *arguments, **options)
+        yield from honest(path, *arguments, **options)
 
     reading.read_blocks = read_blocks
