@@ -9,6 +9,7 @@ takes it (as the system does for want of memory). Both nodes are on this machine
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import signal
@@ -67,7 +68,7 @@ def through_a_cluster(config: TranscribeJobConfig, output: Path, shards: int) ->
     """Run a job on two nodes, and kill one when half of its shards are complete."""
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
     victim = cluster.add_node(**NODE)
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
 
     def kill() -> None:
         while len(list(output.glob("*.done.json"))) < shards / 2:

@@ -1,5 +1,6 @@
 """The fault matrix: whatever dies on a cluster of two nodes, nothing is lost or doubled, and poison is named."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -34,7 +35,7 @@ def cluster() -> Iterator[Any]:
         head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         yield cluster
         ray.shutdown()
         cluster.shutdown()

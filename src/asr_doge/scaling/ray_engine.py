@@ -8,6 +8,7 @@ in the output (see `asr_doge.scaling.shards`), so nothing depends on Ray's own r
 Ray Data is not used; `docs/scale.md` says why.
 """
 
+import logging
 import math
 import os
 import socket
@@ -82,7 +83,7 @@ def _connected(ray: Any, config: EngineConfig) -> Iterator[None]:
     if local:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:
         raise ConfigError(f"--ray_address {address}: {_line(error)}") from None
     try:
