@@ -128,10 +128,11 @@ def _note_room(ray: Any, config: EngineConfig, fewest: int) -> None:
 
 @dataclass(frozen=True)
 class _Call(Generic[Task]):
-    """What a worker is at: a task, or None while it starts."""
+    """What a worker is at: a task, or None while it starts; and whether it has a place on a node yet."""
 
     actor: Any
     task: Task | None
+    has_place: bool = True
 
 
 class _Pool(Generic[Task]):
@@ -164,7 +165,7 @@ class _Pool(Generic[Task]):
             ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=_LOOK_SECONDS)
             for ref in ready:
                 self._end(ref, waiting, on_report)
-            if sum(call.task is not None for call in self._calls.values()) >= wanted:
+            if sum(call.has_place for call in self._calls.values()) >= wanted:  # to load a model may take its time
                 wanted, since = 1, time.monotonic()
             elif waiting and time.monotonic() - since > self._config.wait_for_workers:
                 raise self._too_few(fewest)
@@ -177,7 +178,7 @@ class _Pool(Generic[Task]):
 
     def _hire(self) -> None:
         actor = self._actor.remote(self._make, self._folder)
-        self._calls[actor.start.remote()] = _Call(actor, None)
+        self._calls[actor.arrive.remote()] = _Call(actor, None, has_place=False)
 
     def _dismiss(self, actor: Any) -> None:
         with suppress(Exception):  # it may be gone, and its node with it
@@ -200,9 +201,11 @@ class _Pool(Generic[Task]):
             self._failures = note_failure(self._failures, reason, has_begun=call.task is not None)
             self._hire()
             return
-        if call.task is None:
+        if not call.has_place:
             _check_version(*result)
-        else:
+            self._calls[call.actor.start.remote()] = _Call(call.actor, None)
+            return
+        if call.task is not None:
             self._failures = 0
             on_report(result)
         if waiting:
@@ -224,9 +227,9 @@ class _Pool(Generic[Task]):
         config = self._config
         each = f"{config.num_cpus_per_worker:g} CPU and {config.num_gpus_per_worker:g} GPU"
         fits = _fitting(self._ray, config)
-        working = sum(call.task is not None for call in self._calls.values())
+        there = sum(call.has_place for call in self._calls.values())
         return ConfigError(
-            f"--workers {config.workers}: {working} of at least {fewest} workers could be started in"
+            f"--workers {config.workers}: {there} of at least {fewest} workers could be started in"
             f" {config.wait_for_workers:g} s; the cluster's {len(fits)} nodes have room for {sum(fits)} of {each}:"
             " add nodes, lower the numbers, or wait longer with --wait_for_workers"
         )
@@ -244,8 +247,8 @@ class RemoteWorker:
         self._make, self._folder = make, folder
         self._worker: Worker[Any] | None = None
 
-    def start(self) -> tuple[str, str]:
-        """Load what the worker needs; returns the name of its node, and the version of this package there."""
+    def arrive(self) -> tuple[str, str]:
+        """Take its place; returns the name of its node, and the version of this package there."""
         if self._folder is not None:
             try:
                 os.chdir(self._folder)
@@ -254,9 +257,12 @@ class RemoteWorker:
                     f"{self._folder} is not on node {socket.gethostname()} ({error.strerror}): share it among the"
                     " nodes, or give absolute paths or URLs"
                 ) from None
+        return socket.gethostname(), version("asr-doge")
+
+    def start(self) -> None:
+        """Load what the worker needs."""
         self._worker = self._make()
         self._worker.start()
-        return socket.gethostname(), version("asr-doge")
 
     def run(self, task: Any) -> Any:
         """Do a task."""
