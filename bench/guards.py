@@ -2,11 +2,12 @@
 
 Promises: everything goes the way of `asr-doge transcribe`. Of computed sounds (silence, noise, tones, music-like ones)
 it counts the words with all guards, and those of the first minute with none; of recordings of speech, how many the
-guard of silence blanked, and in how many a part.
+guard of silence blanked, and in how many a part; and in how many clips there is a steady stretch, which it silences.
 It does not know real music or rooms, nor whether the words that are left are right.
 
     python bench/guards.py --minutes 10
     python bench/guards.py --minutes 0 --digits_dir ./fsdd --speech ./speech/test.jsonl
+    python bench/guards.py --minutes 0 --digits_dir ./fsdd --speech ./speech/test.jsonl --count 5000 --only_steady
 """
 
 import argparse
@@ -22,6 +23,7 @@ from asr_doge.audio import SAMPLE_RATE, read_audio
 from asr_doge.data.digits import list_fsdd, read_fsdd, recorded_clips
 from asr_doge.data.manifest import read_manifest
 from asr_doge.decoding import DecodingConfig
+from asr_doge.decoding.guards import steady_stretches
 from asr_doge.inference.results import Transcription
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import load_model
@@ -42,7 +44,13 @@ def main() -> int:
     parser.add_argument("--strings", type=int, default=120, help="digit strings of each speaker (default: 120)")
     parser.add_argument("--speech", type=Path, nargs="*", default=[], help="manifests of recordings of speech")
     parser.add_argument("--count", type=int, default=200, help="recordings of each manifest (default: 200)")
+    parser.add_argument("--only_steady", action="store_true", help="look for steady stretches, and run no model")
     flags = parser.parse_args()
+    if flags.only_steady:
+        for name, waveforms in speech_of(flags):
+            found = [bool(steady_stretches(waveform, SAMPLE_RATE)) for waveform in waveforms]
+            print(f"{name}: a steady stretch in {sum(found)} of {len(found)}", flush=True)
+        return 0
     loaded = load_model(flags.model, device="cpu")
     guarded = Transcriber(loaded)
     free = Transcriber(loaded, decoding=DecodingConfig(guard_silence=False, guard_length=False, guard_loops=False))
@@ -53,12 +61,7 @@ def main() -> int:
                 unguarded = free.transcribe(sound[: 60 * SAMPLE_RATE])
                 words = [len(result.text.split()) for result in (guarded.transcribe(sound), unguarded)]
                 print(f"| {name} | {words[0]} | {words[1]} |", flush=True)
-    kinds: list[tuple[str, Iterable[Waveform]]] = []
-    if flags.digits_dir:
-        kinds = [("single digits", single_digits(flags.digits_dir))]
-        clips = recorded_clips(flags.strings, read_fsdd(flags.digits_dir, takes="test"), flags.seed)
-        kinds.append(("digit strings", (clip.waveform for clip in clips)))
-    kinds += [(str(path), recordings_of(path, flags.count)) for path in flags.speech]
+    kinds = speech_of(flags)
     if kinds:
         print("| speech | recordings | blanked | in part |\n|---|---|---|---|")
     for name, waveforms in kinds:
@@ -67,6 +70,16 @@ def main() -> int:
         some = sum(0 < share < 1 for share in blanked)
         print(f"| {name} | {len(results)} | {sum(share == 1 for share in blanked)} | {some} |", flush=True)
     return 0
+
+
+def speech_of(flags: argparse.Namespace) -> list[tuple[str, Iterable[Waveform]]]:
+    """The recordings of speech that the flags name."""
+    kinds: list[tuple[str, Iterable[Waveform]]] = []
+    if flags.digits_dir:
+        kinds = [("single digits", single_digits(flags.digits_dir))]
+        clips = recorded_clips(flags.strings, read_fsdd(flags.digits_dir, takes="test"), flags.seed)
+        kinds.append(("digit strings", (clip.waveform for clip in clips)))
+    return kinds + [(str(path), recordings_of(path, flags.count)) for path in flags.speech]
 
 
 def blanked_share(result: Transcription) -> float:

@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, DogeForCausalLM, DynamicCache, StaticCache
+from transformers import Cache, DynamicCache, StaticCache
 from transformers.models.granite_speech.modeling_granite_speech import GraniteSpeechConformerDepthWiseConv1d
 
 from asr_doge.models.configuration_asr_doge import published_text_config
 from asr_doge.models.encoders.granite_speech import _depthwise, _distances, _relative_bias
+from asr_doge.models.language_model import build_language_model
 from asr_doge.models.quantization import Int8Linear
 
 ROUNDS = 5
@@ -91,7 +92,7 @@ def tokens(layers: int = 4, before: int = 140) -> dict[str, Callable[[], object]
     """A token written after others, by some of Doge-320M's layers and its head."""
     config = published_text_config()
     config.num_hidden_layers = layers
-    model = DogeForCausalLM(config).eval()
+    model = build_language_model(config).eval()
     compiled = torch.compile(model)
 
     def step(extend: Callable[..., object], cache: Cache) -> Callable[[], object]:

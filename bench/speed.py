@@ -11,6 +11,8 @@ Weights are random, so the number of tokens is fixed: "greedy" writes them one b
 in one pass, which is what draft verification costs when the draft is right. A start is cold for the process (imports
 not counted), not for the disk. Padding is counted in operations: those of a mixed batch beyond those of its clips.
 The file of figures is written anew after every part.
+The ceiling of a way is the processor time that its operations (encoder, adapter, one draft pass) would take as products
+of the size of an encoder's layer, measured in the same process; the ratio says how far away the whole is.
 It does not know accuracy: random weights have none.
 """
 
@@ -32,7 +34,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import DogeConfig, DogeForCausalLM, GraniteSpeechConfig, PreTrainedConfig
+from transformers import DogeConfig, GraniteSpeechConfig, PreTrainedConfig
 
 from asr_doge.benchmark.about import describe_machine
 from asr_doge.benchmark.memory import peak_rss
@@ -42,7 +44,10 @@ from asr_doge.models.checkpoints import find_model, load_tokenizer
 from asr_doge.models.configuration_asr_doge import published_encoder_config, published_text_config
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
+from asr_doge.models.language_model import build_language_model
+from asr_doge.models.precision import PrecisionName, layer_rates
 
+PRECISIONS: dict[str, PrecisionName] = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
 WAYS: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16": {"dtype": torch.bfloat16},
@@ -73,7 +78,7 @@ def make_checkpoint(folder: Path, small: bool, stored: torch.dtype) -> Path:
     granite, doge = configurations(small)
     encoder_folder, text_folder = folder / "encoder", folder / "language_model"
     _save_part(GraniteSpeechEncoder(granite), granite, encoder_folder, stored)
-    _save_part(DogeForCausalLM(doge), doge, text_folder, stored)
+    _save_part(build_language_model(doge), doge, text_folder, stored)
     load_tokenizer(find_model("nano")).save_pretrained(text_folder)
     assemble_model(encoder_folder, text_folder, device="cpu").save(folder / "checkpoint")
     return folder / "checkpoint"
@@ -157,6 +162,9 @@ def measure(way: str, checkpoint: Path, seconds: float, num_tokens: int, runs: i
     figures |= timed("draft", lambda: draft(loaded, one, num_tokens), runs, seconds)
     figures |= timed("greedy", lambda: greedy(loaded, one, num_tokens), runs, seconds)
     figures["peak_rss_bytes"] = peak_rss()
+    figures["layer_operations_per_cpu_second"] = layer_rates(time.process_time)[PRECISIONS[way]]
+    if way != "int8":  # products of whole numbers are not counted
+        figures["operations"] = operations(lambda: draft(loaded, one, num_tokens))
     if batch:
         mixed = noise(loaded, MIXED_SECONDS)
         draft(loaded, mixed, num_tokens)
@@ -191,10 +199,19 @@ def compare(options: argparse.Namespace, folder: Path) -> bool:
     checkpoint = options.checkpoint or make_checkpoint(folder, options.small, getattr(torch, options.stored))
     for way in options.ways:
         results[way] = in_own_process(__file__, "--way", way, "--checkpoint", str(checkpoint), *common, *batch)
+        counted = next((figures["operations"] for figures in results.values() if "operations" in figures), None)
+        if results[way] and counted is not None:
+            results[way] |= beside_ceiling(results[way], counted)
         keep(options, results)
         if results[way]:
             print(line(way, results[way], results.get("original")), flush=True)
     return all(results.values())
+
+
+def beside_ceiling(figures: dict[str, float], counted: float) -> dict[str, float]:
+    """The least processor time for so many operations, and how many times as much was taken."""
+    least = counted / figures["layer_operations_per_cpu_second"]
+    return {"draft_ceiling_cpu_seconds": least, "draft_ceiling_ratio": figures["draft_cpu_seconds"] / least}
 
 
 def keep(options: argparse.Namespace, results: dict[str, dict[str, float]]) -> None:
@@ -220,6 +237,12 @@ def line(way: str, figures: dict[str, float], original: dict[str, float] | None)
         speed = original["seconds"] / figures["draft_seconds"]
         start = original["cold_start_seconds"] / figures["cold_start_seconds"]
         beside = f"  {speed:.1f} times as fast as the original, from cold {start:.1f} times"
+    ceiling = ""
+    if "draft_ceiling_ratio" in figures:
+        ceiling = (
+            f"  draft is {figures['draft_ceiling_ratio']:.2f} times its ceiling of"
+            f" {figures['draft_ceiling_cpu_seconds']:.3f} s (cpu)"
+        )
     batch = ""
     if "batch_draft_rtf" in figures:
         batch = f"  batch of 8 {figures['batch_draft_rtf']:.3f} (cpu {figures['batch_draft_cpu_rtf']:.3f})"
@@ -228,7 +251,7 @@ def line(way: str, figures: dict[str, float], original: dict[str, float] | None)
     return (
         f"{way:<10} RTF draft {figures['draft_rtf']:.3f} (cpu {figures['draft_cpu_rtf']:.3f})"
         f"  greedy {figures['greedy_rtf']:.3f} (cpu {figures['greedy_cpu_rtf']:.3f})"
-        f"{batch}  load {figures['load_seconds']:.1f} s  cold start {figures['cold_start_seconds']:.1f} s"
+        f"{ceiling}{batch}  load {figures['load_seconds']:.1f} s  cold start {figures['cold_start_seconds']:.1f} s"
         f"  peak {figures['peak_rss_bytes'] / 1e9:.2f} GB{beside}"
     )
 

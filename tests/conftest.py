@@ -1,5 +1,6 @@
 """What all tests share: how hypothesis runs, and tiny models on disk, made once a session."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -10,7 +11,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-from asr_doge.models import LoadedModel, assemble_model
+from asr_doge.models import CTCHeadConfig, LoadedModel, assemble_model
+from asr_doge.models.checkpoints import find_model
+from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings
+from asr_doge.models.ctc_head_checkpoints import save_head
+from asr_doge.models.encoders.loading import encoder_fingerprint
 from tests.models import tiny
 
 # Tiny models run faster on one thread, and on a busy machine several threads wait for each other for minutes. The
@@ -23,6 +28,12 @@ settings.register_profile("local", deadline=None)
 # On a gate the same examples every time, so that a red run is red again on one's own machine.
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collections: each took a fifth of a tiny training run to look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -75,4 +86,23 @@ def checkpoint_folder(assembled: LoadedModel, tmp_path_factory: pytest.TempPathF
     """`assembled`, saved; not to be changed by a test."""
     folder = tmp_path_factory.mktemp("checkpoints") / "best"
     assembled.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def head_folder(whisper_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CTC head with random weights, for 28 characters, on that Whisper at clip length."""
+    folder = tmp_path_factory.mktemp("heads") / "head"
+    reference, config = find_model(whisper_folder), tiny.whisper_model().config
+    config.encoder_window = "clip"
+    shape = CTCHeadSettings(list(" abcdefghijklmnopqrstuvwxyz'"), hidden_dim=8, layers=2, dropout=0.5)
+    head = CTCHead(shape, config.d_model)
+    tiny.randomize(head, seed=4)
+    head_config = CTCHeadConfig(
+        encoder_config=config,
+        speech_encoder=reference.pointer,
+        speech_encoder_fingerprint=encoder_fingerprint(reference, config),
+        ctc_head=shape.values(),
+    )
+    save_head(folder, head_config, head.state_dict())
     return folder

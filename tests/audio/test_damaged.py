@@ -44,6 +44,8 @@ WHOLE = {
     "aiff": by_libsndfile("aiff"),
     "au": by_libsndfile("au"),
     "caf": by_libsndfile("caf"),
+    "voc": by_libsndfile("voc"),
+    "voc, in blocks": by_ffmpeg("voc", "pcm_s16le"),
     "flac": by_libsndfile("flac"),
     "mp3": by_libsndfile("mp3"),
     "ogg": by_libsndfile("ogg"),

@@ -12,7 +12,7 @@ from asr_doge.audio.parts import Part
 from asr_doge.audio.reading import audio_duration, count_channels, read_audio
 from asr_doge.audio.structure import parts_of
 from asr_doge.errors import DamagedAudioError
-from tests.audio.odd import Track, join, pitch, tone, write
+from tests.audio.odd import RATE, Track, join, pitch, tone, write
 from tests.audio.tones import assert_is_the_tone
 from tests.audio.tones import tone as usual_tone
 
@@ -24,6 +24,7 @@ CODECS = {
     "oga": "flac",
     "flac": "flac",
     "aac": "aac",
+    "amr": "libopencore_amrnb",
     "ac3": "ac3",
     "m4a": "aac",
     "mov": "pcm_s16le",
@@ -43,10 +44,13 @@ CODECS = {
     "aiff": "pcm_s16be",
     "au": "pcm_s16be",
     "caf": "pcm_s16be",
+    "voc": "pcm_s16le",
 }
 
 
 RATED = {"b": "48000"}
+ONLY_AMR = 8_000, {"b": "12200"}
+"""The rate and the bit rate that its encoder takes."""
 
 
 @pytest.mark.parametrize("other", [(44_100, "stereo"), (16_000, "mono")])
@@ -57,8 +61,12 @@ def test_what_was_joined_is_read_to_the_last(tmp_path: Path, ending: str, other:
     first_rate, second_rate = rates.get(ending, (44_100, other[0]))
     if ending == "ac3" and second_rate == 16_000:
         second_rate = 32_000  # it has no lower
-    first = write(tmp_path / f"a.{ending}", [Track(CODECS[ending], [(0, 440, 1.5)], first_rate, "stereo", RATED)])
-    second = write(tmp_path / f"b.{ending}", [Track(CODECS[ending], [(0, 880, 1)], second_rate, other[1], RATED)])
+    layouts, options = ("stereo", other[1]), RATED
+    if ending == "amr":
+        first_rate, options = ONLY_AMR
+        second_rate, layouts = first_rate, ("mono", "mono")
+    first = write(tmp_path / f"a.{ending}", [Track(CODECS[ending], [(0, 440, 1.5)], first_rate, layouts[0], options)])
+    second = write(tmp_path / f"b.{ending}", [Track(CODECS[ending], [(0, 880, 1)], second_rate, layouts[1], options)])
     path = join(tmp_path / f"joined.{ending}", first, second)
     waveform = read_audio(path)
     # Encoders add up to two frames to each part: 2 * 2 * 1152 samples at 16 kHz in the worst case.
@@ -66,6 +74,13 @@ def test_what_was_joined_is_read_to_the_last(tmp_path: Path, ending: str, other:
     assert [pitch(waveform, moment) for moment in (0.7, 1.4)] == pytest.approx([440, 440], abs=10)
     assert [pitch(waveform, len(waveform) / 16_000 - left) for left in (0.75, 0.3)] == pytest.approx([880, 880], abs=10)
     assert audio_duration(path) == pytest.approx(len(waveform) / 16_000, abs=1e-3)
+
+
+def test_headers_of_blocks_within_a_file_are_no_sound(tmp_path: Path) -> None:
+    """FFmpeg writes a Creative Voice file in many blocks, whose headers were read as samples: a click each."""
+    paths = [write(tmp_path / f"a.{ending}", [Track("pcm_s16le", [(0, 440, 1.5)], RATE)]) for ending in ("wav", "voc")]
+    plain, in_blocks = map(read_audio, paths)
+    np.testing.assert_array_equal(in_blocks[: len(plain)], plain)
 
 
 def test_three_parts_behind_tags(tmp_path: Path) -> None:
@@ -133,7 +148,8 @@ def test_parts_of_wavs_whose_lengths_are_unknown_or_odd(tmp_path: Path) -> None:
 
 def test_what_is_not_joined_is_one_part(tmp_path: Path) -> None:
     for ending, codec in CODECS.items():
-        path = write(tmp_path / f"a.{ending}", [Track(codec, [(0, 440, 1)], options=RATED)])
+        rate, options = ONLY_AMR if ending == "amr" else (48_000, RATED)
+        path = write(tmp_path / f"a.{ending}", [Track(codec, [(0, 440, 1)], rate, options=options)])
         (part,) = parts_of(path)
         assert (part.start, part.end, part.fault, part.stated) == (0, path.stat().st_size, None, 1.0), ending
     path.write_bytes(b"no recording at all")

@@ -48,17 +48,33 @@ def test_quiet_speech_is_heard_where_it_is(decibels: float) -> None:
     assert 0.1 <= np.abs(for_encoder(quiet)).max() <= 1 or decibels == -30
 
 
-@given(st.floats(0.007, 1.0), st.integers(1, 4000))
-def test_usual_levels_reach_the_encoder_untouched(peak: float, samples: int) -> None:
-    clip = np.full(samples, peak, dtype=np.float32)
-    assert for_encoder(clip) is clip or np.float32(peak) < 0.007
+@given(st.floats(0.0071, 1.0), st.floats(-1.0, 1.0), st.integers(32, 4000))
+def test_usual_levels_reach_the_encoder_untouched(peak: float, offset: float, samples: int) -> None:
+    """Whatever they stand on, as long as it is within full scale."""
+    clip = (tone(1000, samples / RATE, RATE, peak) + offset).astype(np.float32)
+    assert for_encoder(clip) is clip or np.abs(clip).max() > 1
+
+
+@pytest.mark.parametrize("offset", [0.02, -0.2, 0.5])
+@pytest.mark.parametrize("decibels", [-45, -60])
+def test_quiet_speech_on_an_offset_is_raised_too(decibels: float, offset: float) -> None:
+    """As a 16-bit file has it; what reaches the encoder is the speech itself, at the level of quiet speech alone."""
+    quiet = SPOKEN * (10 ** (decibels / 20) / np.abs(SPOKEN).max())
+    stored = (np.round(32768 * (quiet + offset)) / 32768).astype(np.float32)
+    raised = for_encoder(stored)
+    assert np.abs(raised).max() == pytest.approx(0.3)
+    assert np.corrcoef(raised, quiet)[0, 1] > 0.99
 
 
 def test_levels_far_off_are_brought_back() -> None:
     assert np.abs(for_encoder(20 * SPOKEN / np.abs(SPOKEN).max())).max() == pytest.approx(0.9)
     assert np.abs(for_encoder(0.001 * SPOKEN / np.abs(SPOKEN).max())).max() == pytest.approx(0.3)
-    rounding = np.full(100, 2.0**-15, dtype=np.float32)
+    rounding = np.tile(np.array([0, 2.0**-15], dtype=np.float32), 50)
     assert for_encoder(rounding) is rounding
+    offset = np.full(100, 0.2, dtype=np.float32)
+    assert for_encoder(offset) is offset
+    nothing = np.zeros(0, dtype=np.float32)
+    assert for_encoder(nothing) is nothing
 
 
 @settings(max_examples=10)

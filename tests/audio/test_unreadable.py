@@ -115,7 +115,7 @@ def scratched_mp3(folder: Path) -> Path:
         (noise_named_mp3, "is not audio that can be decoded", "convert it"),
         (headerless_samples, "is not audio that can be decoded", "convert it"),
         (playlist_of_a_real_file, "is not audio that can be decoded", "convert it"),
-        (cut_m4a, "is not audio that can be decoded", "convert it"),
+        (cut_m4a, "is truncated or corrupt: 200 bytes are missing at its end", "re-copy"),
         (video_without_sound, "has no audio track", "with sound"),
         (no_samples, "holds no samples", "export it again"),
         (nan_samples, "contains NaN", "export it again"),

@@ -15,7 +15,7 @@ from asr_doge.cli.configuration import InfoConfig
 from asr_doge.cli.verbs import VERBS, parse_verb, section
 from asr_doge.data.corpora import CORPORA
 from asr_doge.errors import ConfigError
-from asr_doge.inference.configuration import FeaturesConfig, TranscribeConfig
+from asr_doge.scaling.configuration import FeaturesJobConfig, TranscribeJobConfig
 from asr_doge.training.configuration import PretrainConfig, TrainConfig
 from tests.cli.conftest import Command
 from tests.speech import write_yaml
@@ -141,15 +141,17 @@ def test_boolean_flags_need_no_value() -> None:
     assert parse("train", "--no_wandb", "--epochs", "3").epochs == 3
     assert parse("train", "--no_wandb", "false", "--epochs", "3").no_wandb is False
     assert parse("train", "--no_wandb=true").no_wandb is True
-    assert parse("transcribe", "--stream", "a.wav") == TranscribeConfig(["a.wav"], stream=True)
-    assert parse("transcribe", "--guard_silence", "False", "a.wav") == TranscribeConfig(["a.wav"], guard_silence=False)
-    assert parse("transcribe", "--guard_silence", "no", "a.wav") == TranscribeConfig(["a.wav"], guard_silence=False)
+    assert parse("transcribe", "--stream", "a.wav") == TranscribeJobConfig(["a.wav"], stream=True)
+    assert parse("transcribe", "--guard_silence", "False", "a.wav") == TranscribeJobConfig(
+        ["a.wav"], guard_silence=False
+    )
+    assert parse("transcribe", "--guard_silence", "no", "a.wav") == TranscribeJobConfig(["a.wav"], guard_silence=False)
 
 
 def test_flags_become_the_configuration() -> None:
     config = parse("train", "--learning_rate", "2e-4", "--epochs", "3", "--device", "cpu", "--prompt_template", "say: ")
     assert config == TrainConfig(learning_rate=2e-4, epochs=3.0, device="cpu", prompt_template="say: ")
-    assert parse("transcribe", "a.wav", "b c.mp3", "--format", "json") == TranscribeConfig(
+    assert parse("transcribe", "a.wav", "b c.mp3", "--format", "json") == TranscribeJobConfig(
         ["a.wav", "b c.mp3"], format="json"
     )
     assert parse("process", "--train_split", "", "--dev_split", "7").dev_split == "7"
@@ -167,18 +169,18 @@ def test_flags_become_the_configuration() -> None:
     ],
 )
 def test_files_may_stand_anywhere(arguments: list[str]) -> None:
-    assert parse("transcribe", *arguments) == TranscribeConfig(["a.wav", "b.wav"], format="json")
+    assert parse("transcribe", *arguments) == TranscribeJobConfig(["a.wav", "b.wav"], format="json")
 
 
 def test_files_may_stand_in_a_configuration_file(tmp_path: Path) -> None:
     path = write_yaml(tmp_path / "a.yaml", ["files: [a.wav, b.wav]", "format: json"])
-    assert parse("transcribe", "--config", str(path)) == TranscribeConfig(["a.wav", "b.wav"], format="json")
-    assert parse("transcribe", "--config", str(path), "c.wav") == TranscribeConfig(["c.wav"], format="json")
+    assert parse("transcribe", "--config", str(path)) == TranscribeJobConfig(["a.wav", "b.wav"], format="json")
+    assert parse("transcribe", "--config", str(path), "c.wav") == TranscribeJobConfig(["c.wav"], format="json")
 
 
 def test_after_two_dashes_everything_is_a_file() -> None:
     config = parse("transcribe", "--model", "m", "--", "-odd.wav", "--model")
-    assert config == TranscribeConfig(["-odd.wav", "--model"], model="m")
+    assert config == TranscribeJobConfig(["-odd.wav", "--model"], model="m")
     assert "-odd.wav" in refused("transcribe", "-odd.wav")
 
 
@@ -210,7 +212,7 @@ def test_numbers_may_be_written_in_any_way(tmp_path: Path, number: str) -> None:
 def test_a_file_may_serve_several_verbs(tmp_path: Path) -> None:
     path = write_yaml(tmp_path / "a.yaml", ["train:", "  epochs: 7", "features:", "  num_workers: 2", "benchmark:"])
     assert parse("train", "--config", str(path)) == TrainConfig(epochs=7.0)
-    assert parse("features", "--config", str(path)) == FeaturesConfig(num_workers=2)
+    assert parse("features", "--config", str(path)) == FeaturesJobConfig(num_workers=2)
     assert parse("benchmark", "--config", str(path)) == BenchmarkConfig()
     assert parse("info", "--config", str(path)) == InfoConfig()  # no section of its own
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_doge.decoding.guards import is_nonspeech, is_quiet_or_steady, without_loops
+from asr_doge.audio import Voice, synthesize
+from asr_doge.decoding.guards import is_nonspeech, is_quiet_or_steady, silenced, steady_stretches, without_loops
 
 RATE = 16_000
 
@@ -38,6 +39,50 @@ def test_a_clip_as_short_as_a_vowel_is_not_judged_by_its_level() -> None:
     vowel = np.sin(2 * np.pi * 200 * np.arange(RATE // 4) / RATE).astype(np.float32)
     assert not is_quiet_or_steady(vowel, RATE)
     assert is_quiet_or_steady(np.zeros(RATE // 4, dtype=np.float32), RATE)
+
+
+def sound(kind: str, seconds: float, peak: float) -> np.typing.NDArray[np.float32]:
+    """Noise or a tone, whose edges are as soft as a codec makes them."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    wave = np.random.default_rng(0).uniform(-1, 1, len(time)) if kind == "noise" else np.sin(2 * np.pi * 1000 * time)
+    edges = np.minimum(1, np.minimum(time, seconds - time) / 0.02)
+    return (peak * edges * wave).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["noise", "tone"])
+@pytest.mark.parametrize("place", ["before", "after", "between"])
+@pytest.mark.parametrize("seconds", [0.6, 2.0])
+def test_a_loud_steady_sound_beside_speech_is_silenced_and_the_speech_stays(
+    kind: str, place: str, seconds: float
+) -> None:
+    """A burst of noise before a voice was heard as a word."""
+    said, pause = synthesize("seven three nine", Voice()), np.zeros(RATE // 5, dtype=np.float32)
+    burst = sound(kind, seconds, 2 * float(np.abs(said).max()))
+    parts = {
+        "before": [burst, pause, said],
+        "after": [said, pause, burst],
+        "between": [said, pause, burst, pause, said],
+    }
+    expected = np.concatenate([np.zeros_like(part) if part is burst else part for part in parts[place]])
+    clip = np.concatenate(parts[place])
+    differing = np.abs(silenced(clip, steady_stretches(clip, RATE)) - expected)
+    assert differing.max() < 0.01 * np.abs(burst).max()  # what of its edges is left can be no sound of speech
+
+
+@pytest.mark.parametrize("text", ["seven three nine one", "zero zero zero", "the cat sat on the mat"])
+@pytest.mark.parametrize("noise_decibels", [-100, -40, -20])
+def test_speech_stays_as_it_is_in_noise_too(text: str, noise_decibels: float) -> None:
+    said = synthesize(text, Voice())
+    pause = np.zeros(RATE, dtype=np.float32)
+    clip = np.concatenate([pause, said, pause])
+    clip += np.abs(said).max() * sound("noise", len(clip) / RATE, float(10 ** (noise_decibels / 20)))
+    assert steady_stretches(clip, RATE) == []
+
+
+@given(st.integers(0, 3 * RATE))
+def test_silence_of_any_length_stays_as_it_is(samples: int) -> None:
+    clip = np.zeros(samples, dtype=np.float32)
+    assert steady_stretches(clip, RATE) == []
 
 
 def always() -> bool:

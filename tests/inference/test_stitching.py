@@ -120,6 +120,25 @@ def test_without_times_they_are_estimated(first: str, second: str, whole: str) -
     assert all(segment.text and segment.start <= segment.end for segment in stitch(parts))
 
 
+@pytest.mark.parametrize("word", ["seven", "no"])
+@given(st.integers(0, 2**32))
+def test_a_word_that_is_said_again_and_again_is_not_lost_without_times(word: str, seed: int) -> None:
+    """At an even pace; both chunks break off, the first after a word and the second within one.
+
+    Whatever the second hears of that one, no more than the words within the overlap are twice.
+    """
+    chance = random.Random(seed)
+    truth = evenly(" ".join([word] * 20), 0.0, 20 * (len(word) + 1) / 15)
+    cut = truth[chance.randrange(12, 17)][2]
+    start = cut - chance.uniform(1.2, 1.6)
+    nothing = [0.0] * len(truth)
+    parts = (
+        said(heard_from(truth, 0.0, cut, nothing), 0.0, cut, None, timed=False),
+        said(heard_from(truth, start, truth[-1][2], nothing), start, truth[-1][2], (start, cut), timed=False),
+    )
+    assert [heard for heard in joined(*parts) if heard == word] == [word] * 20
+
+
 def test_words_that_only_one_of_two_heard_are_kept() -> None:
     """The second misses its first second; the first its last."""
     first = said([("one", 0, 1), ("two", 4.6, 4.9), ("three", 5.3, 5.9)], 0, 6, None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +127,14 @@ def recognized_chunks(transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(transcriber, "recognize_chunks", listed)
     return chunks
+
+
+def test_a_trained_head_streams_too(head_folder: Path, speech: Waveform) -> None:
+    """Its texts mean nothing, since its weights are random."""
+    head = load(head_folder, device="cpu", decoding=replace(UNGUARDED, decoder=None, cut_at_pauses=True))
+    texts = [segment.text for segment in finished(list(stream(blocks_of(speech, 20_000), head)))]
+    assert texts == [segment.text for segment in head.transcribe(speech).segments]
+    assert len(set(texts)) == 2
 
 
 def test_an_empty_stream_is_an_empty_transcript(transcriber: Transcriber) -> None:

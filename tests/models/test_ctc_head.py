@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_doge.errors import ConfigError
-from asr_doge.models import CTCHeadConfig, assemble_model, load_encoder_alone, load_model
-from asr_doge.models.checkpoints import find_model
+from asr_doge.models import assemble_model, load_encoder_alone, load_model
 from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings, HeadedEncoder
-from asr_doge.models.ctc_head_checkpoints import save_head
 from asr_doge.models.ctc_vocabulary import LEAST_OCCURRENCES, CTCVocabulary
-from asr_doge.models.encoders.loading import encoder_fingerprint
+from asr_doge.models.encoders import length_mask
+from asr_doge.models.encoders.dense import DenseCTCHead
 from asr_doge.models.export import EncoderGraph
 from asr_doge.models.quantization import is_quantized
 from asr_doge.published import CTCHeadType, Quantization
@@ -33,26 +32,6 @@ def head_of(kind: CTCHeadType, stack: int = 2) -> CTCHead:
     head = CTCHead(settings_of(kind, stack), SIZE)
     tiny.randomize(head, seed=3)
     return head.double().eval()
-
-
-@pytest.fixture(scope="module")
-def head_folder(whisper_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head on tiny Whisper at clip length."""
-    folder = tmp_path_factory.mktemp("heads") / "head"
-    reference = find_model(whisper_folder)
-    config = tiny.whisper_model().config
-    config.encoder_window = "clip"
-    settings = settings_of("conformer")
-    head = CTCHead(settings, SIZE)
-    tiny.randomize(head, seed=4)
-    head_config = CTCHeadConfig(
-        encoder_config=config,
-        speech_encoder=reference.pointer,
-        speech_encoder_fingerprint=encoder_fingerprint(reference, config),
-        ctc_head=settings.values(),
-    )
-    save_head(folder, head_config, head.state_dict())
-    return folder
 
 
 @pytest.mark.parametrize("kind", ["linear", "blstm", "conformer"])
@@ -166,20 +145,46 @@ def test_a_model_saves_its_head_and_finds_it_again(head_folder: Path, doge_folde
     assert torch.equal(whole.ctc_logits, own.ctc_logits)
 
 
-def test_what_is_exported_of_a_headed_model_is_encoder_and_adapter(head_folder: Path, doge_folder: Path) -> None:
+def test_a_trained_head_is_exported_too(head_folder: Path, doge_folder: Path) -> None:
     loaded = assemble_model(head_folder, doge_folder, device="cpu", dtype=torch.float64, adapter_stack=5)
     tiny.randomize(loaded.model.adapter, seed=1)
     graph = EncoderGraph(loaded.model)
-    assert graph.outputs == ("speech", "speech_lengths")
+    assert graph.outputs == ("speech", "speech_lengths", "ctc_log_probs")
     batch = loaded.processor([tiny.random_waveform(seconds, seed=i) for i, seconds in enumerate((0.7, 1.9))])
     lengths = batch["attention_mask"].sum(dim=1)
     with torch.no_grad():
-        speech, found = graph(batch["input_features"].double(), lengths)
-        encoded = loaded.model.encode(batch["input_features"], batch["attention_mask"])
+        speech, found, log_probs = graph(batch["input_features"].double(), lengths)
+        encoded = loaded.model.encode(batch["input_features"], batch["attention_mask"], return_ctc_logits=True)
         expected, expected_lengths = loaded.model.adapter(encoded.speech_embeddings, encoded.speech_lengths)
     assert found.tolist() == expected_lengths.tolist()
     for row, other, count in zip(speech, expected, found.tolist(), strict=True):
         assert tiny.relative_difference(row[:count], other[:count]) < 1e-9
+    assert encoded.ctc_logits is not None
+    assert encoded.ctc_lengths is not None
+    for row, other, count in zip(log_probs, encoded.ctc_logits, encoded.ctc_lengths.tolist(), strict=True):
+        assert tiny.relative_difference(row[:count], other[:count].log_softmax(dim=-1)) < 1e-9
+
+
+@pytest.mark.parametrize("kind", DenseCTCHead.types)
+@settings(max_examples=10)
+@given(lengths=st.lists(st.integers(1, 430), min_size=1, max_size=3), stack=st.integers(1, 3), extra=st.integers(0, 9))
+def test_a_dense_head_is_the_head(kind: CTCHeadType, lengths: list[int], stack: int, extra: int) -> None:
+    head = head_of(kind, stack)
+    embeddings, mask = tiny.padded(tiny.random_clips(lengths, size=SIZE), padding=9.0, extra=extra)
+    sizes = mask.sum(dim=1)
+    with torch.no_grad():
+        expected, frames = head(embeddings, sizes)
+        found = DenseCTCHead(head)(embeddings, sizes)
+    real = length_mask(frames, expected.shape[1])
+    assert found.shape == expected.shape
+    assert tiny.relative_difference(found[real], expected[real]) < 1e-9
+
+
+def test_a_head_that_cannot_be_dense_is_left_out(head_folder: Path, doge_folder: Path) -> None:
+    loaded = assemble_model(head_folder, doge_folder, device="cpu", adapter_stack=5)
+    assert isinstance(loaded.model.encoder, HeadedEncoder)
+    loaded.model.encoder.ctc_head = head_of("blstm")
+    assert EncoderGraph(loaded.model).outputs == ("speech", "speech_lengths")
 
 
 def test_a_head_in_8_bits_gives_nearly_the_same(whisper_folder: Path, doge_folder: Path, tmp_path: Path) -> None:

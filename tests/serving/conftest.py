@@ -70,6 +70,20 @@ def served() -> Iterator[Running]:
 
 
 @pytest.fixture(scope="package")
+def strict() -> Iterator[Running]:
+    """A server with a key that takes one of each, and little of it."""
+    with running(
+        api_key=KEY,
+        max_requests=1,
+        max_sessions=1,
+        max_upload_mb=3,
+        max_duration=60,
+        allowed_origins=["https://example.org"],
+    ) as one:
+        yield one
+
+
+@pytest.fixture(scope="package")
 def speech() -> NDArray[np.float32]:
     """Two sentences of digits with a pause between them, at 16 kHz."""
     said = [synthesize(text, Voice(words_per_minute=130)) for text in ("one two three four", "nine eight seven")]

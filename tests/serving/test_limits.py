@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import json
+import os
+import re
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -21,32 +23,19 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 from openai import APIError, APIStatusError, AuthenticationError, BadRequestError, RateLimitError
-from websockets.asyncio.client import connect
+from starlette.formparsers import MultiPartParser
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from asr_doge.audio import SAMPLE_RATE
+from asr_doge.audio import SAMPLE_RATE, file_decoding
+from asr_doge.audio.file_decoding import FileDecoder
 from asr_doge.audio.reading import read_blocks
 from asr_doge.errors import AudioError
-from asr_doge.serving import server
-from asr_doge.serving.file_decoding import FileDecoder
+from asr_doge.serving import realtime, server, uploads
 from tests.serving.conftest import KEY, Running, running, until
 
 Waveform = NDArray[np.float32]
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
-
-
-@pytest.fixture(scope="module")
-def strict() -> Iterator[Running]:
-    """A server with a key that takes one of each, and little of it."""
-    with running(
-        api_key=KEY,
-        max_requests=1,
-        max_sessions=1,
-        max_upload_mb=3,
-        max_duration=60,
-        allowed_origins=["https://example.org"],
-    ) as one:
-        yield one
 
 
 def reply_to(one: Running, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -105,8 +94,12 @@ def test_too_large_a_file_that_does_not_say_so(strict: Running) -> None:
         assert connection.getresponse().status == 413
 
 
-def test_a_slow_sender_is_not_waited_for(strict: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strict.service.config, "upload_timeout", 0.3)
+@pytest.mark.parametrize("way", ["too long in all", "silent"])
+def test_a_slow_sender_is_not_waited_for(strict: Running, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    if way == "silent":
+        monkeypatch.setattr(uploads, "SILENCE_SECONDS", 0.3)
+    else:
+        monkeypatch.setattr(strict.service.config, "upload_timeout", 0.3)
     with closing(half_a_request(strict)) as slow:
         assert b" 408 " in slow.recv(4096).splitlines()[0]
     until(lambda: idle(strict))
@@ -118,6 +111,21 @@ def test_a_silent_connection_is_closed(served: Running, monkeypatch: pytest.Monk
         with closing(socket.create_connection(("127.0.0.1", served.server.port), timeout=60)) as connection:
             connection.sendall(sent)
             assert connection.recv(100) == b""
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux closes such connections")
+def test_who_takes_nothing_of_the_replies_is_let_go(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far more is asked for than the two ends of a connection hold, and nothing of it is read."""
+    monkeypatch.setattr(server, "UNTAKEN_SECONDS", 0.2)
+    connections = served.server.server_state.connections
+    until(lambda: not connections)
+    with closing(socket.socket()) as greedy:
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        greedy.connect(("127.0.0.1", served.server.port))
+        greedy.sendall(b"GET /docs-assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
+        until(lambda: bool(connections))
+        until(lambda: not connections)
+    assert reply_to(served, "/healthz")[0] == 200
 
 
 def hold(one: Running, monkeypatch: pytest.MonkeyPatch, until_when: Callable[[], bool]) -> None:
@@ -175,6 +183,29 @@ def test_documentation_and_probes_answer_while_a_job_runs(
     assert len(replies) == 1
 
 
+def test_a_probe_may_ask_for_the_head_only(served: Running) -> None:
+    for path in ("/healthz", "/readyz", "/"):
+        connection = HTTPConnection("127.0.0.1", served.server.port, timeout=60)
+        with closing(connection):
+            connection.request("HEAD", path)
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()) == (200, b"")
+
+
+def test_the_wrong_method_is_told_the_right_one(served: Running) -> None:
+    status, headers, _ = reply_to(served, "/v1/audio/transcriptions")
+    assert (status, headers["allow"]) == (405, "POST")
+
+
+def test_the_documentation_loads_nothing_from_elsewhere_and_needs_no_key(strict: Running) -> None:
+    document = reply_to(strict, "/docs", Authorization="")[2].decode()
+    parts = re.findall(r'(?:src|href)="([^"]+)"', document)
+    assert sum(part.endswith((".js", ".css")) for part in parts) == 2
+    for part in parts:
+        assert part.startswith(("/", "data:"))
+        assert part.startswith("data:") or reply_to(strict, part, Authorization="")[0] == 200
+
+
 def test_the_interface_describes_its_form(served: Running) -> None:
     described = json.loads(reply_to(served, "/openapi.json")[2])
     form = described["paths"]["/v1/audio/transcriptions"]["post"]["requestBody"]["content"]["multipart/form-data"]
@@ -227,6 +258,21 @@ def test_pages_of_other_sites_are_kept_out_unless_allowed(served: Running, stric
     assert reply_to(served, "/v1/models", Host="rebound.example:8000")[0] == 403
     status, headers, _ = reply_to(strict, "/v1/models", Origin="https://example.org")
     assert (status, headers["access-control-allow-origin"]) == (200, "https://example.org")
+
+
+def test_openais_client_in_a_page_may_send_its_own_headers(strict: Running) -> None:
+    """What its JavaScript client makes a browser ask beforehand, which it does without the key."""
+    own = "authorization,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-retry-count,x-stainless-runtime"
+    headers = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    connection = HTTPConnection("127.0.0.1", strict.server.port, timeout=60)
+    with closing(connection):
+        connection.request(
+            "OPTIONS", "/v1/audio/transcriptions", headers=headers | {"Access-Control-Request-Headers": own}
+        )
+        answer = connection.getresponse()
+        allowed = answer.headers["access-control-allow-headers"].replace(" ", "").split(",")
+    assert answer.status == 200
+    assert set(own.split(",")) <= set(allowed)
 
 
 def test_sessions_that_are_too_many_or_idle_are_closed_with_a_reason(
@@ -311,8 +357,8 @@ def truncated(recording: Path, tmp_path: Path) -> Path:
 
 def first_pause(samples: NDArray[np.int16], rate: int) -> int:
     """Where the first second of silence begins."""
-    silent = np.convolve(samples == 0, np.ones(rate), mode="valid") > rate - 0.5
-    return int(np.argmax(silent))
+    sounds = np.cumsum(samples != 0)
+    return int(np.argmax(sounds[rate:] == sounds[:-rate])) + 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -365,6 +411,20 @@ def test_a_file_that_takes_too_much_memory_fails_alone(recording: Path) -> None:
     assert samples(memory=200_000_000) == soundfile.info(recording).frames
 
 
+def test_a_decoder_that_hangs_is_ended(tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for bytes that never come: of a pipe that is open for writing and not written to."""
+    monkeypatch.setattr(file_decoding, "BLOCK_SECONDS", 1)
+    os.mkfifo(tmp_path / "endless.wav")
+    decoder = FileDecoder(1_000_000_000, max_duration=60)
+    pipe = os.open(tmp_path / "endless.wav", os.O_RDWR)
+    with os.fdopen(pipe, "rb", buffering=0) as endless, recording.open("rb") as file:
+        with pytest.raises(AudioError, match=r"^mine\.wav takes too much memory or time"):
+            list(decoder.blocks(endless, "mine.wav", threading.Event()))
+        monkeypatch.undo()
+        assert any(len(block) for block in decoder.blocks(file, "mine.wav", threading.Event()))
+    decoder.close()
+
+
 def test_the_decoding_process_is_replaced_when_it_dies(strict: Running, recording: Path) -> None:
     strict.service.decoder.process.kill()
     strict.service.decoder.process.wait()
@@ -373,9 +433,9 @@ def test_the_decoding_process_is_replaced_when_it_dies(strict: Running, recordin
 
 def test_nothing_is_left_on_the_disk(strict: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    large = np.random.default_rng(0).normal(0, 0.2, 35 * SAMPLE_RATE)  # more than is held in memory
     path = tmp_path.parent / "large.wav"
-    soundfile.write(path, large, SAMPLE_RATE)
+    soundfile.write(path, np.zeros(9 * SAMPLE_RATE), SAMPLE_RATE, subtype="DOUBLE")
+    assert path.stat().st_size > MultiPartParser.spool_max_size  # more than is held in memory
     strict.client().audio.transcriptions.create(file=path, model="nano")
     with closing(half_a_request(strict)):
         until(lambda: strict.service.admission.is_full)
@@ -417,10 +477,16 @@ def test_a_defect_costs_its_own_request_and_tells_nothing(
     assert replies["bad.wav"].request_id in replies["bad.wav"].message
 
 
-def test_a_stopping_server_writes_what_was_said(speech: Waveform) -> None:
-    """The session's text, then close code 1012; the process of the decoder is gone."""
+def test_a_stopping_server_finishes_what_runs(
+    speech: Waveform, recording: Path, file_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request gets its text; so does a session, then close code 1012; the process of the decoder is gone."""
+    replies: list[str] = []
 
-    async def talk(one: Running) -> tuple[list[str], int]:
+    def ask(one: Running) -> None:
+        replies.append(one.client().audio.transcriptions.create(file=recording, model="nano").text)
+
+    async def talk(one: Running, asking: threading.Thread) -> tuple[list[str], int]:
         kinds = []
         async with connect(f"{one.address.replace('http', 'ws')}/v1/realtime") as connection:
             manual = {"type": "transcription", "audio": {"input": {"turn_detection": None}}}
@@ -431,31 +497,22 @@ def test_a_stopping_server_writes_what_was_said(speech: Waveform) -> None:
             try:
                 while True:
                     kinds.append(json.loads(await asyncio.wait_for(connection.recv(), 60))["type"])
-                    if kinds[-1].endswith(("delta", "tentative")):
+                    if kinds[-1].endswith(("delta", "tentative")) and not asking.ident:
+                        hold(one, monkeypatch, lambda: one.server.should_exit)
+                        asking.start()
+                        await asyncio.to_thread(until, lambda: len(one.service.callers) == 2)
                         one.server.should_exit = True
             except ConnectionClosed as closed:
                 return kinds, closed.rcvd.code if closed.rcvd else 0
 
     with running() as one:
-        kinds, code = asyncio.run(talk(one))
+        asking = threading.Thread(target=ask, args=[one])
+        kinds, code = asyncio.run(talk(one, asking))
+    asking.join(60)
     assert kinds[-1] == f"{TRANSCRIPTION}.completed"
     assert code == 1012
+    assert replies == [file_text]
     assert one.service.decoder.process.poll() is not None
-
-
-def test_a_stopping_server_finishes_its_requests(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replies: list[str] = []
-
-    def ask(one: Running) -> None:
-        replies.append(one.client().audio.transcriptions.create(file=recording, model="nano").text)
-
-    with running() as one:
-        hold(one, monkeypatch, lambda: one.server.should_exit)
-        asking = threading.Thread(target=ask, args=[one])
-        asking.start()
-        until(lambda: bool(one.service.callers))
-    asking.join(60)
-    assert len(replies) == 1
 
 
 def test_an_item_that_breaks_the_model_costs_itself_only(
@@ -491,6 +548,37 @@ def test_an_item_that_breaks_the_model_costs_itself_only(
     assert failed["type"] == f"{TRANSCRIPTION}.failed"
     assert "CUDA" not in json.dumps(failed)
     assert completed["transcript"].split()[:4] == ["one", "two", "three", "four"]
+
+
+def test_who_sends_faster_than_is_heard_is_read_no_further(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the model is at work on the first words: a quarter of an hour of sound, 40 MB, does not get through."""
+    monkeypatch.setattr(realtime, "MOST_UNHEARD", 1 << 20)
+    monkeypatch.setattr(realtime, "MOST_UNWRITTEN_SECONDS", 1)
+    may_go_on = threading.Event()
+    hold(served, monkeypatch, may_go_on.is_set)
+    loud = np.random.default_rng(0).normal(0, 0.2, SAMPLE_RATE)
+    append = {
+        "type": "input_audio_buffer.append",
+        "audio": base64.b64encode((loud * 32767).astype("<i2").tobytes()).decode(),
+    }
+
+    async def flood() -> None:
+        async with connect(f"{served.address.replace('http', 'ws')}/v1/realtime") as connection:
+            manual = {"type": "transcription", "audio": {"input": {"turn_detection": None}}}
+            await connection.send(json.dumps({"type": "session.update", "session": manual}))
+            message = json.dumps(append)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(repeated(connection, message, 40_000_000 // len(message)), 3)
+            connection.transport.abort()
+
+    asyncio.run(flood())
+    may_go_on.set()
+    until(lambda: served.service.admission.sessions == 0 and idle(served))
+
+
+async def repeated(connection: ClientConnection, message: str, count: int) -> None:
+    for _ in range(count):
+        await connection.send(message)
 
 
 def test_clients_that_vanish_leave_nothing_behind(served: Running, speech: Waveform) -> None:

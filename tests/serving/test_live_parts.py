@@ -12,8 +12,10 @@ from scipy.signal import resample_poly
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.audio.resampling import BlockResampler
+from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.results import Segment
-from asr_doge.inference.stream import StreamUpdate
+from asr_doge.inference.stream import StreamUpdate, stream
+from asr_doge.inference.transcription import load
 from asr_doge.serving.hints import hotwords_of
 from asr_doge.serving.live_audio import AudioFormat, AudioInput
 from asr_doge.serving.live_items import Deltas
@@ -118,6 +120,22 @@ def test_deltas_double_nothing_and_take_nothing_back(updates: list[StreamUpdate]
     assert "".join(deltas.take(one) for one in updates) == joined
 
 
+def test_no_word_is_sent_twice_where_chunks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digits without a pause, in chunks of six seconds that overlap; no digit is said twice in a row."""
+    said = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine") * 2
+    words = [synthesize(word, Voice()) for word in said]
+    loud = [np.flatnonzero(np.abs(word) > 0.01) for word in words]
+    spoken = np.concatenate([word[at[0] : at[-1] + 1] for word, at in zip(words, loud, strict=True)])
+    nano = load(device="cpu", decoding=DecodingConfig(cut_at_pauses=True))
+    monkeypatch.setattr(nano, "max_seconds", 6.0)
+    deltas, updates = Deltas(), list(stream(np.split(spoken, range(3200, len(spoken), 3200)), nano))
+    sent = "".join(map(deltas.take, updates)).split()
+    assert sum(len(update.finished) for update in updates) > 1
+    assert all(one != next_ for one, next_ in pairwise(sent))
+    assert len(set(sent) & set(said)) == len(set(said))
+    assert len(sent) <= len(said)
+
+
 @pytest.mark.parametrize(
     ("prompt", "keywords", "hotwords"),
     [
@@ -125,6 +143,8 @@ def test_deltas_double_nothing_and_take_nothing_back(updates: list[StreamUpdate]
         ("This is a talk about the weather and nothing else.", [], None),
         ("A talk about many other things here: etcd", ["CoreDNS", "etcd"], ("CoreDNS", "etcd")),
         (None, [], None),
+        (", ".join(f"n{number}" for number in range(300)), ["k"], ("k", *(f"n{number}" for number in range(199)))),
+        (f"{'a' * 61}, etcd", [], ("etcd",)),
     ],
 )
 def test_only_names_of_a_prompt_are_listened_for(

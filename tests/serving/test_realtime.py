@@ -230,21 +230,29 @@ def test_clear_forgets_and_an_empty_commit_is_answered(served: Running, speech: 
     assert "input_audio_buffer.cleared" in {one["type"] for one in events}
 
 
-def test_silence_and_noise_have_no_words(served: Running) -> None:
+def test_silence_and_noise_have_no_words_and_cost_none_after_them(
+    served: Running, speech: Waveform, heard: str
+) -> None:
     """Users of other servers report sentences heard in silence, and crashes after a long one."""
     noise = np.random.default_rng(0).normal(0, 0.003, 10 * SAMPLE_RATE).astype(np.float32)
     silence = np.zeros(31 * SAMPLE_RATE, dtype=np.float32)  # longer than the model reads
 
-    async def talk() -> list[Event]:
+    async def talk() -> tuple[list[Event], list[Event]]:
         async with session(served) as socket:
             await set_input(socket, format={"type": "audio/pcm", "rate": 16000})
             await append(socket, pcm(np.concatenate([silence, noise]), 16000), size=64000)
             await send(socket, "input_audio_buffer.commit")
-            return await until_completed(socket)
+            before = await until_completed(socket)
+            await append(socket, pcm(speech, 16000), size=64000)
+            after: list[Event] = []
+            while len([text for text in texts(after) if text]) < 2:
+                after += await until_completed(socket)
+            return before, after
 
-    events = asyncio.run(talk())
-    assert set(texts(events)) == {""}
-    assert joined_deltas(events) == ""
+    before, after = asyncio.run(talk())
+    assert set(texts(before)) == {""}
+    assert joined_deltas(before) == ""
+    assert " ".join(filter(None, texts(after))) == heard
 
 
 def test_a_bad_message_is_told_and_costs_nothing_else(served: Running, speech: Waveform, heard: str) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -15,7 +15,7 @@ from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.segmentation import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving.metrics import Metrics
-from asr_doge.serving.worker import LIKE_LENGTH, SHORT_SECONDS, Caller, ModelWorker
+from asr_doge.serving.worker import LIKE_LENGTH, SHORT_SECONDS, Caller, ModelWorker, _alike, _Job
 
 Waveform = NDArray[np.float32]
 WAIT = 0.3
@@ -63,28 +63,25 @@ def chunk(seconds: float) -> Chunk:
     return Chunk(np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32), 0.0, None)
 
 
-@settings(max_examples=20)
-@given(st.lists(st.floats(0.1, 29.0), min_size=1, max_size=12))
-def test_batches_are_of_like_length_and_no_larger_than_allowed(nano: Transcriber, lengths: list[float]) -> None:
+@given(st.lists(st.floats(0.1, 29.0), min_size=1, max_size=40))
+def test_batches_are_of_like_length_and_no_larger_than_allowed(lengths: list[float]) -> None:
+    waiting = [_Job(chunk(length), None, None, due=0.0, came=0.0) for length in lengths]
     batches: list[list[float]] = []
-
-    class Spy(Transcriber):
-        def __init__(self) -> None:
-            self.__dict__ |= nano.__dict__
-
-        def recognize_chunks(self, chunks, *others):  # type: ignore[no-untyped-def]
-            batches.append([len(one.samples) / SAMPLE_RATE for one in chunks])
-            return super().recognize_chunks(chunks, *others)
-
-    one = ModelWorker("nano", Spy, Metrics(), batch_seconds=60, wait=0.0)
-    waiting = one.submit([chunk(length) for length in lengths], [None] * len(lengths), None, 1.0)
-    for future in waiting:
-        assert future.result(timeout=60).text == ""
-    one.close()
+    while waiting:
+        chosen = _alike(waiting, batch_seconds=60)
+        assert chosen[0] is waiting[0]
+        waiting = [job for job in waiting if job not in chosen]
+        batches.append([job.seconds for job in chosen])
     assert sorted(length for batch in batches for length in batch) == pytest.approx(sorted(lengths), abs=1e-3)
     for batch in batches:
         assert len(batch) == 1 or max(batch) <= max(SHORT_SECONDS, LIKE_LENGTH * min(batch)) + 1e-3
         assert len(batch) == 1 or max(batch) * len(batch) <= 60 + 1e-3
+
+
+def test_every_chunk_gets_an_answer_whatever_its_length(worker: ModelWorker) -> None:
+    lengths = (0.1, 0.5, 1.9, 2.1, 5.0, 12.0, 0.3)
+    waiting = worker.submit([chunk(length) for length in lengths], [None] * len(lengths), None, 1.0)
+    assert [future.result(timeout=60).text for future in waiting] == [""] * len(lengths)
 
 
 def test_live_chunks_go_before_files_that_came_earlier(nano: Transcriber, worker: ModelWorker) -> None:

@@ -1,5 +1,6 @@
 """A corpus of noise, its feature cache, and runs on them that take a second."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tests import speech
 
 Settings = Callable[..., TrainConfig]
 Train = Callable[..., TrainResult]
+Finished = Callable[..., tuple[Path, TrainResult]]
+Copied = Callable[..., Path]
 MAX_NEW_TOKENS = 12  # random models never stop by themselves
 
 
@@ -31,7 +34,7 @@ def cache(corpus: Path, granite_folder: Path) -> Path:
     return Path(compute_features(FeaturesConfig(str(corpus), speech_encoder=str(granite_folder), device="cpu")).folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def settings(corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path) -> Settings:
     """Settings of a run with tiny parts; 12 steps unless told otherwise, three an epoch."""
 
@@ -59,9 +62,37 @@ def settings(corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path)
     return settings_with
 
 
+def brief(patch: pytest.MonkeyPatch) -> None:
+    """Shorten runs: of their texts, and without their pictures, which take longer than such a run (`test_curves`)."""
+    patch.setattr(loading, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
+    patch.setattr(callbacks, "draw_curves", lambda *_: None)
+
+
 @pytest.fixture
 def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """`train` with these settings, without its pictures, which take longer than such a run (`test_curves` draws)."""
-    monkeypatch.setattr(loading, "MAX_NEW_TOKENS", MAX_NEW_TOKENS)
-    monkeypatch.setattr(callbacks, "draw_curves", lambda *_: None)
+    """`train` with these settings."""
+    brief(monkeypatch)
     return lambda output_dir, **options: train(settings(output_dir, **options))
+
+
+@pytest.fixture(scope="package")
+def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Runs that nothing interrupted, each made once: their folders, not to be changed by a test, and their results."""
+    made: dict[str, tuple[Path, TrainResult]] = {}
+
+    def finished_with(**options: Any) -> tuple[Path, TrainResult]:
+        key = repr(sorted(options.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("finished") / "run"
+            with pytest.MonkeyPatch.context() as patch:
+                brief(patch)
+                made[key] = folder, train(settings(folder, **options))
+        return made[key]
+
+    return finished_with
+
+
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path) -> Copied:
+    """A copy of a finished run's folder, under a name, to go on with."""
+    return lambda name, **options: shutil.copytree(finished(**options)[0], tmp_path / name)

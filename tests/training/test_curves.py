@@ -55,6 +55,19 @@ def test_the_page_is_whole_in_itself_and_shows_texts_as_they_are(tmp_path: Path)
         assert outside not in page
 
 
+def test_the_best_checkpoint_is_one_of_this_dev_set(tmp_path: Path) -> None:
+    """The dotted line, as matplotlib writes it into the drawing, is at the first evaluation that counts."""
+    log = [{"step": step, "eval_cer": cer, "eval_wer": cer} for step, cer in ((2, 0.1), (4, 0.5), (6, 0.6))]
+    lines = []
+    for begin in (0, 2, 4, 6):
+        draw_curves(tmp_path, log, [], begin)
+        page = (tmp_path / "curves.html").read_text()
+        lines.append(re.findall(r'd="M ([\d.]+) [^"]*"[^>]*stroke-dasharray: 1,1.65', page))
+    assert all(lines[:3])
+    assert lines[3] == []
+    assert float(lines[0][0]) < float(lines[1][0]) < float(lines[2][0])
+
+
 def test_languages_are_told_apart(assembled: LoadedModel) -> None:
     texts = [("a", "the fox", "the fox", "en"), ("b", "the dog", "the", "de")]
     evaluation = Evaluation(

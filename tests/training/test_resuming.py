@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGKILL
 from typing import Any
@@ -22,7 +23,7 @@ from asr_doge.training import callbacks, training
 from asr_doge.training.record import read_record
 from asr_doge.training.resuming import is_complete
 from tests.models import tiny
-from tests.training.conftest import Settings, Train
+from tests.training.conftest import Copied, Finished, Settings, Train
 from tests.training.runs import WEIGHTS, log_of, same_weights, train_and_be_killed
 
 
@@ -50,10 +51,10 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], obj
 
 @pytest.mark.parametrize("choice", ["none", "lora"])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
-    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
+    run: Train, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
 ) -> None:
     """Equality 5: interrupted within an epoch and between two checkpoints."""
-    whole = run(tmp_path / "whole", train_language_model=choice)
+    folder, whole = finished(train_language_model=choice)
     with monkeypatch.context() as patch:
         stop_at(patch, 6)
         with pytest.raises(KeyboardInterrupt):
@@ -63,9 +64,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     resumed = run(tmp_path / "cut", train_language_model=choice, resume_from="latest")
     assert resumed.steps == whole.steps
     assert resumed.dev_cer == whole.dev_cer
-    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+    assert log_of(tmp_path / "cut") == log_of(folder)
     for name in ("final", "best", "checkpoint-12"):
-        assert same_weights(tmp_path / "cut" / name, tmp_path / "whole" / name), name
+        assert same_weights(tmp_path / "cut" / name, folder / name), name
 
 
 def test_resuming_does_not_renew_the_patience(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +80,19 @@ def test_resuming_does_not_renew_the_patience(run: Train, tmp_path: Path, monkey
             run(tmp_path / "cut", **options)
     assert run(tmp_path / "cut", resume_from="latest", **options).steps == whole.steps
     assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+
+def test_patience_counts_no_evaluation_on_another_dev_set(run: Train, corpus: Path, tmp_path: Path) -> None:
+    """Nothing is learnt: on a harder dev set every CER is above the best one on the first set."""
+    options: dict[str, Any] = {"learning_rate": 0.0, "eval_steps": 2, "save_steps": 2, "patience": 2}
+    dev_set = read_manifest(corpus / "dev_manifest.json")
+    for name, text in (("easy", 40 * "long "), ("hard", "a")):  # the same hypotheses against more or fewer characters
+        write_manifest(tmp_path / f"{name}.json", [replace(one, text=text, raw_text=text) for one in dev_set])
+    before = run(tmp_path / "run", epochs=1, dev_manifest=str(tmp_path / "easy.json"), **options)
+    options |= {"epochs": 4, "dev_manifest": str(tmp_path / "hard.json"), "allow_config_change": True}
+    result = run(tmp_path / "run", resume_from=str(tmp_path / "run" / "checkpoint-2"), **options)
+    assert result.dev_cer > before.dev_cer
+    assert result.steps == 8  # the evaluation after step 4 is the first and the best, and two follow
 
 
 def test_a_run_killed_again_and_again_ends_where_an_uninterrupted_one_does(
@@ -102,9 +116,9 @@ def test_a_run_killed_again_and_again_ends_where_an_uninterrupted_one_does(
 
 
 def test_ctrl_c_saves_the_step_and_the_run_goes_on_from_there(
-    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Train, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path / "whole")
+    folder, _ = finished(train_language_model="none")
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         at_step(patch, 6, lambda: signal.raise_signal(signal.SIGINT))
@@ -114,14 +128,18 @@ def test_ctrl_c_saves_the_step_and_the_run_goes_on_from_there(
     assert {path.name for path in (tmp_path / "cut").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
     run(tmp_path / "cut", resume_from="latest")
     for name in ("final", "best", "checkpoint-12"):
-        assert same_weights(tmp_path / "cut" / name, tmp_path / "whole" / name), name
+        assert same_weights(tmp_path / "cut" / name, folder / name), name
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_best_whole(
-    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Train,
+    finished: Finished,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The system refuses to write more than a few kB, as a full disk refuses any; messages go to memory (`capsys`)."""
-    run(tmp_path / "whole")
+    folder, _ = finished(train_language_model="none")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with monkeypatch.context() as patch:
         at_step(patch, 7, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1])))
@@ -136,15 +154,15 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_best_whole(
     load_model(tmp_path / "cut" / "best", device="cpu")
     load_model(tmp_path / "cut" / "checkpoint-4", device="cpu")
     run(tmp_path / "cut", resume_from="latest")
-    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
-    assert same_weights(tmp_path / "cut" / "final", tmp_path / "whole" / "final")
+    assert log_of(tmp_path / "cut") == log_of(folder)
+    assert same_weights(tmp_path / "cut" / "final", folder / "final")
 
 
 def test_a_checkpoint_that_is_written_again_is_not_whole_meanwhile(
-    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Train, copied: Copied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gone on with from the last but one."""
-    run(tmp_path / "run", eval_samples=2)
+    copied("run", eval_samples=2)
 
     def fail(*_: object) -> None:
         raise OSError("No space left on device")
@@ -186,12 +204,12 @@ def test_a_run_is_not_resumed_with_other_settings_or_data(
 
 
 def test_latest_is_of_the_run_that_went_back_and_not_of_what_it_left_behind(
-    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Train, copied: Copied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gone on with from checkpoint 8 by another rate, and interrupted before the first save."""
-    folder, options = tmp_path / "run", {"learning_rate": 3e-3, "eval_samples": 2, "allow_config_change": True}
-    run(folder, eval_samples=2)
-    shutil.copytree(folder, tmp_path / "whole")
+    options = {"learning_rate": 3e-3, "eval_samples": 2, "allow_config_change": True}
+    folder = copied("run", eval_samples=2)
+    copied("whole", eval_samples=2)
     expected = run(tmp_path / "whole", resume_from=str(tmp_path / "whole" / "checkpoint-8"), **options)
     with monkeypatch.context() as patch:
         stop_at(patch, 10)
@@ -213,11 +231,11 @@ def test_latest_is_of_the_run_that_went_back_and_not_of_what_it_left_behind(
 
 
 def test_a_run_that_went_back_is_judged_by_its_own_evaluations_after_an_interruption_too(
-    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Train, copied: Copied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"learning_rate": 3e-3, "eval_samples": 2, "allow_config_change": True}
-    run(tmp_path / "cut", eval_samples=2)
-    shutil.copytree(tmp_path / "cut", tmp_path / "whole")
+    copied("cut", eval_samples=2)
+    copied("whole", eval_samples=2)
     whole = run(tmp_path / "whole", resume_from=str(tmp_path / "whole" / "checkpoint-8"), epochs=8, **options)
     with monkeypatch.context() as patch:
         stop_at(patch, 14)

@@ -45,7 +45,7 @@ from asr_doge.training.datasets import (
 from asr_doge.training.record import read_record
 from tests import speech
 from tests.models import tiny
-from tests.training.conftest import Train
+from tests.training.conftest import Finished, Train
 from tests.training.runs import WEIGHTS, log_of, same_weights
 from tests.training.test_resuming import at_step
 
@@ -85,9 +85,9 @@ def test_an_evaluation_and_the_benchmark_find_the_same(run: Train, corpus: Path,
 
 
 @pytest.mark.parametrize("choice", ["none", "lora", "full"])
-def test_a_run_leaves_what_it_trained(run: Train, tmp_path: Path, choice: str) -> None:
-    result = run(tmp_path, train_language_model=choice)
-    assert (result.best_dir, result.final_dir, result.steps) == (tmp_path / "best", tmp_path / "final", 12)
+def test_a_run_leaves_what_it_trained(finished: Finished, choice: str) -> None:
+    output_dir, result = finished(train_language_model=choice)
+    assert (result.best_dir, result.final_dir, result.steps) == (output_dir / "best", output_dir / "final", 12)
     for folder in (result.best_dir, result.final_dir):
         loaded = load_model(folder, device="cpu")
         stored = load_file(folder / WEIGHTS)
@@ -98,22 +98,22 @@ def test_a_run_leaves_what_it_trained(run: Train, tmp_path: Path, choice: str) -
         )
         assert all(".lora_" in name for name in stored if choice == "lora" and name.startswith("language_model"))
         assert Transcriber(loaded).transcribe([tiny.random_waveform(0.6)])
-    folders = {path.name for path in tmp_path.iterdir()}
+    folders = {path.name for path in output_dir.iterdir()}
     own = {"best", "final", "checkpoint-8", "checkpoint-12", "hypotheses.jsonl", "run.json", "train_config.yaml"}
     assert folders - {"runs"} == own  # the former is TensorBoard's, where it is installed
     if choice != "full":  # resuming needs the optimizer of what is trained, and of nothing else
-        assert (tmp_path / "checkpoint-12" / WEIGHTS).stat().st_size < 100_000
+        assert (output_dir / "checkpoint-12" / WEIGHTS).stat().st_size < 100_000
 
 
 def test_every_weight_that_should_learn_does_and_no_other(
-    run: Train, tmp_path: Path, granite_folder: Path, doge_folder: Path
+    finished: Finished, granite_folder: Path, doge_folder: Path
 ) -> None:
     for choice in ("none", "full"):
         set_seed(0)
         start = assemble_model(
             granite_folder, doge_folder, device="cpu", adapter_hidden_dim=32, train_language_model=choice
         ).model.state_dict()
-        result = run(tmp_path / choice, train_language_model=choice)
+        _, result = finished(train_language_model=choice)
         end = load_model(result.final_dir, device="cpu").model.state_dict()
         moved = {name for name, tensor in end.items() if not torch.equal(tensor, start[name])}
         trained = ("adapter.",) if choice == "none" else ("adapter.", "language_model.")
@@ -151,11 +151,11 @@ def test_the_adapter_alone_learns_too(run: Train, tmp_path: Path) -> None:
     assert losses[-1] < 0.85 * losses[0]
 
 
-def test_cached_and_computed_features_train_alike(run: Train, tmp_path: Path) -> None:
+def test_cached_and_computed_features_train_alike(run: Train, finished: Finished, tmp_path: Path) -> None:
     """Equality 3, over a run."""
-    run(tmp_path / "cached")
+    folder, _ = finished(train_language_model="none")
     run(tmp_path / "computed", features_dir="")
-    for cached, computed in zip(log_of(tmp_path / "cached"), log_of(tmp_path / "computed"), strict=True):
+    for cached, computed in zip(log_of(folder), log_of(tmp_path / "computed"), strict=True):
         assert cached == pytest.approx(computed, rel=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Split files made of chunks that state their sizes: WAV, RF64, W64, AIFF, CAF, AU, SPHERE, AVI, ASF, MP4, Matroska.
+"""Split files made of chunks that state their sizes: WAV, W64, AIFF, CAF, AU, SPHERE, VOC, AVI, ASF, MP4, Matroska.
 
 Promises: a `Part` for each recording in such a file, with a fault if a chunk states more bytes than there are or, in
 Matroska, its checksum is wrong. Placeholder sizes, written when the recorder did not know the size, count as unknown.
@@ -204,6 +204,22 @@ def walk_sphere(data: Data, start: int) -> Part:
     if not size or b"shorten" in header:
         return Part(start, len(data))
     return _of_samples(data, start, start + int(header[8:16]), size)
+
+
+def is_voc(data: Data, place: int = 0) -> bool:
+    """Whether a Creative Voice file starts here."""
+    return data[place : place + 20] == b"Creative Voice File\x1a" and place + 26 <= len(data)
+
+
+def walk_voc(data: Data, start: int) -> Part:
+    """The Creative Voice file that starts here: blocks, each of a type and a size, up to one of type 0."""
+    place = start + int.from_bytes(data[start + 20 : start + 22], "little")
+    while place < len(data) and not is_voc(data, place):
+        if data[place] == 0:
+            return Part(start, place + 1, container="voc")
+        place += 4 + int.from_bytes(data[place + 1 : place + 4], "little")
+    missing = _missing(place - len(data)) if place > len(data) else None
+    return Part(start, min(place, len(data)), missing, container="voc")
 
 
 def is_asf(data: Data, place: int = 0) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from asr_doge.audio.parts import Part, open_part
 from asr_doge.audio.sound import Note, Sound
 from asr_doge.audio.timeline import LONGEST_GAP_SECONDS, Clock
-from asr_doge.errors import AudioError
+from asr_doge.errors import AudioError, DamagedAudioError
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -55,6 +55,7 @@ def choose_track(path: Path, part: Part, name: str, on_note: Note) -> int:
     """Number of the sound track to read, from 0, counting sound tracks only.
 
     Raises:
+        DamagedAudioError: truncated where nothing can be read of it.
         AudioError: not a container that can be read, or no sound in it.
     """
     from av.stream import Disposition
@@ -154,6 +155,8 @@ def _opened(path: Path, part: Part, name: str) -> "Iterator[InputContainer]":
     try:
         container = av.open(file, format=kind, options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
+        if part.fault:  # as an MP4 that was cut before its index, which is at its end
+            raise DamagedAudioError(f"{name} is truncated or corrupt: {part.fault}; re-copy or re-encode it.") from None
         reason = getattr(error, "strerror", None) or str(error)
         raise AudioError(f"{name} is not audio that can be decoded ({reason}): convert it to WAV or FLAC.") from None
     try:

@@ -2,8 +2,9 @@
 
 Promises: `without_rumble` and `Judged` remove constant offsets and mains hum from the input of the voice activity
 detector and of the search for pauses, and `Judged` raises quiet recordings to the level that the detector needs. The
-samples for the encoder keep offset and hum, since removing them was measured to cost words (docs/formats.md).
-`for_encoder` changes the level of clips only if they are so quiet, or so far above full scale, that words were lost.
+samples for the encoder keep offset and hum, since removing them was measured to cost words (docs/formats.md); only a
+clip that is raised loses its offset. `for_encoder` changes the level of clips only if they are so quiet, or so far
+above full scale, that words were lost.
 How the samples arrive changes nothing. It does not decide what is speech.
 """
 
@@ -61,11 +62,20 @@ class Judged:
 
 
 def for_encoder(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A clip `[samples]` at a level at which words are recognized."""
-    peak = float(np.abs(samples).max(initial=0.0))
-    if peak <= NOISE_PEAK or QUIET_PEAK <= peak <= LOUD_PEAK:
+    """A clip `[samples]` at a level at which words are recognized.
+
+    An offset is no loudness: speech on one is raised like other speech, and then without it, since it would grow too.
+    """
+    low, high = float(samples.min(initial=0.0)), float(samples.max(initial=0.0))
+    if max(-low, high) > LOUD_PEAK:
+        return samples * np.float32(LOWERED_PEAK / max(-low, high))
+    if not samples.size or np.ptp(samples) >= 2 * QUIET_PEAK:
         return samples
-    return samples * np.float32((RAISED_PEAK if peak < QUIET_PEAK else LOWERED_PEAK) / peak)
+    around = samples - np.float32(samples.mean(dtype=np.float64))
+    peak = float(np.abs(around).max())
+    if peak <= NOISE_PEAK or peak >= QUIET_PEAK:
+        return samples
+    return around * np.float32(RAISED_PEAK / peak)
 
 
 class _Rumble:

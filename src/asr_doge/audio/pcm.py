@@ -1,7 +1,7 @@
 """Read uncompressed samples: WAV and similar files through libsndfile, and samples without a header.
 
 Promises: samples are exactly as stored; a file that has fewer than its header states has a fault. Compressed formats
-are left to FFmpeg, which reads them to the last packet, while libsndfile trusts an estimated length.
+and VOC are left to FFmpeg, which reads them to the last packet, while libsndfile trusts an estimated length.
 What it cannot detect: a wrong rate in a header is believed if a recording could have that rate.
 """
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from soundfile import SoundFile
 
 BELIEVABLE_RATES = range(1_000, 1_000_001)
-_COMPRESSED = ("FLAC", "MP3", "OGG")
+_FOR_FFMPEG = ("FLAC", "MP3", "OGG", "VOC")
+"""Compressed formats; and Creative Voice files, of whose blocks libsndfile takes the headers for samples."""
 _BLOCK_SAMPLES = 1 << 16
 UNKNOWN_FRAMES = 1 << 62
 _SHORTFALL_SECONDS = 0.1
@@ -40,7 +41,7 @@ def open_pcm(path: Path, part: Part) -> "SoundFile | None":
     except soundfile.LibsndfileError:
         return None
     # If the recorder did not write the length of a WAV, libsndfile reads nothing.
-    if opened.format in _COMPRESSED or opened.frames == 0:
+    if opened.format in _FOR_FFMPEG or opened.frames == 0:
         opened.close()
         return None
     return opened

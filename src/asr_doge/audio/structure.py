@@ -26,6 +26,7 @@ _WALKS: tuple[_Walk, ...] = (
             (chunks.is_caf, chunks.walk_caf),
             (chunks.is_au, chunks.walk_au),
             (chunks.is_sphere, chunks.walk_sphere),
+            (chunks.is_voc, chunks.walk_voc),
             (chunks.is_asf, chunks.walk_asf),
             (chunks.is_mp4, chunks.walk_mp4),
             (chunks.is_matroska, chunks.walk_matroska),

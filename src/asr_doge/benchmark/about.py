@@ -11,12 +11,14 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
-from asr_doge.models import LoadedModel
-from asr_doge.models.checkpoints import find_model, weights_fingerprint
+from asr_doge.models import LoadedEncoder, LoadedModel
+from asr_doge.models.checkpoints import find_model, load_model_config, weights_fingerprint
+from asr_doge.models.ctc_head import HeadedEncoder
 
 PACKAGES = ("asr-doge", "torch", "transformers", "tokenizers", "numpy", "jiwer")
 
@@ -37,8 +39,12 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def describe_model(loaded: LoadedModel) -> dict[str, str | int | float | None]:
+def describe_model(loaded: LoadedModel | LoadedEncoder) -> dict[str, str | int | float | None]:
     """The parts and settings of a model, from its configuration."""
+    if isinstance(loaded, LoadedEncoder):
+        encoder = loaded.encoder
+        kind = encoder.ctc_head.settings.type if isinstance(encoder, HeadedEncoder) else "its own"
+        return {"ctc_head": kind, "dtype": str(next(encoder.parameters()).dtype).removeprefix("torch.")}
     model = loaded.model
     return {
         "speech_encoder": model.config.speech_encoder,
@@ -54,7 +60,7 @@ def describe_model(loaded: LoadedModel) -> dict[str, str | int | float | None]:
     }
 
 
-def fingerprint(loaded: LoadedModel, checkpoint: str, hotwords: Sequence[str] = ()) -> str:
+def fingerprint(loaded: LoadedModel | LoadedEncoder, checkpoint: str, hotwords: Sequence[str] = ()) -> str:
     """Digest of everything a transcript depends on besides the recording and the settings of this run.
 
     Args:
@@ -62,18 +68,20 @@ def fingerprint(loaded: LoadedModel, checkpoint: str, hotwords: Sequence[str] = 
         checkpoint: where it was loaded from.
         hotwords: the words themselves, since the settings contain only the name of their file.
     """
-    config = loaded.model.config
-    parts = [
-        weights_fingerprint(find_model(checkpoint), lambda key: key),
-        config.speech_encoder_fingerprint,
-        config.language_model_fingerprint,
-        config.prompt_template,
-        config.prompt_ids,
-        config.max_audio_seconds,
-        loaded.model.generation_config.to_dict(),
-        version("asr-doge"),
-        list(hotwords),
-    ]
+    reference = find_model(checkpoint)
+    parts: list[Any] = [weights_fingerprint(reference, lambda key: key), version("asr-doge"), list(hotwords)]
+    if isinstance(loaded, LoadedModel):
+        config = loaded.model.config
+        parts += [
+            config.speech_encoder_fingerprint,
+            config.language_model_fingerprint,
+            config.prompt_template,
+            config.prompt_ids,
+            config.max_audio_seconds,
+            loaded.model.generation_config.to_dict(),
+        ]
+    else:  # a CTC head's configuration has its encoder's fingerprint
+        parts += ["encoder", load_model_config(reference).to_dict()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

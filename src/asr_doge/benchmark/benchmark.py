@@ -39,9 +39,8 @@ from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError, DataError
-from asr_doge.inference.transcription import SourceWithLanguage, Transcriber
-from asr_doge.models import LoadedModel, load_model
-from asr_doge.models.loading import TORCH_TYPES
+from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load_parts
+from asr_doge.models import LoadedEncoder, LoadedModel
 
 
 class ASRDogeBenchmark:
@@ -54,14 +53,13 @@ class ASRDogeBenchmark:
         self._transcriber: Transcriber | None = None
 
     def load_models(self) -> None:
-        """Load the checkpoint and the frozen parts it points to.
+        """Load the checkpoint and the frozen parts it points to; of a CTC head's folder, or for `ctc`, no more.
 
         Raises:
-            CheckpointError, ConfigError: as in `asr_doge.models.load_model`; also for weights that are NaN.
+            CheckpointError, ConfigError: as in `asr_doge.load`; also for weights that are NaN.
         """
         config = self.config
-        dtype, quantization = TORCH_TYPES[config.dtype], config.quantization
-        loaded = load_model(config.checkpoint_dir, device=config.device, dtype=dtype, quantization=quantization)
+        loaded = load_parts(config.checkpoint_dir, config.device, config, config.quantization, config.dtype)
         check_weights(loaded, config.checkpoint_dir)
         self._transcriber = self._transcriber_of(loaded, config.batch_size)
 
@@ -168,7 +166,7 @@ class ASRDogeBenchmark:
             "num_runs": float(self.config.num_speed_runs),
         }
 
-    def _transcriber_of(self, loaded: LoadedModel, batch_size: int) -> Transcriber:
+    def _transcriber_of(self, loaded: LoadedModel | LoadedEncoder, batch_size: int) -> Transcriber:
         return Transcriber(loaded, batch_size, self.config, self.config.language)
 
     @property
@@ -208,7 +206,7 @@ class ASRDogeBenchmark:
 
     def _transcribe(self, samples: Sequence[Utterance], progress: Progress) -> tuple[list[SampleResult], Throughput]:
         """Our own transcripts, scored. NaN stops it before a text that results from it is stored."""
-        with watched_outputs(self.transcriber.loaded, self.config.checkpoint_dir) as outputs:
+        with watched_outputs(self.transcriber.recognizer.loaded, self.config.checkpoint_dir) as outputs:
 
             def transcribe_each(pending: Iterable[Utterance]) -> Iterator[Outcome]:
                 spoken = (SourceWithLanguage(sample.audio_path, sample.language) for sample in pending)
@@ -222,7 +220,7 @@ class ASRDogeBenchmark:
         self, name: str, samples: Sequence[Utterance], timed: Sequence[Utterance]
     ) -> tuple[PeerResult, Progress]:
         """A peer's transcripts, scored, and its speed."""
-        peer = load_peer(name, self.transcriber.loaded.model.device)
+        peer = load_peer(name, self.transcriber.recognizer.loaded.device)
 
         def transcribe_each(pending: Iterable[Utterance]) -> Iterator[Outcome]:
             return (transcribe_file(peer, sample.audio_path) for sample in pending)
@@ -247,7 +245,7 @@ class ASRDogeBenchmark:
     def _measure_speed(self, timed: Sequence[Utterance], readable: Sequence[Utterance]) -> SpeedResult:
         clips = [self._time_clip(sample.audio_path) for sample in with_bar(timed, "timing")]
         batches = time_batches(
-            partial(self._transcriber_of, self.transcriber.loaded), readable, self.config.batch_sizes
+            partial(self._transcriber_of, self.transcriber.recognizer.loaded), readable, self.config.batch_sizes
         )
         return summarize_speed(clips, self.config.num_warmup_runs, batches)
 
@@ -260,16 +258,16 @@ class ASRDogeBenchmark:
     def _fingerprint(self) -> str:
         """Of model and hotwords; by the words themselves, since their file may be edited."""
         hotwords = read_hotwords(self.config.hotwords) if self.config.hotwords else ()
-        return fingerprint(self.transcriber.loaded, self.config.checkpoint_dir, hotwords)
+        return fingerprint(self.transcriber.recognizer.loaded, self.config.checkpoint_dir, hotwords)
 
     def _about(self) -> dict[str, Any]:
         """What was measured, where and when."""
-        loaded = self.transcriber.loaded
-        counts = loaded.model.count_parameters()
+        loaded = self.transcriber.recognizer.loaded
+        counts = loaded.count_parameters()
         return {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "config": asdict(self.config),
-            "machine": describe_machine(loaded.model.device),
+            "machine": describe_machine(loaded.device),
             "model": describe_model(loaded) | {"fingerprint": self._fingerprint()},
             "parameters": asdict(counts) | {"total": counts.total, "trainable_share": counts.trainable_share},
         }

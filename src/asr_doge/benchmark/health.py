@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from asr_doge.errors import CheckpointError
-from asr_doge.models import LoadedModel
+from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput
 
 
-def check_weights(loaded: LoadedModel, name: str) -> None:
+def check_weights(loaded: LoadedModel | LoadedEncoder, name: str) -> None:
     """Check every weight.
 
     Raises:
         CheckpointError: one is NaN or infinite.
     """
-    for weight, tensor in loaded.model.state_dict().items():
+    for weight, tensor in loaded.module.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
                 f"checkpoint '{name}' holds NaN or infinity in {weight}: take an earlier one, or train again"
@@ -51,9 +51,9 @@ class NonFiniteOutputs:
 
 
 @contextmanager
-def watched_outputs(loaded: LoadedModel, name: str) -> Iterator[NonFiniteOutputs]:
+def watched_outputs(loaded: LoadedModel | LoadedEncoder, name: str) -> Iterator[NonFiniteOutputs]:
     """Watch the outputs of encoder and language model; NaN from the encoder may never reach the language model."""
-    watch = NonFiniteOutputs(name, loaded.model.device)
+    watch = NonFiniteOutputs(name, loaded.device)
 
     def look_at_speech(_: Any, __: Any, output: SpeechEncoderOutput) -> None:
         watch.look(output.speech_embeddings)
@@ -63,9 +63,9 @@ def watched_outputs(loaded: LoadedModel, name: str) -> Iterator[NonFiniteOutputs
     def look_at_text(_: Any, __: Any, output: Any) -> None:
         watch.look(output.logits)
 
-    model = loaded.model
-    parts = ((model.encoder, look_at_speech), (model.language_model, look_at_text))
-    hooks = [part.register_forward_hook(look) for part, look in parts]
+    hooks = [loaded.speech_encoder.encoder.register_forward_hook(look_at_speech)]
+    if isinstance(loaded, LoadedModel):
+        hooks.append(loaded.model.language_model.register_forward_hook(look_at_text))
     try:
         yield watch
     finally:

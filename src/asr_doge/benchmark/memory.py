@@ -75,15 +75,15 @@ def measure_memory(transcriber: Transcriber, path: str | Path) -> MemoryResult:
     Raises:
         AudioError: it cannot be read.
     """
-    model = transcriber.loaded.model
-    so_far_rss, so_far_device = peak_rss(), peak_device(model.device)
-    watch = StagePeaks(model.device)
-    with observed(transcriber.loaded, watch):
+    loaded = transcriber.recognizer.loaded
+    so_far_rss, so_far_device = peak_rss(), peak_device(loaded.device)
+    watch = StagePeaks(loaded.device)
+    with observed(loaded, watch):
         watch.enter("audio")
         waveform = read_audio(path, transcriber.sampling_rate)
         watch.leave("audio")
         transcriber.transcribe(waveform)
-    tensors = (*model.parameters(), *model.buffers())
+    tensors = (*loaded.module.parameters(), *loaded.module.buffers())
     peaks = [*(peak.peak_rss_bytes for peak in watch.peaks.values()), so_far_rss]
     device_peaks = [peak.peak_device_bytes for peak in watch.peaks.values()]
     return MemoryResult(

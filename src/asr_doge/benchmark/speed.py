@@ -141,14 +141,14 @@ def time_clip(transcriber: Transcriber, path: str | Path) -> TimedRun:
     Raises:
         AudioError: it cannot be read.
     """
-    clock = StageClock(transcriber.loaded.model.device)
-    with observed(transcriber.loaded, clock):
+    clock = StageClock(transcriber.recognizer.loaded.device)
+    with observed(transcriber.recognizer.loaded, clock):
         clock.enter("audio")
         waveform = read_audio(path, transcriber.sampling_rate)
         clock.leave("audio")
         result = transcriber.transcribe(waveform)
         total = clock.total()
-    tokens = len(transcriber.loaded.processor.label_ids(result.text))
+    tokens = transcriber.recognizer.loaded.count_tokens(result.text)
     return TimedRun(total, result.duration, tokens, clock.seconds, clock.first_token, clock.passes)
 
 
@@ -207,7 +207,7 @@ def spread_over_lengths(samples: Sequence[Utterance], count: int) -> list[Uttera
 
 
 def _time_batch(transcriber: Transcriber, samples: Sequence[Utterance]) -> BatchSpeed:
-    clock = StageClock(transcriber.loaded.model.device)
+    clock = StageClock(transcriber.recognizer.loaded.device)
     results = transcriber.transcribe([sample.audio_path for sample in samples])
     seconds = clock.total()
     audio_seconds = sum(result.duration for result in results)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from torch import nn
 
-from asr_doge.models import LoadedModel
+from asr_doge.models import LoadedEncoder, LoadedModel
 
 Stage = Literal["audio", "log_mel", "encoder", "adapter", "prefill", "generation"]
 """audio: file to waveform. prefill: the language model reads prompt and speech. generation: its other passes."""
@@ -29,16 +29,15 @@ class StageObserver(Protocol):
 
 
 @contextmanager
-def observed(loaded: LoadedModel, observer: StageObserver) -> Iterator[None]:
+def observed(loaded: LoadedModel | LoadedEncoder, observer: StageObserver) -> Iterator[None]:
     """Notify `observer` of every stage that the model runs meanwhile; reading audio is not part of the model."""
-    model = loaded.model
-    hooks = [
-        *_hooks(model.encoder, lambda inputs: "encoder", observer),
-        *_hooks(model.adapter, lambda inputs: "adapter", observer),
-        *_hooks(model.language_model, _language_model_stage, observer),
-    ]
+    speech_encoder = loaded.speech_encoder
+    hooks = _hooks(speech_encoder.encoder, lambda inputs: "encoder", observer)
+    if isinstance(loaded, LoadedModel):
+        hooks += _hooks(loaded.model.adapter, lambda inputs: "adapter", observer)
+        hooks += _hooks(loaded.model.language_model, _language_model_stage, observer)
     try:
-        with _observed_calls(loaded.processor.feature_extractor, observer):
+        with _observed_calls(speech_encoder.feature_extractor, observer):
             yield
     finally:
         for hook in hooks:

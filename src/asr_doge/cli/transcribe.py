@@ -1,7 +1,6 @@
 """`asr-doge transcribe`: recordings to text, printed or as files, or one recording while it comes in."""
 
 import errno
-import hashlib
 import os
 import sys
 from collections import Counter
@@ -17,6 +16,7 @@ from asr_doge.audio.folders import search_folder
 from asr_doge.audio.pcm import pcm_blocks
 from asr_doge.audio.reading import audio_duration, count_channels, read_blocks
 from asr_doge.cli.console import note_language, quiet_libraries
+from asr_doge.cli.jobs import run_job
 from asr_doge.cli.live import print_live
 from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.inference.configuration import TranscribeConfig
@@ -36,22 +36,22 @@ from asr_doge.inference.output import (
 from asr_doge.inference.output_folder import OutputFolder, State
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.transcription import Source, SourceWithLanguage, Transcriber, load
+from asr_doge.models.precision import choose_precision
+from asr_doge.scaling.configuration import TranscribeJobConfig
 
 _Given = Path | SourceWithLanguage | FailedTranscription
 """A recording, one channel of it, or what is wrong with it already."""
 _CHANNELS: dict[Channels, int | None] = {"mix": None, "left": 0, "right": 1, "each": None}
 ONE_RECORDING_FORMATS = ("srt", "vtt", "textgrid")
 """Formats of which a file holds one recording."""
-_WITHOUT_EFFECT = frozenset(
-    ["files", "model", "format", "output_dir", "overwrite", "stream", "stream_rate", "batch_size", "device"]
-)
-"""Settings that change no text, or are known otherwise."""
 _NOTHING_CAN_BE_WRITTEN = frozenset([errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)])
 """What ails a disk and not a name."""
 
 
-def run(config: TranscribeConfig) -> int:
+def run(config: TranscribeJobConfig) -> int:
     """Run the verb; returns 2 if a recording could not be transcribed."""
+    if config.is_job:
+        return run_job(config)
     formats = _check(config)
     if config.timestamps is None and TIMED_FORMATS.intersection(formats):
         config = replace(config, timestamps="auto")
@@ -134,14 +134,17 @@ def _stream(config: TranscribeConfig, output_format: str) -> int:
 
 
 def _load(config: TranscribeConfig) -> Transcriber:
+    precision = choose_precision(config.dtype, config.quantization, config.device)
+    if config.dtype == "auto":
+        print(precision, file=sys.stderr)
     transcriber = load(
         config.model,
         config.device,
         config,
         config.batch_size,
-        config.quantization,
+        precision.quantization,
         language=config.language,
-        dtype=config.dtype,
+        dtype=precision.dtype,
     )
     note_language(transcriber, config.model)
     return transcriber
@@ -183,12 +186,8 @@ def _output_folder(config: TranscribeConfig, formats: Sequence[str], names: dict
     """Where the files go, if any are wanted; it keeps in mind all settings that a text depends on."""
     if config.output_dir is None:
         return None
-    settings = {name: value for name, value in vars(config).items() if name not in _WITHOUT_EFFECT}
-    if config.hotwords is not None:
-        with suppress(OSError, ValueError):  # its fault will be told when it is read
-            settings["hotwords"] = hashlib.sha256(Path(config.hotwords).read_bytes()).hexdigest()
     folder = Path(config.output_dir)
-    return OutputFolder(folder, formats, config.model, names, settings, overwrite=config.overwrite)
+    return OutputFolder(folder, formats, config.model, names, config.text_settings(), overwrite=config.overwrite)
 
 
 def _wanted(

@@ -46,7 +46,7 @@ VERBS = {
     ),
     "transcribe": Verb(
         "Recordings to text.",
-        "asr_doge.inference.configuration:TranscribeConfig",
+        "asr_doge.scaling.configuration:TranscribeJobConfig",
         "asr-doge transcribe recording.mp3 folder/ --format json",
         positional="files",
     ),
@@ -73,7 +73,7 @@ VERBS = {
     ),
     "features": Verb(
         "Run the frozen encoder once over processed speech.",
-        "asr_doge.inference.configuration:FeaturesConfig",
+        "asr_doge.scaling.configuration:FeaturesJobConfig",
         "asr-doge features --data_dir ./processed --speech_encoder nano/encoder",
     ),
     "train": Verb(

@@ -6,6 +6,7 @@ does not prevent two processes from replacing each other's file.
 
 import hashlib
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def _temporary_name(name: str) -> str:
     """The name with the extension added or, if that would be too long, a digest of the name with the extension."""
-    ending = f".{os.getpid()}{TEMPORARY_SUFFIX}"
+    # Two machines may share a folder, and the number of a process.
+    ending = f".{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
     if len(os.fsencode(name + ending)) > LONGEST_NAME_BYTES:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     return name + ending

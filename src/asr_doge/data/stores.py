@@ -31,6 +31,13 @@ class Store(Protocol):
             DataError: it cannot be read.
         """
 
+    def content(self, name: str) -> bytes | None:
+        """All bytes of a file; None if there is no such file.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file, completely or not at all; an existing one is replaced.
 
@@ -55,8 +62,23 @@ def open_store(folder: str | os.PathLike[str]) -> Store:
         DataError: a protocol that fsspec does not know, or whose package is not installed.
     """
     url = os.fspath(folder)
-    if "://" not in url:
+    if not is_url(url):
         return LocalStore(Path(url))
+    filesystem, root = open_filesystem(url)
+    return RemoteStore(url, filesystem, root.rstrip("/"))
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is for fsspec."""
+    return "://" in name
+
+
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """Fsspec's file system of a URL, and the path in it.
+
+    Raises:
+        DataError: a protocol that fsspec does not know, or whose package is not installed.
+    """
     protocol = url.partition("://")[0]
     try:
         import fsspec  # here, since only remote stores need it
@@ -68,7 +90,7 @@ def open_store(folder: str | os.PathLike[str]) -> Store:
         raise DataError(f"{url} needs a package that is not installed: {remedy}") from None
     except ValueError as error:
         raise DataError(f"{url} cannot be opened ({error}): give a folder, s3://… or gs://…") from None
-    return RemoteStore(url, filesystem, root.rstrip("/"))
+    return filesystem, root
 
 
 @dataclass(frozen=True)
@@ -100,6 +122,15 @@ class LocalStore:
             with (self.folder / name).open("rb") as file:
                 file.seek(start)
                 return file.read(stop - start)
+        except OSError as error:
+            raise DataError(f"{self.folder / name} cannot be read ({error.strerror})") from None
+
+    def content(self, name: str) -> bytes | None:
+        """See `Store.content`."""
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
         except OSError as error:
             raise DataError(f"{self.folder / name} cannot be read ({error.strerror})") from None
 
@@ -145,7 +176,7 @@ class RemoteStore:
         except FileNotFoundError:
             return {}
         except Exception as error:  # each cloud's client has its own errors
-            raise DataError(f"{self.url} cannot be read: {_one_line(error)}") from error
+            raise DataError(f"{self.url} cannot be read: {one_line(error)}") from error
         return {entry["name"].rpartition("/")[2]: entry["size"] for entry in found if entry["type"] == "file"}
 
     def read(self, name: str, start: int, stop: int) -> bytes:
@@ -153,14 +184,23 @@ class RemoteStore:
         try:
             return bytes(self.filesystem.cat_file(f"{self.root}/{name}", start=start, end=stop))
         except Exception as error:
-            raise DataError(f"{self.url}/{name} cannot be read: {_one_line(error)}") from error
+            raise DataError(f"{self.url}/{name} cannot be read: {one_line(error)}") from error
+
+    def content(self, name: str) -> bytes | None:
+        """See `Store.content`."""
+        try:
+            return bytes(self.filesystem.cat_file(f"{self.root}/{name}"))
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise DataError(f"{self.url}/{name} cannot be read: {one_line(error)}") from error
 
     def write(self, name: str, content: bytes) -> None:
         """See `Store.write`."""
         try:
             self.filesystem.pipe_file(f"{self.root}/{name}", content)
         except Exception as error:
-            raise DataError(f"{self.url}/{name} cannot be written: {_one_line(error)}") from error
+            raise DataError(f"{self.url}/{name} cannot be written: {one_line(error)}") from error
 
     def remove(self, name: str) -> None:
         """See `Store.remove`."""
@@ -176,5 +216,6 @@ class RemoteStore:
         return None
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error of any library says, without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -11,8 +11,11 @@ and the language model's own next token is appended. The next pass continues wit
 nearest, by edit distance, to the text so far.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -92,6 +95,17 @@ class _Row:
     finished: bool = False
 
 
+class _Score(NamedTuple):
+    """What the language model says of one place: its choice, and log-probabilities of that and of the proposed token.
+
+    The last is without meaning behind a proposal's end.
+    """
+
+    choice: int
+    of_choice: float
+    of_proposed: float
+
+
 @dataclass(frozen=True)
 class Verifier:
     """Decodes a batch greedily by verifying drafts.
@@ -138,10 +152,10 @@ class Verifier:
         logits, state = self.model.prefill(speech.speech_embeddings, mask, self._batch(proposals), prompt_ids)
         while True:
             rejected = [
-                self._accept(
-                    row, proposal, scores[-len(proposal) - 1 :].float(), add_bias[row.index] if add_bias else None
+                self._accept(row, proposal, scores)
+                for row, proposal, scores in zip(
+                    rows, proposals, self._scores(rows, proposals, logits, add_bias), strict=True
                 )
-                for row, proposal, scores in zip(rows, proposals, logits, strict=True)
             ]
             going = [number for number, row in enumerate(rows) if not row.finished]
             if not going:
@@ -149,39 +163,66 @@ class Verifier:
             if len(going) < len(rows):
                 state.select(torch.tensor(going, device=logits.device))
                 rows, rejected = [rows[number] for number in going], [rejected[number] for number in going]
-            state.reject(torch.tensor(rejected, device=logits.device))
+            state.reject(rejected)
             proposals = [row.draft.rest(min(self.window, row.limit - len(row.decoded.tokens))) for row in rows]
             unread = [[row.decoded.tokens[-1], *proposal] for row, proposal in zip(rows, proposals, strict=True)]
             logits = self.model.extend(state, self._batch(unread))
 
-    def _accept(self, row: _Row, proposal: Sequence[int], logits: Tensor, add_bias: AddBias | None) -> int:
-        """Accept the agreeing tokens and one more; returns how many of the proposed tokens were rejected.
+    def _scores(
+        self,
+        rows: Sequence[_Row],
+        proposals: Sequence[Sequence[int]],
+        logits: Tensor,
+        add_bias: Sequence[AddBias | None] | None,
+    ) -> list[list[_Score]]:
+        """What the language model says before, between and after the K tokens of each proposal: K + 1 scores each.
+
+        All of it is computed on the device and fetched at once.
 
         Args:
-            proposal: K draft tokens.
-            logits: `[K + 1, V]`, the predictions before, between and after them.
+            proposals: of each row.
+            logits: `[B, L, V]`, right-aligned.
+            add_bias: of each utterance of the batch.
         """
-        log_probs = logits.log_softmax(dim=-1)  # without bias, which must not raise confidences
+        counts = [len(proposal) + 1 for proposal in proposals]
+        proposed = torch.tensor([token for proposal in proposals for token in (*proposal, 0)]).to(logits.device)
+        shown = torch.cat([row[-count:] for row, count in zip(logits, counts, strict=True)]).float()
+        log_probs = shown.log_softmax(dim=-1)  # without bias, which must not raise confidences
         if add_bias is not None:
-            logits = add_bias(logits, row.decoded.tokens, proposal)
-        proposed = torch.tensor(proposal, dtype=torch.long, device=logits.device)
-        choices = logits.argmax(dim=-1)
-        agrees = choices[:-1] == proposed
-        if self.accept_threshold is not None:
-            likely = log_probs[:-1].gather(1, proposed[:, None])[:, 0].exp() >= self.accept_threshold
-            agrees |= likely
-        accepted = int(agrees.long().cumprod(dim=0).sum())
-        taken = [*proposal[:accepted], int(choices[accepted])]
-        scores = log_probs[: accepted + 1].gather(1, torch.tensor(taken, device=logits.device)[:, None])[:, 0]
+            biases = [add_bias[row.index] for row in rows]
+            shown = torch.cat(
+                [
+                    bias(part, row.decoded.tokens, proposal) if bias is not None else part
+                    for bias, part, row, proposal in zip(biases, shown.split(counts), rows, proposals, strict=True)
+                ]
+            )
+        choices = shown.argmax(dim=-1)
+        of_choices, of_proposed = (log_probs.gather(1, ids[:, None])[:, 0] for ids in (choices, proposed))
+        # In one tensor, as each transfer waits for the device; float32 holds whole numbers below 2 ** 24 exactly.
+        fetched = zip(*torch.stack([choices.float(), of_choices, of_proposed]).tolist(), strict=True)
+        return [[_Score(int(choice), *log_probs) for choice, *log_probs in islice(fetched, count)] for count in counts]
+
+    def _accept(self, row: _Row, proposal: Sequence[int], scores: Sequence[_Score]) -> int:
+        """Accept the agreeing tokens and one more; returns how many of the K proposed tokens were rejected."""
+        accepted = 0
+        while accepted < len(proposal) and self._agrees(proposal[accepted], scores[accepted]):
+            accepted += 1
+        taken = [(token, score.of_proposed) for token, score in zip(proposal[:accepted], scores, strict=False)]
+        taken.append((scores[accepted].choice, scores[accepted].of_choice))
         row.decoded.passes += 1
-        for token, score in zip(taken, scores.tolist(), strict=True):
+        for token, log_prob in taken:
             row.decoded.tokens.append(token)
-            row.decoded.log_probs.append(score)
+            row.decoded.log_probs.append(log_prob)
             if token in self.eos_ids or len(row.decoded.tokens) >= row.limit:
                 row.finished = True
                 break
             row.draft.follow(token, self.piece(token))
         return len(proposal) - accepted
+
+    def _agrees(self, token: int, score: _Score) -> bool:
+        """Whether a proposed token is taken."""
+        likely = self.accept_threshold is not None and math.exp(score.of_proposed) >= self.accept_threshold
+        return token == score.choice or likely
 
     def _batch(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Token ids `[B, L]`, -100 at padding."""

@@ -19,7 +19,15 @@ from asr_doge.decoding.confidence import CALIBRATION, Calibration
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors, is_beyond
 from asr_doge.decoding.decoders import TRAIN_A_HEAD, CTCDecoder, DecoderInputs, Hypothesis, build_decoder
-from asr_doge.decoding.guards import GuardName, is_blank, is_nonspeech, is_quiet_or_steady, without_loops
+from asr_doge.decoding.guards import (
+    GuardName,
+    is_blank,
+    is_nonspeech,
+    is_quiet_or_steady,
+    silenced,
+    steady_stretches,
+    without_loops,
+)
 from asr_doge.decoding.hotwords import HotwordBias, insert_hotwords, read_hotwords, spot_hotwords
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
@@ -61,6 +69,7 @@ class Recognition:
         alternatives: hypotheses, best first, each with its score; empty unless several were requested.
         guards: those that acted.
         passes: number of language-model passes.
+        silenced: start and end of each stretch that the guard `silence` kept from the model, in seconds of the clip.
     """
 
     text: str = ""
@@ -70,6 +79,7 @@ class Recognition:
     alternatives: tuple[tuple[str, float], ...] = ()
     guards: tuple[GuardName, ...] = ()
     passes: int = 0
+    silenced: tuple[tuple[float, float], ...] = ()
 
 
 class Recognizer:
@@ -125,6 +135,8 @@ class Recognizer:
         results = [Recognition(guards=("silence",))] * len(waveforms)
         rate = self.speech_encoder.sampling_rate
         guarded = self.config.guard_silence
+        stretches = [steady_stretches(clip, rate) if guarded else [] for clip in waveforms]
+        waveforms = [silenced(clip, parts) for clip, parts in zip(waveforms, stretches, strict=True)]
         heard_of = [i for i, clip in enumerate(waveforms) if not (guarded and is_quiet_or_steady(clip, rate))]
         if not heard_of:
             return results
@@ -146,7 +158,8 @@ class Recognizer:
         clips = [waveforms[place] for place in places]
         found = self._decode(speech, posteriors, clips, prompt_ids, want_times, wanted)
         for place, recognition in zip(places, found, strict=True):
-            results[place] = recognition
+            parts = tuple((start / rate, end / rate) for start, end in stretches[place])
+            results[place] = replace(recognition, silenced=parts)
         return results
 
     def _may_be_spoken(

@@ -3,14 +3,21 @@
 Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor transformers.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
 
 from asr_doge.audio.channels import Channels
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import DEFAULT_MODEL, DEFAULT_SPEECH_ENCODER, Dtype, EncoderWindow, Quantization
+from asr_doge.published import DEFAULT_MODEL, DEFAULT_SPEECH_ENCODER, EncoderWindow, LoadDtype, Quantization
 
 StorageType = Literal["fp32", "bf16", "int8"]
+_WITHOUT_EFFECT = frozenset(
+    ["files", "model", "format", "output_dir", "overwrite", "stream", "stream_rate", "batch_size", "device"]
+)
+"""Settings of `transcribe` that change no text, or are known otherwise."""
 
 
 @dataclass
@@ -43,11 +50,20 @@ class TranscribeConfig(DecodingConfig):
     """Chunks of recordings that the model reads at once; no chunk is longer than the longest training recording."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
-    dtype: Dtype = "fp32"
+    dtype: LoadDtype = "fp32"
     """Type of the weights and of the computation; bf16 takes half the memory, and half the time if the processor has
-    instructions for it."""
+    instructions for it. auto: measure in half a second whether fp32, bf16 or int8 is fastest here, and say which."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: a third of the time, less than half the memory, nearly the same text."""
+
+    def text_settings(self) -> dict[str, Any]:
+        """All settings that a text depends on besides the model; of hotwords, a digest of their file."""
+        names = [one.name for one in fields(TranscribeConfig) if one.name not in _WITHOUT_EFFECT]
+        settings = {name: getattr(self, name) for name in names}
+        if self.hotwords is not None:
+            with suppress(OSError, ValueError):  # its fault will be told when it is read
+                settings["hotwords"] = hashlib.sha256(Path(self.hotwords).read_bytes()).hexdigest()
+        return settings
 
 
 @dataclass

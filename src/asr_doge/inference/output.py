@@ -40,9 +40,16 @@ def json_document(results: Sequence[Result], model: str) -> str:
     return json.dumps({"version": SCHEMA_VERSION, "model": model, "results": entries}, indent=2, ensure_ascii=False)
 
 
-def json_line(result: Result, model: str) -> str:
-    """One result as a line of JSON."""
-    return json.dumps({"version": SCHEMA_VERSION, "model": model} | _json_entry(result), ensure_ascii=False)
+def json_line(result: Result, model: str, others: Mapping[str, Any] | None = None) -> str:
+    """One result as a line of JSON.
+
+    Args:
+        result: the recording.
+        model: name of the model.
+        others: fields to add, or to put in the place of the result's.
+    """
+    entry = {"version": SCHEMA_VERSION, "model": model} | _json_entry(result) | dict(others or {})
+    return json.dumps(entry, ensure_ascii=False)
 
 
 def stream_line(update: "StreamUpdate") -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from asr_doge.audio.level import NOISE_PEAK, Judged, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
+from asr_doge.inference.detector_threads import on_one_thread
 
 PAUSE_SECONDS = 1.0
 """A pause of this length ends any chunk; the longer the chunk already is, the shorter the pause that suffices."""
@@ -79,7 +80,8 @@ class Chunk:
         """
         speech = self.speech
         if self.is_uncut:
-            spoken = np.flatnonzero(VoiceActivityDetector().feed(self.samples))
+            with on_one_thread():
+                spoken = np.flatnonzero(VoiceActivityDetector().feed(self.samples))
             speech = (_seconds(int(spoken[0])), _seconds(int(spoken[-1]) + 1)) if len(spoken) else None
         return speech or (self.start, self.end)
 
@@ -92,7 +94,7 @@ class Segmenter:
     """
 
     def __init__(self, max_seconds: float = 30.0) -> None:
-        self.longest = max(math.floor(max_seconds * SAMPLE_RATE), 8 * FRAME_SAMPLES)
+        self.longest = _longest(max_seconds)
         """Samples of a chunk, at most."""
         self._detector = VoiceActivityDetector()
         self._judged = Judged()
@@ -113,7 +115,9 @@ class Segmenter:
         for start in range(0, len(samples), _BLOCK_SAMPLES):  # small blocks, since every cut copies the rest
             block = samples[start : start + _BLOCK_SAMPLES]
             self._open = np.concatenate([self._open, block])
-            for may_be_speech in self._detector.feed(self._judged.feed(block)):
+            with on_one_thread():
+                detected = self._detector.feed(self._judged.feed(block))
+            for may_be_speech in detected:
                 self._spoken += [self._frames] * may_be_speech
                 self._frames += 1
                 chunk = self._cut()
@@ -192,17 +196,17 @@ def cut_into_chunks(
         max_seconds: longest chunk, in seconds.
         cut_at_pauses: cut it although it is no longer than a chunk may be; else it stays whole, but for dead silence.
     """
-    segmenter = Segmenter(max_seconds)
     rest = iter(blocks)
     queued: list[NDArray[np.float32]] = []
     if not cut_at_pauses:
-        room = segmenter.longest
+        room = _longest(max_seconds)
         while room >= 0 and (block := next(rest, None)) is not None:
             queued.append(block)
             room -= len(block)
         if room >= 0 and not _falls_dead(queued):
             yield from _uncut(queued)
             return
+    segmenter = Segmenter(max_seconds)  # only now, since it loads the detector
     for block in chain(queued, rest):
         yield from segmenter.feed(block)
     yield from segmenter.finish()
@@ -222,6 +226,11 @@ def _falls_dead(blocks: Sequence[NDArray[np.float32]]) -> bool:
     sounding = np.flatnonzero(np.ptp(frames, axis=1) > 2 * NOISE_PEAK)
     pauses = np.diff(sounding, prepend=-1, append=len(frames)) - 1
     return bool(len(sounding)) and int(pauses.max()) >= _frames(DEAD_SECONDS)
+
+
+def _longest(max_seconds: float) -> int:
+    """Samples of a chunk, at most."""
+    return max(math.floor(max_seconds * SAMPLE_RATE), 8 * FRAME_SAMPLES)
 
 
 def _frames(seconds: float) -> int:

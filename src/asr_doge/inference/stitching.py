@@ -2,7 +2,8 @@
 
 Promises: a word that two neighbours both have is kept once, and no word outside their overlap is dropped. Two words are
 the same if they are spelled alike at the same time; such words decide where to join only if they are at least half of
-the words in the overlap. If word times are not known, they are estimated from the number of characters.
+the words in the overlap. If word times are not known, they are estimated from the number of characters; where one word
+is said again and again, the joint may then be wrong by a word.
 It knows no models.
 """
 
@@ -19,6 +20,9 @@ SAME_TIME = 0.4
 """Seconds by which the middle of a word may differ between two alignments; about the length of a short word."""
 SAME_TIME_ESTIMATED = 1.0
 """The same for estimated times: how much a speaker's pace may shift a word within the 1.5 s of an overlap."""
+CUT_OFF_WORDS = 0.25
+"""Share of a word that is missing in the text at an edge with an overlap, for estimated times: of a word that is cut
+through, models write a part, all or nothing."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +92,25 @@ def _joint(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tup
     """How many words of the first to keep, and how many of the second to drop."""
     is_measured = bool(first.times and second.times)
     tolerance = SAME_TIME if is_measured else SAME_TIME_ESTIMATED
-    ours, theirs = _word_times(first), _word_times(second)
+    ours, theirs = _word_times(first, is_cut_after=True), _word_times(second)
     heard, again = first.segment.text.split(), second.segment.text.split()
     start, end = shared
     before = next((index for index, (_, stop) in enumerate(ours) if stop > start), len(ours))
     within = next((index for index, (begin, _) in enumerate(theirs) if begin >= end), len(theirs))
 
     def closeness(index: int, other: int) -> float:
-        """Positive for the same word at the same time."""
-        apart = abs(_middle(ours[before + index]) - _middle(theirs[other]))
-        return 2 - apart / tolerance if heard[before + index] == again[other] and apart < tolerance else 0.0
+        """Positive for the same word at the same time.
+
+        By estimated times, words that reach out of the overlap count less: else, of a word that is repeated, the pairs
+        that are one apart would count more, being one pair more.
+        """
+        span, same = ours[before + index], theirs[other]
+        apart = abs(_middle(span) - _middle(same))
+        if heard[before + index] != again[other] or apart >= tolerance:
+            return 0.0
+        if is_measured:
+            return 2 - apart / tolerance
+        return _inside(span, shared) + _inside(same, shared) - 2 * apart / tolerance
 
     pairs = _most_pairs(len(ours) - before, within, closeness)
     if pairs and 2 * len(pairs) >= min(len(ours) - before, within):
@@ -140,14 +153,21 @@ def _most_pairs(count: int, others: int, closeness: Callable[[int, int], float])
     return rows[-1][-1][1]
 
 
-def _word_times(transcript: ChunkTranscript) -> Sequence[Span]:
-    """Times of each word; if they are not known, every character gets the same duration."""
+def _word_times(transcript: ChunkTranscript, is_cut_after: bool = False) -> Sequence[Span]:
+    """Times of each word; if they are not known, every character gets the same duration.
+
+    Args:
+        transcript: of a chunk with words.
+        is_cut_after: whether the next chunk overlaps it.
+    """
     if transcript.times:
         return transcript.times
     words = transcript.segment.text.split()
     ends = list(accumulate(len(word) + 1 for word in words))
-    second = (transcript.segment.end - transcript.segment.start) / (ends[-1] - 1)
-    begin = transcript.segment.start
+    cut_off = CUT_OFF_WORDS * ends[-1] / len(words)  # in characters
+    before, after = cut_off * (transcript.shared is not None), cut_off * is_cut_after
+    second = (transcript.segment.end - transcript.segment.start) / (before + ends[-1] - 1 + after)
+    begin = transcript.segment.start + before * second
     return [
         (begin + second * (end - len(word) - 1), begin + second * (end - 1))
         for word, end in zip(words, ends, strict=True)
@@ -156,6 +176,12 @@ def _word_times(transcript: ChunkTranscript) -> Sequence[Span]:
 
 def _middle(span: Span) -> float:
     return (span[0] + span[1]) / 2
+
+
+def _inside(span: Span, shared: Span) -> float:
+    """Share of a word that lies within the overlap."""
+    both = min(span[1], shared[1]) - max(span[0], shared[0])
+    return max(both, 0.0) / max(span[1] - span[0], 1e-9)
 
 
 def _is_at_once(span: Span, other: Span) -> bool:

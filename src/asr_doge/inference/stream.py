@@ -19,11 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 from asr_doge.audio.arrays import prepare_waveform
 from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.errors import AudioError
+from asr_doge.inference.recordings import guard_actions, transcript_of
 from asr_doge.inference.results import GuardAction, Segment, Transcription
 from asr_doge.inference.segmentation import Chunk, Segmenter
 from asr_doge.inference.sources import checked_rate
 from asr_doge.inference.stitching import ChunkTranscript, common_prefix_length, stitch
-from asr_doge.inference.transcription import RecordingTranscriber, guard_actions, transcript_of
+from asr_doge.inference.transcription import RecordingTranscriber
 
 HOP_SECONDS = 0.32
 """Least audio between two hypotheses, in seconds."""

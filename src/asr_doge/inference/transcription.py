@@ -2,7 +2,8 @@
 
 Promises: results come in the order of the inputs; a recording that cannot be read gives an error in its place and does
 not affect the others; chunks of many recordings are batched with others of similar length, which does not change their
-text. Memory grows neither with the number of files nor with their length.
+text. While the model works on some chunks, the next ones are read and cut in another thread. Memory grows neither with
+the number of files nor with their length.
 It does not print or write files (see `asr_doge.inference.output` and the command line).
 """
 
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Any, overload
 
 import numpy as np
@@ -24,29 +26,25 @@ from asr_doge.audio.voice_activity import has_voice
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError, DamagedAudioError
-from asr_doge.inference.results import (
-    Alternative,
-    FailedTranscription,
-    GuardAction,
-    Segment,
-    Transcription,
-    Word,
-)
+from asr_doge.inference.detector_threads import on_one_thread
+from asr_doge.inference.recordings import QueuedChunk, Recording
+from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.segmentation import Chunk, cut_into_chunks
 from asr_doge.inference.sources import Blocks, as_sources, path_of, source_blocks
 from asr_doge.inference.sources import Source as Source
-from asr_doge.inference.stitching import ChunkTranscript, stitch
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.loading import TORCH_TYPES
-from asr_doge.published import Dtype, Quantization
+from asr_doge.models.precision import choose_precision
+from asr_doge.published import LoadDtype, Quantization
+from asr_doge.read_ahead import read_ahead
 
 LONGEST_SECONDS = 30.0
 """Seconds that an encoder alone reads at once; a whole model's configuration states its own limit."""
 ROUNDING_SECONDS = 0.001
 """Seconds by which a rounded duration in a manifest may be shorter than its resampled recording."""
 WINDOW_SECONDS = 240.0
-"""Audio held in memory at once, in seconds."""
+"""Seconds of audio that are read, and then transcribed, together; twice as much is in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -67,78 +65,16 @@ class SourceWithLanguage:
 
 
 @dataclass
-class _Recording:
-    """A recording in progress: how much of it was read, and the recognition of each of its chunks."""
+class _Window:
+    """Chunks to transcribe together.
 
-    path: Path | None
-    name: str
-    language: str | None = None
-    channel: int | None = None
-    samples: int = 0
-    chunks: int = 0
-    transcripts: dict[int, ChunkTranscript] = field(default_factory=dict)
-    guards: list[GuardAction] = field(default_factory=list)
-    passes: int = 0
-    is_read: bool = False
-    error: AudioError | None = None
-    notes: list[str] = field(default_factory=list)
-    incomplete: str | None = None
+    Attributes:
+        chunks: of speech, of whichever recordings.
+        skipped: samples beside and between them in which nobody speaks.
+    """
 
-    @property
-    def is_done(self) -> bool:
-        return self.is_read and (self.error is not None or len(self.transcripts) == self.chunks)
-
-    def add(self, index: int, chunk: Chunk, recognition: Recognition) -> None:
-        self.transcripts[index] = transcript_of(recognition, chunk)
-        self.guards += guard_actions(recognition, chunk)
-        self.passes += recognition.passes
-
-    def finished(self, sampling_rate: int) -> Transcription | FailedTranscription:
-        if self.error is not None:
-            return FailedTranscription(self.error, self.path)
-        segments = stitch([self.transcripts[index] for index in range(self.chunks)])
-        text = " ".join(segment.text for segment in segments)
-        guards = tuple(sorted(self.guards, key=lambda action: action.start))
-        return Transcription(
-            text,
-            self.samples / sampling_rate,
-            self.path,
-            tuple(segments),
-            guards,
-            self.passes,
-            self.channel + 1 if self.channel is not None else None,
-            tuple(self.notes),
-            self.incomplete,
-        )
-
-
-_QueuedChunk = tuple[_Recording, int, Chunk]
-"""A chunk that waits to be transcribed, with its recording and its number there."""
-
-
-def segment_of(recognition: Recognition, chunk: Chunk) -> Segment:
-    """The segment for a recognized chunk, with times from the recording's start."""
-    if recognition.speech is not None:
-        start, end = (min(chunk.start + moment, chunk.end) for moment in recognition.speech)
-    else:
-        start, end = chunk.speech_bounds() if recognition.text else (chunk.start, chunk.end)
-    words = tuple(
-        Word(word.text, chunk.start + word.start, min(chunk.start + word.end, chunk.end), word.confidence)
-        for word in recognition.words
-    )
-    alternatives = tuple(Alternative(text, score) for text, score in recognition.alternatives)
-    return Segment(recognition.text, start, end, words, alternatives)
-
-
-def transcript_of(recognition: Recognition, chunk: Chunk) -> ChunkTranscript:
-    """The transcript of a recognized chunk, ready to be joined with its neighbours'."""
-    times = tuple((chunk.start + start, min(chunk.start + end, chunk.end)) for start, end in recognition.times)
-    return ChunkTranscript(segment_of(recognition, chunk), times, chunk.shared)
-
-
-def guard_actions(recognition: Recognition, chunk: Chunk) -> list[GuardAction]:
-    """What the guards did in a chunk of a recording."""
-    return [GuardAction(guard, chunk.start, chunk.end) for guard in recognition.guards]
+    chunks: list[QueuedChunk] = field(default_factory=list)
+    skipped: int = 0
 
 
 class RecordingTranscriber(ABC):
@@ -208,54 +144,62 @@ class RecordingTranscriber(ABC):
     def _transcribe_each(
         self, sources: Iterable[Any], on_progress: Callable[[float], None], sampling_rate: float | None
     ) -> Iterator[Transcription | FailedTranscription]:
-        recordings: deque[_Recording] = deque()
+        recordings: deque[Recording] = deque()
         each = (_spoken(source, self.language, sampling_rate) for source in sources)
-        for chunks in self._windows(each, recordings, on_progress):
-            self._transcribe_chunks(chunks, on_progress)
+        stopped = Event()
+        for window in read_ahead(self._windows(each, recordings, stopped), stopped.set):
+            on_progress(window.skipped / self.sampling_rate)
+            self._transcribe_chunks(window.chunks, on_progress)
             while recordings and recordings[0].is_done:
                 yield recordings.popleft().finished(self.sampling_rate)
 
     def _windows(
-        self, sources: Iterable[SourceWithLanguage], recordings: deque[_Recording], on_progress: Callable[[float], None]
-    ) -> Iterator[list[_QueuedChunk]]:
+        self, sources: Iterable[SourceWithLanguage], recordings: deque[Recording], stopped: Event
+    ) -> Iterator[_Window]:
         """Read recordings, append them to `recordings`, and yield their chunks whenever enough are held."""
-        window: list[_QueuedChunk] = []
+        window = _Window()
         for spoken in sources:
+            if stopped.is_set():
+                return
             path = path_of(spoken.source)
             name = spoken.source.name if isinstance(spoken.source, Blocks) else str(path or "array")
-            recording = _Recording(path, name, spoken.language, spoken.channel)
+            recording = Recording(path, name, spoken.language, spoken.channel)
             recordings.append(recording)
-            for chunk in self._chunks(spoken, recording):
+            for chunk in self._chunks(spoken, recording, stopped):
                 if chunk.is_gap:
-                    on_progress(len(chunk.samples) / self.sampling_rate)
+                    window.skipped += len(chunk.samples)
                     continue
                 if self._is_enough(window):  # here, since errors may show only after the last chunk
                     yield window
-                    window = []
-                window.append((recording, recording.chunks, chunk))
+                    window = _Window()
+                window.chunks.append((recording, recording.chunks, chunk))
                 recording.chunks += 1
-            if not window or self._is_enough(window):
+            if not window.chunks or self._is_enough(window):
                 yield window
-                window = []
+                window = _Window()
         yield window
 
-    def _is_enough(self, window: list[_QueuedChunk]) -> bool:
-        return sum(len(chunk.samples) for _, _, chunk in window) >= WINDOW_SECONDS * self.sampling_rate
+    def _is_enough(self, window: _Window) -> bool:
+        return sum(len(chunk.samples) for _, _, chunk in window.chunks) >= WINDOW_SECONDS * self.sampling_rate
 
-    def _chunks(self, spoken: SourceWithLanguage, recording: _Recording) -> Iterator[Chunk]:
+    def _chunks(self, spoken: SourceWithLanguage, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """The chunks of a recording as they are read; an error ends them."""
         try:
-            yield from cut_into_chunks(self._blocks(spoken, recording), self.max_seconds, self.cut_at_pauses)
+            yield from cut_into_chunks(self._blocks(spoken, recording, stopped), self.max_seconds, self.cut_at_pauses)
             check_long_enough(recording.samples, self.sampling_rate, recording.name)
         except AudioError as error:
             recording.error = error
         recording.is_read = True
 
-    def _blocks(self, spoken: SourceWithLanguage, recording: _Recording) -> Iterator[NDArray[np.float32]]:
-        """Read a recording block by block and count its samples."""
+    def _blocks(
+        self, spoken: SourceWithLanguage, recording: Recording, stopped: Event
+    ) -> Iterator[NDArray[np.float32]]:
+        """Read a recording block by block, until nobody wants it, and count its samples."""
         note = recording.notes.append
         try:
             for block in source_blocks(spoken.source, self.sampling_rate, spoken.sampling_rate, spoken.channel, note):
+                if stopped.is_set():
+                    return
                 recording.samples += len(block)
                 yield block
         except DamagedAudioError as error:  # the readable part is transcribed all the same
@@ -263,7 +207,7 @@ class RecordingTranscriber(ABC):
                 raise
             recording.incomplete = str(error)
 
-    def _transcribe_chunks(self, chunks: list[_QueuedChunk], on_progress: Callable[[float], None]) -> None:
+    def _transcribe_chunks(self, chunks: list[QueuedChunk], on_progress: Callable[[float], None]) -> None:
         """Transcribe all chunks held, longest first, in batches of similar length."""
         chunks = [queued for queued in chunks if queued[0].error is None]
         chunks.sort(key=lambda queued: len(queued[2].samples), reverse=True)
@@ -328,9 +272,10 @@ class Transcriber(RecordingTranscriber):
         return in_live_threads(
             self.recognizer.recognize,
             [for_encoder(chunk.samples) for chunk in chunks],
-            lambda clip: has_voice(without_rumble(clip)),
+            _has_voice,
             languages or [self.language] * len(chunks),
-            timed=[bool(chunk.overlap_before or chunk.overlap_after) for chunk in chunks],
+            # Overlaps are joined by the times of their words; of a whole recording these are the cheapest bounds.
+            timed=[bool(chunk.overlap_before or chunk.overlap_after or chunk.is_uncut) for chunk in chunks],
             hotwords=hotwords,
         )
 
@@ -342,7 +287,7 @@ def load(
     batch_size: int = 8,
     quantization: Quantization = "none",
     language: str | None = None,
-    dtype: Dtype = "fp32",
+    dtype: LoadDtype = "fp32",
 ) -> Transcriber:
     """Load a model for transcription; for `--decoder ctc`, or of a CTC head's folder, its encoder alone.
 
@@ -354,18 +299,33 @@ def load(
         batch_size: chunks the model reads at once.
         quantization: as in `asr_doge.models.load_model`.
         language: as in `Transcriber`.
-        dtype: of the weights in memory, and of the computation.
+        dtype: of the weights in memory, and of the computation; `auto` is the fastest of this machine, which on a CPU
+            may be `int8`.
 
     Raises:
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
     """
+    loaded = load_parts(model, device, decoding, quantization, dtype)
+    return Transcriber(loaded, batch_size, decoding, language)
+
+
+def load_parts(
+    model: str | Path | None = None,
+    device: str | None = None,
+    decoding: DecodingConfig | None = None,
+    quantization: Quantization = "none",
+    dtype: LoadDtype = "fp32",
+) -> LoadedModel | LoadedEncoder:
+    """What a `Transcriber` with these settings needs of a model; arguments and errors as in `load`."""
     decoder = decoding.decoder if decoding is not None else None
     alone = decoder == "ctc" or (decoder is None and model is not None and is_ctc_head(model))
-    load_parts = load_encoder_alone if alone else load_model
-    loaded = in_live_threads(
-        lambda: load_parts(model, device=device, dtype=TORCH_TYPES[dtype], quantization=quantization)
-    )
-    return Transcriber(loaded, batch_size, decoding, language)
+    read = load_encoder_alone if alone else load_model
+
+    def load_chosen() -> LoadedModel | LoadedEncoder:
+        chosen = choose_precision(dtype, quantization, device)
+        return read(model, device=device, dtype=TORCH_TYPES[chosen.dtype], quantization=chosen.quantization)
+
+    return in_live_threads(load_chosen)
 
 
 @overload
@@ -409,6 +369,12 @@ def transcribe(
         CheckpointError, ConfigError: the model cannot be loaded.
     """
     return load(model, device, decoding, language=language).transcribe(source, sampling_rate)
+
+
+def _has_voice(clip: NDArray[np.float32]) -> bool:
+    """Whether there is speech in a clip, whatever hum there is."""
+    with on_one_thread():
+        return has_voice(without_rumble(clip))
 
 
 def _spoken(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import GraniteSpeechEncoderConfig, PreTrainedConfig
+from transformers import GraniteSpeechEncoderConfig
 from transformers.models.granite_speech.modeling_granite_speech import GraniteSpeechConformerBlock
 
 from asr_doge.errors import ConfigError
@@ -243,16 +243,6 @@ class HeadedEncoder(SpeechEncoder):
     def last_layers(self, count: int) -> list[nn.Module]:
         """The family's."""
         return self.family.last_layers(count)
-
-    @staticmethod
-    def rename_checkpoint_key(key: str) -> str | None:
-        """Not supported: published checkpoints are those of the family."""
-        raise NotImplementedError
-
-    @staticmethod
-    def feature_extractor(config: PreTrainedConfig) -> Any:
-        """Not supported: use the family's."""
-        raise NotImplementedError
 
     def ctc_text(self, ids: Sequence[int]) -> str:
         """The text of ids, by the head's vocabulary."""

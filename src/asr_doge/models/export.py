@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from transformers import DynamicCache
 from asr_doge.audio.log_mel import mel_filters
 from asr_doge.errors import ConfigError
 from asr_doge.models.ctc_head import HeadedEncoder
-from asr_doge.models.encoders import length_mask
-from asr_doge.models.encoders.dense import DENSE
+from asr_doge.models.encoders import EncoderFamily, length_mask
+from asr_doge.models.encoders.dense import DENSE, DenseCTCHead
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
 from asr_doge.models.loading import MAX_NEW_TOKENS, LoadedModel
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
@@ -43,21 +43,25 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: ASRDogeForConditionalGeneration) -> None:
         super().__init__()
-        # A trained CTC head is left out: its layers run on packed frames, whose number is no axis of a graph.
-        encoder = model.encoder.family if isinstance(model.encoder, HeadedEncoder) else model.encoder
+        headed = isinstance(model.encoder, HeadedEncoder)
+        encoder = cast(EncoderFamily, model.encoder.family if headed else model.encoder)
         if encoder.model_type not in DENSE:
             raise ConfigError(f"encoders of type '{encoder.model_type}' cannot be exported; {', '.join(DENSE)} can")
         self.encoder = DENSE[encoder.model_type](encoder)
         self.adapter = model.adapter
         self.axes: Axes = {"input_features": self.encoder.dynamic_axes, "input_lengths": (0,)}
-        self.outputs = ("speech", "speech_lengths", *(("ctc_log_probs",) if encoder.has_ctc else ()))
+        self.ctc_head = DenseCTCHead.of(model.encoder.ctc_head) if headed else None  # others are left out
+        self.has_ctc = self.ctc_head is not None if headed else encoder.has_ctc
+        self.outputs = ("speech", "speech_lengths", *(("ctc_log_probs",) if self.has_ctc else ()))
 
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> tuple[Tensor, ...]:
         """`speech` `[B, S, H]`, `speech_lengths` `[B]` and, with a CTC head, `ctc_log_probs` `[B, T, V]`."""
         heard = self.encoder(input_features, input_lengths)
         speech, lengths = self.adapter(heard.speech_embeddings, heard.speech_lengths)
-        posteriors = () if heard.ctc_logits is None else (heard.ctc_logits.log_softmax(dim=-1),)
-        return speech, lengths, *posteriors
+        logits = heard.ctc_logits
+        if self.ctc_head is not None:
+            logits = self.ctc_head(heard.speech_embeddings, heard.speech_lengths)
+        return speech, lengths, *((logits.log_softmax(dim=-1),) if self.has_ctc else ())
 
 
 class LanguageModelGraph(nn.Module):
@@ -124,19 +128,23 @@ def _write_all(loaded: LoadedModel, folder: Path) -> None:
     """Write all files of an export, and compare the graphs with the model."""
     cache = _some_cache(loaded.model)
     batch = _noise(loaded)
-    write_graph(EncoderGraph(loaded.model), batch, folder / ENCODER_GRAPH)
+    graph = EncoderGraph(loaded.model)
+    write_graph(graph, batch, folder / ENCODER_GRAPH)
     write_graph(
         LanguageModelGraph(loaded.model), _some_decoding_state(loaded.model, cache), folder / LANGUAGE_MODEL_GRAPH
     )
-    _check(loaded, batch, cache, folder)
+    _check(loaded, batch, cache, folder, graph.has_ctc)
     if isinstance(loaded.processor.feature_extractor, LogMelFeatureExtractor):
         np.save(folder / "mel_filters.npy", mel_filters().numpy().astype(np.float32))
     loaded.processor.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "settings.json").write_text(json.dumps(_settings(loaded, cache), indent=2) + "\n", encoding="utf-8")
+    (folder / "settings.json").write_text(
+        json.dumps(_settings(loaded, cache, graph.ctc_head), indent=2) + "\n", encoding="utf-8"
+    )
 
 
-def _settings(loaded: LoadedModel, cache: Tensor) -> dict[str, Any]:
+def _settings(loaded: LoadedModel, cache: Tensor, ctc_head: DenseCTCHead | None) -> dict[str, Any]:
     """What a program needs to know to decode with the graphs."""
+    labels = {"ctc_labels": ["", *ctc_head.head.vocabulary.tokens]} if ctc_head is not None else {}
     generation = loaded.model.generation_config
     eos = generation.eos_token_id
     return {
@@ -146,6 +154,7 @@ def _settings(loaded: LoadedModel, cache: Tensor) -> dict[str, Any]:
         "eos_token_ids": eos if isinstance(eos, list) else [eos],
         "max_new_tokens": generation.max_new_tokens or MAX_NEW_TOKENS,
         "empty_cache_shape": list(cache[:, :, :1, :, :0].shape),
+        **labels,
     }
 
 
@@ -221,7 +230,7 @@ def _quiet() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _check(loaded: LoadedModel, batch: tuple[Tensor, Tensor], cache: Tensor, folder: Path) -> None:
+def _check(loaded: LoadedModel, batch: tuple[Tensor, Tensor], cache: Tensor, folder: Path, has_ctc: bool) -> None:
     """Compare both graphs with the model: on a batch of unequal lengths, and on text after it."""
     from onnxruntime import InferenceSession  # of an extra
 
@@ -232,11 +241,15 @@ def _check(loaded: LoadedModel, batch: tuple[Tensor, Tensor], cache: Tensor, fol
         return [torch.from_numpy(output) for output in session.run(None, feed)]
 
     model, (features, lengths) = loaded.model, batch
-    encoded = model.encode(features, length_mask(lengths, model.encoder.num_frames(features)))
+    encoded = model.encode(features, length_mask(lengths, model.encoder.num_frames(features)), has_ctc)
     expected, expected_lengths = model.adapter(encoded.speech_embeddings, encoded.speech_lengths)
-    speech, speech_lengths, *_ = run(ENCODER_GRAPH, *batch)
+    speech, speech_lengths, *posteriors = run(ENCODER_GRAPH, *batch)
     for row, other, length in zip(speech, expected, expected_lengths.tolist(), strict=True):
         _same(ENCODER_GRAPH, row[:length], other[:length])
+    if encoded.ctc_logits is not None and encoded.ctc_lengths is not None:
+        logs = encoded.ctc_logits.log_softmax(dim=-1)
+        for row, other, length in zip(posteriors[0], logs, encoded.ctc_lengths.tolist(), strict=True):
+            _same(ENCODER_GRAPH, row[:length], other[:length])
     prompt = model.config.prompt_ids or []
     rows = [[*prompt, *[SPEECH_TOKEN] * length, 3, 4] for length in speech_lengths.tolist()]
     longest = max(map(len, rows))

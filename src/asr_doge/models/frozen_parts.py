@@ -51,9 +51,13 @@ def _use_of(config: PreTrainedConfig) -> str:
 
 
 def load_frozen_encoder(
-    config: ASRDogeConfig | CTCHeadConfig, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
+    config: ASRDogeConfig | CTCHeadConfig,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization = "none",
+    *,
+    shelved: bool = False,
 ) -> SpeechEncoder:
-    """The speech encoder that a checkpoint points to, without the rest of its model.
+    """The speech encoder that a checkpoint points to, without the rest of its model; `shelved`, without its weights.
 
     Raises:
         CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
@@ -61,7 +65,7 @@ def load_frozen_encoder(
     reference = _find_part("speech_encoder", str(config.speech_encoder), config.speech_encoder_revision)
     found = encoder_fingerprint(reference, config.encoder_config)
     config.speech_encoder_fingerprint = _same_fingerprint(reference, config.speech_encoder_fingerprint, found)
-    return load_encoder(reference, config.encoder_config, dtype, quantization)
+    return load_encoder(reference, config.encoder_config, dtype, quantization, shelved=shelved)
 
 
 def load_frozen_language_model(

@@ -35,7 +35,7 @@ class Layout:
     labels: Tensor | None
 
 
-def left_pad(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> Layout:
+def left_pad(embeddings: Tensor, mask: Tensor, labels: Tensor | None, width: int | None = None) -> Layout:
     """Move the padding between and after a row's parts to its left end.
 
     Padding is on the left in training as in generation: the last position of every row is then its newest token, and
@@ -45,9 +45,11 @@ def left_pad(embeddings: Tensor, mask: Tensor, labels: Tensor | None) -> Layout:
         embeddings: `[B, N, H]`, the concatenated parts, each with its own padding.
         mask: `[B, N]`, True at real positions.
         labels: `[B, L]`, labels of the last L positions.
+        width: the most real positions of a row, where it is known; else the host waits for the device to count them.
     """
     positions = mask.shape[1]
-    order = mask.long().argsort(dim=1, stable=True)[:, -int(mask.sum(dim=1).max()) :]
+    width = int(mask.sum(dim=1).max()) if width is None else width
+    order = mask.long().argsort(dim=1, stable=True)[:, -width:]
     mask = mask.gather(1, order)
     embeddings = embeddings.gather(1, order[..., None].expand(-1, -1, embeddings.shape[2]))
     if labels is not None:
@@ -103,11 +105,12 @@ class DecodingState:
             joined.update(keys, values, number)
         return cls(joined, mask)
 
-    def reject(self, counts: Tensor) -> None:
-        """Remove each row's last columns; `counts` `[B]` says how many."""
+    def reject(self, counts: Sequence[int]) -> None:
+        """Remove each row's last columns; `counts` says how many."""
         columns = self.mask.shape[1]
-        kept = torch.arange(columns, device=self.mask.device)[None, :] < columns - counts[:, None]
-        shared = int(counts.min())
+        ends = torch.tensor([columns - count for count in counts]).to(self.mask.device, non_blocking=True)
+        kept = torch.arange(columns, device=self.mask.device)[None, :] < ends[:, None]
+        shared = min(counts)
         self.mask = (self.mask * kept)[:, : columns - shared]
         if shared:
             self.cache.crop(-shared)

@@ -9,10 +9,12 @@ It does not know how the model is used.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import nn
 from transformers import AutoFeatureExtractor, GenerationConfig
 
 from asr_doge.errors import CheckpointError, ConfigError
@@ -24,7 +26,7 @@ from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode,
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.frozen_parts import load_frozen_encoder
-from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration
+from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration, ParameterCounts
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 from asr_doge.models.whole_folder import whole_folder
 from asr_doge.published import (
@@ -47,6 +49,29 @@ class LoadedEncoder:
 
     encoder: SpeechEncoder
     feature_extractor: Any
+
+    @property
+    def speech_encoder(self) -> "LoadedEncoder":
+        """Itself, as of a `LoadedModel`."""
+        return self
+
+    @property
+    def module(self) -> nn.Module:
+        """All that computes."""
+        return self.encoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(chain(self.encoder.parameters(), self.encoder.buffers())).device
+
+    def count_parameters(self) -> ParameterCounts:
+        """Parameters of the encoder, its CTC head included."""
+        return ParameterCounts(sum(parameter.numel() for parameter in self.encoder.parameters()), 0, 0, 0)
+
+    def count_tokens(self, text: str) -> int:
+        """Labels of a text, as the CTC head writes it."""
+        return len(self.encoder.ctc_ids(text))
 
     @property
     def sampling_rate(self) -> int:
@@ -78,6 +103,24 @@ class LoadedModel:
 
     model: ASRDogeForConditionalGeneration
     processor: ASRDogeProcessor
+
+    @property
+    def module(self) -> nn.Module:
+        """All that computes."""
+        return self.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.model.device
+
+    def count_parameters(self) -> ParameterCounts:
+        """Parameters of each part."""
+        return self.model.count_parameters()
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, as the language model writes it, including the end-of-sequence token."""
+        return len(self.processor.label_ids(text))
 
     @property
     def speech_encoder(self) -> LoadedEncoder:
@@ -194,6 +237,7 @@ def assemble_model(
     encoder_window: EncoderWindow | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    shelve_encoder: bool = False,
     **options: Any,
 ) -> LoadedModel:
     """A new model: two pretrained parts and an untrained adapter between them.
@@ -205,6 +249,7 @@ def assemble_model(
         prompt_template: text the language model reads before the speech; `{language}` in it is the language spoken.
         encoder_window: how much the encoder reads at a time (see `set_encoder_window`).
         device, dtype: as in `load_model`.
+        shelve_encoder: leave the encoder's weights on disk, to train from cached features.
         options: other fields of `ASRDogeConfig` (`adapter_hidden_dim`, `train_language_model`, …).
 
     Raises:
@@ -234,7 +279,7 @@ def assemble_model(
     feature_extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
     processor = ASRDogeProcessor(feature_extractor, tokenizer, prompt_template)
     config.prompt_ids = processor.prompt_ids().tolist()
-    model = ASRDogeForConditionalGeneration.from_parts(config, dtype=dtype)
+    model = ASRDogeForConditionalGeneration.from_parts(config, dtype=dtype, shelve_encoder=shelve_encoder)
     if found.head is not None and isinstance(model.encoder, HeadedEncoder):
         load_head_weights(model.encoder, found.head[0])
     model.generation_config = GenerationConfig(

@@ -36,6 +36,7 @@ from asr_doge.models.checkpoints import (
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, length_mask
+from asr_doge.models.encoders.base import shelved_parameters
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
 from asr_doge.models.label_logits import only_labels
 from asr_doge.models.language_model import build_language_model
@@ -335,12 +336,12 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Args:
             state: of the same rows.
-            text: `[B, L]`, token ids, -100 at padding; at least one token a row.
+            text: `[B, L]`, token ids, -100 at padding; at least one token a row, and L in one of them.
 
         Returns:
             Logits `[B, L, V]`, right-aligned: the predictions made after each token.
         """
-        inputs = left_pad(*self._embed(text), None)
+        inputs = left_pad(*self._embed(text), None, text.shape[1])
         past = state.mask.sum(dim=1, keepdim=True)
         state.mask = torch.cat([state.mask, inputs.mask], dim=1)
         return self.language_model(
@@ -452,12 +453,17 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_parts(
-        cls, config: ASRDogeConfig, *, dtype: torch.dtype = torch.float32, quantization: Quantization = "none"
+        cls,
+        config: ASRDogeConfig,
+        *,
+        dtype: torch.dtype = torch.float32,
+        quantization: Quantization = "none",
+        shelve_encoder: bool = False,
     ) -> "ASRDogeForConditionalGeneration":
         """The frozen parts that `config` points to, with an untrained adapter.
 
         With `quantization`, some of it is still whole: parts with random weights, a head tied to the token embedding,
-        and a language model that was trained too.
+        and a language model that was trained too. With `shelve_encoder` it reads speech embeddings only.
 
         Raises:
             CheckpointError: a part cannot be found or loaded, or has changed since its fingerprint was taken.
@@ -466,7 +472,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if config.speech_encoder is not None:
             # What of the encoder was trained comes from the checkpoint, and can be rounded only then.
             is_frozen = config.train_encoder == "none"
-            encoder = load_frozen_encoder(config, dtype, quantization if is_frozen else "none")
+            rounding: Quantization = quantization if is_frozen else "none"
+            encoder = load_frozen_encoder(config, dtype, rounding, shelved=shelve_encoder)
         if config.language_model is not None:
             language_model = load_frozen_language_model(config, dtype, quantization)
         model = cls(config, encoder=encoder, language_model=language_model)
@@ -536,4 +543,4 @@ def _resolve_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
 
 
 def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters()) + shelved_parameters(module)

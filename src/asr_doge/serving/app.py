@@ -12,8 +12,10 @@ from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Security
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -28,7 +30,11 @@ _LOG = logging.getLogger("asr_doge")
 CLIENT_LEFT = 499
 """Of nginx: nobody reads this reply."""
 OPEN_PATHS = frozenset(["/", "/healthz", "/readyz", "/docs", "/openapi.json"])
+OPEN_FOLDERS = (page.PREFIX, "/docs-assets/")
 """What needs no key: the page asks for it, and probes have none."""
+
+KEY = Security(HTTPBearer(auto_error=False, description="The server's key, if it has one."))
+"""For the documentation page, which then can send it; `_Gate` is what checks it."""
 
 health = APIRouter()
 models = APIRouter(prefix="/v1/models")
@@ -42,15 +48,19 @@ def create_app(service: Service) -> FastAPI:
         yield
         service.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="ASR-Doge",
         description="Speech recognition as OpenAI's clients speak it; live audio is at `/v1/realtime` (WebSocket).",
         version=version("asr-doge"),
         lifespan=lifespan,
         redoc_url=None,
+        static_url=OPEN_FOLDERS[1].rstrip("/"),
+        favicon_url="data:,",
     )
     app.state.service = service
-    for router in (health, models, transcriptions.router, realtime.router, page.router):
+    for router in (models, transcriptions.router):
+        app.include_router(router, dependencies=[KEY])
+    for router in (health, realtime.router, page.router):
         app.include_router(router)
     app.add_exception_handler(APIError, _answer)
     app.add_exception_handler(HTTPException, _not_found)
@@ -61,7 +71,7 @@ def create_app(service: Service) -> FastAPI:
             CORSMiddleware,
             allow_origins=service.config.allowed_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # OpenAI's JavaScript client sends some of its own
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     return app
@@ -101,7 +111,7 @@ class _Gate:
             await send(message)
 
         try:
-            if scope["path"] in OPEN_PATHS or scope["path"].startswith(page.PREFIX):
+            if scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_FOLDERS):
                 self._service.access.check_site(request)
             else:
                 self._service.access.check(request)
@@ -154,19 +164,23 @@ class _Refusal(Response):
 
 async def _not_found(request: Request, error: Any) -> Response:
     message = {404: f"there is nothing at {request.url.path[:100]}", 405: "this address takes another method"}
-    return _reply(APIError(error.status_code, message.get(error.status_code, str(error.detail)[:200])))
+    reply = _reply(APIError(error.status_code, message.get(error.status_code, str(error.detail)[:200])))
+    reply.headers.update(error.headers or {})  # such as Allow
+    return reply
 
 
 async def _left(request: Request, error: Any) -> Response:
     return Response(status_code=CLIENT_LEFT)
 
 
+@health.head("/healthz", include_in_schema=False)
 @health.get("/healthz")
 async def healthz() -> dict[str, str]:
     """Whether the server is alive."""
     return {"status": "ok"}
 
 
+@health.head("/readyz", include_in_schema=False, response_model=None)
 @health.get("/readyz", response_model=None)
 async def readyz(request: Request) -> JSONResponse:
     """Whether it takes on work: 503 while it is full or stops."""

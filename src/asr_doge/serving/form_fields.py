@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from starlette.datastructures import FormData
 
 from asr_doge.serving.errors import APIError
-from asr_doge.serving.hints import check_hotwords, hotwords_of, language_of
+from asr_doge.serving.hints import check_keywords, hotwords_of, language_of
 
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
 NO_SPEAKERS = (
@@ -79,17 +79,16 @@ def parse_fields(form: FormData, models: Collection[str], has_hotwords: bool) ->
     if unknown := include - {"logprobs"}:
         raise APIError(400, f"include '{min(unknown)}' is unknown: there is logprobs", param="include")
     keywords, prompt = _all(form, "keywords"), _text(form, "prompt")
-    hotwords = hotwords_of(prompt, keywords)
     if keywords and not has_hotwords:
         raise APIError(
             400, "this model cannot listen for keywords: leave them out", param="keywords", code="unsupported"
         )
-    check_hotwords(hotwords)
+    check_keywords(keywords)
     languages = [language for language in [_text(form, "language"), *_all(form, "languages")] if language]
     return TranscriptionRequest(
         response_format,  # type: ignore[arg-type]  # one of them, as was checked
         language_of(languages),
-        hotwords if has_hotwords else None,
+        hotwords_of(prompt, keywords) if has_hotwords else None,
         granularities,
         "logprobs" in include,
         stream,

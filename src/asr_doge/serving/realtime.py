@@ -150,12 +150,12 @@ class _Session:
             except ValueError as error:
                 await self._fault(error, None)
                 continue
-            if event.get("type") == "input_audio_buffer.append":
-                idle_from = time.monotonic()
             size = len(message["text"])
             self._unheard += size
             self._inbox.put_nowait((event, size))
             await self._until(lambda: self._unheard <= MOST_UNHEARD)
+            if event.get("type") == "input_audio_buffer.append":
+                idle_from = time.monotonic()  # only now: to wait for the server is not to be idle
 
     async def _listen(self) -> None:
         """Messages to parts of items."""

@@ -1,8 +1,8 @@
 """Run the server: listen, serve, and stop in good order.
 
-Promises: a socket that asks for nothing is closed; at the first Ctrl-C or SIGTERM no more is taken on, what runs is
-finished and live sessions are written to their end; nothing but replies goes to clients, and one line a request to the
-log at most.
+Promises: a socket that asks for nothing, or takes nothing of its reply, is closed; at the first Ctrl-C or SIGTERM no
+more is taken on, what runs is finished and live sessions are written to their end; nothing but replies goes to clients,
+and one line a request to the log at most.
 """
 
 import asyncio
@@ -20,6 +20,8 @@ from asr_doge.serving.service import Service
 
 HEADER_SECONDS = 20.0
 """A connection whose next request has not begun after so long is closed."""
+UNTAKEN_SECONDS = 60.0
+"""A connection whose client takes nothing of what waits for it for so long is closed, where the system can (Linux)."""
 KEEP_ALIVE_SECONDS = 30
 GRACE_SECONDS = 60
 """How long requests may go on after the server was told to stop."""
@@ -59,13 +61,17 @@ class Server(uvicorn.Server):
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1, of which a connection may not stay silent or dribble its headers."""
+    """HTTP/1.1, of which a connection may not stay silent, dribble its headers, or leave its reply untaken."""
 
     _silence: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Wait for the first request."""
         super().connection_made(transport)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            descriptor = transport.get_extra_info("socket").fileno()  # uvloop's object lacks `setsockopt`
+            with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as same:
+                same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * UNTAKEN_SECONDS))
         self._silence = self.loop.call_later(HEADER_SECONDS, self._hang_up)
 
     def on_response_complete(self) -> None:

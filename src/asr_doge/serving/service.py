@@ -6,11 +6,11 @@ Promises: made before the first request and closed after the last; nothing here 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
+from asr_doge.audio.file_decoding import FileDecoder
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving.access import Access
 from asr_doge.serving.admission import Admission
 from asr_doge.serving.configuration import ServeConfig
-from asr_doge.serving.file_decoding import FileDecoder
 from asr_doge.serving.metrics import Metrics
 from asr_doge.serving.worker import Caller, ModelWorker
 

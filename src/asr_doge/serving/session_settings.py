@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from asr_doge.serving.errors import APIError
-from asr_doge.serving.hints import check_hotwords, hotwords_of, language_of
+from asr_doge.serving.hints import hotwords_of, language_of
 from asr_doge.serving.live_audio import PCM_RATES, TELEPHONE, AudioFormat
 
 CLIENT_COMMITS = ("gpt-realtime-whisper", "gpt-live-transcribe")
@@ -58,13 +58,8 @@ class SessionSettings:
 
     @property
     def hotwords(self) -> tuple[str, ...] | None:
-        """Words to listen for, as many as can be listened for in time; None for the server's own."""
-        words = hotwords_of(self.prompt, self.keywords)
-        try:
-            check_hotwords(words)
-        except APIError:
-            return None
-        return words
+        """Words to listen for; None for the server's own."""
+        return hotwords_of(self.prompt, self.keywords)
 
     def updated(self, session: Mapping[str, Any], models: Collection[str]) -> "SessionSettings":
         """Settings after `session.update`, or the older `transcription_session.update`, in either's spelling."""

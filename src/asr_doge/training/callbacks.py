@@ -44,12 +44,14 @@ class EarlyStopping(EarlyStoppingCallback):
 
     Args:
         patience: evaluations without a lower dev CER.
+        begin: step that evaluations count from, as of `KeepBest`: a CER on another dev set says nothing.
         epochs_before: where counting begins: a stage at its end, its rate near zero, gets no better, and is not to keep
             the next from coming.
     """
 
-    def __init__(self, patience: int, epochs_before: float = 0.0) -> None:
+    def __init__(self, patience: int, begin: int = 0, epochs_before: float = 0.0) -> None:
         super().__init__(patience)
+        self.begin = begin
         self.epochs_before = epochs_before
 
     def on_train_begin(
@@ -57,9 +59,10 @@ class EarlyStopping(EarlyStoppingCallback):
     ) -> None:
         """Count the evaluations since the best one of the run that is resumed."""
         super().on_train_begin(args, state, control, **report)
-        evaluations = [entry for entry in state.log_history if "eval_cer" in entry]
+        evaluations = [entry for entry in state.log_history if "eval_cer" in entry and entry["step"] > self.begin]
         cers = [entry["eval_cer"] for entry in evaluations]
         since_best = evaluations[cers.index(min(cers)) + 1 :] if cers else []
+        state.best_metric = min(cers, default=None)  # which the Trainer has from the checkpoint, and compares with
         self.early_stopping_patience_counter = sum(entry["epoch"] > self.epochs_before for entry in since_best)
 
     def on_evaluate(  # type: ignore[override]  # as transformers' own subclass has it
@@ -187,11 +190,18 @@ class StopOnInterrupt(TrainerCallback):
 
 
 class ShowEvaluation(TrainerCallback):
-    """Keep `hypotheses.jsonl` and the curves of a run's folder up to date, the curves not too often."""
+    """Keep `hypotheses.jsonl` and the curves of a run's folder up to date, the curves not too often.
 
-    def __init__(self, evaluation: Evaluation, folder: Path) -> None:
+    Args:
+        evaluation: whose hypotheses are shown.
+        folder: of the run.
+        begin: as of `KeepBest`.
+    """
+
+    def __init__(self, evaluation: Evaluation, folder: Path, begin: int = 0) -> None:
         self.evaluation = evaluation
         self.folder = folder
+        self.begin = begin
         self._drawn = time.monotonic()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -204,7 +214,7 @@ class ShowEvaluation(TrainerCallback):
     def draw(self, state: TrainerState) -> None:
         """Draw the curves anew."""
         if state.is_world_process_zero:
-            draw_curves(self.folder, state.log_history, self.evaluation.hypotheses)
+            draw_curves(self.folder, state.log_history, self.evaluation.hypotheses, self.begin)
             self._drawn = time.monotonic()
 
 

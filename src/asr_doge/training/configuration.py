@@ -144,7 +144,7 @@ class TrainConfig:
     fsdp: bool = False
     """Divide weights, gradients and optimizer among the processes (FSDP2), if one device cannot hold them."""
     num_workers: int = 2
-    """Processes that read audio; with a feature cache none are needed."""
+    """Processes that read audio; with a feature cache, or with 0, a thread of the process reads ahead."""
     seed: int = 0
     """Seed of the adapter's initial weights and the order of the data."""
     max_unreadable: int = 20

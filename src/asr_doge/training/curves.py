@@ -31,18 +31,21 @@ _LOGARITHMIC = ("loss", "gradient norm")
 """Panels of values that fall by orders of magnitude in the first steps, and would look flat afterwards."""
 
 
-def draw_curves(folder: Path, log_history: Sequence[Mapping[str, Any]], hypotheses: Sequence[Hypothesis]) -> None:
+def draw_curves(
+    folder: Path, log_history: Sequence[Mapping[str, Any]], hypotheses: Sequence[Hypothesis], begin: int = 0
+) -> None:
     """Write the picture and the page.
 
     Args:
         folder: of the run.
         log_history: the Trainer's.
         hypotheses: of the last evaluation, worst first.
+        begin: step after which an evaluation can be the best, as of `KeepBest`.
 
     Raises:
         DataError: the folder cannot be written to.
     """
-    figure = _figure(log_history)
+    figure = _figure(log_history, begin)
     png, svg = io.BytesIO(), io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     FigureCanvasSVG(figure).print_svg(svg)
@@ -54,11 +57,10 @@ def draw_curves(folder: Path, log_history: Sequence[Mapping[str, Any]], hypothes
     write_atomically(folder / HTML_NAME, page.encode("utf-8", "backslashreplace"))
 
 
-def _figure(log_history: Sequence[Mapping[str, Any]]) -> Figure:
+def _figure(log_history: Sequence[Mapping[str, Any]], begin: int) -> Figure:
     figure = Figure(figsize=(10, 6), layout="constrained")
-    best = min(
-        (entry for entry in log_history if "eval_cer" in entry), key=lambda entry: entry["eval_cer"], default=None
-    )
+    judged = [entry for entry in log_history if "eval_cer" in entry and entry["step"] > begin]
+    best = min(judged, key=lambda entry: entry["eval_cer"], default=None)
     for axes, (title, lines) in zip(figure.subplots(2, 2, sharex=True).flat, _PANELS.items(), strict=True):
         for name, label, factor in lines:
             points = [(entry["step"], factor * entry[name]) for entry in log_history if name in entry]

@@ -36,8 +36,11 @@ class UtteranceDataset(Dataset[Example]):
         seed: of the augmentation.
 
     Attributes:
+        reads_at_once: examples of a batch that are read at the same time.
         ctc_ids: gives the `ctc_labels` `[L']` of a text, if a CTC head is trained too.
     """
+
+    reads_at_once = 1
 
     def __init__(self, utterances: Sequence[Utterance], processor: ASRDogeProcessor, seed: int = 0) -> None:
         self.utterances = utterances
@@ -128,6 +131,7 @@ class CachedSpeechDataset(UtteranceDataset):
         use_copies: draw one of the augmented copies, or the original, each epoch.
         frame_dropping: share of the embeddings to leave out at random.
         embedding_noise: level of white noise to add, relative to the embeddings' own (RMS).
+        reads_at_once: more than 1 where each read takes its time, as from the cloud.
     """
 
     def __init__(
@@ -140,12 +144,14 @@ class CachedSpeechDataset(UtteranceDataset):
         use_copies: bool = False,
         frame_dropping: float = 0.0,
         embedding_noise: float = 0.0,
+        reads_at_once: int = 1,
     ) -> None:
         super().__init__(utterances, processor, seed)
         self.cache = cache
         self.use_copies = use_copies
         self.frame_dropping = frame_dropping
         self.embedding_noise = embedding_noise
+        self.reads_at_once = reads_at_once
 
     def __getitem__(self, index: int) -> Example:
         utterance = self.utterances[index]

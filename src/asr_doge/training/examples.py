@@ -5,14 +5,16 @@ labels and gives no loss, while every process still makes every step.
 They read nothing themselves (see `asr_doge.training.datasets`), and do not know how many faults are too many.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from asr_doge.data.manifest import Utterance
 from asr_doge.errors import AudioError
+from asr_doge.read_ahead import read_ahead
 from asr_doge.training.datasets import Example, UtteranceDataset, collate_examples
 
 IDS, UNREADABLE = "utterance_ids", "unreadable"
@@ -55,6 +57,23 @@ class NamedExamples(Dataset[NamedExample]):
             return NamedExample(utterance_id, self.examples[index])
         except AudioError as error:
             return NamedExample(utterance_id, self.examples.blank(), str(error))
+
+    def __getitems__(self, indices: Sequence[int | None]) -> list[NamedExample]:
+        """The examples of a batch, which torch asks for at once; those from afar are fetched together."""
+        if self.examples.reads_at_once == 1:
+            return [self[index] for index in indices]
+        with ThreadPoolExecutor(self.examples.reads_at_once) as pool:
+            return list(pool.map(self.__getitem__, indices))
+
+
+class ReadAheadLoader(DataLoader[Any]):
+    """Batches in their order, the next of which is read while a step works on the present one.
+
+    In a thread: reading a cache is waiting and copying, for which a process of its own would have to copy once more.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # of torch's own iterator
+        return read_ahead(super().__iter__())
 
 
 def collate_named(examples: Sequence[NamedExample]) -> dict[str, Any]:

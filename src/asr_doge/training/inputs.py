@@ -19,6 +19,9 @@ from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.datasets import CachedSpeechDataset, SpeechDataset, UtteranceDataset
 from asr_doge.training.processes import process_count, process_rank, say_once
 
+REMOTE_READS = 16
+"""Utterances that are fetched from a cache elsewhere at the same time."""
+
 
 def open_dataset(
     config: TrainConfig, utterances: Sequence[Utterance], loaded: LoadedModel, *, training: bool = False
@@ -41,8 +44,9 @@ def open_dataset(
         raise DataError(f"none of {len(utterances)} utterances could be read when {config.features_dir} was made")
     if len(readable) < len(utterances):
         say_once(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
+    reads_at_once = REMOTE_READS if "://" in config.features_dir else 1
     if not training:
-        return CachedSpeechDataset(readable, loaded.processor, cache)
+        return CachedSpeechDataset(readable, loaded.processor, cache, reads_at_once=reads_at_once)
     return CachedSpeechDataset(
         readable,
         loaded.processor,
@@ -51,6 +55,7 @@ def open_dataset(
         use_copies=True,
         frame_dropping=config.frame_dropping,
         embedding_noise=config.embedding_noise,
+        reads_at_once=reads_at_once,
     )
 
 

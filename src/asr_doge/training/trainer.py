@@ -36,7 +36,7 @@ from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.models.modeling_asr_doge import HEAD_PREFIX
-from asr_doge.training.examples import IDS, UNREADABLE
+from asr_doge.training.examples import IDS, UNREADABLE, ReadAheadLoader
 from asr_doge.training.resuming import COMPLETE_NAME
 from asr_doge.training.schedule import PARTS, Schedule
 
@@ -85,6 +85,8 @@ class SpeechTrainer(Seq2SeqTrainer):
         self.unreadable = dict(unreadable)
         """Recordings that no process could read, each with the reason."""
         self._require_few_unreadable()
+        self._unchecked: list[tuple[Tensor, list[str]]] = []
+        """Losses of the step under way, each with the ids of its utterances."""
         self.audio_seconds = 0.0
         """Seconds of audio that this process has trained on since it started."""
         self._evaluated = torch.zeros(2)
@@ -142,7 +144,9 @@ class SpeechTrainer(Seq2SeqTrainer):
         return self._loader(self.eval_dataset, self.evaluation_batches)
 
     def _loader(self, examples: Any, batches: ProcessBatches | SharedBatches) -> DataLoader[Any]:
-        return DataLoader(
+        # Worker processes read ahead by themselves.
+        loader: type[DataLoader[Any]] = DataLoader if self.args.dataloader_num_workers else ReadAheadLoader
+        return loader(
             examples,
             batch_sampler=batches,
             collate_fn=self.data_collator,
@@ -231,16 +235,26 @@ class SpeechTrainer(Seq2SeqTrainer):
         self._count_unreadable(inputs.pop(UNREADABLE))
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._forget_gradients_of_untrained_parts()
-        gradients = [p.grad for p in self.trained_model.parameters() if p.grad is not None]
-        if not torch.isfinite(loss + _whole(torch.nn.utils.get_total_norm(gradients))):
-            named = ", ".join(ids[:NAMED_IDS]) + (f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else "")
-            what = "gradient" if torch.isfinite(loss) else "loss"
-            raise TrainingError(
-                f"the {what} of step {self.state.global_step + 1} is not finite; its utterances: {named}. Look at them,"
-                " or lower --learning_rate; the last checkpoint is whole"
-            )
+        self._unchecked.append((loss, ids))
+        if self.accelerator.sync_gradients:
+            self._require_finite()
         self.audio_seconds += sum(self.durations[utterance_id] for utterance_id in ids)
         return loss
+
+    def _require_finite(self) -> None:
+        """Check loss and gradients of a step once all of it is there, as the host waits for the device to know them."""
+        steps, self._unchecked = self._unchecked, []
+        gradients = [p.grad for p in self.trained_model.parameters() if p.grad is not None]
+        losses = torch.stack([loss for loss, _ in steps])
+        if torch.isfinite(losses.sum() + _whole(torch.nn.utils.get_total_norm(gradients))):
+            return
+        wrong = [ids for loss, ids in steps if not torch.isfinite(loss)]
+        ids = [utterance_id for of_loss in wrong or [ids for _, ids in steps] for utterance_id in of_loss]
+        named = ", ".join(ids[:NAMED_IDS]) + (f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else "")
+        raise TrainingError(
+            f"the {'loss' if wrong else 'gradient'} of step {self.state.global_step + 1} is not finite; its utterances:"
+            f" {named}. Look at them, or lower --learning_rate; the last checkpoint is whole"
+        )
 
     def prediction_step(  # type: ignore[override]  # as Seq2SeqTrainer's own is
         self,
@@ -288,7 +302,9 @@ class SpeechTrainer(Seq2SeqTrainer):
         }
         for reason in new.values():
             tqdm.write(f"left out: {reason}", file=sys.stderr)
-        if self.accelerator.reduce(torch.tensor(len(new), device=self.args.device)).item():
+        # With one process nobody waits for the device.
+        several = self.accelerator.num_processes > 1
+        if self.accelerator.reduce(torch.tensor(len(new), device=self.args.device)).item() if several else new:
             for found in gather_object([new]):
                 self.unreadable.update(found)
             self._require_few_unreadable()

@@ -163,8 +163,7 @@ def _prepare(config: TrainConfig) -> _Run:
     """Check and load everything."""
     check_flags(config)
     schedule = read_schedule(config)
-    output_dir = Path(config.output_dir)
-    checkpoint, begin = None, 0
+    output_dir, checkpoint, begin = Path(config.output_dir), None, 0
     if not config.plan:
         check_writable(output_dir)
         checkpoint = checkpoint_to_resume(config.resume_from, output_dir)
@@ -263,13 +262,14 @@ def _say_features(config: TrainConfig) -> None:
 
 
 def _assemble(config: TrainConfig) -> LoadedModel:
-    """The untrained model that the flags describe."""
+    """The untrained model that the flags describe; with cached features, without the weights of its encoder."""
     return assemble_model(
         config.speech_encoder,
         config.language_model,
         prompt_template=config.prompt_template,
         encoder_window=config.encoder_window,
         device=own_device(config),
+        shelve_encoder=bool(config.features_dir),
         adapter_type=config.adapter_type,
         adapter_hidden_dim=config.adapter_hidden_dim,
         adapter_stack=config.adapter_stack,
@@ -318,7 +318,7 @@ def _trainer(
         eval_dataset=NamedExamples(dev_examples),
         processing_class=loaded.processor,
         compute_metrics=evaluation,
-        callbacks=[EarlyStopping(config.patience, schedule.epochs_before_last)],
+        callbacks=[EarlyStopping(config.patience, begin, schedule.epochs_before_last)],
         schedule=schedule,
         batches=training_batches(config, train_examples.utterances),
         evaluation_batches=evaluation_batches(config, dev_examples.utterances),
@@ -327,7 +327,7 @@ def _trainer(
         unreadable=unreadable,
         max_unreadable=config.max_unreadable,
     )
-    show = ShowEvaluation(evaluation, output_dir)
+    show = ShowEvaluation(evaluation, output_dir, begin)
     saved = copy.deepcopy(loaded.model.generation_config)
     trainer.add_callback(KeepBest(trainer, loaded, saved, output_dir / "best", begin))
     trainer.add_callback(show)

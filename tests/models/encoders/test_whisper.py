@@ -15,7 +15,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models import assemble_model
 from asr_doge.models.checkpoints import find_model, load_model_config
-from asr_doge.models.encoders import SpeechEncoder, encoder_family, set_encoder_window
+from asr_doge.models.encoders import ENCODERS, SpeechEncoder, encoder_family, set_encoder_window
 from asr_doge.models.encoders.base import encoder_window
 from asr_doge.models.encoders.loading import feature_source, load_encoder
 from asr_doge.published import EncoderWindow
@@ -131,7 +131,7 @@ def test_clips_of_any_length_give_a_length_in_proportion(
     whisper_folder: Path, doge_folder: Path, samples: list[int]
 ) -> None:
     encoder = load(whisper_folder)
-    extractor = type(encoder).feature_extractor(load_model_config(find_model(whisper_folder)))
+    extractor = ENCODERS["whisper"].feature_extractor(load_model_config(find_model(whisper_folder)))
     waveforms = [tiny.random_waveform(n / 16_000) for n in samples]
     features = extractor(waveforms, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
     lengths = encoder.output_lengths(features.attention_mask.sum(dim=1))

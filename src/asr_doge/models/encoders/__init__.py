@@ -3,7 +3,13 @@
 from transformers import PreTrainedConfig
 
 from asr_doge.errors import CheckpointError
-from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask, set_encoder_window
+from asr_doge.models.encoders.base import (
+    EncoderFamily,
+    SpeechEncoder,
+    SpeechEncoderOutput,
+    length_mask,
+    set_encoder_window,
+)
 from asr_doge.models.encoders.conformer_ctc import GraniteSpeech5Family, ParakeetSpeechEncoder
 from asr_doge.models.encoders.encoding import encode
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
@@ -11,7 +17,7 @@ from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
 from asr_doge.models.encoders.wav2vec2 import HubertSpeechEncoder, Wav2Vec2SpeechEncoder, WavLMSpeechEncoder
 from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
 
-ENCODERS: dict[str, type[SpeechEncoder]] = {
+ENCODERS: dict[str, type[EncoderFamily]] = {
     family.model_type: family
     for family in (
         GraniteSpeechEncoder,
@@ -26,7 +32,7 @@ ENCODERS: dict[str, type[SpeechEncoder]] = {
 }
 
 
-def encoder_family(config: PreTrainedConfig) -> type[SpeechEncoder]:
+def encoder_family(config: PreTrainedConfig) -> type[EncoderFamily]:
     """The family that reads checkpoints of `config.model_type`.
 
     Raises:
@@ -41,6 +47,7 @@ def encoder_family(config: PreTrainedConfig) -> type[SpeechEncoder]:
 
 __all__ = [
     "ENCODERS",
+    "EncoderFamily",
     "SpeechEncoder",
     "SpeechEncoderOutput",
     "encode",

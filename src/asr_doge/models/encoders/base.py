@@ -1,7 +1,8 @@
-"""What every speech encoder family states about itself.
+"""What every speech encoder computes, and what every family of them states about itself.
 
-Promises: the rest of the package talks to an encoder only through `SpeechEncoder`. A family is one file beside this
-one, listed in the registry of `asr_doge.models.encoders`.
+Promises: the rest of the package talks to an encoder only through `SpeechEncoder`, which may also be one around
+another, and loads it only through `EncoderFamily`. A family is one file beside this one, listed in the registry of
+`asr_doge.models.encoders`.
 It does not know any particular family, nor where weights come from.
 """
 
@@ -39,28 +40,21 @@ class SpeechEncoderOutput:
 class SpeechEncoder(nn.Module, ABC):
     """A speech encoder: batches of input features in, speech embeddings out, each clip as if it were alone.
 
-    Class attributes:
-        model_type: the transformers `model_type` of the checkpoints this family reads.
-        unread_settings: names, as patterns, of those parts of a checkpoint's configuration that this encoder does not
-            read, such as those of a language model beside it. Feature caches outlive a change of them.
-        windows: how much it can read at a time, the way it was published first (see `set_encoder_window`).
-
     Attributes:
         has_ctc: whether there is a CTC head (`ctc_logits`, `ctc_text` and `ctc_ids` then work).
         hidden_size: width `D` of the speech embeddings.
         frame_rate_hz: speech embeddings per second of audio.
         ctc_frame_rate_hz: CTC frames per second of audio; 0 without a CTC head.
         ctc_units: what the ids of the CTC head are.
+        shelved_parameters: number of those that were left on disk (see `shelve`).
     """
 
-    model_type: ClassVar[str]
-    unread_settings: ClassVar[tuple[str, ...]] = ()
     has_ctc: bool
-    windows: ClassVar[tuple[EncoderWindow, ...]] = ("full",)
     hidden_size: int
     frame_rate_hz: float
     ctc_frame_rate_hz: float = 0.0
     ctc_units: CTCUnits = "characters"
+    shelved_parameters: int = 0
 
     @abstractmethod
     def forward(
@@ -86,6 +80,29 @@ class SpeechEncoder(nn.Module, ABC):
     def last_layers(self, count: int) -> list[nn.Module]:
         """The last `count` layers and all that comes after them: what `train_encoder: last_k` trains."""
 
+    def ctc_text(self, ids: Sequence[int]) -> str:
+        """Text of CTC ids after repeats are collapsed and blanks (id 0) dropped."""
+        raise ValueError(f"{type(self).__name__} has no CTC head")
+
+    def ctc_ids(self, text: str) -> list[int]:
+        """CTC ids that spell a text, without those of its characters that the head cannot write."""
+        raise ValueError(f"{type(self).__name__} has no CTC head")
+
+
+class EncoderFamily(SpeechEncoder):
+    """The speech encoders of one `model_type`, made from their transformers configuration, and their checkpoints.
+
+    Class attributes:
+        model_type: the transformers `model_type` of the checkpoints this family reads.
+        unread_settings: names, as patterns, of those parts of a checkpoint's configuration that this encoder does not
+            read, such as those of a language model beside it. Feature caches outlive a change of them.
+        windows: how much it can read at a time, the way it was published first (see `set_encoder_window`).
+    """
+
+    model_type: ClassVar[str]
+    unread_settings: ClassVar[tuple[str, ...]] = ()
+    windows: ClassVar[tuple[EncoderWindow, ...]] = ("full",)
+
     @staticmethod
     @abstractmethod
     def rename_checkpoint_key(key: str) -> str | None:
@@ -104,13 +121,23 @@ class SpeechEncoder(nn.Module, ABC):
     def feature_extractor(config: PreTrainedConfig) -> Any:
         """A new transformers feature extractor that makes this family's `input_features` from waveforms."""
 
-    def ctc_text(self, ids: Sequence[int]) -> str:
-        """Text of CTC ids after repeats are collapsed and blanks (id 0) dropped."""
-        raise ValueError(f"{type(self).__name__} has no CTC head")
 
-    def ctc_ids(self, text: str) -> list[int]:
-        """CTC ids that spell a text, without those of its characters that the head cannot write."""
-        raise ValueError(f"{type(self).__name__} has no CTC head")
+def shelve(encoder: SpeechEncoder) -> SpeechEncoder:
+    """Leave an encoder's weights where they are, on disk: it then knows its shapes and labels, but cannot encode.
+
+    Args:
+        encoder: on the meta device; changed in place.
+    """
+    encoder.shelved_parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    for module in encoder.modules():
+        for name in [name for name, _ in module.named_parameters(recurse=False)]:
+            delattr(module, name)
+    return encoder
+
+
+def shelved_parameters(module: nn.Module) -> int:
+    """Number of the weights that encoders within a module have left on disk."""
+    return sum(part.shelved_parameters for part in module.modules() if isinstance(part, SpeechEncoder))
 
 
 def encoder_window(config: PreTrainedConfig) -> EncoderWindow:
@@ -118,7 +145,7 @@ def encoder_window(config: PreTrainedConfig) -> EncoderWindow:
     return getattr(config, "encoder_window", "full")
 
 
-def set_encoder_window(config: PreTrainedConfig, window: EncoderWindow | None, family: type[SpeechEncoder]) -> None:
+def set_encoder_window(config: PreTrainedConfig, window: EncoderWindow | None, family: type[EncoderFamily]) -> None:
     """Choose how much an encoder reads at a time: part of its configuration, and so of checkpoints and cache keys.
 
     Args:

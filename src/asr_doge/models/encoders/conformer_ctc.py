@@ -20,12 +20,12 @@ from transformers.models.parakeet.modeling_parakeet import ParakeetEncoderCTCHea
 
 from asr_doge.audio.log_mel import DELTA_FEATURE_SIZE
 from asr_doge.models.checkpoints import Reference
-from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
+from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput, length_mask
 from asr_doge.models.encoders.vocabularies import blank_first, read_pieces, vocabulary_of
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
 
 
-class MaskedConformer(SpeechEncoder):
+class MaskedConformer(EncoderFamily):
     """What both have in common.
 
     Attributes:

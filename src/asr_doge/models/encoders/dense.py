@@ -1,11 +1,12 @@
 """Speech encoders by dense tensors, whose shapes depend on shapes alone, as ONNX wants them.
 
-Promises: a family in `DENSE` gives what its `SpeechEncoder` gives, from the same weights, up to the rounding of sums in
-another order; a clip's embeddings do not depend on its neighbours or its padding. It computes the padding too.
+Promises: a family in `DENSE` gives what its `SpeechEncoder` gives, and `DenseCTCHead` what a trained CTC head gives,
+from the same weights, up to the rounding of sums in another order; a clip's results do not depend on its neighbours or
+its padding. The padding is computed too.
 It does not know ONNX (see `asr_doge.models.export`).
 """
 
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,11 @@ from transformers.models.granite_speech.modeling_granite_speech import (
     GraniteSpeechConformerConvModule,
 )
 
+from asr_doge.models.ctc_head import CTCHead
 from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
+from asr_doge.published import CTCHeadType
 
 
 class DenseGraniteSpeech(nn.Module):
@@ -41,11 +44,7 @@ class DenseGraniteSpeech(nn.Module):
         hidden_states = encoder.input_linear(input_features)
         layers = cast(list[GraniteSpeechConformerBlock], list(encoder.layers))
         for index, layer in enumerate(layers, start=1):
-            hidden_states = hidden_states + 0.5 * layer.ff1(hidden_states)
-            hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, mask)
-            hidden_states = hidden_states + _convolution(layer.conv, hidden_states, mask)
-            hidden_states = hidden_states + 0.5 * layer.ff2(hidden_states)
-            hidden_states = layer.post_norm(hidden_states)
+            hidden_states = _block(layer, hidden_states, mask)
             if index == len(layers) // 2:
                 hidden_states = hidden_states + encoder.out_mid(encoder.out(hidden_states).softmax(dim=-1))
         embeddings = self.family.projector(hidden_states.masked_fill(~mask[..., None], 0.0))
@@ -54,6 +53,16 @@ class DenseGraniteSpeech(nn.Module):
         return SpeechEncoderOutput(
             embeddings.masked_fill(~heard, 0.0), lengths, encoder.out(hidden_states), input_lengths
         )
+
+
+def _block(layer: GraniteSpeechConformerBlock, hidden_states: Tensor, mask: Tensor) -> Tensor:
+    """`[B, T, hidden]` after a conformer block, which reads frames where `mask` `[B, T]` is True."""
+    hidden_states = hidden_states + 0.5 * layer.ff1(hidden_states)
+    hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, mask)
+    hidden_states = hidden_states + _convolution(layer.conv, hidden_states, mask)
+    hidden_states = hidden_states + 0.5 * layer.ff2(hidden_states)
+    normed: Tensor = layer.post_norm(hidden_states)
+    return normed
 
 
 def _block_attention(attention: GraniteSpeechConformerAttention, hidden_states: Tensor, mask: Tensor) -> Tensor:
@@ -111,6 +120,41 @@ class DenseWhisper(nn.Module):
         lengths = self.family.output_lengths(input_lengths)
         heard = length_mask(lengths, states.shape[1])[..., None]
         return SpeechEncoderOutput(states.masked_fill(~heard, 0.0), lengths)
+
+
+class DenseCTCHead(nn.Module):
+    """A trained CTC head of type `linear` or `conformer`.
+
+    A `blstm` reads clips from their end, which in a dense tensor is their padding's.
+    """
+
+    types: ClassVar[tuple[CTCHeadType, ...]] = ("linear", "conformer")
+
+    def __init__(self, head: CTCHead) -> None:
+        super().__init__()
+        self.head = head
+
+    @classmethod
+    def of(cls, head: Any) -> "DenseCTCHead | None":
+        """The dense form of any head, if it has one."""
+        return cls(head) if isinstance(head, CTCHead) and head.settings.type in cls.types else None
+
+    def forward(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> Tensor:
+        """Logits `[B, ceil(T' / stack), V]` of speech embeddings `[B, T', D]`; `speech_lengths` is `[B]`."""
+        head = self.head
+        batch, count, _ = speech_embeddings.shape
+        mask = length_mask(speech_lengths, count)
+        hidden = head.input_norm(speech_embeddings).masked_fill(~mask[..., None], 0.0)
+        hidden = F.pad(hidden, (0, 0, 0, -count % head.stack))
+        hidden = hidden.reshape(batch, -1, hidden.shape[2] * head.stack)
+        mask = length_mask(head.output_lengths(speech_lengths), hidden.shape[1])
+        blocks = cast(list[GraniteSpeechConformerBlock], list(head.blocks))
+        if blocks:
+            hidden = head.input(hidden)
+        for block in blocks:
+            hidden = _block(block, hidden, mask)
+        logits: Tensor = head.output(hidden)
+        return logits
 
 
 DENSE: dict[str, type[DenseGraniteSpeech] | type[DenseWhisper]] = {

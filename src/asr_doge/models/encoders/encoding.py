@@ -7,7 +7,7 @@ It does not make features, and leaves it to its caller whether gradients are wan
 import torch
 from torch import Tensor
 
-from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput
+from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, shelved_parameters
 
 
 def encode(
@@ -20,7 +20,12 @@ def encode(
         input_features: `[B, T, F]` of the feature extractor that it was trained with, or as its family says.
         attention_mask: `[B, T]`, 1 at real frames.
         return_ctc_logits: also return the CTC head's logits.
+
+    Raises:
+        ValueError: the encoder's weights were left on disk.
     """
+    if shelved_parameters(encoder):
+        raise ValueError("this encoder was loaded without its weights, for training from cached features")
     # Of a quantized encoder most weights are whole numbers, which features are not.
     weight = next(weight for weight in encoder.parameters() if weight.is_floating_point())
     lengths = attention_mask.long().sum(dim=1).to(weight.device)

@@ -29,13 +29,13 @@ from transformers.models.granite_speech.modeling_granite_speech import (
 )
 
 from asr_doge.audio.log_mel import FRAME_RATE_HZ
-from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
+from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
 
 _WANTED_KEY = re.compile(r"(?:model\.)?((?:encoder|projector)\..+)")
 
 
-class GraniteSpeechEncoder(SpeechEncoder):
+class GraniteSpeechEncoder(EncoderFamily):
     """Conformer and q-former projector: `[B, T, 160]` at 50 Hz to `[B, T', 2048]` at 10 Hz (published sizes)."""
 
     model_type = "granite_speech"
@@ -56,21 +56,24 @@ class GraniteSpeechEncoder(SpeechEncoder):
         self, input_features: Tensor, input_lengths: Tensor, return_ctc_logits: bool = False
     ) -> SpeechEncoderOutput:
         """See `SpeechEncoder.forward`; `input_features` is `[B, T, 160]`."""
-        hidden_states = self.conformer(input_features, input_lengths)
-        output = SpeechEncoderOutput(self.project(hidden_states, input_lengths), self.output_lengths(input_lengths))
+        lengths = input_lengths.cpu()  # the only time that the host waits for an accelerator
+        hidden_states = self.conformer(input_features, lengths)
+        output = SpeechEncoderOutput(self.project(hidden_states, lengths), self.output_lengths(input_lengths))
         if return_ctc_logits:
             output.ctc_logits, output.ctc_lengths = self.encoder.out(hidden_states), input_lengths
         return output
 
     def project(self, hidden_states: Tensor, input_lengths: Tensor) -> Tensor:
         """Speech embeddings `[B, T', D]` of conformer states `[B, T, hidden]`; `input_lengths` is `[B]`."""
-        num_frames = hidden_states.shape[1]
-        packed = hidden_states[length_mask(input_lengths, num_frames)]
+        batch, num_frames, _ = hidden_states.shape
+        lengths, device = input_lengths.cpu(), hidden_states.device
+        packed = _PackedLayout.padded(lengths, num_frames, device).pack(hidden_states.flatten(0, 1))
         # A clip's last window is completed with zeros, as upstream does for a clip alone.
-        windows = _PackedLayout(input_lengths, _round_up(input_lengths, self.config.window_size)).unpack(packed)
+        windows = _PackedLayout(lengths, _round_up(lengths, self.config.window_size), device).unpack(packed)
         embeddings = self.projector(windows[None])[0]
         most = -(-num_frames // self.config.window_size) * self.embeddings_per_window
-        return padded_rows(embeddings, length_mask(self.output_lengths(input_lengths), most))
+        padded = _PackedLayout.padded(self.output_lengths(lengths), most, device).unpack(embeddings)
+        return padded.view(batch, most, -1)
 
     def ctc_logits(self, input_features: Tensor, input_lengths: Tensor) -> Tensor:
         """CTC logits `[B, T, V]` alone, without running the projector; arguments as in `forward`."""
@@ -111,16 +114,19 @@ class GraniteSpeechEncoder(SpeechEncoder):
             input_features: `[B, T, 160]`.
             input_lengths: `[B]`.
         """
-        frame_mask = length_mask(input_lengths, input_features.shape[1])
-        hidden_states = self.encoder.input_linear(input_features[frame_mask])  # [N, hidden], as up to the end
+        batch, num_frames, _ = input_features.shape
+        lengths = input_lengths.cpu()
+        frames = _PackedLayout.padded(lengths, num_frames, input_features.device)
+        # [N, hidden] up to the end
+        hidden_states = self.encoder.input_linear(frames.pack(input_features.flatten(0, 1)))
         layers = cast(list[GraniteSpeechConformerBlock], list(self.encoder.layers))
-        run = ConformerRunner(input_lengths, self.encoder.attention_dists, layers[0])
+        run = ConformerRunner(lengths, self.encoder.attention_dists, layers[0])
         for index, layer in enumerate(layers, start=1):
             hidden_states = run(layer, hidden_states)
             if index == len(layers) // 2:  # self-conditioning on the CTC posteriors half way
                 posteriors = self.encoder.out(hidden_states).softmax(dim=-1)
                 hidden_states = hidden_states + self.encoder.out_mid(posteriors)
-        return padded_rows(hidden_states, frame_mask)
+        return frames.unpack(hidden_states).view(batch, num_frames, -1)
 
 
 class ConformerRunner:
@@ -136,10 +142,11 @@ class ConformerRunner:
     def __init__(self, lengths: Tensor, attention_dists: Tensor, layer: GraniteSpeechConformerBlock) -> None:
         # A batch whose longest clip is shorter than a block needs a shorter one only: the frames left out would all be
         # masked.
+        lengths, device = lengths.cpu(), attention_dists.device
         block = min(len(attention_dists), int(lengths.max()))
         self._distances = _distances(attention_dists[:block, :block])
-        self._blocks = _PackedLayout(lengths, _round_up(lengths, block))
-        self._gapped = _PackedLayout(lengths, lengths + max(layer.conv.depth_conv.padding))
+        self._blocks = _PackedLayout(lengths, _round_up(lengths, block), device)
+        self._gapped = _PackedLayout(lengths, lengths + max(layer.conv.depth_conv.padding), device)
 
     def __call__(self, layer: GraniteSpeechConformerBlock, hidden_states: Tensor) -> Tensor:
         """Packed frames `[N, hidden]` after one block."""
@@ -154,16 +161,22 @@ class _PackedLayout:
     """A layout of `S` rows that gives each clip of a batch a room, its `N` frames in all at the rooms' beginnings.
 
     Args:
-        lengths: `[B]`, frames of each clip.
-        sizes: `[B]`, rows of its room.
+        lengths: `[B]`, frames of each clip; on the CPU, so that nothing waits for an accelerator.
+        sizes: `[B]`, rows of its room; likewise.
+        device: of the frames.
     """
 
-    def __init__(self, lengths: Tensor, sizes: Tensor) -> None:
+    def __init__(self, lengths: Tensor, sizes: Tensor, device: torch.device) -> None:
         spare = sizes - lengths
         before = (spare.cumsum(0) - spare).repeat_interleave(lengths)
-        self.rows = torch.arange(len(before), device=lengths.device) + before
+        self.rows = (torch.arange(len(before)) + before).to(device, non_blocking=True)
         """`[N]`, the row of each frame."""
         self.num_rows = int(sizes.sum())
+
+    @classmethod
+    def padded(cls, lengths: Tensor, size: int, device: torch.device) -> "_PackedLayout":
+        """The layout of a padded batch `[B, size]`, flattened."""
+        return cls(lengths, torch.full_like(lengths, size), device)
 
     def unpack(self, packed: Tensor) -> Tensor:
         """The layout `[S, D]` of packed frames `[N, D]`, zero elsewhere."""

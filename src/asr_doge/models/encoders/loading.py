@@ -13,6 +13,7 @@ from asr_doge.audio import SAMPLE_RATE
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, load_weights, weights_fingerprint
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
+from asr_doge.models.encoders.base import shelve
 from asr_doge.models.quantization import quantize_linear_layers
 from asr_doge.published import Quantization
 
@@ -25,6 +26,8 @@ def load_encoder(
     config: PreTrainedConfig,
     dtype: torch.dtype = torch.float32,
     quantization: Quantization = "none",
+    *,
+    shelved: bool = False,
 ) -> SpeechEncoder:
     """A frozen speech encoder with the weights of a checkpoint.
 
@@ -33,6 +36,7 @@ def load_encoder(
         config: its configuration.
         dtype: of the weights in memory.
         quantization: see `asr_doge.models.quantization`.
+        shelved: leave the weights on disk (see `shelve`).
 
     Raises:
         CheckpointError: no family reads it, it hears another sampling rate, or a weight is missing, unexpected or
@@ -42,6 +46,8 @@ def load_encoder(
     complete_config(config, reference)
     with init_empty_weights(include_buffers=False):
         encoder = family(config)
+    if shelved:
+        return shelve(encoder).eval()
     if quantization == "int8":
         quantize_linear_layers(encoder)
     load_weights(encoder, reference, family.rename_checkpoint_key, f"speech encoder '{reference.name}'", dtype)

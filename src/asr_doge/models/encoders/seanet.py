@@ -17,13 +17,13 @@ from transformers.models.encodec.modeling_encodec import EncodecConv1d, EncodecE
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference
-from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
+from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput, length_mask
 from asr_doge.models.encoders.vocabularies import vocabulary_of
 from asr_doge.models.encoders.wav2vec2 import OLD_NORMS
 from asr_doge.models.feature_extraction_waveform import WaveformFeatureExtractor
 
 
-class SEANetSpeechEncoder(SpeechEncoder):
+class SEANetSpeechEncoder(EncoderFamily):
     """SEANet: `[B, samples]` to `[B, T', hidden]`, one for every hop of its strides, and CTC logits at that rate."""
 
     model_type = "encodec"

@@ -21,7 +21,7 @@ from transformers import HubertModel, PreTrainedConfig, PreTrainedModel, Wav2Vec
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference
-from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
+from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput, length_mask
 from asr_doge.models.encoders.vocabularies import blank_first, read_characters, vocabulary_of
 from asr_doge.models.feature_extraction_waveform import WaveformFeatureExtractor
 
@@ -30,7 +30,7 @@ OLD_NORMS = {"weight_g": "parametrizations.weight.original0", "weight_v": "param
 """How torch named the parts of a normalized weight before 2.0, and today."""
 
 
-class Wav2Vec2SpeechEncoder(SpeechEncoder):
+class Wav2Vec2SpeechEncoder(EncoderFamily):
     """Wav2Vec2: `[B, samples]` at 16 kHz to `[B, T', hidden]` at 50 Hz, and CTC logits at the same rate."""
 
     model_type = "wav2vec2"

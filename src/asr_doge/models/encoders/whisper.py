@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, encoder_window, length_mask
+from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput, encoder_window, length_mask
 
 _WANTED_KEY = re.compile(r"(?:model\.)?(encoder\..+)")
 SILENCE_FRAMES = 100
 """What the window `clip` reads after a clip, at 100 Hz: a second. Without any, a clip's last states differ most."""
 
 
-class WhisperSpeechEncoder(SpeechEncoder):
+class WhisperSpeechEncoder(EncoderFamily):
     """Whisper encoder: `[B, mels, 3000]` at 100 Hz to `[B, T', d_model]` at 50 Hz."""
 
     model_type = "whisper"

@@ -28,6 +28,7 @@ _HEADERS = {
 router = APIRouter(include_in_schema=False)
 
 
+@router.head("/", response_model=None)
 @router.get("/", response_model=None)
 async def index() -> Response:
     """The page."""

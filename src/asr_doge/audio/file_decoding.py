@@ -16,16 +16,22 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.audio.decoding_child import BLOCK, DAMAGE, DEATH, END, FRAME, MEMORY, NAME, NOTE, REQUEST
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note, log_note
 from asr_doge.errors import AudioError, DamagedAudioError
-from asr_doge.serving.decoding_child import BLOCK, DAMAGE, END, FRAME, NAME, NOTE, REQUEST
 
 BLOCK_SECONDS = 20
 """Time that decoding a block of some seconds may take."""
 SLOWEST = 20
 """Seconds of audio that a second of the processor decodes, at least; usual are several hundred."""
+_LONGEST_SECONDS = 7 * 24 * 3600
+"""Length of a recording whose decoding may take as long as it needs, if no limit is set."""
 _MOST_BYTES = 1 << 24
+
+
+class DecoderDiedError(AudioError):
+    """A recording whose decoder crashed, hung or took too much memory or time."""
 
 
 class FileDecoder:
@@ -33,19 +39,24 @@ class FileDecoder:
 
     Args:
         memory: bytes that one file may take.
-        max_duration: longest recording, in seconds.
+        max_duration: longest recording, in seconds; None for any.
 
     Attributes:
         process: that stands by.
     """
 
-    def __init__(self, memory: int, max_duration: float) -> None:
+    def __init__(self, memory: int, max_duration: float | None = None) -> None:
         self._memory, self._max_duration = memory, max_duration
         self._lock = threading.Lock()
         self.process, self._socket = _started()
 
     def blocks(
-        self, file: BinaryIO, name: str, has_left: threading.Event, on_note: Note = log_note
+        self,
+        file: BinaryIO,
+        name: str,
+        has_left: threading.Event,
+        on_note: Note = log_note,
+        channel: int | None = None,
     ) -> Iterator[NDArray[np.float32]]:
         """A recording's samples at 16 kHz.
 
@@ -53,22 +64,21 @@ class FileDecoder:
             file: with a descriptor; it is read from its start.
             name: what to call it in messages.
             has_left: set when nobody wants it any more.
-            on_note: as in `read_blocks`.
+            on_note, channel: as in `read_blocks`.
 
         Raises:
-            AudioError: it cannot be decoded within the limits.
+            DecoderDiedError: its decoder crashed, or it cannot be decoded within the limits.
+            AudioError: it cannot be read, or is too long.
             DamagedAudioError: it is truncated or damaged; what is there of it was given.
         """
         samples = 0
-        with self._decoded(file.fileno()) as pipe:
+        with self._decoded(file.fileno(), -1 if channel is None else channel) as pipe:
             while True:
-                header = pipe.read(FRAME.size)
-                if len(header) < FRAME.size:
-                    raise AudioError(f"{name} takes too much memory or time to decode: convert it to WAV or FLAC.")
-                kind, length = FRAME.unpack(header)
-                content = pipe.read(min(length, _MOST_BYTES))
+                kind, content = _frame(pipe)
                 if kind == END or has_left.is_set():
                     return
+                if kind == DEATH:
+                    raise DecoderDiedError(_cause_of_death(name, content.decode()))
                 if kind != BLOCK:
                     text = content.decode("utf-8", "replace").replace(NAME, name)
                     if kind == NOTE:
@@ -77,7 +87,7 @@ class FileDecoder:
                     raise (DamagedAudioError if kind == DAMAGE else AudioError)(text)
                 block = np.frombuffer(content, dtype=np.float32)
                 samples += len(block)
-                if samples > self._max_duration * SAMPLE_RATE:
+                if self._max_duration is not None and samples > self._max_duration * SAMPLE_RATE:
                     raise AudioError(
                         f"{name} is longer than {self._max_duration:.0f} s, which is the most this server takes:"
                         " cut it into parts."
@@ -90,9 +100,10 @@ class FileDecoder:
             self._socket.close()
             self.process.wait()
 
-    def _decoded(self, descriptor: int) -> BinaryIO:
+    def _decoded(self, descriptor: int, channel: int) -> BinaryIO:
         """What a fork writes of a file."""
-        allowed = REQUEST.pack(self._memory, 30 + round(self._max_duration / SLOWEST), BLOCK_SECONDS)
+        processor_seconds = 30 + round((self._max_duration or _LONGEST_SECONDS) / SLOWEST)
+        allowed = REQUEST.pack(self._memory, processor_seconds, BLOCK_SECONDS, channel)
         reading, writing = os.pipe()
         try:
             with self._lock:
@@ -114,10 +125,34 @@ class FileDecoder:
         socket.send_fds(self._socket, [allowed], [descriptor, writing])
 
 
+def _frame(pipe: BinaryIO) -> tuple[bytes, bytes]:
+    """Kind and content of what comes next; an end within it is a death of unknown cause."""
+    header = pipe.read(FRAME.size)
+    if len(header) < FRAME.size:
+        return DEATH, b""
+    kind, length = FRAME.unpack(header)
+    content = pipe.read(min(length, _MOST_BYTES))
+    return (kind, content) if len(content) == length else (DEATH, b"")
+
+
+def _cause_of_death(name: str, reason: str) -> str:
+    """One line on a decoder that died; `reason` as in `DEATH`, or empty."""
+    what = {
+        "": "",
+        MEMORY: "",
+        "SIGALRM": f" (none of it came in {BLOCK_SECONDS} s)",
+        "SIGXCPU": " (its share of processor time is used up)",
+        "SIGKILL": " (it was killed)",
+    }
+    if reason in what:
+        return f"{name} takes too much memory or time to decode{what[reason]}: convert it to WAV or FLAC."
+    return f"{name} crashes its decoder ({reason}): convert it to WAV or FLAC."
+
+
 def _started() -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A process that stands by, and the socket to it."""
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.executable, "-m", "asr_doge.serving.decoding_child", str(theirs.fileno())]
+        command = [sys.executable, "-m", "asr_doge.audio.decoding_child", str(theirs.fileno())]
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         return subprocess.Popen(command, pass_fds=[theirs.fileno()], env=os.environ | single), ours

@@ -1,0 +1,127 @@
+"""How much longer transcription takes than its model: reading, cutting and finding speech beside encoding and decoding.
+
+    python bench/pipeline.py                                     # synthetic voices, 160 clips and an hour: minutes
+    python bench/pipeline.py --digits_dir ./fsdd --clips 40 --long_seconds 300
+
+Promises: `nano` transcribes digit strings from files, through the function that `asr-doge transcribe` uses, once with
+each string in a file of its own and once with all in one long file. Then encoder and decoder alone work on the very
+chunks that were made of them, in the same batches, in the same process. Printed are both times, by the clock and of the
+processor (all threads), and their ratios: 1 is a pipeline that costs nothing.
+The clock's ratio says something on an idle machine only; the processor's says it anywhere, but counts as a cost what
+another core does meanwhile. It does not know accuracy.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from asr_doge.audio import SAMPLE_RATE
+from asr_doge.audio.level import for_encoder
+from asr_doge.data.digits import read_fsdd, recorded_clips, split_voices, synthesized_clips
+from asr_doge.decoding.recognition import Recognition
+from asr_doge.inference.segmentation import Chunk
+from asr_doge.inference.transcription import Transcriber
+from asr_doge.models import load_model
+
+PAUSE_SECONDS = 0.5
+DISTINCT = 32
+"""Strings of which the files are made, over and over."""
+
+
+class Noting(Transcriber):
+    """Keeps the batches of chunks that it recognizes."""
+
+    batches: list[list[Chunk]]
+
+    def recognize_chunks(
+        self,
+        chunks: Sequence[Chunk],
+        languages: Sequence[str | None] | None = None,
+        hotwords: Sequence[Sequence[str]] | None = None,
+    ) -> list[Recognition]:
+        """As it always does."""
+        self.batches.append(list(chunks))
+        return super().recognize_chunks(chunks, languages, hotwords)
+
+    def recognize_alone(self) -> None:
+        """Encode and decode what was kept, and nothing else."""
+        for chunks in self.batches:
+            clips = [for_encoder(chunk.samples) for chunk in chunks]
+            timed = [bool(chunk.overlap_before or chunk.overlap_after) for chunk in chunks]
+            self.recognizer.recognize(clips, lambda _: True, timed=timed)
+
+
+def timed(action: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of the clock and of the processor."""
+    start, processor_start = time.perf_counter(), time.process_time()
+    action()
+    return time.perf_counter() - start, time.process_time() - processor_start
+
+
+def measure(transcriber: Noting, name: str, paths: Sequence[Path]) -> dict[str, Any]:
+    """Whole and model alone, on the same recordings."""
+    transcriber.batches = []
+    whole, whole_processor = timed(lambda: transcriber.transcribe(paths))
+    model, model_processor = timed(transcriber.recognize_alone)
+    return {
+        "recordings": name,
+        "audio_seconds": round(sum(soundfile.info(path).duration for path in paths), 1),
+        "whole_seconds": round(whole, 2),
+        "model_seconds": round(model, 2),
+        "ratio": round(whole / model, 2),
+        "whole_cpu_seconds": round(whole_processor, 2),
+        "model_cpu_seconds": round(model_processor, 2),
+        "cpu_ratio": round(whole_processor / model_processor, 2),
+    }
+
+
+def write_recordings(
+    strings: Iterable[np.ndarray[Any, Any]], folder: Path, clips: int, seconds: float
+) -> tuple[list[Path], Path]:
+    """Short files, and a long one."""
+    held = [np.clip(string, -1, 1) for string in strings]
+    short = [folder / f"{number:04d}.wav" for number in range(clips)]
+    for path, samples in zip(short, cycle(held), strict=False):
+        soundfile.write(path, samples, SAMPLE_RATE)
+    long, left, pause = folder / "long.flac", round(seconds * SAMPLE_RATE), np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE))
+    with soundfile.SoundFile(long, "w", SAMPLE_RATE, 1) as file:
+        for samples in cycle(held):
+            part = np.concatenate([samples, pause])[:left]
+            file.write(part)
+            left -= len(part)
+            if not left:
+                return short, long
+    raise AssertionError
+
+
+def main() -> None:
+    """Measure and print, a line of JSON for each kind."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--digits_dir", type=Path, help="Free Spoken Digit Dataset; default, synthetic voices")
+    parser.add_argument("--clips", type=int, default=160)
+    parser.add_argument("--long_seconds", type=float, default=3600.0)
+    options = parser.parse_args()
+    if options.digits_dir:
+        clips = recorded_clips(DISTINCT, read_fsdd(options.digits_dir), 0)
+    else:
+        clips = synthesized_clips(DISTINCT, split_voices().unseen, seed=0)
+    transcriber = Noting(load_model("nano", device="cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        strings = (clip.waveform for clip in islice(clips, DISTINCT))
+        short, long = write_recordings(strings, Path(folder), options.clips, options.long_seconds)
+        transcriber.batches = []
+        transcriber.transcribe(short[:2])  # warm
+        print(json.dumps(measure(transcriber, f"{len(short)} short", short)), flush=True)
+        print(json.dumps(measure(transcriber, "one long", [long])), flush=True)
+
+
+if __name__ == "__main__":
+    main()

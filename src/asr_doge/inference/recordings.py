@@ -1,0 +1,108 @@
+"""Recordings in progress: what was read of them, and their transcripts as their chunks are recognized.
+
+Promises: times of a transcript count from the recording's start, and the chunks' texts are joined in their order,
+whatever order they were recognized in. A recording may be read in one thread and recognized in another: the reader sets
+`is_read` last.
+It does not read, cut or recognize.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asr_doge.decoding.recognition import Recognition
+from asr_doge.errors import AudioError
+from asr_doge.inference.results import (
+    Alternative,
+    FailedTranscription,
+    GuardAction,
+    Segment,
+    Transcription,
+    Word,
+)
+from asr_doge.inference.segmentation import Chunk
+from asr_doge.inference.stitching import ChunkTranscript, stitch
+
+
+@dataclass
+class Recording:
+    """A recording in progress: how much of it was read, and the recognition of each of its chunks."""
+
+    path: Path | None
+    name: str
+    language: str | None = None
+    channel: int | None = None
+    samples: int = 0
+    chunks: int = 0
+    transcripts: dict[int, ChunkTranscript] = field(default_factory=dict)
+    guards: list[GuardAction] = field(default_factory=list)
+    passes: int = 0
+    is_read: bool = False
+    error: AudioError | None = None
+    notes: list[str] = field(default_factory=list)
+    incomplete: str | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all of it was read and recognized, or cannot be."""
+        return self.is_read and (self.error is not None or len(self.transcripts) == self.chunks)
+
+    def add(self, index: int, chunk: Chunk, recognition: Recognition) -> None:
+        """Note what was recognized in one of its chunks."""
+        self.transcripts[index] = transcript_of(recognition, chunk)
+        self.guards += guard_actions(recognition, chunk)
+        self.passes += recognition.passes
+
+    def finished(self, sampling_rate: int) -> Transcription | FailedTranscription:
+        """Its transcript, or why there is none."""
+        if self.error is not None:
+            return FailedTranscription(self.error, self.path)
+        segments = stitch([self.transcripts[index] for index in range(self.chunks)])
+        text = " ".join(segment.text for segment in segments)
+        guards = tuple(sorted(self.guards, key=lambda action: action.start))
+        return Transcription(
+            text,
+            self.samples / sampling_rate,
+            self.path,
+            tuple(segments),
+            guards,
+            self.passes,
+            self.channel + 1 if self.channel is not None else None,
+            tuple(self.notes),
+            self.incomplete,
+        )
+
+
+QueuedChunk = tuple[Recording, int, Chunk]
+"""A chunk that waits to be transcribed, with its recording and its number there."""
+
+
+def segment_of(recognition: Recognition, chunk: Chunk) -> Segment:
+    """The segment for a recognized chunk, with times from the recording's start."""
+    heard = recognition.speech
+    if heard is None and chunk.is_uncut and recognition.times:  # rather than the detector, which takes longer
+        heard = recognition.times[0][0], recognition.times[-1][1]
+    if heard is not None:
+        start, end = (min(chunk.start + moment, chunk.end) for moment in heard)
+    else:
+        start, end = chunk.speech_bounds() if recognition.text else (chunk.start, chunk.end)
+    words = tuple(
+        Word(word.text, chunk.start + word.start, min(chunk.start + word.end, chunk.end), word.confidence)
+        for word in recognition.words
+    )
+    alternatives = tuple(Alternative(text, score) for text, score in recognition.alternatives)
+    return Segment(recognition.text, start, end, words, alternatives)
+
+
+def transcript_of(recognition: Recognition, chunk: Chunk) -> ChunkTranscript:
+    """The transcript of a recognized chunk, ready to be joined with its neighbours'."""
+    times = tuple((chunk.start + start, min(chunk.start + end, chunk.end)) for start, end in recognition.times)
+    return ChunkTranscript(segment_of(recognition, chunk), times, chunk.shared)
+
+
+def guard_actions(recognition: Recognition, chunk: Chunk) -> list[GuardAction]:
+    """What the guards did in a chunk of a recording, or in a stretch of it."""
+    silenced = [
+        GuardAction("silence", chunk.start + start, min(chunk.start + end, chunk.end))
+        for start, end in recognition.silenced
+    ]
+    return [*silenced, *(GuardAction(guard, chunk.start, chunk.end) for guard in recognition.guards)]

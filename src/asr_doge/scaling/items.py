@@ -1,0 +1,227 @@
+"""What a job is to read: recordings in folders, globs, manifests, tar files and Parquet, here or behind a URL.
+
+Promises: the list is complete and in an order that depends only on what is there, each item once; each item says where
+its bytes are and what its source looked like (size and time, or the store's etag), so that a change shows. A source
+that cannot be listed is one `DataError` line. It decodes nothing.
+
+Folders and globs are searched for the endings of `asr_doge.audio.folders`. Manifests (`.json`, `.jsonl`) are ours or
+NeMo's; `offset` and `duration` choose a part of a recording. Of a tar file (WebDataset, NeMo's tarred sets,
+`recording.*.tar` of lhotse Shar) every member with such an ending is an item; of a Parquet file every row's `audio`
+(`bytes`, or `path`).
+"""
+
+import glob
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from asr_doge.audio.folders import AUDIO_EXTENSIONS, search_folder
+from asr_doge.data.stores import is_url, one_line, open_filesystem
+from asr_doge.errors import AudioError, DataError
+
+_MANIFESTS = (".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A recording, or a part of one.
+
+    Attributes:
+        url: path or URL of the file that it is in.
+        stamp: what the file looked like; empty if unknown.
+        member: its name in a tar file, or the number of its row in a Parquet file; empty if it is the file.
+        start, size: where its bytes are in a tar file.
+        offset: where it begins in the recording, in seconds.
+        duration: its length in seconds; None for the rest of the recording.
+    """
+
+    url: str
+    stamp: str = ""
+    member: str = ""
+    start: int = 0
+    size: int = 0
+    offset: float = 0.0
+    duration: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called in output and messages."""
+        return f"{self.url}#{self.member}" if self.member else self.url
+
+    @property
+    def title(self) -> str:
+        """What tells it from other parts of the same recording."""
+        return f"{self.name} at {self.offset:g} s" if self.is_part else self.name
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a part of a recording."""
+        return self.offset > 0 or self.duration is not None
+
+
+def list_items(sources: Sequence[str]) -> list[Item]:
+    """The recordings that sources hold, in their order; one that is named twice is listed once.
+
+    Raises:
+        DataError: a source is missing, unreadable, malformed or without recordings.
+    """
+    return list(dict.fromkeys(item for source in sources for item in _listed(source)))
+
+
+def _listed(source: str) -> Iterable[Item]:
+    if not source:
+        raise DataError("an argument is empty: name a recording, or . for this folder")
+    if is_url(source):
+        return _listed_remote(source)
+    if os.path.isdir(source):  # noqa: PTH112 - False where Path.is_dir raises, as for a name too long
+        try:
+            return [_local(path) for path in search_folder(source).paths]
+        except AudioError as error:
+            raise DataError(str(error)) from None
+    if not os.path.lexists(source) and glob.has_magic(source):
+        found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - a pattern may be absolute
+        if not found:
+            raise DataError(f"{source} matches nothing: check the pattern")
+        return [item for path in found for item in _listed(glob.escape(path) if glob.has_magic(path) else path)]
+    return _held(source, _local(source))
+
+
+def _local(path: str | os.PathLike[str]) -> Item:
+    name = os.fspath(path)
+    try:
+        status = Path(name).stat()
+    except (OSError, ValueError):
+        return Item(name, "missing")  # which is reported in its place
+    return Item(name, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _held(name: str, file: Item) -> Iterable[Item]:
+    """The items in a file: itself, or those that it lists or holds."""
+    ending = PurePosixPath(name).suffix.lower()
+    if ending in _MANIFESTS:
+        return _of_manifest(file)
+    if ending == ".tar":
+        return _of_tar(file)
+    if ending == ".parquet":
+        return _of_parquet(file)
+    return [file]
+
+
+def _listed_remote(url: str) -> list[Item]:
+    """Recordings at a URL: a file, a folder, or a glob."""
+    filesystem, path = open_filesystem(url)
+    scheme = url.partition("://")[0]
+    try:
+        filesystem.invalidate_cache()
+        if glob.has_magic(path):
+            found = filesystem.glob(path, detail=True)
+        elif filesystem.isdir(path):
+            found = filesystem.find(path, detail=True)
+        else:
+            found = {path: filesystem.info(path)}
+    except FileNotFoundError:
+        raise DataError(f"{url} does not exist: check the URL") from None
+    except Exception as error:  # each cloud's client has its own errors
+        raise DataError(f"{url} cannot be listed: {one_line(error)}") from error
+    files = {name: info for name, info in sorted(found.items()) if info.get("type") == "file"}
+    endings = {*AUDIO_EXTENSIONS, ".tar", ".parquet"}
+    if filesystem.isdir(path):
+        files = {name: info for name, info in files.items() if PurePosixPath(name).suffix.lower() in endings}
+    if not files:
+        raise DataError(f"{url} holds no recordings: check the URL")
+    items = [Item(f"{scheme}://{name.lstrip('/')}", _remote_stamp(info)) for name, info in files.items()]
+    return [item for file in items for item in _held(file.url, file)]
+
+
+def _remote_stamp(info: dict[str, Any]) -> str:
+    version = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified") if key in info), "")
+    return f"{info.get('size', '')}-{version.strip(chr(34))}"
+
+
+def _open(name: str) -> Any:
+    """A file for reading bytes.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    try:
+        if not is_url(name):
+            return Path(name).open("rb")
+        filesystem, path = open_filesystem(name)
+        return filesystem.open(path, "rb")
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name} cannot be read: {one_line(error)}") from error
+
+
+def _of_manifest(manifest: Item) -> Iterator[Item]:
+    """The recordings that a manifest lists; for parts, the manifest's own stamp counts too."""
+    folder = manifest.url.rpartition("/")[0] if "/" in manifest.url else "."
+    with _open(manifest.url) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield _of_line(line, folder)
+                except ValueError as error:
+                    raise DataError(f"{manifest.url} line {number}: {error}") from None
+
+
+def _of_line(line: bytes, folder: str) -> Item:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        raise ValueError("not JSON in UTF-8; write one object a line") from None
+    name = (fields.get("audio_path") or fields.get("audio_filepath")) if isinstance(fields, dict) else None
+    if not isinstance(name, str):
+        raise ValueError('no "audio_path"; name the recording')
+    offset, duration = fields.get("offset") or 0.0, fields.get("duration")
+    if not isinstance(offset, int | float) or not 0 <= offset < float("inf"):
+        raise ValueError('"offset" is not a number of seconds from 0')
+    if duration is not None and (not isinstance(duration, int | float) or not 0 < duration < float("inf")):
+        raise ValueError('"duration" is not a positive number of seconds')
+    url = name if is_url(name) or name.startswith("/") else f"{folder}/{name}"
+    stamp = "" if is_url(url) else _local(url).stamp
+    if "offset" not in fields:  # a manifest of whole recordings states their durations too
+        return Item(url, stamp)
+    return Item(url, stamp, offset=float(offset), duration=None if duration is None else float(duration))
+
+
+def _of_tar(file: Item) -> Iterator[Item]:
+    with _open(file.url) as opened:
+        try:
+            with tarfile.open(fileobj=opened, mode="r:") as archive:
+                for member in archive:
+                    if member.isfile() and PurePosixPath(member.name).suffix.lower() in AUDIO_EXTENSIONS:
+                        yield Item(file.url, file.stamp, member.name, member.offset_data, member.size)
+        except tarfile.TarError as error:
+            raise DataError(f"{file.url} is not a complete tar file ({error}): unpack it, or make it again") from None
+
+
+def _of_parquet(file: Item) -> list[Item]:
+    parquet = import_parquet(file.url)
+    with _open(file.url) as opened:
+        try:
+            described = parquet.ParquetFile(opened)
+        except Exception as error:
+            raise DataError(f"{file.url} is not a Parquet file: {one_line(error)}") from None
+        if "audio" not in described.schema_arrow.names:
+            raise DataError(f"{file.url} has no column audio: name files of an audio dataset")
+        return [Item(file.url, file.stamp, str(row)) for row in range(described.metadata.num_rows)]
+
+
+def import_parquet(url: str) -> Any:
+    """Arrow's module for Parquet.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{url} needs a package that is not installed: pip install 'asr-doge[datasets]'") from None
+    return parquet

@@ -1,0 +1,212 @@
+"""A job from its settings to its summary: list, shard, run on an engine, count.
+
+Promises: the same command goes on with a job that was stopped; what was finished is kept whatever stops the rest; every
+recording ends as one line of the output, a text or an error, and those with errors are named in the summary.
+"""
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from asr_doge.data.sharding import parse_shard
+from asr_doge.data.stores import is_url
+from asr_doge.errors import ConfigError, DataError
+from asr_doge.progress import progress_bar
+from asr_doge.scaling.configuration import TranscribeJobConfig
+from asr_doge.scaling.engines import run_here
+from asr_doge.scaling.items import Item, list_items
+from asr_doge.scaling.planning import Plan, plan_job
+from asr_doge.scaling.shard_worker import Shard, ShardWorker
+from asr_doge.scaling.shards import Job, JobFolder, ShardReport, source_digest
+
+_SAMPLED_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """What became of all recordings, or, of a process's part, so far.
+
+    Attributes:
+        shards, finished: their number in the job, and of those that are complete.
+        transcribed, incomplete: recordings with a text, and of these the damaged ones.
+        failed: name and reason of each other recording.
+        audio_hours: length of the transcribed ones.
+        seconds: time of this run.
+        times_real_time: audio transcribed in this run, over its time.
+    """
+
+    shards: int
+    finished: int
+    transcribed: int
+    incomplete: int
+    failed: list[tuple[str, str]]
+    audio_hours: float
+    seconds: float
+    times_real_time: float
+
+
+def describe_job(config: TranscribeJobConfig, items: Sequence[Item]) -> Job:
+    """What the output depends on."""
+    return Job(
+        "transcribe",
+        model_digest(config.model),
+        config.text_settings(),
+        source_digest(items),
+        len(items),
+        config.shard_size,
+        version("asr-doge"),
+    )
+
+
+def model_digest(model: str) -> str:
+    """Identity of a model, the same on every machine: a name, or for a folder a digest of its files.
+
+    Of each file the size and both ends count, so that gigabytes need not be read.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode(errors="replace"))
+            with path.open("rb") as file:
+                digest.update(file.read(_SAMPLED_BYTES))
+                file.seek(max(size - _SAMPLED_BYTES, 0))
+                digest.update(file.read(_SAMPLED_BYTES))
+    return digest.hexdigest()[:16]
+
+
+MakeWorker = Callable[[TranscribeJobConfig, JobFolder], ShardWorker]
+
+
+def _transcribe_worker(config: TranscribeJobConfig, folder: JobFolder) -> ShardWorker:
+    from asr_doge.scaling.transcribing import TranscribeWorker  # here, since it loads torch
+
+    return TranscribeWorker(config, folder)
+
+
+def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _transcribe_worker) -> JobSummary:
+    """Transcribe in shards, on the engine that is asked for.
+
+    Args:
+        config: of the verb.
+        make_worker: what makes a worker, on the machine where it is to work.
+
+    Raises:
+        ConfigError: settings that do not go together.
+        DataError: the sources cannot be listed, or the output is of another job or cannot be written.
+        CheckpointError: the model cannot be loaded.
+    """
+    config.check_job()
+    part = parse_shard(config.shard)
+    items, job = _listed(config)
+    assert config.output_dir is not None
+    folder = JobFolder(config.output_dir, job)
+    if config.overwrite:
+        folder.clear()
+    folder.claim()
+    known, notes = folder.finished()
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    mine = range(part.index, job.num_shards + 1, part.count)
+    tasks = [Shard(number, tuple(job.shard(items, number))) for number in mine if number not in known]
+    if known:
+        print(f"{len(known)} of {job.num_shards} shards are complete already", file=sys.stderr)
+    begin = time.perf_counter()
+    done: list[ShardReport] = []
+    _run(config, folder, partial(make_worker, config, folder), tasks, done)
+    seconds = time.perf_counter() - begin
+    reports = folder.finished()[0]
+    summary = _summary(job, [reports[number] for number in sorted(reports)], done, seconds)
+    if summary.finished == summary.shards:
+        if summary.transcribed + len(summary.failed) != job.count:
+            raise DataError(
+                f"{config.output_dir} holds {summary.transcribed + len(summary.failed)} lines, not one for each of"
+                f" {job.count} recordings: run again with --overwrite"
+            )
+        folder.write_summary(asdict(summary))
+    return summary
+
+
+def plan_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _transcribe_worker) -> Plan:
+    """What the job would hold and cost; arguments and errors as of `run_transcribe_job`."""
+    config.check_job()
+    items, job = _listed(config)
+    worker = make_worker(config, JobFolder(config.output_dir or "plan", job))
+    worker.start()
+    try:
+        return plan_job(config, items, job.num_shards, worker)
+    except ValueError as error:
+        raise DataError(f"{config.files[0]}: {error}") from None
+    finally:
+        worker.close()
+
+
+def _listed(config: TranscribeJobConfig) -> tuple[list[Item], Job]:
+    items = list_items(config.files)
+    if not items:
+        raise ConfigError("nothing to transcribe: give files, folders, manifests or URLs")
+    return items, describe_job(config, items)
+
+
+def _run(
+    config: TranscribeJobConfig,
+    folder: JobFolder,
+    make: Callable[[], ShardWorker],
+    tasks: Sequence[Shard],
+    done: list[ShardReport],
+) -> None:
+    """Do shards, with a bar of hours."""
+    failures = 0
+    begin = time.perf_counter()
+    with progress_bar(total=sum(len(task.items) for task in tasks), desc="transcribing", unit="rec") as bar:
+
+        def report(one: ShardReport) -> None:
+            nonlocal failures
+            if folder.is_finished(one.number) is None:
+                raise DataError(
+                    f"shard {one.number} was written to {folder.url} on another machine and is not there on this one:"
+                    " give a folder that all share, or a URL"
+                )
+            done.append(one)
+            failures += len(one.failures)
+            hours = sum(each.audio_seconds for each in done) / 3600
+            rate = 3600 * hours / max(time.perf_counter() - begin, 1e-9)
+            bar.set_postfix_str(f"{hours:.2f} h, {rate:.0f} × real time, {failures} failed", refresh=False)
+            bar.update(one.transcribed + len(one.failures))
+
+        if config.engine == "ray":
+            from asr_doge.scaling.ray_engine import run_on_ray  # here, since Ray is an extra
+
+            run_on_ray(make, tasks, config, report, _folder_of_relative_paths(config, tasks))
+        else:
+            run_here(make, tasks, report)
+
+
+def _folder_of_relative_paths(config: TranscribeJobConfig, tasks: Sequence[Shard]) -> str | None:
+    """The working directory, if any path of the job starts from it."""
+    model = config.model if Path(config.model).is_dir() else None
+    paths = [config.output_dir, config.hotwords, model, *(item.url for task in tasks for item in task.items)]
+    relative = any(path is not None and not is_url(path) and not Path(path).is_absolute() for path in paths)
+    return str(Path.cwd()) if relative else None
+
+
+def _summary(job: Job, reports: Sequence[ShardReport], done: Sequence[ShardReport], seconds: float) -> JobSummary:
+    audio = sum(report.audio_seconds for report in done)
+    return JobSummary(
+        job.num_shards,
+        len(reports),
+        sum(report.transcribed for report in reports),
+        sum(report.incomplete for report in reports),
+        [failure for report in reports for failure in report.failures],
+        round(sum(report.audio_seconds for report in reports) / 3600, 4),
+        round(seconds, 1),
+        round(audio / seconds, 1) if seconds else 0.0,
+    )

@@ -1,0 +1,259 @@
+"""The recording of an item as blocks of samples: fetched, decoded in a process of its own, and cut to its part.
+
+Promises: a recording that crashes, hangs or bloats its decoder costs itself alone, after `attempts` tries in a new
+process each; its samples are those that `read_blocks` gives of the same bytes. Recordings are decoded ahead of their
+reader, each up to about a minute of audio, so that memory does not grow with their length or number.
+"""
+
+import os
+import queue
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
+from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.audio.sound import Note
+from asr_doge.data.stores import is_url, one_line, open_filesystem
+from asr_doge.errors import ASRDogeError, AudioError
+from asr_doge.scaling.configuration import TranscribeJobConfig
+from asr_doge.scaling.items import Item, import_parquet
+
+_QUEUED_BLOCKS = 16
+"""Blocks of some seconds that are decoded ahead of a recording's reader."""
+_COPIED_BYTES = 1 << 20
+_CHANNELS: dict[str, int | None] = {"mix": None, "left": 0, "right": 1}
+
+Samples = NDArray[np.float32]
+
+
+class ItemReader:
+    """Reads the recordings of items, several ahead.
+
+    Args:
+        decoders: recordings that are decoded at once.
+        attempts: tries before a recording is given up.
+        memory: bytes that decoding one may take.
+        channel: to read, from 0; None for the mean of all.
+    """
+
+    def __init__(self, decoders: int, attempts: int, memory: int, channel: int | None) -> None:
+        self._attempts, self._channel = attempts, channel
+        self._decoders = decoders
+        self._decoder = FileDecoder(memory)
+
+    def close(self) -> None:
+        """End the process that stands by for decoding."""
+        self._decoder.close()
+
+    def read_ahead(self, items: Sequence[Item]) -> Iterator["Reading"]:
+        """Recordings in order; each must be read, or left, before the next is asked for."""
+        waiting = iter(items)
+        ahead: deque[Reading] = deque()
+        with ThreadPoolExecutor(self._decoders) as threads:
+            try:
+                while True:
+                    for item in waiting:
+                        ahead.append(Reading(item))
+                        threads.submit(ahead[-1].fill, self)
+                        if len(ahead) > self._decoders:
+                            break
+                    if not ahead:
+                        return
+                    reading = ahead.popleft()
+                    try:
+                        yield reading
+                    finally:
+                        reading.has_left.set()
+            finally:
+                for reading in ahead:
+                    reading.has_left.set()
+
+    def blocks(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+        """The samples of an item's recording, at 16 kHz, whole.
+
+        Raises:
+            AudioError: it cannot be fetched or read, or is given up.
+        """
+        with open_item(item) as file:
+            given, notes = 0, set()
+
+            def note_once(note: str) -> None:
+                if note not in notes:
+                    notes.add(note)
+                    on_note(note)
+
+            for attempt in range(1, self._attempts + 1):
+                skipped = given  # what an attempt before gave
+                file.seek(0)  # which the decoder may share
+                try:
+                    for block in self._decoder.blocks(file, item.name, has_left, note_once, self._channel):
+                        new = block[skipped:]
+                        skipped -= min(skipped, len(block))
+                        given += len(new)
+                        if len(new):
+                            yield new
+                    return
+                except DecoderDiedError as error:
+                    if attempt == self._attempts:
+                        raise AudioError(f"{error} Given up after attempt {attempt}.") from None
+
+
+def item_reader(config: TranscribeJobConfig) -> ItemReader:
+    """A reader as the settings want it."""
+    memory = config.decode_memory_mb * 1_000_000
+    return ItemReader(config.decoders, config.max_attempts, memory, _CHANNELS[config.channels])
+
+
+class Reading:
+    """A recording on its way from a decoder to its reader.
+
+    Attributes:
+        name: what to call it.
+        has_left: set when nobody wants it any more.
+    """
+
+    def __init__(self, item: Item) -> None:
+        self._item = item
+        self.name = item.name
+        self.has_left = threading.Event()
+        self._queue: queue.Queue[Samples | str | ASRDogeError | None] = queue.Queue(_QUEUED_BLOCKS)
+
+    def fill(self, reader: ItemReader) -> None:
+        """Decode, in a thread."""
+        try:
+            for block in cut(reader.blocks(self._item, self._note, self.has_left), self._item):
+                if not self._put(block):
+                    return
+            self._put(None)
+        except ASRDogeError as error:
+            self._put(error)
+        except Exception as error:  # a thread's defect is the recording's reader's to report
+            self._put(AudioError(f"{self.name} cannot be read ({type(error).__name__}: {one_line(error)})."))
+
+    def blocks(self, on_note: Note) -> Iterator[Samples]:
+        """The samples of the item, as they are decoded."""
+        while (thing := self._queue.get()) is not None:
+            if isinstance(thing, str):
+                on_note(thing)
+            elif isinstance(thing, ASRDogeError):
+                raise thing
+            else:
+                yield thing
+
+    def _note(self, note: str) -> None:
+        self._put(note)
+
+    def _put(self, thing: Samples | str | ASRDogeError | None) -> bool:
+        """Hand something to the reader; False if it has left."""
+        while not self.has_left.is_set():
+            try:
+                self._queue.put(thing, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+def cut(blocks: Iterator[Samples], item: Item) -> Iterator[Samples]:
+    """The part of a recording that an item is, in blocks.
+
+    Raises:
+        AudioError: the recording ends before the part begins.
+    """
+    if not item.is_part:
+        yield from blocks
+        return
+    start = round(item.offset * SAMPLE_RATE)
+    stop = None if item.duration is None else start + round(item.duration * SAMPLE_RATE)
+    position = 0
+    for block in blocks:
+        part = block[max(start - position, 0) : None if stop is None else max(stop - position, 0)]
+        position += len(block)
+        if len(part):
+            yield part
+        if stop is not None and position >= stop:
+            return
+    if position <= start:
+        raise AudioError(
+            f"{item.name} is {position / SAMPLE_RATE:.1f} s long, and its part would begin at {item.offset:g} s: "
+            "correct the manifest."
+        )
+
+
+def open_item(item: Item) -> BinaryIO:
+    """The bytes of an item's recording as an open file on disk.
+
+    Raises:
+        AudioError: they cannot be had.
+    """
+    try:
+        if not item.member and not is_url(item.url):
+            return Path(item.url).open("rb")
+        content = _parquet_bytes(item) if item.url.lower().endswith(".parquet") else None
+        copy = tempfile.TemporaryFile(prefix="asr-doge-")  # noqa: SIM115 - the caller closes it
+        if content is not None:
+            copy.write(content)
+        else:
+            _copy_range(item, copy)
+        copy.flush()
+        copy.seek(0)
+        return cast(BinaryIO, copy)
+    except FileNotFoundError:
+        raise AudioError(f"{item.name} does not exist: check the path.") from None
+    except ASRDogeError:
+        raise
+    except OSError as error:
+        raise AudioError(f"{item.name} cannot be opened ({error.strerror or one_line(error)}).") from None
+    except Exception as error:  # each cloud's client has its own errors
+        raise AudioError(f"{item.name} cannot be fetched: {one_line(error)}.") from None
+
+
+def _copy_range(item: Item, copy: IO[bytes]) -> None:
+    """Copy the item's bytes, or all if it is the file."""
+    left = item.size if item.member else None
+    with _opened(item.url) as file:
+        if item.start:
+            file.seek(item.start)
+        while left is None or left > 0:
+            block = file.read(_COPIED_BYTES if left is None else min(left, _COPIED_BYTES))
+            if not block:
+                break
+            copy.write(block)
+            left = None if left is None else left - len(block)
+
+
+def _opened(url: str) -> BinaryIO:
+    if not is_url(url):
+        return Path(url).open("rb")
+    filesystem, path = open_filesystem(url)
+    return cast(BinaryIO, filesystem.open(path, "rb"))
+
+
+def _parquet_bytes(item: Item) -> bytes:
+    """The bytes in a row's `audio`, or of the file that it names."""
+    row = int(item.member)
+    parquet = import_parquet(item.url)
+    with _opened(item.url) as opened:
+        file = parquet.ParquetFile(opened)
+        for group in range(file.metadata.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if row < count:
+                break
+            row -= count
+        audio = file.read_row_group(group, columns=["audio"])["audio"][row].as_py() or {}
+    if audio.get("bytes"):
+        return bytes(audio["bytes"])
+    path = audio.get("path")
+    if not path:
+        raise AudioError(f"{item.name} has neither bytes nor a path in its column audio.")
+    folder = os.path.dirname(item.url)  # noqa: PTH120 - of a URL too
+    with open_item(Item(path if is_url(path) or path.startswith("/") else f"{folder}/{path}")) as file:
+        return file.read()

@@ -1,0 +1,282 @@
+"""The engine of a Ray cluster: the workers of `asr_doge.scaling.engines` as actors, on as many nodes as there are.
+
+Promises: every task is done by some worker, or the error that stops the job is raised; a worker whose process, node or
+stage fails is replaced, and its task is given to another; fewer nodes make the job slower and never hang it; too few
+workers are an error after `wait_for_workers`, in one line. Ray only schedules: what is complete and what is given up is
+in the output (see `asr_doge.scaling.shards`), so nothing depends on Ray's own retries, which are off.
+
+Ray Data is not used; `docs/scale.md` says why.
+"""
+
+import logging
+import math
+import os
+import socket
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Generic
+
+from asr_doge.errors import ASRDogeError, ConfigError, DataError
+from asr_doge.scaling.configuration import EngineConfig
+from asr_doge.scaling.engines import Task, Worker, note_failure
+
+CONNECT_SECONDS = 10.0
+"""Time in which a cluster must answer."""
+_LOOK_SECONDS = 1.0
+
+
+def run_on_ray(
+    make: Callable[[], Worker[Task]],
+    tasks: Sequence[Task],
+    config: EngineConfig,
+    on_report: Callable[[Any], None],
+    folder: str | None = None,
+    most_attempts: int | None = None,
+) -> None:
+    """Do tasks on a cluster, in any order.
+
+    Args:
+        make: makes a worker, on the node where it is to work.
+        tasks: what is to be done.
+        config: of the cluster and its workers.
+        on_report: called with the report of each task.
+        folder: the working directory of workers, which relative paths start from; None if there are none.
+        most_attempts: workers that may fail at one task before the job stops; None if the worker sees to that.
+
+    Raises:
+        ConfigError: no cluster, one of another version, or one with too little room.
+        ASRDogeError: as the worker raises; or workers fail again and again.
+    """
+    ray = _import_ray()
+    fewest, most = config.worker_range()
+    with _connected(ray, config):
+        _note_room(ray, config, fewest)
+        pool = _Pool(ray, make, config, folder, most_attempts)
+        try:
+            pool.run(tasks, on_report, fewest, most)
+        finally:
+            pool.dismiss()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("--engine ray needs Ray: pip install 'asr-doge[ray]'") from None
+    return ray
+
+
+@contextmanager
+def _connected(ray: Any, config: EngineConfig) -> Iterator[None]:
+    """A connection to the cluster, for as long as the job takes; one that exists is used and left."""
+    if ray.is_initialized():
+        yield
+        return
+    address = config.ray_address
+    _check_answers(address)
+    local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    if local:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    except Exception as error:
+        raise ConfigError(f"--ray_address {address}: {_line(error)}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse at once an address at which nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(
+            f"--ray_address {address}: no cluster answers there ({error}): start one with `ray start --head`, or"
+            " correct the address"
+        ) from None
+
+
+def _fitting(ray: Any, config: EngineConfig) -> list[int]:
+    """Workers that each node of the cluster has room for."""
+
+    def count(resources: dict[str, float]) -> int:
+        fits = math.floor(resources.get("CPU", 0.0) / config.num_cpus_per_worker + 1e-6)
+        if config.num_gpus_per_worker:
+            fits = min(fits, math.floor(resources.get("GPU", 0.0) / config.num_gpus_per_worker + 1e-6))
+        return fits
+
+    return [count(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _note_room(ray: Any, config: EngineConfig, fewest: int) -> None:
+    """Say what would be left without the largest node."""
+    fits = _fitting(ray, config)
+    left = sum(fits) - max(fits, default=0)
+    if len(fits) > 1 and sum(fits) >= fewest > left:
+        print(f"note: if the largest node is lost, there is room for {left} workers of {fewest}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class _Call(Generic[Task]):
+    """What a worker is at: a task, or None while it starts; and whether it has a place on a node yet."""
+
+    actor: Any
+    task: Task | None
+    has_place: bool = True
+
+
+class _Pool(Generic[Task]):
+    """Workers on a cluster, each with one task at a time."""
+
+    def __init__(
+        self,
+        ray: Any,
+        make: Callable[[], Worker[Task]],
+        config: EngineConfig,
+        folder: str | None,
+        most_attempts: int | None,
+    ) -> None:
+        self._ray, self._make, self._config, self._folder = ray, make, config, folder
+        self._most_attempts = most_attempts
+        self._attempts: Counter[Task] = Counter()
+        self._calls: dict[Any, _Call[Task]] = {}
+        self._failures = 0
+        options = {"num_cpus": config.num_cpus_per_worker, "num_gpus": config.num_gpus_per_worker}
+        self._actor = ray.remote(RemoteWorker).options(max_restarts=0, max_task_retries=0, **options)
+
+    def run(self, tasks: Sequence[Task], on_report: Callable[[Any], None], fewest: int, most: int) -> None:
+        """Do all tasks."""
+        waiting = deque(tasks)
+        wanted = min(fewest, len(tasks))
+        since = time.monotonic()
+        for _ in range(min(most, len(tasks))):
+            self._hire()
+        while waiting or any(call.task is not None for call in self._calls.values()):
+            ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=_LOOK_SECONDS)
+            for ref in ready:
+                self._end(ref, waiting, on_report)
+            if sum(call.has_place for call in self._calls.values()) >= wanted:  # to load a model may take its time
+                wanted, since = 1, time.monotonic()
+            elif waiting and time.monotonic() - since > self._config.wait_for_workers:
+                raise self._too_few(fewest)
+
+    def dismiss(self) -> None:
+        """End all workers."""
+        for call in self._calls.values():
+            self._dismiss(call.actor)
+        self._calls.clear()
+
+    def _hire(self) -> None:
+        actor = self._actor.remote(self._make, self._folder)
+        self._calls[actor.arrive.remote()] = _Call(actor, None, has_place=False)
+
+    def _dismiss(self, actor: Any) -> None:
+        with suppress(Exception):  # it may be gone, and its node with it
+            self._ray.kill(actor)
+
+    def _end(self, ref: Any, waiting: deque[Task], on_report: Callable[[Any], None]) -> None:
+        """Take the result of a call, and give its worker the next task, or hire another in its place."""
+        call = self._calls.pop(ref)
+        try:
+            result = self._ray.get(ref)
+        except self._ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            self._dismiss(call.actor)
+            if isinstance(cause, ASRDogeError):
+                raise cause from None
+            reason = str(error) if cause is None else f"{type(cause).__name__}: {cause}"
+            if call.task is not None:
+                self._count_attempt(call.task, reason)
+                waiting.appendleft(call.task)
+            self._failures = note_failure(self._failures, reason, has_begun=call.task is not None)
+            self._hire()
+            return
+        if not call.has_place:
+            _check_version(*result)
+            self._calls[call.actor.start.remote()] = _Call(call.actor, None)
+            return
+        if call.task is not None:
+            self._failures = 0
+            on_report(result)
+        if waiting:
+            task = waiting.popleft()
+            self._calls[call.actor.run.remote(task)] = _Call(call.actor, task)
+        else:
+            self._dismiss(call.actor)
+
+    def _count_attempt(self, task: Task, reason: str) -> None:
+        """Stop the job if a task has ended too many workers."""
+        self._attempts[task] += 1
+        if self._attempts[task] == self._most_attempts:
+            raise DataError(
+                f"part {task} ended {self._most_attempts} workers, at last with {reason.splitlines()[0]}: run it by"
+                f" itself with --shard {task} to see why"
+            )
+
+    def _too_few(self, fewest: int) -> ConfigError:
+        config = self._config
+        each = f"{config.num_cpus_per_worker:g} CPU and {config.num_gpus_per_worker:g} GPU"
+        fits = _fitting(self._ray, config)
+        there = sum(call.has_place for call in self._calls.values())
+        return ConfigError(
+            f"--workers {config.workers}: {there} of at least {fewest} workers could be started in"
+            f" {config.wait_for_workers:g} s; the cluster's {len(fits)} nodes have room for {sum(fits)} of {each}:"
+            " add nodes, lower the numbers, or wait longer with --wait_for_workers"
+        )
+
+
+class RemoteWorker:
+    """A worker in a process of the cluster.
+
+    Args:
+        make: makes the worker.
+        folder: working directory; None for any.
+    """
+
+    def __init__(self, make: Callable[[], Worker[Any]], folder: str | None) -> None:
+        self._make, self._folder = make, folder
+        self._worker: Worker[Any] | None = None
+
+    def arrive(self) -> tuple[str, str]:
+        """Take its place; returns the name of its node, and the version of this package there."""
+        if self._folder is not None:
+            try:
+                os.chdir(self._folder)
+            except OSError as error:
+                raise ConfigError(
+                    f"{self._folder} is not on node {socket.gethostname()} ({error.strerror}): share it among the"
+                    " nodes, or give absolute paths or URLs"
+                ) from None
+        return socket.gethostname(), version("asr-doge")
+
+    def start(self) -> None:
+        """Load what the worker needs."""
+        self._worker = self._make()
+        self._worker.start()
+
+    def run(self, task: Any) -> Any:
+        """Do a task."""
+        assert self._worker is not None
+        return self._worker.run(task)
+
+
+def _check_version(node: str, there: str) -> None:
+    here = version("asr-doge")
+    if there != here:
+        raise ConfigError(f"node {node} has asr-doge {there}, and this machine {here}: install the same on all")
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:300] or type(error).__name__

@@ -1,0 +1,144 @@
+"""A worker's way with a shard: from its recordings to its committed lines, whatever the model.
+
+Promises: a shard that was begun and not finished, because its worker died or failed, is done one recording at a time,
+and each is noted durably before it is begun: one that ends its worker `max_attempts` times is given up, with a line
+that says so, and its neighbours keep theirs. A recording that ends its decoder is no such case: it fails by itself (see
+`asr_doge.scaling.opening`). It knows no engine, and loads no torch.
+"""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from asr_doge.errors import AudioError, DataError
+from asr_doge.inference.output import Result, json_line
+from asr_doge.inference.results import FailedTranscription
+from asr_doge.scaling.items import Item
+from asr_doge.scaling.shards import Attempts, JobFolder, ShardReport
+
+MOST_GIVEN_UP = 10
+"""Recordings given up one after another that stop the job: the fault is then hardly theirs."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard to be done: its number, from 1, and its items."""
+
+    number: int
+    items: tuple[Item, ...]
+
+
+class ShardWorker(ABC):
+    """Does shards, one after another.
+
+    Args:
+        folder: of the job.
+        model: name of the model, for the lines.
+        max_attempts: times that a recording may end its worker.
+    """
+
+    def __init__(self, folder: JobFolder, model: str, max_attempts: int) -> None:
+        self.folder, self.model, self.max_attempts = folder, model, max_attempts
+
+    @abstractmethod
+    def start(self) -> None:
+        """Load what the worker needs."""
+
+    @abstractmethod
+    def results(self, items: Sequence[Item]) -> Iterator[Result]:
+        """What becomes of each recording, in order."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what the worker started."""
+
+    def run(self, shard: Shard) -> ShardReport:
+        """Do a shard, unless it is done already, and commit it.
+
+        Raises:
+            DataError: the output cannot be written, or recordings fail one after another.
+            Exception: whatever a stage raised; whoever runs the shard next takes its recordings one by one.
+        """
+        done = self.folder.is_finished(shard.number)
+        if done is not None:
+            return done
+        begin = time.perf_counter()
+        attempts = self.folder.attempts(shard.number)
+        report = ShardReport(shard.number)
+        if attempts is None:
+            self.folder.note_attempt(shard.number, Attempts())
+            try:
+                lines = list(self._lines(shard.items, report))
+            except KeyboardInterrupt:  # no recording's fault
+                self.folder.forget_attempt(shard.number)
+                raise
+        else:
+            lines = self._one_by_one(shard, attempts, report)
+        report.work_seconds = round(time.perf_counter() - begin, 3)
+        return self.folder.commit(report, lines)
+
+    def _lines(self, items: Sequence[Item], report: ShardReport) -> Iterator[str]:
+        """A line for each recording, in order."""
+        for item, result in zip(items, self.results(items), strict=True):
+            yield self._line(item, result, report)
+
+    def _line(self, item: Item, result: Result, report: ShardReport) -> str:
+        if isinstance(result, FailedTranscription):
+            report.failures.append((item.title, str(result.error)))
+        else:
+            report.transcribed += 1
+            report.incomplete += result.incomplete is not None
+            report.audio_seconds = round(report.audio_seconds + result.duration, 3)
+        others = {"path": item.name} | ({"offset": item.offset} if item.is_part else {})
+        return json_line(result, self.model, others)
+
+    def _one_by_one(self, shard: Shard, attempts: Attempts, report: ShardReport) -> list[str]:
+        """The lines of a shard that was begun before."""
+        for line, item in zip(attempts.lines, shard.items, strict=False):
+            self._count(line, item, report)
+        for item in shard.items[len(attempts.lines) :]:
+            if attempts.tried >= self.max_attempts:
+                attempts.given_up += 1
+                if attempts.given_up > MOST_GIVEN_UP:
+                    raise DataError(
+                        f"{attempts.given_up} recordings in a row were given up; the last, {item.name}:"
+                        f" {_reason(attempts)}."
+                        " The fault is hardly theirs: mend it, remove the shard's .attempts.json, and run again"
+                    )
+                error = AudioError(f"{item.name} was given up after attempt {attempts.tried}: {_reason(attempts)}.")
+                line = self._line(item, FailedTranscription(error), report)
+            else:
+                attempts.tried, attempts.reason = attempts.tried + 1, None
+                self.folder.note_attempt(shard.number, attempts)
+                line = self._tried(shard, item, attempts, report)
+                attempts.given_up = 0
+            attempts.lines.append(line)
+            attempts.tried, attempts.reason = 0, None
+        return attempts.lines
+
+    def _tried(self, shard: Shard, item: Item, attempts: Attempts, report: ShardReport) -> str:
+        """The line of one recording by itself."""
+        try:
+            (line,) = self._lines([item], report)
+        except Exception as error:
+            first = (str(error) or "no reason given").splitlines()[0]
+            attempts.reason = f"{type(error).__name__}: {first}"
+            self.folder.note_attempt(shard.number, attempts)
+            raise
+        return line
+
+    def _count(self, line: str, item: Item, report: ShardReport) -> None:
+        """Count a line that an earlier attempt wrote."""
+        entry = json.loads(line)
+        if "error" in entry:
+            report.failures.append((item.title, entry["error"]))
+        else:
+            report.transcribed += 1
+            report.incomplete += "incomplete" in entry
+            report.audio_seconds = round(report.audio_seconds + entry["duration"], 3)
+
+
+def _reason(attempts: Attempts) -> str:
+    return attempts.reason or "its worker died, perhaps for want of memory"

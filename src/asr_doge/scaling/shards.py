@@ -1,0 +1,247 @@
+"""The folder of a job: what it is of, its shards, and which of them are complete.
+
+Promises: a shard counts only with its completion marker, written last, of the same job, beside a file of the size it
+states; the file and the marker are each written completely or not at all, also on object stores, which lock nothing. A
+job of another model, of other settings or recordings is refused. Whoever writes a shard, and however often, its lines
+are the same recordings in the same order, so that two processes on one folder waste time and double nothing. It does
+not know what is in a line.
+
+A job of 3 shards leaves `job.json`, `transcripts-00001-of-00003.jsonl` with `transcripts-00001-of-00003.done.json`
+and so on, and, when it is complete, `summary.json`. An `.attempts.json` is of a shard that was begun.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from asr_doge.data.stores import open_store
+from asr_doge.errors import DataError
+from asr_doge.scaling.items import Item
+
+JOB, SUMMARY = "job.json", "summary.json"
+_SAME_JOB = "choose another --output_dir, or replace what is there with --overwrite"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the output of a job depends on.
+
+    Attributes:
+        kind: its verb.
+        model: identity of the model.
+        settings: of the verb, in JSON types.
+        source: digest of the recordings' names and stamps.
+        count: number of the recordings.
+        shard_size: recordings in a shard.
+        version: of this package.
+    """
+
+    kind: str
+    model: str
+    settings: dict[str, Any]
+    source: str
+    count: int
+    shard_size: int
+    version: str
+
+    @property
+    def num_shards(self) -> int:
+        """Number of its shards."""
+        return math.ceil(self.count / self.shard_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all of it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def shard(self, items: Sequence[Item], number: int) -> list[Item]:
+        """The items of a shard, from 1."""
+        return list(items[(number - 1) * self.shard_size : number * self.shard_size])
+
+
+def source_digest(items: Sequence[Item]) -> str:
+    """Digest of items: what they are, and what their files look like."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps([getattr(item, one.name) for one in fields(Item)]).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+@dataclass
+class ShardReport:
+    """What became of a shard's recordings.
+
+    Attributes:
+        number: of the shard, from 1.
+        transcribed: those with a text, also of a part.
+        incomplete: of these, the damaged ones.
+        audio_seconds: length of the transcribed ones.
+        work_seconds: time it took.
+        failures: names of the others, each with the reason.
+        bytes, sha256: of the file.
+        fingerprint: of the job.
+    """
+
+    number: int
+    transcribed: int = 0
+    incomplete: int = 0
+    audio_seconds: float = 0.0
+    work_seconds: float = 0.0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    bytes: int = 0
+    sha256: str = ""
+    fingerprint: str = ""
+
+
+@dataclass
+class Attempts:
+    """How far a shard came that was begun and not finished.
+
+    Attributes:
+        lines: of the recordings that are done, one after another.
+        tried: times that the next one was begun.
+        reason: what became of it the last time; None if its worker died.
+        given_up: recordings before it that were given up one after another.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    tried: int = 0
+    reason: str | None = None
+    given_up: int = 0
+
+
+class JobFolder:
+    """The output of a job.
+
+    Args:
+        url: a folder, or a URL for fsspec.
+        job: what it is of.
+    """
+
+    def __init__(self, url: str, job: Job) -> None:
+        self.url, self.job = url, job
+        self._store = open_store(url)
+
+    def clear(self) -> None:
+        """Remove what a job left here, of whatever it was."""
+        for name in self._store.sizes():
+            if name in (JOB, SUMMARY) or re.fullmatch(
+                r"transcripts-\d+-of-\d+\.(jsonl|done\.json|attempts\.json)", name
+            ):
+                self._store.remove(name)
+
+    def claim(self) -> None:
+        """Note what the folder is of, unless that is noted.
+
+        Raises:
+            DataError: it is of another job, or holds something else, or cannot be written.
+        """
+        sizes = self._store.sizes()
+        if JOB not in sizes:
+            if any(name.endswith(".done.json") for name in sizes):
+                raise DataError(f"{self.url} holds shards, and no {JOB} that says of what: {_SAME_JOB}")
+            self._store.write(JOB, _json(asdict(self.job)))
+        self.check()
+
+    def check(self) -> None:
+        """Refuse a folder of another job.
+
+        Raises:
+            DataError: it is of another job.
+        """
+        found, wanted = self._read(JOB), asdict(self.job)
+        if not isinstance(found, dict):
+            raise DataError(f"{self.url}/{JOB} is not that of a job: {_SAME_JOB}")
+        different = [name for name, value in wanted.items() if found.get(name) != json.loads(json.dumps(value))]
+        if "settings" in different and isinstance(found.get("settings"), dict):
+            names = {**found["settings"], **wanted["settings"]}
+            changed = [f"--{name}" for name in names if found["settings"].get(name) != wanted["settings"].get(name)]
+            different[different.index("settings")] = ", ".join(changed)
+        if different:
+            raise DataError(f"{self.url} is of another job, which differs in {', '.join(different)}: {_SAME_JOB}")
+
+    def name(self, number: int, ending: str = "jsonl") -> str:
+        """File of a shard, from 1."""
+        return f"transcripts-{number:05}-of-{self.job.num_shards:05}.{ending}"
+
+    def finished(self) -> tuple[dict[int, ShardReport], list[str]]:
+        """Reports of the complete shards, and a line on every marker that did not hold and is removed."""
+        sizes = self._store.sizes()
+        reports: dict[int, ShardReport] = {}
+        notes = []
+        for number in range(1, self.job.num_shards + 1):
+            if self.name(number, "done.json") not in sizes:
+                continue
+            report = self._report(number)
+            if report is None or report.bytes != sizes.get(self.name(number)):
+                self._store.remove(self.name(number, "done.json"))
+                notes.append(f"{self.url}/{self.name(number)} is marked complete, and is not: it is made anew")
+            else:
+                reports[number] = report
+        return reports, notes
+
+    def is_finished(self, number: int) -> ShardReport | None:
+        """The report of a shard whose marker was written since `finished`."""
+        return self._report(number)
+
+    def commit(self, report: ShardReport, lines: Sequence[str]) -> ShardReport:
+        """Write a shard, then its marker.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        content = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+        report.bytes, report.sha256 = len(content), hashlib.sha256(content).hexdigest()
+        report.fingerprint = self.job.fingerprint
+        self._store.write(self.name(report.number), content)
+        self._store.write(self.name(report.number, "done.json"), _json(asdict(report)))
+        self.forget_attempt(report.number)
+        return report
+
+    def attempts(self, number: int) -> Attempts | None:
+        """How far an unfinished shard came; None if it was never begun."""
+        found = self._read(self.name(number, "attempts.json"))
+        if not isinstance(found, dict) or found.get("fingerprint") != self.job.fingerprint:
+            return None
+        return Attempts(found["lines"], found["tried"], found["reason"], found["given_up"])
+
+    def note_attempt(self, number: int, attempts: Attempts) -> None:
+        """Note durably how far a shard came.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        known = {"fingerprint": self.job.fingerprint} | asdict(attempts)
+        self._store.write(self.name(number, "attempts.json"), _json(known))
+
+    def forget_attempt(self, number: int) -> None:
+        """Note that a shard is not under way."""
+        self._store.remove(self.name(number, "attempts.json"))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Note that all is done."""
+        self._store.write(SUMMARY, _json(summary))
+
+    def _report(self, number: int) -> ShardReport | None:
+        found = self._read(self.name(number, "done.json"))
+        if not isinstance(found, dict) or found.get("fingerprint") != self.job.fingerprint:
+            return None
+        try:
+            return ShardReport(**found | {"failures": [(name, reason) for name, reason in found["failures"]]})
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def _read(self, name: str) -> Any:
+        """What a file of JSON holds; None if it is missing or damaged."""
+        try:
+            return json.loads(self._store.content(name) or b"null")
+        except ValueError:
+            return None
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()  # ASCII, so that any file name can be written

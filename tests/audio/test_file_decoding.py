@@ -1,0 +1,52 @@
+"""Recordings decoded in a process of their own: equal samples, and what a decoder died of."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
+from asr_doge.audio.reading import read_audio
+from asr_doge.errors import AudioError
+from tests.scaling.conftest import python_path
+from tests.scaling.fragile.sitecustomize import CRASHES
+
+
+@pytest.fixture
+def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileDecoder]:
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    decoder = FileDecoder(memory=500_000_000)
+    yield decoder
+    decoder.close()
+
+
+def decoded(decoder: FileDecoder, path: Path, channel: int | None = None) -> "np.typing.NDArray[np.float32]":
+    with path.open("rb") as file:
+        return np.concatenate(list(decoder.blocks(file, path.name, threading.Event(), channel=channel)))
+
+
+@pytest.mark.parametrize("channel", [None, 0, 1])
+def test_samples_are_those_of_reading_it_here(decoder: FileDecoder, tmp_path: Path, channel: int | None) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, (30_011, 2)).astype(np.float32)
+    path = tmp_path / "two.wav"
+    soundfile.write(path, noise, 22_050)
+    np.testing.assert_array_equal(decoded(decoder, path, channel), read_audio(path, channel=channel))
+
+
+def test_a_crash_is_told_by_its_signal_and_costs_nothing_else(decoder: FileDecoder, tmp_path: Path) -> None:
+    bad, good = tmp_path / "bad.wav", tmp_path / "good.wav"
+    soundfile.write(good, np.full(4000, 0.1, dtype=np.float32), 16_000)
+    bad.write_bytes(CRASHES)
+    with pytest.raises(DecoderDiedError, match=r"^bad\.wav crashes its decoder \(SIGSEGV\): convert it to WAV or FLAC"):
+        decoded(decoder, bad)
+    assert len(decoded(decoder, good)) == 4000
+
+
+def test_what_is_no_audio_is_no_death(decoder: FileDecoder, tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("no sound")
+    with pytest.raises(AudioError, match=r"^text\.wav is not audio") as failed:
+        decoded(decoder, tmp_path / "text.wav")
+    assert not isinstance(failed.value, DecoderDiedError)

@@ -1,0 +1,77 @@
+"""Recordings of known lengths, good and bad, and the settings of a job over them."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr_doge.scaling.configuration import TranscribeJobConfig
+from tests.scaling.fragile.sitecustomize import CRASHES, HANGS
+
+FRAGILE = Path(__file__).parent / "fragile"
+
+
+@pytest.fixture(autouse=True, scope="package")
+def fragile_decoders() -> Iterator[None]:
+    """Decoders crash and hang on what says so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", python_path())
+        yield
+
+
+def python_path() -> str:
+    """Modules that processes of a test find: what breaks decoders, this package, and these tests."""
+    root = Path(__file__).parents[2]
+    return os.pathsep.join([str(FRAGILE), str(root / "src"), str(root)])
+
+
+def samples(number: int) -> int:
+    """Length of a recording; no two are alike."""
+    return 4000 + 37 * number
+
+
+def write_recordings(folder: Path, count: int, **bad: int) -> Path:
+    """Recordings `000.wav` and on; `kills=3` puts one that kills its worker in the third place, and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {place: kind for kind, place in bad.items()}
+    for number in range(count):
+        kind = places.get(number, "")
+        path = folder / f"{number:03}{kind}.wav"
+        if kind in ("crashes", "hangs"):
+            path.write_bytes(CRASHES if kind == "crashes" else HANGS)
+        else:
+            soundfile.write(path, np.full(samples(number), 0.1, dtype=np.float32), 16_000)
+    return folder
+
+
+def job(folder: Path, output: Path, **settings: object) -> TranscribeJobConfig:
+    """Settings of a job in shards of four."""
+    defaults: dict[str, object] = {"engine": "local", "shard_size": 4, "max_attempts": 2, "decoders": 1}
+    return TranscribeJobConfig(files=[str(folder)], output_dir=str(output), **defaults | settings)  # type: ignore[arg-type]  # checked by the job
+
+
+def lines(output: Path) -> list[dict[str, object]]:
+    """All lines of all complete shards, in order."""
+    shards = [path for path in sorted(output.glob("*.jsonl")) if path.with_suffix(".done.json").exists()]
+    return [json.loads(line) for path in shards for line in path.read_text().splitlines()]
+
+
+def check_complete(folder: Path, output: Path, **bad: str) -> None:
+    """Nothing is lost, nothing is there twice, and each bad recording is named with its reason."""
+    found = lines(output)
+    paths = sorted(folder.glob("*.wav"))
+    assert [line["path"] for line in found] == [str(path) for path in paths]
+    for number, (path, line) in enumerate(zip(paths, found, strict=True)):
+        kind = path.stem[3:]
+        if kind in bad:
+            assert path.name in str(line["error"])
+            assert bad[kind] in str(line["error"])
+        else:
+            assert line["text"] == f"{samples(number)} samples"
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["transcribed"] == len(paths) - len(bad)
+    assert sorted(Path(name).stem[3:] for name, _ in summary["failed"]) == sorted(bad)

@@ -1,0 +1,69 @@
+"""A worker without a model: its text is the number of samples that it read, which arithmetic knows too.
+
+A recording with `kills` in its name ends its worker's process, as the system does for want of memory; one with `bloats`
+asks for more memory than there is; `raises` stands for a defect in a stage; `waits` does not end before there is a file
+`go` beside it, and leaves its process's number in a file of its own name.
+"""
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.errors import AudioError
+from asr_doge.inference.output import Result
+from asr_doge.inference.results import FailedTranscription, Transcription
+from asr_doge.scaling.configuration import TranscribeJobConfig
+from asr_doge.scaling.items import Item
+from asr_doge.scaling.opening import ItemReader, item_reader
+from asr_doge.scaling.shard_worker import ShardWorker
+from asr_doge.scaling.shards import JobFolder
+
+
+class CountingWorker(ShardWorker):
+    def __init__(self, config: TranscribeJobConfig, folder: JobFolder) -> None:
+        super().__init__(folder, config.model, config.max_attempts)
+        self._config = config
+        self._reader: ItemReader | None = None
+
+    def start(self) -> None:
+        self._reader = item_reader(self._config)
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    def results(self, items: Sequence[Item]) -> Iterator[Result]:
+        assert self._reader is not None
+        for item, reading in zip(items, self._reader.read_ahead(items), strict=True):
+            try:
+                count = sum(len(block) for block in reading.blocks(lambda note: None))
+            except AudioError as error:
+                yield FailedTranscription(error)
+                continue
+            _model(Path(item.url))
+            yield Transcription(f"{count} samples", count / SAMPLE_RATE)
+
+
+def _model(path: Path) -> None:
+    name = path.stem
+    if "waits" in name:
+        path.with_suffix(".pid").write_text(str(os.getpid()))
+        while not (path.parent / "go").exists():
+            time.sleep(0.05)
+    if "kills" in name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "bloats" in name:
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 40, limits[1]))
+        try:
+            np.zeros(1 << 45, dtype=np.uint8)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+    if "raises" in name:
+        raise RuntimeError("a defect in a stage")

@@ -1,0 +1,203 @@
+"""The fault matrix: whatever dies on a cluster of two nodes, nothing is lost or doubled, and poison is named."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr_doge.errors import ConfigError, DataError
+from asr_doge.scaling.configuration import FeaturesJobConfig
+from asr_doge.scaling.jobs import run_transcribe_job
+from tests.scaling.conftest import check_complete, job, lines, write_recordings
+from tests.scaling.counting import CountingWorker
+
+ray = pytest.importorskip("ray")
+MEMORY = 80_000_000
+"""Bytes of a node's object store, the least that Ray takes."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of one core each, connected to."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def on_ray(folder: Path, output: Path, **settings: object) -> Any:
+    return job(folder, output, **{"engine": "ray", "workers": "1:2"} | settings)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        time.sleep(0.05)
+
+
+@contextmanager
+def meanwhile(folder: Path, act: Callable[[list[int]], None], workers: int = 2) -> Iterator[None]:
+    """When so many workers wait, do something, with their processes' numbers; then let the rest go on."""
+
+    def do() -> None:
+        until(lambda: len([path for path in folder.glob("*.pid") if path.stat().st_size]) >= workers)
+        act([int(path.read_text()) for path in folder.glob("*.pid")])
+        (folder / "go").touch()
+
+    thread = threading.Thread(target=do)
+    thread.start()
+    yield
+    thread.join()
+
+
+def waiting_recordings(folder: Path, count: int = 16) -> Path:
+    """Recordings of which the first of every shard of four waits."""
+    write_recordings(folder, count)
+    for number in range(0, count, 4):
+        (folder / f"{number:03}.wav").rename(folder / f"{number:03}waits.wav")
+    return folder
+
+
+def test_every_kind_of_poison_is_named_and_costs_itself_alone(cluster: Any, tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 22, crashes=1, hangs=6, raises=9, kills=13, bloats=18)
+    run_transcribe_job(on_ray(folder, tmp_path / "out", max_attempts=1), CountingWorker)
+    check_complete(
+        folder,
+        tmp_path / "out",
+        crashes="crashes its decoder (SIGSEGV)",
+        hangs="none of it came in 20 s",
+        raises="given up after attempt 1: RuntimeError: a defect in a stage",
+        kills="given up after attempt 1: its worker died",
+        bloats="emory",
+    )
+
+
+def test_a_killed_worker_is_replaced(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = waiting_recordings(tmp_path / "in")
+    with meanwhile(folder, lambda processes: os.kill(processes[0], signal.SIGKILL)):
+        run_transcribe_job(on_ray(folder, tmp_path / "out"), CountingWorker)
+    check_complete(folder, tmp_path / "out")
+    assert "a worker failed (" in capsys.readouterr().err
+
+
+def test_a_lost_node_makes_the_job_slower_only(cluster: Any, tmp_path: Path) -> None:
+    node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    folder = waiting_recordings(tmp_path / "in")
+    with meanwhile(folder, lambda _: cluster.remove_node(node, allow_graceful=False), workers=3):
+        run_transcribe_job(on_ray(folder, tmp_path / "out", workers="1:3"), CountingWorker)
+    check_complete(folder, tmp_path / "out")
+
+
+def test_a_killed_driver_is_gone_on_from(cluster: Any, tmp_path: Path) -> None:
+    folder, out = waiting_recordings(tmp_path / "in"), tmp_path / "out"
+    driver = driver_process(cluster, folder, out)
+    until(lambda: len(list(folder.glob("*.pid"))) == 2)
+    (folder / "go").touch()
+    until(lambda: len(lines(out)) > 0)
+    driver.kill()
+    driver.wait()
+    known = {path: path.stat().st_mtime_ns for path in out.glob("*.done.json")}
+    run_transcribe_job(on_ray(folder, out), CountingWorker)
+    check_complete(folder, out)
+    assert {path: path.stat().st_mtime_ns for path in known} == known
+
+
+def test_two_drivers_on_one_output_double_nothing(cluster: Any, tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 14, crashes=5)
+    other = driver_process(cluster, folder, tmp_path / "out", workers="1")
+    run_transcribe_job(on_ray(folder, tmp_path / "out", workers="1"), CountingWorker)
+    assert other.wait() == 0
+    check_complete(folder, tmp_path / "out", crashes="SIGSEGV")
+
+
+def test_a_full_disk_is_one_line_of_the_driver(cluster: Any, tmp_path: Path, small_disk: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 20)
+    fill = small_disk / "fill"
+    fill.write_bytes(b"x" * (2 * 1024 * 1024 - 50_000))
+    settings = {"shard_size": 1, "workers": "1"}
+    with pytest.raises(DataError, match="check the folder and the free space"):
+        run_transcribe_job(on_ray(folder, small_disk / "out", **settings), CountingWorker)
+    fill.unlink()
+    run_transcribe_job(on_ray(folder, small_disk / "out", **settings), CountingWorker)
+    check_complete(folder, small_disk / "out")
+
+
+def test_texts_are_those_of_the_local_engine(cluster: Any, tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 6)
+    for engine in ("local", "ray"):
+        run_transcribe_job(job(folder, tmp_path / engine, engine=engine))
+    assert lines(tmp_path / "ray") == lines(tmp_path / "local")
+
+
+def test_features_are_those_of_one_process(cluster: Any, tmp_path: Path, granite_folder: Path) -> None:
+    from asr_doge.inference.features import compute_features
+    from asr_doge.scaling.parts import compute_features_on_ray
+    from tests import speech
+
+    corpus = speech.write_corpus(tmp_path / "corpus")
+    settings: dict[str, Any] = {"data_dir": str(corpus), "speech_encoder": str(granite_folder), "device": "cpu"}
+    settings["shard_minutes"] = 0.1
+    alone = FeaturesJobConfig(output_dir=str(tmp_path / "alone"), **settings)
+    shared = FeaturesJobConfig(output_dir=str(tmp_path / "shared"), engine="ray", workers="2", **settings)
+    report = compute_features(alone)
+    reports = compute_features_on_ray(shared)
+    assert sum(one.encoded for one in reports) == report.encoded == 16
+    files = sorted(path.name for path in (tmp_path / "alone").glob("*.safetensors"))
+    assert len(files) > 1
+    for name in files:
+        assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_too_few_resources_are_one_line(cluster: Any, tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 9)
+    with pytest.raises(ConfigError, match=r"0 of at least 2 workers .* 2 nodes have room for 0 of 64 CPU and 0 GPU"):
+        run_transcribe_job(
+            on_ray(folder, tmp_path / "out", workers="2", num_cpus_per_worker=64, wait_for_workers=0.5), CountingWorker
+        )
+
+
+def test_a_cluster_of_another_version_is_one_line(cluster: Any, tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 1)
+    driver = driver_process(cluster, folder, tmp_path / "out", before="import ray; ray.__version__ = '0.1'")
+    assert driver.wait() == 1
+    assert driver.stderr is not None
+    (last,) = driver.stderr.read().splitlines()[-1:]
+    assert last.startswith(f"asr_doge.errors.ConfigError: --ray_address {cluster.address}: Version mismatch")
+
+
+def test_an_address_where_nobody_answers_is_one_line(tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 1)
+    code = driver_code(folder, tmp_path / "out", "127.0.0.1:1")
+    driver = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ConfigError: --ray_address 127.0.0.1:1: no cluster answers there" in driver.stderr.splitlines()[-1]
+
+
+def driver_code(folder: Path, output: Path, address: str, before: str = "pass", **settings: object) -> str:
+    return (
+        f"{before}; from pathlib import Path; from tests.scaling.test_ray_engine import on_ray;"
+        " from tests.scaling.counting import CountingWorker;"
+        " from asr_doge.scaling.jobs import run_transcribe_job as run;"
+        f"run(on_ray(Path({str(folder)!r}), Path({str(output)!r}), ray_address={address!r}, **{settings!r}),"
+        " CountingWorker)"
+    )
+
+
+def driver_process(cluster: Any, folder: Path, output: Path, **settings: Any) -> "subprocess.Popen[str]":
+    """A driver in a process of its own."""
+    code = driver_code(folder, output, cluster.address, **settings)
+    return subprocess.Popen([sys.executable, "-c", code], text=True, stderr=subprocess.PIPE)
