@@ -331,7 +331,7 @@ def hostile(folder: Path, kind: str) -> Path:
     ("kind", "why"),
     [
         ("much silence", "longer than 60 s"),
-        ("cut", "not audio"),  # an MP4 without its index, which stands at the end
+        ("cut", "truncated"),  # an MP4 without its index, which stands at the end
         ("a playlist", "not audio"),
     ],
 )
