@@ -86,9 +86,10 @@ def recognized_words(recognizer: Recognizer, manifest: Path) -> Words:
 def right_words(reference: str, words: list[str]) -> list[bool]:
     """Whether each of the words stands in the reference, whatever its case and punctuation."""
     right = [False] * len(words)
-    if words:
-        plain = " ".join(normalize_training_text(word) or word for word in words)
-        for chunk in jiwer.process_words(normalize_training_text(reference), plain).alignments[0]:
+    said = normalize_training_text(reference)
+    if words and said:
+        plain = " ".join(normalize_training_text(word).replace(" ", "") or word for word in words)
+        for chunk in jiwer.process_words(said, plain).alignments[0]:
             right[chunk.hyp_start_idx : chunk.hyp_end_idx] = [chunk.type == "equal"] * (
                 chunk.hyp_end_idx - chunk.hyp_start_idx
             )

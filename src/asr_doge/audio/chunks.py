@@ -213,7 +213,7 @@ def is_voc(data: Data, place: int = 0) -> bool:
 
 def walk_voc(data: Data, start: int) -> Part:
     """The Creative Voice file that starts here: blocks, each of a type and a size, up to one of type 0."""
-    place = start + int.from_bytes(data[start + 20 : start + 22], "little")
+    place = start + max(int.from_bytes(data[start + 20 : start + 22], "little"), 26)  # the least that a header has
     while place < len(data) and not is_voc(data, place):
         if data[place] == 0:
             return Part(start, place + 1, container="voc")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -39,6 +40,7 @@ from asr_doge.inference.transcription import Source, SourceWithLanguage, Transcr
 from asr_doge.models.precision import choose_precision
 from asr_doge.scaling.configuration import TranscribeJobConfig
 
+_Config = TypeVar("_Config", bound=TranscribeConfig)
 _Given = Path | SourceWithLanguage | FailedTranscription
 """A recording, one channel of it, or what is wrong with it already."""
 _CHANNELS: dict[Channels, int | None] = {"mix": None, "left": 0, "right": 1, "each": None}
@@ -51,8 +53,9 @@ _NOTHING_CAN_BE_WRITTEN = frozenset([errno.ENOSPC, errno.EROFS, errno.EIO, getat
 def run(config: TranscribeJobConfig) -> int:
     """Run the verb; returns 2 if a recording could not be transcribed."""
     if config.is_job:
-        return run_job(config)
+        return run_job(_with_precision(config))
     formats = _check(config)
+    config = _with_precision(config)
     if config.timestamps is None and TIMED_FORMATS.intersection(formats):
         config = replace(config, timestamps="auto")
     if config.stream:
@@ -133,18 +136,24 @@ def _stream(config: TranscribeConfig, output_format: str) -> int:
     return print_live(blocks, transcriber, output_format, config.model, None if name == "-" else Path(name))
 
 
-def _load(config: TranscribeConfig) -> Transcriber:
+def _with_precision(config: _Config) -> _Config:
+    """The settings with the precision that `auto` stands for, once for all workers, since texts depend on it."""
+    if config.dtype != "auto":
+        return config
     precision = choose_precision(config.dtype, config.quantization, config.device)
-    if config.dtype == "auto":
-        print(precision, file=sys.stderr)
+    print(precision, file=sys.stderr)
+    return replace(config, dtype=precision.dtype, quantization=precision.quantization)
+
+
+def _load(config: TranscribeConfig) -> Transcriber:
     transcriber = load(
         config.model,
         config.device,
         config,
         config.batch_size,
-        precision.quantization,
+        config.quantization,
         language=config.language,
-        dtype=precision.dtype,
+        dtype=config.dtype,
     )
     note_language(transcriber, config.model)
     return transcriber

@@ -7,6 +7,7 @@ other path is a local folder. It does not know the content of the files.
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -107,12 +108,13 @@ class LocalStore:
         if not self.folder.exists():
             return {}
         try:
+            sizes: dict[str, int] = {}
             with os.scandir(self.folder) as found:
-                return {
-                    file.name: file.stat().st_size
-                    for file in found
-                    if file.is_file() and not file.name.endswith(TEMPORARY_SUFFIX)
-                }
+                for file in found:
+                    if file.is_file() and not file.name.endswith(TEMPORARY_SUFFIX):
+                        with suppress(FileNotFoundError):  # another process removed it meanwhile
+                            sizes[file.name] = file.stat().st_size
+            return sizes
         except OSError as error:
             raise DataError(f"{self.folder} cannot be read ({error.strerror}): give a folder") from None
 
@@ -204,8 +206,12 @@ class RemoteStore:
 
     def remove(self, name: str) -> None:
         """See `Store.remove`."""
-        if self.filesystem.exists(f"{self.root}/{name}"):
+        try:
             self.filesystem.rm_file(f"{self.root}/{name}")
+        except FileNotFoundError:
+            pass  # as another process may have done
+        except Exception as error:
+            raise DataError(f"{self.url}/{name} cannot be removed: {one_line(error)}") from error
 
     def free_bytes(self) -> int | None:
         """Unknown."""

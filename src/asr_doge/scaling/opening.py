@@ -9,6 +9,7 @@ import os
 import queue
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ from asr_doge.errors import ASRDogeError, AudioError
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import Item, import_parquet
 
+_PAUSE_SECONDS = 1.0
+"""Between two attempts to fetch a recording; the second pause is twice as long, and so on."""
 _QUEUED_BLOCKS = 16
 """Blocks of some seconds that are decoded ahead of a recording's reader."""
 _COPIED_BYTES = 1 << 20
@@ -82,7 +85,7 @@ class ItemReader:
         Raises:
             AudioError: it cannot be fetched or read, or is given up.
         """
-        with open_item(item) as file:
+        with self._opened(item) as file:
             given, notes = 0, set()
 
             def note_once(note: str) -> None:
@@ -104,6 +107,15 @@ class ItemReader:
                 except DecoderDiedError as error:
                     if attempt == self._attempts:
                         raise AudioError(f"{error} Given up after attempt {attempt}.") from None
+
+    def _opened(self, item: Item) -> BinaryIO:
+        """The item's recording, fetched in as many attempts as it may be decoded in."""
+        for attempt in range(1, self._attempts):
+            try:
+                return open_item(item)
+            except FetchError:  # a store may answer a moment later
+                time.sleep(attempt * _PAUSE_SECONDS)
+        return open_item(item)
 
 
 def item_reader(config: TranscribeJobConfig) -> ItemReader:
@@ -188,14 +200,21 @@ def cut(blocks: Iterator[Samples], item: Item) -> Iterator[Samples]:
         )
 
 
+class FetchError(AudioError):
+    """Raised if the bytes of a recording that exists cannot be fetched, perhaps only now."""
+
+
 def open_item(item: Item) -> BinaryIO:
     """The bytes of an item's recording as an open file on disk.
 
     Raises:
+        FetchError: the file system or the store fails.
         AudioError: they cannot be had.
     """
     try:
         if not item.member and not is_url(item.url):
+            if Path(item.url).is_fifo():  # opening it would wait for a writer
+                raise AudioError(f"{item.name} is a pipe: give a file.")
             return Path(item.url).open("rb")
         content = _parquet_bytes(item) if item.url.lower().endswith(".parquet") else None
         copy = tempfile.TemporaryFile(prefix="asr-doge-")  # noqa: SIM115 - the caller closes it
@@ -211,9 +230,9 @@ def open_item(item: Item) -> BinaryIO:
     except ASRDogeError:
         raise
     except OSError as error:
-        raise AudioError(f"{item.name} cannot be opened ({error.strerror or one_line(error)}).") from None
+        raise FetchError(f"{item.name} cannot be opened ({error.strerror or one_line(error)}).") from None
     except Exception as error:  # each cloud's client has its own errors
-        raise AudioError(f"{item.name} cannot be fetched: {one_line(error)}.") from None
+        raise FetchError(f"{item.name} cannot be fetched: {one_line(error)}.") from None
 
 
 def _copy_range(item: Item, copy: IO[bytes]) -> None:

@@ -52,6 +52,8 @@ def run_on_ray(
         ConfigError: no cluster, one of another version, or one with too little room.
         ASRDogeError: as the worker raises; or workers fail again and again.
     """
+    if not tasks:
+        return
     ray = _import_ray()
     fewest, most = config.worker_range()
     with _connected(ray, config):

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -168,8 +168,11 @@ class JobFolder:
         """File of a shard, from 1."""
         return f"transcripts-{number:05}-of-{self.job.num_shards:05}.{ending}"
 
-    def finished(self) -> tuple[dict[int, ShardReport], list[str]]:
-        """Reports of the complete shards, and a line on every marker that did not hold and is removed."""
+    def finished(self, mine: Container[int] = ()) -> tuple[dict[int, ShardReport], list[str]]:
+        """Reports of the complete shards, and a line on every marker of `mine` that does not hold and is removed.
+
+        Those of other processes are left alone: such a process may be about to write the shard that it marks.
+        """
         sizes = self._store.sizes()
         reports: dict[int, ShardReport] = {}
         notes = []
@@ -177,11 +180,11 @@ class JobFolder:
             if self.name(number, "done.json") not in sizes:
                 continue
             report = self._report(number)
-            if report is None or report.bytes != sizes.get(self.name(number)):
+            if report is not None and report.bytes == sizes.get(self.name(number)):
+                reports[number] = report
+            elif number in mine and self._store.sizes().get(self.name(number)) == sizes.get(self.name(number)):
                 self._store.remove(self.name(number, "done.json"))
                 notes.append(f"{self.url}/{self.name(number)} is marked complete, and is not: it is made anew")
-            else:
-                reports[number] = report
         return reports, notes
 
     def is_finished(self, number: int) -> ShardReport | None:
