@@ -11,7 +11,7 @@ import soundfile
 from asr_doge.audio.parts import Part
 from asr_doge.audio.reading import audio_duration, count_channels, read_audio
 from asr_doge.audio.structure import parts_of
-from asr_doge.errors import DamagedAudioError
+from asr_doge.errors import AudioError, DamagedAudioError
 from tests.audio.odd import RATE, Track, join, pitch, tone, write
 from tests.audio.tones import assert_is_the_tone
 from tests.audio.tones import tone as usual_tone
@@ -81,6 +81,15 @@ def test_headers_of_blocks_within_a_file_are_no_sound(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"a.{ending}", [Track("pcm_s16le", [(0, 440, 1.5)], RATE)]) for ending in ("wav", "voc")]
     plain, in_blocks = map(read_audio, paths)
     np.testing.assert_array_equal(in_blocks[: len(plain)], plain)
+
+
+@pytest.mark.parametrize("size", [0, 20, 25])
+def test_a_header_of_no_size_comes_to_an_end(tmp_path: Path, size: int) -> None:
+    """The header of a Creative Voice file states its own size; one of less than 26 bytes led back to where it began."""
+    path = tmp_path / "a.voc"
+    path.write_bytes(b"Creative Voice File\x1a" + size.to_bytes(2, "little") + b"\x0a\x01\x29\x11" + bytes(8))
+    with pytest.raises(AudioError):
+        read_audio(path)
 
 
 def test_three_parts_behind_tags(tmp_path: Path) -> None:

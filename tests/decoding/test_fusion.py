@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from transformers import DogeConfig, PreTrainedModel
 
+from asr_doge.decoding import fusion
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts
 from asr_doge.decoding.decoders import DecoderInputs, FusionDecoder, choose_decoder
@@ -136,6 +137,18 @@ def test_the_prior_of_complete_words_is_the_language_models_own_loss(spelled: st
     assert prior([7] * len(spelled)) == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_prior_does_not_depend_on_which_states_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenize = _language_model()
+    texts = ["a dog b c d ", "a dog x ", "a dog b c e ", "x y a dog "]
+    monkeypatch.setattr(fusion, "MOST_STATES", 1)
+    few = WordPrior(model, 0, lambda ids: texts[ids[0]], tokenize, weight=1.0, bonus=0.0)
+    scores = [few([number]) for number in range(len(texts))]
+    monkeypatch.undo()
+    many = WordPrior(model, 0, lambda ids: texts[ids[0]], tokenize, weight=1.0, bonus=0.0)
+    assert scores == pytest.approx([many([number]) for number in range(len(texts))], rel=1e-5)
+    assert few.passes > many.passes
+
+
 def _heard(loaded: LoadedModel, clips: Sequence[int]) -> DecoderInputs:
     """Random letters in clips of 9, 5 and 7 frames, and their drafts."""
     ids = [0, *loaded.model.encoder.ctc_ids("ab ")]
@@ -182,6 +195,7 @@ def test_a_checkpoint_names_its_decoder(assembled: LoadedModel, tmp_path: Path) 
     LoadedModel(model, assembled.processor).save(tmp_path / "checkpoint")
     again = load_model(tmp_path / "checkpoint", device="cpu")
     assert choose_decoder(DecodingConfig(), again) == "fusion"
+    assert choose_decoder(DecodingConfig(num_beams=4), again) == "fusion"  # wider, and not another search
     assert choose_decoder(DecodingConfig(decoder="ctc"), again) == "ctc"
     again.model.config.default_decoder = "magic"
     with pytest.raises(ConfigError, match="names default_decoder 'magic'"):

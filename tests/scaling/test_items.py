@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import tarfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asr_doge.errors import AudioError, DataError
+from asr_doge.scaling import opening
 from asr_doge.scaling.items import Item, list_items
 from asr_doge.scaling.opening import ItemReader, cut, open_item
 
@@ -55,6 +58,43 @@ def test_folders_files_and_globs(folder: Path) -> None:
     assert names([folder / "c.flac", folder]) == [str(folder / name) for name in ("c.flac", "a.wav", "deep/b.wav")]
     assert names([folder / "**/*.wav"]) == [str(folder / name) for name in ("a.wav", "deep/b.wav")]
     assert names([folder / "missing.wav"]) == [str(folder / "missing.wav")]  # fails in its place
+
+
+def test_a_pattern_lists_recordings_alone_and_once(folder: Path) -> None:
+    found = names([f"{folder}/**"])  # the folder itself, and what is in it
+    assert sorted(found) == [str(folder / name) for name in ("a.wav", "c.flac", "deep/b.wav")]
+    assert names([f"{folder}/*.txt"]) == [str(folder / "notes.txt")]  # which was meant, then
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.wav")
+    with pytest.raises(AudioError, match=r"a\.wav is a pipe: give a file"):
+        open_item(Item(str(tmp_path / "a.wav"), ""))
+
+
+def test_a_store_that_fails_once_is_asked_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be opened for lack of handles is there a moment later."""
+    failures = [OSError(24, "Too many open files")]
+
+    def unsure(path: Path, mode: str) -> io.BufferedReader:
+        if failures:
+            raise failures.pop()
+        return io.open(path, "rb")  # noqa: UP020 - Path.open is the one replaced
+
+    monkeypatch.setattr(opening, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(Path, "open", unsure)
+    (item,) = list_items([str(folder / "a.wav")])
+    for attempts, fails in ((1, True), (2, False)):
+        failures[:] = [OSError(24, "Too many open files")]
+        reader = ItemReader(1, attempts, 500_000_000, None)
+        try:
+            if fails:
+                with pytest.raises(AudioError, match="Too many open files"):
+                    list(reader.blocks(item, print, threading.Event()))
+            else:
+                assert sum(map(len, reader.blocks(item, print, threading.Event()))) == 4000
+        finally:
+            reader.close()
 
 
 def test_a_change_of_a_file_shows(folder: Path) -> None:

@@ -92,6 +92,20 @@ def test_a_marker_without_its_shard_is_said_and_mended(tmp_path: Path, capsys: p
     check_complete(folder, out)
 
 
+def test_a_marker_of_another_part_is_left_to_it(tmp_path: Path) -> None:
+    """Which may be about to write the shard that it marks."""
+    folder = write_recordings(tmp_path / "in", 14)
+    out = tmp_path / "out"
+    run_transcribe_job(job(folder, out), CountingWorker)
+    shards = sorted(out.glob("*.jsonl"))
+    shards[1].unlink()
+    marker = shards[1].with_suffix(".done.json")
+    run_transcribe_job(job(folder, out, engine=None, shard="1/3"), CountingWorker)
+    assert marker.exists()
+    run_transcribe_job(job(folder, out, engine=None, shard="2/3"), CountingWorker)
+    check_complete(folder, out)
+
+
 @pytest.mark.parametrize(
     ("settings", "difference"),
     [({"hotword_weight": 2.0}, "--hotword_weight"), ({"shard_size": 3}, "shard_size"), ({"model": "other"}, "model")],
