@@ -105,7 +105,7 @@ class RecordingTranscriber(ABC):
 
     # A single recording can be a sequence too; the first overload then applies.
     @overload
-    def transcribe(self, source: Source | Sequence[float], sampling_rate: float | None = None) -> Transcription: ...  # type: ignore[overload-overlap]  # see above
+    def transcribe(self, source: Source | Sequence[float], sampling_rate: float | None = None) -> Transcription: ...  # type: ignore[overload-overlap]  # a recording may be iterable
 
     @overload
     def transcribe(self, source: Iterable[Source], sampling_rate: float | None = None) -> list[Transcription]: ...
@@ -329,7 +329,7 @@ def load_parts(
 
 
 @overload
-def transcribe(  # type: ignore[overload-overlap]  # as of the method above
+def transcribe(  # type: ignore[overload-overlap]  # a recording may be iterable
     source: Source | Sequence[float],
     model: str | Path | None = None,
     device: str | None = None,

@@ -63,9 +63,8 @@ class ASRDogeConfig(PreTrainedConfig):
     model_type = "asr_doge"
     sub_configs = {"encoder_config": AutoConfig, "text_config": AutoConfig}
 
-    # A dictionary or None only until __post_init__ has run.
-    encoder_config: PreTrainedConfig = None  # type: ignore[assignment]  # see above
-    text_config: PreTrainedConfig = None  # type: ignore[assignment]  # see above
+    encoder_config: PreTrainedConfig = None  # type: ignore[assignment]  # None only until __post_init__
+    text_config: PreTrainedConfig = None  # type: ignore[assignment]  # None only until __post_init__
     speech_encoder: str | None = DEFAULT_SPEECH_ENCODER
     speech_encoder_revision: str | None = None
     speech_encoder_fingerprint: str | None = None

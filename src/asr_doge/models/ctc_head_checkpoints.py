@@ -35,7 +35,7 @@ class CTCHeadConfig(PreTrainedConfig):
     model_type = "asr_doge_ctc_head"
     sub_configs = {"encoder_config": AutoConfig}
 
-    encoder_config: PreTrainedConfig = None  # type: ignore[assignment]  # a dictionary only until __post_init__
+    encoder_config: PreTrainedConfig = None  # type: ignore[assignment]  # None only until __post_init__
     speech_encoder: str | None = None
     speech_encoder_revision: str | None = None
     speech_encoder_fingerprint: str | None = None

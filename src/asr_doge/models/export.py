@@ -213,7 +213,7 @@ def _unscaled_positions(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for part in scaled:
-            part.rope_type = "dynamic"  # type: ignore[assignment]  # as above
+            part.rope_type = "dynamic"  # type: ignore[assignment]  # a name, not a module
 
 
 @contextmanager

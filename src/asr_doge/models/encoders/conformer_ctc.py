@@ -132,7 +132,7 @@ class GraniteSpeech5Family(MaskedConformer):
 
     def __init__(self, config: GraniteSpeech5CTCConfig) -> None:
         super().__init__(config)
-        self.encoder = GraniteSpeech5Encoder(config.encoder_config)  # type: ignore[arg-type]  # as above
+        self.encoder = GraniteSpeech5Encoder(config.encoder_config)  # type: ignore[arg-type]  # a dictionary only until __post_init__
         self.shortest = 2 ** len(self.encoder.config.subsample_layers)
         self.frame_rate_hz = 50 / self.shortest
         self.ctc_frame_rate_hz = self.frame_rate_hz
