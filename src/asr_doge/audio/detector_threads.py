@@ -1,6 +1,6 @@
-"""Run the voice activity detector on the thread that calls it.
+"""Run the Silero voice activity detector on the thread that calls it.
 
-Promises: within `on_one_thread`, the detector (`asr_doge.audio.voice_activity`) takes a fraction of the processor time,
+Promises: within `on_one_thread`, the model of `asr_doge.audio.voice_activity` takes a fraction of the processor time,
 with the same results. A frame is a tenth of a millisecond of work, which its library divides among four OpenMP threads
 whatever the machine, `OMP_NUM_THREADS` and `torch.set_num_threads` say; they spend most of their time waiting for each
 other. Other threads keep their settings, and so does this one afterwards.
