@@ -31,34 +31,17 @@ from asr_doge.inference.results import Transcription
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import Item
 from asr_doge.scaling.jobs import run_transcribe_job
-from asr_doge.scaling.opening import ItemReader, item_reader
-from asr_doge.scaling.shard_worker import ShardWorker
-from asr_doge.scaling.shards import JobFolder
+from asr_doge.scaling.reading_worker import ReadingWorker
 
 SHARD_SIZE = 16
 
 
-class CountingWorker(ShardWorker):
+class CountingWorker(ReadingWorker):
     """Decodes, and counts samples."""
-
-    def __init__(self, config: TranscribeJobConfig, folder: JobFolder) -> None:
-        super().__init__(folder, config.model, config.max_attempts)
-        self._config = config
-        self._reader: ItemReader | None = None
-
-    def start(self) -> None:
-        """Start the decoder."""
-        self._reader = item_reader(self._config)
-
-    def close(self) -> None:
-        """End the decoder."""
-        if self._reader is not None:
-            self._reader.close()
 
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
         """The number of samples of each recording."""
-        assert self._reader is not None
-        for reading in self._reader.read_ahead(items):
+        for reading in self.read_ahead(items):
             count = sum(len(block) for block in reading.blocks(lambda note: None))
             yield Transcription(str(count), count / SAMPLE_RATE)
 

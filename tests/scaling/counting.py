@@ -18,29 +18,13 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.errors import AudioError
 from asr_doge.inference.output import Result
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import Item
-from asr_doge.scaling.opening import ItemReader, item_reader
-from asr_doge.scaling.shard_worker import ShardWorker
-from asr_doge.scaling.shards import JobFolder
+from asr_doge.scaling.reading_worker import ReadingWorker
 
 
-class CountingWorker(ShardWorker):
-    def __init__(self, config: TranscribeJobConfig, folder: JobFolder) -> None:
-        super().__init__(folder, config.model, config.max_attempts)
-        self._config = config
-        self._reader: ItemReader | None = None
-
-    def start(self) -> None:
-        self._reader = item_reader(self._config)
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-
+class CountingWorker(ReadingWorker):
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
-        assert self._reader is not None
-        for item, reading in zip(items, self._reader.read_ahead(items), strict=True):
+        for item, reading in zip(items, self.read_ahead(items), strict=True):
             try:
                 count = sum(len(block) for block in reading.blocks(lambda note: None))
             except AudioError as error:

@@ -11,27 +11,19 @@ from asr_doge.inference.sources import Blocks
 from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import Item
-from asr_doge.scaling.opening import ItemReader, item_reader
-from asr_doge.scaling.shard_worker import ShardWorker
+from asr_doge.scaling.reading_worker import ReadingWorker
 from asr_doge.scaling.shards import JobFolder
 
 
-class TranscribeWorker(ShardWorker):
-    """Transcribes shards with a model that it loads once.
-
-    Args:
-        config: of the verb.
-        folder: of the job.
-    """
+class TranscribeWorker(ReadingWorker):
+    """Transcribes shards with a model that it loads once; arguments as of `ReadingWorker`."""
 
     def __init__(self, config: TranscribeJobConfig, folder: JobFolder) -> None:
-        super().__init__(folder, config.model, config.max_attempts)
-        self.config = config
+        super().__init__(config, folder)
         self._transcriber: Transcriber | None = None
-        self._reader: ItemReader | None = None
 
     def start(self) -> None:
-        """Load the model.
+        """Load the model, and start the decoders.
 
         Raises:
             CheckpointError, ConfigError: as in `load`.
@@ -46,17 +38,11 @@ class TranscribeWorker(ShardWorker):
             language=config.language,
             dtype=config.dtype,
         )
-        self._reader = item_reader(config)
-
-    def close(self) -> None:
-        """End the decoders."""
-        if self._reader is not None:
-            self._reader.close()
+        super().start()
 
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
         """What becomes of each recording, in order."""
         assert self._transcriber is not None, "start the worker first"
-        assert self._reader is not None
-        readings = self._reader.read_ahead(items)
+        readings = self.read_ahead(items)
         sources = (SourceWithLanguage(Blocks(reading.blocks, reading.name)) for reading in readings)
         return self._transcriber.transcribe_each(sources)
