@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils.data import DataLoader
@@ -102,15 +103,17 @@ def main() -> None:
             time.sleep(options.latency_ms / 1000)
             return read(store, name, start, stop)
 
-        RemoteStore.read = late  # type: ignore[assignment]  # a network that is slow
-        for name, place, loader, at_once in (
-            ("here, in turn", here, DataLoader, None),
-            ("here", here, ReadAheadLoader, None),
-            ("elsewhere, in turn, one by one", f"file://{here}", DataLoader, 1),
-            ("elsewhere", f"file://{here}", ReadAheadLoader, None),
-        ):
-            figures = measure(loaded, processed, place, loader, at_once)
-            print(json.dumps({"cache": name} | {key: round(value, 4) for key, value in figures.items()}), flush=True)
+        with patch.object(RemoteStore, "read", late):  # a network that is slow
+            for name, place, loader, at_once in (
+                ("here, in turn", here, DataLoader, None),
+                ("here", here, ReadAheadLoader, None),
+                ("elsewhere, in turn, one by one", f"file://{here}", DataLoader, 1),
+                ("elsewhere", f"file://{here}", ReadAheadLoader, None),
+            ):
+                figures = measure(loaded, processed, place, loader, at_once)
+                print(
+                    json.dumps({"cache": name} | {key: round(value, 4) for key, value in figures.items()}), flush=True
+                )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 Data = mmap.mmap | bytes
 """The bytes of a whole file."""
@@ -65,10 +69,11 @@ class _Slice(io.RawIOBase):
         self._place = max(origin + offset, 0)
         return self._place
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # it is given a writable buffer
-        wanted = min(len(buffer), max(self._length - self._place, 0))
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        room = memoryview(buffer)
+        wanted = min(len(room), max(self._length - self._place, 0))
         self._file.seek(self._start + self._place)
-        count = self._file.readinto(memoryview(buffer)[:wanted]) or 0
+        count = self._file.readinto(room[:wanted]) or 0
         self._place += count
         return count
 

@@ -9,7 +9,7 @@ from asr_doge.inference.transcription import Transcriber
 def quiet_libraries() -> None:
     """Leave the terminal to our own progress bars and messages, and to those of downloads."""
     from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
-    from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]  # documented there, but not exported to type checkers
+    from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging
 
     logging.set_verbosity_error()
