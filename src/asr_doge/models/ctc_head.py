@@ -204,6 +204,7 @@ class HeadedEncoder(SpeechEncoder):
         self.hidden_size = family.hidden_size
         self.frame_rate_hz = family.frame_rate_hz
         self.ctc_frame_rate_hz = family.frame_rate_hz / head.stack
+        self.vocabulary = head.vocabulary
         self.ctc_units = head.vocabulary.units
 
     def forward(
@@ -243,14 +244,6 @@ class HeadedEncoder(SpeechEncoder):
     def last_layers(self, count: int) -> list[nn.Module]:
         """The family's."""
         return self.family.last_layers(count)
-
-    def ctc_text(self, ids: Sequence[int]) -> str:
-        """The text of ids, by the head's vocabulary."""
-        return self.ctc_head.vocabulary.text(ids)
-
-    def ctc_ids(self, text: str) -> list[int]:
-        """The ids of a text, by the head's vocabulary."""
-        return self.ctc_head.vocabulary.ids(text)
 
 
 def with_head(encoder: SpeechEncoder, settings: Mapping[str, Any] | None) -> SpeechEncoder:

@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 
 from asr_doge.errors import ConfigError
 from asr_doge.models.checkpoints import Reference
+from asr_doge.models.ctc_vocabulary import CTCVocabulary
 from asr_doge.published import CTCUnits, EncoderWindow
 
 
@@ -46,6 +47,7 @@ class SpeechEncoder(nn.Module, ABC):
         frame_rate_hz: speech embeddings per second of audio.
         ctc_frame_rate_hz: CTC frames per second of audio; 0 without a CTC head.
         ctc_units: what the ids of the CTC head are.
+        vocabulary: the labels of the CTC head; None without one, or where a family spells in a way of its own.
         shelved_parameters: number of those that were left on disk (see `shelve`).
     """
 
@@ -54,6 +56,7 @@ class SpeechEncoder(nn.Module, ABC):
     frame_rate_hz: float
     ctc_frame_rate_hz: float = 0.0
     ctc_units: CTCUnits = "characters"
+    vocabulary: CTCVocabulary | None = None
     shelved_parameters: int = 0
 
     @abstractmethod
@@ -82,11 +85,16 @@ class SpeechEncoder(nn.Module, ABC):
 
     def ctc_text(self, ids: Sequence[int]) -> str:
         """Text of CTC ids after repeats are collapsed and blanks (id 0) dropped."""
-        raise ValueError(f"{type(self).__name__} has no CTC head")
+        return self._required_vocabulary().text(ids)
 
     def ctc_ids(self, text: str) -> list[int]:
         """CTC ids that spell a text, without those of its characters that the head cannot write."""
-        raise ValueError(f"{type(self).__name__} has no CTC head")
+        return self._required_vocabulary().ids(text)
+
+    def _required_vocabulary(self) -> CTCVocabulary:
+        if self.vocabulary is None:
+            raise ValueError(f"{type(self).__name__} has no CTC head")
+        return self.vocabulary
 
 
 class EncoderFamily(SpeechEncoder):

@@ -7,7 +7,6 @@ Source: transformers `parakeet` and `granite_speech5`; https://arxiv.org/abs/230
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -73,14 +72,6 @@ class MaskedConformer(EncoderFamily):
     def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
         """The vocabulary of the head."""
         read_pieces(config, reference)
-
-    def ctc_text(self, ids: Sequence[int]) -> str:
-        """By the checkpoint's vocabulary."""
-        return self.vocabulary.text(ids) if self.vocabulary is not None else super().ctc_text(ids)
-
-    def ctc_ids(self, text: str) -> list[int]:
-        """By the checkpoint's vocabulary."""
-        return self.vocabulary.ids(text) if self.vocabulary is not None else super().ctc_ids(text)
 
 
 class ParakeetSpeechEncoder(MaskedConformer):

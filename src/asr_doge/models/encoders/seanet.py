@@ -7,7 +7,7 @@ It does not quantize: what goes into EnCodec's codebooks is what an adapter read
 Source: transformers `encodec`; https://arxiv.org/abs/2009.02095, 2210.13438.
 """
 
-from collections.abc import Sequence
+import math
 from typing import Any
 
 import torch
@@ -34,7 +34,8 @@ class SEANetSpeechEncoder(EncoderFamily):
         self.config = config
         self.encoder = EncodecEncoder(config)
         self.hidden_size: int = config.hidden_size
-        self.frame_rate_hz = config.sampling_rate / self._hop()
+        self.hop = math.prod(config.upsampling_ratios)
+        self.frame_rate_hz = config.sampling_rate / self.hop
         self.vocabulary = vocabulary_of(config)
         self.has_ctc = self.vocabulary is not None
         if self.vocabulary is not None:
@@ -61,16 +62,9 @@ class SEANetSpeechEncoder(EncoderFamily):
             output.ctc_logits, output.ctc_lengths = self.lm_head(states), lengths
         return output
 
-    def _hop(self) -> int:
-        hop = 1
-        for ratio in self.config.upsampling_ratios:
-            hop *= ratio
-        return hop
-
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
         """One for every hop begun."""
-        hop = self._hop()
-        return torch.div(input_lengths + hop - 1, hop, rounding_mode="floor")
+        return torch.div(input_lengths + self.hop - 1, self.hop, rounding_mode="floor")
 
     def last_layers(self, count: int) -> list[nn.Module]:
         """The last layers: convolutions, blocks, the LSTM, and what stands between them."""
@@ -102,11 +96,3 @@ class SEANetSpeechEncoder(EncoderFamily):
     def feature_extractor(config: PreTrainedConfig) -> WaveformFeatureExtractor:
         """Samples as they are."""
         return WaveformFeatureExtractor(sampling_rate=config.sampling_rate)
-
-    def ctc_text(self, ids: Sequence[int]) -> str:
-        """By the vocabulary that it was trained with."""
-        return self.vocabulary.text(ids) if self.vocabulary is not None else super().ctc_text(ids)
-
-    def ctc_ids(self, text: str) -> list[int]:
-        """By the vocabulary that it was trained with."""
-        return self.vocabulary.ids(text) if self.vocabulary is not None else super().ctc_ids(text)

@@ -9,8 +9,8 @@ Source: transformers `wav2vec2`, `hubert`, `wavlm`; https://arxiv.org/abs/2006.1
 
 import copy
 import json
+import math
 import re
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -44,7 +44,7 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
         self.config = config
         self.encoder: Any = self.upstream(_without_masking(config))
         self.hidden_size: int = config.hidden_size
-        self.frame_rate_hz = 16_000 / _product(config.conv_stride)
+        self.frame_rate_hz = 16_000 / math.prod(config.conv_stride)
         self.vocabulary = vocabulary_of(config)
         self.has_ctc = self.vocabulary is not None
         if self.has_ctc:
@@ -129,14 +129,6 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
             sampling_rate=getattr(config, "sampling_rate", 16_000), do_normalize=getattr(config, "do_normalize", True)
         )
 
-    def ctc_text(self, ids: Sequence[int]) -> str:
-        """By the checkpoint's vocabulary."""
-        return self.vocabulary.text(ids) if self.vocabulary is not None else super().ctc_text(ids)
-
-    def ctc_ids(self, text: str) -> list[int]:
-        """By the checkpoint's vocabulary."""
-        return self.vocabulary.ids(text) if self.vocabulary is not None else super().ctc_ids(text)
-
 
 class HubertSpeechEncoder(Wav2Vec2SpeechEncoder):
     """HuBERT; as above."""
@@ -157,10 +149,3 @@ def _without_masking(config: PreTrainedConfig) -> PreTrainedConfig:
     config = copy.deepcopy(config)
     config.apply_spec_augment, config.mask_time_prob, config.mask_feature_prob = False, 0.0, 0.0
     return config
-
-
-def _product(strides: Sequence[int]) -> int:
-    product = 1
-    for stride in strides:
-        product *= stride
-    return product
