@@ -51,13 +51,13 @@ def test_a_copied_corpus_is_read_once(tmp_path: Path, monkeypatch: pytest.Monkey
     shutil.copytree(corpus, tmp_path / "copy", copy_function=shutil.copyfile)  # as cp -r does, with new times
     copies = [(path, prints[path.name]) for path in sorted((tmp_path / "copy").iterdir())]
     read: list[Path] = []
-    digest = fingerprints._content_digest
+    digest = fingerprints.content_digest
 
     def counted(path: Path) -> str:
         read.append(path)
         return digest(path)
 
-    monkeypatch.setattr(fingerprints, "_content_digest", counted)
+    monkeypatch.setattr(fingerprints, "content_digest", counted)
     assert KnownCopies(open_store(cache)).unchanged(copies) == [True] * 20
     assert len(read) == 20
     assert KnownCopies(open_store(cache)).unchanged(copies) == [True] * 20

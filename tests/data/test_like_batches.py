@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_doge.data.like_batches import LikeBatches
+from asr_doge.data.batching import LikeBatches
 
 LENGTHS = st.lists(st.floats(0.5, 30), min_size=1, max_size=70)
 

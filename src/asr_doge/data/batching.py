@@ -9,17 +9,18 @@ It knows lengths of any unit (seconds, tokens), and neither audio nor text.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from asr_doge.data.like_batches import LikeBatches
 from asr_doge.data.sharding import WHOLE, Shard
 
-_JITTER = 0.02
-"""Before sorting, lengths are multiplied by up to e^±this, so that the composition of batches changes by epoch."""
+_JITTER, LIKE_JITTER = 0.02, 0.1
+"""Before sorting, lengths are multiplied by up to e^±this, so that the composition of batches changes by epoch; of
+batches limited by length less, since what it makes them longer by is kept free."""
 
 
 def cut_by_length(lengths: Sequence[float], limit: float) -> list[int]:
@@ -37,10 +38,46 @@ def cut_by_length(lengths: Sequence[float], limit: float) -> list[int]:
     return [*ends, len(lengths)] if lengths else []
 
 
-class LengthBatches(Sampler[list[int]]):
-    """A batch sampler for a data loader: lists of indices of items of similar length.
+class EpochBatches(Sampler[list[int]], ABC):
+    """A batch sampler for a data loader: lists of indices of items, composed anew for each epoch.
 
-    `set_epoch` chooses the epoch.
+    Args:
+        lengths: of each item, in any unit.
+        seed: of the composition and the order.
+    """
+
+    def __init__(self, lengths: Sequence[float], seed: int = 0) -> None:
+        self.lengths: NDArray[np.float64] = np.asarray(lengths, dtype=np.float64)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, whose batches come next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches(self.epoch))
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Batches of an epoch, the same number in each."""
+
+    @abstractmethod
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Batches of an epoch."""
+
+    def padding_share(self, epoch: int = 0) -> float:
+        """Padding as a fraction of the total size of an epoch's batches."""
+        room = sum(len(batch) * self.lengths[batch].max() for batch in self.batches(epoch))
+        return max(0.0, 1 - float(self.lengths.sum() / room)) if room else 0.0  # rounding may give less than 0
+
+    def _jittered_order(self, rng: np.random.Generator, jitter: float) -> NDArray[np.int64]:
+        """Indices by length, each length multiplied by up to e^±jitter."""
+        return np.argsort(self.lengths * np.exp(rng.uniform(-jitter, jitter, len(self.lengths))), kind="stable")
+
+
+class LengthBatches(EpochBatches):
+    """Batches of items of similar length, limited by their total length.
 
     Args:
         lengths: of each item.
@@ -49,37 +86,22 @@ class LengthBatches(Sampler[list[int]]):
     """
 
     def __init__(self, lengths: Sequence[float], limit: float, seed: int = 0) -> None:
-        self.lengths: NDArray[np.float64] = np.asarray(lengths, dtype=np.float64)
-        self.seed = seed
-        self.epoch = 0
+        super().__init__(lengths, seed)
         # After jitter, the item in place k is at most e^(2 jitter) times as long as the k-th shortest is.
         self._ends = cut_by_length(sorted(self.lengths * math.exp(2 * _JITTER)), limit)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, whose batches come next."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches(self.epoch))
-
     def batches(self, epoch: int) -> list[list[int]]:
-        """Batches of an epoch."""
+        """See `EpochBatches.batches`."""
         rng = np.random.default_rng([self.seed, epoch])
-        jittered = self.lengths * np.exp(rng.uniform(-_JITTER, _JITTER, len(self.lengths)))
-        order = np.argsort(jittered, kind="stable")
+        order = self._jittered_order(rng, _JITTER)
         batches = [part.tolist() for part in np.split(order, self._ends[:-1])] if self._ends else []
         return [batches[index] for index in rng.permutation(len(batches))]
 
-    def padding_share(self, epoch: int = 0) -> float:
-        """Padding as a fraction of the total size of an epoch's batches."""
-        room = sum(len(batch) * self.lengths[batch].max() for batch in self.batches(epoch))
-        return max(0.0, 1 - float(self.lengths.sum() / room)) if room else 0.0  # rounding may give less than 0
 
-
-class CountBatches(Sampler[list[int]]):
+class CountBatches(EpochBatches):
     """Batches of `size` items in random order; the last of an epoch has the rest.
 
     Args:
@@ -89,25 +111,44 @@ class CountBatches(Sampler[list[int]]):
     """
 
     def __init__(self, count: int, size: int, seed: int = 0) -> None:
-        self.count = count
+        super().__init__(np.ones(count).tolist(), seed)
         self.size = size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, whose batches come next."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil(self.count / self.size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches(self.epoch))
+        return math.ceil(len(self.lengths) / self.size)
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """Batches of an epoch."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.count).tolist()
-        return [order[start : start + self.size] for start in range(0, self.count, self.size)]
+        """See `EpochBatches.batches`."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths)).tolist()
+        return [order[start : start + self.size] for start in range(0, len(order), self.size)]
+
+
+class LikeBatches(EpochBatches):
+    """Batches of `size` items of similar length; the one of an epoch that is not full is its last.
+
+    Args:
+        lengths: of each item.
+        size: items of a batch.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Sequence[float], size: int, seed: int = 0) -> None:
+        super().__init__(lengths, seed)
+        self.size = size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.size)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """See `EpochBatches.batches`."""
+        rng = np.random.default_rng([self.seed, epoch])
+        order = self._jittered_order(rng, LIKE_JITTER)
+        full, rest = divmod(len(order), self.size)
+        # The smaller batch is of random length, not always of the longest items.
+        place = int(rng.integers(full + 1)) * self.size
+        small, order = order[place : place + rest], np.delete(order, slice(place, place + rest))
+        batches = [order[number * self.size :][: self.size].tolist() for number in rng.permutation(full)]
+        return [*batches, small.tolist()] if rest else batches
 
 
 class ProcessBatches(Sampler[list[int | None]]):
@@ -121,9 +162,7 @@ class ProcessBatches(Sampler[list[int | None]]):
         parts: number of parts that it splits its share of a batch into; None deals out whole batches in turn.
     """
 
-    def __init__(
-        self, whole: CountBatches | LengthBatches | LikeBatches, shard: Shard = WHOLE, parts: int | None = None
-    ) -> None:
+    def __init__(self, whole: EpochBatches, shard: Shard = WHOLE, parts: int | None = None) -> None:
         self.whole = whole
         self.shard = shard
         self.parts = parts

@@ -44,7 +44,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         DataError: it cannot be read.
     """
     stamp = audio_stamp(path)  # before the content: if the recording changes meanwhile, the stamp is outdated
-    return f"{stamp}-{_content_digest(path)}"
+    return f"{stamp}-{content_digest(path)}"
 
 
 class KnownCopies:
@@ -126,7 +126,12 @@ def _content(print_: str) -> str:
     return print_.split("-", 2)[2] if print_.count("-") >= 2 else ""
 
 
-def _content_digest(path: str | os.PathLike[str]) -> str:
+def content_digest(path: str | os.PathLike[str]) -> str:
+    """Digest of a recording's bytes.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     digest = hashlib.blake2b(digest_size=16)
     try:
         with Path(path).open("rb") as file:

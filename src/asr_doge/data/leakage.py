@@ -5,11 +5,11 @@ It reads few files completely: for files of equal size in both splits it compare
 same speech in another format or cut.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from asr_doge.data.fingerprints import content_digest
 from asr_doge.data.manifest import Utterance
 
 _SHOWN = 6
@@ -45,15 +45,15 @@ def _same_recordings(train: Sequence[Utterance], others: Sequence[Utterance]) ->
             alike.setdefault(_signature(utterance.audio_path), []).append(utterance.audio_path)
 
     @cache
-    def contents(signature: tuple[int, bytes]) -> frozenset[bytes]:
-        return frozenset(_digest(path) for path in alike[signature])
+    def contents(signature: tuple[int, bytes]) -> frozenset[str]:
+        return frozenset(content_digest(path) for path in alike[signature])
 
     train_sizes = {size for size, _ in alike}
     same = set()
     for utterance in others:
         if _size(utterance.audio_path) in train_sizes:
             signature = _signature(utterance.audio_path)
-            if signature in alike and _digest(utterance.audio_path) in contents(signature):
+            if signature in alike and content_digest(utterance.audio_path) in contents(signature):
                 same.add(utterance.id)
     return same
 
@@ -68,14 +68,6 @@ def _signature(path: Path) -> tuple[int, bytes]:
     with path.open("rb") as file:
         file.seek(size // 2)
         return size, file.read(4096)
-
-
-def _digest(path: Path) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
 
 
 def _shared(names: set[str], noun: str, role: str) -> str:

@@ -7,7 +7,8 @@ other path is a local folder. It does not know the content of the files.
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -183,35 +184,24 @@ class RemoteStore:
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """See `Store.read`."""
-        try:
+        with self._reported(name, "read"):
             return bytes(self.filesystem.cat_file(f"{self.root}/{name}", start=start, end=stop))
-        except Exception as error:
-            raise DataError(f"{self.url}/{name} cannot be read: {one_line(error)}") from error
 
     def content(self, name: str) -> bytes | None:
         """See `Store.content`."""
-        try:
+        with self._reported(name, "read"), suppress(FileNotFoundError):
             return bytes(self.filesystem.cat_file(f"{self.root}/{name}"))
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            raise DataError(f"{self.url}/{name} cannot be read: {one_line(error)}") from error
+        return None
 
     def write(self, name: str, content: bytes) -> None:
         """See `Store.write`."""
-        try:
+        with self._reported(name, "written"):
             self.filesystem.pipe_file(f"{self.root}/{name}", content)
-        except Exception as error:
-            raise DataError(f"{self.url}/{name} cannot be written: {one_line(error)}") from error
 
     def remove(self, name: str) -> None:
         """See `Store.remove`."""
-        try:
+        with self._reported(name, "removed"), suppress(FileNotFoundError):  # another process may have removed it
             self.filesystem.rm_file(f"{self.root}/{name}")
-        except FileNotFoundError:
-            pass  # as another process may have done
-        except Exception as error:
-            raise DataError(f"{self.url}/{name} cannot be removed: {one_line(error)}") from error
 
     def free_bytes(self) -> int | None:
         """Unknown."""
@@ -220,6 +210,14 @@ class RemoteStore:
     def local_path(self, name: str) -> Path | None:
         """None: the file is remote."""
         return None
+
+    @contextmanager
+    def _reported(self, name: str, what: str) -> Iterator[None]:
+        """Tell of a failure in one line; each cloud's client has errors of its own."""
+        try:
+            yield
+        except Exception as error:
+            raise DataError(f"{self.url}/{name} cannot be {what}: {one_line(error)}") from error
 
 
 def one_line(error: Exception) -> str:

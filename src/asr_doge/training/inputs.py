@@ -7,9 +7,8 @@ utterances. It does not know how an example is made (see `asr_doge.training.data
 import sys
 from collections.abc import Sequence
 
-from asr_doge.data.batching import CountBatches, LengthBatches, ProcessBatches, SharedBatches
+from asr_doge.data.batching import CountBatches, LengthBatches, LikeBatches, ProcessBatches, SharedBatches
 from asr_doge.data.feature_cache import FeatureCache
-from asr_doge.data.like_batches import LikeBatches
 from asr_doge.data.manifest import Utterance
 from asr_doge.data.sharding import Shard
 from asr_doge.errors import AudioError, DataError
