@@ -1,4 +1,4 @@
-"""The rooms of the package and who may import whom: downwards only, as the table of the design says.
+"""The rooms of the package: who may import whom (downwards only, as the table of the design says), and how long.
 
 Imports within functions and under `TYPE_CHECKING` count too: they tie rooms together just the same.
 """
@@ -32,6 +32,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 `cli` may import every room and the package itself; no room may import `cli`."""
 EVERY_ROOM = {*MAY_IMPORT, "cli"}
 
+LONGEST_MODULE, LONGEST_FUNCTION = 400, 60
+"""In lines, docstrings included."""
+
 modules = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -58,6 +61,17 @@ def imported_rooms(source: str) -> set[str]:
     return rooms
 
 
+def functions_over(source: str, limit: int) -> list[str]:
+    """Functions of more than `limit` lines, decorators not counted."""
+    return [
+        f"{node.name} ({node.end_lineno - node.lineno + 1} lines)"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= limit
+    ]
+
+
 def room_of(module: Path) -> str:
     """The room of a file, by its folder or its own name."""
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -77,6 +91,19 @@ def test_imports_lead_downwards(module: Path) -> None:
     imported = imported_rooms(module.read_text(encoding="utf-8")) - {room} - by_all
     allowed = {*EVERY_ROOM, "asr_doge"} if room == "cli" else MAY_IMPORT[room]
     assert imported <= allowed, f"{room} may not import {', '.join(sorted(imported - allowed))}"
+
+
+@pytest.mark.parametrize("module", modules, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_can_be_read_at_a_sitting_and_a_function_on_a_screen(module: Path) -> None:
+    source = module.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= LONGEST_MODULE
+    assert not functions_over(source, LONGEST_FUNCTION)
+
+
+def test_a_function_of_one_line_too_many_is_found() -> None:
+    body = "\n".join("    pass" for _ in range(59))
+    assert not functions_over(f"def f():\n{body}", 60)
+    assert functions_over(f"async def f():\n{body}\n    pass", 60) == ["f (61 lines)"]
 
 
 def test_models_and_data_do_not_know_each_other() -> None:

@@ -381,6 +381,7 @@ def test_lora_begins_as_the_model_it_adapts(granite_folder: Path, doge_folder: P
     assert torch.equal(logits[0], logits[1])
     adapted = {name.split(".")[-4] for name in trainable(model) if "lora_" in name}
     assert adapted == {"q_proj", "v_proj"}
+    assert model.config.lora is not None
     assert isinstance(LoraConfig(**model.config.lora), LoraConfig)
 
 

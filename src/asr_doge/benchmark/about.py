@@ -17,8 +17,9 @@ import psutil
 import torch
 
 from asr_doge.models import LoadedEncoder, LoadedModel
-from asr_doge.models.checkpoints import find_model, load_model_config, weights_fingerprint
+from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.ctc_head import HeadedEncoder
+from asr_doge.models.weights import weights_fingerprint
 
 PACKAGES = ("asr-doge", "torch", "transformers", "tokenizers", "numpy", "jiwer")
 

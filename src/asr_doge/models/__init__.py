@@ -12,8 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MA
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
 from asr_doge.models.early_doge import EarlyDogeConfig, EarlyDogeForCausalLM
-from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
-from asr_doge.models.feature_extraction_waveform import WaveformFeatureExtractor
+from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor, WaveformFeatureExtractor
 from asr_doge.models.loading import (
     LoadedEncoder,
     LoadedModel,
@@ -22,7 +21,8 @@ from asr_doge.models.loading import (
     load_encoder_alone,
     load_model,
 )
-from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration, ParameterCounts
+from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
+from asr_doge.models.parameters import ParameterCounts
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 
 AutoConfig.register(ASRDogeConfig.model_type, ASRDogeConfig)

@@ -29,7 +29,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import check_keys, check_shapes
+from asr_doge.models.weights import check_keys, check_shapes
 
 _TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 _SPECIFICATION = "WhisperSpec"

@@ -5,23 +5,20 @@ is; without a network the error is one line with both ways out. What is in the h
 It does not know what the part is for.
 """
 
-import os
 import sys
 from pathlib import Path
 
 from filelock import FileLock
 
 from asr_doge.errors import CheckpointError
+from asr_doge.models.cache import CACHE_VARIABLE, cache_folder
 from asr_doge.models.checkpoints import Reference
 from asr_doge.models.download import MODELS, cached_folder, download_models
 
-CACHE_VARIABLE = "ASR_DOGE_CACHE"
-
 
 def models_folder() -> Path:
-    """Where fetched models lie: `$ASR_DOGE_CACHE/models`, by default in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE_VARIABLE) or Path(cache) / "asr-doge") / "models"
+    """The folder of fetched models."""
+    return cache_folder() / "models"
 
 
 def local_folder(name: str) -> Path | None:

@@ -10,14 +10,15 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import Reference, find_model, load_model_config, weights_fingerprint
+from asr_doge.models.checkpoints import Reference, find_model, load_model_config
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
 from asr_doge.models.download import MODELS
 from asr_doge.models.encoders import ENCODERS, SpeechEncoder
 from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
 from asr_doge.models.fetching import fetched
-from asr_doge.models.language_model import load_language_model, rename_language_model_key
+from asr_doge.models.language_model import load_language_model
+from asr_doge.models.weights import weights_fingerprint
 from asr_doge.published import Quantization
 
 
@@ -38,12 +39,12 @@ def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
 def _use_of(config: PreTrainedConfig) -> str:
     """What another kind of model can be used for here."""
     if isinstance(config, CTCHeadConfig):
-        return "it is a CTC head without a language model, which --decoder ctc hears"
+        return "it is a CTC head without a language model, for --decoder ctc"
     family = ENCODERS.get(config.model_type)
     if family is None:
         return "to train an adapter on it give it as --language_model"
     if family.has_ctc:
-        return "to train an adapter on it give it as --speech_encoder; to hear what its CTC head holds, --decoder ctc"
+        return "to train an adapter on it give it as --speech_encoder; for the text of its CTC head, --decoder ctc"
     return (
         "it is a speech encoder without a CTC head, which gives no text by itself: train an adapter on it (asr-doge"
         " train --speech_encoder) or a CTC head (asr-doge pretrain ctc_head --speech_encoder)"
@@ -80,7 +81,7 @@ def load_frozen_language_model(
         CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
     """
     reference = _find_part("language_model", str(config.language_model), config.language_model_revision)
-    found = weights_fingerprint(reference, rename_language_model_key)
+    found = weights_fingerprint(reference, lambda key: key)
     config.language_model_fingerprint = _same_fingerprint(reference, config.language_model_fingerprint, found)
     is_frozen = config.train_language_model == "none"
     return load_language_model(reference, config.text_config, dtype, quantization if is_frozen else "none")

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asr_doge.errors import CheckpointError
+from asr_doge.models.cache import cache_folder
 
 SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
@@ -38,16 +39,12 @@ def unpacked_gguf(path: Path) -> Path:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
     if not is_gguf:
         raise CheckpointError(f"{path} is not a GGUF file: copy or download it again")
-    folder = _cache() / digest.hexdigest()[:16]
+    folder = cache_folder() / "gguf" / digest.hexdigest()[:16]
     if not folder.is_dir():
         if find_spec("gguf") is None:
             raise CheckpointError(f"{path} needs the gguf package: pip install 'asr-doge[gguf]'")
         _unpack(path, folder)
     return folder
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asr-doge" / "gguf"
 
 
 def _unpack(path: Path, folder: Path) -> None:

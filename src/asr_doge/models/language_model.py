@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM, DogeConfig, PreTrainedConfig, Pre
 from transformers.utils import logging
 
 from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import Reference, check_keys, check_shapes, first_line, listed, stored_weights
+from asr_doge.models.checkpoints import Reference, first_line
 from asr_doge.models.early_doge import EarlyDogeConfig, stored_layout
 from asr_doge.models.quantization import Int8Config, quantize_linear_layers, quantized_weights
+from asr_doge.models.weights import check_keys, check_shapes, listed, stored_weights
 from asr_doge.published import Quantization
 
 EARLY_DOGE_KEYS = {
@@ -175,8 +176,3 @@ def _delayed_progress_bars() -> Iterator[None]:
         yield
     finally:
         logging.set_tqdm_hook(before)
-
-
-def rename_language_model_key(key: str) -> str:
-    """Every tensor of a language model is required, under its own name (for `weights_fingerprint`)."""
-    return key

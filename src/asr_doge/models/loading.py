@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import torch
 from torch import nn
-from transformers import AutoFeatureExtractor, GenerationConfig
+from transformers import AutoFeatureExtractor, GenerationConfig, PreTrainedTokenizerBase
 
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models.checkpoints import Reference, find_model, first_line, load_model_config, load_tokenizer
@@ -26,7 +26,8 @@ from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode,
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.frozen_parts import load_frozen_encoder
-from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration, ParameterCounts
+from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration
+from asr_doge.models.parameters import ParameterCounts
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 from asr_doge.models.whole_folder import whole_folder
 from asr_doge.published import (
@@ -282,14 +283,19 @@ def assemble_model(
     model = ASRDogeForConditionalGeneration.from_parts(config, dtype=dtype, shelve_encoder=shelve_encoder)
     if found.head is not None and isinstance(model.encoder, HeadedEncoder):
         load_head_weights(model.encoder, found.head[0])
-    model.generation_config = GenerationConfig(
+    model.generation_config = _default_generation(tokenizer)
+    return LoadedModel(model.to(find_device(device)), processor)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
+
+
+def _default_generation(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Generation settings of a new model: greedy search."""
+    return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=MAX_NEW_TOKENS,
         num_beams=1,  # explicit, since transformers' pipeline defaults to 5
     )
-    return LoadedModel(model.to(find_device(device)), processor)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
 
 
 def _find_device_for(quantization: Quantization, device: str | torch.device | None) -> torch.device:

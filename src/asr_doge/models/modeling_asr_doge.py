@@ -2,22 +2,17 @@
 
 Promises: training and generation read the same layout, `[bos] prompt | speech | text [eos]`, left-padded, with padding
 masked out of attention and loss, so that a clip's loss, logits and text do not depend on its neighbours. Frozen parts
-stay in eval mode, out of the optimizer and out of the checkpoint; `save_pretrained` writes what was trained and
-`from_pretrained` finds the rest by the pointers in the configuration.
+stay in eval mode and out of the optimizer.
 It does not read audio or make features (see `ASRDogeProcessor`), and knows no decoding beyond transformers' own;
-`prefill` and `extend` are what `asr_doge.decoding` builds on.
+`prefill` and `extend` are what `asr_doge.decoding` builds on. For checkpoints see `asr_doge.models.saving`.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -25,50 +20,20 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from asr_doge.errors import ConfigError
 from asr_doge.models.adapter_ctc import AdapterCTCHead
 from asr_doge.models.adapters import Adapter
-from asr_doge.models.checkpoints import (
-    check_keys,
-    check_shapes,
-    find_model,
-    first_line,
-    load_generation_config,
-    read_weights,
-)
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, length_mask
-from asr_doge.models.encoders.base import shelved_parameters
-from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
 from asr_doge.models.label_logits import only_labels
 from asr_doge.models.language_model import build_language_model
 from asr_doge.models.layout import IGNORED_LABEL, DecodingState, Layout, full_attention_mask, group_by_length, left_pad
-from asr_doge.models.quantization import is_quantized, quantize_linear_layers
-from asr_doge.published import Quantization
+from asr_doge.models.parameters import ParameterCounts, add_lora, count_parameters, trained_encoder_weights
+from asr_doge.models.saving import SavedInParts
 
 HEAD_PREFIX = "encoder.ctc_head."
 """Of the names of a trained CTC head's weights."""
 
 
-@dataclass(frozen=True)
-class ParameterCounts:
-    """Parameters of a model by part; `trainable` are those an optimizer would update."""
-
-    encoder: int
-    adapter: int
-    language_model: int
-    trainable: int
-
-    @property
-    def total(self) -> int:
-        """All parameters."""
-        return self.encoder + self.adapter + self.language_model
-
-    @property
-    def trainable_share(self) -> float:
-        """Trainable parameters as a fraction of all."""
-        return self.trainable / self.total
-
-
-class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
     """Speech to text by a frozen encoder, an adapter and a causal language model.
 
     Args:
@@ -111,14 +76,8 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
         for choice, part in ((config.train_language_model, self.language_model), (config.train_encoder, self.encoder)):
             if choice == "lora":
-                _add_lora(part, config.lora or {})
-        layers = self.encoder.last_layers(config.train_encoder_layers) if config.train_encoder == "last_k" else []
-        last = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        self._trained_of_encoder = {
-            f"encoder.{name}"
-            for name, parameter in self.encoder.named_parameters()
-            if id(parameter) in last or (config.train_encoder == "lora" and ".lora_" in name)
-        }
+                add_lora(part, config.lora or {})
+        self._trained_of_encoder = trained_encoder_weights(self.encoder, config)
         self._freeze()
         self.train(False)
 
@@ -149,9 +108,9 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _freeze(self) -> None:
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(self._is_trained(name))
+            parameter.requires_grad_(self.is_trained(name))
 
-    def _is_trained(self, name: str) -> bool:
+    def is_trained(self, name: str) -> bool:
         """Whether training updates the parameter `name`."""
         if name.startswith(("adapter.", HEAD_PREFIX)):
             return True
@@ -189,9 +148,9 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def count_parameters(self) -> ParameterCounts:
         """Parameters of each part; works on the meta device too."""
         return ParameterCounts(
-            encoder=_count(self.encoder),
-            adapter=_count(self.adapter),
-            language_model=_count(self.language_model),
+            encoder=count_parameters(self.encoder),
+            adapter=count_parameters(self.adapter),
+            language_model=count_parameters(self.language_model),
             trainable=sum(p.numel() for p in self.parameters() if p.requires_grad),
         )
 
@@ -388,159 +347,3 @@ class ASRDogeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Embeddings `[B, L, H]` of token ids `[B, L]`, -100 at padding, and the mask `[B, L]` of the real ones."""
         real = ids != IGNORED_LABEL
         return self.get_input_embeddings()(ids.masked_fill(~real, 0)), real
-
-    def trained_keys(self) -> set[str]:
-        """Names of the weights that a checkpoint holds.
-
-        These are what training updates, and any part that has no pointer to weights elsewhere.
-        """
-        without_pointer = [
-            prefix
-            for prefix, pointer in (
-                ("encoder.", self.config.speech_encoder),
-                ("language_model.", self.config.language_model),
-            )
-            if pointer is None
-        ]
-        tied = set(self.language_model.all_tied_weights_keys)
-        return {
-            name
-            for name in self.state_dict()
-            if (self._is_trained(name) or name.startswith(tuple(without_pointer)))
-            and name.removeprefix("language_model.") not in tied
-        }
-
-    def save_pretrained(  # type: ignore[override]  # and not all that the mixin takes
-        self, save_directory: str | Path, state_dict: dict[str, Tensor] | None = None, **options: Any
-    ) -> None:
-        """Write the configuration and what was trained (`trained_keys`) to a folder.
-
-        Args:
-            save_directory: the checkpoint folder.
-            state_dict: weights to take instead of the model's own (the Trainer gathers them from several devices).
-            options: of transformers' `save_pretrained` (`push_to_hub`, …).
-
-        Raises:
-            ConfigError: it is quantized; its rounded weights would be taken for whole ones.
-        """
-        if is_quantized(self):
-            raise ConfigError("a quantized model cannot be saved: load it without quantization, which loses nothing")
-        wanted = self.trained_keys()
-        weights = self.state_dict() if state_dict is None else state_dict
-        weights = {name: weights[name] for name in sorted(wanted)}
-        with self._as_saved():
-            super().save_pretrained(save_directory, state_dict=weights, **options)
-
-    @contextmanager
-    def _as_saved(self) -> Iterator[None]:
-        """The configuration of a checkpoint, to be shared.
-
-        It names no folder of this machine but the pointers', and does not point to a language model of which the
-        checkpoint holds every weight.
-        """
-        for part in (self.config.encoder_config, self.config.text_config):
-            part.name_or_path = ""
-        names = ("language_model", "language_model_revision", "language_model_fingerprint")
-        pointers = {name: getattr(self.config, name) for name in names}
-        try:
-            if self.config.train_language_model == "full":
-                for name in names:
-                    setattr(self.config, name, None)
-            yield
-        finally:
-            for name, pointer in pointers.items():
-                setattr(self.config, name, pointer)
-
-    @classmethod
-    def from_parts(
-        cls,
-        config: ASRDogeConfig,
-        *,
-        dtype: torch.dtype = torch.float32,
-        quantization: Quantization = "none",
-        shelve_encoder: bool = False,
-    ) -> "ASRDogeForConditionalGeneration":
-        """The frozen parts that `config` points to, with an untrained adapter.
-
-        With `quantization`, some of it is still whole: parts with random weights, a head tied to the token embedding,
-        and a language model that was trained too. With `shelve_encoder` it reads speech embeddings only.
-
-        Raises:
-            CheckpointError: a part cannot be found or loaded, or has changed since its fingerprint was taken.
-        """
-        encoder = language_model = None
-        if config.speech_encoder is not None:
-            # What of the encoder was trained comes from the checkpoint, and can be rounded only then.
-            is_frozen = config.train_encoder == "none"
-            rounding: Quantization = quantization if is_frozen else "none"
-            encoder = load_frozen_encoder(config, dtype, rounding, shelved=shelve_encoder)
-        if config.language_model is not None:
-            language_model = load_frozen_language_model(config, dtype, quantization)
-        model = cls(config, encoder=encoder, language_model=language_model)
-        model.adapter.match_scale(model.sample_token_embeddings())
-        return model.to(dtype)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]  # and not all that the mixin takes
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        config: ASRDogeConfig | None = None,
-        revision: str | None = None,
-        dtype: torch.dtype | str | None = None,
-        device_map: Any = None,
-        quantization: Quantization = "none",
-        **_: Any,
-    ) -> "ASRDogeForConditionalGeneration":
-        """A trained model: the frozen parts its configuration points to, and the checkpoint's own weights.
-
-        Args:
-            pretrained_model_name_or_path: checkpoint folder, hub id, or bundled name (`english`, `nano`).
-            config: used instead of the checkpoint's own.
-            revision: of a hub id.
-            dtype: of the weights in memory; default float32.
-            device_map: a device for the whole model (`"cuda"`, `torch.device(...)`).
-            quantization: `int8` for matrices of 8 bits, on the CPU only (see `asr_doge.models.quantization`).
-            _: options of the Auto classes that have no meaning here.
-
-        Raises:
-            CheckpointError: something is missing, unexpected, damaged, or not an ASR-Doge checkpoint.
-        """
-        reference = find_model(pretrained_model_name_or_path, revision)
-        config = config or load_asr_doge_config(reference)
-        model = cls.from_parts(config, dtype=_resolve_dtype(dtype), quantization=quantization)
-        tensors = read_weights(reference, lambda key: key)
-        check_keys(model.trained_keys(), tensors.keys(), f"checkpoint '{reference.name}'")
-        check_shapes(model.state_dict(), tensors, f"checkpoint '{reference.name}'")
-        model.load_state_dict(tensors, strict=False)
-        if quantization == "int8":  # what `from_parts` had to leave
-            quantize_linear_layers(model.encoder)
-            quantize_linear_layers(model.language_model)
-        model.generation_config = load_generation_config(reference)
-        model.name_or_path = reference.name
-        return model.to(device_map) if device_map is not None else model
-
-
-def _add_lora(part: nn.Module, options: dict[str, Any]) -> None:
-    """Put LoRA's updates beside the layers that `options` (of `peft.LoraConfig`) names.
-
-    Raises:
-        ConfigError: there are no such layers.
-    """
-    if options.get("target_modules") == "all-linear" and not isinstance(part, PreTrainedModel):  # which peft asks for
-        names = [name for name, module in part.named_modules() if isinstance(module, nn.Linear)]
-        options = {**options, "target_modules": names}
-    try:
-        inject_adapter_in_model(LoraConfig(**options), part)
-    except ValueError as error:
-        raise ConfigError(f"lora_targets {options.get('target_modules')}: {first_line(error)}") from error
-
-
-def _resolve_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    if isinstance(dtype, str):
-        return getattr(torch, dtype) if dtype != "auto" else torch.float32
-    return dtype or torch.float32
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters()) + shelved_parameters(module)

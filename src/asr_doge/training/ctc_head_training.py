@@ -34,12 +34,12 @@ from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.models import CTCHeadConfig, find_device
-from asr_doge.models.checkpoints import read_weights
 from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings
 from asr_doge.models.ctc_head_checkpoints import FoundEncoder, find_speech_encoder, save_head
 from asr_doge.models.ctc_vocabulary import CTCVocabulary
 from asr_doge.models.encoders import encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source
+from asr_doge.models.weights import read_weights
 from asr_doge.training.arguments import logging_steps, use_one_device
 from asr_doge.training.callbacks import MarkComplete, Progress, StopOnInterrupt
 from asr_doge.training.ctc_examples import CTCExamples

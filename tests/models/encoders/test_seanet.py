@@ -108,9 +108,9 @@ def test_only_the_encoder_is_read_and_all_of_it(folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sampling_rate": 24_000}, "hears 24000 Hz, and recordings are read at 16000 Hz"),
+        ({"sampling_rate": 24_000}, "takes 24000 Hz, and recordings are read at 16000 Hz"),
         ({"pad_mode": "reflect"}, "pad_mode constant"),
-        ({"audio_channels": 2}, "hears 2 channels"),
+        ({"audio_channels": 2}, "takes 2 channels"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

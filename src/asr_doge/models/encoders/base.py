@@ -1,7 +1,7 @@
-"""What every speech encoder computes, and what every family of them states about itself.
+"""The interfaces of a speech encoder (`SpeechEncoder`) and of a family of them (`EncoderFamily`).
 
-Promises: the rest of the package talks to an encoder only through `SpeechEncoder`, which may also be one around
-another, and loads it only through `EncoderFamily`. A family is one file beside this one, listed in the registry of
+Promises: the rest of the package runs an encoder only through `SpeechEncoder`, which may wrap another encoder, and
+loads one only through `EncoderFamily`. A family is one file beside this one, listed in the registry of
 `asr_doge.models.encoders`.
 It does not know any particular family, nor where weights come from.
 """
@@ -23,7 +23,7 @@ from asr_doge.published import CTCUnits, EncoderWindow
 
 @dataclass
 class SpeechEncoderOutput:
-    """What an encoder hears in a batch.
+    """The output of an encoder for a batch.
 
     Attributes:
         speech_embeddings: `[B, T', D]`; rows past a clip's own length are zero.
@@ -51,7 +51,7 @@ class SpeechEncoder(nn.Module, ABC):
         shelved_parameters: number of those that were left on disk (see `shelve`).
     """
 
-    has_ctc: bool
+    has_ctc: bool = False
     hidden_size: int
     frame_rate_hz: float
     ctc_frame_rate_hz: float = 0.0
@@ -102,9 +102,9 @@ class EncoderFamily(SpeechEncoder):
 
     Class attributes:
         model_type: the transformers `model_type` of the checkpoints this family reads.
-        unread_settings: names, as patterns, of those parts of a checkpoint's configuration that this encoder does not
-            read, such as those of a language model beside it. Feature caches outlive a change of them.
-        windows: how much it can read at a time, the way it was published first (see `set_encoder_window`).
+        unread_settings: patterns of names in a checkpoint's configuration that this encoder does not read, such as
+            those of a language model beside it. A feature cache stays valid when they change.
+        windows: how much it can read at a time, the published way first (see `set_encoder_window`).
     """
 
     model_type: ClassVar[str]
@@ -118,7 +118,7 @@ class EncoderFamily(SpeechEncoder):
 
     @staticmethod
     def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
-        """Put into a configuration what a family must know of a checkpoint that stands in other files beside it.
+        """Add to a configuration what the family needs from the checkpoint's other files (vocabulary, front end).
 
         Raises:
             CheckpointError: they are missing or unusable.
@@ -127,11 +127,16 @@ class EncoderFamily(SpeechEncoder):
     @staticmethod
     @abstractmethod
     def feature_extractor(config: PreTrainedConfig) -> Any:
-        """A new transformers feature extractor that makes this family's `input_features` from waveforms."""
+        """A new transformers feature extractor that makes this family's `input_features` from waveforms.
+
+        It is called with a list of waveforms `[samples]`, `sampling_rate`, `return_tensors="pt"` and
+        `return_attention_mask=True`, and must give padded `input_features` and their `attention_mask` `[B, T]`. With
+        an attribute `n_samples`, longer clips are refused.
+        """
 
 
 def shelve(encoder: SpeechEncoder) -> SpeechEncoder:
-    """Leave an encoder's weights where they are, on disk: it then knows its shapes and labels, but cannot encode.
+    """Remove an encoder's weights, which stay on disk: it keeps its shapes and labels, but cannot encode.
 
     Args:
         encoder: on the meta device; changed in place.

@@ -1,4 +1,4 @@
-"""Loading a speech encoder alone, without a language model or a moment's memory for random weights."""
+"""Load a speech encoder alone: no language model, and no memory for random weights."""
 
 import hashlib
 import json
@@ -11,10 +11,11 @@ from transformers import PreTrainedConfig
 
 from asr_doge.audio import SAMPLE_RATE
 from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import Reference, load_weights, weights_fingerprint
+from asr_doge.models.checkpoints import Reference
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
 from asr_doge.models.encoders.base import shelve
 from asr_doge.models.quantization import quantize_linear_layers
+from asr_doge.models.weights import load_weights, weights_fingerprint
 from asr_doge.published import Quantization
 
 FRONT_END_VERSION = 1
@@ -39,8 +40,8 @@ def load_encoder(
         shelved: leave the weights on disk (see `shelve`).
 
     Raises:
-        CheckpointError: no family reads it, it hears another sampling rate, or a weight is missing, unexpected or
-            damaged.
+        CheckpointError: no family reads it, its sampling rate is another, or a weight is missing, unexpected
+            or damaged.
     """
     family = encoder_family(config)
     complete_config(config, reference)
@@ -55,18 +56,18 @@ def load_encoder(
 
 
 def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
-    """Put into an encoder's configuration what stands in other files of its checkpoint (vocabulary, front end).
+    """Add to an encoder's configuration what its checkpoint has in other files (vocabulary, front end).
 
     Raises:
-        CheckpointError: no family reads it, those files are missing or unusable, or it hears another sampling rate
-            than recordings are read at.
+        CheckpointError: no family reads it, those files are missing or unusable, or its sampling rate is not that
+            at which recordings are read.
     """
     family = encoder_family(config)
     family.complete_config(config, reference)
-    heard = int(family.feature_extractor(config).sampling_rate)
-    if heard != SAMPLE_RATE:
+    rate = int(family.feature_extractor(config).sampling_rate)
+    if rate != SAMPLE_RATE:
         raise CheckpointError(
-            f"speech encoder '{reference.name}' hears {heard} Hz, and recordings are read at {SAMPLE_RATE} Hz: choose"
+            f"speech encoder '{reference.name}' takes {rate} Hz, and recordings are read at {SAMPLE_RATE} Hz: choose"
             f" an encoder of {SAMPLE_RATE} Hz"
         )
 
@@ -114,11 +115,11 @@ _UNREAD_SETTINGS = (
     "init_std",
     "classifier_*",
 )
-"""What no encoder reads when it is not being trained, as patterns of names; a family has more of its own."""
+"""Patterns of names of settings that no encoder reads outside of training; a family adds its own."""
 
 
 def _read_settings(config: PreTrainedConfig) -> Any:
-    """The settings of which an encoder's embeddings may depend, its weights being the same."""
+    """The settings on which an encoder's embeddings may depend besides its weights."""
     unread = (*_UNREAD_SETTINGS, *encoder_family(config).unread_settings)
 
     def read(value: Any) -> Any:
@@ -137,7 +138,7 @@ _NO_SETTINGS = {"_name_or_path", "architectures", "dtype", "processor_class", "t
 
 
 def settings(value: Any) -> Any:
-    """A configuration's dictionary without what says where it was, who wrote it and how its weights were stored."""
+    """A configuration's dictionary without its path, its author's versions and the type of its stored weights."""
     if isinstance(value, dict):
         return {str(name): settings(part) for name, part in value.items() if name not in _NO_SETTINGS}
     return [settings(part) for part in value] if isinstance(value, list | tuple) else value

@@ -1,9 +1,9 @@
-"""SEANet: the convolutions and LSTM with which EnCodec hears a waveform, and a CTC head if it was trained with one.
+"""SEANet: EnCodec's encoder, convolutions and an LSTM over the waveform, and a CTC head if it was trained with one.
 
-Promises: for a clip alone, the same states as `EncodecModel.encoder`; in a padded batch, the same again: before every
-convolution that looks ahead, what lies past a clip is silenced. That needs causal convolutions that find zeros before a
-clip (`use_causal_conv`, `pad_mode: constant`), as `pretrain encoder --architecture seanet` makes them.
-It does not quantize: what goes into EnCodec's codebooks is what an adapter reads.
+Promises: the same states as `EncodecModel.encoder`, for a clip alone and in any padded batch: before every convolution,
+positions past a clip's end are set to zero. This requires causal convolutions with zeros before the clip
+(`use_causal_conv`, `pad_mode: constant`), as `pretrain encoder --architecture seanet` makes them.
+It does not quantize: an adapter reads the states that EnCodec would pass to its codebooks.
 Source: transformers `encodec`; https://arxiv.org/abs/2009.02095, 2210.13438.
 """
 
@@ -20,11 +20,11 @@ from asr_doge.models.checkpoints import Reference
 from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput, length_mask
 from asr_doge.models.encoders.vocabularies import vocabulary_of
 from asr_doge.models.encoders.wav2vec2 import OLD_NORMS
-from asr_doge.models.feature_extraction_waveform import WaveformFeatureExtractor
+from asr_doge.models.feature_extraction_asr_doge import WaveformFeatureExtractor
 
 
 class SEANetSpeechEncoder(EncoderFamily):
-    """SEANet: `[B, samples]` to `[B, T', hidden]`, one for every hop of its strides, and CTC logits at that rate."""
+    """SEANet: `[B, samples]` to `[B, T', hidden]`, one per `hop` samples, and CTC logits at that rate."""
 
     model_type = "encodec"
     unread_settings = ("ctc_tokens", "codebook_*", "target_bandwidths", "chunk_length_s", "overlap", "normalize")
@@ -63,16 +63,16 @@ class SEANetSpeechEncoder(EncoderFamily):
         return output
 
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
-        """One for every hop begun."""
+        """One per `hop` samples, rounded up."""
         return torch.div(input_lengths + self.hop - 1, self.hop, rounding_mode="floor")
 
     def last_layers(self, count: int) -> list[nn.Module]:
-        """The last layers: convolutions, blocks, the LSTM, and what stands between them."""
+        """The last of its layers: convolutions, blocks, activations and the LSTM."""
         return list(self.encoder.layers)[-count:]
 
     @staticmethod
     def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
-        """Nothing is missing, but not every configuration can be read."""
+        """Add nothing; refuse configurations that cannot be read."""
         settings: Any = config
         if not settings.use_causal_conv or settings.pad_mode != "constant" or settings.norm_type != "weight_norm":
             raise CheckpointError(
@@ -81,12 +81,12 @@ class SEANetSpeechEncoder(EncoderFamily):
             )
         if settings.audio_channels != 1:
             raise CheckpointError(
-                f"speech encoder '{reference.name}' hears {settings.audio_channels} channels, not one"
+                f"speech encoder '{reference.name}' takes {settings.audio_channels} channels, not one"
             )
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str | None:
-        """The encoder's and the CTC head's, as they are; nothing of decoder and codebooks."""
+        """Names of the encoder and the CTC head unchanged; None for decoder and codebooks."""
         if not key.startswith(("encoder.", "lm_head.")):
             return None
         owner, _, name = key.rpartition(".")

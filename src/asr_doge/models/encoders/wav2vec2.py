@@ -1,8 +1,8 @@
 """Wav2Vec2, HuBERT and WavLM: self-supervised encoders of the waveform, with a CTC head where the checkpoint has one.
 
-Promises: for a clip alone, the same states and logits as `Wav2Vec2ForCTC` and its kin; in a padded batch, the same
-again. Upstream's base models normalize the first convolution's output over the whole padded batch row, so clips change
-with their neighbours; here the convolutions read one clip at a time, and nothing else reads padding.
+Promises: the same states and logits as `Wav2Vec2ForCTC`, `HubertForCTC` and `WavLMForCTC`, for a clip alone and in any
+padded batch. Upstream's base models normalize the first convolution's output over the whole padded row, so a clip's
+result depends on its neighbours; here the convolutions read one clip at a time, and nothing else reads padding.
 Upstream's optional language adapters (`add_adapter`) are not read.
 Source: transformers `wav2vec2`, `hubert`, `wavlm`; https://arxiv.org/abs/2006.11477, 2106.07447, 2110.13900.
 """
@@ -23,11 +23,11 @@ from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference
 from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput, length_mask
 from asr_doge.models.encoders.vocabularies import blank_first, read_characters, vocabulary_of
-from asr_doge.models.feature_extraction_waveform import WaveformFeatureExtractor
+from asr_doge.models.feature_extraction_asr_doge import WaveformFeatureExtractor
 
 _WANTED_KEY = re.compile(r"(?:(?:wav2vec2|hubert|wavlm)\.)?((?:feature_extractor|feature_projection|encoder)\..+)")
 OLD_NORMS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-"""How torch named the parts of a normalized weight before 2.0, and today."""
+"""Names of the two parts of a weight-normalized weight: before torch 2.0, and today."""
 
 
 class Wav2Vec2SpeechEncoder(EncoderFamily):
@@ -78,31 +78,31 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
     def _projected(self, clips: list[Tensor]) -> Tensor:
         """States `[B, T', hidden]` of the frames of all clips."""
         projected = self.encoder.feature_projection(pad_sequence(clips, batch_first=True))
-        states: Tensor = projected[0] if isinstance(projected, tuple) else projected  # with what it was made of
+        states: Tensor = projected[0] if isinstance(projected, tuple) else projected  # some also return their input
         return states
 
     def _shortest(self) -> int:
-        """Samples that one frame sees."""
+        """Samples in the receptive field of one frame."""
         samples = 1
         for kernel, stride in zip(reversed(self.config.conv_kernel), reversed(self.config.conv_stride), strict=True):
             samples = (samples - 1) * stride + kernel
         return samples
 
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
-        """What the convolutions leave of so many samples; one for a clip shorter than that takes."""
+        """Frames after the convolutions, at least one."""
         lengths = input_lengths
         for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
             lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
         return lengths.clamp(min=1)
 
     def last_layers(self, count: int) -> list[nn.Module]:
-        """Transformer layers, and the norm that some have after them."""
+        """The last transformer layers, and the norm after them if there is one."""
         after = [self.encoder.encoder.layer_norm] if self.config.do_stable_layer_norm else []
         return [*list(self.encoder.encoder.layers)[-count:], *after]
 
     @staticmethod
     def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
-        """The vocabulary of the head, and how the waveform is to be prepared."""
+        """Add the vocabulary of the head, and whether waveforms are normalized."""
         if any(name.endswith("ForCTC") for name in config.architectures or ()):
             read_characters(config, reference)
         if not hasattr(config, "do_normalize"):
@@ -113,7 +113,7 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str | None:
-        """The model's own weights below `encoder.`, the CTC head's as they are; nothing of pretraining."""
+        """The model's weights under `encoder.`, those of the CTC head unchanged; None for those of pretraining only."""
         if key.startswith("lm_head."):
             return key
         match = _WANTED_KEY.fullmatch(key)
@@ -131,14 +131,14 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
 
 
 class HubertSpeechEncoder(Wav2Vec2SpeechEncoder):
-    """HuBERT; as above."""
+    """HuBERT; see `Wav2Vec2SpeechEncoder`."""
 
     model_type = "hubert"
     upstream = HubertModel
 
 
 class WavLMSpeechEncoder(Wav2Vec2SpeechEncoder):
-    """WavLM; as above."""
+    """WavLM; see `Wav2Vec2SpeechEncoder`."""
 
     model_type = "wavlm"
     upstream = WavLMModel
