@@ -8,8 +8,9 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asr_doge.data.corpora import Rejected
 from asr_doge.data.manifest import Utterance
@@ -128,27 +129,11 @@ class ProcessReport:
 
 def report_page(report: ProcessReport) -> str:
     """The report as one HTML page."""
-    sections = "".join(_section(split) for split in report.splits)
-    warnings = "".join(f"<li>{escape(warning)}</li>" for warning in report.warnings)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{escape(report.dataset)}: corpus report</title><style>{_STYLE}</style></head><body>
-<h1>{escape(report.dataset)}</h1>
-{f'<ul class="warnings">{warnings}</ul>' if warnings else ""}
-{_overview(report.splits)}
-{sections}</body></html>
-"""
-
-
-def _overview(splits: Sequence[SplitReport]) -> str:
-    header = "".join(f"<th>{name}</th>" for name in ("", *_FIGURES))
-    rows = "".join(
-        f"<tr><th>{split.role}</th>"
-        + "".join(f"<td>{escape(figure(split))}</td>" for figure in _FIGURES.values())
-        + "</tr>"
-        for split in splits
+    environment = Environment(
+        loader=PackageLoader("asr_doge.data"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+    page = environment.get_template("corpus_report.html")
+    return page.render(report=report, figures=_FIGURES, histogram_of=_histogram_of)
 
 
 _FIGURES: dict[str, Callable[[SplitReport], str]] = {
@@ -165,40 +150,21 @@ _FIGURES: dict[str, Callable[[SplitReport], str]] = {
 }
 
 
-def _section(split: SplitReport) -> str:
-    dropped = "".join(f"<tr><th>{escape(reason)}</th><td>{n:,}</td></tr>" for reason, n in split.dropped.items())
-    examples = "".join(f"<li>{escape(example)}</li>" for example in split.examples)
-    charts = _histogram("duration, seconds", split.durations) + _histogram("transcript, characters", split.text_lengths)
-    return f"""<h2>{split.role} <small>{escape(split.split)}</small></h2>
-<div class="charts">{charts}</div>
-<p>Characters: <code>{escape(split.characters)}</code></p>
-{f"<table><caption>dropped</caption>{dropped}</table>" if dropped else "<p>Nothing was dropped.</p>"}
-{f"<ul>{examples}</ul>" if examples else ""}
-"""
+@dataclass(frozen=True)
+class _Histogram:
+    """Counts by number of the bin, from 0; bins have the width `step`, and every `bins_per_tick`-th has a tick."""
+
+    counts: dict[int, int]
+    number: int
+    step: float
+    bins_per_tick: int
 
 
-def _histogram(title: str, values: Sequence[float]) -> str:
-    """A histogram as SVG; hovering over a bar gives its range and count."""
+def _histogram_of(values: Sequence[float]) -> _Histogram:
     step = _round_step(max(values) / _BINS, whole=isinstance(values[0], int))
     counts = Counter(int(value / step) for value in values)
-    bins = max(counts) + 1
-    width, height, left, bottom = 520, 200, 46, 34
-    bar, scale = (width - left - 8) / bins, (height - bottom - 22) / max(counts.values())
-    bars = "".join(
-        f'<rect x="{left + index * bar:.1f}" y="{height - bottom - count * scale:.1f}" width="{max(bar - 1, 0.5):.1f}"'
-        f' height="{count * scale:.1f}"><title>{index * step:g} to {(index + 1) * step:g}: {count:,}</title></rect>'
-        for index, count in sorted(counts.items())
-    )
-    every = _round_step(bins / 8, whole=True)
-    ticks = "".join(
-        f'<text x="{left + index * bar:.1f}" y="{height - bottom + 14}" text-anchor="middle">{index * step:g}</text>'
-        for index in range(0, bins + 1, int(every))
-    )
-    return f"""<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">
-<text x="{left}" y="14" class="title">{escape(title)}</text>{bars}
-<line x1="{left}" y1="{height - bottom}" x2="{width - 8}" y2="{height - bottom}"/>{ticks}
-<text x="{left - 6}" y="30" text-anchor="end">{max(counts.values()):,}</text>
-<text x="{left - 6}" y="{height - bottom}" text-anchor="end">0</text></svg>"""
+    number = max(counts) + 1
+    return _Histogram(dict(sorted(counts.items())), number, step, int(_round_step(number / 8, whole=True)))
 
 
 def _round_step(least: float, whole: bool) -> float:
@@ -215,16 +181,3 @@ def _spread(values: Iterable[float]) -> tuple[float, float, float]:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#1d2433;background:#fff}
-h1{font-size:1.6rem}h2{margin-top:2.2rem}small{color:#68738a;font-weight:normal}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.8rem 0}caption{text-align:left;color:#68738a}
-th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #dde2ec}tbody th{text-align:left}
-.charts{display:flex;flex-wrap:wrap;gap:1rem}svg{flex:1 1 420px;max-width:540px}rect{fill:#3e6fb5}
-svg text{font-size:11px;fill:#68738a}svg .title{font-size:13px;fill:#1d2433}line{stroke:#9aa5b8}
-.warnings{background:#fff4d6;padding:.7rem 2rem;border-radius:6px}code{overflow-wrap:anywhere}
-@media(prefers-color-scheme:dark){body{background:#151922;color:#dfe5f0}.warnings{background:#4a3b10}
-th,td{border-color:#333c4e}svg .title{fill:#dfe5f0}rect{fill:#6f9fe0}}
-"""
