@@ -4,6 +4,7 @@ import hashlib
 import io
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,10 +71,7 @@ def small_librispeech(dev_clean: bytes, monkeypatch: pytest.MonkeyPatch) -> dict
 
 
 def declared(archives: dict[str, Archive]) -> Corpus:
-    corpus = PUBLISHED["librispeech"]
-    return Corpus(
-        corpus.layout, corpus.default_splits, corpus.splits, corpus.list_split, corpus.root, corpus.licence, archives
-    )
+    return replace(PUBLISHED["librispeech"], archives=archives)
 
 
 def config(tmp_path: Path, mirror: str) -> DownloadConfig:

@@ -25,7 +25,7 @@ class ProcessConfig:
     """Corpus or layout: librispeech, mini_librispeech, ljspeech, fsdd (Free Spoken Digit Dataset), speechocean762,
     folder (recordings with a .txt beside each), manifest (SPLIT.jsonl, SPLIT.json or SPLIT_manifest.json, ours or
     NeMo's), table (SPLIT.csv or SPLIT.tsv with a header), common_voice (SPLIT.tsv and clips/), kaldi (SPLIT/wav.scp and
-    SPLIT/text)."""
+    SPLIT/text), lhotse (cuts_SPLIT.jsonl.gz, or a Shar folder SPLIT; needs asr-doge[lhotse])."""
     train_split: str | None = None
     """Split to train on. Default: the corpus's own; train-clean-100 for librispeech, train-without-dev for fsdd and
     speechocean762, else train. Empty ("") leaves it out. fsdd also takes all, a speaker's name, and forms like
@@ -54,6 +54,9 @@ class ProcessConfig:
     """Decode every recording to its end, which finds truncated ones. By default only headers are read."""
     num_workers: int = 8
     """Recordings that are opened at the same time."""
+    lhotse_cuts: bool = False
+    """Also write each manifest as cuts for lhotse: cuts_train.jsonl.gz, cuts_dev.jsonl.gz, cuts_test.jsonl.gz. Needs
+    asr-doge[lhotse]."""
 
     def __post_init__(self) -> None:
         if self.sample_rate != ENCODER_SAMPLE_RATE:

@@ -1,9 +1,9 @@
 """The `process` verb: turn a corpus into manifests.
 
 Promises: every listed recording is either kept, with its measured duration and normalized transcript, or counted under
-the reason why it was dropped; one bad recording does not stop the rest. All splits are read before anything is written,
-and the same corpus gives the same bytes. It copies and converts no audio, and decodes it only to verify it; it does not
-know models.
+the reason why it was dropped; one bad recording does not stop the rest. All splits are read before a manifest is
+written, and the same corpus gives the same bytes. Of audio it copies only what is no file of its own (lhotse's cuts of
+parts, and Shar), and it decodes recordings only to verify them; it does not know models.
 """
 
 import csv
@@ -27,6 +27,7 @@ from asr_doge.data.corpora import (
     find_corpus,
     manifest_of_split,
 )
+from asr_doge.data.corpora.lhotse_cuts import lhotse_library, write_cuts
 from asr_doge.data.corpus_report import ProcessReport, SplitReport, report_page
 from asr_doge.data.leakage import find_leaks
 from asr_doge.data.manifest import Utterance, write_manifest
@@ -41,13 +42,15 @@ def process_corpus(config: ProcessConfig) -> ProcessReport:
     """Write a corpus's manifests, the list of what was dropped, and the report page.
 
     Raises:
-        ConfigError: no corpus of that name, or every split is left out.
+        ConfigError: no corpus of that name, every split is left out, or lhotse is wanted and not installed.
         DataError: a folder or split is missing, a transcript list is unreadable, no utterance of a split can be kept,
             or the output cannot be written.
     """
-    corpus = find_corpus(config.dataset)
+    corpus = find_corpus(config.dataset, config.output_dir / "audio")
     splits = _chosen_splits(config, corpus)
     check_writable(config.output_dir)
+    if config.lhotse_cuts:
+        lhotse_library()  # before hours of work
     for role, split in splits.items():
         _refuse_to_overwrite_source(config, role, split)
     listed = {role: corpus.read(config.data_dir, split) for role, split in splits.items()}
@@ -56,10 +59,15 @@ def process_corpus(config: ProcessConfig) -> ProcessReport:
         _report(config, role, splits[role], kept, rejected, judged.get("train", ([], []))[0])
         for role, (kept, rejected) in judged.items()
     ]
+    kept_by_role = {role: kept for role, (kept, _) in judged.items()}
+    warnings = [*_losses(config, reports), *find_leaks(kept_by_role)]
+    if config.lhotse_cuts:
+        for role, kept in kept_by_role.items():
+            warnings += write_cuts(config.output_dir / f"cuts_{role}.jsonl.gz", kept, config.num_workers)
     report = ProcessReport(
         dataset=config.dataset,
         splits=tuple(reports),
-        warnings=(*_losses(config, reports), *find_leaks({role: kept for role, (kept, _) in judged.items()})),
+        warnings=tuple(warnings),
         page=config.output_dir / "report.html",
     )
     for split_report in reports:
@@ -86,7 +94,9 @@ def _manifest_path(config: ProcessConfig, role: str) -> Path:
 
 
 def _refuse_to_overwrite_source(config: ProcessConfig, role: str, split: str) -> None:
-    """Refuse to replace a manifest by one made from it: the dropped utterances would be lost for good."""
+    """Refuse to replace a manifest, or cuts, by those made from it: the dropped utterances would be lost for good."""
+    if config.dataset == "lhotse" and config.lhotse_cuts and config.data_dir.resolve() == config.output_dir.resolve():
+        raise DataError(f"--output_dir {config.output_dir} would overwrite its own source: choose another")
     if config.dataset != "manifest":
         return
     source = manifest_of_split(config.data_dir, split)

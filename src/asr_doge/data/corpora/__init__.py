@@ -5,6 +5,8 @@ transcripts, and names what can be downloaded. To add a corpus, write its two fu
 or `layouts.py`.
 """
 
+from pathlib import Path
+
 from asr_doge.data.corpora.base import (
     ID_USED_TWICE,
     MISSING_AUDIO,
@@ -15,22 +17,27 @@ from asr_doge.data.corpora.base import (
     SourceUtterance,
 )
 from asr_doge.data.corpora.layouts import LAYOUTS, manifest_of_split
+from asr_doge.data.corpora.lhotse_cuts import lhotse_corpus
 from asr_doge.data.corpora.published import PUBLISHED
 from asr_doge.errors import ConfigError
 
-CORPORA: dict[str, Corpus] = {**PUBLISHED, **LAYOUTS}
+CORPORA: dict[str, Corpus] = {**PUBLISHED, **LAYOUTS, "lhotse": lhotse_corpus(Path("audio"))}
 """Every corpus and layout by its name on the command line."""
 
 
-def find_corpus(name: str) -> Corpus:
+def find_corpus(name: str, clips: Path | None = None) -> Corpus:
     """The declaration of a corpus.
+
+    Args:
+        name: on the command line.
+        clips: the folder for recordings that are no files of their own, of which only `lhotse` has any.
 
     Raises:
         ConfigError: no corpus of that name.
     """
     if name not in CORPORA:
         raise ConfigError(f"--dataset {name} is unknown: choose from {', '.join(CORPORA)}")
-    return CORPORA[name]
+    return lhotse_corpus(clips) if name == "lhotse" and clips is not None else CORPORA[name]
 
 
 __all__ = [

@@ -71,12 +71,12 @@ class Corpus:
 
     layout: str
     """Its layout and its splits, for help texts."""
-    default_splits: tuple[str, str, str]
-    """Default splits for training, tuning and testing; empty if the corpus does not have one."""
     splits: Callable[[Path], list[str]]
     """Gives the names of the splits that a folder offers; of an open-ended set, the main ones."""
     list_split: Callable[[Path, str], Iterable[Listed] | None]
     """Gives the utterances of a split; None if the folder has no such split."""
+    default_splits: tuple[str, str, str] = ("train", "dev", "test")
+    """Default splits for training, tuning and testing; empty if the corpus does not have one."""
     root: str = ""
     """Folder that the archives unpack to: both it and the folder around it are accepted."""
     licence: str = ""

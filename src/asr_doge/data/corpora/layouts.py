@@ -280,31 +280,26 @@ def _kaldi_path(folder: Path, directory: Path, audio: str) -> Path:
 LAYOUTS = {
     "folder": Corpus(
         layout="recordings in any subfolders, each with NAME.txt beside it; splits: a subfolder's name, or all",
-        default_splits=("train", "dev", "test"),
         splits=_folder_splits,
         list_split=_folder,
     ),
     "manifest": Corpus(
         layout="JSON lines, ours or NeMo's, in SPLIT.jsonl, SPLIT.json or SPLIT_manifest.json",
-        default_splits=("train", "dev", "test"),
         splits=_manifest_splits,
         list_split=_manifest,
     ),
     "table": Corpus(
         layout="SPLIT.csv or SPLIT.tsv with a header; columns such as path, text, speaker, language",
-        default_splits=("train", "dev", "test"),
         splits=_table_splits,
         list_split=_table,
     ),
     "common_voice": Corpus(
         layout="SPLIT.tsv and clips/, the folder of one language as Common Voice's archives unpack",
-        default_splits=("train", "dev", "test"),
         splits=lambda folder: [split for split in _table_splits(folder) if (folder / f"{split}.tsv").is_file()],
         list_split=_common_voice,
     ),
     "kaldi": Corpus(
         layout="SPLIT/wav.scp with SPLIT/text and, if known, utt2spk and utt2lang, without segments",
-        default_splits=("train", "dev", "test"),
         splits=_kaldi_splits,
         list_split=kaldi_split,
     ),

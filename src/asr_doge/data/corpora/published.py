@@ -189,7 +189,6 @@ PUBLISHED = {
     ),
     "ljspeech": Corpus(
         layout="metadata.csv and wavs/; splits: dev (chapter LJ049), test (chapter LJ050), train (the others), all",
-        default_splits=("train", "dev", "test"),
         splits=_ljspeech_splits,
         list_split=_ljspeech,
         root="LJSpeech-1.1",
