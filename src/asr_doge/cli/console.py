@@ -1,9 +1,15 @@
-"""What verbs say and keep quiet about alike."""
+"""What verbs print and suppress alike."""
 
 import os
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from asr_doge.inference.transcription import Transcriber
+if TYPE_CHECKING:  # it loads torch
+    from asr_doge.inference.transcription import Transcriber
 
 
 def quiet_libraries() -> None:
@@ -19,8 +25,26 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else tokenizers warns of every worker process
 
 
-def note_language(transcriber: Transcriber, model: str) -> None:
+def note_language(transcriber: "Transcriber", model: str) -> None:
     """Say so if a language was given in vain."""
     if transcriber.language and not transcriber.recognizer.reads_language:
         why = f"{model} reads no prompt that names the language"
         print(f"--language {transcriber.language} has no effect on the text: {why}", file=sys.stderr)
+
+
+@contextmanager
+def told_how_to_resume(verb: str, record: Path, settings: Path) -> Iterator[None]:
+    """After Ctrl-C, print the command that resumes a run, if the run has written its record.
+
+    Args:
+        verb: of the command.
+        record: the file that a run writes as soon as it can be resumed.
+        settings: the YAML file of its settings.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if record.is_file():
+            command = ["asr-doge", *verb.split(), "--config", str(settings), "--resume_from", "latest"]
+            print(f"\nstopped; go on with: {shlex.join(command)}", file=sys.stderr)
+        raise

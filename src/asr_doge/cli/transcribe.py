@@ -1,4 +1,4 @@
-"""`asr-doge transcribe`: recordings to text, printed or as files, or one recording while it comes in."""
+"""`asr-doge transcribe`: recordings to text, printed or written to files, or one recording while it arrives."""
 
 import errno
 import os
@@ -36,18 +36,18 @@ from asr_doge.inference.output import (
 )
 from asr_doge.inference.output_folder import OutputFolder, State
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.transcription import Source, SourceWithLanguage, Transcriber, load
+from asr_doge.inference.transcription import Source, SourceWithLanguage, Transcriber, load_configured
 from asr_doge.models.precision import choose_precision
 from asr_doge.scaling.configuration import TranscribeJobConfig
 
 _Config = TypeVar("_Config", bound=TranscribeConfig)
 _Given = Path | SourceWithLanguage | FailedTranscription
-"""A recording, one channel of it, or what is wrong with it already."""
+"""A recording, one channel of it, or an error that is known before it is read."""
 _CHANNELS: dict[Channels, int | None] = {"mix": None, "left": 0, "right": 1, "each": None}
 ONE_RECORDING_FORMATS = ("srt", "vtt", "textgrid")
-"""Formats of which a file holds one recording."""
+"""Formats whose files hold one recording each."""
 _NOTHING_CAN_BE_WRITTEN = frozenset([errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)])
-"""What ails a disk and not a name."""
+"""Errors of a disk rather than of a file name: no other file can be written either."""
 
 
 def run(config: TranscribeJobConfig) -> int:
@@ -96,7 +96,7 @@ def run(config: TranscribeJobConfig) -> int:
 
 
 def _check(config: TranscribeConfig) -> list[str]:
-    """The formats, if all settings go together."""
+    """Check that the settings fit together; returns the formats."""
     if not config.files:
         raise ConfigError("nothing to transcribe: give files or folders, as in asr-doge transcribe recording.wav")
     if config.batch_size < 1:
@@ -121,7 +121,7 @@ def _check(config: TranscribeConfig) -> list[str]:
 
 
 def _stream(config: TranscribeConfig, output_format: str) -> int:
-    """Transcribe standard input, or a file as if it came in just now."""
+    """Transcribe standard input, or a file as if it were arriving now."""
     (name,) = config.files
     quiet_libraries()
     transcriber = _load(config)
@@ -137,7 +137,7 @@ def _stream(config: TranscribeConfig, output_format: str) -> int:
 
 
 def _with_precision(config: _Config) -> _Config:
-    """The settings with the precision that `auto` stands for, once for all workers, since texts depend on it."""
+    """Replace `auto` by the precision it stands for, once for all workers, since texts depend on it."""
     if config.dtype != "auto":
         return config
     precision = choose_precision(config.dtype, config.quantization, config.device)
@@ -146,15 +146,7 @@ def _with_precision(config: _Config) -> _Config:
 
 
 def _load(config: TranscribeConfig) -> Transcriber:
-    transcriber = load(
-        config.model,
-        config.device,
-        config,
-        config.batch_size,
-        config.quantization,
-        language=config.language,
-        dtype=config.dtype,
-    )
+    transcriber = load_configured(config)
     note_language(transcriber, config.model)
     return transcriber
 
@@ -164,9 +156,9 @@ def _print_note(note: str) -> None:
 
 
 def _expand(files: Sequence[str]) -> tuple[list[_Given], dict[Path, Path]]:
-    """Recordings among files and folders, and in its place a failure for every folder without any.
+    """The recordings that the arguments name; a folder without any gives a failure in its place.
 
-    Also what each recording is called within an output folder: as within the folder it was found in.
+    Also each recording's path within an output folder: its path within the folder it was found in.
     """
     sources: list[_Given] = []
     names: dict[Path, Path] = {}
@@ -192,7 +184,7 @@ def _expand(files: Sequence[str]) -> tuple[list[_Given], dict[Path, Path]]:
 
 
 def _output_folder(config: TranscribeConfig, formats: Sequence[str], names: dict[Path, Path]) -> OutputFolder | None:
-    """Where the files go, if any are wanted; it keeps in mind all settings that a text depends on."""
+    """The output folder, if one is wanted; its journal stores all settings that a text depends on."""
     if config.output_dir is None:
         return None
     folder = Path(config.output_dir)
@@ -202,7 +194,7 @@ def _output_folder(config: TranscribeConfig, formats: Sequence[str], names: dict
 def _wanted(
     folder: OutputFolder, sources: Sequence[_Given], config: TranscribeConfig
 ) -> tuple[list[_Given], list[str]]:
-    """Recordings whose files are to be made, each once, and what is to be said of the others."""
+    """The recordings to transcribe, each once, and notes on those that are left out."""
     by_place = {_place(source): source for source in reversed(sources)}
     each = list(by_place.values())[::-1]
     states = Counter(folder.state(*_file_of(source)) for source in each if not isinstance(source, FailedTranscription))
@@ -229,7 +221,7 @@ def _file_of(source: Path | SourceWithLanguage) -> tuple[Path, int | None]:
 
 
 def _place(source: _Given) -> object:
-    """What tells two sources from each other."""
+    """A key that is equal for sources that are the same recording and channel."""
     if isinstance(source, FailedTranscription):
         return source
     path, channel = _file_of(source)
@@ -251,7 +243,7 @@ def _each_channel(sources: Iterable[_Given]) -> Iterator[_Given]:
 
 
 def _transcribe_each(config: TranscribeConfig, sources: Sequence[_Given]) -> Iterator[Result]:
-    """Results in the order of the sources, with a bar on stderr where there is somebody to see it."""
+    """Results in the order of the sources, with a progress bar if stderr is a terminal."""
     transcriber = _load(config)
     channel = _CHANNELS[config.channels]
     spoken = [
@@ -275,7 +267,7 @@ def _transcribe_each(config: TranscribeConfig, sources: Sequence[_Given]) -> Ite
 
 
 def _duration(path: Source) -> float:
-    """Seconds, for the bar; what cannot be read will be reported when its turn comes."""
+    """Seconds, for the bar; 0 for a recording that cannot be read, which is reported later."""
     with suppress(AudioError):
         return audio_duration(path) if isinstance(path, Path) else 0.0
     return 0.0
@@ -299,7 +291,7 @@ class _Files:
         return result
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: every file is already written."""
 
 
 class _Printer:

@@ -137,21 +137,21 @@ class Recognizer:
         guarded = self.config.guard_silence
         stretches = [steady_stretches(clip, rate) if guarded else [] for clip in waveforms]
         waveforms = [silenced(clip, parts) for clip, parts in zip(waveforms, stretches, strict=True)]
-        heard_of = [i for i, clip in enumerate(waveforms) if not (guarded and is_quiet_or_steady(clip, rate))]
-        if not heard_of:
+        audible = [i for i, clip in enumerate(waveforms) if not (guarded and is_quiet_or_steady(clip, rate))]
+        if not audible:
             return results
-        speech = self.speech_encoder.encode([waveforms[i] for i in heard_of], self.encoder.has_ctc)
+        speech = self.speech_encoder.encode([waveforms[i] for i in audible], self.encoder.has_ctc)
         posteriors = self._posteriors(speech)
-        spoken = list(range(len(heard_of)))
+        rows = list(range(len(audible)))  # of the encoder's batch
         if guarded:
-            clips = [waveforms[place] for place in heard_of]
-            letters = posteriors if posteriors is not None else [None] * len(spoken)
-            spoken = [row for row in spoken if self._may_be_spoken(clips[row], letters[row], has_voice)]
-        if not spoken:
+            clips = [waveforms[place] for place in audible]
+            letters = posteriors if posteriors is not None else [None] * len(rows)
+            rows = [row for row in rows if self._may_be_speech(clips[row], letters[row], has_voice)]
+        if not rows:
             return results
-        speech = _rows(speech, spoken)
-        posteriors = [posteriors[row] for row in spoken] if posteriors is not None else None
-        places = [heard_of[row] for row in spoken]
+        speech = _rows(speech, rows)
+        posteriors = [posteriors[row] for row in rows] if posteriors is not None else None
+        places = [audible[row] for row in rows]
         prompt_ids = self._prompt_ids([languages[place] for place in places]) if languages is not None else None
         want_times = [timed is not None and timed[place] for place in places]
         wanted = [hotwords[place] if hotwords is not None else self.hotwords for place in places]
@@ -162,7 +162,7 @@ class Recognizer:
             results[place] = replace(recognition, silenced=parts)
         return results
 
-    def _may_be_spoken(
+    def _may_be_speech(
         self, waveform: Waveform, posteriors: Posteriors | None, has_voice: Callable[[Waveform], bool] | None
     ) -> bool:
         """Whether a clip is worth decoding: not if the guard `silence` finds no speech.
@@ -204,7 +204,7 @@ class Recognizer:
         hotwords: Sequence[Sequence[str]],
     ) -> list[Recognition]:
         """Recognitions of clips that may have speech."""
-        inputs = replace(self._listen(speech, posteriors, hotwords), prompt_ids=prompt_ids)
+        inputs = replace(self._decoder_inputs(speech, posteriors, hotwords), prompt_ids=prompt_ids)
         rows = self.decoder.decode(inputs)
         if inputs.drafts is not None:
             # The length of these texts was limited by a draft in another script.
@@ -226,10 +226,10 @@ class Recognizer:
             for index, hypotheses in enumerate(rows)
         ]
 
-    def _listen(
+    def _decoder_inputs(
         self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None, hotwords: Sequence[Sequence[str]]
     ) -> DecoderInputs:
-        """Drafts, and the hotwords found in them."""
+        """The encoder's output with the CTC head's drafts, in which hotwords that were found are inserted."""
         if posteriors is None or speech.ctc_logits is None or speech.ctc_lengths is None:
             return DecoderInputs(speech)
         scores = [float(row.max(axis=1).sum()) for row in posteriors]

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from numbers import Number
 from pathlib import Path
@@ -58,6 +58,33 @@ Source: TypeAlias = (
 )
 """A recording: a file's name or path, its content, or the file opened for binary reading; or a mono waveform
 `[samples]` (or `[channels, samples]`), alone or with its rate as in Hugging Face's `datasets`; or blocks of one."""
+
+
+@dataclass(frozen=True)
+class SourceWithLanguage:
+    """A recording with its language, rate and channel.
+
+    Attributes:
+        source: the recording.
+        language: spoken in it; None if it is not known.
+        sampling_rate: of its samples, in Hz; None for the transcriber's. Files state their own.
+        channel: the one to read, from 0; None for the mean of all.
+    """
+
+    source: Source
+    language: str | None = None
+    sampling_rate: float | None = None
+    channel: int | None = None
+
+
+def with_defaults(
+    given: Source | SourceWithLanguage, language: str | None, sampling_rate: float | None
+) -> SourceWithLanguage:
+    """A recording with the language and the rate that hold for all, unless it has its own."""
+    if not isinstance(given, SourceWithLanguage):
+        return SourceWithLanguage(given, language, sampling_rate)
+    return given if given.sampling_rate is not None else replace(given, sampling_rate=sampling_rate)
+
 
 RATES = range(1_000, 1_000_001)
 """Sampling rates, in Hz, that a recording can have."""

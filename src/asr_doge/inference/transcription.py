@@ -10,7 +10,7 @@ It does not print or write files (see `asr_doge.inference.output` and the comman
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any, overload
@@ -26,11 +26,13 @@ from asr_doge.audio.voice_activity import has_voice
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError, DamagedAudioError
+from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.recordings import QueuedChunk, Recording
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.segmentation import Chunk, cut_into_chunks
-from asr_doge.inference.sources import Blocks, as_sources, path_of, source_blocks
+from asr_doge.inference.sources import Blocks, as_sources, path_of, source_blocks, with_defaults
 from asr_doge.inference.sources import Source as Source
+from asr_doge.inference.sources import SourceWithLanguage as SourceWithLanguage
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.loading import TORCH_TYPES
@@ -44,23 +46,6 @@ ROUNDING_SECONDS = 0.001
 """Seconds by which a rounded duration in a manifest may be shorter than its resampled recording."""
 WINDOW_SECONDS = 240.0
 """Seconds of audio that are read, and then transcribed, together; twice as much is in memory at once."""
-
-
-@dataclass(frozen=True)
-class SourceWithLanguage:
-    """A recording with its language, rate and channel.
-
-    Attributes:
-        source: the recording.
-        language: spoken in it; None if it is not known.
-        sampling_rate: of its samples, in Hz; None for the transcriber's. Files state their own.
-        channel: the one to read, from 0; None for the mean of all.
-    """
-
-    source: Source
-    language: str | None = None
-    sampling_rate: float | None = None
-    channel: int | None = None
 
 
 @dataclass
@@ -144,7 +129,7 @@ class RecordingTranscriber(ABC):
         self, sources: Iterable[Any], on_progress: Callable[[float], None], sampling_rate: float | None
     ) -> Iterator[Transcription | FailedTranscription]:
         recordings: deque[Recording] = deque()
-        each = (_spoken(source, self.language, sampling_rate) for source in sources)
+        each = (with_defaults(source, self.language, sampling_rate) for source in sources)
         stopped = Event()
         for window in read_ahead(self._windows(each, recordings, stopped), stopped.set):
             on_progress(window.skipped / self.sampling_rate)
@@ -308,6 +293,13 @@ def load(
     return Transcriber(loaded, batch_size, decoding, language)
 
 
+def load_configured(config: TranscribeConfig) -> Transcriber:
+    """Load the model that the settings of `transcribe` name; errors as in `load`."""
+    return load(
+        config.model, config.device, config, config.batch_size, config.quantization, config.language, config.dtype
+    )
+
+
 def load_parts(
     model: str | Path | None = None,
     device: str | None = None,
@@ -373,15 +365,6 @@ def transcribe(
 def _has_voice(clip: NDArray[np.float32]) -> bool:
     """Whether there is speech in a clip, whatever hum there is."""
     return has_voice(without_rumble(clip))
-
-
-def _spoken(
-    given: Source | SourceWithLanguage, language: str | None, sampling_rate: float | None
-) -> SourceWithLanguage:
-    """A recording with the settings that all share."""
-    if not isinstance(given, SourceWithLanguage):
-        return SourceWithLanguage(given, language, sampling_rate)
-    return given if given.sampling_rate is not None else replace(given, sampling_rate=sampling_rate)
 
 
 def _successful(result: Transcription | FailedTranscription) -> Transcription:
