@@ -1,8 +1,8 @@
 """The `asr-doge` command: one thin file a verb.
 
-Promises: a user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130, with what was finished kept;
-no text or file name is beyond printing, and a reader that stops early (`asr-doge … | head`) ends it in silence. Output
-that cannot be written, closed streams and a working directory that is gone are one line too.
+Promises: a user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130, and finished work is kept;
+any text and any file name can be printed; a reader that stops early (`asr-doge … | head`) causes no message. Output
+that cannot be written, closed streams and a deleted working directory are one line too.
 """
 
 import errno
@@ -51,6 +51,11 @@ def _run(arguments: list[str]) -> int:
 
         print(f"asr-doge {__version__}")
         return 0
+    if verb == "--print_completion":
+        from asr_doge.cli.completion import completion_script
+
+        print(completion_script(" ".join(rest)))
+        return 0
     if verb not in VERBS:
         return _fail(f"asr-doge: unknown verb '{verb}'; choose from {', '.join(VERBS)}")
     try:
@@ -59,12 +64,12 @@ def _run(arguments: list[str]) -> int:
         return _fail("error: the working directory does not exist any more: change to one that does")
     try:
         return run_verb(verb, rest)
-    except SystemExit as end:  # after --help, which has not reached its reader yet
+    except SystemExit as end:  # after --help, whose text is still to be flushed
         return end.code if isinstance(end.code, int) else 0
 
 
 class _Output:
-    """Standard output; it knows whether it could be written, also where a library keeps quiet about that."""
+    """Standard output that remembers a failed write, even if a library ignores it."""
 
     def __init__(self, file: TextIO | None) -> None:
         self._file = file
@@ -74,7 +79,7 @@ class _Output:
         return self._attempt(lambda file: file.write(text))
 
     def flush(self) -> None:
-        if self._file is not None:  # a closed one is no loss as long as nothing is printed
+        if self._file is not None:  # a closed one matters only if something is printed
             self._attempt(lambda file: file.flush())
 
     def _attempt(self, operation: Callable[[TextIO], Any]) -> Any:
@@ -87,7 +92,7 @@ class _Output:
             raise
 
     def lost(self) -> int:
-        """Let what could not be written vanish, and say so if nobody meant it; returns the exit code."""
+        """Discard unwritten output and report why, except to a reader that stopped; returns the exit code."""
         if self._file is not None:
             _forget(self._file)
         if isinstance(self.error, BrokenPipeError):
@@ -100,13 +105,13 @@ class _Output:
 
 
 def _open_standard_streams() -> None:
-    """See that text of any kind can be printed, and that no file is opened in the place of a closed stream."""
+    """Make every text printable, and keep files from taking the descriptor of a closed stream."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free, which is this
-    if sys.stderr is None:  # else what is meant for it would be printed to standard output
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest free number: this one
+    if sys.stderr is None:  # otherwise its messages would go to standard output
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is from the start
@@ -120,7 +125,8 @@ def _usage() -> str:
         "",
         *(f"  {name:<17} {verb.meaning}" for name, verb in VERBS.items()),
         "",
-        "asr-doge VERB --help says more. Try: asr-doge transcribe recording.wav",
+        "asr-doge VERB --help says more; asr-doge --print_completion bash (zsh, tcsh) is for Tab completion.",
+        "Try: asr-doge transcribe recording.wav",
     ]
     return "\n".join(lines)
 
@@ -128,11 +134,11 @@ def _usage() -> str:
 def _fail(message: str) -> int:
     try:
         print(message, file=sys.stderr, flush=True)
-    except OSError:  # the exit code is left
+    except OSError:  # only the exit code can still tell
         _forget(sys.stderr)
     return 2
 
 
 def _forget(file: TextIO) -> None:
-    """Let what could not be written vanish, else Python complains when it tries again at its end."""
+    """Discard unwritten output; otherwise Python reports an error when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())

@@ -1,8 +1,8 @@
-"""Documented dataclasses as the command line and as YAML.
+"""Make a command line and a YAML file format from documented dataclasses.
 
-Promises: every field of a verb's dataclass is a flag of the same name; `--config FILE.yaml` gives values that flags
-override, wherever they stand; a file may serve several verbs, each in a section of its name; a mistake is one line that
-names the flag or file.
+Promises: every field of a verb's dataclass is a flag of the same name; flags override the values of `--config
+FILE.yaml`, in any order; a file may serve several verbs, with a section for each; a mistake is one line that names the
+flag or file.
 It does not know what the verbs do.
 """
 
@@ -39,7 +39,7 @@ def _plain_list(match: re.Match[str]) -> str:
 
 
 class _HelpFormatter(DefaultHelpFormatter):
-    """Names classes as Python does in an annotation: Path, not <class 'Path'>; and lists as `_spell_out` takes them."""
+    """Prints classes as in an annotation (Path, not <class 'Path'>), and lists in the form that `_spell_out` takes."""
 
     def _format_action_invocation(self, action: Action) -> str:
         return _LIST_METAVAR.sub(_plain_list, super()._format_action_invocation(action))
@@ -51,27 +51,14 @@ class _HelpFormatter(DefaultHelpFormatter):
         return _CLASS.sub(r"\1", super()._expand_help(action))
 
 
-def parse_config(
-    verb: str,
-    config_class: type[Config],
-    arguments: Sequence[str],
-    example: str,
-    sections: Sequence[str],
-    positional: str | None = None,
-) -> Config:
-    """A verb's configuration from its command line.
+def build_parser(verb: str, config_class: type[Config], example: str, positional: str | None = None) -> ArgumentParser:
+    """The parser of a verb.
 
     Args:
-        verb: its name, which is also its section in a YAML file, with an underscore between two words.
+        verb: its name.
         config_class: a dataclass with a docstring under every field.
-        arguments: what follows the verb on the command line.
         example: a command line for `--help`.
-        sections: names that sections of a YAML file may bear: those of all verbs.
-        positional: the field that arguments without a flag go to, a list of strings; they may stand anywhere.
-
-    Raises:
-        ConfigError: a flag or value that cannot be used.
-        SystemExit: after `--help`.
+        positional: the field that arguments without a flag go to, a list of strings.
     """
     parser = ArgumentParser(
         prog=f"asr-doge {verb}",
@@ -84,6 +71,31 @@ def parse_config(
     if positional:
         parser.add_argument(positional, nargs="*", type=str, default=[], help=_field_help(config_class, positional))
     parser.add_class_arguments(config_class, as_group=False, skip={positional} if positional else set())
+    return parser
+
+
+def parse_config(
+    parser: ArgumentParser,
+    verb: str,
+    config_class: type[Config],
+    arguments: Sequence[str],
+    sections: Sequence[str],
+    positional: str | None = None,
+) -> Config:
+    """A verb's configuration from its command line.
+
+    Args:
+        parser: of `build_parser`.
+        verb: its name, which is also its section in a YAML file, with an underscore between two words.
+        config_class: as in `build_parser`.
+        arguments: what follows the verb on the command line.
+        sections: names that sections of a YAML file may bear: those of all verbs.
+        positional: as in `build_parser`; such arguments may stand anywhere.
+
+    Raises:
+        ConfigError: a flag or value that cannot be used.
+        SystemExit: after `--help`.
+    """
     files, spelled, without_flag = _spell_out(arguments, verb.replace(" ", "_"), config_class, sections)
     try:
         # argparse itself takes such arguments in one place only, so that they are kept from it.
@@ -100,9 +112,9 @@ def parse_config(
 def _spell_out(
     arguments: Sequence[str], verb: str, config_class: type, sections: Sequence[str]
 ) -> tuple[list[str], list[str], list[str]]:
-    """Arguments as jsonargparse wants them: configuration files, flags, and what belongs to no flag.
+    """Convert arguments to jsonargparse's form: configuration files, flags, and arguments without a flag.
 
-    Files come first, each as its section of the YAML, for what comes later overrides; a boolean `--flag` becomes
+    Files come first, each as its section of the YAML, so that flags override them; a boolean `--flag` becomes
     `--flag=true` (see `_switch`), and `--flag a b` of a list `--flag=["a", "b"]`.
     """
     fields = dataclasses.fields(config_class)
@@ -139,9 +151,9 @@ def _spell_out(
 
 
 def _switch(pending: list[str], is_on: bool) -> str:
-    """The value of a boolean flag, taken from the front of what follows it if it is there.
+    """The value of a boolean flag: the next argument if that is a value, else true.
 
-    One that is on by default is named to be given a value; what follows one that is off may be a file.
+    After a flag that is on by default, any next argument is its value; after one that is off, it may be a file.
     """
     if pending and (pending[0].lower() in ("true", "false") or (is_on and not pending[0].startswith("--"))):
         return pending.pop(0)
@@ -149,7 +161,7 @@ def _switch(pending: list[str], is_on: bool) -> str:
 
 
 def _yaml_list(values: Sequence[str], kind: type) -> str:
-    """A list as YAML; texts stay texts whatever they look like, other values are for the parser to judge."""
+    """A list as YAML; strings are quoted, and the parser checks other values."""
     return json.dumps(values) if kind is str else f"[{', '.join(values)}]"
 
 
@@ -165,7 +177,7 @@ def _section(path: Path, verb: str, sections: Sequence[str]) -> str:
         raise ConfigError(f"--config {path}: expected 'name: value' lines")
     if not any(isinstance(part, dict) for part in content.values()):
         return yaml.safe_dump(content)
-    for name, part in content.items():  # what is in no section, or in one that no verb reads, would be lost in silence
+    for name, part in content.items():  # a value outside a section, or in an unknown one, would be ignored silently
         if name not in sections or not isinstance(part, dict | None):
             raise ConfigError(f"--config {path}: '{name}' is not a section; a section bears the name of a verb")
     return yaml.safe_dump(content.get(verb) or {})
@@ -183,7 +195,7 @@ def _field_help(config_class: type, name: str) -> str:
 
 
 def _one_line(error: ArgumentError) -> str:
-    """What the parser found, without the names that Python has for types."""
+    """The parser's message in one line, without Python's notation of types."""
     line = " ".join(line.strip() for line in str(error).splitlines() if line.strip()).replace("Parser key", "flag")
     line = _CLASS.sub(r"\1", _UNION.sub(r"Expected a \1. Got value: \2", line)).replace(", NoneType", "")
     return re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", line)

@@ -1,7 +1,7 @@
-"""The verbs of the command: what each is called, configured by, and run as.
+"""The verbs of the command: their names, their settings, and how they are run.
 
-Promises: importing this loads no verb, so that `asr-doge` and `--help` answer at once; a verb's settings load neither
-torch nor transformers, and its work is imported when it is about to be done.
+Promises: importing this imports no verb, so `asr-doge` and `--help` answer at once; a verb's settings load neither
+torch nor transformers, and its code is imported only when it runs.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from asr_doge.cli.arguments import parse_config
+from jsonargparse import ArgumentParser
+
+from asr_doge.cli.arguments import build_parser, parse_config
 
 
 @dataclass(frozen=True)
 class Verb:
     """A verb: `asr_doge.cli.NAME` has its `run(config)`, which returns the exit code.
 
-    A name of two words, such as `pretrain ctc_head`, has an underscore between them as a module and a section of YAML.
+    A name of two words, such as `pretrain ctc_head`, is written with an underscore as a module and as a YAML section.
 
     Attributes:
         meaning: one line.
@@ -57,7 +59,7 @@ VERBS = {
         positional="corpora",
     ),
     "listen": Verb(
-        "Transcribe what a microphone hears.",
+        "Transcribe a microphone.",
         "asr_doge.inference.configuration:ListenConfig",
         "asr-doge listen --format jsonl",
     ),
@@ -128,16 +130,22 @@ def parse_verb(name: str, arguments: Sequence[str]) -> Any:
     """The settings of a verb from what follows it on the command line; see `parse_config`."""
     verb = VERBS[name]
     sections = tuple(section(other) for other in VERBS)
-    return parse_config(name, verb.config_class, arguments, verb.example, sections, verb.positional)
+    return parse_config(verb_parser(name), name, verb.config_class, arguments, sections, verb.positional)
+
+
+def verb_parser(name: str) -> ArgumentParser:
+    """The parser of a verb's arguments; see `build_parser`."""
+    verb = VERBS[name]
+    return build_parser(name, verb.config_class, verb.example, verb.positional)
 
 
 def section(name: str) -> str:
-    """What a verb is called where no space may be."""
+    """A verb's name with an underscore for the space: its module, its section of YAML."""
     return name.replace(" ", "_")
 
 
 def split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb, of one word or two, that arguments begin with, and the rest of them."""
+    """The verb at the start of the arguments, of one word or two, and the rest."""
     two = " ".join(arguments[:2])
     return (two, [*arguments[2:]]) if two in VERBS else (arguments[0], [*arguments[1:]])
 
