@@ -17,14 +17,14 @@ class DemoConfig:
 
 @dataclass
 class MergeConfig:
-    """Make a checkpoint with LoRA one without: the same model, as large as the language model."""
+    """Merge LoRA into the language model: the new checkpoint gives the same text and holds the whole language model."""
 
     checkpoint_dir: str
     """Checkpoint folder or hub id, that holds LoRA of the language model."""
     output_dir: str
     """Folder to write; it must not exist."""
     for_peft: bool = False
-    """Leave LoRA as it is, and write it alone, as peft loads it onto the language model."""
+    """Do not merge: write LoRA alone, in the format in which peft loads it onto the language model."""
 
 
 @dataclass

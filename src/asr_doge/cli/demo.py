@@ -1,4 +1,4 @@
-"""`asr-doge demo`: the whole way from recordings to transcripts, on speech made on the spot."""
+"""`asr-doge demo`: every step from recordings to transcripts, on speech synthesized for it."""
 
 import shlex
 import shutil
@@ -68,7 +68,7 @@ def run(config: DemoConfig) -> int:
             *("--data_dir", str(processed), "--features_dir", str(processed / "features")),
             *("--speech_encoder", ENCODER, "--language_model", LANGUAGE_MODEL),
             *("--adapter_hidden_dim", str(ADAPTER_HIDDEN_DIM), "--epochs", "8", "--patience", "10"),
-            *("--warm_up", "none"),  # nano's language model was made to hear through such an adapter
+            *("--warm_up", "none"),  # nano's language model was trained with such an adapter
             *("--seed", str(config.seed), "--output_dir", str(checkpoints)),
         ],
     )
@@ -83,7 +83,7 @@ def run(config: DemoConfig) -> int:
     for sample in results["best"].samples[:4]:
         console.print(f"  said: {sample.reference}")
 
-    _hear_a_sentence(console, corpus / "sentence.wav")
+    _transcribe_a_sentence(console, corpus / "sentence.wav")
 
     console.rule("result")
     console.print(benchmark_table({"before (random adapter)": results["untrained"], "after": results["best"]}))
@@ -96,7 +96,7 @@ def run(config: DemoConfig) -> int:
 
 
 def _claim(folder: Path) -> None:
-    """Make the folder, or clear it of what an earlier demo made; somebody else's is left alone."""
+    """Make the folder, or clear it of an earlier demo's files; a folder with other files is an error."""
     marker = folder / MARKER
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output_dir {folder} is a file: choose another")
@@ -110,7 +110,7 @@ def _claim(folder: Path) -> None:
 
 
 def _synthesize(corpus: Path, config: DemoConfig) -> None:
-    """Train, dev and test strings; no voice speaks in two of them."""
+    """Write train, dev and test strings; no voice is in two of them."""
     voices = split_voices().unseen
     test_voices, dev_voices = voices[::4], voices[1::8]
     train_voices = sorted({*voices} - {*test_voices, *dev_voices})
@@ -123,14 +123,14 @@ def _synthesize(corpus: Path, config: DemoConfig) -> None:
         write_clips(corpus, split, bar)
 
 
-def _hear_a_sentence(console: Console, path: Path) -> None:
+def _transcribe_a_sentence(console: Console, path: Path) -> None:
     """Transcribe English with the default model, if its speech encoder need not be downloaded for it."""
     console.rule("7. english: a sentence")
     soundfile.write(path, synthesize(SENTENCE, Voice("en-us")), SAMPLE_RATE)
     if local_folder(ENGLISH_ENCODER) is not None:
         _say(console, run_verb, ["transcribe", str(path)])
     else:
-        console.print(f"to hear it, which downloads {ENGLISH_ENCODER} once: asr-doge transcribe {path}")
+        console.print(f"to transcribe it, which downloads {ENGLISH_ENCODER} once: asr-doge transcribe {path}")
     console.print(f"  said: {SENTENCE}")
 
 

@@ -38,7 +38,7 @@ def run(config: InfoConfig) -> int:
 
 
 def report_lines() -> list[str]:
-    """Versions and devices, a line each: what a bug report should say."""
+    """Lines for a bug report: versions and devices."""
     machine = describe_machine(find_device())
     versions = {name: _installed_version(name) for name in (*REPORTED_PACKAGES, *EXTRA_PACKAGES)}
     missing = [name for name in EXTRA_PACKAGES if versions[name] is None]

@@ -1,4 +1,4 @@
-"""What `asr-doge transcribe --engine …` says of a job: its plan, its failures, its summary."""
+"""`asr-doge transcribe --engine …`: run or plan a job, and print its failures and its summary."""
 
 import json
 import sys

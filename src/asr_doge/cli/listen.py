@@ -1,4 +1,4 @@
-"""`asr-doge listen`: transcribe what a microphone hears, until Ctrl-C."""
+"""`asr-doge listen`: transcribe a microphone until Ctrl-C."""
 
 import queue
 import sys
@@ -18,7 +18,7 @@ from asr_doge.inference.transcription import load
 
 BLOCK_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0
-"""A microphone that hears nothing sends silence; one that sends nothing for so long is gone."""
+"""A microphone in a silent room still sends samples; one that sends none for this long is disconnected."""
 
 
 def run(config: ListenConfig) -> int:
@@ -36,7 +36,7 @@ def run(config: ListenConfig) -> int:
 
 
 def microphone_blocks(sounddevice: Any, microphone: str | None, sampling_rate: int) -> Iterator[NDArray[np.float32]]:
-    """What a microphone hears, in blocks `[samples]` without end; each holds all that came since the last.
+    """Samples of a microphone, in endless blocks `[samples]`; each holds all samples since the one before.
 
     Args:
         sounddevice: the library of that name.
@@ -47,10 +47,10 @@ def microphone_blocks(sounddevice: Any, microphone: str | None, sampling_rate: i
         AudioError: there is no such microphone, it cannot record so, or it is gone.
     """
     name = f"microphone '{microphone}'" if microphone else "the microphone"
-    heard: queue.SimpleQueue[NDArray[np.float32]] = queue.SimpleQueue()
+    recorded: queue.SimpleQueue[NDArray[np.float32]] = queue.SimpleQueue()
 
     def keep(samples: NDArray[np.float32], frames: int, time: object, status: object) -> None:
-        heard.put(samples[:, 0].copy())  # the library uses its buffer again
+        recorded.put(samples[:, 0].copy())  # the library uses its buffer again
 
     try:
         with sounddevice.InputStream(
@@ -64,10 +64,10 @@ def microphone_blocks(sounddevice: Any, microphone: str | None, sampling_rate: i
             print("listening; Ctrl-C ends it", file=sys.stderr)
             while True:
                 try:
-                    blocks = [heard.get(timeout=PATIENCE_SECONDS)]
+                    blocks = [recorded.get(timeout=PATIENCE_SECONDS)]
                 except queue.Empty:
                     raise AudioError(f"{name} sends nothing any more: plug it in and start again") from None
-                blocks += [heard.get() for _ in range(heard.qsize())]  # while the model was busy
+                blocks += [recorded.get() for _ in range(recorded.qsize())]  # while the model was busy
                 yield np.concatenate(blocks)
     except (sounddevice.PortAudioError, ValueError) as error:
         remedy = "choose another" if microphone else "plug one in, or name one with --microphone"

@@ -1,4 +1,4 @@
-"""What a stream prints while it is transcribed: for `transcribe --stream` and `listen`."""
+"""Print a stream while it is transcribed, for `transcribe --stream` and `listen`."""
 
 import shutil
 import sys

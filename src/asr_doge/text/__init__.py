@@ -1,4 +1,4 @@
-"""Transcripts: one rule for what is trained on, named rules for what is scored.
+"""Transcripts: the rule that normalizes training texts, and named rules for scoring.
 
 Promises: plain functions from text to text that need no model and no network. It knows nothing of audio, corpora or
 tokenizers.

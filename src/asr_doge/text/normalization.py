@@ -1,10 +1,10 @@
-"""Bring transcripts to the form that is trained on, and to the forms in which they are compared.
+"""Normalize transcripts for training and for scoring.
 
-Promises: `normalize_training_text` is the published rule, keeps every script and accent, and changes nothing the second
-time. `normalize_for_scoring` applies a named rule, to references and to results alike. Under every rule a text and its
-typographic twin (curly quotes, full-width characters, decomposed accents, soft hyphens) come out alike. No rule needs a
-download or a model. It does not know which rule a benchmark prefers, and it reads no language but English out of
-numbers.
+Promises: `normalize_training_text` is the published rule; it keeps every script and accent, and changes nothing when it
+is applied again. `normalize_for_scoring` applies a named rule to references and hypotheses alike. Under every rule,
+typographic variants of a text (curly quotes, full-width characters, decomposed accents, soft hyphens) give the same
+result. No rule needs a download or a model. It does not know which rule a benchmark uses, and converts numbers in
+English only.
 """
 
 import re
@@ -17,18 +17,18 @@ ScoringRule = Literal["clean", "whisper"]
 """Rules to compare transcripts by; see `normalize_for_scoring`."""
 SCORING_RULES: tuple[ScoringRule, ...] = get_args(ScoringRule)
 
-# What is typed for an apostrophe or a single quotation mark: curly, reversed, prime, acute; some are letters or symbols
-# to Unicode.
+# Characters used as an apostrophe or a single quotation mark: curly, reversed, prime, acute. Unicode classifies some of
+# them as letters or symbols.
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u201b\u2032\u00b4\u02b9\u02bb\u02bc\u02bd\ua78c\u055a"), "'")
-# Where a low one opens a quotation, as in German, a curly one closes it that would else look like an apostrophe.
+# After a low opening quotation mark, as in German, a curly one closes the quotation and is not an apostrophe.
 _LOW_QUOTATION = re.compile("\u201a(.*?)[\u2018\u2019](?!\\w)")
-# Signs that part words as a hyphen or a slash does, though Unicode calls them mathematical or else.
+# Characters that separate words like a hyphen or a slash, though Unicode classifies them otherwise.
 _PARTING = dict.fromkeys(map(ord, "\u2212\u2043\u02d7"), "-") | dict.fromkeys(map(ord, "\u2044\u2215"), "/")
-# Forms of the same character: full and half width, small, styled, joined, positional.
+# Unicode's tags for variants of a character: full and half width, small, styled, positional.
 _SAME_CHARACTER = ("<wide>", "<narrow>", "<small>", "<font>", "<initial>", "<medial>", "<final>", "<isolated>")
 _LIGATURES = range(0xFB00, 0xFB18)
 _INVISIBLE = ("Cf", "Cc")
-# Words that begin with an apostrophe of their own, which opens no quotation; the last few are Dutch.
+# Words whose first apostrophe belongs to them and opens no quotation; the last few are Dutch.
 _ELISIONS = re.compile(
     r"(twas|tis|twere|twill|twould|em|till?|cause|cuz|bout|round|neath|gainst|tween|mongst|e|er|im|is|ere|ave|ome|ello"
     r"|\d0s|n|t|s|k)"
@@ -38,16 +38,16 @@ _ELISIONS = re.compile(
 def normalize_training_text(text: str) -> str:
     """The published rule: lower case, no punctuation but apostrophes, single spaces.
 
-    Letters, accents and digits of every script stay. Hyphens, dashes, slashes, underscores and dots in a row part
-    words; other marks vanish, so that "U.S." becomes "us" and "1,000" becomes "1000". What holds neither letter nor
-    digit is no word. Apostrophes at the ends of words go where two of them quote ('hello', 'hello there'), and stay
-    where there is but one ('twas, dogs').
+    Letters, accents and digits of every script are kept. Hyphens, dashes, slashes, underscores and rows of dots
+    separate words; other marks are removed, so "U.S." becomes "us" and "1,000" becomes "1000". A word needs a letter or
+    a digit. Apostrophes at the ends of words are removed in pairs, as quotation marks ('hello', 'hello there'), and
+    kept if there is only one ('twas, dogs').
 
     Args:
         text: one transcript, in any Unicode form.
 
     Returns:
-        The transcript in composed form (NFC); empty if there is nothing to say.
+        The transcript in composed form (NFC); empty if it has no words.
     """
     text = plain_characters(text).lower()
     text = re.sub(r"\.\.+", " ", text)
@@ -58,10 +58,10 @@ def normalize_training_text(text: str) -> str:
 
 
 def plain_characters(text: str) -> str:
-    """The same text by the plainest of the characters that look alike or mean the same, composed (NFC).
+    """Replace typographic variants of characters by the plain ones, composed (NFC).
 
     Apostrophes and single quotation marks of every kind become ', full-width and styled letters and digits plain ones,
-    ligatures their letters; soft hyphens and other invisible signs vanish. Plain text stays as it is.
+    ligatures their letters; soft hyphens and other invisible characters are removed. ASCII text is unchanged.
     """
     if text.isascii():
         return text
@@ -106,11 +106,11 @@ def normalize_for_scoring(text: str, language: str = "en", rule: ScoringRule = "
 
     `whisper` is what published tables use. English goes through Whisper's English normalizer, as on the Open ASR
     Leaderboard: it expands contractions and titles, drops fillers and bracketed remarks, writes British spellings the
-    American way and numbers as figures. Of figures it makes one word: "four seven one" becomes "471", so one wrong
+    American way and numbers as figures. It joins figures into one word: "four seven one" becomes "471", so one wrong
     digit makes the whole string wrong; for speech that is mostly digits use `clean`. Other languages go through its
-    basic normalizer: lower case, no bracketed remarks, no symbols. That one takes vowel signs for symbols: for Hindi,
-    Thai and other scripts that have them use `clean`, which keeps them. Either gets the text from `plain_characters`,
-    since they know apostrophes and commas in numbers by their plain forms only; plain text is scored as theirs is.
+    basic normalizer: lower case, no bracketed remarks, no symbols. The basic one removes vowel signs, too: for Hindi,
+    Thai and other scripts that have them use `clean`, which keeps them. Both get their text through `plain_characters`,
+    since they recognize apostrophes and commas in numbers only in their plain forms.
 
     Args:
         text: one transcript.

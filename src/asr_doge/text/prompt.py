@@ -1,13 +1,13 @@
-"""The prompt: what the language model reads before the speech, with the language spoken in it where one is named.
+"""The prompt, which the language model reads before the speech and which may name the language spoken.
 
-Promises: the same language gives the same prompt, by whichever code or name it is called; a template without
-`{language}` is the prompt of every language. It does not know tokens, or which languages a model was trained on.
+Promises: a language gives the same prompt whether it is given as a code or as a name; a template without `{language}`
+is the prompt for every language. It does not know tokens, or which languages a model was trained on.
 """
 
 import re
 
 PLACE = "{language}"
-"""Where a template names the language."""
+"""The placeholder for the language in a template."""
 
 
 def fill_prompt(template: str, language: str | None = None) -> str:
@@ -15,7 +15,7 @@ def fill_prompt(template: str, language: str | None = None) -> str:
 
     Args:
         template: may hold `{language}`, as in "transcribe the following {language} audio: ".
-        language: a code such as `de` or `de-CH`, or a name; where it is not known, the template says nothing of it.
+        language: a code such as `de` or `de-CH`, or a name; if it is unknown, the placeholder is removed.
     """
     if PLACE not in template:
         return template
@@ -25,7 +25,7 @@ def fill_prompt(template: str, language: str | None = None) -> str:
 
 
 def _language_name(language: str) -> str:
-    """The English name of one of Whisper's hundred languages, in lower case; of any other, what it is called."""
+    """The English name, in lower case, of one of Whisper's hundred languages; any other language as it was given."""
     # Imported here: only prompts that name a language need transformers.
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 

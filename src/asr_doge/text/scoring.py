@@ -34,7 +34,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Edits:
-    """What turns a reference into a hypothesis, counted.
+    """The number of edits that turn a reference into a hypothesis.
 
     Attributes:
         substitutions, deletions, insertions: words (or characters) of each kind of error.
@@ -74,7 +74,7 @@ def character_edits(reference: str, hypothesis: str) -> Edits:
 
 
 def word_error_rate(reference: str, hypothesis: str) -> float:
-    """WER of one utterance; an empty reference has as many errors as the hypothesis has words, over one."""
+    """WER of one utterance; of an empty reference, the number of words of the hypothesis."""
     return word_edits(reference, hypothesis).rate
 
 

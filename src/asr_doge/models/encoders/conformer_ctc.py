@@ -1,8 +1,7 @@
 """Conformers with a CTC head that take a length mask: NVIDIA's Parakeet CTC (FastConformer) and IBM's Granite Speech 5.
 
-Promises: for a clip alone, the same states and logits as `ParakeetForCTC` and `GraniteSpeech5ForCTC`; in a padded
-batch, the same again, whatever stands in the padding. Both give 12.5 speech embeddings a second, and CTC logits at that
-rate.
+Promises: the same states and logits as `ParakeetForCTC` and `GraniteSpeech5ForCTC`, for a clip alone and in any padded
+batch, whatever the padding contains. Both give 12.5 speech embeddings a second, and CTC logits at that rate.
 Source: transformers `parakeet` and `granite_speech5`; https://arxiv.org/abs/2305.05084, 2505.08699.
 """
 
@@ -25,10 +24,10 @@ from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
 
 
 class MaskedConformer(EncoderFamily):
-    """What both have in common.
+    """The base class of both families.
 
     Attributes:
-        shortest: frames of input that one speech embedding is made of.
+        shortest: frames of input per speech embedding.
     """
 
     unread_settings = ("ctc_*",)
@@ -65,12 +64,12 @@ class MaskedConformer(EncoderFamily):
         """CTC logits `[B, T', V]` of hidden states `[B, T', D]`, with the checkpoint's own blank."""
 
     def last_layers(self, count: int) -> list[nn.Module]:
-        """Conformer blocks."""
+        """The last conformer blocks."""
         return list(self.encoder.layers)[-count:]
 
     @staticmethod
     def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
-        """The vocabulary of the head."""
+        """Add the vocabulary of the head."""
         read_pieces(config, reference)
 
 
@@ -92,7 +91,7 @@ class ParakeetSpeechEncoder(MaskedConformer):
         return logits
 
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
-        """What each convolution of stride 2 leaves of so many frames."""
+        """Frames after the convolutions of stride 2."""
         config = self.encoder.config
         kernel, stride, factor, lengths = (
             config.subsampling_conv_kernel_size,
@@ -107,12 +106,12 @@ class ParakeetSpeechEncoder(MaskedConformer):
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str | None:
-        """Names as they are."""
+        """Names unchanged."""
         return key if key.startswith(("encoder.", "ctc_head.")) else None
 
     @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> ParakeetFeatureExtractor:
-        """NVIDIA's log-mel front end with as many bands as the checkpoint wants."""
+        """NVIDIA's log-mel front end, with the checkpoint's number of bands."""
         return ParakeetFeatureExtractor(feature_size=config.encoder_config.num_mel_bins)
 
 
@@ -133,15 +132,15 @@ class GraniteSpeech5Family(MaskedConformer):
         return logits
 
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
-        """Half of so many frames for each layer that halves; one for a clip of less."""
+        """Frames halved by each subsampling layer; at least one."""
         return (input_lengths // self.shortest).clamp(min=1)
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str | None:
-        """Names as they are; the head is a part of the encoder."""
+        """Names unchanged; the head is a part of the encoder."""
         return key if key.startswith("encoder.") else None
 
     @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> LogMelFeatureExtractor:
-        """IBM's log-mel front end with differences beside it."""
+        """IBM's log-mel front end with deltas."""
         return LogMelFeatureExtractor(feature_size=DELTA_FEATURE_SIZE, deltas=True)

@@ -1,8 +1,8 @@
-"""Speech encoders by dense tensors, whose shapes depend on shapes alone, as ONNX wants them.
+"""Speech encoders on dense, padded tensors, as an ONNX graph needs: shapes depend on shapes and never on values.
 
-Promises: a family in `DENSE` gives what its `SpeechEncoder` gives, and `DenseCTCHead` what a trained CTC head gives,
-from the same weights, up to the rounding of sums in another order; a clip's results do not depend on its neighbours or
-its padding. The padding is computed too.
+Promises: a class in `DENSE` gives the same output as its `SpeechEncoder`, and `DenseCTCHead` the same as a trained CTC
+head, with the same weights, up to rounding; a clip's results do not depend on its neighbours or its padding. The
+padding is computed too.
 It does not know ONNX (see `asr_doge.models.export`).
 """
 
@@ -25,7 +25,7 @@ from asr_doge.published import CTCHeadType
 
 
 class DenseGraniteSpeech(nn.Module):
-    """Granite Speech on padded batches: every block of attention is a whole one, and padding is masked.
+    """Granite Speech on padded batches: attention blocks have full length, and padding is masked.
 
     Attributes:
         dynamic_axes: of the input features, those that may have any size.
@@ -103,7 +103,7 @@ def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor
 
 
 class DenseWhisper(nn.Module):
-    """Whisper, whose 30 s are dense already; attributes as above."""
+    """Whisper, whose input of 30 s is dense already; attributes as of `DenseGraniteSpeech`."""
 
     dynamic_axes = (0,)
 
@@ -125,7 +125,7 @@ class DenseWhisper(nn.Module):
 class DenseCTCHead(nn.Module):
     """A trained CTC head of type `linear` or `conformer`.
 
-    A `blstm` reads clips from their end, which in a dense tensor is their padding's.
+    A `blstm` has no dense form: it would begin to read each clip in its padding.
     """
 
     types: ClassVar[tuple[CTCHeadType, ...]] = ("linear", "conformer")
@@ -136,7 +136,7 @@ class DenseCTCHead(nn.Module):
 
     @classmethod
     def of(cls, head: Any) -> "DenseCTCHead | None":
-        """The dense form of any head, if it has one."""
+        """The dense form of a head; None if it has none."""
         return cls(head) if isinstance(head, CTCHead) and head.settings.type in cls.types else None
 
     def forward(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The one way from input features to speech embeddings, for training, transcription and the feature cache alike.
+"""Encode a batch: the one function for training, transcription and the feature cache.
 
 Promises: a batch is moved to the encoder's device and type, and encoded in full precision.
 It does not make features, and leaves it to its caller whether gradients are wanted.
@@ -13,7 +13,7 @@ from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, sh
 def encode(
     encoder: SpeechEncoder, input_features: Tensor, attention_mask: Tensor, return_ctc_logits: bool = False
 ) -> SpeechEncoderOutput:
-    """What an encoder hears in a batch.
+    """Encode a batch.
 
     Args:
         encoder: on whatever device.
@@ -26,7 +26,7 @@ def encode(
     """
     if shelved_parameters(encoder):
         raise ValueError("this encoder was loaded without its weights, for training from cached features")
-    # Of a quantized encoder most weights are whole numbers, which features are not.
+    # Most weights of a quantized encoder are integers, and features need a floating-point type.
     weight = next(weight for weight in encoder.parameters() if weight.is_floating_point())
     lengths = attention_mask.long().sum(dim=1).to(weight.device)
     # Never in the lower precision that the parts being trained may run in: the feature cache holds what full precision

@@ -1,11 +1,10 @@
 """Granite Speech: IBM's conformer encoder with its q-former projector, and nothing else of the checkpoint.
 
-Promises: for a clip alone, the same speech embeddings as `GraniteSpeechForConditionalGeneration.get_audio_features`;
-for a padded batch, the same embeddings each clip would get alone, at no cost for the padding. Upstream's forward takes
-no length mask: its attention, depthwise convolution and q-former all read the padding, so clips change with their
-neighbours. This module runs upstream's layers (and therefore its weights) on the real frames of all clips, one clip
-after another: most layers see single frames, attention sees blocks of one clip, and between clips the convolution sees
-silence.
+Promises: the same speech embeddings as `GraniteSpeechForConditionalGeneration.get_audio_features`, for a clip alone and
+in any padded batch, at no cost for the padding. Upstream's forward takes no length mask: its attention, depthwise
+convolution and q-former read the padding, so a clip's result depends on its neighbours. This module runs upstream's
+layers, with its weights, on the packed frames of all clips: most layers read single frames, attention reads blocks
+within a clip, and the convolution reads zeros between clips.
 
 It does not know the language model of the full checkpoint; none of its 2.5B parameters is read or allocated.
 Source: transformers `granite_speech`; https://huggingface.co/ibm-granite/granite-speech-3.3-2b.
@@ -56,7 +55,7 @@ class GraniteSpeechEncoder(EncoderFamily):
         self, input_features: Tensor, input_lengths: Tensor, return_ctc_logits: bool = False
     ) -> SpeechEncoderOutput:
         """See `SpeechEncoder.forward`; `input_features` is `[B, T, 160]`."""
-        lengths = input_lengths.cpu()  # the only time that the host waits for an accelerator
+        lengths = input_lengths.cpu()  # the only wait for an accelerator
         hidden_states = self.conformer(input_features, lengths)
         output = SpeechEncoderOutput(self.project(hidden_states, lengths), self.output_lengths(input_lengths))
         if return_ctc_logits:
@@ -85,7 +84,7 @@ class GraniteSpeechEncoder(EncoderFamily):
         return (input_lengths + window - 1) // window * self.embeddings_per_window
 
     def last_layers(self, count: int) -> list[nn.Module]:
-        """Conformer blocks and the projector; the CTC head stays as it is, for drafts."""
+        """The last conformer blocks and the projector; not the CTC head, so that drafts stay the same."""
         return [*list(self.encoder.layers)[-count:], self.projector]
 
     @staticmethod
@@ -96,7 +95,7 @@ class GraniteSpeechEncoder(EncoderFamily):
 
     @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> LogMelFeatureExtractor:
-        """The published log-mel front end; `config` has no bearing on it."""
+        """The published log-mel front end, whatever `config` is."""
         return LogMelFeatureExtractor()
 
     def ctc_text(self, ids: Sequence[int]) -> str:
@@ -158,11 +157,11 @@ class ConformerRunner:
 
 
 class _PackedLayout:
-    """A layout of `S` rows that gives each clip of a batch a room, its `N` frames in all at the rooms' beginnings.
+    """A layout of `S` rows with a slot for each clip; a clip's frames, `N` of all clips, are at its slot's start.
 
     Args:
         lengths: `[B]`, frames of each clip; on the CPU, so that nothing waits for an accelerator.
-        sizes: `[B]`, rows of its room; likewise.
+        sizes: `[B]`, rows of each slot; likewise.
         device: of the frames.
     """
 
@@ -182,17 +181,17 @@ class _PackedLayout:
         """The layout `[S, D]` of packed frames `[N, D]`, zero elsewhere."""
         return packed.new_zeros(self.num_rows, packed.shape[1]).index_copy(0, self.rows, packed)
 
-    def pack(self, unpack: Tensor) -> Tensor:
+    def pack(self, unpacked: Tensor) -> Tensor:
         """The frames `[N, D]` of a layout `[S, D]`."""
-        return unpack.index_select(0, self.rows)
+        return unpacked.index_select(0, self.rows)
 
     def mask(self) -> Tensor:
-        """`[S]`, True where a frame stands."""
+        """`[S]`, True at frames."""
         return torch.zeros(self.num_rows, dtype=torch.bool, device=self.rows.device).index_fill(0, self.rows, True)
 
 
 def _round_up(lengths: Tensor, size: int) -> Tensor:
-    """`lengths` completed to multiples of `size`."""
+    """`lengths` rounded up to multiples of `size`."""
     return (lengths + size - 1) // size * size
 
 
@@ -221,7 +220,7 @@ def _block_attention(
     Args:
         hidden_states: `[N, hidden]`.
         distances: `[2 * block]`, from `_distances`.
-        blocks: rooms of whole blocks.
+        blocks: slots of whole blocks.
     """
     block = len(distances) // 2
     shape = (blocks.num_rows // block, block, attention.num_heads, cast(int, attention.dim_head))
@@ -237,10 +236,10 @@ def _block_attention(
 
 
 def _relative_bias(query: Tensor, positions: Tensor) -> Tensor:
-    """What relative positions add to attention scores, `[blocks, heads, block, block]`.
+    """The relative positions' part of the attention scores, `[blocks, heads, block, block]`.
 
-    Each query is compared with each distance once, where upstream makes an embedding of every pair of positions and
-    compares with those.
+    Each query is multiplied with each distance's embedding once; upstream makes an embedding for every pair of
+    positions.
 
     Args:
         query: `[blocks, block, heads, d]`.
@@ -258,7 +257,7 @@ def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor
 
     Args:
         hidden_states: `[N, hidden]`.
-        gapped: rooms that end with as many zeros as the convolution reaches.
+        gapped: slots that end with as many zeros as the convolution reaches.
     """
     gated = F.glu(_pointwise(module.up_conv, module.norm(hidden_states)), dim=-1)
     mixed = gapped.pack(_depthwise(module.depth_conv, gapped.unpack(gated)))

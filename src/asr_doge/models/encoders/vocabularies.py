@@ -1,8 +1,8 @@
 """Vocabularies of published CTC heads, read from a checkpoint's tokenizer files into its encoder's configuration.
 
 Promises: `ctc_tokens` and `ctc_merges` of a configuration are a `CTCVocabulary`'s, in the order of the head's ids
-without the blank; tokens that are no text (`<s>`, `<unk>`) spell nothing. `blank_first` puts a head's logits into that
-order. A vocabulary without lower case is spelled in lower case: its transcripts had no case.
+without the blank; special tokens (`<s>`, `<unk>`) have no text. `blank_first` puts a head's logits into that order. A
+vocabulary of capitals only is read in lower case, since its transcripts had no case.
 It does not know which family reads the checkpoint.
 """
 
@@ -83,7 +83,7 @@ def _store(config: PreTrainedConfig, tokens: list[str], merges: list[list[str]])
 def _json(reference: Reference, filename: str) -> dict[str, Any]:
     path = reference.file(filename)
     if path is None:
-        raise CheckpointError(f"model '{reference.name}' has a CTC head but no {filename}, which says what it writes")
+        raise CheckpointError(f"model '{reference.name}' has a CTC head but no {filename}, its vocabulary")
     try:
         content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
