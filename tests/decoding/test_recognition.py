@@ -112,7 +112,7 @@ def test_words_have_times_and_confidences(
         for word in one.words:
             assert (word.confidence is None) == (decoder == "ctc")  # which is calibrated with a language model only
             assert word.confidence is None or 0 <= word.confidence <= 1
-        assert one.speech == (one.words[0].start, one.words[-1].end)
+        assert one.word_bounds == (one.words[0].start, one.words[-1].end)
 
 
 @pytest.mark.parametrize("hotword", [None, "five"])

@@ -71,8 +71,8 @@ def test_a_text_in_another_script_is_whole(taught: dict[str, LoadedModel], head:
     times = [(word.start, word.end) for word in found.words]
     assert [word.text for word in found.words] == CYRILLIC.split()
     assert all(end > start for start, end in times)
-    assert found.speech is not None
-    assert 0 <= found.speech[0] < found.speech[1] <= SECONDS
+    assert found.word_bounds is not None
+    assert 0 <= found.word_bounds[0] < found.word_bounds[1] <= SECONDS
 
 
 def test_a_text_in_the_heads_own_letters_is_not(taught: dict[str, LoadedModel], head: str) -> None:

@@ -64,7 +64,7 @@ class Recognition:
     Attributes:
         text: the best hypothesis after the guards.
         words: of the text, with times; empty unless they were requested.
-        speech: start of the first word and end of the last, in seconds, if times were requested.
+        word_bounds: start of the first word and end of the last, in seconds, if times were requested.
         times: start and end of each word of the text, if they were requested for this clip and there is a CTC head.
         alternatives: hypotheses, best first, each with its score; empty unless several were requested.
         guards: those that acted.
@@ -74,7 +74,7 @@ class Recognition:
 
     text: str = ""
     words: tuple[RecognizedWord, ...] = ()
-    speech: tuple[float, float] | None = None
+    word_bounds: tuple[float, float] | None = None
     times: tuple[tuple[float, float], ...] = ()
     alternatives: tuple[tuple[str, float], ...] = ()
     guards: tuple[GuardName, ...] = ()
@@ -277,7 +277,7 @@ class Recognizer:
         return Recognition(
             text,
             words=timed if self.config.timestamps == "word" else (),
-            speech=(timed[0].start, timed[-1].end) if timed and asked else None,
+            word_bounds=(timed[0].start, timed[-1].end) if timed and asked else None,
             times=tuple((word.start, word.end) for word in timed) if want_times else (),
             alternatives=tuple((one.text, one.score or 0.0) for one in hypotheses) if self.config.n_best > 1 else (),
             guards=tuple(guards),

@@ -78,11 +78,11 @@ QueuedChunk = tuple[Recording, int, Chunk]
 
 def segment_of(recognition: Recognition, chunk: Chunk) -> Segment:
     """The segment for a recognized chunk, with times from the recording's start."""
-    heard = recognition.speech
-    if heard is None and chunk.is_uncut and recognition.times:  # rather than the detector, which takes longer
-        heard = recognition.times[0][0], recognition.times[-1][1]
-    if heard is not None:
-        start, end = (min(chunk.start + moment, chunk.end) for moment in heard)
+    bounds = recognition.word_bounds
+    if bounds is None and chunk.is_uncut and recognition.times:  # rather than the detector, which takes longer
+        bounds = recognition.times[0][0], recognition.times[-1][1]
+    if bounds is not None:
+        start, end = (min(chunk.start + moment, chunk.end) for moment in bounds)
     else:
         start, end = chunk.speech_bounds() if recognition.text else (chunk.start, chunk.end)
     words = tuple(

@@ -44,12 +44,12 @@ LONGEST_SECONDS = 30.0
 """Seconds that an encoder alone reads at once; a whole model's configuration states its own limit."""
 ROUNDING_SECONDS = 0.001
 """Seconds by which a rounded duration in a manifest may be shorter than its resampled recording."""
-WINDOW_SECONDS = 240.0
+PORTION_SECONDS = 240.0
 """Seconds of audio that are read, and then transcribed, together; twice as much is in memory at once."""
 
 
 @dataclass
-class _Window:
+class _Portion:
     """Chunks to transcribe together.
 
     Attributes:
@@ -131,17 +131,17 @@ class RecordingTranscriber(ABC):
         recordings: deque[Recording] = deque()
         each = (with_defaults(source, self.language, sampling_rate) for source in sources)
         stopped = Event()
-        for window in read_ahead(self._windows(each, recordings, stopped), stopped.set):
-            on_progress(window.skipped / self.sampling_rate)
-            self._transcribe_chunks(window.chunks, on_progress)
+        for portion in read_ahead(self._portions(each, recordings, stopped), stopped.set):
+            on_progress(portion.skipped / self.sampling_rate)
+            self._transcribe_chunks(portion.chunks, on_progress)
             while recordings and recordings[0].is_done:
                 yield recordings.popleft().finished(self.sampling_rate)
 
-    def _windows(
+    def _portions(
         self, sources: Iterable[SourceWithLanguage], recordings: deque[Recording], stopped: Event
-    ) -> Iterator[_Window]:
+    ) -> Iterator[_Portion]:
         """Read recordings, append them to `recordings`, and yield their chunks whenever enough are held."""
-        window = _Window()
+        portion = _Portion()
         for spoken in sources:
             if stopped.is_set():
                 return
@@ -151,20 +151,20 @@ class RecordingTranscriber(ABC):
             recordings.append(recording)
             for chunk in self._chunks(spoken, recording, stopped):
                 if chunk.is_gap:
-                    window.skipped += len(chunk.samples)
+                    portion.skipped += len(chunk.samples)
                     continue
-                if self._is_enough(window):  # here, since errors may show only after the last chunk
-                    yield window
-                    window = _Window()
-                window.chunks.append((recording, recording.chunks, chunk))
+                if self._is_enough(portion):  # here, since errors may show only after the last chunk
+                    yield portion
+                    portion = _Portion()
+                portion.chunks.append((recording, recording.chunks, chunk))
                 recording.chunks += 1
-            if not window.chunks or self._is_enough(window):
-                yield window
-                window = _Window()
-        yield window
+            if not portion.chunks or self._is_enough(portion):
+                yield portion
+                portion = _Portion()
+        yield portion
 
-    def _is_enough(self, window: _Window) -> bool:
-        return sum(len(chunk.samples) for _, _, chunk in window.chunks) >= WINDOW_SECONDS * self.sampling_rate
+    def _is_enough(self, portion: _Portion) -> bool:
+        return sum(len(chunk.samples) for _, _, chunk in portion.chunks) >= PORTION_SECONDS * self.sampling_rate
 
     def _chunks(self, spoken: SourceWithLanguage, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """The chunks of a recording as they are read; an error ends them."""
