@@ -189,7 +189,7 @@ def test_a_checkpoint_without_a_head_has_no_ctc(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     save(MODELS["wav2vec2"](), tmp_path)
     Wav2Vec2FeatureExtractor(sampling_rate=8_000).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="hears 8000 Hz, and recordings are read at 16000 Hz"):
+    with pytest.raises(CheckpointError, match="takes 8000 Hz, and recordings are read at 16000 Hz"):
         load(tmp_path)
     (tmp_path / "vocab.json").unlink()
     with pytest.raises(CheckpointError, match=r"has a CTC head but no vocab\.json"):
