@@ -61,7 +61,7 @@ class ProcessConfig:
     def __post_init__(self) -> None:
         if self.sample_rate != ENCODER_SAMPLE_RATE:
             raise ConfigError(
-                f"--sample_rate {self.sample_rate} cannot be used: the encoder hears {ENCODER_SAMPLE_RATE} Hz, and"
+                f"--sample_rate {self.sample_rate} cannot be used: the encoder takes {ENCODER_SAMPLE_RATE} Hz, and"
                 " recordings of any rate are resampled to it when read; leave the flag out"
             )
         if not 0 <= self.min_duration < self.max_duration:
