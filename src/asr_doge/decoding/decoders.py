@@ -21,8 +21,9 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from asr_doge.decoding.configuration import DecoderName, DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.draft import Verifier
-from asr_doge.decoding.fusion import WordPrior, prefix_beam_search, text_log_probs
+from asr_doge.decoding.fusion import prefix_beam_search, text_log_probs
 from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
+from asr_doge.decoding.word_prior import WordPrior
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
