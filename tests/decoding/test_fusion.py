@@ -47,6 +47,13 @@ def test_a_narrow_beam_gives_as_many_as_it_is_wide() -> None:
     assert len(prefix_beam_search(log_posteriors, width=5)) == 5
 
 
+def test_what_is_further_behind_than_the_margin_is_given_up() -> None:
+    log_posteriors = np.log(np.array([[0.6, 0.3, 0.1]], dtype=np.float32))
+    assert [one.ids for one in prefix_beam_search(log_posteriors, width=9, margin=2.0)] == [(), (1,), (2,)]
+    assert [one.ids for one in prefix_beam_search(log_posteriors, width=9, margin=1.0)] == [(), (1,)]
+    assert [one.ids for one in prefix_beam_search(log_posteriors, width=9, margin=0.5)] == [()]
+
+
 def test_a_clip_without_frames_reads_as_nothing() -> None:
     (sequence,) = prefix_beam_search(np.zeros((0, 4), dtype=np.float32), width=3)
     assert (sequence.ids, sequence.log_prob) == ((), 0.0)

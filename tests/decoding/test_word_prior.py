@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from asr_doge.decoding.word_prior import WordPrior
 from asr_doge.models import EarlyDogeConfig
 from asr_doge.models.language_model import build_language_model
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 40,
     "hidden_size": 16,
     "intermediate_size": 32,

@@ -138,7 +138,7 @@ class WordPrior:
         states = []
         for row, (before, rest) in enumerate(rows):
             real = slice(width - before.read, width + len(rest))
-            kept = [tuple(kv[row, :, real].transpose(0, 1) for kv in (layer.keys, layer.values)) for layer in layers]
+            kept = [_row(layer, row, real) for layer in layers]
             states.append(_extended(before, rest, log_probs[row], kept))
         return states
 
@@ -152,6 +152,13 @@ def _padded(caches: Sequence[Cache]) -> Cache:
 def _left_padded(rows: list[Tensor]) -> Tensor:
     """Rows `[T, heads, head_dim]` as `[B, heads, longest, head_dim]`."""
     return pad_sequence(rows, batch_first=True, padding_side="left").transpose(1, 2)
+
+
+def _row(layer: DynamicLayer, row: int, real: slice) -> tuple[Tensor, Tensor]:
+    """Keys and values of a row's tokens, `[T, heads, head_dim]`."""
+    assert layer.keys is not None
+    assert layer.values is not None
+    return layer.keys[row, :, real].transpose(0, 1), layer.values[row, :, real].transpose(0, 1)
 
 
 def _extended(before: _TextState, rest: list[int], log_probs: NDArray[np.float32], cache: Cache) -> _TextState:
