@@ -12,7 +12,7 @@ from transformers import DogeConfig, LlamaConfig, PreTrainedConfig, PreTrainedMo
 
 from asr_doge.decoding import word_prior
 from asr_doge.decoding.word_prior import WordPrior
-from asr_doge.models import EarlyDogeConfig
+from asr_doge.models.early_doge import EarlyDogeConfig
 from asr_doge.models.language_model import build_language_model
 
 SHAPE: dict[str, Any] = {

@@ -154,7 +154,7 @@ def _left_padded(rows: list[Tensor]) -> Tensor:
     return pad_sequence(rows, batch_first=True, padding_side="left").transpose(1, 2)
 
 
-def _row(layer: DynamicLayer, row: int, real: slice) -> tuple[Tensor, Tensor]:
+def _row(layer: DynamicLayer, row: int, real: slice) -> tuple[Tensor, ...]:
     """Keys and values of a row's tokens, `[T, heads, head_dim]`."""
     assert layer.keys is not None
     assert layer.values is not None
