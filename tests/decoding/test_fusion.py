@@ -2,9 +2,8 @@
 
 import copy
 import itertools
-import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -15,13 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
-from transformers import DogeConfig, PreTrainedModel
+from transformers import DogeConfig
 
-from asr_doge.decoding import fusion
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts
 from asr_doge.decoding.decoders import DecoderInputs, FusionDecoder, choose_decoder
-from asr_doge.decoding.fusion import WordPrior, prefix_beam_search, text_log_probs
+from asr_doge.decoding.fusion import prefix_beam_search, text_log_probs
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.encoders import SpeechEncoderOutput
@@ -47,6 +45,13 @@ def test_a_wide_beam_gives_every_sequence_its_whole_probability(frames: int, lab
 def test_a_narrow_beam_gives_as_many_as_it_is_wide() -> None:
     log_posteriors = log_softmax(np.random.default_rng(1).normal(0, 1, (20, 6)), axis=1).astype(np.float32)
     assert len(prefix_beam_search(log_posteriors, width=5)) == 5
+
+
+def test_what_is_further_behind_than_the_margin_is_given_up() -> None:
+    log_posteriors = np.log(np.array([[0.6, 0.3, 0.1]], dtype=np.float32))
+    assert [one.ids for one in prefix_beam_search(log_posteriors, width=9, margin=2.0)] == [(), (1,), (2,)]
+    assert [one.ids for one in prefix_beam_search(log_posteriors, width=9, margin=1.0)] == [(), (1,)]
+    assert [one.ids for one in prefix_beam_search(log_posteriors, width=9, margin=0.5)] == [()]
 
 
 def test_a_clip_without_frames_reads_as_nothing() -> None:
@@ -78,13 +83,13 @@ def test_a_prior_ranks_the_beam_and_leaves_the_probabilities(frames: int, labels
     log_posteriors = log_softmax(rng.normal(0, 1.5, (frames, labels)), axis=1).astype(np.float32)
     weights = rng.normal(0, 3, labels)
 
-    def prior(ids: Sequence[int]) -> float:
-        return float(sum(weights[label] for label in ids))
+    def prior(sequences: Sequence[Sequence[int]]) -> list[float]:
+        return [float(sum(weights[label] for label in ids)) for ids in sequences]
 
     plain = {one.ids: one.log_prob for one in prefix_beam_search(log_posteriors, width=2000)}
     wide = prefix_beam_search(log_posteriors, width=2000, prior=prior)
     assert {one.ids: one.log_prob for one in wide} == pytest.approx(plain)
-    ranks = [one.log_prob + prior(one.ids) for one in wide]
+    ranks = [one.log_prob + added for one, added in zip(wide, prior([one.ids for one in wide]), strict=True)]
     assert ranks == sorted(ranks, reverse=True)
 
 
@@ -92,61 +97,8 @@ def test_a_prior_keeps_what_a_narrow_beam_would_drop() -> None:
     certain, unsure = [0.0, -20.0, -20.0], [-2.0, -0.5, -1.2]
     log_posteriors = log_softmax(np.array([unsure, certain, unsure, certain]), axis=1).astype(np.float32)
     assert (2, 2) not in [one.ids for one in prefix_beam_search(log_posteriors, width=2)]
-    best, _ = prefix_beam_search(log_posteriors, width=2, prior=lambda ids: 5.0 * ids.count(2))
+    best, _ = prefix_beam_search(log_posteriors, width=2, prior=lambda found: [5.0 * ids.count(2) for ids in found])
     assert best.ids == (2, 2)
-
-
-def _language_model() -> tuple[PreTrainedModel, Callable[[str], list[int]]]:
-    """A random Doge, and a tokenizer that joins words: "b c" is one token when "b" comes first, and two after it."""
-    torch.manual_seed(0)
-    config = DogeConfig(
-        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=2
-    )
-    model = build_language_model(config).eval()
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.5)
-
-    def tokenize(text: str) -> list[int]:
-        return [30 if part == "b c" else 3 + ord(part) % 26 for part in re.findall("b c|[a-z]", text)]
-
-    return model, tokenize
-
-
-@pytest.mark.parametrize(
-    ("spelled", "complete"),
-    [
-        ("", ""),
-        ("ab", ""),
-        ("ab ", "ab"),
-        (" ab c", "ab"),
-        ("a b c d", "a b c"),
-        ("a dog b c c x", "a dog b c c"),
-        ("xyz  w ", "xyz w"),
-    ],
-)
-def test_the_prior_of_complete_words_is_the_language_models_own_loss(spelled: str, complete: str) -> None:
-    model, tokenize = _language_model()
-    prior = WordPrior(model, 0, lambda ids: spelled[: len(ids)], tokenize, weight=0.5, bonus=2.0)
-    for length in range(len(spelled)):
-        prior([7] * length)  # as a search asks: from the shortest on
-    expected = 2.0 * len(complete.split())
-    if complete:
-        ids = torch.tensor([[0, *tokenize(complete)]])
-        loss = model(input_ids=ids, labels=ids).loss  # transformers' own
-        expected -= 0.5 * float(loss.detach()) * (ids.shape[1] - 1)
-    assert prior([7] * len(spelled)) == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_prior_does_not_depend_on_which_states_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenize = _language_model()
-    texts = ["a dog b c d ", "a dog x ", "a dog b c e ", "x y a dog "]
-    monkeypatch.setattr(fusion, "MOST_STATES", 1)
-    few = WordPrior(model, 0, lambda ids: texts[ids[0]], tokenize, weight=1.0, bonus=0.0)
-    scores = [few([number]) for number in range(len(texts))]
-    monkeypatch.undo()
-    many = WordPrior(model, 0, lambda ids: texts[ids[0]], tokenize, weight=1.0, bonus=0.0)
-    assert scores == pytest.approx([many([number]) for number in range(len(texts))], rel=1e-5)
-    assert few.passes > many.passes
 
 
 def _heard(loaded: LoadedModel, clips: Sequence[int]) -> DecoderInputs:

@@ -21,8 +21,9 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from asr_doge.decoding.configuration import DecoderName, DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.draft import Verifier
-from asr_doge.decoding.fusion import WordPrior, prefix_beam_search, text_log_probs
+from asr_doge.decoding.fusion import MARGIN, prefix_beam_search, text_log_probs
 from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
+from asr_doge.decoding.word_prior import WordPrior
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
@@ -267,7 +268,7 @@ class FusionDecoder(LanguageModelDecoder):
         bos_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         prior = WordPrior(language_model, bos_id, self.model.encoder.ctc_text, self._tokenize, weight, bonus)
         texts: dict[str, float] = {}
-        for labels in prefix_beam_search(log_posteriors, self.config.beams, prior):
+        for labels in prefix_beam_search(log_posteriors, self.config.beams, prior, MARGIN):
             text = " ".join(self.model.encoder.ctc_text(labels.ids).split())
             texts[text] = max(labels.log_prob, texts.get(text, -math.inf))
         tokens = [[*self._tokenize(text), tokenizer.eos_token_id] for text in texts]
