@@ -45,6 +45,7 @@ CODECS = {
     "au": "pcm_s16be",
     "caf": "pcm_s16be",
     "voc": "pcm_s16le",
+    "sph": "sphere",
 }
 
 
