@@ -52,7 +52,7 @@ def write(
     container_options: dict[str, str] | None = None,
     format: str | None = None,
 ) -> Path:
-    """Write tracks, and a black picture of a length, as PyAV muxes them; `vorbis` and `sphere` as libsndfile does it."""
+    """Write tracks, and a black picture of a length, as PyAV muxes them; libsndfile writes `vorbis` and `sphere`."""
     if tracks[0].codec in ("vorbis", "sphere"):
         ((_, frequency, seconds),) = tracks[0].tones
         samples = tone(frequency, seconds, tracks[0].rate)[:, None]
