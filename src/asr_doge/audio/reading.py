@@ -28,7 +28,7 @@ from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.audio.sound import Note, Sound, log_note
 from asr_doge.audio.structure import parts_of
 from asr_doge.audio.timeline import fill_gaps
-from asr_doge.errors import AudioError, DamagedAudioError
+from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 
 MINIMUM_SECONDS = 0.1
 """Shorter than any word: such a recording is a mistake and is refused."""
@@ -114,7 +114,7 @@ def read_blocks(
             recording, after its readable part has been given.
     """
     path = Path(path)
-    name = str(path)
+    name = in_one_line(str(path))
     faults: list[str] = []
     with file_on_disk(path) as file:
         sounds = (sound for sound in fill_gaps(_sounds(file, name, faults, on_note)) if sound.planes.size)
