@@ -76,6 +76,7 @@ DISTURBANCES: dict[str, Change] = {
     "hum 60 Hz, 0.3": hum(0.3, 60),
     "peak -20 dB": quiet(-20),
     "peak -30 dB": quiet(-30),
+    "peak -35 dB": quiet(-35),
     "peak -40 dB": quiet(-40),
     "peak -50 dB": quiet(-50),
     "peak -60 dB": quiet(-60),
