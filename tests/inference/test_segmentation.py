@@ -22,7 +22,7 @@ def silence(seconds: float) -> Waveform:
 
 def hiss(seconds: float) -> Waveform:
     """What a recorder that runs gives where nobody speaks: six steps of 16 bits to each side."""
-    return np.random.default_rng(0).integers(-6, 7, round(seconds * SAMPLE_RATE)).astype(np.float32) / 32768
+    return np.random.default_rng(0).integers(-6, 7, round(seconds * SAMPLE_RATE)).astype(np.float32) / np.float32(32768)
 
 
 def noise(seconds: float) -> Waveform:
