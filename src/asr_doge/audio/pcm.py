@@ -39,8 +39,11 @@ def open_pcm(path: Path, part: Part) -> "SoundFile | None":
     if part.container:  # none of libsndfile's, or one whose decoder prints what it thinks of the file, as that of MP3
         return None
     is_whole = part.start == 0 and part.end == path.stat().st_size
-    # By name it would believe the extension: a text called `.gsm` or `.snd` would be sound.
-    file: Any = os.open(path, os.O_RDONLY) if is_whole else open_part(path, part)
+    if is_whole:  # not by name, whose extension it would believe: a text called `.gsm` or `.snd` would be sound
+        file: Any = os.open(path, os.O_RDONLY)
+        os.lseek(file, 0, os.SEEK_SET)  # on macOS, `/dev/fd/…` stands where others left it
+    else:
+        file = open_part(path, part)
     try:
         opened = soundfile.SoundFile(file)  # closes a descriptor, also if it fails
     except soundfile.LibsndfileError:

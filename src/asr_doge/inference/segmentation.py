@@ -33,7 +33,7 @@ OVERLAP_SECONDS = 1.5
 DEAD_SECONDS = 1.0
 """Seconds without any sound, above -80 dB: the recorder was off, or a track had not begun. A recording is cut there
 even if it fits in a chunk. Models were not trained on such silence: around 1 s of it nano lost every seventh word,
-around 2 s every fourth; where it is cut, none (bench/dead_silence.py)."""
+around 2 s every fourth; where it is cut, hardly any (bench/dead_silence.py)."""
 WINDOW_SECONDS = 0.1
 """Length of the window in which the quietest moment is searched, in seconds."""
 _BLOCK_SAMPLES = 1 << 16
