@@ -12,6 +12,7 @@ import soundfile
 
 from asr_doge.audio.reading import audio_duration, read_audio
 from asr_doge.errors import AudioError
+from tests.audio.odd import Track, write
 from tests.audio.tones import tone, write_wav, write_with_ffmpeg
 
 
@@ -176,9 +177,16 @@ def damaged_tags(folder: Path) -> bytes:
     return b"ID3\x03\x00\x00" + bytes([0, 0, 1, 0]) + comment.ljust(128, b"\0") + (folder / "plain.mp3").read_bytes()
 
 
+def damaged_mp3_in_wav(folder: Path) -> bytes:
+    content = bytearray(write(folder / "mp3.wav", [Track("libmp3lame", [(0, 440, 2)], 16_000)]).read_bytes())
+    content[1000::97] = bytes(byte ^ 0xFF for byte in content[1000::97])
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("mp3_in.wav", damaged_mp3_in_wav),
         ("tags.mp3", damaged_tags),
         ("tags.wav", damaged_tags),
         ("words.mp3", lambda _: b"these are only words\n" * 100),
