@@ -1,9 +1,11 @@
 """What offsets, hum and levels cost, and what a high-pass and a common level before the encoder give back.
 
-Promises: digit strings of real speakers (Free Spoken Digit Dataset) are disturbed in each way, treated in each way, and
-recognized without the guard of silence, so that only what the encoder hears differs; word error rates in per cent.
+Promises: digit strings of real speakers (Free Spoken Digit Dataset), or the recordings of a manifest, are disturbed in
+each way, treated in each way, and recognized without the guard of silence, so that only what the encoder hears differs;
+word error rates in percent, under the rule `clean`.
 
     python bench/levels.py --digits_dir ./fsdd --strings 6
+    python bench/levels.py --manifest ./ljspeech/test.jsonl --clips 12 --model english --treatments none "peak 0.3"
 """
 
 import argparse
@@ -14,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfilt, sosfilt_zi
 
-from asr_doge.audio import SAMPLE_RATE
+from asr_doge.audio import SAMPLE_RATE, read_audio
 from asr_doge.data.digits import read_fsdd, recorded_clips
+from asr_doge.data.manifest import read_manifest
 from asr_doge.decoding import DecodingConfig
 from asr_doge.inference.transcription import load
-from asr_doge.text.scoring import word_error_rate
+from asr_doge.text.normalization import normalize_for_scoring
+from asr_doge.text.scoring import corpus_rate, word_edits
 
 Waveform = NDArray[np.float32]
 Change = Callable[[Waveform], Waveform]
@@ -72,6 +76,7 @@ DISTURBANCES: dict[str, Change] = {
     "hum 60 Hz, 0.3": hum(0.3, 60),
     "peak -20 dB": quiet(-20),
     "peak -30 dB": quiet(-30),
+    "peak -35 dB": quiet(-35),
     "peak -40 dB": quiet(-40),
     "peak -50 dB": quiet(-50),
     "peak -60 dB": quiet(-60),
@@ -89,29 +94,55 @@ TREATMENTS: dict[str, Change] = {
 }
 
 
+def digit_strings(folder: Path, count: int, seed: int) -> tuple[list[Waveform], list[str]]:
+    """Strings of each speaker's test takes, and what was said."""
+    clips = list(recorded_clips(count, read_fsdd(folder, takes="test"), seed))
+    return [clip.waveform for clip in clips], [" ".join(clip.digits) for clip in clips]
+
+
+def spread_over(manifest: Path, count: int) -> tuple[list[Waveform], list[str]]:
+    """Recordings from all of a manifest, and what was said."""
+    samples = list(read_manifest(manifest))
+    samples = samples[:: max(len(samples) // count, 1)][:count]
+    return [read_audio(sample.audio_path) for sample in samples], [sample.text for sample in samples]
+
+
 def main() -> None:
     """Run and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--digits_dir", type=Path, required=True, help="Free Spoken Digit Dataset")
-    parser.add_argument("--model", default="nano", help="checkpoint")
+    parser.add_argument("--digits_dir", type=Path, help="Free Spoken Digit Dataset")
     parser.add_argument("--strings", type=int, default=6, help="digit strings of each speaker")
+    parser.add_argument("--manifest", type=Path, help="recordings of any other corpus")
+    parser.add_argument("--clips", type=int, default=30, help="recordings of the manifest")
+    parser.add_argument("--model", default="nano", help="checkpoint")
+    parser.add_argument("--disturbances", nargs="+", choices=DISTURBANCES, default=list(DISTURBANCES), metavar="NAME")
+    parser.add_argument("--treatments", nargs="+", choices=TREATMENTS, default=list(TREATMENTS), metavar="NAME")
     parser.add_argument("--seed", type=int, default=31)
     options = parser.parse_args()
+    if (options.manifest is None) == (options.digits_dir is None):
+        parser.error("give either --digits_dir or --manifest")
     recognizer = load(options.model, device="cpu", decoding=DecodingConfig(guard_silence=False)).recognizer
-    clips = list(recorded_clips(options.strings, read_fsdd(options.digits_dir, takes="test"), options.seed))
-    said = [" ".join(clip.digits) for clip in clips]
+    if options.manifest:
+        clips, said = spread_over(options.manifest, options.clips)
+    else:
+        clips, said = digit_strings(options.digits_dir, options.strings, options.seed)
+    said = [normalize_for_scoring(text, rule="clean") for text in said]
+    print(f"{len(clips)} clips, {sum(len(text.split()) for text in said)} words\n")
 
     def error_rate(waveforms: Sequence[Waveform]) -> float:
         heard = [
             r.text for start in range(0, len(waveforms), 8) for r in recognizer.recognize(waveforms[start : start + 8])
         ]
-        return 100 * word_error_rate(" ".join(said), " ".join(heard))
+        edits = [
+            word_edits(one, normalize_for_scoring(two, rule="clean")) for one, two in zip(said, heard, strict=True)
+        ]
+        return 100 * corpus_rate(edits)
 
-    print("| disturbance | " + " | ".join(TREATMENTS) + " |", flush=True)
-    print("|---" * (len(TREATMENTS) + 1) + "|")
-    for name, disturb in DISTURBANCES.items():
-        disturbed = [disturb(clip.waveform) for clip in clips]
-        rates = [error_rate([treat(waveform) for waveform in disturbed]) for treat in TREATMENTS.values()]
+    print("| disturbance | " + " | ".join(options.treatments) + " |", flush=True)
+    print("|---" * (len(options.treatments) + 1) + "|")
+    for name in options.disturbances:
+        disturbed = [DISTURBANCES[name](clip) for clip in clips]
+        rates = [error_rate([TREATMENTS[treat](waveform) for waveform in disturbed]) for treat in options.treatments]
         print(f"| {name} | " + " | ".join(f"{rate:.1f}" for rate in rates) + " |", flush=True)
 
 

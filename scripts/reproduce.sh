@@ -7,8 +7,9 @@
 #
 # Promises: every stage takes up where it was interrupted, so run it again after any failure; everything it makes is in
 # OUTPUT_DIR (default ./reproduction). DATA_DIR is the folder of the corpus; with a Free Spoken Digit Dataset in it
-# (recordings/*.wav), strings are made of the digits, COUNT of them (default 400) for each speaker. ENCODER and
-# LANGUAGE_MODEL take the place of the parts that the configuration names.
+# (recordings/*.wav), strings are made of the digits, COUNT of them for each speaker (default 400; at least 80, or there
+# are too few steps for the published schedule). ENCODER and LANGUAGE_MODEL take the place of the parts that the
+# configuration names.
 set -eu
 
 CONFIG=configs/published.yaml

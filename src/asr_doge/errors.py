@@ -5,9 +5,19 @@ remedy. The command line prints that line, without a traceback, and exits with c
 in this package and keeps its traceback.
 """
 
+_CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+
 
 class ASRDogeError(Exception):
     """Base of every error that a user can mend."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(in_one_line(message))
+
+
+def in_one_line(text: str) -> str:
+    """The text with its control characters escaped, since the name of a file may hold any, and line breaks too."""
+    return text.translate(_CONTROLS)
 
 
 class AudioError(ASRDogeError):

@@ -52,11 +52,13 @@ def write(
     container_options: dict[str, str] | None = None,
     format: str | None = None,
 ) -> Path:
-    """Write tracks, and a black picture of a length, as PyAV muxes them; `vorbis` as libsndfile does it."""
-    if tracks[0].codec == "vorbis":
+    """Write tracks, and a black picture of a length, as PyAV muxes them; libsndfile writes `vorbis` and `sphere`."""
+    if tracks[0].codec in ("vorbis", "sphere"):
         ((_, frequency, seconds),) = tracks[0].tones
         samples = tone(frequency, seconds, tracks[0].rate)[:, None]
-        soundfile.write(path, np.tile(samples, av.AudioLayout(tracks[0].layout).nb_channels), tracks[0].rate)
+        kind = "NIST" if tracks[0].codec == "sphere" else None
+        channels = av.AudioLayout(tracks[0].layout).nb_channels
+        soundfile.write(path, np.tile(samples, channels), tracks[0].rate, format=kind)
         return path
     with av.open(str(path), "w", format=format, options=container_options or {}) as container:
         packets: list[Any] = []

@@ -45,6 +45,7 @@ CODECS = {
     "au": "pcm_s16be",
     "caf": "pcm_s16be",
     "voc": "pcm_s16le",
+    "sph": "sphere",
 }
 
 
@@ -153,6 +154,22 @@ def test_parts_of_wavs_whose_lengths_are_unknown_or_odd(tmp_path: Path) -> None:
         waveform = read_audio(path)
         assert len(waveform) / 16_000 == pytest.approx(2, abs=0.01)
         assert pitch(waveform, 1.5) == pytest.approx(880, abs=5)
+
+
+def test_mp3_within_wav_is_read_to_its_last_packet(tmp_path: Path) -> None:
+    """Its header rounds its length up, and libsndfile's decoder of it speaks for itself."""
+    first = write(tmp_path / "a.wav", [Track("libmp3lame", [(0, 440, 1.5)], 16_000)])
+    second = write(tmp_path / "b.wav", [Track("pcm_s16le", [(0, 880, 1)], 16_000)])
+    assert audio_duration(first) == pytest.approx(len(read_audio(first)) / 16_000)
+    assert audio_duration(first) == pytest.approx(1.5, abs=0.15)
+    waveform = read_audio(join(tmp_path / "c.wav", first, second))
+    assert [pitch(waveform, moment) for moment in (0.7, 1.4)] == pytest.approx([440, 440], abs=10)
+    assert pitch(waveform, len(waveform) / 16_000 - 0.5) == pytest.approx(880, abs=10)
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(first.read_bytes()[:-2000])
+    for read in (read_audio, audio_duration):
+        with pytest.raises(DamagedAudioError, match="of its samples are missing at its end"):
+            read(cut)
 
 
 def test_what_is_not_joined_is_one_part(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Offsets and hum are not judged, quiet recordings are raised for those who judge, and usual ones stay as they are."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_doge.audio import Voice, synthesize
+from asr_doge.audio import Voice, read_audio, read_clip, synthesize
 from asr_doge.audio.level import Judged, for_encoder, without_rumble
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector, has_voice
 from asr_doge.decoding.guards import is_quiet_or_steady
@@ -75,6 +78,16 @@ def test_levels_far_off_are_brought_back() -> None:
     assert for_encoder(offset) is offset
     nothing = np.zeros(0, dtype=np.float32)
     assert for_encoder(nothing) is nothing
+
+
+@pytest.mark.parametrize(("peak", "read"), [(0.003, 0.3), (0.1, 0.1), (0.8, 0.8), (5.0, 0.9)])
+def test_training_and_features_read_a_clip_at_the_level_of_transcription(
+    tmp_path: Path, peak: float, read: float
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(440, 0.5, RATE, peak), RATE, subtype="FLOAT")
+    assert np.abs(read_audio(path)).max() == pytest.approx(peak, rel=1e-3)
+    assert np.abs(read_clip(path)).max() == pytest.approx(read, rel=1e-2)
 
 
 @settings(max_examples=10)

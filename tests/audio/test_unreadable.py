@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import soundfile
 
 from asr_doge.audio.reading import audio_duration, read_audio
 from asr_doge.errors import AudioError
+from tests.audio.odd import Track, write
 from tests.audio.tones import tone, write_wav, write_with_ffmpeg
 
 
@@ -167,6 +168,64 @@ def test_a_file_of_somebody_else_names_the_permissions(tmp_path: Path) -> None:
     path.chmod(0)
     with without_privileges(), pytest.raises(AudioError, match=r"private\.wav .*permission"):
         read_audio(path)
+
+
+def damaged_tags(folder: Path) -> bytes:
+    """An MP3 behind an ID3v2.3 tag whose comment has a language and no text."""
+    soundfile.write(folder / "plain.mp3", tone(16000), 16000)
+    comment = b"COMM" + (4).to_bytes(4, "big") + bytes(3) + b"eng"
+    return b"ID3\x03\x00\x00" + bytes([0, 0, 1, 0]) + comment.ljust(128, b"\0") + (folder / "plain.mp3").read_bytes()
+
+
+def damaged_mp3_in_wav(folder: Path) -> bytes:
+    content = bytearray(write(folder / "mp3.wav", [Track("libmp3lame", [(0, 440, 2)], 16_000)]).read_bytes())
+    content[1000::97] = bytes(byte ^ 0xFF for byte in content[1000::97])
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mp3_in.wav", damaged_mp3_in_wav),
+        ("tags.mp3", damaged_tags),
+        ("tags.wav", damaged_tags),
+        ("words.mp3", lambda _: b"these are only words\n" * 100),
+        ("noise.mp3", lambda _: np.random.default_rng(0).bytes(20_000)),
+        ("headers.mp3", lambda _: b"\xff\xfb\x90\x00" * 2000),
+        ("headers", lambda _: b"\xff\xfb\x90\x00" * 2000),
+        ("short.mp3", lambda folder: damaged_tags(folder)[138:438]),
+        ("only_a_tag.mp3", lambda folder: damaged_tags(folder)[:138]),
+        ("words_behind_a_tag.mp3", lambda folder: damaged_tags(folder)[:138] + b"these are only words\n" * 100),
+    ],
+)
+def test_decoders_keep_what_they_think_of_an_mp3_to_themselves(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, content: Callable[[Path], bytes]
+) -> None:
+    """libsndfile's decoder of MP3 writes to stderr, past every setting of Python's."""
+    path = tmp_path / name
+    path.write_bytes(content(tmp_path))
+    for read in (read_audio, audio_duration):
+        with suppress(AudioError):
+            read(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "FLAC"])
+def test_a_tag_of_mp3_before_another_format_is_passed_over(tmp_path: Path, kind: str) -> None:
+    soundfile.write(tmp_path / "plain", tone(16000), 16000, format=kind)
+    path = tmp_path / "tagged"
+    path.write_bytes(damaged_tags(tmp_path)[:138] + (tmp_path / "plain").read_bytes())
+    np.testing.assert_array_equal(read_audio(path), read_audio(tmp_path / "plain"))
+    assert audio_duration(path) == 2
+
+
+@pytest.mark.parametrize("ending", ["au", "snd", "gsm", "vox", "vox6", "raw", "mp3"])
+def test_an_extension_makes_no_sound_of_a_text(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"words.{ending}"
+    path.write_text("these are only words\n" * 1000)
+    for read in (read_audio, audio_duration):
+        with pytest.raises(AudioError, match="is not audio that can be decoded"):
+            read(path)
 
 
 def test_ffmpeg_keeps_its_own_complaints_to_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -316,9 +316,10 @@ def test_one_bad_argument_ends_nothing(
     outcome = command("transcribe", *FREE, good[0], *bad, good[1], "--model", model, *options)
     assert outcome.code == 2
     assert outcome.err[-1] == f"2 transcribed, {len(bad)} failed"
+    assert all(line.startswith("error: ") for line in outcome.err[:-1])
     errors = "\n".join(outcome.err[:-1])
     for argument, finding in bad.items():
-        assert argument in errors
+        assert argument.replace("\n", "\\n") in errors
         assert finding in errors
     if to_folder:
         assert (tmp_path / "out" / "b.txt").read_text() == heard(model, good[0]) + "\n"

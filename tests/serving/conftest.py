@@ -87,7 +87,8 @@ def strict() -> Iterator[Running]:
 def speech() -> NDArray[np.float32]:
     """Two sentences of digits with a pause between them, at 16 kHz."""
     said = [synthesize(text, Voice(words_per_minute=130)) for text in ("one two three four", "nine eight seven")]
-    pause = np.zeros(round(1.5 * SAMPLE_RATE), dtype=np.float32)
+    # Faint noise, since a recording is cut where there is no sound at all.
+    pause = np.random.default_rng(0).integers(-6, 7, round(1.5 * SAMPLE_RATE)).astype(np.float32) / np.float32(32768)
     return np.concatenate([said[0], pause, said[1], pause])
 
 

@@ -17,6 +17,8 @@ from asr_doge.audio.parts import Data, Part
 # A recorder that writes to a pipe cannot know the length, and writes one of the largest numbers instead.
 _UNKNOWN_BYTES = 0x7FFF0000
 _WAVE_FORMS = (b"RIFF", b"RF64", b"BW64")
+_MPEG_IN_WAVE = (b"\x50\x00", b"\x55\x00")
+"""Formats of a WAV file that holds MP2 or MP3, of which libsndfile believes the stated length."""
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
@@ -79,6 +81,14 @@ def is_wave(data: Data, place: int = 0) -> bool:
 
 def walk_wave(data: Data, start: int) -> Part:
     """The WAV, RF64 or BW64 file that starts here, including the chunks after its samples."""
+    part = _wave_part(data, start)
+    formats = (
+        bytes(data[content : content + 2]) for name, content, _ in _chunks(data, start + 12, _RIFF) if name == b"fmt "
+    )
+    return replace(part, container="wav") if next(formats, b"") in _MPEG_IN_WAVE else part
+
+
+def _wave_part(data: Data, start: int) -> Part:
     wide_size = None
     part = None
     for name, content, size in _chunks(data, start + 12, _RIFF):

@@ -176,6 +176,12 @@ def is_mpeg_audio(data: Data) -> bool:
     return _starts_with(data, _mpeg_frame)
 
 
+def has_mpeg_sync(data: Data) -> bool:
+    """Whether the file begins like a frame of MP3, possibly after an ID3 tag, whether it is one or not."""
+    head = data[(place := after_id3(data, 0)) : place + 2]
+    return len(head) == 2 and head[0] == 0xFF and head[1] >= 0xE0
+
+
 def is_adts(data: Data) -> bool:
     """Whether the file is AAC with ADTS headers, possibly after an ID3 tag: two frames in a row."""
     return _starts_with(data, _adts_frame)

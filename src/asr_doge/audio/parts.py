@@ -27,7 +27,7 @@ class Part:
         fault: how it is truncated or damaged, as in `it breaks off within a page`; None if no fault is known.
         stated: bytes of samples that the header states, divided by those present; 1 unless some are missing.
         seconds: duration that its header states; None if it states none, or only a decoder's library reads it.
-        container: FFmpeg's name of its format, if the part alone might be taken for another; None to detect it.
+        container: FFmpeg's name of its format, if FFmpeg must read it; None to detect it.
     """
 
     start: int

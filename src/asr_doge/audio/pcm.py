@@ -1,10 +1,12 @@
 """Read uncompressed samples: WAV and similar files through libsndfile, and samples without a header.
 
-Promises: samples are exactly as stored; a file that has fewer than its header states has a fault. Compressed formats
-and VOC are left to FFmpeg, which reads them to the last packet, while libsndfile trusts an estimated length.
+Promises: samples are exactly as stored; a file that has fewer than its header states has a fault. A file's name counts
+for nothing, and nothing is printed. Compressed formats and VOC are left to FFmpeg, which reads them to the last packet,
+while libsndfile trusts an estimated length.
 What it cannot detect: a wrong rate in a header is believed if a recording could have that rate.
 """
 
+import os
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -34,10 +36,16 @@ def open_pcm(path: Path, part: Part) -> "SoundFile | None":
     """A part of a file opened with libsndfile; None if FFmpeg must read it."""
     import soundfile
 
+    if part.container:  # none of libsndfile's, or one whose decoder prints what it thinks of the file, as that of MP3
+        return None
     is_whole = part.start == 0 and part.end == path.stat().st_size
-    file: Any = str(path) if is_whole and path.suffix.lower() != ".raw" else open_part(path, part)
+    if is_whole:  # not by name, whose extension it would believe: a text called `.gsm` or `.snd` would be sound
+        file: Any = os.open(path, os.O_RDONLY)
+        os.lseek(file, 0, os.SEEK_SET)  # on macOS, `/dev/fd/…` stands where others left it
+    else:
+        file = open_part(path, part)
     try:
-        opened = soundfile.SoundFile(file)
+        opened = soundfile.SoundFile(file)  # closes a descriptor, also if it fails
     except soundfile.LibsndfileError:
         return None
     # If the recorder did not write the length of a WAV, libsndfile reads nothing.

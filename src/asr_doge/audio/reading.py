@@ -22,13 +22,14 @@ from asr_doge.audio.arrays import check_samples
 from asr_doge.audio.channels import to_mono
 from asr_doge.audio.containers import choose_track, decode
 from asr_doge.audio.files import file_on_disk, is_pipe
+from asr_doge.audio.level import for_encoder
 from asr_doge.audio.parts import Part
 from asr_doge.audio.pcm import BELIEVABLE_RATES, UNKNOWN_FRAMES, flac_seconds, open_pcm, pcm_sounds
 from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.audio.sound import Note, Sound, log_note
 from asr_doge.audio.structure import parts_of
 from asr_doge.audio.timeline import fill_gaps
-from asr_doge.errors import AudioError, DamagedAudioError
+from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 
 MINIMUM_SECONDS = 0.1
 """Shorter than any word: such a recording is a mistake and is refused."""
@@ -64,6 +65,8 @@ def read_clip(
 ) -> NDArray[np.float32]:
     """Read a recording that an encoder reads whole, for training from audio and for features alike.
 
+    Its level is that of a clip that is transcribed, see `for_encoder`.
+
     Args:
         path, sampling_rate: as in `read_audio`.
         longest: samples that the encoder reads at once, if it would cut longer recordings.
@@ -78,7 +81,7 @@ def read_clip(
             f"{path} is {len(waveform) / sampling_rate:.1f} s long: this encoder reads at most"
             f" {longest / sampling_rate:.0f} s at once"
         )
-    return waveform
+    return for_encoder(waveform)
 
 
 def check_long_enough(samples: int, sampling_rate: int, name: str) -> None:
@@ -114,7 +117,7 @@ def read_blocks(
             recording, after its readable part has been given.
     """
     path = Path(path)
-    name = str(path)
+    name = in_one_line(str(path))
     faults: list[str] = []
     with file_on_disk(path) as file:
         sounds = (sound for sound in fill_gaps(_sounds(file, name, faults, on_note)) if sound.planes.size)

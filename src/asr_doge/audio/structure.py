@@ -49,4 +49,4 @@ def parts_of(path: Path) -> list[Part]:
         for matches, walk in _WALKS:
             if matches(data):
                 return walk(data)
-        return [Part(0, len(data))]
+        return [Part(0, len(data), container="mp3" if frames.has_mpeg_sync(data) else None)]

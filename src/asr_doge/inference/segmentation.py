@@ -30,9 +30,10 @@ SHORTEST_PAUSE_SECONDS = 0.1
 """A shorter pause never ends a chunk: the closure of a consonant lasts as long."""
 OVERLAP_SECONDS = 1.5
 """Overlap of two chunks if there is no such pause, in seconds; longer than any word."""
-DEAD_SECONDS = 2.0
-"""Seconds without any sound: the recorder was off, or a track had not begun. A recording is cut there even if it fits
-in a chunk. Models were not trained on such silence, and nano lost all words after 5 s of it."""
+DEAD_SECONDS = 1.0
+"""Seconds without any sound, above -80 dB: the recorder was off, or a track had not begun. A recording is cut there
+even if it fits in a chunk. Models were not trained on such silence: around 1 s of it nano lost every seventh word,
+around 2 s every fourth; where it is cut, hardly any (bench/dead_silence.py)."""
 WINDOW_SECONDS = 0.1
 """Length of the window in which the quietest moment is searched, in seconds."""
 _BLOCK_SAMPLES = 1 << 16
