@@ -62,10 +62,10 @@ def test_without_network_and_encoder_both_ways_out_are_named(tmp_path: Path, mon
     assert "--model nano" in message
 
 
-@pytest.mark.skipif(
-    local_folder(ENCODER) is None,
-    reason="its encoder is not on this machine",
-)
+with_encoder = pytest.mark.skipif(local_folder(ENCODER) is None, reason="its encoder is not on this machine")
+
+
+@with_encoder
 def test_it_hears_a_sentence() -> None:
     transcriber = Transcriber(load_model("english", device="cpu"), decoding=DecodingConfig(timestamps="word"))
     silence = np.zeros(SAMPLE_RATE // 2, dtype=np.float32)
@@ -75,3 +75,13 @@ def test_it_hears_a_sentence() -> None:
     assert len(heard & {"nothing", "was", "said", "about", "the", "money"}) >= 3
     starts = [word.start for segment in result.segments for word in segment.words]
     assert starts == sorted(starts)
+
+
+@with_encoder
+def test_it_says_that_it_is_unsure_of_another_language() -> None:
+    german = "Gestern bin ich mit dem Zug nach München gefahren und habe meine Schwester besucht."
+    english = "Yesterday evening we had dinner with the whole family at the house of my parents."
+    spoken = [synthesize(german, Voice("de")), synthesize(english, Voice("en-us"))]
+    other, known = Transcriber(load_model("english", device="cpu")).transcribe(spoken)
+    assert ["another language" in note for note in other.notes] == [True]
+    assert not known.notes

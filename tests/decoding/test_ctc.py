@@ -1,11 +1,12 @@
 """Best-path CTC decoding, against paths written by hand."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_doge.decoding.ctc import ctc_greedy_texts
+from asr_doge.decoding.ctc import best_path_probabilities, ctc_greedy_texts
 from asr_doge.models import LoadedModel
 
 BLANK = "_"
@@ -49,3 +50,10 @@ def test_frames_past_the_length_are_not_read(assembled: LoadedModel) -> None:
 def test_every_text_has_a_path(assembled: LoadedModel, text: str) -> None:
     path = BLANK.join(f"{character}{character}" for character in text)
     assert decode(assembled, f"_{path}_") == [text.strip()]
+
+
+def test_labels_of_the_best_path_have_their_probabilities_and_blanks_none() -> None:
+    posteriors = np.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.1, 0.5, 0.4], [0.2, 0.35, 0.45]], dtype=np.float32)
+    assert best_path_probabilities(np.log(posteriors)) == pytest.approx([0.6, 0.5, 0.45])
+    assert len(best_path_probabilities(np.log(posteriors[:1]))) == 0
+    assert len(best_path_probabilities(np.zeros((0, 3), dtype=np.float32))) == 0

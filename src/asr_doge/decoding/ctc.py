@@ -41,6 +41,18 @@ def ctc_log_posteriors(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[NDArray[
     return [row[:length] for row, length in zip(rows, ctc_lengths.tolist(), strict=True)]
 
 
+def best_path_probabilities(log_posteriors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probability of the best path's label at each frame where that is none but a blank, `[labels]`.
+
+    They are near 1 where the head knows what it hears, and far below it for another language or noise.
+
+    Args:
+        log_posteriors: `[T, V]`, natural logarithms.
+    """
+    labels = log_posteriors.argmax(axis=1)
+    return np.exp(log_posteriors[labels != BLANK].max(axis=1, initial=-np.inf))
+
+
 def ctc_label_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
     """The labels that stand for each character of a text (with BPE, for each token), for those that the head can spell.
 

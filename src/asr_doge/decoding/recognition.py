@@ -17,7 +17,7 @@ from torch import Tensor
 from asr_doge.decoding.alignment import align_words
 from asr_doge.decoding.confidence import CALIBRATION, Calibration
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors, is_beyond
+from asr_doge.decoding.ctc import best_path_probabilities, ctc_greedy_texts, ctc_log_posteriors, is_beyond
 from asr_doge.decoding.decoders import TRAIN_A_HEAD, CTCDecoder, DecoderInputs, Hypothesis, build_decoder
 from asr_doge.decoding.guards import (
     GuardName,
@@ -69,6 +69,7 @@ class Recognition:
         alternatives: hypotheses, best first, each with its score; empty unless several were requested.
         guards: those that acted.
         passes: number of language-model passes.
+        label_probabilities: of the CTC head's best path, at each frame that is no blank; empty without a head.
         silenced: start and end of each stretch that the guard `silence` kept from the model, in seconds of the clip.
     """
 
@@ -79,6 +80,7 @@ class Recognition:
     alternatives: tuple[tuple[str, float], ...] = ()
     guards: tuple[GuardName, ...] = ()
     passes: int = 0
+    label_probabilities: tuple[float, ...] = ()
     silenced: tuple[tuple[float, float], ...] = ()
 
 
@@ -282,6 +284,7 @@ class Recognizer:
             alternatives=tuple((one.text, one.score or 0.0) for one in hypotheses) if self.config.n_best > 1 else (),
             guards=tuple(guards),
             passes=best.passes,
+            label_probabilities=tuple(best_path_probabilities(posteriors).tolist()) if posteriors is not None else (),
         )
 
     def _time(

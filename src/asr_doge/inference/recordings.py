@@ -8,6 +8,7 @@ It does not read, cut or recognize.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from asr_doge.decoding.recognition import Recognition
 from asr_doge.errors import AudioError
@@ -21,6 +22,9 @@ from asr_doge.inference.results import (
 )
 from asr_doge.inference.segmentation import Chunk
 from asr_doge.inference.stitching import ChunkTranscript, stitch
+
+FEWEST_LABELS = 12
+"""Labels that must have been recognized before anything is said of how sure they are: two or three words."""
 
 
 @dataclass
@@ -40,6 +44,7 @@ class Recording:
     error: AudioError | None = None
     notes: list[str] = field(default_factory=list)
     incomplete: str | None = None
+    label_probabilities: list[float] = field(default_factory=list)
 
     @property
     def is_done(self) -> bool:
@@ -51,9 +56,15 @@ class Recording:
         self.transcripts[index] = transcript_of(recognition, chunk)
         self.guards += guard_actions(recognition, chunk)
         self.passes += recognition.passes
+        self.label_probabilities += recognition.label_probabilities
 
-    def finished(self, sampling_rate: int) -> Transcription | FailedTranscription:
-        """Its transcript, or why there is none."""
+    def finished(self, sampling_rate: int, unsure_below: float | None = None) -> Transcription | FailedTranscription:
+        """Its transcript, or why there is none.
+
+        Args:
+            sampling_rate: in Hz.
+            unsure_below: as in `ASRDogeConfig`.
+        """
         if self.error is not None:
             return FailedTranscription(self.error, self.path)
         segments = stitch([self.transcripts[index] for index in range(self.chunks)])
@@ -67,9 +78,21 @@ class Recording:
             guards,
             self.passes,
             self.channel + 1 if self.channel is not None else None,
-            tuple(self.notes),
+            (*self.notes, *self._unsure(unsure_below)),
             self.incomplete,
         )
+
+    def _unsure(self, unsure_below: float | None) -> list[str]:
+        """A note, if the CTC head is unsure of most of what it recognized."""
+        if unsure_below is None or len(self.label_probabilities) < FEWEST_LABELS:
+            return []
+        mean = fmean(self.label_probabilities)
+        if mean >= unsure_below:
+            return []
+        return [
+            f"{self.name}: the model is unsure of most of it (mean label probability {mean:.2f}, usually above"
+            f" {unsure_below}): another language than it knows, or mostly noise?"
+        ]
 
 
 QueuedChunk = tuple[Recording, int, Chunk]

@@ -70,7 +70,12 @@ class RecordingTranscriber(ABC):
         batch_size: chunks that it reads at once.
         language: as in `Transcriber`.
         cut_at_pauses: as in `DecodingConfig`.
+
+    Attributes:
+        unsure_below: as in `ASRDogeConfig`.
     """
+
+    unsure_below: float | None = None
 
     def __init__(
         self, sampling_rate: int, max_seconds: float, batch_size: int, language: str | None, cut_at_pauses: bool
@@ -135,7 +140,7 @@ class RecordingTranscriber(ABC):
             on_progress(portion.skipped / self.sampling_rate)
             self._transcribe_chunks(portion.chunks, on_progress)
             while recordings and recordings[0].is_done:
-                yield recordings.popleft().finished(self.sampling_rate)
+                yield recordings.popleft().finished(self.sampling_rate, self.unsure_below)
 
     def _portions(
         self, sources: Iterable[SourceWithLanguage], recordings: deque[Recording], stopped: Event
@@ -234,6 +239,8 @@ class Transcriber(RecordingTranscriber):
             language,
             self.recognizer.config.cut_at_pauses,
         )
+        if isinstance(loaded, LoadedModel):
+            self.unsure_below = loaded.model.config.unsure_below
 
     @property
     def loaded(self) -> LoadedModel:
