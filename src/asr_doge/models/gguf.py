@@ -7,16 +7,16 @@ It does not know speech, nor what is done with the model.
 """
 
 import hashlib
-import os
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.cache import cache_folder
+from asr_doge.models.whole_folder import whole_folder
 
 SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
@@ -40,31 +40,28 @@ def unpacked_gguf(path: Path) -> Path:
     if not is_gguf:
         raise CheckpointError(f"{path} is not a GGUF file: copy or download it again")
     folder = cache_folder() / "gguf" / digest.hexdigest()[:16]
-    if not folder.is_dir():
-        if find_spec("gguf") is None:
-            raise CheckpointError(f"{path} needs the gguf package: pip install 'asr-doge[gguf]'")
-        _unpack(path, folder)
+    if not folder.is_dir() and find_spec("gguf") is None:
+        raise CheckpointError(f"{path} needs the gguf package: pip install 'asr-doge[gguf]'")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.is_dir():  # nor has another process made it meanwhile
+            _unpack(path, folder)
     return folder
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    place = str(path.parent.absolute())
     try:
-        partial.mkdir(parents=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path.parent.absolute()), gguf_file=path.name, dtype=torch.float32
-        )
-        del model.config.quantization_config, model.hf_quantizer  # how it was stored, which it no longer is
-        model.save_pretrained(partial)
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent.absolute()), gguf_file=path.name)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.save_pretrained(partial)
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            model = AutoModelForCausalLM.from_pretrained(place, gguf_file=path.name, dtype=torch.float32)
+            del model.config.quantization_config, model.hf_quantizer  # how it was stored, which it no longer is
+            model.save_pretrained(partial)
+            tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=path.name)
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            tokenizer.save_pretrained(partial)
     except Exception as error:  # the reader raises whatever a damaged file makes numpy or Python raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise CheckpointError(
             f"{path} cannot be used ({reason}): give a GGUF file of another architecture, or a model's folder or hub id"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
