@@ -3,23 +3,33 @@
 Promises: a shard that was begun and not finished, because its worker died or failed, is done one recording at a time,
 and each is noted durably before it is begun: one that ends its worker `max_attempts` times is given up, with a line
 that says so, and its neighbours keep theirs. A recording that ends its decoder is no such case: it fails by itself (see
-`asr_doge.scaling.opening`). It knows no engine, and loads no torch.
+`asr_doge.scaling.opening`). One that cannot be fetched leaves the whole shard undone, since the store may be at fault.
+It knows no engine, and loads no torch.
 """
 
 import json
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from asr_doge.errors import AudioError, DataError
+import psutil
+
+from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.inference.output import Result, json_line
 from asr_doge.inference.results import FailedTranscription
-from asr_doge.scaling.items import Item
+from asr_doge.scaling.engines import StageError, TransientError
+from asr_doge.scaling.items import FetchError, Item
 from asr_doge.scaling.shards import Attempts, JobFolder, ShardReport
 
 MOST_GIVEN_UP = 10
 """Recordings given up one after another that stop the job: the fault is then hardly theirs."""
+MOST_DOUBTS = 2
+"""Attempts beyond `max_attempts` at a recording whose last one may be going on, on another machine."""
+_CLOCK_SECONDS = 60.0
+"""By which a process may seem to have started earlier or later, since clocks are set."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +68,9 @@ class ShardWorker(ABC):
         """Do a shard, unless it is done already, and commit it.
 
         Raises:
-            DataError: the output cannot be written, or recordings fail one after another.
-            Exception: whatever a stage raised; whoever runs the shard next takes its recordings one by one.
+            TransientError: the output cannot be written, or a recording cannot be fetched.
+            StageError: a stage raised something else; whoever runs the shard next takes its recordings one by one.
+            DataError: recordings fail one after another.
         """
         done = self.folder.is_finished(shard.number)
         if done is not None:
@@ -71,8 +82,9 @@ class ShardWorker(ABC):
             self.folder.note_attempt(shard.number, Attempts())
             try:
                 lines = list(self._lines(shard.items, report))
-            except KeyboardInterrupt:  # no recording's fault
-                self.folder.forget_attempt(shard.number)
+            except (KeyboardInterrupt, TransientError):  # no recording's fault
+                with suppress(TransientError):
+                    self.folder.forget_attempt(shard.number)
                 raise
         else:
             lines = self._one_by_one(shard, attempts, report)
@@ -81,11 +93,19 @@ class ShardWorker(ABC):
 
     def _lines(self, items: Sequence[Item], report: ShardReport) -> Iterator[str]:
         """A line for each recording, in order."""
-        for item, result in zip(items, self.results(items), strict=True):
-            yield self._line(item, result, report)
+        try:
+            for item, result in zip(items, self.results(items), strict=True):
+                yield self._line(item, result, report)
+        except ASRDogeError:
+            raise
+        except Exception as error:
+            first = (str(error) or "no reason given").splitlines()[0]
+            raise StageError(f"{type(error).__name__}: {first}") from error
 
     def _line(self, item: Item, result: Result, report: ShardReport) -> str:
         if isinstance(result, FailedTranscription):
+            if isinstance(result.error, FetchError):
+                raise TransientError(f"{result.error} Shard {report.number} is left until it can be.")
             report.failures.append((item.title, str(result.error)))
         else:
             report.transcribed += 1
@@ -99,7 +119,7 @@ class ShardWorker(ABC):
         for line, item in zip(attempts.lines, shard.items, strict=False):
             self._count(line, item, report)
         for item in shard.items[len(attempts.lines) :]:
-            if attempts.tried >= self.max_attempts:
+            if self._is_poison(attempts):
                 attempts.given_up += 1
                 if attempts.given_up > MOST_GIVEN_UP:
                     raise DataError(
@@ -110,7 +130,7 @@ class ShardWorker(ABC):
                 error = AudioError(f"{item.name} was given up after attempt {attempts.tried}: {_reason(attempts)}.")
                 line = self._line(item, FailedTranscription(error), report)
             else:
-                attempts.tried, attempts.reason = attempts.tried + 1, None
+                attempts.tried, attempts.reason, attempts.owner = attempts.tried + 1, None, _this_process()
                 self.folder.note_attempt(shard.number, attempts)
                 line = self._tried(shard, item, attempts, report)
                 attempts.given_up = 0
@@ -118,13 +138,22 @@ class ShardWorker(ABC):
             attempts.tried, attempts.reason = 0, None
         return attempts.lines
 
+    def _is_poison(self, attempts: Attempts) -> bool:
+        """Whether the next recording has had its attempts, and the last one is over as far as can be known."""
+        if attempts.tried < self.max_attempts:
+            return False
+        is_over = attempts.reason is not None or _has_ended(attempts.owner)
+        return is_over or attempts.tried >= self.max_attempts + MOST_DOUBTS
+
     def _tried(self, shard: Shard, item: Item, attempts: Attempts, report: ShardReport) -> str:
         """The line of one recording by itself."""
         try:
             (line,) = self._lines([item], report)
-        except Exception as error:
-            first = (str(error) or "no reason given").splitlines()[0]
-            attempts.reason = f"{type(error).__name__}: {first}"
+        except (StageError, TransientError, KeyboardInterrupt) as error:
+            if isinstance(error, StageError):
+                attempts.reason = str(error)
+            else:  # no fault of its
+                attempts.tried -= 1
             self.folder.note_attempt(shard.number, attempts)
             raise
         return line
@@ -142,3 +171,19 @@ class ShardWorker(ABC):
 
 def _reason(attempts: Attempts) -> str:
     return attempts.reason or "its worker died, perhaps for want of memory"
+
+
+def _this_process() -> str:
+    process = psutil.Process()
+    return f"{socket.gethostname()} {process.pid} {process.create_time()}"
+
+
+def _has_ended(owner: str) -> bool:
+    """Whether a process was on this machine and is no longer: of others that cannot be known."""
+    host, pid, created = owner.rsplit(" ", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(created)) > _CLOCK_SECONDS
+    except psutil.Error:
+        return True
