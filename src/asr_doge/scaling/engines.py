@@ -96,10 +96,11 @@ def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report:
     Raises:
         ASRDogeError: as the worker raises; or nothing can be done now.
     """
-    waiting = deque(tasks)
-    outages: Outages[Task] = Outages(1)
     if not tasks:
         return []
+    waiting = deque(tasks)
+    outages: Outages[Task] = Outages(1)
+    has_traced = False
     worker = make()
     try:
         worker.start()
@@ -113,7 +114,9 @@ def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report:
                 time.sleep(outages.pause)
             except StageError as error:
                 note_failure(str(error))
-                traceback.print_exc()
+                if error.__cause__ is not None and not has_traced:  # a defect, of which the first trace is enough
+                    traceback.print_exception(error.__cause__)
+                    has_traced = True
                 waiting.appendleft(task)
             else:
                 outages.note_success()

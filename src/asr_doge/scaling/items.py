@@ -150,7 +150,7 @@ def _listed_remote(url: str) -> list[Item]:
     except FileNotFoundError:
         raise DataError(f"{url} does not exist: check the URL") from None
     except Exception as error:  # each cloud's client has its own errors
-        raise DataError(f"{url} cannot be listed: {one_line(error)}") from error
+        raise DataError(f"{url} cannot be listed ({one_line(error)}): check the URL and your credentials") from error
     found = {name: info for name, info in sorted(found.items()) if info.get("type") == "file"}
     files = [Item(f"{scheme}://{name.lstrip('/')}", _remote_stamp(info)) for name, info in found.items()]
     if _is_shar(files):

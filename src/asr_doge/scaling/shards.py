@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from asr_doge.data.stores import open_store
+from asr_doge.data.stores import is_url, open_store
 from asr_doge.errors import DataError
 from asr_doge.scaling.configuration import ShardFormat
 from asr_doge.scaling.encoding import encode
@@ -152,7 +152,11 @@ class JobFolder:
         Raises:
             DataError: it is of another job, or holds something else, or cannot be written.
         """
-        sizes = self._store.sizes()
+        try:
+            sizes = self._store.sizes()
+        except DataError as error:
+            remedy = ": check the URL and your credentials" if is_url(self.url) else ""
+            raise DataError(f"--output_dir: {error}{remedy}") from error
         if JOB not in sizes:
             if any(name.endswith(".done.json") for name in sizes):
                 raise DataError(f"{self.url} holds shards, and no {JOB} that says of what: {_SAME_JOB}")
