@@ -31,12 +31,12 @@ from asr_doge.inference.results import Transcription
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import Item
 from asr_doge.scaling.jobs import run_transcribe_job
-from asr_doge.scaling.reading_worker import ReadingWorker
+from asr_doge.scaling.shard_worker import ShardWorker
 
 SHARD_SIZE = 16
 
 
-class CountingWorker(ReadingWorker):
+class CountingWorker(ShardWorker):
     """Decodes, and counts samples."""
 
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
@@ -140,6 +140,7 @@ def main() -> None:
         run_job(settings(folder, output, arguments.model, shard=arguments.part), arguments.model)
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets whatever else runs go before its workers
     report: dict[str, Any] = {}
     if arguments.memory_only:
         report["list"] = list_memory([1_000, 10_000, 100_000])

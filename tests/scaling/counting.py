@@ -20,10 +20,10 @@ from asr_doge.errors import AudioError
 from asr_doge.inference.output import Result
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.scaling.items import FetchError, Item
-from asr_doge.scaling.reading_worker import ReadingWorker
+from asr_doge.scaling.shard_worker import ShardWorker
 
 
-class CountingWorker(ReadingWorker):
+class CountingWorker(ShardWorker):
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
         for item, reading in zip(items, self.read_ahead(items), strict=True):
             try:

@@ -1,10 +1,10 @@
-"""A worker's way with a shard: from its recordings to its committed lines, whatever the model.
+"""A worker's way with a shard: from its recordings, through decoders that it starts and ends, to its committed lines.
 
 Promises: a shard that was begun and not finished, because its worker died or failed, is done one recording at a time,
 and each is noted durably before it is begun: one that ends its worker `max_attempts` times is given up, with a line
 that says so, and its neighbours keep theirs. A recording that ends its decoder is no such case: it fails by itself (see
 `asr_doge.scaling.opening`). One that cannot be fetched leaves the whole shard undone, since the store may be at fault.
-It knows no engine, and loads no torch.
+It knows neither engine nor model, and loads no torch.
 """
 
 import json
@@ -20,8 +20,10 @@ import psutil
 from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.inference.output import Result, json_line
 from asr_doge.inference.results import FailedTranscription
+from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.engines import StageError, TransientError
 from asr_doge.scaling.items import FetchError, Item
+from asr_doge.scaling.opening import ItemReader, Reading, item_reader
 from asr_doge.scaling.shards import Attempts, JobFolder, ShardReport
 
 MOST_GIVEN_UP = 10
@@ -44,25 +46,31 @@ class ShardWorker(ABC):
     """Does shards, one after another.
 
     Args:
+        config: of the verb.
         folder: of the job.
-        model: name of the model, for the lines.
-        max_attempts: times that a recording may end its worker.
     """
 
-    def __init__(self, folder: JobFolder, model: str, max_attempts: int) -> None:
-        self.folder, self.model, self.max_attempts = folder, model, max_attempts
+    def __init__(self, config: TranscribeJobConfig, folder: JobFolder) -> None:
+        self.config, self.folder = config, folder
+        self._reader: ItemReader | None = None
 
-    @abstractmethod
     def start(self) -> None:
-        """Load what the worker needs."""
+        """Start the decoders, and load what else the worker needs."""
+        self._reader = item_reader(self.config)
 
     @abstractmethod
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
         """What becomes of each recording, in order."""
 
-    @abstractmethod
     def close(self) -> None:
-        """End what the worker started."""
+        """End the decoders."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def read_ahead(self, items: Sequence[Item]) -> Iterator[Reading]:
+        """Each item's recording, in order, while those after it are decoded."""
+        assert self._reader is not None, "start the worker first"
+        return self._reader.read_ahead(items)
 
     def run(self, shard: Shard) -> ShardReport:
         """Do a shard, unless it is done already, and commit it.
@@ -112,7 +120,7 @@ class ShardWorker(ABC):
             report.incomplete += result.incomplete is not None
             report.audio_seconds = round(report.audio_seconds + result.duration, 3)
         others = {"path": item.name} | ({"offset": item.offset} if item.is_part else {})
-        return json_line(result, self.model, others)
+        return json_line(result, self.config.model, others)
 
     def _one_by_one(self, shard: Shard, attempts: Attempts, report: ShardReport) -> list[str]:
         """The lines of a shard that was begun before."""
@@ -140,10 +148,10 @@ class ShardWorker(ABC):
 
     def _is_poison(self, attempts: Attempts) -> bool:
         """Whether the next recording has had its attempts, and the last one is over as far as can be known."""
-        if attempts.tried < self.max_attempts:
+        if attempts.tried < self.config.max_attempts:
             return False
         is_over = attempts.reason is not None or _has_ended(attempts.owner)
-        return is_over or attempts.tried >= self.max_attempts + MOST_DOUBTS
+        return is_over or attempts.tried >= self.config.max_attempts + MOST_DOUBTS
 
     def _tried(self, shard: Shard, item: Item, attempts: Attempts, report: ShardReport) -> str:
         """The line of one recording by itself."""
@@ -184,6 +192,8 @@ def _has_ended(owner: str) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(created)) > _CLOCK_SECONDS
+        process = psutil.Process(int(pid))
+        is_another = abs(process.create_time() - float(created)) > _CLOCK_SECONDS
+        return is_another or process.status() == psutil.STATUS_ZOMBIE
     except psutil.Error:
         return True
