@@ -90,7 +90,8 @@ def _connected(ray: Any, config: EngineConfig) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:
-        raise ConfigError(f"--ray_address {address}: {_line(error)}") from None
+        token = "" if "RAY_AUTH_MODE" in os.environ else "; if it wants a token, export RAY_AUTH_MODE=token"
+        raise ConfigError(f"--ray_address {address}: {_line(error)}{token}") from None
     try:
         yield
     finally:
