@@ -200,6 +200,7 @@ def test_a_benchmark_is_that_of_one_process(cluster: Any, tmp_path: Path) -> Non
     alone, joined = (read_report(next((tmp_path / name).glob("*.json"))) for name in ("alone", "shared"))
     assert [sample.id for sample in joined.samples] == [sample.id for sample in alone.samples]
     assert [sample.hypothesis for sample in joined.samples] == [sample.hypothesis for sample in alone.samples]
+    assert "engine" not in alone.config  # which no figure depends on
     assert not (tmp_path / "shared" / "parts").exists()
 
 

@@ -18,6 +18,7 @@ from asr_doge.cli.configuration import BenchmarkJobConfig
 from asr_doge.cli.console import note_language, quiet_libraries
 from asr_doge.cli.tables import accuracy_table, benchmark_table, comparison_table, stages_table
 from asr_doge.errors import ConfigError
+from asr_doge.scaling.configuration import EngineConfig
 
 PARTS = "parts"
 """The folder, in that of the reports, for those of parts that workers did, until they are joined."""
@@ -34,11 +35,12 @@ def run(config: BenchmarkJobConfig) -> int:
     if config.merge:
         _show(merge_reports([Path(path) for path in config.merge], Path(config.output_dir)))
         return 0
+    plain = BenchmarkConfig(**{one.name: getattr(config, one.name) for one in fields(BenchmarkConfig)})
     if config.engine == "ray":
-        _show(_on_ray(config))
+        _show(_on_ray(plain, config))
         return 0
     try:
-        benchmark = ASRDogeBenchmark(config)
+        benchmark = ASRDogeBenchmark(plain)
         result = benchmark.run_full_benchmark()
         note_language(benchmark.transcriber, config.checkpoint_dir)
         _show(result)
@@ -48,22 +50,21 @@ def run(config: BenchmarkJobConfig) -> int:
     return 0
 
 
-def _on_ray(config: BenchmarkJobConfig) -> BenchmarkResult:
+def _on_ray(config: BenchmarkConfig, engine: EngineConfig) -> BenchmarkResult:
     """The joined report of parts that workers do, or did before the last run was stopped."""
     from asr_doge.scaling.parts import part_names, run_parts  # here, since Ray is an extra
 
     if config.shard is not None:
         raise ConfigError("--shard divides the work without a cluster: leave it or --engine ray out")
     folder = Path(config.output_dir) / PARTS
-    settings = {one.name: getattr(config, one.name) for one in fields(BenchmarkConfig)}
-    plain = BenchmarkConfig(**settings | {"output_dir": str(folder)})
-    parts = part_names(config, len(ASRDogeBenchmark(plain).load_samples()))
-    done = _reports(plain, parts)
+    of_part = replace(config, output_dir=str(folder))
+    parts = part_names(engine, len(ASRDogeBenchmark(config).load_samples()))
+    done = _reports(of_part, parts)
     checkpoint = config.checkpoint_dir if Path(config.checkpoint_dir).is_dir() else None
     paths = [config.data_dir, config.output_dir, config.test_manifest, config.hotwords, checkpoint]
     missing = [part for part in parts if part not in done]
-    run_parts(partial(_load, plain), config, missing, "benchmark", paths)
-    result = merge_reports(list(_reports(plain, parts).values()), Path(config.output_dir))
+    run_parts(partial(_load, of_part), engine, missing, "benchmark", paths)
+    result = merge_reports(list(_reports(of_part, parts).values()), Path(config.output_dir))
     shutil.rmtree(folder)
     return result
 

@@ -17,6 +17,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -101,13 +102,15 @@ def _listed(source: str) -> Iterable[Item]:
 
 
 def _of_folder(folder: str) -> Iterable[Item]:
-    """Shar if it is that, else the recordings in it and below it, else those in its tar and Parquet files."""
-    files = [_local(path) for path in sorted(Path(folder).iterdir())]
-    if _is_shar(files):
-        return _of_shar(files)
+    """The recordings in a folder and below it; if there are none, Shar, or what its tar and Parquet files hold."""
     try:
         return [_local(path) for path in find_audio_files(folder)]
     except AudioError as error:
+        files = []
+        with suppress(OSError):  # which is the reason, then
+            files = [_local(path) for path in sorted(Path(folder).iterdir())]
+        if _is_shar(files):
+            return _of_shar(files)
         held = [file for file in files if PurePosixPath(file.url).suffix.lower() in (".tar", ".parquet")]
         if not held:
             raise DataError(str(error)) from None

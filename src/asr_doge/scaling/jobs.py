@@ -20,7 +20,7 @@ from asr_doge.errors import ConfigError, DataError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.engines import TransientError, run_here
-from asr_doge.scaling.items import Item, list_items
+from asr_doge.scaling.items import Item, import_parquet, list_items
 from asr_doge.scaling.metrics import Metrics
 from asr_doge.scaling.planning import Plan, plan_job
 from asr_doge.scaling.shard_worker import Shard, ShardWorker
@@ -110,6 +110,8 @@ def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _t
         CheckpointError: the model cannot be loaded.
     """
     config.check_job()
+    if config.shard_format == "parquet":
+        import_parquet("--format parquet")
     part = parse_shard(config.shard)
     items, job = _listed(config)
     assert config.output_dir is not None
