@@ -299,6 +299,37 @@ def test_a_row_group_is_read_once_for_all_its_rows(tmp_path: Path, monkeypatch: 
     assert content(list_items([str(tmp_path / "d.parquet")])[0]) == b"19"  # a changed file is read anew
 
 
+def test_a_row_group_that_cannot_be_read_once_is_read_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"bytes": b"%d" % number, "path": None} for number in range(4)]
+    parquet.write_table(arrow.table({"audio": rows}), tmp_path / "d.parquet", row_group_size=2)
+    items = list_items([str(tmp_path / "d.parquet")])
+    assert content(items[0]) == b"0"
+    with monkeypatch.context() as broken:
+        broken.setattr(parquet.ParquetFile, "read_row_group", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "EIO")))
+        with pytest.raises(FetchError, match="EIO"):
+            open_item(items[2])
+    assert [content(item) for item in items] == [b"0", b"1", b"2", b"3"]
+
+
+def test_a_damaged_row_group_is_the_fault_of_its_rows(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "d.parquet"
+    rows = [{"bytes": bytes(1000), "path": None} for _ in range(4)]
+    parquet.write_table(arrow.table({"audio": rows}), path, row_group_size=4, compression="none")
+    items = list_items([str(path)])
+    damaged = bytearray(path.read_bytes())
+    damaged[4:200] = b"\xff" * 196
+    path.write_bytes(damaged)
+    with pytest.raises(AudioError) as caught:
+        open_item(items[0])
+    assert not isinstance(caught.value, FetchError)
+
+
 @pytest.mark.parametrize(
     ("error", "passes"), [(PermissionError(13, "Permission denied"), False), (OSError(5, "Input/output error"), True)]
 )

@@ -205,7 +205,7 @@ def test_a_recording_that_cannot_be_fetched_leaves_its_shard_undone(
     summary = run_transcribe_job(config, CountingWorker)
     assert (summary.finished, summary.transcribed, summary.failed) == (2, 8, [])
     assert summary.left == [
-        "shaky://in/005.wav cannot be opened (the store does not answer). Shard 2 is left until it can be."
+        "shaky://in/005.wav cannot be opened: the store does not answer. Shard 2 is left until it can be."
     ]
     assert not list((tmp_path / "out").glob("*-00002-of-*"))
     shaky.clear()

@@ -27,7 +27,7 @@ from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note
 from asr_doge.data.stores import is_url, one_line, open_filesystem
-from asr_doge.errors import ASRDogeError, AudioError
+from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import FetchError, Item, import_parquet
 
@@ -210,7 +210,7 @@ def open_item(item: Item) -> BinaryIO:
     """The bytes of an item's recording as an open file on disk.
 
     Raises:
-        FetchError: the file system or the store fails, or a store does not let us in.
+        FetchError: the file system or the store fails, a store does not let us in, or a package is missing here.
         AudioError: they cannot be had.
     """
     try:
@@ -231,11 +231,20 @@ def open_item(item: Item) -> BinaryIO:
         raise AudioError(f"{item.name} does not exist: check the path.") from None
     except AudioError:
         raise
-    except OSError as error:
-        kind = AudioError if error.errno in _LASTING and not is_url(item.url) else FetchError
-        raise kind(f"{item.name} cannot be opened ({error.strerror or one_line(error)}).") from None
     except Exception as error:  # each cloud's client has its own errors
-        raise FetchError(f"{item.name} cannot be fetched: {one_line(error).rstrip('.')}.") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
+        raise (FetchError if _may_pass(item, error) else AudioError)(
+            f"{item.name} cannot be opened: {reason}."
+        ) from None
+
+
+def _may_pass(item: Item, error: Exception) -> bool:
+    """Whether an error is one of the store, or of this machine, and not of the recording."""
+    if isinstance(error, ValueError):  # a damaged Parquet file
+        return False
+    if isinstance(error, DataError) or is_url(item.url):  # a package that is missing here, for one
+        return True
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in _LASTING
 
 
 def _copy_range(item: Item, copy: IO[bytes]) -> None:
@@ -276,7 +285,7 @@ class _ParquetRows:
         group = bisect_right(self._starts, number) - 1
         with self._lock:
             if group != self._group:
-                self._rows = None  # before the next is there, so that memory holds one
+                self._group, self._rows = -1, None  # before the next is there, so that memory holds one
                 with _opened(self._url) as opened:
                     self._rows = self._parquet.ParquetFile(opened).read_row_group(group, columns=["audio"])["audio"]
                 self._group = group
