@@ -15,7 +15,7 @@ from asr_doge.data.stores import is_url
 from asr_doge.errors import ASRDogeError, DataError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import EngineConfig
-from asr_doge.scaling.engines import StageError
+from asr_doge.scaling.engines import StageError, TransientError
 from asr_doge.scaling.ray_engine import run_on_ray
 
 PARTS_PER_WORKER = 2
@@ -43,11 +43,14 @@ class PartsWorker(Generic[Report]):
         """Do a part.
 
         Raises:
+            TransientError: it raised a `DataError`, perhaps of a disk or store that fails only now or here.
             ASRDogeError: as it raises.
             StageError: it raised something else.
         """
         try:
             return self._do(part)
+        except DataError as error:
+            raise TransientError(str(error)) from error
         except ASRDogeError:
             raise
         except Exception as error:
@@ -95,7 +98,9 @@ def run_parts(
 
         relative = any(path is not None and not is_url(path) and not Path(path).is_absolute() for path in paths)
         folder = str(Path.cwd()) if relative else None
-        run_on_ray(partial(PartsWorker[Report], load), parts, config, on_report, folder, again)
+        left = run_on_ray(partial(PartsWorker[Report], load), parts, config, on_report, folder, again)
+    if left:
+        raise DataError(left[0])
     return reports
 
 
