@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from asr_doge.benchmark import BenchmarkConfig
-from asr_doge.cli.configuration import InfoConfig
+from asr_doge.cli.configuration import BenchmarkJobConfig, InfoConfig
 from asr_doge.cli.verbs import VERBS, parse_verb, section
 from asr_doge.data.corpora import CORPORA
 from asr_doge.errors import ConfigError
@@ -213,7 +212,7 @@ def test_a_file_may_serve_several_verbs(tmp_path: Path) -> None:
     path = write_yaml(tmp_path / "a.yaml", ["train:", "  epochs: 7", "features:", "  num_workers: 2", "benchmark:"])
     assert parse("train", "--config", str(path)) == TrainConfig(epochs=7.0)
     assert parse("features", "--config", str(path)) == FeaturesJobConfig(num_workers=2)
-    assert parse("benchmark", "--config", str(path)) == BenchmarkConfig()
+    assert parse("benchmark", "--config", str(path)) == BenchmarkJobConfig()
     assert parse("info", "--config", str(path)) == InfoConfig()  # no section of its own
 
 

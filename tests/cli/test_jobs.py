@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from asr_doge.scaling import engines, opening
+from asr_doge.scaling.items import FetchError, Item
 from tests.cli.conftest import Command
 from tests.cli.recordings import FREE
 
@@ -50,7 +53,8 @@ def test_a_plan_says_what_the_job_holds_and_writes_nothing(
     ("flags", "line"),
     [
         (["--engine", "local"], "--engine writes shards: name a folder or URL for them with --output_dir"),
-        (["--engine", "local", "--output_dir", "o", "--format", "srt"], "--engine writes JSON lines, not srt"),
+        (["--engine", "local", "--output_dir", "o", "--format", "srt"], "--engine writes jsonl or parquet, not srt"),
+        (["--format", "parquet"], "--format parquet is a format of shards: add --engine local or --engine ray"),
         (["--engine", "ray", "--output_dir", "o", "--shard", "1/2"], "--shard divides a job without a cluster"),
         (["--engine", "ray", "--output_dir", "o", "--workers", "3:1"], "--workers 3:1 cannot be used"),
         (["--shard", "3/2", "--output_dir", "o"], "--shard 3/2 cannot be used"),
@@ -79,3 +83,32 @@ def test_a_source_that_is_not_there_is_one_line(command: Command, tmp_path: Path
     assert outcome.code == 2
     assert "holds no recordings" in outcome.err[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["features", "benchmark"])
+def test_parts_are_not_named_to_a_cluster(command: Command, tmp_path: Path, verb: str) -> None:
+    outcome = command(verb, "--data_dir", tmp_path, "--engine", "ray", "--shard", "1/2")
+    assert outcome.code == 2
+    assert outcome.err == ["error: --shard divides the work without a cluster: leave it or --engine ray out"]
+
+
+def test_recordings_that_cannot_be_fetched_are_said_to_be_tried_again(
+    command: Command, model: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(item: Item) -> BinaryIO:
+        if item.url.endswith("b.wav"):
+            raise FetchError(f"{item.name} cannot be fetched: no answer.")
+        return honest(item)
+
+    honest = opening.open_item
+    monkeypatch.setattr(opening, "open_item", away)
+    for module in (engines, opening):
+        monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.0)
+    flags = ("--engine", "local", "--output_dir", tmp_path / "out", "--shard_size", "1")
+    outcome = command("transcribe", *FREE, recordings, "--model", model, *flags)
+    assert outcome.code == 2
+    summary = json.loads(outcome.out[-1])
+    assert (summary["left"], summary["failed"], summary["finished"]) == (1, 0, summary["shards"] - 1)
+    (line,) = [line for line in outcome.err if line.startswith("error: ")]
+    assert line.startswith("error: not done, and to be tried again by the same command: ")
+    assert "b.wav cannot be fetched: no answer." in line

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,12 @@ def python_path() -> str:
     """Modules that processes of a test find: what breaks decoders, this package, and these tests."""
     root = Path(__file__).parents[2]
     return os.pathsep.join([str(FRAGILE), str(root / "src"), str(root)])
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait for something."""
+    while not is_so():
+        time.sleep(0.05)
 
 
 def samples(number: int) -> int:

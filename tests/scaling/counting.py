@@ -1,8 +1,9 @@
 """A worker without a model: its text is the number of samples that it read, which arithmetic knows too.
 
-A recording with `kills` in its name ends its worker's process, as the system does for want of memory; one with `bloats`
-asks for more memory than there is; `raises` stands for a defect in a stage; `waits` does not end before there is a file
-`go` beside it, and leaves its process's number in a file of its own name.
+A recording with `away` in its name cannot be fetched the first time. One with `kills` ends its worker's process, as the
+system does for want of memory; one with `bloats` asks for more memory than there is; `raises` stands for a defect in a
+stage; `waits` does not end before there is a file `go` beside it, and leaves its process's number in a file of its own
+name.
 """
 
 import os
@@ -18,11 +19,11 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.errors import AudioError
 from asr_doge.inference.output import Result
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.scaling.items import Item
-from asr_doge.scaling.reading_worker import ReadingWorker
+from asr_doge.scaling.items import FetchError, Item
+from asr_doge.scaling.shard_worker import ShardWorker
 
 
-class CountingWorker(ReadingWorker):
+class CountingWorker(ShardWorker):
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
         for item, reading in zip(items, self.read_ahead(items), strict=True):
             try:
@@ -30,8 +31,24 @@ class CountingWorker(ReadingWorker):
             except AudioError as error:
                 yield FailedTranscription(error)
                 continue
-            _model(Path(item.url))
+            path = Path(item.url)
+            if "away" in path.stem and not path.with_suffix(".seen").exists():
+                path.with_suffix(".seen").touch()
+                yield FailedTranscription(FetchError(f"{path.name} is away."))
+                continue
+            _model(path)
             yield Transcription(f"{count} samples", count / SAMPLE_RATE)
+
+
+class SlowlyLoadingWorker(CountingWorker):
+    """Waits for `go` beside the recordings before it is ready, and leaves its process's number meanwhile."""
+
+    def start(self) -> None:
+        folder = Path(self.config.files[0])
+        (folder / f"{os.getpid()}.pid").write_text(str(os.getpid()))
+        while not (folder / "go").exists():
+            time.sleep(0.05)
+        super().start()
 
 
 def _model(path: Path) -> None:

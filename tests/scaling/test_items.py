@@ -1,5 +1,6 @@
 """What a job reads: every kind of source gives its recordings, with the right bytes and parts."""
 
+import gzip
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from asr_doge.errors import AudioError, DataError
 from asr_doge.scaling import opening
-from asr_doge.scaling.items import Item, list_items
+from asr_doge.scaling.items import FetchError, Item, list_items
 from asr_doge.scaling.opening import ItemReader, cut, open_item
 
 RATE = 16_000
@@ -220,3 +221,126 @@ def test_recordings_are_read_ahead_in_order_and_can_be_left(folder: Path) -> Non
         lengths.append(len(next(blocks)))  # and the rest is left
     assert lengths == [4000] * 9
     reader.close()
+
+
+def write_shar(folder: Path, cuts: dict[str, dict[str, object]], sounds: dict[str, bytes], number: int = 0) -> None:
+    """A shard as lhotse lays it out: a cut a line, and of each its sound and then the sound's own description."""
+    folder.mkdir(exist_ok=True)
+    lines = [json.dumps({"id": name, "type": "MonoCut", "channel": 0} | cut) for name, cut in cuts.items()]
+    with gzip.open(folder / f"cuts.{number:06}.jsonl.gz", "wt") as file:
+        file.write("\n".join(lines) + "\n")
+    write_tar(folder / f"recording.{number:06}.tar", sounds)
+
+
+def test_cuts_of_a_shar_folder(folder: Path, tmp_path: Path) -> None:
+    sound = (folder / "c.flac").read_bytes()
+    described = json.dumps({"id": "r", "sampling_rate": RATE, "num_samples": 4000, "duration": 0.25}).encode()
+    cuts: dict[str, dict[str, object]] = {
+        "b/whole": {"start": 0, "duration": 0.25},
+        "silent": {"start": 0, "duration": 1.0},
+        "part.of.it": {"start": 0.0625, "duration": 0.125},
+    }
+    sounds = {
+        "b/whole.original": sound,  # a name that tells nothing of its kind
+        "b/whole.json": described,
+        "silent.nodata": b"",
+        "silent.nometa": b"",
+        "part.of.it.flac": sound,
+        "part.of.it.json": described,
+    }
+    shar = tmp_path / "shar"
+    write_shar(shar, cuts, sounds)
+    write_shar(shar, {"last": {"start": 0, "duration": 0.25}}, {"last.flac": sound, "last.json": described}, 1)
+    memory = fsspec.filesystem("memory")
+    for path in shar.iterdir():
+        memory.pipe(f"/shar/{path.name}", path.read_bytes())
+    for source in (str(shar), "memory://shar"):
+        items = list_items([source])
+        tars = [f"{source}/recording.{number:06}.tar" for number in (0, 0, 1)]
+        members = ["b/whole.original", "part.of.it.flac", "last.flac"]
+        assert [item.name for item in items] == [f"{tar}#{name}" for tar, name in zip(tars, members, strict=True)]
+        assert [(item.offset, item.duration) for item in items] == [(0, None), (0.0625, 0.125), (0, None)]
+        assert [content(item) for item in items] == [sound] * 3
+
+
+@pytest.mark.parametrize("cuts", [["b"], ["a", "b"], []])
+def test_cuts_and_sounds_of_shar_that_do_not_belong_together(tmp_path: Path, cuts: list[str]) -> None:
+    sounds = {"a.flac": b"sound", "a.json": b'{"duration": 1}'}
+    write_shar(tmp_path / "shar", {name: {"start": 0, "duration": 1} for name in cuts}, sounds)
+    with pytest.raises(DataError, match=r"recording\.000000\.tar has .* where .*cuts\.000000\.jsonl\.gz has"):
+        list_items([str(tmp_path / "shar")])
+
+
+def test_a_folder_of_tar_files(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
+    for name in ("b", "a"):
+        write_tar(tmp_path / "tars" / f"{name}.tar", {f"{name}.wav": (folder / "a.wav").read_bytes()})
+    assert names([tmp_path / "tars"]) == [f"{tmp_path}/tars/{name}.tar#{name}.wav" for name in ("a", "b")]
+
+
+def test_a_row_group_is_read_once_for_all_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"bytes": b"%d" % number, "path": None} for number in range(20)]
+    parquet.write_table(arrow.table({"audio": rows}), tmp_path / "d.parquet", row_group_size=7)
+    read: list[int] = []
+    honest = parquet.ParquetFile.read_row_group
+
+    def counted(self: object, group: int, *arguments: object, **options: object) -> object:
+        read.append(group)
+        return honest(self, group, *arguments, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "read_row_group", counted)
+    items = list_items([str(tmp_path / "d.parquet")])
+    assert [content(item) for item in items] == [row["bytes"] for row in rows]
+    assert read == [0, 1, 2]
+    parquet.write_table(arrow.table({"audio": rows[::-1]}), tmp_path / "d.parquet", row_group_size=7)
+    assert content(list_items([str(tmp_path / "d.parquet")])[0]) == b"19"  # a changed file is read anew
+
+
+def test_a_row_group_that_cannot_be_read_once_is_read_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"bytes": b"%d" % number, "path": None} for number in range(4)]
+    parquet.write_table(arrow.table({"audio": rows}), tmp_path / "d.parquet", row_group_size=2)
+    items = list_items([str(tmp_path / "d.parquet")])
+    assert content(items[0]) == b"0"
+    with monkeypatch.context() as broken:
+        broken.setattr(parquet.ParquetFile, "read_row_group", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "EIO")))
+        with pytest.raises(FetchError, match="EIO"):
+            open_item(items[2])
+    assert [content(item) for item in items] == [b"0", b"1", b"2", b"3"]
+
+
+def test_a_damaged_row_group_is_the_fault_of_its_rows(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "d.parquet"
+    rows = [{"bytes": bytes(1000), "path": None} for _ in range(4)]
+    parquet.write_table(arrow.table({"audio": rows}), path, row_group_size=4, compression="none")
+    items = list_items([str(path)])
+    damaged = bytearray(path.read_bytes())
+    damaged[4:200] = b"\xff" * 196
+    path.write_bytes(damaged)
+    with pytest.raises(AudioError) as caught:
+        open_item(items[0])
+    assert not isinstance(caught.value, FetchError)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"), [(PermissionError(13, "Permission denied"), False), (OSError(5, "Input/output error"), True)]
+)
+def test_what_may_pass_is_told_from_what_does_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, passes: bool
+) -> None:
+    def broken(path: Path, mode: str) -> io.BufferedReader:
+        raise error
+
+    (item,) = list_items([str(folder / "a.wav")])
+    monkeypatch.setattr(Path, "open", broken)
+    with pytest.raises(AudioError) as caught:
+        open_item(item)
+    assert isinstance(caught.value, FetchError) == passes

@@ -8,15 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr_doge.data.stores import LocalStore
 from asr_doge.errors import DataError
+from asr_doge.scaling import engines, opening
+from asr_doge.scaling.encoding import _schema
 from asr_doge.scaling.items import Item
 from asr_doge.scaling.jobs import run_transcribe_job
-from asr_doge.scaling.shards import Job
-from tests.scaling.conftest import check_complete, job, lines, python_path, write_recordings
+from asr_doge.scaling.shards import Job, JobFolder, ShardReport
+from tests.scaling.conftest import check_complete, job, lines, python_path, samples, until, write_recordings
 from tests.scaling.counting import CountingWorker
 
 CRASHED = "crashes its decoder (SIGSEGV)"
@@ -154,6 +159,155 @@ def test_a_full_disk_stops_the_job_and_loses_nothing(tmp_path: Path, small_disk:
     fill.unlink()
     run_transcribe_job(job(folder, out, shard_size=1), CountingWorker)
     check_complete(folder, out)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(opening, "_PAUSE_SECONDS", 0.0)
+
+
+class ShakyStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A store of which some files cannot be fetched, for a number of times."""
+
+    protocol = "shaky"
+    down: dict[str, int] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("shaky:/")))
+
+    def _open(self, path: str, *arguments: object, **options: object) -> object:
+        name = path.rpartition("/")[2]
+        if self.down.get(name, 0) > 0:
+            self.down[name] -= 1
+            raise ConnectionError("the store does not answer")
+        return super()._open(path, *arguments, **options)
+
+
+@pytest.fixture
+def shaky(tmp_path: Path) -> dict[str, int]:
+    """Twelve recordings at `shaky://in`; returns how often each is still to fail."""
+    fsspec.register_implementation("shaky", ShakyStore, clobber=True)
+    for path in write_recordings(tmp_path / "in", 12).iterdir():
+        fsspec.filesystem("memory").pipe(f"/in/{path.name}", path.read_bytes())
+    ShakyStore.down = {}
+    return ShakyStore.down
+
+
+def test_a_recording_that_cannot_be_fetched_leaves_its_shard_undone(
+    tmp_path: Path, shaky: dict[str, int], no_pauses: None
+) -> None:
+    """And nothing is recorded of it: the store is at fault."""
+    config = job(Path("shaky:/in"), tmp_path / "out", max_attempts=1)
+    config.files = ["shaky://in"]
+    shaky["005.wav"] = 1000
+    summary = run_transcribe_job(config, CountingWorker)
+    assert (summary.finished, summary.transcribed, summary.failed) == (2, 8, [])
+    assert summary.left == [
+        "shaky://in/005.wav cannot be opened: the store does not answer. Shard 2 is left until it can be."
+    ]
+    assert not list((tmp_path / "out").glob("*-00002-of-*"))
+    shaky.clear()
+    assert run_transcribe_job(config, CountingWorker).transcribed == 12
+    assert [line["text"] for line in lines(tmp_path / "out")] == [f"{samples(number)} samples" for number in range(12)]
+
+
+def test_a_store_that_is_down_for_good_stops_the_job(tmp_path: Path, shaky: dict[str, int], no_pauses: None) -> None:
+    config = job(Path("shaky:/in"), tmp_path / "out")
+    config.files = ["shaky://in"]
+    shaky.update({f"{number:03}.wav": 1000 for number in range(12)})
+    with pytest.raises(DataError, match="the store does not answer"):
+        run_transcribe_job(config, CountingWorker)
+    assert not list((tmp_path / "out").glob("*.done.json"))
+    shaky.update(dict.fromkeys(shaky, 1))  # and comes back while the job runs
+    assert run_transcribe_job(config, CountingWorker).transcribed == 12
+
+
+def test_an_outage_is_no_attempt_at_a_recording(tmp_path: Path, shaky: dict[str, int], no_pauses: None) -> None:
+    """Also where its shard is taken one by one, since a worker died on another."""
+    config = job(Path("shaky:/in"), tmp_path / "out", max_attempts=2)
+    config.files = ["shaky://in"]
+    fsspec.filesystem("memory").mv("/in/004.wav", "/in/004raises.wav")
+    shaky["006.wav"] = 5
+    summary = run_transcribe_job(config, CountingWorker)
+    assert (summary.left, summary.transcribed, len(summary.failed)) == ([], 11, 1)
+
+
+def test_as_many_recordings_as_there_are_may_fail(tmp_path: Path) -> None:
+    """Failures are of recordings, however many; every tenth is good, which tells them from a fault of all."""
+    folder = write_recordings(tmp_path / "in", 20)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        if number % 10:
+            path.rename(folder / f"{path.stem}raises.wav")
+    summary = run_transcribe_job(job(folder, tmp_path / "out", shard_size=20, max_attempts=12), CountingWorker)
+    assert (summary.transcribed, len(summary.failed)) == (2, 18)
+
+
+def test_what_another_process_is_reading_is_not_given_up(tmp_path: Path) -> None:
+    folder, out = write_recordings(tmp_path / "in", 3), tmp_path / "out"
+    (folder / "001.wav").rename(folder / "001waits.wav")
+    settings: dict[str, object] = {"max_attempts": 1}
+    first = in_process(folder, out, **settings)
+    until(lambda: (folder / "001waits.pid").exists())
+    first.kill()  # so that the shard is taken one by one from now on
+    first.wait()
+    (folder / "001waits.pid").unlink()
+    both = [in_process(folder, out, **settings)]
+    until(lambda: (folder / "001waits.pid").exists())
+    both.append(in_process(folder, out, **settings))
+    until(lambda: (folder / "001waits.pid").read_text() == str(both[1].pid))
+    (folder / "go").touch()
+    assert [one.wait() for one in both] == [0, 0]
+    assert "error" not in (out / "transcripts-00001-of-00001.jsonl").read_text()
+
+
+def test_two_that_write_one_shard_leave_a_marker_of_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process replaces the shard between its file and its marker, once."""
+    described = Job("transcribe", "m", {}, "s", 1, 4, "1")
+    mine, other = JobFolder(str(tmp_path), described), JobFolder(str(tmp_path), described)
+    others = [lambda: other.commit(ShardReport(1, transcribed=1), ["{}"])]
+    honest = LocalStore.write
+
+    def write(store: LocalStore, name: str, content: bytes) -> None:
+        if name.endswith("done.json") and others:
+            others.pop()()
+        honest(store, name, content)
+
+    monkeypatch.setattr(LocalStore, "write", write)
+    mine.commit(ShardReport(1, failures=[("a", "b")]), ['{"error": "b"}'])
+    marker = json.loads((tmp_path / "transcripts-00001-of-00001.done.json").read_text())
+    held = (tmp_path / "transcripts-00001-of-00001.jsonl").read_bytes()
+    assert marker["sha256"] == hashlib.sha256(held).hexdigest()
+
+
+def test_parquet_holds_what_json_lines_hold(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder = write_recordings(tmp_path / "in", 6, crashes=4)
+    (folder / "002.wav").rename(folder / os.fsdecode(b"002\xff.wav"))  # no UTF-8
+    for shard_format in ("jsonl", "parquet"):
+        run_transcribe_job(job(folder, tmp_path / shard_format, format=shard_format), CountingWorker)
+    files = sorted((tmp_path / "parquet").glob("*.parquet"))
+    assert [path.name for path in files] == [f"transcripts-0000{number}-of-00002.parquet" for number in (1, 2)]
+    rows = [row for path in files for row in parquet.read_table(path).to_pylist()]
+    expected = lines(tmp_path / "jsonl")
+    assert [{name: value for name, value in row.items() if value is not None} for row in rows] == [
+        line | {"path": str(line["path"]).replace("\udcff", "\\udcff")} for line in expected
+    ]
+
+
+def test_parquet_has_a_column_for_every_field() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "transcription.schema.json").read_text())
+    definitions = schema["$defs"]
+    of_job = {"version", "model", "offset"}
+    assert set(_schema(arrow).names) == of_job | {"error"} | set(definitions["transcription"]["properties"])
+    segment = _schema(arrow).field("segments").type.value_type
+    assert {segment.field(number).name for number in range(segment.num_fields)} == set(
+        definitions["segment"]["properties"]
+    )
 
 
 def test_a_fault_of_all_recordings_is_not_blamed_on_each(tmp_path: Path) -> None:

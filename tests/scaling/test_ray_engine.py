@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +13,15 @@ from typing import Any
 
 import pytest
 
+from asr_doge.benchmark.report import read_report
+from asr_doge.cli import benchmark, features, process
+from asr_doge.cli.configuration import BenchmarkJobConfig
 from asr_doge.errors import ConfigError, DataError
-from asr_doge.scaling.configuration import FeaturesJobConfig
+from asr_doge.scaling.configuration import FeaturesJobConfig, ProcessJobConfig
 from asr_doge.scaling.jobs import run_transcribe_job
-from tests.scaling.conftest import check_complete, job, lines, write_recordings
-from tests.scaling.counting import CountingWorker
+from tests import speech
+from tests.scaling.conftest import check_complete, job, lines, until, write_recordings
+from tests.scaling.counting import CountingWorker, SlowlyLoadingWorker
 
 ray = pytest.importorskip("ray")
 MEMORY = 80_000_000
@@ -32,6 +35,7 @@ def cluster() -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # for a busy machine: its default of 15 starves workers there
         head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
@@ -43,11 +47,6 @@ def cluster() -> Iterator[Any]:
 
 def on_ray(folder: Path, output: Path, **settings: object) -> Any:
     return job(folder, output, **{"engine": "ray", "workers": "1:2"} | settings)
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    while not is_so():
-        time.sleep(0.05)
 
 
 @contextmanager
@@ -144,23 +143,65 @@ def test_texts_are_those_of_the_local_engine(cluster: Any, tmp_path: Path) -> No
     assert lines(tmp_path / "ray") == lines(tmp_path / "local")
 
 
-def test_features_are_those_of_one_process(cluster: Any, tmp_path: Path, granite_folder: Path) -> None:
-    from asr_doge.inference.features import compute_features
-    from asr_doge.scaling.parts import compute_features_on_ray
-    from tests import speech
+def test_a_node_that_is_lost_while_its_workers_load_is_no_fault_of_the_model(cluster: Any, tmp_path: Path) -> None:
+    node = cluster.add_node(num_cpus=4, object_store_memory=MEMORY)
+    folder = write_recordings(tmp_path / "in", 24)
+    with meanwhile(folder, lambda _: cluster.remove_node(node, allow_graceful=False), workers=6):
+        run_transcribe_job(on_ray(folder, tmp_path / "out", workers="1:6"), SlowlyLoadingWorker)
+    check_complete(folder, tmp_path / "out")
 
+
+def test_what_cannot_be_fetched_is_fetched_later(cluster: Any, tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 6)
+    for number in (1, 2, 5):
+        (folder / f"{number:03}.wav").rename(folder / f"{number:03}away.wav")
+    summary = run_transcribe_job(on_ray(folder, tmp_path / "out", max_attempts=1), CountingWorker)
+    assert (summary.left, summary.transcribed, summary.failed) == ([], 6, [])
+
+
+def test_features_are_those_of_one_process(cluster: Any, tmp_path: Path, granite_folder: Path) -> None:
     corpus = speech.write_corpus(tmp_path / "corpus")
     settings: dict[str, Any] = {"data_dir": str(corpus), "speech_encoder": str(granite_folder), "device": "cpu"}
     settings["shard_minutes"] = 0.1
-    alone = FeaturesJobConfig(output_dir=str(tmp_path / "alone"), **settings)
+    assert features.run(FeaturesJobConfig(output_dir=str(tmp_path / "alone"), **settings)) == 0
     shared = FeaturesJobConfig(output_dir=str(tmp_path / "shared"), engine="ray", workers="2", **settings)
-    report = compute_features(alone)
-    reports = compute_features_on_ray(shared)
-    assert sum(one.encoded for one in reports) == report.encoded == 16
+    assert features.run(shared) == 0
     files = sorted(path.name for path in (tmp_path / "alone").glob("*.safetensors"))
     assert len(files) > 1
     for name in files:
         assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_manifests_are_those_of_one_process(cluster: Any, tmp_path: Path) -> None:
+    """But for a recording that ends whatever process looks at it."""
+    folder = write_recordings(tmp_path / "in" / "all", 40, crashes=17)
+    for number, path in enumerate(sorted(folder.glob("*.wav"))):
+        path.with_suffix(".txt").write_text(f"number {number}")
+    splits: dict[str, Any] = {"train_split": "all", "dev_split": "", "test_split": "", "min_duration": 0.3}
+    process.run(ProcessJobConfig(tmp_path / "in", tmp_path / "alone", "folder", **splits))
+    process.run(ProcessJobConfig(tmp_path / "in", tmp_path / "shared", "folder", engine="ray", workers="2", **splits))
+    name = "train_manifest.json"
+    assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    dropped = (tmp_path / "shared" / "dropped.tsv").read_text()
+    assert "017crashes.wav ended 2 workers" in dropped
+    alone = (tmp_path / "alone" / "dropped.tsv").read_text()
+    assert [line.split("\t")[:3] for line in dropped.splitlines()] == [
+        line.split("\t")[:3] for line in alone.splitlines()
+    ]
+
+
+def test_a_benchmark_is_that_of_one_process(cluster: Any, tmp_path: Path) -> None:
+    corpus = speech.write_corpus(tmp_path / "corpus")
+    settings: dict[str, Any] = {"data_dir": str(corpus), "num_speed_runs": 1, "num_warmup_runs": 0, "batch_sizes": [1]}
+    settings |= {"device": "cpu", "embed_audio": False}
+    benchmark.run(BenchmarkJobConfig(output_dir=str(tmp_path / "alone"), **settings))
+    shared = BenchmarkJobConfig(output_dir=str(tmp_path / "shared"), engine="ray", workers="2", **settings)
+    benchmark.run(shared)
+    alone, joined = (read_report(next((tmp_path / name).glob("*.json"))) for name in ("alone", "shared"))
+    assert [sample.id for sample in joined.samples] == [sample.id for sample in alone.samples]
+    assert [sample.hypothesis for sample in joined.samples] == [sample.hypothesis for sample in alone.samples]
+    assert "engine" not in alone.config  # which no figure depends on
+    assert not (tmp_path / "shared" / "parts").exists()
 
 
 def test_too_few_resources_are_one_line(cluster: Any, tmp_path: Path) -> None:

@@ -63,6 +63,12 @@ class ASRDogeBenchmark:
         check_weights(loaded, config.checkpoint_dir)
         self._transcriber = self._transcriber_of(loaded, config.batch_size)
 
+    def for_shard(self, shard: str) -> "ASRDogeBenchmark":
+        """The same benchmark of another part of the samples, with the same loaded model."""
+        other = ASRDogeBenchmark(replace(self.config, shard=shard))
+        other._transcriber = self.transcriber
+        return other
+
     @property
     def transcriber(self) -> Transcriber:
         """The loaded model; loads it on first use."""

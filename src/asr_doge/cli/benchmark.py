@@ -1,6 +1,10 @@
 """`asr-doge benchmark`: accuracy, speed and memory of a checkpoint; two reports compared; shards merged."""
 
+import shutil
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -10,12 +14,17 @@ from asr_doge.benchmark.benchmark import merge_reports
 from asr_doge.benchmark.compare import compare
 from asr_doge.benchmark.report import read_report
 from asr_doge.benchmark.results import BenchmarkResult
+from asr_doge.cli.configuration import BenchmarkJobConfig
 from asr_doge.cli.console import note_language, quiet_libraries
 from asr_doge.cli.tables import accuracy_table, benchmark_table, comparison_table, stages_table
 from asr_doge.errors import ConfigError
+from asr_doge.scaling.configuration import EngineConfig
+
+PARTS = "parts"
+"""The folder, in that of the reports, for those of parts that workers did, until they are joined."""
 
 
-def run(config: BenchmarkConfig) -> int:
+def run(config: BenchmarkJobConfig) -> int:
     """Run the verb; returns the exit code."""
     if config.compare and config.merge:
         raise ConfigError("--compare and --merge do not go together: merge first, then compare the merged reports")
@@ -26,8 +35,12 @@ def run(config: BenchmarkConfig) -> int:
     if config.merge:
         _show(merge_reports([Path(path) for path in config.merge], Path(config.output_dir)))
         return 0
+    plain = BenchmarkConfig(**{one.name: getattr(config, one.name) for one in fields(BenchmarkConfig)})
+    if config.engine == "ray":
+        _show(_on_ray(plain, config))
+        return 0
     try:
-        benchmark = ASRDogeBenchmark(config)
+        benchmark = ASRDogeBenchmark(plain)
         result = benchmark.run_full_benchmark()
         note_language(benchmark.transcriber, config.checkpoint_dir)
         _show(result)
@@ -35,6 +48,38 @@ def run(config: BenchmarkConfig) -> int:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         raise
     return 0
+
+
+def _on_ray(config: BenchmarkConfig, engine: EngineConfig) -> BenchmarkResult:
+    """The joined report of parts that workers do, or did before the last run was stopped."""
+    from asr_doge.scaling.parts import part_names, run_parts  # here, since Ray is an extra
+
+    if config.shard is not None:
+        raise ConfigError("--shard divides the work without a cluster: leave it or --engine ray out")
+    folder = Path(config.output_dir) / PARTS
+    of_part = replace(config, output_dir=str(folder))
+    parts = part_names(engine, len(ASRDogeBenchmark(config).load_samples()))
+    done = _reports(of_part, parts)
+    checkpoint = config.checkpoint_dir if Path(config.checkpoint_dir).is_dir() else None
+    paths = [config.data_dir, config.output_dir, config.test_manifest, config.hotwords, checkpoint]
+    missing = [part for part in parts if part not in done]
+    run_parts(partial(_load, of_part), engine, missing, "benchmark", paths)
+    result = merge_reports(list(_reports(of_part, parts).values()), Path(config.output_dir))
+    shutil.rmtree(folder)
+    return result
+
+
+def _reports(config: BenchmarkConfig, parts: Sequence[str]) -> dict[str, Path]:
+    """The report of each part that has one."""
+    wanted = [asdict(replace(config, shard=part)) for part in parts]
+    reports = map(read_report, sorted(Path(config.output_dir).glob("benchmark_*.json")))
+    return {report.config["shard"]: report.report_path for report in reports if report.config in wanted}
+
+
+def _load(config: BenchmarkConfig) -> Callable[[str], Path]:
+    benchmark = ASRDogeBenchmark(config)
+    benchmark.load_models()
+    return lambda part: benchmark.for_shard(part).run_full_benchmark().report_path
 
 
 def _compare(config: BenchmarkConfig) -> None:

@@ -1,6 +1,18 @@
-"""Settings of the verbs that are the command line's own: `demo`, `merge`, `export` and `info`."""
+"""Settings of the command line's own: `demo`, `merge`, `export`, `info`, and `benchmark` with its engine."""
 
 from dataclasses import dataclass
+
+from asr_doge.benchmark.configuration import BenchmarkConfig
+from asr_doge.scaling.configuration import Engine, EngineConfig
+
+
+@dataclass
+class BenchmarkJobConfig(EngineConfig, BenchmarkConfig):
+    """Measure a checkpoint's accuracy, speed and memory on a test set, or compare two reports."""
+
+    engine: Engine = "local"
+    """local: this process does the part that shard names. ray: workers on a Ray cluster do all parts, and their reports
+    are joined; one that was stopped goes on."""
 
 
 @dataclass

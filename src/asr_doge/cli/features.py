@@ -1,24 +1,39 @@
 """`asr-doge features`: run the frozen encoder once over processed speech."""
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from asr_doge.cli.console import quiet_libraries
-from asr_doge.inference.features import compute_features
+from asr_doge.errors import ConfigError
+from asr_doge.inference.configuration import FeaturesConfig
+from asr_doge.inference.features import FeaturesReport, compute_features
 from asr_doge.scaling.configuration import FeaturesJobConfig
 
 
 def run(config: FeaturesJobConfig) -> int:
     """Run the verb; returns the exit code."""
     quiet_libraries()
-    if config.engine == "ray":
-        from asr_doge.scaling.parts import compute_features_on_ray  # here, since Ray is an extra
-
-        reports = compute_features_on_ray(config)
-    else:
-        reports = [compute_features(config)]
+    reports = _on_ray(config) if config.engine == "ray" else [compute_features(config)]
     failed = [line for report in reports for line in report.failed]
     for line in failed:
         print(f"left out: {line}", file=sys.stderr)
     encoded, kept = sum(report.encoded for report in reports), sum(report.kept for report in reports)
     print(f"{encoded} utterances encoded, {kept} kept, {len(failed)} unreadable: {reports[0].folder}")
     return 0
+
+
+def _on_ray(config: FeaturesJobConfig) -> list[FeaturesReport]:
+    from asr_doge.scaling.parts import part_names, run_parts  # here, since Ray is an extra
+
+    if config.shard != FeaturesConfig.shard:
+        raise ConfigError("--shard divides the work without a cluster: leave it or --engine ray out")
+    encoder = config.speech_encoder if Path(config.speech_encoder).is_dir() else None
+    paths = [config.data_dir, config.output_dir, encoder]
+    return run_parts(partial(_load, config), config, part_names(config), "features", paths)
+
+
+def _load(config: FeaturesConfig) -> Callable[[str], FeaturesReport]:
+    return lambda part: compute_features(replace(config, shard=part))

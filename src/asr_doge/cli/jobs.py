@@ -23,5 +23,7 @@ def run_job(config: TranscribeJobConfig) -> int:
         print(f"error: {reason if name in reason else f'{name}: {reason}'}", file=sys.stderr)
     if len(summary.failed) > _MOST_NAMED:
         print(f"… and {len(summary.failed) - _MOST_NAMED} more, in {config.output_dir}", file=sys.stderr)
-    print(json.dumps(asdict(summary) | {"failed": len(summary.failed)}))
-    return 2 if summary.failed or summary.incomplete else 0
+    for reason in summary.left:
+        print(f"error: not done, and to be tried again by the same command: {reason}", file=sys.stderr)
+    print(json.dumps(asdict(summary) | {"failed": len(summary.failed), "left": len(summary.left)}))
+    return 2 if summary.failed or summary.incomplete or summary.left else 0

@@ -1,10 +1,17 @@
 """`asr-doge process`: a corpus to manifests."""
 
-from asr_doge.data.configuration import ProcessConfig
+from functools import partial
+
 from asr_doge.data.processing import process_corpus
+from asr_doge.scaling.configuration import ProcessJobConfig
 
 
-def run(config: ProcessConfig) -> int:
+def run(config: ProcessJobConfig) -> int:
     """Run the verb; returns the exit code."""
-    print("\n".join(process_corpus(config).lines()))
+    engine = None
+    if config.engine == "ray":
+        from asr_doge.scaling.judging import judge_on_ray  # here, since Ray is an extra
+
+        engine = partial(judge_on_ray, config)
+    print("\n".join(process_corpus(config, engine).lines()))
     return 0

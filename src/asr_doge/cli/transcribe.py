@@ -104,6 +104,8 @@ def _check(config: TranscribeConfig) -> list[str]:
     if config.output_dir == "":
         raise ConfigError("--output_dir is empty: name a folder, or leave it out")
     config.check()
+    if config.format == "parquet":
+        raise ConfigError("--format parquet is a format of shards: add --engine local or --engine ray")
     formats = parse_formats(config.format)
     if len(formats) > 1 and config.output_dir is None:
         raise ConfigError(f"--format {config.format}: several formats need --output_dir")

@@ -70,7 +70,7 @@ VERBS = {
     ),
     "process": Verb(
         "A corpus to manifests.",
-        "asr_doge.data.configuration:ProcessConfig",
+        "asr_doge.scaling.configuration:ProcessJobConfig",
         "asr-doge process --dataset librispeech --data_dir ./data --output_dir ./processed",
     ),
     "features": Verb(
@@ -85,7 +85,7 @@ VERBS = {
     ),
     "benchmark": Verb(
         "Accuracy, speed and memory of a checkpoint.",
-        "asr_doge.benchmark.configuration:BenchmarkConfig",
+        "asr_doge.cli.configuration:BenchmarkJobConfig",
         "asr-doge benchmark --checkpoint_dir ./checkpoints/best --data_dir ./processed",
     ),
     "pretrain": Verb(

@@ -13,7 +13,7 @@ ENCODER_SAMPLE_RATE = 16_000
 """`asr_doge.audio.SAMPLE_RATE`, repeated here since importing that package takes a while."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ProcessConfig:
     """Make the manifests of a corpus: measure its recordings, normalize its transcripts, and keep what is usable."""
 

@@ -9,7 +9,7 @@ parts, and Shar), and it decodes recordings only to verify them; it does not kno
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -35,11 +35,19 @@ from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.progress import progress_bar
 from asr_doge.text.normalization import normalize_training_text
 
-_AT_ONCE = 4096  # recordings handed to the threads at a time: each takes a kilobyte until it is judged
+AT_ONCE = 4096
+"""Recordings that are handed to threads at a time: each takes a kilobyte until it is judged."""
+
+Engine = Callable[[Sequence[Listed], ProcessConfig, str], Iterable[Utterance | Rejected]]
+"""What judges recordings, in their order, under a title."""
 
 
-def process_corpus(config: ProcessConfig) -> ProcessReport:
+def process_corpus(config: ProcessConfig, engine: Engine | None = None) -> ProcessReport:
     """Write a corpus's manifests, the list of what was dropped, and the report page.
+
+    Args:
+        config: of the verb.
+        engine: what measures and judges the recordings; default, threads of this process.
 
     Raises:
         ConfigError: no corpus of that name, every split is left out, or lhotse is wanted and not installed.
@@ -54,7 +62,8 @@ def process_corpus(config: ProcessConfig) -> ProcessReport:
     for role, split in splits.items():
         _refuse_to_overwrite_source(config, role, split)
     listed = {role: corpus.read(config.data_dir, split) for role, split in splits.items()}
-    judged = {role: _judge_all(listed.pop(role), config, f"{role} ({split})") for role, split in splits.items()}
+    judge = engine or _judge_here
+    judged = {role: _by_id(judge(listed.pop(role), config, f"{role} ({split})")) for role, split in splits.items()}
     reports = [
         _report(config, role, splits[role], kept, rejected, judged.get("train", ([], []))[0])
         for role, (kept, rejected) in judged.items()
@@ -105,11 +114,11 @@ def _refuse_to_overwrite_source(config: ProcessConfig, role: str, split: str) ->
         raise DataError(f"--output_dir {config.output_dir} would overwrite its own source {source}: choose another")
 
 
-def _judge_all(listed: Sequence[Listed], config: ProcessConfig, title: str) -> tuple[list[Utterance], list[Rejected]]:
-    """Measure and judge the recordings of one split, in their order."""
+def _by_id(judgements: Iterable[Utterance | Rejected]) -> tuple[list[Utterance], list[Rejected]]:
+    """What is kept of one split and what is not, in their order."""
     kept: dict[str, Utterance] = {}
     rejected: list[Rejected] = []
-    for result in _judgements(listed, config, title):
+    for result in judgements:
         if isinstance(result, Rejected):
             rejected.append(result)
         elif result.id in kept:
@@ -120,15 +129,18 @@ def _judge_all(listed: Sequence[Listed], config: ProcessConfig, title: str) -> t
     return list(kept.values()), rejected
 
 
-def _judgements(listed: Sequence[Listed], config: ProcessConfig, title: str) -> Iterator[Utterance | Rejected]:
-    with (
-        ThreadPoolExecutor(config.num_workers) as threads,
-        progress_bar(total=len(listed), desc=title, unit="file") as bar,
-    ):
-        for start in range(0, len(listed), _AT_ONCE):
-            for result in threads.map(partial(_judge, config=config), listed[start : start + _AT_ONCE]):
+def _judge_here(listed: Sequence[Listed], config: ProcessConfig, title: str) -> Iterator[Utterance | Rejected]:
+    with progress_bar(total=len(listed), desc=title, unit="file") as bar:
+        for start in range(0, len(listed), AT_ONCE):
+            for result in judge_each(listed[start : start + AT_ONCE], config):
                 bar.update()
                 yield result
+
+
+def judge_each(listed: Sequence[Listed], config: ProcessConfig) -> Iterator[Utterance | Rejected]:
+    """Measure and judge recordings, in their order, several at the same time."""
+    with ThreadPoolExecutor(config.num_workers) as threads:
+        yield from threads.map(partial(_judge, config=config), listed)
 
 
 def _judge(source: Listed, config: ProcessConfig) -> Utterance | Rejected:

@@ -4,13 +4,15 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from asr_doge.data.configuration import ProcessConfig
 from asr_doge.errors import ConfigError
 from asr_doge.inference.configuration import FeaturesConfig, TranscribeConfig
 
 Engine = Literal["local", "ray"]
+ShardFormat = Literal["jsonl", "parquet"]
 
 
 @dataclass(kw_only=True)
@@ -45,6 +47,15 @@ class EngineConfig:
 
 
 @dataclass
+class ProcessJobConfig(EngineConfig, ProcessConfig):
+    """Make the manifests of a corpus: measure its recordings, normalize its transcripts, and keep what is usable."""
+
+    engine: Engine = field(default="local", kw_only=True)
+    """local: this process measures the recordings. ray: workers on a Ray cluster do; each must see the corpus under the
+    same path."""
+
+
+@dataclass
 class FeaturesJobConfig(EngineConfig, FeaturesConfig):
     """Run the frozen encoder over processed speech once and store its output, so that training need not run it."""
 
@@ -57,9 +68,9 @@ class TranscribeJobConfig(EngineConfig, TranscribeConfig):
     """Recordings to text. Reads WAV, FLAC, MP3, Ogg, Opus, M4A, video with sound and more, at any rate."""
 
     engine: Engine | None = None
-    """local: in this process. ray: by workers on a Ray cluster. Either writes shards of JSON lines to output_dir, a
-    folder or s3://… or gs://…; the same command goes on with a job that was stopped. Default: one file per recording,
-    or printed."""
+    """local: in this process. ray: by workers on a Ray cluster. Either writes shards to output_dir, a folder or s3://…
+    or gs://…, of JSON lines or, with format parquet, in Parquet; the same command goes on with a job that was stopped.
+    Default: one file per recording, or printed."""
     shard: str | None = None
     """With engine local: which part of the shards this process does, and of how many, such as 2/3, for one process or
     machine per part; implies engine local."""
@@ -79,6 +90,11 @@ class TranscribeJobConfig(EngineConfig, TranscribeConfig):
     """Price of a worker for an hour, in any currency, for plan."""
 
     @property
+    def shard_format(self) -> ShardFormat:
+        """Format of the shards; JSON lines unless Parquet is wanted."""
+        return "parquet" if self.format == "parquet" else "jsonl"
+
+    @property
     def is_job(self) -> bool:
         """Whether the output is in shards."""
         return self.engine is not None or self.shard is not None or self.plan
@@ -91,8 +107,8 @@ class TranscribeJobConfig(EngineConfig, TranscribeConfig):
         """
         if self.output_dir is None and not self.plan:
             raise ConfigError("--engine writes shards: name a folder or URL for them with --output_dir")
-        if self.format not in ("txt", "jsonl"):
-            raise ConfigError(f"--engine writes JSON lines, not {self.format}: leave --format out, or choose jsonl")
+        if self.format not in ("txt", "jsonl", "parquet"):
+            raise ConfigError(f"--engine writes jsonl or parquet, not {self.format}: choose one, or leave --format out")
         if self.stream or self.channels == "each":
             raise ConfigError("--engine does not go with --stream or --channels each: leave them out")
         if self.engine == "ray" and self.shard is not None:

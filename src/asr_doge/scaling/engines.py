@@ -1,24 +1,34 @@
 """The engine of one process: tasks one after another, tried again when a stage fails.
 
-Promises: every task is done, or the error that stops the job is raised: one that a user can mend at once, any other
-after `MOST_FAILURES` in a row without a task done. What a task is, the worker knows (see
-`asr_doge.scaling.shard_worker`). `asr_doge.scaling.ray_engine` runs the same workers on a cluster.
+Promises: every task is done, or is left with a line that says why, or the error that stops the job is raised. What a
+task is, the worker knows (see `asr_doge.scaling.shard_worker`); `asr_doge.scaling.ray_engine` runs the same workers on
+a cluster.
 """
 
 import sys
+import time
 import traceback
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from asr_doge.errors import ASRDogeError, DataError
+from asr_doge.errors import DataError
 
-MOST_FAILURES = 200
-"""Failures one after another, without one task done between, that stop the job."""
-MOST_FALSE_STARTS = 4
-"""The same of workers that fail before they begin a task."""
+MOST_TRIES = 3
+"""Times that a task is tried whose input or output cannot be reached, before it is left."""
+_PAUSE_SECONDS = 1.0
+"""Before the next task after such a one; the second pause is twice as long, and so on."""
 
 Task = TypeVar("Task")
 Task_in = TypeVar("Task_in", contravariant=True)
+
+
+class TransientError(DataError):
+    """A task that cannot be done now, and perhaps can be later or on another machine."""
+
+
+class StageError(Exception):
+    """A task of which a stage failed; it is to be given to a worker again, which sees to it that this ends."""
 
 
 class Worker(Protocol[Task_in]):
@@ -28,57 +38,94 @@ class Worker(Protocol[Task_in]):
         """Load what it needs."""
 
     def run(self, task: Task_in) -> Any:
-        """Do a task and commit it, and return a report; doing it again changes nothing."""
+        """Do a task and commit it, and return a report; doing it again changes nothing.
+
+        Raises:
+            TransientError, StageError: it is to be tried again.
+            ASRDogeError: the job must stop.
+        """
 
     def close(self) -> None:
         """Leave nothing behind."""
 
 
-def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report: Callable[[Any], None]) -> None:
-    """Do tasks in this process, in order.
+class Outages(Generic[Task]):
+    """Tasks that cannot be done now.
+
+    Args:
+        workers: number of workers, each of which may lack something by itself.
+
+    Attributes:
+        left: why each task was left that is no longer tried.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._limit = (MOST_TRIES + 1) * workers
+        self._in_a_row = 0
+        self._tries: Counter[Task] = Counter()
+        self.left: list[str] = []
+
+    def note_success(self) -> None:
+        """Note that a task was done."""
+        self._in_a_row = 0
+
+    def may_retry(self, task: Task, error: TransientError) -> bool:
+        """Whether to try a task again.
+
+        Raises:
+            TransientError: so many failed one after another that the others will.
+        """
+        self._in_a_row += 1
+        self._tries[task] += 1
+        if self._in_a_row >= self._limit:
+            raise error
+        if self._tries[task] < MOST_TRIES:
+            return True
+        self.left.append(str(error))
+        return False
+
+    @property
+    def pause(self) -> float:
+        """Seconds to wait before the next task."""
+        return _PAUSE_SECONDS * self._in_a_row
+
+
+def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report: Callable[[Any], None]) -> list[str]:
+    """Do tasks in this process; returns why those were left that cannot be done now.
 
     Raises:
-        ASRDogeError: as the worker raises; or workers fail again and again.
+        ASRDogeError: as the worker raises; or nothing can be done now.
     """
     if not tasks:
-        return
+        return []
+    waiting = deque(tasks)
+    outages: Outages[Task] = Outages(1)
+    has_traced = False
     worker = make()
     try:
         worker.start()
-        for task in tasks:
-            on_report(_done(worker, task))
+        while waiting:
+            task = waiting.popleft()
+            try:
+                on_report(worker.run(task))
+            except TransientError as error:
+                if outages.may_retry(task, error):
+                    waiting.append(task)
+                time.sleep(outages.pause)
+            except StageError as error:
+                note_failure(str(error))
+                if error.__cause__ is not None and not has_traced:  # a defect, of which the first trace is enough
+                    traceback.print_exception(error.__cause__)
+                    has_traced = True
+                waiting.appendleft(task)
+            else:
+                outages.note_success()
     finally:
         worker.close()
+    return outages.left
 
 
-def _done(worker: Worker[Task], task: Task) -> Any:
-    """The report of a task, which is tried again when a stage fails: the worker knows what it was at."""
-    failures = 0
-    while True:
-        try:
-            return worker.run(task)
-        except ASRDogeError:
-            raise
-        except Exception as error:
-            failures = note_failure(failures, f"{type(error).__name__}: {error}", traceback.format_exc())
-
-
-def note_failure(failures: int, reason: str, detail: str = "", *, has_begun: bool = True) -> int:
-    """Say that a worker failed; returns how often one did in a row.
-
-    Args:
-        failures: how many did before.
-        reason: why it did.
-        detail: where, in many lines.
-        has_begun: whether it had begun a task.
-
-    Raises:
-        DataError: too many did.
-    """
+def note_failure(reason: str) -> None:
+    """Say that a worker failed."""
     first = reason.splitlines()[0] if reason else "no reason given"
-    if failures + 1 >= (MOST_FAILURES if has_begun else MOST_FALSE_STARTS):
-        raise DataError(f"workers failed {failures + 1} times in a row, at last with {first}")
-    print(f"a worker failed ({first}): its recordings are tried again", file=sys.stderr)
-    if detail and not failures:  # a defect, of which the first trace is enough
-        print(detail.rstrip(), file=sys.stderr)
-    return failures + 1
+    print(f"a worker failed ({first}): its task is given to another", file=sys.stderr)

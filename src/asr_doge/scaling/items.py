@@ -5,17 +5,21 @@ its bytes are and what its source looked like (size and time, or the store's eta
 that cannot be listed is one `DataError` line. It decodes nothing.
 
 Folders and globs are searched for the endings of `asr_doge.audio.folders`. Manifests (`.json`, `.jsonl`) are ours or
-NeMo's; `offset` and `duration` choose a part of a recording. Of a tar file (WebDataset, NeMo's tarred sets,
-`recording.*.tar` of lhotse Shar) every member with such an ending is an item; of a Parquet file every row's `audio`
-(`bytes`, or `path`).
+NeMo's; `offset` and `duration` choose a part of a recording. Of a tar file (WebDataset, NeMo's tarred sets) every
+member with such an ending is an item; of a Parquet file every row's `audio` (`bytes`, or `path`). A folder of lhotse
+Shar has `cuts.NUMBER.jsonl.gz` and `recording.NUMBER.tar` for each of its shards, with the cuts' sound in their order.
 """
 
 import glob
+import gzip
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,6 +30,12 @@ from asr_doge.errors import AudioError, DataError
 _MANIFESTS = (".json", ".jsonl")
 _SOUGHT = frozenset([*AUDIO_EXTENSIONS, ".tar", ".parquet", ".jsonl"])
 """Endings that a pattern is taken to mean, unless it matches none of them."""
+_SHORTER_SECONDS = 0.001
+"""By which a cut is shorter than its sound if it is a part of it."""
+
+
+class FetchError(AudioError):
+    """Raised if the bytes of a recording that exists cannot be fetched, perhaps only now."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +90,7 @@ def _listed(source: str) -> Iterable[Item]:
     if is_url(source):
         return _listed_remote(source)
     if os.path.isdir(source):  # noqa: PTH112 - False where Path.is_dir raises, as for a name too long
-        try:
-            return [_local(path) for path in find_audio_files(source)]
-        except AudioError as error:
-            raise DataError(str(error)) from None
+        return _of_folder(source)
     if not os.path.lexists(source) and glob.has_magic(source):
         matches = glob.glob(source, recursive=True)  # noqa: PTH207 - a pattern may be absolute
         found = sorted({os.path.normpath(path) for path in matches})
@@ -92,6 +99,22 @@ def _listed(source: str) -> Iterable[Item]:
         found = [path for path in found if Path(path).is_dir() or Path(path).suffix.lower() in _SOUGHT] or found
         return [item for path in found for item in _listed(glob.escape(path) if glob.has_magic(path) else path)]
     return _held(source, _local(source))
+
+
+def _of_folder(folder: str) -> Iterable[Item]:
+    """The recordings in a folder and below it; if there are none, Shar, or what its tar and Parquet files hold."""
+    try:
+        return [_local(path) for path in find_audio_files(folder)]
+    except AudioError as error:
+        files = []
+        with suppress(OSError):  # which is the reason, then
+            files = [_local(path) for path in sorted(Path(folder).iterdir())]
+        if _is_shar(files):
+            return _of_shar(files)
+        held = [file for file in files if PurePosixPath(file.url).suffix.lower() in (".tar", ".parquet")]
+        if not held:
+            raise DataError(str(error)) from None
+        return [item for file in held for item in _held(file.url, file)]
 
 
 def _local(path: str | os.PathLike[str]) -> Item:
@@ -130,15 +153,18 @@ def _listed_remote(url: str) -> list[Item]:
     except FileNotFoundError:
         raise DataError(f"{url} does not exist: check the URL") from None
     except Exception as error:  # each cloud's client has its own errors
-        raise DataError(f"{url} cannot be listed: {one_line(error)}") from error
-    files = {name: info for name, info in sorted(found.items()) if info.get("type") == "file"}
-    if len(files) > 1 or filesystem.isdir(path):
-        sought = {name: info for name, info in files.items() if PurePosixPath(name).suffix.lower() in _SOUGHT}
-        files = sought if filesystem.isdir(path) else sought or files
+        raise DataError(f"{url} cannot be listed ({one_line(error)}): check the URL and your credentials") from error
+    found = {name: info for name, info in sorted(found.items()) if info.get("type") == "file"}
+    files = [Item(f"{scheme}://{name.lstrip('/')}", _remote_stamp(info)) for name, info in found.items()]
+    if _is_shar(files):
+        return list(_of_shar(files))
+    is_folder = filesystem.isdir(path)
+    if len(files) > 1 or is_folder:
+        sought = [file for file in files if PurePosixPath(file.url).suffix.lower() in _SOUGHT]
+        files = sought if is_folder else sought or files
     if not files:
         raise DataError(f"{url} holds no recordings: check the URL")
-    items = [Item(f"{scheme}://{name.lstrip('/')}", _remote_stamp(info)) for name, info in files.items()]
-    return [item for file in items for item in _held(file.url, file)]
+    return [item for file in files for item in _held(file.url, file)]
 
 
 def _remote_stamp(info: dict[str, Any]) -> str:
@@ -196,12 +222,67 @@ def _of_line(line: bytes, folder: str) -> Item:
 
 
 def _of_tar(file: Item) -> Iterator[Item]:
+    for _, member in _members(file):
+        if member.isfile() and PurePosixPath(member.name).suffix.lower() in AUDIO_EXTENSIONS:
+            yield Item(file.url, file.stamp, member.name, member.offset_data, member.size)
+
+
+def _shar_files(files: Sequence[Item], field: str, ending: str) -> list[Item]:
+    return [file for file in files if re.fullmatch(rf"{field}(\..+)?\.{ending}", PurePosixPath(file.url).name)]
+
+
+def _is_shar(files: Sequence[Item]) -> bool:
+    return bool(_shar_files(files, "cuts", r"jsonl(\.gz)?") and _shar_files(files, "recording", "tar"))
+
+
+def _of_shar(files: Sequence[Item]) -> Iterator[Item]:
+    """The cuts of a Shar folder that have sound."""
+    cuts, recordings = _shar_files(files, "cuts", r"jsonl(\.gz)?"), _shar_files(files, "recording", "tar")
+    if len(cuts) != len(recordings):
+        raise DataError(
+            f"{cuts[0].url} is one of {len(cuts)} files of cuts, for {len(recordings)} of recordings: a Shar folder has"
+            " one of each for a shard"
+        )
+    for file, recording in zip(cuts, recordings, strict=True):
+        for cut, pair in zip_longest(_lines_of_cuts(file), _pairs(recording)):
+            name = cut.get("id") if isinstance(cut, dict) else None
+            if name is None or pair is None or os.path.splitext(pair[0].member)[0] != name:  # noqa: PTH122 - keeps "./"
+                found = "nothing" if pair is None else pair[0].member
+                raise DataError(f"{recording.url} has {found} where {file.url} has cut {name}: write the shard again")
+            sound, seconds = pair
+            start, duration = float(cut.get("start", 0.0)), float(cut.get("duration", seconds))
+            is_part = start > 0 or duration < seconds - _SHORTER_SECONDS
+            if not sound.member.endswith(".nodata"):
+                yield replace(sound, offset=start, duration=duration) if is_part else sound
+
+
+def _lines_of_cuts(file: Item) -> Iterator[Any]:
+    with _open(file.url) as opened:
+        try:
+            lines = gzip.GzipFile(fileobj=opened) if file.url.endswith(".gz") else opened
+            yield from (json.loads(line) for line in lines if line.strip())
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f"{file.url} is not a whole file of cuts ({one_line(error)}): write it again") from None
+
+
+def _pairs(file: Item) -> Iterator[tuple[Item, float]]:
+    """Each sound in a tar file of Shar, and its seconds, which follow it."""
+    sound = None
+    for archive, member in _members(file):
+        if sound is None:
+            sound = Item(file.url, file.stamp, member.name, member.offset_data, member.size)
+            continue
+        content = archive.extractfile(member) if member.name.endswith(".json") else None
+        yield sound, float(json.load(content)["duration"]) if content else 0.0
+        sound = None
+
+
+def _members(file: Item) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     with _open(file.url) as opened:
         try:
             with tarfile.open(fileobj=opened, mode="r:") as archive:
                 for member in archive:
-                    if member.isfile() and PurePosixPath(member.name).suffix.lower() in AUDIO_EXTENSIONS:
-                        yield Item(file.url, file.stamp, member.name, member.offset_data, member.size)
+                    yield archive, member
         except tarfile.TarError as error:
             raise DataError(f"{file.url} is not a complete tar file ({error}): unpack it, or make it again") from None
 

@@ -8,6 +8,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -18,8 +19,9 @@ from asr_doge.data.stores import is_url
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import TranscribeJobConfig
-from asr_doge.scaling.engines import run_here
-from asr_doge.scaling.items import Item, list_items
+from asr_doge.scaling.engines import TransientError, run_here
+from asr_doge.scaling.items import Item, import_parquet, list_items
+from asr_doge.scaling.metrics import Metrics
 from asr_doge.scaling.planning import Plan, plan_job
 from asr_doge.scaling.shard_worker import Shard, ShardWorker
 from asr_doge.scaling.shards import Job, JobFolder, ShardReport, source_digest
@@ -35,6 +37,7 @@ class JobSummary:
         shards, finished: their number in the job, and of those that are complete.
         transcribed, incomplete: recordings with a text, and of these the damaged ones.
         failed: name and reason of each other recording.
+        left: why shards were left that could not be done this time; the same command tries them again.
         audio_hours: length of the transcribed ones.
         seconds: time of this run.
         times_real_time: audio transcribed in this run, over its time.
@@ -45,6 +48,7 @@ class JobSummary:
     transcribed: int
     incomplete: int
     failed: list[tuple[str, str]]
+    left: list[str]
     audio_hours: float
     seconds: float
     times_real_time: float
@@ -60,6 +64,7 @@ def describe_job(config: TranscribeJobConfig, items: Sequence[Item]) -> Job:
         len(items),
         config.shard_size,
         version("asr-doge"),
+        config.shard_format,
     )
 
 
@@ -105,6 +110,8 @@ def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _t
         CheckpointError: the model cannot be loaded.
     """
     config.check_job()
+    if config.shard_format == "parquet":
+        import_parquet("--format parquet")
     part = parse_shard(config.shard)
     items, job = _listed(config)
     assert config.output_dir is not None
@@ -121,10 +128,10 @@ def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _t
         print(f"{len(known)} of {job.num_shards} shards are complete already", file=sys.stderr)
     begin = time.perf_counter()
     done: list[ShardReport] = []
-    _run(config, folder, partial(make_worker, config, folder), tasks, done)
+    left = _run(config, folder, partial(make_worker, config, folder), tasks, done)
     seconds = time.perf_counter() - begin
     reports = folder.finished()[0]
-    summary = _summary(job, [reports[number] for number in sorted(reports)], done, seconds)
+    summary = _summary(job, [reports[number] for number in sorted(reports)], done, left, seconds)
     if summary.finished == summary.shards:
         if summary.transcribed + len(summary.failed) != job.count:
             raise DataError(
@@ -162,32 +169,35 @@ def _run(
     make: Callable[[], ShardWorker],
     tasks: Sequence[Shard],
     done: list[ShardReport],
-) -> None:
-    """Do shards, with a bar of hours."""
+) -> list[str]:
+    """Do shards, with a bar of hours; returns why some were left."""
     failures = 0
     begin = time.perf_counter()
+    metrics = Metrics(len(tasks)) if config.engine == "ray" else None
     with progress_bar(total=sum(len(task.items) for task in tasks), desc="transcribing", unit="rec") as bar:
 
         def report(one: ShardReport) -> None:
             nonlocal failures
-            if folder.is_finished(one.number) is None:
-                raise DataError(
-                    f"shard {one.number} was written to {folder.url} on another machine and is not there on this one:"
-                    " give a folder that all share, or a URL"
-                )
+            with suppress(TransientError):  # what is there is looked at again at the end
+                if folder.is_finished(one.number) is None:
+                    raise DataError(
+                        f"shard {one.number} was written to {folder.url} on another machine and is not there on this"
+                        " one: give a folder that all share, or a URL"
+                    )
             done.append(one)
             failures += len(one.failures)
             hours = sum(each.audio_seconds for each in done) / 3600
             rate = 3600 * hours / max(time.perf_counter() - begin, 1e-9)
             bar.set_postfix_str(f"{hours:.2f} h, {rate:.0f} × real time, {failures} failed", refresh=False)
             bar.update(one.transcribed + len(one.failures))
+            if metrics is not None:
+                metrics.count(one)
 
         if config.engine == "ray":
             from asr_doge.scaling.ray_engine import run_on_ray  # here, since Ray is an extra
 
-            run_on_ray(make, tasks, config, report, _folder_of_relative_paths(config, tasks))
-        else:
-            run_here(make, tasks, report)
+            return run_on_ray(make, tasks, config, report, _folder_of_relative_paths(config, tasks))
+        return run_here(make, tasks, report)
 
 
 def _folder_of_relative_paths(config: TranscribeJobConfig, tasks: Sequence[Shard]) -> str | None:
@@ -198,7 +208,9 @@ def _folder_of_relative_paths(config: TranscribeJobConfig, tasks: Sequence[Shard
     return str(Path.cwd()) if relative else None
 
 
-def _summary(job: Job, reports: Sequence[ShardReport], done: Sequence[ShardReport], seconds: float) -> JobSummary:
+def _summary(
+    job: Job, reports: Sequence[ShardReport], done: Sequence[ShardReport], left: list[str], seconds: float
+) -> JobSummary:
     audio = sum(report.audio_seconds for report in done)
     return JobSummary(
         job.num_shards,
@@ -206,6 +218,7 @@ def _summary(job: Job, reports: Sequence[ShardReport], done: Sequence[ShardRepor
         sum(report.transcribed for report in reports),
         sum(report.incomplete for report in reports),
         [failure for report in reports for failure in report.failures],
+        left,
         round(sum(report.audio_seconds for report in reports) / 3600, 4),
         round(seconds, 1),
         round(audio / seconds, 1) if seconds else 0.0,

@@ -5,16 +5,20 @@ process each; its samples are those that `read_blocks` gives of the same bytes. 
 reader, each up to about a minute of audio, so that memory does not grow with their length or number.
 """
 
+import errno
 import os
 import queue
 import tempfile
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +27,17 @@ from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note
 from asr_doge.data.stores import is_url, one_line, open_filesystem
-from asr_doge.errors import ASRDogeError, AudioError
+from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.scaling.configuration import TranscribeJobConfig
-from asr_doge.scaling.items import Item, import_parquet
+from asr_doge.scaling.items import FetchError, Item, import_parquet
 
 _PAUSE_SECONDS = 1.0
 """Between two attempts to fetch a recording; the second pause is twice as long, and so on."""
 _QUEUED_BLOCKS = 16
 """Blocks of some seconds that are decoded ahead of a recording's reader."""
 _COPIED_BYTES = 1 << 20
+_LASTING = frozenset([errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG])
+"""Errors of a local file that are its own."""
 _CHANNELS: dict[str, int | None] = {"mix": None, "left": 0, "right": 1}
 
 Samples = NDArray[np.float32]
@@ -200,15 +206,11 @@ def cut(blocks: Iterator[Samples], item: Item) -> Iterator[Samples]:
         )
 
 
-class FetchError(AudioError):
-    """Raised if the bytes of a recording that exists cannot be fetched, perhaps only now."""
-
-
 def open_item(item: Item) -> BinaryIO:
     """The bytes of an item's recording as an open file on disk.
 
     Raises:
-        FetchError: the file system or the store fails.
+        FetchError: the file system or the store fails, a store does not let us in, or a package is missing here.
         AudioError: they cannot be had.
     """
     try:
@@ -227,12 +229,22 @@ def open_item(item: Item) -> BinaryIO:
         return cast(BinaryIO, copy)
     except FileNotFoundError:
         raise AudioError(f"{item.name} does not exist: check the path.") from None
-    except ASRDogeError:
+    except AudioError:
         raise
-    except OSError as error:
-        raise FetchError(f"{item.name} cannot be opened ({error.strerror or one_line(error)}).") from None
     except Exception as error:  # each cloud's client has its own errors
-        raise FetchError(f"{item.name} cannot be fetched: {one_line(error)}.") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
+        raise (FetchError if _may_pass(item, error) else AudioError)(
+            f"{item.name} cannot be opened: {reason}."
+        ) from None
+
+
+def _may_pass(item: Item, error: Exception) -> bool:
+    """Whether an error is one of the store, or of this machine, and not of the recording."""
+    if isinstance(error, ValueError):  # a damaged Parquet file
+        return False
+    if isinstance(error, DataError) or is_url(item.url):  # a package that is missing here, for one
+        return True
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in _LASTING
 
 
 def _copy_range(item: Item, copy: IO[bytes]) -> None:
@@ -256,18 +268,41 @@ def _opened(url: str) -> BinaryIO:
     return cast(BinaryIO, filesystem.open(path, "rb"))
 
 
+class _ParquetRows:
+    """The column `audio` of a Parquet file, of which the row group that was read last is kept."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._parquet = url, import_parquet(url)
+        self._lock = threading.Lock()
+        with _opened(url) as opened:
+            metadata = self._parquet.ParquetFile(opened).metadata
+            counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._starts = [0, *accumulate(counts)]
+        self._group, self._rows = -1, None
+
+    def row(self, number: int) -> dict[str, Any]:
+        """A row's `audio`."""
+        group = bisect_right(self._starts, number) - 1
+        with self._lock:
+            if group != self._group:
+                self._group, self._rows = -1, None  # before the next is there, so that memory holds one
+                with _opened(self._url) as opened:
+                    self._rows = self._parquet.ParquetFile(opened).read_row_group(group, columns=["audio"])["audio"]
+                self._group = group
+            assert self._rows is not None
+            return self._rows[number - self._starts[group]].as_py() or {}
+
+
+@lru_cache(maxsize=2)
+def _parquet_rows(url: str, stamp: str) -> _ParquetRows:
+    """The rows of a file, as long as it is the same."""
+    del stamp
+    return _ParquetRows(url)
+
+
 def _parquet_bytes(item: Item) -> bytes:
     """The bytes in a row's `audio`, or of the file that it names."""
-    row = int(item.member)
-    parquet = import_parquet(item.url)
-    with _opened(item.url) as opened:
-        file = parquet.ParquetFile(opened)
-        for group in range(file.metadata.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            if row < count:
-                break
-            row -= count
-        audio = file.read_row_group(group, columns=["audio"])["audio"][row].as_py() or {}
+    audio = _parquet_rows(item.url, item.stamp).row(int(item.member))
     if audio.get("bytes"):
         return bytes(audio["bytes"])
     path = audio.get("path")

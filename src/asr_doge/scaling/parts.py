@@ -1,75 +1,111 @@
-"""`features` on a Ray cluster: the parts that its `--shard i/n` makes, each by whichever worker is free.
+"""A verb's parts on a Ray cluster: what its `--shard i/n` does, each by whichever worker is free.
 
-Promises: the cache has the bytes that one process would write, since its files do not depend on who writes them; a part
-whose worker dies is gone on with by another, and stops the job when it has ended `MOST_ATTEMPTS` workers. It knows
-neither encoders nor the cache's format.
+Promises: every part is done once or more, and the same command as by hand does it, so the result is that of one
+process; a part whose worker dies is given to another, and stops the job when it has ended `MOST_ATTEMPTS` workers. It
+knows no verb.
 """
 
-from dataclasses import fields, replace
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 from asr_doge.data.stores import is_url
-from asr_doge.errors import ConfigError
-from asr_doge.inference.configuration import FeaturesConfig
+from asr_doge.errors import ASRDogeError, DataError
 from asr_doge.progress import progress_bar
-from asr_doge.scaling.configuration import FeaturesJobConfig
+from asr_doge.scaling.configuration import EngineConfig
+from asr_doge.scaling.engines import StageError, TransientError
 from asr_doge.scaling.ray_engine import run_on_ray
-
-if TYPE_CHECKING:  # it loads torch, which the driver does not need
-    from asr_doge.inference.features import FeaturesReport
 
 PARTS_PER_WORKER = 2
 """Parts for each worker, so that one that is slow or lost leaves less to the others."""
 MOST_ATTEMPTS = 3
 
+Report = TypeVar("Report")
 
-class FeaturesWorker:
-    """Computes parts of the features.
+
+class PartsWorker(Generic[Report]):
+    """Does parts.
 
     Args:
-        config: of the verb.
+        load: loads what they need; what it returns does a part, such as `2/8`.
     """
 
-    def __init__(self, config: FeaturesConfig) -> None:
-        self._config = config
+    def __init__(self, load: Callable[[], Callable[[str], Report]]) -> None:
+        self._load = load
 
     def start(self) -> None:
-        """Load nothing: each part loads the encoder."""
+        """Load it."""
+        self._do = self._load()
 
-    def run(self, part: str) -> "FeaturesReport":
-        """Compute a part, such as `2/8`."""
-        from asr_doge.inference.features import compute_features
+    def run(self, part: str) -> Report:
+        """Do a part.
 
-        return compute_features(replace(self._config, shard=part))
+        Raises:
+            TransientError: it raised a `DataError`, perhaps of a disk or store that fails only now or here.
+            ASRDogeError: as it raises.
+            StageError: it raised something else.
+        """
+        try:
+            return self._do(part)
+        except DataError as error:
+            raise TransientError(str(error)) from error
+        except ASRDogeError:
+            raise
+        except Exception as error:
+            raise StageError(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """Nothing is left to end."""
 
 
-def compute_features_on_ray(config: FeaturesJobConfig) -> list["FeaturesReport"]:
-    """Run the `features` verb on a cluster; returns the reports of its parts.
+def run_parts(
+    load: Callable[[], Callable[[str], Report]],
+    config: EngineConfig,
+    parts: Sequence[str],
+    title: str,
+    paths: Sequence[str | None],
+) -> list[Report]:
+    """Do parts on a cluster; returns their reports, as they came.
+
+    Args:
+        load: see `PartsWorker`; called on the workers' nodes.
+        config: of the cluster.
+        parts: what is to be done.
+        title: of the bar.
+        paths: that the work depends on, which are relative to the working directory if at all.
 
     Raises:
-        ConfigError: settings that do not go together, or as in `run_on_ray`.
-        ASRDogeError: as in `compute_features`.
+        ASRDogeError: as in `run_on_ray` and of the work itself; or a part ended too many workers.
     """
-    if config.shard != FeaturesConfig.shard:
-        raise ConfigError("--shard divides the work without a cluster: leave it or --engine ray out")
-    plain = FeaturesConfig(**{one.name: getattr(config, one.name) for one in fields(FeaturesConfig)})
-    count = PARTS_PER_WORKER * config.worker_range()[1]
-    encoder = config.speech_encoder if Path(config.speech_encoder).is_dir() else None
-    paths = [path for path in (config.data_dir, config.output_dir, encoder) if path is not None]
-    is_relative = any(not is_url(path) and not Path(path).is_absolute() for path in paths)
-    reports: list[FeaturesReport] = []
-    with progress_bar(total=count, desc="features", unit="part") as bar:
+    reports: list[Report] = []
+    attempts: Counter[str] = Counter()
+    with progress_bar(total=len(parts), desc=title, unit="part") as bar:
 
-        def on_report(report: "FeaturesReport") -> None:
+        def on_report(report: Report) -> None:
             reports.append(report)
             bar.update()
 
-        parts = [f"{part}/{count}" for part in range(1, count + 1)]
-        folder = str(Path.cwd()) if is_relative else None
-        run_on_ray(partial(FeaturesWorker, plain), parts, config, on_report, folder, MOST_ATTEMPTS)
+        def again(part: str, reason: str) -> list[str]:
+            attempts[part] += 1
+            if attempts[part] < MOST_ATTEMPTS:
+                return [part]
+            raise DataError(
+                f"part {part} ended {MOST_ATTEMPTS} workers, at last with {reason.splitlines()[0]}: run it by itself"
+                f" with --shard {part} to see why"
+            )
+
+        relative = any(path is not None and not is_url(path) and not Path(path).is_absolute() for path in paths)
+        folder = str(Path.cwd()) if relative else None
+        left = run_on_ray(partial(PartsWorker[Report], load), parts, config, on_report, folder, again)
+    if left:
+        raise DataError(left[0])
     return reports
+
+
+def part_names(config: EngineConfig, most: int | None = None) -> list[str]:
+    """The parts for the workers of a cluster, at most so many."""
+    count = PARTS_PER_WORKER * config.worker_range()[1]
+    count = min(count, most) if most else count
+    return [f"{part}/{count}" for part in range(1, count + 1)]

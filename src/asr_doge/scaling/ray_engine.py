@@ -1,9 +1,10 @@
 """The engine of a Ray cluster: the workers of `asr_doge.scaling.engines` as actors, on as many nodes as there are.
 
-Promises: every task is done by some worker, or the error that stops the job is raised; a worker whose process, node or
-stage fails is replaced, and its task is given to another; fewer nodes make the job slower and never hang it; too few
-workers are an error after `wait_for_workers`, in one line. Ray only schedules: what is complete and what is given up is
-in the output (see `asr_doge.scaling.shards`), so nothing depends on Ray's own retries, which are off.
+Promises: every task is done by some worker, or is left with a line that says why, or the error that stops the job is
+raised; a worker whose process, node or stage fails is replaced, and its task is given to another; fewer nodes make the
+job slower and never hang it; too few workers are an error after `wait_for_workers`, in one line. Ray only schedules:
+what is complete and what is given up is in the output (see `asr_doge.scaling.shards`), so nothing depends on Ray's own
+retries, which are off.
 
 Ray Data is not used; `docs/scale.md` says why.
 """
@@ -14,7 +15,7 @@ import os
 import socket
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ from typing import Any, Generic
 
 from asr_doge.errors import ASRDogeError, ConfigError, DataError
 from asr_doge.scaling.configuration import EngineConfig
-from asr_doge.scaling.engines import Task, Worker, note_failure
+from asr_doge.scaling.engines import Outages, StageError, Task, TransientError, Worker, note_failure
 
 CONNECT_SECONDS = 10.0
 """Time in which a cluster must answer."""
+MOST_FALSE_STARTS = 4
+"""Workers that fail one after another in the same place, before they begin a task, that stop the job."""
 _LOOK_SECONDS = 1.0
 
 
@@ -36,9 +39,9 @@ def run_on_ray(
     config: EngineConfig,
     on_report: Callable[[Any], None],
     folder: str | None = None,
-    most_attempts: int | None = None,
-) -> None:
-    """Do tasks on a cluster, in any order.
+    again: Callable[[Task, str], Sequence[Task]] | None = None,
+) -> list[str]:
+    """Do tasks on a cluster, in any order; returns why those were left that cannot be done now.
 
     Args:
         make: makes a worker, on the node where it is to work.
@@ -46,21 +49,21 @@ def run_on_ray(
         config: of the cluster and its workers.
         on_report: called with the report of each task.
         folder: the working directory of workers, which relative paths start from; None if there are none.
-        most_attempts: workers that may fail at one task before the job stops; None if the worker sees to that.
+        again: what to do in the place of a task that ended its worker, for the reason given; default, the same again.
 
     Raises:
         ConfigError: no cluster, one of another version, or one with too little room.
-        ASRDogeError: as the worker raises; or workers fail again and again.
+        ASRDogeError: as the worker raises, or `again`; or workers cannot start, or nothing can be done now.
     """
     if not tasks:
-        return
+        return []
     ray = _import_ray()
     fewest, most = config.worker_range()
     with _connected(ray, config):
         _note_room(ray, config, fewest)
-        pool = _Pool(ray, make, config, folder, most_attempts)
+        pool = _Pool(ray, make, config, folder, again or (lambda task, _: [task]))
         try:
-            pool.run(tasks, on_report, fewest, most)
+            return pool.run(tasks, on_report, fewest, most)
         finally:
             pool.dismiss()
 
@@ -87,7 +90,8 @@ def _connected(ray: Any, config: EngineConfig) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:
-        raise ConfigError(f"--ray_address {address}: {_line(error)}") from None
+        token = "" if "RAY_AUTH_MODE" in os.environ else "; if it wants a token, export RAY_AUTH_MODE=token"
+        raise ConfigError(f"--ray_address {address}: {_line(error)}{token}") from None
     try:
         yield
     finally:
@@ -130,10 +134,16 @@ def _note_room(ray: Any, config: EngineConfig, fewest: int) -> None:
 
 @dataclass(frozen=True)
 class _Call(Generic[Task]):
-    """What a worker is at: a task, or None while it starts; and whether it has a place on a node yet."""
+    """What a worker is at: a task, or None while it starts.
+
+    Attributes:
+        false_starts: workers before it that failed in its place before they began a task.
+        has_place: whether it is on a node yet.
+    """
 
     actor: Any
     task: Task | None
+    false_starts: int
     has_place: bool = True
 
 
@@ -146,31 +156,32 @@ class _Pool(Generic[Task]):
         make: Callable[[], Worker[Task]],
         config: EngineConfig,
         folder: str | None,
-        most_attempts: int | None,
+        again: Callable[[Task, str], Sequence[Task]],
     ) -> None:
         self._ray, self._make, self._config, self._folder = ray, make, config, folder
-        self._most_attempts = most_attempts
-        self._attempts: Counter[Task] = Counter()
+        self._again = again
+        self._waiting: deque[Task] = deque()
         self._calls: dict[Any, _Call[Task]] = {}
-        self._failures = 0
         options = {"num_cpus": config.num_cpus_per_worker, "num_gpus": config.num_gpus_per_worker}
         self._actor = ray.remote(RemoteWorker).options(max_restarts=0, max_task_retries=0, **options)
 
-    def run(self, tasks: Sequence[Task], on_report: Callable[[Any], None], fewest: int, most: int) -> None:
-        """Do all tasks."""
-        waiting = deque(tasks)
-        wanted = min(fewest, len(tasks))
+    def run(self, tasks: Sequence[Task], on_report: Callable[[Any], None], fewest: int, most: int) -> list[str]:
+        """Do all tasks; returns why some were left."""
+        self._waiting.extend(tasks)
+        wanted, count = min(fewest, len(tasks)), min(most, len(tasks))
+        outages: Outages[Task] = Outages(count)
         since = time.monotonic()
-        for _ in range(min(most, len(tasks))):
+        for _ in range(count):
             self._hire()
-        while waiting or any(call.task is not None for call in self._calls.values()):
+        while self._waiting or any(call.task is not None for call in self._calls.values()):
             ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=_LOOK_SECONDS)
             for ref in ready:
-                self._end(ref, waiting, on_report)
+                self._end(ref, on_report, outages)
             if sum(call.has_place for call in self._calls.values()) >= wanted:  # to load a model may take its time
                 wanted, since = 1, time.monotonic()
-            elif waiting and time.monotonic() - since > self._config.wait_for_workers:
+            elif self._waiting and time.monotonic() - since > self._config.wait_for_workers:
                 raise self._too_few(fewest)
+        return outages.left
 
     def dismiss(self) -> None:
         """End all workers."""
@@ -178,52 +189,58 @@ class _Pool(Generic[Task]):
             self._dismiss(call.actor)
         self._calls.clear()
 
-    def _hire(self) -> None:
+    def _hire(self, false_starts: int = 0) -> None:
         actor = self._actor.remote(self._make, self._folder)
-        self._calls[actor.arrive.remote()] = _Call(actor, None, has_place=False)
+        self._calls[actor.arrive.remote()] = _Call(actor, None, false_starts, has_place=False)
 
     def _dismiss(self, actor: Any) -> None:
         with suppress(Exception):  # it may be gone, and its node with it
             self._ray.kill(actor)
 
-    def _end(self, ref: Any, waiting: deque[Task], on_report: Callable[[Any], None]) -> None:
+    def _end(self, ref: Any, on_report: Callable[[Any], None], outages: Outages[Task]) -> None:
         """Take the result of a call, and give its worker the next task, or hire another in its place."""
         call = self._calls.pop(ref)
         try:
             result = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None)
             self._dismiss(call.actor)
-            if isinstance(cause, ASRDogeError):
-                raise cause from None
-            reason = str(error) if cause is None else f"{type(cause).__name__}: {cause}"
-            if call.task is not None:
-                self._count_attempt(call.task, reason)
-                waiting.appendleft(call.task)
-            self._failures = note_failure(self._failures, reason, has_begun=call.task is not None)
-            self._hire()
+            self._replace(call, error, outages)
             return
         if not call.has_place:
             _check_version(*result)
-            self._calls[call.actor.start.remote()] = _Call(call.actor, None)
+            self._calls[call.actor.start.remote()] = _Call(call.actor, None, call.false_starts)
             return
         if call.task is not None:
-            self._failures = 0
+            outages.note_success()
             on_report(result)
-        if waiting:
-            task = waiting.popleft()
-            self._calls[call.actor.run.remote(task)] = _Call(call.actor, task)
+        if self._waiting:
+            task = self._waiting.popleft()
+            self._calls[call.actor.run.remote(task)] = _Call(call.actor, task, 0)
         else:
             self._dismiss(call.actor)
 
-    def _count_attempt(self, task: Task, reason: str) -> None:
-        """Stop the job if a task has ended too many workers."""
-        self._attempts[task] += 1
-        if self._attempts[task] == self._most_attempts:
-            raise DataError(
-                f"part {task} ended {self._most_attempts} workers, at last with {reason.splitlines()[0]}: run it by"
-                f" itself with --shard {task} to see why"
-            )
+    def _replace(self, call: _Call[Task], error: Exception, outages: Outages[Task]) -> None:
+        """Hire a worker in the place of one that failed, unless the job must stop."""
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, TransientError) and call.task is not None:
+            if outages.may_retry(call.task, cause):
+                self._waiting.append(call.task)
+            self._hire()  # to start takes it a while, in which others may do the task
+            return
+        if isinstance(cause, ASRDogeError):
+            raise cause from None
+        defect = cause if isinstance(cause, Exception) and not isinstance(cause, StageError) else None
+        reason = f"{type(defect).__name__}: {defect}" if defect is not None else str(cause or error)
+        note_failure(reason)
+        if call.task is None:
+            if call.false_starts + 1 >= MOST_FALSE_STARTS:
+                raise DataError(f"{MOST_FALSE_STARTS} workers could not start, the last one for {_line(error)}")
+            self._hire(call.false_starts + 1)
+            return
+        if defect is not None:
+            raise defect
+        self._waiting.extendleft(self._again(call.task, reason))
+        self._hire()
 
     def _too_few(self, fewest: int) -> ConfigError:
         config = self._config

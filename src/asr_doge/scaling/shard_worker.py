@@ -1,25 +1,37 @@
-"""A worker's way with a shard: from its recordings to its committed lines, whatever the model.
+"""A worker's way with a shard: from its recordings, through decoders that it starts and ends, to its committed lines.
 
 Promises: a shard that was begun and not finished, because its worker died or failed, is done one recording at a time,
 and each is noted durably before it is begun: one that ends its worker `max_attempts` times is given up, with a line
 that says so, and its neighbours keep theirs. A recording that ends its decoder is no such case: it fails by itself (see
-`asr_doge.scaling.opening`). It knows no engine, and loads no torch.
+`asr_doge.scaling.opening`). One that cannot be fetched leaves the whole shard undone, since the store may be at fault.
+It knows neither engine nor model, and loads no torch.
 """
 
 import json
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from asr_doge.errors import AudioError, DataError
+import psutil
+
+from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.inference.output import Result, json_line
 from asr_doge.inference.results import FailedTranscription
-from asr_doge.scaling.items import Item
+from asr_doge.scaling.configuration import TranscribeJobConfig
+from asr_doge.scaling.engines import StageError, TransientError
+from asr_doge.scaling.items import FetchError, Item
+from asr_doge.scaling.opening import ItemReader, Reading, item_reader
 from asr_doge.scaling.shards import Attempts, JobFolder, ShardReport
 
 MOST_GIVEN_UP = 10
 """Recordings given up one after another that stop the job: the fault is then hardly theirs."""
+MOST_DOUBTS = 2
+"""Attempts beyond `max_attempts` at a recording whose last one may be going on, on another machine."""
+_CLOCK_SECONDS = 60.0
+"""By which a process may seem to have started earlier or later, since clocks are set."""
 
 
 @dataclass(frozen=True)
@@ -34,32 +46,39 @@ class ShardWorker(ABC):
     """Does shards, one after another.
 
     Args:
+        config: of the verb.
         folder: of the job.
-        model: name of the model, for the lines.
-        max_attempts: times that a recording may end its worker.
     """
 
-    def __init__(self, folder: JobFolder, model: str, max_attempts: int) -> None:
-        self.folder, self.model, self.max_attempts = folder, model, max_attempts
+    def __init__(self, config: TranscribeJobConfig, folder: JobFolder) -> None:
+        self.config, self.folder = config, folder
+        self._reader: ItemReader | None = None
 
-    @abstractmethod
     def start(self) -> None:
-        """Load what the worker needs."""
+        """Start the decoders, and load what else the worker needs."""
+        self._reader = item_reader(self.config)
 
     @abstractmethod
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
         """What becomes of each recording, in order."""
 
-    @abstractmethod
     def close(self) -> None:
-        """End what the worker started."""
+        """End the decoders."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def read_ahead(self, items: Sequence[Item]) -> Iterator[Reading]:
+        """Each item's recording, in order, while those after it are decoded."""
+        assert self._reader is not None, "start the worker first"
+        return self._reader.read_ahead(items)
 
     def run(self, shard: Shard) -> ShardReport:
         """Do a shard, unless it is done already, and commit it.
 
         Raises:
-            DataError: the output cannot be written, or recordings fail one after another.
-            Exception: whatever a stage raised; whoever runs the shard next takes its recordings one by one.
+            TransientError: the output cannot be written, or a recording cannot be fetched.
+            StageError: a stage raised something else; whoever runs the shard next takes its recordings one by one.
+            DataError: recordings fail one after another.
         """
         done = self.folder.is_finished(shard.number)
         if done is not None:
@@ -71,8 +90,9 @@ class ShardWorker(ABC):
             self.folder.note_attempt(shard.number, Attempts())
             try:
                 lines = list(self._lines(shard.items, report))
-            except KeyboardInterrupt:  # no recording's fault
-                self.folder.forget_attempt(shard.number)
+            except (KeyboardInterrupt, TransientError):  # no recording's fault
+                with suppress(TransientError):
+                    self.folder.forget_attempt(shard.number)
                 raise
         else:
             lines = self._one_by_one(shard, attempts, report)
@@ -81,25 +101,33 @@ class ShardWorker(ABC):
 
     def _lines(self, items: Sequence[Item], report: ShardReport) -> Iterator[str]:
         """A line for each recording, in order."""
-        for item, result in zip(items, self.results(items), strict=True):
-            yield self._line(item, result, report)
+        try:
+            for item, result in zip(items, self.results(items), strict=True):
+                yield self._line(item, result, report)
+        except ASRDogeError:
+            raise
+        except Exception as error:
+            first = (str(error) or "no reason given").splitlines()[0]
+            raise StageError(f"{type(error).__name__}: {first}") from error
 
     def _line(self, item: Item, result: Result, report: ShardReport) -> str:
         if isinstance(result, FailedTranscription):
+            if isinstance(result.error, FetchError):
+                raise TransientError(f"{result.error} Shard {report.number} is left until it can be.")
             report.failures.append((item.title, str(result.error)))
         else:
             report.transcribed += 1
             report.incomplete += result.incomplete is not None
             report.audio_seconds = round(report.audio_seconds + result.duration, 3)
         others = {"path": item.name} | ({"offset": item.offset} if item.is_part else {})
-        return json_line(result, self.model, others)
+        return json_line(result, self.config.model, others)
 
     def _one_by_one(self, shard: Shard, attempts: Attempts, report: ShardReport) -> list[str]:
         """The lines of a shard that was begun before."""
         for line, item in zip(attempts.lines, shard.items, strict=False):
             self._count(line, item, report)
         for item in shard.items[len(attempts.lines) :]:
-            if attempts.tried >= self.max_attempts:
+            if self._is_poison(attempts):
                 attempts.given_up += 1
                 if attempts.given_up > MOST_GIVEN_UP:
                     raise DataError(
@@ -110,7 +138,7 @@ class ShardWorker(ABC):
                 error = AudioError(f"{item.name} was given up after attempt {attempts.tried}: {_reason(attempts)}.")
                 line = self._line(item, FailedTranscription(error), report)
             else:
-                attempts.tried, attempts.reason = attempts.tried + 1, None
+                attempts.tried, attempts.reason, attempts.owner = attempts.tried + 1, None, _this_process()
                 self.folder.note_attempt(shard.number, attempts)
                 line = self._tried(shard, item, attempts, report)
                 attempts.given_up = 0
@@ -118,13 +146,22 @@ class ShardWorker(ABC):
             attempts.tried, attempts.reason = 0, None
         return attempts.lines
 
+    def _is_poison(self, attempts: Attempts) -> bool:
+        """Whether the next recording has had its attempts, and the last one is over as far as can be known."""
+        if attempts.tried < self.config.max_attempts:
+            return False
+        is_over = attempts.reason is not None or _has_ended(attempts.owner)
+        return is_over or attempts.tried >= self.config.max_attempts + MOST_DOUBTS
+
     def _tried(self, shard: Shard, item: Item, attempts: Attempts, report: ShardReport) -> str:
         """The line of one recording by itself."""
         try:
             (line,) = self._lines([item], report)
-        except Exception as error:
-            first = (str(error) or "no reason given").splitlines()[0]
-            attempts.reason = f"{type(error).__name__}: {first}"
+        except (StageError, TransientError, KeyboardInterrupt) as error:
+            if isinstance(error, StageError):
+                attempts.reason = str(error)
+            else:  # no fault of its
+                attempts.tried -= 1
             self.folder.note_attempt(shard.number, attempts)
             raise
         return line
@@ -142,3 +179,21 @@ class ShardWorker(ABC):
 
 def _reason(attempts: Attempts) -> str:
     return attempts.reason or "its worker died, perhaps for want of memory"
+
+
+def _this_process() -> str:
+    process = psutil.Process()
+    return f"{socket.gethostname()} {process.pid} {process.create_time()}"
+
+
+def _has_ended(owner: str) -> bool:
+    """Whether a process was on this machine and is no longer: of others that cannot be known."""
+    host, pid, created = owner.rsplit(" ", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(int(pid))
+        is_another = abs(process.create_time() - float(created)) > _CLOCK_SECONDS
+        return is_another or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True

@@ -3,8 +3,8 @@
 Promises: a shard counts only with its completion marker, written last, of the same job, beside a file of the size it
 states; the file and the marker are each written completely or not at all, also on object stores, which lock nothing. A
 job of another model, of other settings or recordings is refused. Whoever writes a shard, and however often, its lines
-are the same recordings in the same order, so that two processes on one folder waste time and double nothing. It does
-not know what is in a line.
+are the same recordings in the same order, so that two processes on one folder waste time and double nothing. What
+cannot be read or written is a `TransientError`. It does not know what is in a line.
 
 A job of 3 shards leaves `job.json`, `transcripts-00001-of-00003.jsonl` with `transcripts-00001-of-00003.done.json`
 and so on, and, when it is complete, `summary.json`. An `.attempts.json` is of a shard that was begun.
@@ -13,16 +13,25 @@ and so on, and, when it is complete, `summary.json`. An `.attempts.json` is of a
 import hashlib
 import json
 import math
+import random
 import re
-from collections.abc import Container, Sequence
+import time
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from asr_doge.data.stores import open_store
+from asr_doge.data.stores import is_url, open_store
 from asr_doge.errors import DataError
+from asr_doge.scaling.configuration import ShardFormat
+from asr_doge.scaling.encoding import encode
+from asr_doge.scaling.engines import TransientError
 from asr_doge.scaling.items import Item
 
 JOB, SUMMARY = "job.json", "summary.json"
+_MOST_WRITES = 8
+"""Times that a shard is written which another process replaces by another of its own at the same time."""
+_LONGEST_PAUSE = 0.5
 _SAME_JOB = "choose another --output_dir, or replace what is there with --overwrite"
 
 
@@ -38,6 +47,7 @@ class Job:
         count: number of the recordings.
         shard_size: recordings in a shard.
         version: of this package.
+        format: of the shards.
     """
 
     kind: str
@@ -47,6 +57,7 @@ class Job:
     count: int
     shard_size: int
     version: str
+    format: ShardFormat = "jsonl"
 
     @property
     def num_shards(self) -> int:
@@ -104,13 +115,15 @@ class Attempts:
     Attributes:
         lines: of the recordings that are done, one after another.
         tried: times that the next one was begun.
-        reason: what became of it the last time; None if its worker died.
+        reason: what became of it the last time; None if its worker died, or is at it.
+        owner: the process that began it the last time.
         given_up: recordings before it that were given up one after another.
     """
 
     lines: list[str] = field(default_factory=list)
     tried: int = 0
     reason: str | None = None
+    owner: str = ""
     given_up: int = 0
 
 
@@ -129,9 +142,8 @@ class JobFolder:
     def clear(self) -> None:
         """Remove what a job left here, of whatever it was."""
         for name in self._store.sizes():
-            if name in (JOB, SUMMARY) or re.fullmatch(
-                r"transcripts-\d+-of-\d+\.(jsonl|done\.json|attempts\.json)", name
-            ):
+            shard = r"transcripts-\d+-of-\d+\.(jsonl|parquet|done\.json|attempts\.json)"
+            if name in (JOB, SUMMARY) or re.fullmatch(shard, name):
                 self._store.remove(name)
 
     def claim(self) -> None:
@@ -140,7 +152,11 @@ class JobFolder:
         Raises:
             DataError: it is of another job, or holds something else, or cannot be written.
         """
-        sizes = self._store.sizes()
+        try:
+            sizes = self._store.sizes()
+        except DataError as error:
+            remedy = ": check the URL and your credentials" if is_url(self.url) else ""
+            raise DataError(f"--output_dir: {error}{remedy}") from error
         if JOB not in sizes:
             if any(name.endswith(".done.json") for name in sizes):
                 raise DataError(f"{self.url} holds shards, and no {JOB} that says of what: {_SAME_JOB}")
@@ -164,9 +180,9 @@ class JobFolder:
         if different:
             raise DataError(f"{self.url} is of another job, which differs in {', '.join(different)}: {_SAME_JOB}")
 
-    def name(self, number: int, ending: str = "jsonl") -> str:
+    def name(self, number: int, ending: str | None = None) -> str:
         """File of a shard, from 1."""
-        return f"transcripts-{number:05}-of-{self.job.num_shards:05}.{ending}"
+        return f"transcripts-{number:05}-of-{self.job.num_shards:05}.{ending or self.job.format}"
 
     def finished(self, mine: Container[int] = ()) -> tuple[dict[int, ShardReport], list[str]]:
         """Reports of the complete shards, and a line on every marker of `mine` that does not hold and is removed.
@@ -192,38 +208,49 @@ class JobFolder:
         return self._report(number)
 
     def commit(self, report: ShardReport, lines: Sequence[str]) -> ShardReport:
-        """Write a shard, then its marker.
+        """Write a shard, then its marker; returns the report of what is there, which another process may have written.
 
         Raises:
-            DataError: it cannot be written.
+            TransientError: it cannot be written.
         """
-        content = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+        content = encode(lines, self.job.format)
         report.bytes, report.sha256 = len(content), hashlib.sha256(content).hexdigest()
         report.fingerprint = self.job.fingerprint
-        self._store.write(self.name(report.number), content)
-        self._store.write(self.name(report.number, "done.json"), _json(asdict(report)))
-        self.forget_attempt(report.number)
-        return report
+        with _passing():
+            for _ in range(_MOST_WRITES):
+                self._store.write(self.name(report.number), content)
+                self._store.write(self.name(report.number, "done.json"), _json(asdict(report)))
+                there = self._report(report.number)
+                held = self._store.content(self.name(report.number)) or b""
+                if there is not None and there.sha256 == hashlib.sha256(held).hexdigest():
+                    self.forget_attempt(report.number)
+                    return there
+                time.sleep(random.uniform(0, _LONGEST_PAUSE))  # so that two do not keep in step
+        raise TransientError(
+            f"{self.url}/{self.name(report.number)} is replaced again and again: end the other process"
+        )
 
     def attempts(self, number: int) -> Attempts | None:
         """How far an unfinished shard came; None if it was never begun."""
         found = self._read(self.name(number, "attempts.json"))
         if not isinstance(found, dict) or found.get("fingerprint") != self.job.fingerprint:
             return None
-        return Attempts(found["lines"], found["tried"], found["reason"], found["given_up"])
+        return Attempts(**{one.name: found[one.name] for one in fields(Attempts)})
 
     def note_attempt(self, number: int, attempts: Attempts) -> None:
         """Note durably how far a shard came.
 
         Raises:
-            DataError: it cannot be written.
+            TransientError: it cannot be written.
         """
         known = {"fingerprint": self.job.fingerprint} | asdict(attempts)
-        self._store.write(self.name(number, "attempts.json"), _json(known))
+        with _passing():
+            self._store.write(self.name(number, "attempts.json"), _json(known))
 
     def forget_attempt(self, number: int) -> None:
         """Note that a shard is not under way."""
-        self._store.remove(self.name(number, "attempts.json"))
+        with _passing():
+            self._store.remove(self.name(number, "attempts.json"))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Note that all is done."""
@@ -240,10 +267,23 @@ class JobFolder:
 
     def _read(self, name: str) -> Any:
         """What a file of JSON holds; None if it is missing or damaged."""
+        with _passing():
+            content = self._store.content(name)
         try:
-            return json.loads(self._store.content(name) or b"null")
+            return json.loads(content or b"null")
         except ValueError:
             return None
+
+
+@contextmanager
+def _passing() -> Iterator[None]:
+    """Take it that a store that cannot be used now can be used later."""
+    try:
+        yield
+    except TransientError:
+        raise
+    except DataError as error:
+        raise TransientError(str(error)) from error
 
 
 def _json(content: Any) -> bytes:

@@ -11,12 +11,12 @@ from asr_doge.inference.sources import Blocks
 from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import Item
-from asr_doge.scaling.reading_worker import ReadingWorker
+from asr_doge.scaling.shard_worker import ShardWorker
 from asr_doge.scaling.shards import JobFolder
 
 
-class TranscribeWorker(ReadingWorker):
-    """Transcribes shards with a model that it loads once; arguments as of `ReadingWorker`."""
+class TranscribeWorker(ShardWorker):
+    """Transcribes shards with a model that it loads once; arguments as of `ShardWorker`."""
 
     def __init__(self, config: TranscribeJobConfig, folder: JobFolder) -> None:
         super().__init__(config, folder)

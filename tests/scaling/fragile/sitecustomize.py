@@ -1,4 +1,4 @@
-"""Makes the process that decodes crash or hang on recordings of certain content; Python runs it at its start."""
+"""Makes processes that decode, and Ray's workers, crash or hang on certain recordings; Python runs it at its start."""
 
 import os
 import signal
@@ -24,3 +24,15 @@ if "asr_doge.audio.decoding_child" in sys.orig_argv:
         yield from honest(path, *arguments, **options)
 
     reading.read_blocks = read_blocks
+
+if any("default_worker.py" in argument for argument in sys.orig_argv):
+    from asr_doge.audio import reading
+
+    honest_duration = reading.audio_duration
+
+    def audio_duration(path: Any) -> float:
+        if Path(path).read_bytes() == CRASHES:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return honest_duration(path)
+
+    reading.audio_duration = audio_duration

@@ -1,0 +1,102 @@
+"""`process` on a Ray cluster: the recordings of a corpus measured and judged in blocks, by whichever worker is free.
+
+Promises: the manifests are those of one process. A block that ends its worker is divided, so that in the end one
+recording is alone: it is dropped when it has ended `MOST_ATTEMPTS` workers by itself, and named. Nothing is stored on
+the way: a run that is stopped begins anew. It reads neither corpora nor transcripts.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from asr_doge.data.configuration import ProcessConfig
+from asr_doge.data.corpora import Listed, Rejected
+from asr_doge.data.manifest import Utterance
+from asr_doge.data.processing import AT_ONCE, judge_each
+from asr_doge.progress import progress_bar
+from asr_doge.scaling.configuration import EngineConfig
+from asr_doge.scaling.ray_engine import run_on_ray
+
+MOST_ATTEMPTS = 2
+BLOCKS_PER_WORKER = 8
+"""Blocks for each worker, at least, so that one that is slow or lost leaves little to the others."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Recordings that follow one another in a list; it is known by where it starts and how many they are."""
+
+    start: int
+    count: int
+    listed: tuple[Listed, ...] = field(compare=False)
+
+    def parts(self, size: int) -> "list[Block]":
+        """The same in blocks of a size."""
+        cuts = range(0, self.count, size)
+        return [
+            Block(self.start + cut, len(self.listed[cut : cut + size]), self.listed[cut : cut + size]) for cut in cuts
+        ]
+
+
+class JudgingWorker:
+    """Judges blocks.
+
+    Args:
+        config: of the verb.
+    """
+
+    def __init__(self, config: ProcessConfig) -> None:
+        self._config = config
+
+    def start(self) -> None:
+        """Load nothing."""
+
+    def run(self, block: Block) -> tuple[int, list[Utterance | Rejected]]:
+        """Where a block starts, and what becomes of its recordings."""
+        return block.start, list(judge_each(block.listed, self._config))
+
+    def close(self) -> None:
+        """Nothing is left to end."""
+
+
+def judge_on_ray(
+    engine: EngineConfig, listed: Sequence[Listed], config: ProcessConfig, title: str
+) -> Iterator[Utterance | Rejected]:
+    """Judge recordings on a cluster, in their order.
+
+    Raises:
+        ConfigError, ASRDogeError: as in `run_on_ray`.
+    """
+    found: dict[int, list[Utterance | Rejected]] = {}
+    attempts: Counter[int] = Counter()
+    with progress_bar(total=len(listed), desc=title, unit="file") as bar:
+
+        def on_report(report: tuple[int, list[Utterance | Rejected]]) -> None:
+            found[report[0]] = report[1]
+            bar.update(len(report[1]))
+
+        def again(block: Block, reason: str) -> list[Block]:
+            if block.count > 1:
+                return block.parts(-(-block.count // 2))
+            attempts[block.start] += 1
+            if attempts[block.start] < MOST_ATTEMPTS:
+                return [block]
+            (source,) = block.listed
+            name = source.id if isinstance(source, Rejected) else str(source.audio_path)
+            detail = f"{name} ended {MOST_ATTEMPTS} workers, at last with {reason.splitlines()[0]}"
+            on_report((block.start, [Rejected(source.id, "unreadable audio", detail)]))
+            return []
+
+        size = min(AT_ONCE, -(-len(listed) // (BLOCKS_PER_WORKER * engine.worker_range()[1])) or 1)
+        blocks = Block(0, len(listed), tuple(listed)).parts(size)
+        run_on_ray(partial(JudgingWorker, config), blocks, engine, on_report, _folder(listed), again)
+    for _, results in sorted(found.items()):
+        yield from results
+
+
+def _folder(listed: Sequence[Listed]) -> str | None:
+    """The working directory, if any path starts from it."""
+    paths = (source.audio_path for source in listed if not isinstance(source, Rejected))
+    return str(Path.cwd()) if any(not path.is_absolute() for path in paths) else None

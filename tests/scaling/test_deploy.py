@@ -1,0 +1,43 @@
+"""The commands in files for Slurm and Kubernetes are ones that the command line takes."""
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from asr_doge.cli.verbs import parse_verb
+from asr_doge.data.sharding import parse_shard
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def test_the_command_for_kubernetes() -> None:
+    job = yaml.safe_load((DEPLOY / "kuberay.yaml").read_text())
+    program, verb, *arguments = shlex.split(job["spec"]["entrypoint"])
+    assert (program, verb) == ("asr-doge", "transcribe")
+    config = parse_verb(verb, arguments)
+    config.check_job()
+    assert config.engine == "ray"
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert config.worker_range() == (group["minReplicas"], group["maxReplicas"])
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert config.num_gpus_per_worker == float(limits["nvidia.com/gpu"])
+    assert config.num_cpus_per_worker <= float(limits["cpu"])
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_command_for_slurm(tmp_path: Path) -> None:
+    """Run as one task of an array, with a program in the place of ours that notes its arguments."""
+    stand_in = tmp_path / "asr-doge"
+    stand_in.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    stand_in.chmod(0o755)
+    task = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "64", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    command = ["bash", str(DEPLOY / "slurm.sh")]
+    verb, *arguments = subprocess.run(command, env=task, capture_output=True, text=True, check=True).stdout.splitlines()
+    config = parse_verb(verb, arguments)
+    config.check_job()
+    shard = parse_shard(config.shard)
+    assert (shard.index, shard.count) == (3, 64)
