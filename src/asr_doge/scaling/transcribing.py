@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from asr_doge.inference.output import Result
 from asr_doge.inference.sources import Blocks
-from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load
+from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load_configured
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import Item
 from asr_doge.scaling.shard_worker import ShardWorker
@@ -28,16 +28,7 @@ class TranscribeWorker(ShardWorker):
         Raises:
             CheckpointError, ConfigError: as in `load`.
         """
-        config = self.config
-        self._transcriber = load(
-            config.model,
-            config.device,
-            config,
-            config.batch_size,
-            config.quantization,
-            language=config.language,
-            dtype=config.dtype,
-        )
+        self._transcriber = load_configured(self.config)
         super().start()
 
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
