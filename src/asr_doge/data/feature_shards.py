@@ -12,7 +12,7 @@ not know where files lie (see `asr_doge.data.stores`), nor which utterance belon
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -230,16 +230,20 @@ def _entries(utterances: dict[str, Any]) -> dict[str, Entry]:
     return entries
 
 
-def read_rows(read: Callable[[int, int], bytes], header: ShardHeader, place: Rows) -> dict[str, Tensor]:
+def read_rows(
+    read: Callable[[int, int], bytes], header: ShardHeader, place: Rows, names: Iterable[str]
+) -> dict[str, Tensor]:
     """Stored rows of one copy, read from where no memory can be mapped.
 
     Args:
         read: gives the bytes from one position to another.
         header: of the file.
         place: of the copy.
+        names: of the tensors to read.
     """
     rows = {}
-    for name, (dtype, shape, first) in header.tensors.items():
+    for name in names:
+        dtype, shape, first = header.tensors[name]
         start, stop = row_range(name, place)
         row_bytes = dtype.itemsize * (shape[1] if len(shape) > 1 else 1)
         content = bytearray(read(first + start * row_bytes, first + stop * row_bytes)) if stop > start else bytearray()
@@ -250,6 +254,11 @@ def read_rows(read: Callable[[int, int], bytes], header: ShardHeader, place: Row
     return rows
 
 
+def is_of_ctc(name: str) -> bool:
+    """Whether the tensor `name` holds what the CTC head said."""
+    return name.startswith("ctc_")
+
+
 def row_range(name: str, place: Rows) -> tuple[int, int]:
     """First row of a copy in the tensor `name`, and the one after its last."""
-    return (place.ctc_start, place.ctc_stop) if name.startswith("ctc_") else (place.start, place.stop)
+    return (place.ctc_start, place.ctc_stop) if is_of_ctc(name) else (place.start, place.stop)
