@@ -41,11 +41,17 @@ class Storage:
         dtype: of the embeddings: fp32, bf16, or int8 with one scale a frame.
         ctc_top_k: CTC labels kept of each frame, the likeliest; 0 for none.
         augment_copies: augmented copies of each training utterance.
+        compute_dtype: what the encoder computed in, which rounds as storing does.
     """
 
     dtype: StorageType = "fp32"
     ctc_top_k: int = 0
     augment_copies: int = 0
+    compute_dtype: str = "fp32"
+
+    def described(self) -> dict[str, str | int]:
+        """For a file's header; float32 is left out, so that files are what they were before there was a choice."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("compute_dtype", "fp32")}
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ def shard_bytes(
     content = {
         "format": _FORMAT,
         "source": dict(source),
-        "storage": asdict(storage),
+        "storage": storage.described(),
         "utterances": {
             id_: [stamp, [[len(copy["embeddings"]), len(copy.get("ctc_ids", ()))] for copy in copies]]
             for id_, (stamp, copies) in ordered.items()
