@@ -229,24 +229,30 @@ class SpeechTrainer(Seq2SeqTrainer):
 
         Raises:
             AudioError: one recording too many cannot be read.
-            TrainingError: the loss or a gradient is not finite.
         """
         ids: list[str] = inputs.pop(IDS)
         self._count_unreadable(inputs.pop(UNREADABLE))
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._forget_gradients_of_untrained_parts()
         self._unchecked.append((loss, ids))
-        if self.accelerator.sync_gradients:
-            self._require_finite()
         self.audio_seconds += sum(self.durations[utterance_id] for utterance_id in ids)
         return loss
 
-    def _require_finite(self) -> None:
-        """Check loss and gradients of a step once all of it is there, as the host waits for the device to know them."""
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm that the Trainer logs, which it has once all of a step is there and before the weights change.
+
+        Raises:
+            TrainingError: the loss or a gradient is not finite.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        self._require_finite(norm)
+        return norm
+
+    def _require_finite(self, norm: Tensor) -> None:
+        """Check losses and gradients of a step together, as the host waits for the device to know them."""
         steps, self._unchecked = self._unchecked, []
-        gradients = [p.grad for p in self.trained_model.parameters() if p.grad is not None]
         losses = torch.stack([loss for loss, _ in steps])
-        if torch.isfinite(losses.sum() + _whole(torch.nn.utils.get_total_norm(gradients))):
+        if torch.isfinite(losses.sum() + _whole(norm)):
             return
         wrong = [ids for loss, ids in steps if not torch.isfinite(loss)]
         ids = [utterance_id for of_loss in wrong or [ids for _, ids in steps] for utterance_id in of_loss]
