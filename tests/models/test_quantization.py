@@ -87,7 +87,7 @@ def test_floating_products_are_those_of_the_rounded_weights(
 def test_integers_are_not_used_where_they_are_slow(times: int, is_fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a product takes 200 times as long as one of float32 does, and where it takes none."""
 
-    def product(rows: Tensor, _: Tensor) -> Tensor:
+    def product(rows: Tensor, weight: Tensor) -> Tensor:
         for _ in range(times):
             torch.ones(64, 256) @ torch.ones(256, 256)
         return rows

@@ -31,6 +31,7 @@ _QUIETEST = 1e-30
 _ROWS_AT_ONCE = 32
 _WEIGHTS_AT_ONCE = 1 << 20
 """Weights that are made floating-point numbers at once: few enough to stay in the processor's cache."""
+_RUNS = 5
 _SLOWER = 4.0
 """Times as slow as float32 that products of integers must be not to be used: 25 with AVX2 alone, below 1 with VNNI."""
 
@@ -155,18 +156,19 @@ def integers_are_fast() -> bool:
     """Whether this CPU multiplies 8-bit matrices in a time like that of float32; measured once, in milliseconds."""
     numbers, square = torch.ones(64, 256, device="cpu"), torch.ones(256, 256, device="cpu")
     integers, rounded = numbers.to(torch.int8), square.to(torch.int8)
-    exact = _least_seconds(lambda: F.linear(numbers, square))
-    return _least_seconds(lambda: torch._int_mm(integers, rounded.T)) <= _SLOWER * exact
+    # By this thread's clock, as other work on the machine would count by the wall's.
+    exact = least_seconds(lambda: F.linear(numbers, square), time.thread_time, _RUNS)
+    return least_seconds(lambda: torch._int_mm(integers, rounded.T), time.thread_time, _RUNS) <= _SLOWER * exact
 
 
-def _least_seconds(action: Callable[[], Any], runs: int = 5) -> float:
-    """Of this thread's time, since a busy machine would otherwise count."""
+def least_seconds(action: Callable[[], Any], clock: Callable[[], float], runs: int) -> float:
+    """The shortest of some calls by a clock, after one that is not counted."""
     action()
     times = []
     for _ in range(runs):
-        start = time.thread_time()
+        start = clock()
         action()
-        times.append(time.thread_time() - start)
+        times.append(clock() - start)
     return min(times)
 
 
