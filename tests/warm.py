@@ -89,7 +89,8 @@ def main() -> None:
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             connection.sendall(str(code if code >= 0 else 128 - code).encode())
             connection.close()
-    become(*json.loads(content), given)
+    arguments, environment, streams = json.loads(content)
+    become(arguments, environment, streams, given)
 
 
 def become(arguments: list[str], environment: dict[str, str], streams: list[int], given: list[int]) -> None:
@@ -104,8 +105,10 @@ def become(arguments: list[str], environment: dict[str, str], streams: list[int]
         os.dup2(file, number)
     for number in given:
         os.close(number)
-    sys.stdin, sys.stdout, sys.stderr = (stream(number) if number in streams else None for number in range(3))  # type: ignore[assignment]
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        opened = stream(number) if number in streams else None
+        setattr(sys, name, opened)
+        setattr(sys, f"__{name}__", opened)
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)

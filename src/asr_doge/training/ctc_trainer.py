@@ -41,7 +41,8 @@ class CTCHeadStage(nn.Module, Generic[Head]):
         self, speech_embeddings: Tensor, speech_lengths: Tensor, ctc_labels: Tensor, ctc_label_lengths: Tensor
     ) -> Tensor:
         """The loss of a `collate_ctc_examples` batch."""
-        return ctc_loss(*self.head(speech_embeddings, speech_lengths), ctc_labels, ctc_label_lengths)
+        logits, lengths = self.head(speech_embeddings, speech_lengths)
+        return ctc_loss(logits, lengths, ctc_labels, ctc_label_lengths)
 
 
 class CTCTrainer(Trainer):
