@@ -55,7 +55,8 @@ def warm_python(folder: Path) -> Iterator[Path]:
     client, address = folder / "python", folder / "socket"
     command = [sys.executable, "-m", "tests.warm", str(address)]
     root = Path(__file__).parents[1]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as server:
+    # With an input of its own, as the first three numbers must be taken.
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == "ready\n"
@@ -67,15 +68,22 @@ def warm_python(folder: Path) -> Iterator[Path]:
 
 
 def main() -> None:
-    """Serve until terminated; returns, in the process of a command, to run it."""
+    """Serve until the tests end; in the process of a command, run it."""
+    tests = os.getppid()
     for name in IMPORTED:
         importlib.import_module(name)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(sys.argv[1])
         listener.listen()
+        listener.settimeout(10)
         print("ready", flush=True)
         while True:
-            connection, _ = listener.accept()
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                if os.getppid() == tests:
+                    continue
+                return
             size, given, _, _ = socket.recv_fds(connection, 4, 4)
             left, content = int.from_bytes(size, "big"), b""
             while len(content) < left:
