@@ -239,25 +239,20 @@ class SpeechTrainer(Seq2SeqTrainer):
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """The norm that the Trainer logs, which it has once all of a step is there and before the weights change.
-
-        Raises:
-            TrainingError: the loss or a gradient is not finite.
-        """
+        """The norm that the Trainer logs; if it or a loss is not finite, a TrainingError, before the weights change."""
         norm = super()._get_grad_norm(model, grad_norm)
-        self._require_finite(norm)
+        steps, self._unchecked = self._unchecked, []
+        # Losses and gradients together, as the host waits for the device to know them.
+        if not torch.isfinite(torch.stack([loss for loss, _ in steps]).sum() + _whole(norm)):
+            raise self._not_finite(steps)
         return norm
 
-    def _require_finite(self, norm: Tensor) -> None:
-        """Check losses and gradients of a step together, as the host waits for the device to know them."""
-        steps, self._unchecked = self._unchecked, []
-        losses = torch.stack([loss for loss, _ in steps])
-        if torch.isfinite(losses.sum() + _whole(norm)):
-            return
+    def _not_finite(self, steps: Sequence[tuple[Tensor, list[str]]]) -> TrainingError:
+        """What to say of a step, given the losses of its parts with the ids of their utterances."""
         wrong = [ids for loss, ids in steps if not torch.isfinite(loss)]
         ids = [utterance_id for of_loss in wrong or [ids for _, ids in steps] for utterance_id in of_loss]
         named = ", ".join(ids[:NAMED_IDS]) + (f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else "")
-        raise TrainingError(
+        return TrainingError(
             f"the {'loss' if wrong else 'gradient'} of step {self.state.global_step + 1} is not finite; its utterances:"
             f" {named}. Look at them, or lower --learning_rate; the last checkpoint is whole"
         )

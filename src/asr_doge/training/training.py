@@ -367,11 +367,7 @@ def _say_plan(planned: MemoryPlan, config: TrainConfig) -> None:
 
 @contextmanager
 def _within_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Name the flag to lower when memory runs out.
-
-    Raises:
-        TrainingError: it did.
-    """
+    """Name the flag to lower when memory runs out, in a TrainingError."""
     try:
         yield
     except RuntimeError as error:
