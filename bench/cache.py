@@ -36,6 +36,7 @@ from asr_doge.inference.features import compute_features
 from asr_doge.models import load_model
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
+from asr_doge.text.scoring import score
 from asr_doge.training.datasets import CachedSpeechDataset, SpeechDataset, UtteranceDataset, collate_examples
 
 Report = dict[str, Any]
@@ -174,22 +175,28 @@ def state(folder: Path, rounds: int) -> Report:
 
 
 def rounding(utterances: Sequence[Utterance], folder: Path) -> Report:
-    """Loss of nano from each storage, relative to that from features computed on the spot."""
+    """Loss and WER of nano from each storage and each way to compute, beside those of features made on the spot."""
     loaded = load_model("nano", device="cpu")
     write_manifest(folder / "train_manifest.json", utterances)
     datasets: dict[str, UtteranceDataset] = {"computed": SpeechDataset(utterances, loaded.processor)}
     sizes = {}
-    for dtype in ("fp32", "bf16", "int8"):
-        cache = _compute(folder, dtype=dtype, output_dir=str(folder / dtype))
-        datasets[dtype] = CachedSpeechDataset(utterances, loaded.processor, cache)
-        sizes[dtype] = sum(path.stat().st_size for path in (folder / dtype).glob("features-*"))
-    losses = {}
+    ways: dict[str, dict[str, Any]] = {name: {"dtype": name} for name in ("fp32", "bf16", "int8")}
+    for name, options in (ways | {"computed in bf16": {"compute_dtype": "bf16"}}).items():
+        cache = _compute(folder, output_dir=str(folder / name), **options)
+        datasets[name] = CachedSpeechDataset(utterances, loaded.processor, cache)
+        sizes[name] = sum(path.stat().st_size for path in (folder / name).glob("features-*"))
+    losses, rates = {}, {}
     for name, dataset in datasets.items():
-        with torch.no_grad():
-            batch_losses = [loaded.model(**batch).loss for batch in _batches(dataset, 16)]
+        batch_losses, texts = [], []
+        for batch in _batches(dataset, 16):
+            with torch.no_grad():
+                batch_losses.append(loaded.model(**batch).loss)
+            del batch["labels"]
+            texts += loaded.processor.batch_decode(loaded.model.generate(**batch))
         losses[name] = float(torch.stack(batch_losses).double().mean())
+        rates[name] = score([utterance.text for utterance in utterances], texts).wer
     changes = {name: abs(loss / losses["computed"] - 1) for name, loss in losses.items() if name != "computed"}
-    return {"loss": losses, "relative_change": changes, "bytes": sizes}
+    return {"loss": losses, "relative_change": changes, "wer": rates, "bytes": sizes}
 
 
 def nano_steps(utterances: Sequence[Utterance], folder: Path, rounds: int) -> Report:

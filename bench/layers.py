@@ -20,7 +20,7 @@ from transformers.models.granite_speech.modeling_granite_speech import GraniteSp
 from asr_doge.models.configuration_asr_doge import published_text_config
 from asr_doge.models.encoders.granite_speech import _depthwise, _distances, _relative_bias
 from asr_doge.models.language_model import build_language_model
-from asr_doge.models.quantization import Int8Linear
+from asr_doge.models.quantization import Int8Linear, _floating_products, _integer_products
 
 ROUNDS = 5
 GROUP = 32
@@ -61,6 +61,8 @@ def products(rows: int, inputs: int, outputs: int) -> dict[str, Callable[[], obj
         "float32": lambda: layer(x),
         "bfloat16": lambda: F.linear(half, half_weight),
         "int8 (ours)": lambda: int8(x),
+        "int8, as integers": lambda: _integer_products(x, int8.weight),
+        "int8, converted": lambda: _floating_products(x, int8.weight),
         "int8 (quantize_dynamic)": lambda: dynamic(x),
         "int4 weights": lambda: torch._weight_int4pack_mm_for_cpu(half, int4, GROUP, scales),
     }

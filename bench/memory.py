@@ -5,13 +5,13 @@ Example:
 
 Promises: each size is trained for two steps in a process of its own, with random weights and speech embeddings; memory
 is what the process grew by, after the libraries had warmed up on a small model. One line of JSON for each size.
-glibc is told (MALLOC_MMAP_THRESHOLD_) to give freed memory back; it otherwise keeps holes, up to as much again.
+glibc is told (`mallopt`) to give freed memory back; it otherwise keeps holes, up to as much again.
 """
 
+import ctypes
 import json
 import os
 import re
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,12 @@ SIZES: tuple[dict[str, Any], ...] = (
     {"hidden_size": 768, "layers": 4, "vocab": 8000, "train": "full", "batch": 4},
 )
 SPEECH_LENGTH, TEXT_LENGTH = 150, 40
-THRESHOLD_NAME, THRESHOLD = "MALLOC_MMAP_THRESHOLD_", "65536"
+M_MMAP_THRESHOLD, THRESHOLD = -3, 65536  # the first as <malloc.h> has it
 
 
 def main() -> None:
     """Measure and print."""
-    if os.environ.get(THRESHOLD_NAME) != THRESHOLD:  # which is read when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {THRESHOLD_NAME: THRESHOLD})
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, THRESHOLD)
     torch.set_num_threads(1)
     _steps(_model(64, 2, 500, "full"), 2, 500)
     for size in SIZES:

@@ -1,4 +1,7 @@
-"""What all tests share: how hypothesis runs, and tiny models on disk, made once a session."""
+"""What all tests share: how hypothesis runs, and tiny models on disk, made once a session.
+
+The process that only hands tests to workers reads this too, so what takes seconds to import is imported where needed.
+"""
 
 import gc
 import os
@@ -6,21 +9,18 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import settings
 
-from asr_doge.models import CTCHeadConfig, LoadedModel, assemble_model
-from asr_doge.models.checkpoints import find_model
-from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings
-from asr_doge.models.ctc_head_checkpoints import save_head
-from asr_doge.models.encoders.loading import encoder_fingerprint
-from tests.models import tiny
+from tests.warm import warm_python
 
-# Tiny models run faster on one thread, and on a busy machine several threads wait for each other for minutes. The
-# variable is for the processes that tests start.
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from asr_doge.models import LoadedModel
+
+# Tiny models run faster on one thread, and on a busy machine several threads wait for each other for minutes. Read when
+# torch is imported, here and in processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # No deadline: the first example of a test pays for imports and caches, and other work shares the machine.
@@ -51,8 +51,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Python that has the package imported already, to start commands and scripts with."""
+    with warm_python(tmp_path_factory.mktemp("python")) as executable:
+        yield executable
+
+
+@pytest.fixture(scope="session")
 def granite_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A full Granite Speech checkpoint, language model included."""
+    from tests.models import tiny
+
     folder = tmp_path_factory.mktemp("models") / "granite"
     tiny.granite_model().save_pretrained(folder)
     return folder
@@ -61,6 +70,8 @@ def granite_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A full Whisper checkpoint, decoder included."""
+    from tests.models import tiny
+
     folder = tmp_path_factory.mktemp("models") / "whisper"
     tiny.whisper_model().save_pretrained(folder)
     return folder
@@ -69,20 +80,27 @@ def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def doge_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Doge checkpoint with its tokenizer."""
+    from tests.models import tiny
+
     folder = tmp_path_factory.mktemp("models") / "doge"
     return tiny.save_language_model(tiny.doge_model(len(tiny.tokenizer())), folder)
 
 
 @pytest.fixture(scope="session")
-def assembled(granite_folder: Path, doge_folder: Path) -> LoadedModel:
+def assembled(granite_folder: Path, doge_folder: Path) -> "LoadedModel":
     """An untrained model in float64, where equal means equal; not to be changed by a test."""
+    import torch
+
+    from asr_doge.models import assemble_model
+    from tests.models import tiny
+
     loaded = assemble_model(granite_folder, doge_folder, device="cpu", dtype=torch.float64)
     tiny.randomize(loaded.model.adapter, seed=1)
     return loaded
 
 
 @pytest.fixture(scope="session")
-def checkpoint_folder(assembled: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint_folder(assembled: "LoadedModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`assembled`, saved; not to be changed by a test."""
     folder = tmp_path_factory.mktemp("checkpoints") / "best"
     assembled.save(folder)
@@ -92,6 +110,13 @@ def checkpoint_folder(assembled: LoadedModel, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def head_folder(whisper_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CTC head with random weights, for 28 characters, on that Whisper at clip length."""
+    from asr_doge.models import CTCHeadConfig
+    from asr_doge.models.checkpoints import find_model
+    from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings
+    from asr_doge.models.ctc_head_checkpoints import save_head
+    from asr_doge.models.encoders.loading import encoder_fingerprint
+    from tests.models import tiny
+
     folder = tmp_path_factory.mktemp("heads") / "head"
     reference, config = find_model(whisper_folder), tiny.whisper_model().config
     config.encoder_window = "clip"

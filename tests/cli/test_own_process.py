@@ -102,8 +102,8 @@ def test_an_interrupt_is_code_130_and_leaves_a_whole_document(model: Path, tmp_p
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
-def test_a_reader_that_stops_early_is_no_error(model: Path, recordings: Path) -> None:
-    command = [sys.executable, "-m", "asr_doge", "transcribe", *FREE, str(recordings), "--model", str(model)]
+def test_a_reader_that_stops_early_is_no_error(python: Path, model: Path, recordings: Path) -> None:
+    command = [str(python), "-m", "asr_doge", "transcribe", *FREE, str(recordings), "--model", str(model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -25,9 +24,9 @@ KILLED_AT_WRITE = {"make_digit_strings": 2, "process": 3, "features": 3, "train"
 """In `reproduce_killed`, by stage."""
 
 
-def run_script(name: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+def run_script(python: Path, name: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, str(ROOT / name), *map(str, arguments)],
+        [str(python), str(ROOT / name), *map(str, arguments)],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
@@ -46,18 +45,18 @@ def fsdd(tmp_path: Path) -> Path:
     return tmp_path / "fsdd"
 
 
-def test_sentences_are_spoken_once_and_none_of_a_test_set(tmp_path: Path) -> None:
+def test_sentences_are_spoken_once_and_none_of_a_test_set(python: Path, tmp_path: Path) -> None:
     lines = ["The cat sat on the mat.", "Nobody knows 7 of them.", "A dog ran very fast.", "She said nothing at all."]
     (tmp_path / "sentences.txt").write_text("\n".join(lines))
     line = {"id": "1", "audio_path": "1.wav", "text": "A DOG RAN VERY FAST", "duration": 1.0}
     (tmp_path / "test.jsonl").write_text(json.dumps(line) + "\n")
     flags = ("--sentences", tmp_path / "sentences.txt", "--without", tmp_path / "test.jsonl", "--voices", "espeak")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    finished = run_script("scripts/make_english_speech.py", *flags, "--output_dir", whole, "--count", "8")
+    finished = run_script(python, "scripts/make_english_speech.py", *flags, "--output_dir", whole, "--count", "8")
     assert finished.returncode == 0
     assert "2 sentences, voices: espeak" in finished.stdout
     for count in ("3", "8"):
-        run_script("scripts/make_english_speech.py", *flags, "--output_dir", resumed, "--count", count)
+        run_script(python, "scripts/make_english_speech.py", *flags, "--output_dir", resumed, "--count", count)
     assert (whole / "train.jsonl").read_bytes() == (resumed / "train.jsonl").read_bytes()
     utterances = read_manifest(whole / "train.jsonl")
     assert len({utterance.id for utterance in utterances}) == 8
@@ -70,17 +69,23 @@ def test_sentences_are_spoken_once_and_none_of_a_test_set(tmp_path: Path) -> Non
         assert len(samples) / rate == pytest.approx(utterance.duration, abs=0.001)
 
 
-def test_what_holds_no_sentence_is_one_line(tmp_path: Path) -> None:
+def test_what_holds_no_sentence_is_one_line(python: Path, tmp_path: Path) -> None:
     (tmp_path / "sentences.txt").write_text("1, 2, 3\n")
     finished = run_script(
-        "scripts/make_english_speech.py", "--sentences", tmp_path / "sentences.txt", "--output_dir", tmp_path / "out"
+        python,
+        "scripts/make_english_speech.py",
+        "--sentences",
+        tmp_path / "sentences.txt",
+        "--output_dir",
+        tmp_path / "out",
     )
     assert finished.returncode == 2
     assert finished.stderr.startswith("error: --sentences hold none")
 
 
-def test_digit_strings_of_recordings_and_of_voices(fsdd: Path, tmp_path: Path) -> None:
+def test_digit_strings_of_recordings_and_of_voices(python: Path, fsdd: Path, tmp_path: Path) -> None:
     finished = run_script(
+        python,
         "scripts/make_digit_strings.py",
         *("--digits_dir", fsdd, "--output_dir", tmp_path / "corpus", "--split", "train", "--without", "bob"),
         *("--count", "3", "--synthesized", "2"),
@@ -96,12 +101,12 @@ def test_digit_strings_of_recordings_and_of_voices(fsdd: Path, tmp_path: Path) -
         assert utterance.audio_path.is_file()
 
 
-def test_a_mistake_is_one_line(fsdd: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_one_line(python: Path, fsdd: Path, tmp_path: Path) -> None:
     (fsdd / "recordings" / "7_bob_0.wav").unlink()
     (fsdd / "recordings" / "7_bob_5.wav").unlink()
     for folder, named in ((tmp_path, "no all recordings"), (fsdd, "recording of seven by bob")):
         out = tmp_path / "corpus"
-        finished = run_script("scripts/make_digit_strings.py", "--digits_dir", folder, "--output_dir", out)
+        finished = run_script(python, "scripts/make_digit_strings.py", "--digits_dir", folder, "--output_dir", out)
         assert (finished.returncode, finished.stdout) == (2, "")
         (line,) = finished.stderr.splitlines()
         assert line.startswith("error: ")
@@ -156,18 +161,20 @@ def reproduce_killed(config: Path, folder: Path, runs: int) -> "list[subprocess.
     return [interpreter.run_script(command, folder, kill_once, {"COUNT": "4"}) for _ in range(runs)]
 
 
-def test_the_example_transcribes_with_nano(tmp_path: Path) -> None:
+def test_the_example_transcribes_with_nano(python: Path, tmp_path: Path) -> None:
     (clip,) = synthesized_clips(1, split_voices().train, seed=3)
     path = speech.write_wav(tmp_path / "digits.wav", np.clip(clip.waveform, -1.0, 1.0))
-    finished = run_script("examples/inference.py", "--audio_path", path)
+    finished = run_script(python, "examples/inference.py", "--audio_path", path)
     assert finished.returncode == 0, finished.stderr
     (line,) = finished.stdout.splitlines()
     assert set(line.split()) <= set(DIGIT_WORDS)
     assert line
 
 
-def test_the_example_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
-    finished = run_script("examples/inference.py", "--checkpoint_dir", "./none", "--audio_path", tmp_path / "a.wav")
+def test_the_example_says_what_is_wrong_in_one_line(python: Path, tmp_path: Path) -> None:
+    finished = run_script(
+        python, "examples/inference.py", "--checkpoint_dir", "./none", "--audio_path", tmp_path / "a.wav"
+    )
     assert (finished.returncode, finished.stdout) == (2, "")
     (line,) = finished.stderr.splitlines()
     assert line.startswith("error: unknown model './none'")

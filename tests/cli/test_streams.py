@@ -11,13 +11,11 @@ from tests.cli.recordings import FREE
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a shell and /dev/full")
 
-PROGRAM = f"{sys.executable} -m asr_doge"
 
-
-def shell(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+def shell(script: str, folder: Path, python: Path | str = sys.executable) -> "subprocess.CompletedProcess[str]":
     """Run a line of shell in which `asr-doge` is the command."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    command = ["sh", "-c", script.replace("asr-doge", PROGRAM)]
+    command = ["sh", "-c", script.replace("asr-doge", f"{python} -m asr_doge")]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=folder, env=environment, timeout=600, check=False
     )
@@ -52,23 +50,25 @@ def test_output_that_cannot_be_written_is_one_line(tmp_path: Path, command: str,
     ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")]
 )
 def test_transcripts_that_cannot_be_printed(
-    model: Path, recordings: Path, output_format: str, redirection: str, reason: str
+    python: Path, model: Path, recordings: Path, output_format: str, redirection: str, reason: str
 ) -> None:
     options = f"{' '.join(FREE)} --model {model} --format {output_format}"
-    finished = shell(f"asr-doge transcribe {recordings}/b.wav {options} {redirection}", recordings)
+    finished = shell(f"asr-doge transcribe {recordings}/b.wav {options} {redirection}", recordings, python)
     assert finished.returncode == 2
     assert finished.stderr == f"error: standard output cannot be written ({reason}): send it elsewhere\n"
 
 
-def test_files_are_written_though_all_streams_are_closed(model: Path, recordings: Path, tmp_path: Path) -> None:
+def test_files_are_written_though_all_streams_are_closed(
+    python: Path, model: Path, recordings: Path, tmp_path: Path
+) -> None:
     options = f"{' '.join(FREE)} --model {model} --output_dir {tmp_path}/out"
-    finished = shell(f"asr-doge transcribe {recordings}/b.wav {options} <&- >&- 2>&-", recordings)
+    finished = shell(f"asr-doge transcribe {recordings}/b.wav {options} <&- >&- 2>&-", recordings, python)
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
     assert (tmp_path / "out" / "b.txt").read_text().strip()
 
 
-def test_a_stream_from_a_closed_input_is_one_line(model: Path, tmp_path: Path) -> None:
-    finished = shell(f"asr-doge transcribe --stream - --model {model} <&-", tmp_path)
+def test_a_stream_from_a_closed_input_is_one_line(python: Path, model: Path, tmp_path: Path) -> None:
+    finished = shell(f"asr-doge transcribe --stream - --model {model} <&-", tmp_path, python)
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr == "error: --stream -: standard input is closed: send samples to it, or name a file\n"
 

@@ -247,8 +247,8 @@ def test_every_corpus_is_listed_with_its_licence_and_checksum() -> None:
             assert archive.unpacks_to.split("/")[0] == corpus.root
 
 
-def test_the_script_is_the_verb(tmp_path: Path) -> None:
-    finished = run_script("scripts/download_librispeech.py", "--output_dir", tmp_path, "--splits", "dev-clear")
+def test_the_script_is_the_verb(python: Path, tmp_path: Path) -> None:
+    finished = run_script(python, "scripts/download_librispeech.py", "--output_dir", tmp_path, "--splits", "dev-clear")
     assert (finished.returncode, finished.stdout) == (2, "")
     (line,) = finished.stderr.splitlines()
     assert line.startswith("error: --splits dev-clear: librispeech has train-clean-100,")

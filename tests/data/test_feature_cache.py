@@ -21,11 +21,11 @@ from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.feature_cache_writer import FeatureCacheWriter
 from asr_doge.data.feature_folder import shard_count, shard_of
-from asr_doge.data.feature_shards import Features, Storage, bytes_per_second
+from asr_doge.data.feature_shards import Features, Storage, StorageType, bytes_per_second
 from asr_doge.data.fingerprints import fingerprint
 from asr_doge.data.manifest import Utterance
 from asr_doge.data.sharding import Shard
-from asr_doge.data.stores import LocalStore
+from asr_doge.data.stores import LocalStore, RemoteStore
 from asr_doge.errors import DataError
 
 SOURCE: dict[str, str | int | None] = {"encoder": "nano", "fingerprint": "ab12", "front_end": 1, "revision": None}
@@ -430,6 +430,27 @@ def test_a_cache_that_is_not_on_this_machine(tmp_path: Path) -> None:
     assert torch.equal(cache["new"], features(8))
     with FeatureCacheWriter(url, {"other": 1}, overwrite=True):
         assert not FeatureCache.exists(url)
+
+
+@pytest.mark.parametrize(("dtype", "row_bytes"), [("fp32", 16), ("bf16", 8), ("int8", 4 + 4)])
+def test_embeddings_are_fetched_without_what_the_ctc_head_said(
+    dtype: StorageType, row_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, embeddings = f"memory://caches/{uuid.uuid4()}", torch.randn(6, 4).to(torch.bfloat16)
+    of_ctc = torch.ones(30, 2, dtype=torch.long), torch.zeros(30, 2)
+    with FeatureCacheWriter(url, SOURCE, Storage(dtype, ctc_top_k=2)) as writer, writer.shard(0) as shard:
+        shard.add("a", "1", [Features(embeddings, *of_ctc), Features(2 * embeddings, *of_ctc)])
+    cache, fetched, read = FeatureCache.open(url), [0], RemoteStore.read
+
+    def counting(store: RemoteStore, name: str, start: int, stop: int) -> bytes:
+        fetched.append(stop - start)
+        return read(store, name, start, stop)
+
+    monkeypatch.setattr(RemoteStore, "read", counting)
+    found = cache.embeddings("a", copy=1)
+    assert sum(fetched) == 6 * row_bytes
+    torch.testing.assert_close(found.float(), 2 * embeddings.float(), rtol=0.0, atol=0.05)
+    assert torch.equal(cache.features("a", copy=1).embeddings, found)
 
 
 def test_places_that_cannot_be_reached(tmp_path: Path) -> None:

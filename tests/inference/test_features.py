@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,12 +25,14 @@ from asr_doge.audio import read_audio, read_clip
 from asr_doge.data import read_manifest, write_manifest
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.feature_cache import FeatureCache
+from asr_doge.data.feature_cache_writer import ShardWriter
 from asr_doge.data.stores import LocalStore, open_store
 from asr_doge.errors import CheckpointError, ConfigError, DataError
-from asr_doge.inference import features as inference_features
+from asr_doge.inference import feature_encoding
 from asr_doge.inference.configuration import FeaturesConfig
+from asr_doge.inference.feature_computation import largest_batch_seconds
 from asr_doge.inference.features import FeaturesReport, compute_features
-from asr_doge.models import LoadedModel, LogMelFeatureExtractor, assemble_model, load_model
+from asr_doge.models import LoadedModel, LogMelFeatureExtractor, assemble_model, load_encoder_alone, load_model
 from asr_doge.models.encoders import ENCODERS, SpeechEncoderOutput
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.loading import feature_source
@@ -276,7 +280,7 @@ def test_a_recording_that_changes_while_it_is_read_is_encoded_again(
         return waveform
 
     with monkeypatch.context() as patch:
-        patch.setattr(inference_features, "read_clip", read_slowly)
+        patch.setattr(feature_encoding, "read_clip", read_slowly)
         assert counts(features(corpus, granite_folder)) == (9, 0, 0)
     assert counts(features(corpus, granite_folder)) == (1, 8, 0)
 
@@ -481,6 +485,110 @@ def test_smaller_storage_changes_the_loss_little(
     )
     loss, wanted = loss_and_logits(loaded, cached)[0], loss_and_logits(loaded, computed)[0]
     assert 0 < abs(loss - wanted) < tolerance * wanted
+
+
+def test_the_encoder_computes_in_a_lower_precision_if_asked(
+    corpus: Path, granite_folder: Path, loaded: LoadedModel, tmp_path: Path
+) -> None:
+    utterances = read_manifest(corpus / "train_manifest.json")
+    lower = FeatureCache.open(features(corpus, granite_folder, compute_dtype="bf16").folder)
+    exact = FeatureCache.open(features(corpus, granite_folder, output_dir=str(tmp_path / "exact")).folder)
+    encoder = load_encoder_alone(granite_folder, device="cpu", dtype=torch.bfloat16)
+    for utterance in utterances:
+        wanted = encoder.encode([read_audio(utterance.audio_path)]).speech_embeddings[0]
+        assert wanted.dtype == torch.bfloat16
+        assert tiny.relative_difference(lower[utterance.id], wanted.float()) < 2e-2  # its neighbours round otherwise
+        assert 1e-4 < tiny.relative_difference(lower[utterance.id], exact[utterance.id]) < 5e-2
+    assert lower[utterances[0].id].dtype == torch.float32  # how it is stored is another question
+    cached, computed = (
+        [dataset[index] for index in range(len(utterances))]
+        for dataset in (
+            CachedSpeechDataset(utterances, loaded.processor, lower),
+            SpeechDataset(utterances, loaded.processor),
+        )
+    )
+    loss, wanted = loss_and_logits(loaded, cached)[0], loss_and_logits(loaded, computed)[0]
+    assert 0 < abs(loss - wanted) < 5e-3 * wanted
+    with pytest.raises(DataError, match=r"another storage \(--compute_dtype bf16, not fp32\)"):
+        features(corpus, granite_folder)
+
+
+def test_a_cache_in_full_precision_says_nothing_of_it(corpus: Path, granite_folder: Path) -> None:
+    """So that older versions read it, and go on with it."""
+    features(corpus, granite_folder)
+    (path,) = (corpus / "features").glob("features-*")
+    with safe_open(path, framework="pt") as file:
+        content = json.loads(file.metadata()["asr_doge"])
+    assert content["storage"] == {"dtype": "fp32", "ctc_top_k": 8, "augment_copies": 0}
+
+
+def test_tf32_is_refused_where_there_is_none(corpus: Path, granite_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^--compute_dtype tf32 cannot be used: .* this is cpu; give fp32 or bf16$"):
+        features(corpus, granite_folder, compute_dtype="tf32")
+    assert not (corpus / "features").exists()
+
+
+@pytest.mark.parametrize(
+    ("peak", "free", "seconds"),
+    # Of 0.7 of the free memory; never less than a minute, nor more than 64.
+    [(100, 285, 60.0), (100, 286, 120.0), (100, 1142, 240.0), (100, 1143, 480.0), (100, 1, 60.0), (1, 10**9, 3840.0)],
+)
+def test_batches_fill_the_memory_by_doubling(peak: int, free: int, seconds: float) -> None:
+    assert largest_batch_seconds(peak, free) == seconds
+
+
+def test_a_batch_that_does_not_fit_is_encoded_in_halves(
+    corpus: Path, granite_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = FeatureCache.open(features(corpus, granite_folder, output_dir=str(tmp_path / "whole")).folder)
+    most, encoded = 2, []
+
+    class Small(GraniteSpeechEncoder):
+        """On a device with room for a few clips."""
+
+        def forward(self, input_features: Tensor, *arguments: Any, **named: Any) -> SpeechEncoderOutput:
+            if len(input_features) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            encoded.append(len(input_features))
+            return super().forward(input_features, *arguments, **named)
+
+    monkeypatch.setitem(ENCODERS, "granite_speech", Small)
+    cut = FeatureCache.open(features(corpus, granite_folder, output_dir=str(tmp_path / "cut")).folder)
+    assert sum(encoded) == 9
+    assert max(encoded) == 2
+    for id_ in whole:
+        torch.testing.assert_close(cut[id_], whole[id_], rtol=1e-3, atol=1e-4)
+        ids = cut.features(id_).ctc_ids
+        assert ids is not None
+        assert torch.equal(ids[:, 0], whole.features(id_).ctc_ids[:, 0])  # type: ignore[index]  # they are there
+    most = 0
+    with pytest.raises(
+        ConfigError, match=r"^a clip does not fit into the memory of cpu: give --compute_dtype bf16, or"
+    ):
+        features(corpus, granite_folder, output_dir=str(tmp_path / "none"))
+
+
+def test_the_next_batch_is_encoded_while_one_is_stored(
+    corpus: Path, granite_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is stored only when the encoder has begun with the next, for which a run in turns would wait in vain."""
+    begun, encoded, stored = threading.Semaphore(0), itertools.count(1), itertools.count(1)
+    add = ShardWriter.add
+
+    class Counted(GraniteSpeechEncoder):
+        def forward(self, *arguments: Any, **named: Any) -> SpeechEncoderOutput:
+            if next(encoded) > 1:
+                begun.release()
+            return super().forward(*arguments, **named)
+
+    def add_late(shard: ShardWriter, *arguments: Any) -> None:
+        if next(stored) < 9:  # of nine batches
+            assert begun.acquire(timeout=60)
+        add(shard, *arguments)
+
+    monkeypatch.setitem(ENCODERS, "granite_speech", Counted)
+    monkeypatch.setattr(ShardWriter, "add", add_late)
+    assert counts(features(corpus, granite_folder, batch_seconds=0.1)) == (9, 0, 0)
 
 
 def test_the_ctc_head_is_kept_too(corpus: Path, granite_folder: Path, loaded: LoadedModel) -> None:

@@ -1,5 +1,6 @@
 """8-bit models: close to the whole ones, smaller, and as indifferent to their neighbours."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,20 @@ from torch import Tensor, nn
 
 from asr_doge.errors import ConfigError
 from asr_doge.inference.transcription import Transcriber
-from asr_doge.models import LoadedModel, load_model
+from asr_doge.models import LoadedModel, load_model, quantization
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.language_model import load_language_model
 from asr_doge.models.quantization import SMALLEST, Int8Linear, quantize_linear_layers
+from asr_doge.models.quantization import integers_are_fast as measured
 from tests.models import tiny
+
+
+@pytest.fixture(params=[True, False], ids=["integers", "floating"], autouse=True, scope="module")
+def _products(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever this processor is good at, both ways to multiply."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantization, "integers_are_fast", lambda: request.param)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +63,37 @@ def test_a_row_is_rounded_by_itself() -> None:
     layer = rounded(linear(64, 48))
     (quiet, loud) = (clip.float() for clip in tiny.random_clips([1, 3], 64))
     together = layer(torch.cat([1e-3 * quiet, 1e3 * loud]))
-    assert torch.equal(together[:1], layer(1e-3 * quiet))
+    torch.testing.assert_close(together[:1], layer(1e-3 * quiet), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("at_once", [1, 150, 10**6])
+def test_floating_products_are_those_of_the_rounded_weights(
+    dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many weights are converted at once; 47 rows of 64 are no multiple of any."""
+    monkeypatch.setattr(quantization, "integers_are_fast", lambda: False)
+    monkeypatch.setattr(quantization, "_WEIGHTS_AT_ONCE", at_once)
+    layer = rounded(linear(64, 47))
+    assert layer.bias is not None
+    (x,) = (clip.to(dtype) for clip in tiny.random_clips([5], 64))
+    expected = x.double() @ (layer.weight.double() * layer.scale.double()[:, None]).T + layer.bias.double()
+    found = layer(x)
+    assert found.dtype == dtype
+    assert tiny.relative_difference(found.double(), expected) < (1e-5 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize(("times", "is_fast"), [(0, True), (200, False)])
+def test_integers_are_not_used_where_they_are_slow(times: int, is_fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a product takes 200 times as long as one of float32 does, and where it takes none."""
+
+    def product(rows: Tensor, weight: Tensor) -> Tensor:
+        for _ in range(times):
+            torch.ones(64, 256) @ torch.ones(256, 256)
+        return rows
+
+    monkeypatch.setattr(torch, "_int_mm", product)
+    assert measured.__wrapped__() == is_fast
 
 
 def test_silence_gives_the_bias() -> None:

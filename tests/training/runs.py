@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from asr_doge.cli import main
 from asr_doge.models import loading
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.training import train
@@ -64,6 +67,31 @@ def train_together(config: TrainConfig, processes: int = 2) -> None:
     for process in started:
         process.join()
     assert [process.exitcode for process in started] == [0] * processes
+
+
+def torchrun(arguments: list[str], folder: Path, processes: int = 2) -> str:
+    """Run the command in several processes by torchrun's own launcher; what they printed to standard output.
+
+    The launcher forks them, where `torchrun` would start Pythons that import everything anew.
+    """
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="fork",
+        logs_specs=DefaultLogsSpecs(str(folder / "printed"), redirects=Std.ALL),
+    )
+    elastic_launch(launch, _run_command)(arguments)
+    return "".join(path.read_text() for path in (folder / "printed").rglob("stdout.log"))
+
+
+def _run_command(arguments: list[str]) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this process was, before it was forked
+    torch.set_num_threads(1)
+    if code := main(arguments):
+        raise SystemExit(code)
 
 
 def _train_one(config: TrainConfig, rank: int, processes: int, port: int) -> None:

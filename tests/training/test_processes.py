@@ -1,8 +1,6 @@
 """Several processes train as one does."""
 
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,11 @@ from asr_doge.data import read_manifest, write_manifest
 from asr_doge.errors import ConfigError
 from asr_doge.models import ASRDogeForConditionalGeneration, load_model
 from asr_doge.training.record import read_record
-from asr_doge.training.training import train
 from tests.training.conftest import Settings, Train
-from tests.training.runs import WEIGHTS, log_of, same_weights, train_together
+from tests.training.runs import WEIGHTS, log_of, same_weights, torchrun, train_together
 
 
-def test_two_processes_are_one(settings: Settings, corpus: Path, tmp_path: Path) -> None:
+def test_two_processes_are_one(run: Train, settings: Settings, corpus: Path, tmp_path: Path) -> None:
     """Equality 6, by torchrun and the command, with evaluation shared out.
 
     Half of the recordings cannot be read: some processes are left with nothing, in some steps, and go on all the same.
@@ -31,13 +28,10 @@ def test_two_processes_are_one(settings: Settings, corpus: Path, tmp_path: Path)
         (data / "audio" / f"train-{number}.wav").write_bytes(b"RIFF, but no sound")
     options = {"epochs": 2, "eval_steps": 6, "save_steps": 6, "eval_samples": 3, "train_language_model": "lora"}
     options |= {"data_dir": str(data), "features_dir": ""}
-    one = train(settings(tmp_path / "one", **options))
+    one = run(tmp_path / "one", **options)
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(asdict(settings(tmp_path / "two", **options))))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "asr_doge", "train", "--config", str(tmp_path / "two.yaml")]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("best dev CER") == 1
+    printed = torchrun(["train", "--config", str(tmp_path / "two.yaml")], tmp_path)
+    assert printed.count("best dev CER") == 1
     for alone, shared in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
         assert shared == pytest.approx(alone, rel=1e-4)
     for name in ("best", "final"):

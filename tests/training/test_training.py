@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
 from asr_doge.audio import read_audio
@@ -516,3 +517,20 @@ def test_audio_is_heard_as_it_is_transcribed(corpus: Path, checkpoint_folder: Pa
     assert torch.equal(example["input_features"], features)
     assert loaded.processor.batch_decode(example["labels"][None]) == [utterance.text]
     assert example["labels"][-1] == loaded.processor.tokenizer.eos_token_id
+
+
+class CountNorms(TorchDispatchMode):
+    """Counts norms, those of many tensors in one call as one."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten._foreach_norm.Scalar, torch.ops.aten.linalg_vector_norm.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_norm_of_the_gradients_is_computed_once_a_step(run: Train, tmp_path: Path) -> None:
+    """Each gradient's, in one call, and that of them all: for clipping, for the log and to see that it is finite."""
+    with CountNorms() as norms:
+        result = run(tmp_path / "run", epochs=1, gradient_accumulation_steps=2)
+    assert norms.count == 2 * result.steps

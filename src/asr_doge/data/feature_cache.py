@@ -155,11 +155,18 @@ class FeatureCache:
         Raises:
             DataError: the cache lacks the utterance, or its file is damaged.
         """
+        return self._read(utterance_id, copy, with_ctc=True)
+
+    def embeddings(self, utterance_id: str, copy: int = 0) -> Tensor:
+        """Speech embeddings `[T', D]` alone, which are all that training reads; see `features`."""
+        return self._read(utterance_id, copy, with_ctc=False).embeddings
+
+    def _read(self, utterance_id: str, copy: int, with_ctc: bool) -> Features:
         for _ in range(READINGS):
             name, entry = self._find(utterance_id)
             try:
                 try:
-                    return from_storage(self._rows_of(name).read(entry.copies[copy]))
+                    return from_storage(self._rows_of(name).read(entry.copies[copy], with_ctc))
                 except ReplacedError:
                     self._read_again(name)
             except (OSError, SafetensorError, DamagedShardError):
@@ -168,7 +175,7 @@ class FeatureCache:
 
     def __getitem__(self, utterance_id: str) -> Tensor:
         """Speech embeddings `[T', D]` of an utterance; see `features`."""
-        return self.features(utterance_id).embeddings
+        return self.embeddings(utterance_id)
 
     def __contains__(self, utterance_id: object) -> bool:
         return utterance_id in self._index.entries

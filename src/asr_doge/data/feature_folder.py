@@ -20,6 +20,7 @@ from asr_doge.data.feature_shards import (
     Source,
     Storage,
     header_digest,
+    is_of_ctc,
     read_header,
     read_rows,
     row_range,
@@ -128,11 +129,12 @@ class OpenShard:
                 raise ReplacedError
             self._mapped = {tensor: file.get_tensor(tensor) for tensor in header.tensors}
 
-    def read(self, place: Rows) -> dict[str, Tensor]:
-        """Rows of one copy, by the name of their tensor."""
+    def read(self, place: Rows, with_ctc: bool = True) -> dict[str, Tensor]:
+        """Rows of one copy, by the name of their tensor; without the CTC head's, those are not even fetched."""
+        names = [name for name in self._header.tensors if with_ctc or not is_of_ctc(name)]
         if self._mapped is None:
-            return read_rows(self._read, self._header, place)
-        return {name: tensor[slice(*row_range(name, place))] for name, tensor in self._mapped.items()}
+            return read_rows(self._read, self._header, place, names)
+        return {name: self._mapped[name][slice(*row_range(name, place))] for name in names}
 
 
 def difference(header: ShardHeader, source: Source, storage: Storage) -> str:

@@ -12,7 +12,7 @@ not know where files lie (see `asr_doge.data.stores`), nor which utterance belon
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -41,11 +41,17 @@ class Storage:
         dtype: of the embeddings: fp32, bf16, or int8 with one scale a frame.
         ctc_top_k: CTC labels kept of each frame, the likeliest; 0 for none.
         augment_copies: augmented copies of each training utterance.
+        compute_dtype: what the encoder computed in, which rounds as storing does.
     """
 
     dtype: StorageType = "fp32"
     ctc_top_k: int = 0
     augment_copies: int = 0
+    compute_dtype: str = "fp32"
+
+    def described(self) -> dict[str, str | int]:
+        """For a file's header; float32 is left out, so that files are what they were before there was a choice."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("compute_dtype", "fp32")}
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ def shard_bytes(
     content = {
         "format": _FORMAT,
         "source": dict(source),
-        "storage": asdict(storage),
+        "storage": storage.described(),
         "utterances": {
             id_: [stamp, [[len(copy["embeddings"]), len(copy.get("ctc_ids", ()))] for copy in copies]]
             for id_, (stamp, copies) in ordered.items()
@@ -230,16 +236,20 @@ def _entries(utterances: dict[str, Any]) -> dict[str, Entry]:
     return entries
 
 
-def read_rows(read: Callable[[int, int], bytes], header: ShardHeader, place: Rows) -> dict[str, Tensor]:
+def read_rows(
+    read: Callable[[int, int], bytes], header: ShardHeader, place: Rows, names: Iterable[str]
+) -> dict[str, Tensor]:
     """Stored rows of one copy, read from where no memory can be mapped.
 
     Args:
         read: gives the bytes from one position to another.
         header: of the file.
         place: of the copy.
+        names: of the tensors to read.
     """
     rows = {}
-    for name, (dtype, shape, first) in header.tensors.items():
+    for name in names:
+        dtype, shape, first = header.tensors[name]
         start, stop = row_range(name, place)
         row_bytes = dtype.itemsize * (shape[1] if len(shape) > 1 else 1)
         content = bytearray(read(first + start * row_bytes, first + stop * row_bytes)) if stop > start else bytearray()
@@ -250,6 +260,11 @@ def read_rows(read: Callable[[int, int], bytes], header: ShardHeader, place: Row
     return rows
 
 
+def is_of_ctc(name: str) -> bool:
+    """Whether the tensor `name` holds what the CTC head said."""
+    return name.startswith("ctc_")
+
+
 def row_range(name: str, place: Rows) -> tuple[int, int]:
     """First row of a copy in the tensor `name`, and the one after its last."""
-    return (place.ctc_start, place.ctc_stop) if name.startswith("ctc_") else (place.start, place.stop)
+    return (place.ctc_start, place.ctc_stop) if is_of_ctc(name) else (place.start, place.stop)

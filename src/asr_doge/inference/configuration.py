@@ -11,7 +11,14 @@ from typing import Any, Literal
 
 from asr_doge.audio.channels import Channels
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import DEFAULT_MODEL, DEFAULT_SPEECH_ENCODER, EncoderWindow, LoadDtype, Quantization
+from asr_doge.published import (
+    DEFAULT_MODEL,
+    DEFAULT_SPEECH_ENCODER,
+    ComputeDtype,
+    EncoderWindow,
+    LoadDtype,
+    Quantization,
+)
 
 StorageType = Literal["fp32", "bf16", "int8"]
 _WITHOUT_EFFECT = frozenset(
@@ -55,7 +62,8 @@ class TranscribeConfig(DecodingConfig):
     instructions for it. auto: on a CPU, measure in half a second whether fp32, bf16 or int8 is fastest, and say which;
     on an accelerator, bf16 if it has it."""
     quantization: Quantization = "none"
-    """int8: 8-bit matrices, on the CPU: a third of the time, less than half the memory, nearly the same text."""
+    """int8: 8-bit matrices, on the CPU: less than half the memory and nearly the same text, in a third of the time of
+    fp32 if the processor has VNNI, else in the same."""
 
     def text_settings(self) -> dict[str, Any]:
         """All settings that a text depends on besides the model; of hotwords, a digest of their file."""
@@ -98,10 +106,15 @@ class FeaturesConfig:
     encoder_window: EncoderWindow | None = None
     """How much of the time axis Whisper reads: full, its 30 s; clip, the clip and a second of silence, at a fraction of
     the cost, which gives other features. Default: as the model's configuration says, else full."""
-    batch_seconds: float = 60.0
-    """Seconds of audio encoded at once, padding included; raise it on a GPU."""
+    batch_seconds: float | None = None
+    """Seconds of audio encoded at once, padding included; default, 60 on a CPU, and on an NVIDIA GPU as many times 60
+    as its free memory holds."""
+    compute_dtype: ComputeDtype = "fp32"
+    """How the encoder computes: fp32, tf32 (float32 weights, faster and coarser products, on NVIDIA GPUs from Ampere
+    on) or bf16 (half the memory; faster where the processor has instructions for it)."""
     dtype: StorageType = "fp32"
-    """How embeddings are stored: fp32 (exact), bf16 (half the disk) or int8 (a quarter, one scale per frame)."""
+    """How embeddings are stored: fp32 (as they were computed), bf16 (half the disk) or int8 (a quarter, one scale per
+    frame)."""
     ctc_top_k: int = 8
     """Number of CTC labels stored for each frame, the most probable, if the encoder has a CTC head; 0 for none."""
     augment_copies: int = 0
@@ -111,7 +124,7 @@ class FeaturesConfig:
     shard_minutes: float = 30.0
     """Audio in one file of the cache, in minutes, at most on average; a killed run loses at most one file."""
     num_workers: int = 4
-    """Threads that read audio."""
+    """Threads that read audio; log-mel features, the encoder and storing have one each besides."""
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     verify: bool = False

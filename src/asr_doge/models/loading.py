@@ -89,13 +89,23 @@ class LoadedEncoder:
         """Length of the longest clip that the feature extractor reads whole, in seconds."""
         return self.max_samples / self.sampling_rate if self.max_samples is not None else math.inf
 
-    def encode(self, waveforms: Sequence[Waveform], return_ctc_logits: bool = False) -> SpeechEncoderOutput:
-        """Encode a batch of clips `[samples]`; the result of each is the same as if it were alone."""
+    def input_features(self, waveforms: Sequence[Waveform]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input features of a batch of clips `[samples]` and their mask, on the CPU, as `encode` makes them."""
         inputs = self.feature_extractor(
             list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt", return_attention_mask=True
         )
+        return inputs["input_features"], inputs["attention_mask"]
+
+    def encode(self, waveforms: Sequence[Waveform], return_ctc_logits: bool = False) -> SpeechEncoderOutput:
+        """Encode a batch of clips `[samples]`; the result of each is the same as if it were alone."""
+        return self.encode_features(*self.input_features(waveforms), return_ctc_logits)
+
+    def encode_features(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor, return_ctc_logits: bool = False
+    ) -> SpeechEncoderOutput:
+        """Encode a batch of `input_features`."""
         with torch.no_grad():
-            return encode(self.encoder, inputs["input_features"], inputs["attention_mask"], return_ctc_logits)
+            return encode(self.encoder, input_features, attention_mask, return_ctc_logits)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Convert the settings of a run to those of transformers' Trainer.
+"""Convert the settings of a run to those of transformers' Trainer: of `train`, and of every `pretrain`.
 
 Every value comes from a flag, or follows from the device and the processes. The precision is set afterwards, since it
 may have to be measured on the device (see `asr_doge.training.precision`).
@@ -6,6 +6,7 @@ may have to be measured on the device (see `asr_doge.training.precision`).
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
@@ -17,12 +18,16 @@ from asr_doge.training.processes import own_device, process_count, uses_fsdp
 from asr_doge.training.schedule import Schedule
 from asr_doge.training.tracking import uses_wandb
 
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
 
 def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path) -> Seq2SeqTrainingArguments:
     """The arguments of transformers' Trainer for `asr-doge train`."""
     device = own_device(config)
     loggers = {"wandb": uses_wandb(config), "tensorboard": find_spec("tensorboard") is not None}
-    arguments = Seq2SeqTrainingArguments(
+    return arguments_on(
+        device,
+        Seq2SeqTrainingArguments,
         output_dir=str(output_dir),
         num_train_epochs=schedule.epochs,
         per_device_train_batch_size=utterances_at_once(config),
@@ -38,22 +43,71 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
         greater_is_better=False,
         predict_with_generate=True,
         logging_steps=logging_steps(config.eval_steps),
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # SpeechTrainer stops instead
-        dataloader_pin_memory=device.type == "cuda",
         report_to=[name for name, is_used in loggers.items() if is_used],
         dataloader_num_workers=0 if config.features_dir and config.train_encoder == "none" else config.num_workers,
-        remove_unused_columns=False,
         label_names=["labels"],
-        use_cpu=device.type == "cpu",
-        fsdp=uses_fsdp(config),  # type: ignore[arg-type]  # the string form is deprecated
+        fsdp=uses_fsdp(config),
         ddp_backend="gloo" if device.type == "cpu" and process_count() > 1 else None,
         ddp_find_unused_parameters=False,
         seed=config.seed,
+    )
+
+
+def arguments_on(device: torch.device, kind: type[Arguments], **options: Any) -> Arguments:
+    """Arguments of any run that evaluates as it goes, on one device for each process.
+
+    Args:
+        device: of this process.
+        kind: of the arguments.
+        options: further ones.
+    """
+    arguments = kind(
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # a mean without them would hide them
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        use_cpu=device.type == "cpu",
         disable_tqdm=False,
+        **options,
     )
     use_one_device(arguments, device)
     return arguments
+
+
+def pretraining_arguments(
+    output_dir: Path, steps: int, batch_size: int, learning_rate: float, seed: int, **options: Any
+) -> TrainingArguments:
+    """Arguments of a run over a number of generated batches, in their order.
+
+    Args:
+        output_dir: of its checkpoints.
+        steps: over which the learning rate rises and falls along a cosine.
+        batch_size: examples per step.
+        learning_rate: the highest.
+        seed: of the run.
+        options: further ones, or others than these.
+    """
+    settings: dict[str, Any] = {
+        "warmup_steps": max(1, steps // 10),
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "train_sampling_strategy": "sequential",
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+        "remove_unused_columns": False,
+        "logging_steps": 25,
+        "save_steps": max(1, steps // 10),
+        "save_total_limit": 1,
+        "report_to": "none",
+    }
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        **settings | options,
+    )
 
 
 def use_precision(arguments: TrainingArguments, bf16: bool) -> None:

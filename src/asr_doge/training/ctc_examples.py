@@ -61,7 +61,7 @@ class CTCExamples(Dataset[Example]):
         utterance = self.utterances[index]
         rng = np.random.default_rng([self.seed, self.epoch, *id_digest(utterance.id)])
         copy = int(rng.integers(self.cache.num_copies(utterance.id))) if self.varied else 0
-        embeddings = self.cache.features(utterance.id, copy).embeddings.float()
+        embeddings = self.cache.embeddings(utterance.id, copy).float()
         if self.masked:
             embeddings = _masked(embeddings, self.masked, rng)
         return {

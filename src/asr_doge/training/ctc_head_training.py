@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 import yaml
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     ProgressCallback,
     TrainerCallback,
@@ -40,12 +40,11 @@ from asr_doge.models.ctc_vocabulary import CTCVocabulary
 from asr_doge.models.encoders import encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source
 from asr_doge.models.weights import read_weights
-from asr_doge.training.arguments import logging_steps, use_one_device
+from asr_doge.training.arguments import arguments_on, logging_steps
 from asr_doge.training.callbacks import MarkComplete, Progress, StopOnInterrupt
 from asr_doge.training.ctc_examples import CTCExamples
 from asr_doge.training.ctc_head_configuration import PretrainCTCHeadConfig
-from asr_doge.training.ctc_loss import ctc_loss
-from asr_doge.training.ctc_trainer import CTCTrainer
+from asr_doge.training.ctc_trainer import CTCHeadStage, CTCTrainer
 from asr_doge.training.processes import process_count
 from asr_doge.training.record import describe_data, describe_machine, write_record
 from asr_doge.training.resuming import Lineage, changes_since, checkpoint_to_resume, is_complete, remove_old
@@ -65,25 +64,6 @@ class CTCHeadResult:
     dev_wer: float
     dev_cer: float
     is_average: bool
-
-
-class CTCHeadStage(nn.Module):
-    """The head with the CTC loss."""
-
-    def __init__(self, head: CTCHead) -> None:
-        super().__init__()
-        self.head = head
-
-    def logits(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """See `CTCModule`."""
-        logits, lengths = self.head(speech_embeddings, speech_lengths)
-        return logits, lengths
-
-    def forward(
-        self, speech_embeddings: Tensor, speech_lengths: Tensor, ctc_labels: Tensor, ctc_label_lengths: Tensor
-    ) -> Tensor:
-        """The loss of a `collate_ctc_examples` batch."""
-        return ctc_loss(*self.logits(speech_embeddings, speech_lengths), ctc_labels, ctc_label_lengths)
 
 
 def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
@@ -287,8 +267,9 @@ def _trainer(
 
 
 def _arguments(config: PretrainCTCHeadConfig) -> TrainingArguments:
-    device = find_device(config.device)
-    arguments = TrainingArguments(
+    return arguments_on(
+        find_device(config.device),
+        TrainingArguments,
         output_dir=config.output_dir,
         num_train_epochs=config.epochs,
         learning_rate=config.learning_rate,
@@ -302,17 +283,9 @@ def _arguments(config: PretrainCTCHeadConfig) -> TrainingArguments:
         metric_for_best_model="cer",
         greater_is_better=False,
         logging_steps=logging_steps(config.eval_steps),
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        dataloader_pin_memory=device.type == "cuda",
-        use_cpu=device.type == "cpu",
         report_to="none",
         seed=config.seed,
-        disable_tqdm=False,
     )
-    use_one_device(arguments, device)
-    return arguments
 
 
 class _KeepBest(TrainerCallback):
@@ -330,7 +303,7 @@ class _KeepBest(TrainerCallback):
         lines = (f"{utterance.id}\t{utterance.text}\t{heard}\n" for utterance, heard in rows)
         write_atomically(self.folder / HYPOTHESES_NAME, "".join(lines).encode("utf-8", "backslashreplace"))
         if state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric:
-            stage = cast(CTCHeadStage, self.trainer.accelerator.unwrap_model(self.trainer.model))
+            stage = cast(CTCHeadStage[CTCHead], self.trainer.accelerator.unwrap_model(self.trainer.model))
             save_head(self.folder / "best", self.head_config, stage.head.state_dict())
 
 
@@ -358,7 +331,7 @@ def _with_average(trainer: CTCTrainer, config: PretrainCTCHeadConfig, head_confi
     folders = [Path(folder) for folder in sort_checkpoints(config.output_dir)]
     folders = [folder for folder in folders if is_complete(folder)][-config.average :]  # older ones are already removed
     if len(folders) > 1:
-        stage = cast(CTCHeadStage, trainer.accelerator.unwrap_model(trainer.model))
+        stage = cast(CTCHeadStage[CTCHead], trainer.accelerator.unwrap_model(trainer.model))
         stage.load_state_dict(mean_weights([load_file(folder / SAFE_WEIGHTS_NAME) for folder in folders]))
         trainer.state.best_metric = best["eval_cer"]
         averaged = trainer.evaluate()

@@ -6,10 +6,10 @@ It does not know what it trains.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
@@ -20,19 +20,36 @@ from asr_doge.training.ctc_examples import CTCExamples, collate_ctc_examples
 from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.trainer import TellEpoch
 
+Head = TypeVar("Head", bound=nn.Module)
 
-class CTCModule(Protocol):
-    """A module to train: maps speech embeddings and their lengths to CTC logits and their lengths."""
 
-    def logits(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, T', D]` and `[B]` to `[B, T, V]` and `[B]`."""
+class CTCHeadStage(nn.Module, Generic[Head]):
+    """A CTC head with its loss.
+
+    Args:
+        head: maps speech embeddings `[B, T', D]` and their lengths `[B]` to logits `[B, T, V]` and their lengths `[B]`.
+        parts: by name, what is trained with it and is not a part of it.
+    """
+
+    def __init__(self, head: Head, **parts: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(
+        self, speech_embeddings: Tensor, speech_lengths: Tensor, ctc_labels: Tensor, ctc_label_lengths: Tensor
+    ) -> Tensor:
+        """The loss of a `collate_ctc_examples` batch."""
+        logits, lengths = self.head(speech_embeddings, speech_lengths)
+        return ctc_loss(logits, lengths, ctc_labels, ctc_label_lengths)
 
 
 class CTCTrainer(Trainer):
-    """Trains a `CTCModule`.
+    """Trains a `CTCHeadStage`.
 
     Args:
-        model: the module.
+        model: the stage.
         arguments: of transformers.
         train: examples to train on.
         dev: examples to evaluate on, the shortest first.
@@ -44,7 +61,7 @@ class CTCTrainer(Trainer):
 
     def __init__(
         self,
-        model: Any,
+        model: CTCHeadStage[Any],
         arguments: Any,
         train: CTCExamples,
         dev: CTCExamples,
@@ -87,14 +104,14 @@ class CTCTrainer(Trainer):
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """WER, CER and loss on the dev set, under the Trainer's metric names."""
-        module = cast(Any, self.accelerator.unwrap_model(self.model))
-        module.eval()
+        stage = cast(CTCHeadStage[Any], self.accelerator.unwrap_model(self.model))
+        stage.eval()
         dev = cast(CTCExamples, self.eval_dataset)
         self.hypotheses, losses = [], []
         for batch in self.dev_batches:
             inputs = collate_ctc_examples([dev[place] for place in batch if place is not None])
             inputs = {name: tensor.to(self.args.device) for name, tensor in inputs.items()}
-            logits, lengths = module.logits(inputs["speech_embeddings"], inputs["speech_lengths"])
+            logits, lengths = stage.head(inputs["speech_embeddings"], inputs["speech_lengths"])
             loss = ctc_loss(logits, lengths, inputs["ctc_labels"], inputs["ctc_label_lengths"])
             losses += [float(loss)] * len(lengths)
             self.hypotheses += [self.text(ids).strip() for ids in ctc_greedy_ids(logits, lengths)]

@@ -157,7 +157,7 @@ class CachedSpeechDataset(UtteranceDataset):
         utterance = self.utterances[index]
         rng = self._rng(utterance)
         copy = int(rng.integers(self.cache.num_copies(utterance.id))) if self.use_copies else 0
-        embeddings = self._varied(self.cache.features(utterance.id, copy).embeddings, rng)
+        embeddings = self._varied(self.cache.embeddings(utterance.id, copy), rng)
         return {
             "speech_embeddings": embeddings,
             "attention_mask": torch.ones(len(embeddings), dtype=torch.long),

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import EncodecConfig, Trainer, TrainingArguments, set_seed
+from transformers import EncodecConfig, Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -26,6 +26,7 @@ from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
 from asr_doge.models.whole_folder import whole_folder
 from asr_doge.text.scoring import Scores, score
+from asr_doge.training.arguments import pretraining_arguments
 from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.encoder_configuration import PretrainEncoderConfig
@@ -124,24 +125,13 @@ def _train(config: PretrainEncoderConfig, encoder: SmallEncoder, clips: Pretrain
             "label_lengths": torch.tensor([len(row) for row in ids]),
         }
 
-    arguments = TrainingArguments(
-        output_dir=config.output_dir,
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup_steps=max(1, config.steps // 10),
-        lr_scheduler_type="cosine",
-        weight_decay=0.01,
-        max_grad_norm=1.0,
-        train_sampling_strategy="sequential",
+    arguments = pretraining_arguments(
+        Path(config.output_dir),
+        config.steps,
+        config.batch_size,
+        config.learning_rate,
+        config.seed,
         dataloader_num_workers=config.num_workers,
-        dataloader_pin_memory=torch.accelerator.is_available(),
-        remove_unused_columns=False,
-        logging_steps=25,
-        save_steps=max(1, config.steps // 10),
-        save_total_limit=1,
-        report_to="none",
-        seed=config.seed,
     )
     trainer = Trainer(_CTCTraining(encoder), arguments, data_collator=collate, train_dataset=clips)
     begun = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-import psutil
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from asr_doge.errors import AudioError
 from asr_doge.models import ASRDogeForConditionalGeneration, ParameterCounts
+from asr_doge.models.device_memory import free_bytes
 from asr_doge.training.examples import NamedExamples, collate_named
 
 _ADAM_STATES = 2  # running means of the gradient and of its square, in float32
@@ -110,7 +110,7 @@ def plan_memory(
         optimizer=_ADAM_STATES * gradients,
         activations=max(round(_BACKWARD * (two - one)), 1),
         batch_size=batch_size,
-        available=_available(model.device) + weights,
+        available=free_bytes(model.device) + weights,
     )
 
 
@@ -132,13 +132,6 @@ def _activations(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor
     assert output.logits is not None
     # The logits, and the start of the backward pass: their gradient.
     return sum(kept.values()) + 2 * output.logits.numel() * 4
-
-
-def _available(device: torch.device) -> int:
-    """Bytes that are free on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
 
 
 def _size(count: int) -> str:

@@ -44,6 +44,7 @@ from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, ASRD
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.language_model import build_language_model, small_doge_config
+from asr_doge.training.arguments import pretraining_arguments
 from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.pretraining_speech import (
@@ -333,24 +334,13 @@ def _run_stage(
                 f" delete {finished.parent}"
             )
         return
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=stage.steps,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=stage.learning_rate,
-        warmup_steps=stage.steps // 10,
-        lr_scheduler_type="cosine",
-        weight_decay=0.01,
-        max_grad_norm=1.0,
-        train_sampling_strategy="sequential",
+    arguments = pretraining_arguments(
+        folder,
+        stage.steps,
+        config.batch_size,
+        stage.learning_rate,
+        config.seed,
         dataloader_num_workers=config.num_workers,
-        dataloader_pin_memory=torch.accelerator.is_available(),
-        remove_unused_columns=False,
-        logging_steps=25,
-        save_steps=max(1, stage.steps // 10),
-        save_total_limit=1,
-        report_to="none",
-        seed=config.seed,
     )
     callbacks: list[TrainerCallback] = [StopAt(round(stage.until * stage.steps))]
     trainer = Trainer(module, arguments, data_collator=collate, train_dataset=examples, callbacks=callbacks)

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerFast, Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from asr_doge.data.manifest import read_manifest
@@ -28,6 +28,7 @@ from asr_doge.errors import DataError
 from asr_doge.models.language_model import build_language_model, small_doge_config
 from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.text.normalization import normalize_training_text
+from asr_doge.training.arguments import pretraining_arguments
 from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
 
 DEV_EVERY = 200
@@ -152,24 +153,18 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
     rows = _token_rows(tokenizer, train)
     model = build_language_model(small_doge_config(tokenizer, config.text_hidden_dim, config.text_layers))
     folder = Path(config.output_dir) / "stages" / "language_model"
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=config.steps,
-        per_device_train_batch_size=1,
-        learning_rate=config.learning_rate,
+    arguments = pretraining_arguments(
+        folder,
+        config.steps,
+        1,  # a batch of tokens
+        config.learning_rate,
+        config.seed,
         warmup_steps=config.steps // 20,
-        lr_scheduler_type="cosine",
         weight_decay=0.1,
         adam_beta2=0.95,
-        max_grad_norm=1.0,
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
         logging_steps=10,
         save_steps=100,
-        save_total_limit=1,
-        report_to="none",
         disable_tqdm=True,
-        seed=config.seed,
     )
     batches = TokenBatches(rows, config.batch_tokens, config.steps, config.seed)
     trainer = Trainer(model, arguments, data_collator=collate, train_dataset=batches)

@@ -229,29 +229,30 @@ class SpeechTrainer(Seq2SeqTrainer):
 
         Raises:
             AudioError: one recording too many cannot be read.
-            TrainingError: the loss or a gradient is not finite.
         """
         ids: list[str] = inputs.pop(IDS)
         self._count_unreadable(inputs.pop(UNREADABLE))
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._forget_gradients_of_untrained_parts()
         self._unchecked.append((loss, ids))
-        if self.accelerator.sync_gradients:
-            self._require_finite()
         self.audio_seconds += sum(self.durations[utterance_id] for utterance_id in ids)
         return loss
 
-    def _require_finite(self) -> None:
-        """Check loss and gradients of a step once all of it is there, as the host waits for the device to know them."""
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm that the Trainer logs; if it or a loss is not finite, a TrainingError, before the weights change."""
+        norm = super()._get_grad_norm(model, grad_norm)
         steps, self._unchecked = self._unchecked, []
-        gradients = [p.grad for p in self.trained_model.parameters() if p.grad is not None]
-        losses = torch.stack([loss for loss, _ in steps])
-        if torch.isfinite(losses.sum() + _whole(torch.nn.utils.get_total_norm(gradients))):
-            return
+        # Losses and gradients together, as the host waits for the device to know them.
+        if not torch.isfinite(torch.stack([loss for loss, _ in steps]).sum() + _whole(norm)):
+            raise self._not_finite(steps)
+        return norm
+
+    def _not_finite(self, steps: Sequence[tuple[Tensor, list[str]]]) -> TrainingError:
+        """What to say of a step, given the losses of its parts with the ids of their utterances."""
         wrong = [ids for loss, ids in steps if not torch.isfinite(loss)]
         ids = [utterance_id for of_loss in wrong or [ids for _, ids in steps] for utterance_id in of_loss]
         named = ", ".join(ids[:NAMED_IDS]) + (f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else "")
-        raise TrainingError(
+        return TrainingError(
             f"the {'loss' if wrong else 'gradient'} of step {self.state.global_step + 1} is not finite; its utterances:"
             f" {named}. Look at them, or lower --learning_rate; the last checkpoint is whole"
         )

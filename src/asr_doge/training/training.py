@@ -24,6 +24,7 @@ from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.errors import ConfigError, TrainingError
 from asr_doge.models import LoadedModel, assemble_model
+from asr_doge.models.device_memory import is_out_of_memory
 from asr_doge.text.prompt import PLACE
 from asr_doge.training.arguments import training_arguments, use_precision
 from asr_doge.training.callbacks import (
@@ -366,15 +367,11 @@ def _say_plan(planned: MemoryPlan, config: TrainConfig) -> None:
 
 @contextmanager
 def _within_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Name the flag to lower when memory runs out.
-
-    Raises:
-        TrainingError: it did.
-    """
+    """Name the flag to lower when memory runs out, in a TrainingError."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):  # a CPU's
+        if not is_out_of_memory(error):
             raise
         advice = f"--batch_size {config.batch_size}: raise --gradient_accumulation_steps, which cuts it, or lower it"
         if config.batch_seconds is not None:

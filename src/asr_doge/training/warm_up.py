@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import ProgressCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import sort_checkpoints
 
@@ -22,12 +22,11 @@ from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedModel
 from asr_doge.models.adapter_ctc import AdapterCTCHead
 from asr_doge.models.ctc_head import HeadedEncoder
-from asr_doge.training.arguments import logging_steps, use_one_device, use_precision
+from asr_doge.training.arguments import arguments_on, logging_steps, use_precision
 from asr_doge.training.callbacks import MarkComplete, Progress, StopOnInterrupt
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.ctc_examples import CTCExamples
-from asr_doge.training.ctc_loss import ctc_loss
-from asr_doge.training.ctc_trainer import CTCTrainer
+from asr_doge.training.ctc_trainer import CTCHeadStage, CTCTrainer
 from asr_doge.training.datasets import CachedSpeechDataset, UtteranceDataset
 from asr_doge.training.heads import adapter_settings, token_labels
 from asr_doge.training.processes import own_device, process_count
@@ -37,26 +36,6 @@ FOLDER = "warm_up"
 """In the run's folder."""
 FINISHED = "finished.safetensors"
 STEPS_BETWEEN_CHECKPOINTS = 50
-
-
-class WarmUpStage(nn.Module):
-    """The adapter with the CTC loss of its head."""
-
-    def __init__(self, head: AdapterCTCHead) -> None:
-        super().__init__()
-        self.head = head
-        self.adapter = head.adapter
-
-    def logits(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """See `CTCModule`."""
-        logits, lengths = self.head(speech_embeddings, speech_lengths)
-        return logits, lengths
-
-    def forward(
-        self, speech_embeddings: Tensor, speech_lengths: Tensor, ctc_labels: Tensor, ctc_label_lengths: Tensor
-    ) -> Tensor:
-        """The loss of a `collate_ctc_examples` batch."""
-        return ctc_loss(*self.logits(speech_embeddings, speech_lengths), ctc_labels, ctc_label_lengths)
 
 
 def resolve_warm_up(config: TrainConfig) -> bool:
@@ -95,7 +74,8 @@ def warm_up(
     assert isinstance(train, CachedSpeechDataset)
     assert isinstance(dev, CachedSpeechDataset)
     folder = Path(config.output_dir) / FOLDER
-    stage = WarmUpStage(_head(loaded, train))
+    head = _head(loaded, train)
+    stage = CTCHeadStage(head, adapter=head.adapter)
     finished = folder / FINISHED
     if finished.is_file():
         stage.load_state_dict(load_file(finished))
@@ -130,7 +110,7 @@ def _head(loaded: LoadedModel, train: CachedSpeechDataset) -> AdapterCTCHead:
 
 def _trainer(
     config: TrainConfig,
-    stage: WarmUpStage,
+    stage: CTCHeadStage[AdapterCTCHead],
     loaded: LoadedModel,
     train: CachedSpeechDataset,
     dev: CachedSpeechDataset,
@@ -157,8 +137,9 @@ def _trainer(
 
 
 def _arguments(config: TrainConfig, bf16: bool) -> TrainingArguments:
-    device = own_device(config)
-    arguments = TrainingArguments(
+    arguments = arguments_on(
+        own_device(config),
+        TrainingArguments,
         output_dir=str(Path(config.output_dir) / FOLDER),
         max_steps=config.warm_up_steps,
         learning_rate=config.learning_rate,
@@ -167,16 +148,9 @@ def _arguments(config: TrainConfig, bf16: bool) -> TrainingArguments:
         max_grad_norm=config.max_grad_norm,
         save_steps=min(STEPS_BETWEEN_CHECKPOINTS, config.warm_up_steps),
         logging_steps=logging_steps(STEPS_BETWEEN_CHECKPOINTS),
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        dataloader_pin_memory=device.type == "cuda",
-        use_cpu=device.type == "cpu",
         report_to="none",
         seed=config.seed,
-        disable_tqdm=False,
     )
-    use_one_device(arguments, device)
     use_precision(arguments, bf16)
     return arguments
 

@@ -1,0 +1,137 @@
+"""A Python that has the package imported already, for tests that start many: half of what such a test takes is imports.
+
+Each command is a process of its own, forked from one that has imported everything and computed nothing. It has its
+caller's arguments, folder, environment and standard streams, closed ones included, and ends as every Python does, by
+writing what it holds. What importing itself may print or wait for is tested with fresh ones (`tests/cli`).
+
+    python -m tests.warm SOCKET        # waits for commands, which `CLIENT` sends
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+CLIENT = """#!{python} -IS
+import os
+
+def is_open(number):
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+streams = [number for number in range(3) if is_open(number)]  # before anything else is opened
+
+import json, socket, sys
+
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    command = json.dumps([sys.argv[1:], dict(os.environ), streams]).encode()
+    socket.send_fds(server, [len(command).to_bytes(4, "big")], [os.open(".", os.O_RDONLY), *streams])
+    server.sendall(command)
+    sys.exit(int(server.recv(16)))
+"""
+IMPORTED = (
+    "asr_doge.cli.transcribe",
+    "asr_doge.cli.train",
+    "asr_doge.data.digits",
+    "asr_doge.audio.synthesis",
+    "tests.models.tiny",  # for transformers' models of the usual kinds
+)
+
+
+@contextlib.contextmanager
+def warm_python(folder: Path) -> Iterator[Path]:
+    """The path of an executable to be used as Python, for modules (`-m`) and scripts."""
+    client, address = folder / "python", folder / "socket"
+    command = [sys.executable, "-m", "tests.warm", str(address)]
+    root = Path(__file__).parents[1]
+    # With an input of its own, as the first three numbers must be taken.
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            client.write_text(CLIENT.format(python=sys.executable, address=str(address)))
+            client.chmod(0o755)
+            yield client
+        finally:
+            server.terminate()
+
+
+def main() -> None:
+    """Serve until the tests end; in the process of a command, run it."""
+    tests = os.getppid()
+    for name in IMPORTED:
+        importlib.import_module(name)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(sys.argv[1])
+        listener.listen()
+        listener.settimeout(10)
+        print("ready", flush=True)
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                if os.getppid() == tests:
+                    continue
+                return
+            size, given, _, _ = socket.recv_fds(connection, 4, 4)
+            left, content = int.from_bytes(size, "big"), b""
+            while len(content) < left:
+                content += connection.recv(left - len(content))
+            child = os.fork()
+            if not child:
+                connection.close()
+                break
+            for number in given:
+                os.close(number)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            connection.sendall(str(code if code >= 0 else 128 - code).encode())
+            connection.close()
+    arguments, environment, streams = json.loads(content)
+    become(arguments, environment, streams, given)
+
+
+def become(arguments: list[str], environment: dict[str, str], streams: list[int], given: list[int]) -> None:
+    """Take the caller's place, in the folder and with the open streams that are `given`, and run the command."""
+    folder, *files = given
+    os.fchdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number in range(3):
+        os.close(number)
+    for number, file in zip(streams, files, strict=True):
+        os.dup2(file, number)
+    for number in given:
+        os.close(number)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        opened = stream(number) if number in streams else None
+        setattr(sys, name, opened)
+        setattr(sys, f"__{name}__", opened)
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        sys.path[0] = str(Path(arguments[0]).resolve().parent)
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def stream(number: int) -> TextIO:
+    """A standard stream as Python opens it."""
+    errors = "backslashreplace" if number == 2 else "strict"
+    buffering = 1 if number == 2 else -1
+    return open(number, "r" if number == 0 else "w", buffering, encoding="utf-8", errors=errors, closefd=False)
+
+
+if __name__ == "__main__":
+    main()
