@@ -65,7 +65,7 @@ def chunk(seconds: float) -> Chunk:
 
 @given(st.lists(st.floats(0.1, 29.0), min_size=1, max_size=40))
 def test_batches_are_of_like_length_and_no_larger_than_allowed(lengths: list[float]) -> None:
-    waiting = [_Job(chunk(length), None, None, due=0.0, came=0.0) for length in lengths]
+    waiting = [_Job(chunk(length), None, None) for length in lengths]
     batches: list[list[float]] = []
     while waiting:
         chosen = _alike(waiting, batch_seconds=60)
@@ -80,15 +80,15 @@ def test_batches_are_of_like_length_and_no_larger_than_allowed(lengths: list[flo
 
 def test_every_chunk_gets_an_answer_whatever_its_length(worker: ModelWorker) -> None:
     lengths = (0.1, 0.5, 1.9, 2.1, 5.0, 12.0, 0.3)
-    waiting = worker.submit([chunk(length) for length in lengths], [None] * len(lengths), None, 1.0)
+    waiting = worker.submit([chunk(length) for length in lengths], [None] * len(lengths), None, "file")
     assert [future.result(timeout=60).text for future in waiting] == [""] * len(lengths)
 
 
 def test_live_chunks_go_before_files_that_came_earlier(nano: Transcriber, worker: ModelWorker) -> None:
     """A long file and a live chunk differ too much in length for one batch."""
     done: list[str] = []
-    (of_file,) = worker.submit([chunk(20.0)], [None], None, patience=1.0)
-    (of_stream,) = worker.submit([chunk(0.5)], [None], None, patience=0.0)
+    (of_file,) = worker.submit([chunk(20.0)], [None], None, "file")
+    (of_stream,) = worker.submit([chunk(0.5)], [None], None, "ended")
     of_file.add_done_callback(lambda _: done.append("file"))
     of_stream.add_done_callback(lambda _: done.append("live"))
     of_file.result(60)
@@ -122,8 +122,8 @@ def test_hotwords_of_one_caller_are_not_the_others(clips: list[Waveform]) -> Non
     clip = synthesize("one nine two", Voice())
     whole = Chunk(clip, 0.0, (0.0, len(clip) / SAMPLE_RATE))
     worker = ModelWorker("nano", lambda: eager, Metrics(), wait=WAIT)
-    hot = worker.submit([whole], [None], ("eight",), 0.0)
-    plain = worker.submit([whole], [None], (), 0.0)
+    hot = worker.submit([whole], [None], ("eight",), "file")
+    plain = worker.submit([whole], [None], (), "file")
     (one,), (other,) = [[future.result(60).text for future in waiting] for waiting in (hot, plain)]
     worker.close()
     assert other == "one nine two"
