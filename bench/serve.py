@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -96,7 +97,11 @@ class Server:
     def megabytes(self) -> float:
         """Memory of the server and its decoding process."""
         one = psutil.Process(self.process.pid)
-        return sum(process.memory_info().rss for process in [one, *one.children(recursive=True)]) / 1e6
+        held = 0
+        for process in [one, *one.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):  # a fork that has ended meanwhile
+                held += process.memory_info().rss
+        return held / 1e6
 
     @property
     def processor_seconds(self) -> float:
