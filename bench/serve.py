@@ -1,12 +1,17 @@
 """The server under load: many clients, live streams, a long stream, and bad clients among good ones.
 
 Promises: it starts `asr-doge serve` as a user does, and speaks to it over HTTP and WebSocket as OpenAI's clients do.
-Recordings are digit strings of real speakers (Free Spoken Digit Dataset). Measured are: files transcribed by one client
-and by many, and whether each text is the command line's; the time from a commit to its text against the number of live
-streams that speak at their own pace; memory and time of a long stream; and what good clients see while bad, slow and
-vanishing ones are at work. The clients run in this process, on the same machine, and take their part of it.
+Recordings are digit strings of real speakers (Free Spoken Digit Dataset), or those of a manifest. Measured are:
 
-    python bench/serve.py --digits_dir ./fsdd --output_json serve.json
+- files: clips a second with one client and with several, and whether each text is `asr-doge transcribe`'s;
+- live: the time from the end of speech, where the client commits, to the final text, against the number of streams that
+  speak at their own pace;
+- mixed: what good clients see while bad, slow and vanishing ones are at work, and the server's memory;
+- long: memory and time of a long stream.
+
+The clients run in this process, on the same machine, and take their part of it.
+
+    python bench/serve.py --digits_dir ./fsdd --parts files live --output_json serve.json
 """
 
 import argparse
@@ -19,9 +24,12 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -35,20 +43,34 @@ from stream import digit_string
 from websockets.asyncio.client import ClientConnection, connect
 
 from asr_doge.audio import SAMPLE_RATE
+from asr_doge.audio.reading import read_audio
 from asr_doge.data.digits import read_fsdd
-from asr_doge.inference.transcription import load
+from asr_doge.data.manifest import read_manifest
 from asr_doge.text.scoring import score
 
 BLOCK_SECONDS = 0.1
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
+MODEL = "whisper-1"
+"""An alias that every server has."""
+PARTS = ("files", "live", "mixed", "long")
 Waveform = NDArray[np.float32]
 Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A recording, its words, and where speech ends in it, in seconds."""
+
+    clip: Waveform
+    words: str
+    end: float
 
 
 class Server:
     """The command, in a process of its own."""
 
     def __init__(self, model: str) -> None:
+        self.model = model
         command = [
             sys.executable,
             "-m",
@@ -75,7 +97,11 @@ class Server:
     def megabytes(self) -> float:
         """Memory of the server and its decoding process."""
         one = psutil.Process(self.process.pid)
-        return sum(process.memory_info().rss for process in [one, *one.children(recursive=True)]) / 1e6
+        held = 0
+        for process in [one, *one.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):  # a fork that has ended meanwhile
+                held += process.memory_info().rss
+        return held / 1e6
 
     @property
     def processor_seconds(self) -> float:
@@ -105,18 +131,55 @@ def wav(waveform: Waveform) -> bytes:
     return file.getvalue()
 
 
-async def throughput(server: Server, clips: Sequence[Waveform], clients: int) -> tuple[float, list[str]]:
+def by_command(model: str, clips: Sequence[Waveform], cut_at_pauses: bool = False) -> list[str]:
+    """What `asr-doge transcribe` writes of each clip."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.wav" for number in range(len(clips))]
+        for path, clip in zip(paths, clips, strict=True):
+            path.write_bytes(wav(clip))
+        command = [sys.executable, "-m", "asr_doge", "transcribe", "--model", model, "--output_dir", folder]
+        command += ["--cut_at_pauses", str(cut_at_pauses).lower(), *map(str, paths)]
+        subprocess.run(command, check=True, capture_output=True)
+        return [path.with_suffix(".txt").read_text().strip() for path in paths]
+
+
+async def transcribe_all(server: Server, clips: Sequence[Waveform], clients: int) -> tuple[float, list[str]]:
     """Seconds that all clips take, by so many clients, and the texts."""
     client = server.client
     free = asyncio.Semaphore(clients)
 
     async def one(clip: Waveform) -> str:
         async with free:
-            return (await client.audio.transcriptions.create(file=("clip.wav", wav(clip)), model="nano")).text
+            return (await client.audio.transcriptions.create(file=("clip.wav", wav(clip)), model=MODEL)).text
 
     began = time.perf_counter()
     texts = await asyncio.gather(*map(one, clips))
     return time.perf_counter() - began, list(texts)
+
+
+async def files(server: Server, clips: Sequence[Waveform], words: Sequence[str], clients: Sequence[int]) -> Report:
+    """Throughput, and the texts beside those of the command line."""
+    alone = by_command(server.model, clips)
+    report: Report = {"wer_of_command_line": score(words, alone).wer, "clients": []}
+    await transcribe_all(server, clips[:4], 4)
+    audio = sum(map(len, clips)) / SAMPLE_RATE
+    for number in clients:
+        before, client_before = server.processor_seconds, sum(psutil.Process().cpu_times()[:2])
+        seconds, texts = await transcribe_all(server, clips, number)
+        work, client_work = server.processor_seconds - before, sum(psutil.Process().cpu_times()[:2]) - client_before
+        row: Report = {
+            "clients": number,
+            "clips_per_s": round(len(clips) / seconds, 2),
+            "audio_s_per_s": round(audio / seconds, 1),
+            "cores_of_server": round(work / seconds, 2),
+            "server_s_per_clip": round(work / len(clips), 3),
+            "client_s_per_clip": round(client_work / len(clips), 3),
+            "texts_as_command_line": f"{sum(map(str.__eq__, texts, alone))} of {len(clips)}",
+            "wer": score(words, texts).wer,
+        }
+        report["clients"].append(row)
+        print(row, flush=True)
+    return report
 
 
 async def say(socket: ClientConnection, kind: str, **values: Any) -> None:
@@ -136,8 +199,8 @@ async def set_up(socket: ClientConnection, detect: bool = False) -> None:
     await say(socket, "session.update", session={"type": "transcription", "audio": audio})
 
 
-async def live(server: Server, clips: Sequence[Waveform], delay: float) -> list[float]:
-    """Speak clips at their own pace, one session; seconds from each commit to its text."""
+async def speak(server: Server, clips: Sequence[Waveform], delay: float) -> list[float]:
+    """Speak clips at their own pace, one session; seconds from the end of each to its text."""
     behind = []
     async with server.session() as socket:
         await set_up(socket)
@@ -146,8 +209,10 @@ async def live(server: Server, clips: Sequence[Waveform], delay: float) -> list[
         for clip in clips:
             began = time.perf_counter()
             for start in range(0, len(clip), size):
-                await asyncio.sleep(max(0.0, start / SAMPLE_RATE - (time.perf_counter() - began)))
-                await say(socket, "input_audio_buffer.append", audio=append_text(clip[start : start + size]))
+                block = clip[start : start + size]
+                end = (start + len(block)) / SAMPLE_RATE  # no block is there before its last sample was spoken
+                await asyncio.sleep(max(0.0, end - (time.perf_counter() - began)))
+                await say(socket, "input_audio_buffer.append", audio=append_text(block))
             committed = time.perf_counter()
             await say(socket, "input_audio_buffer.commit")
             while json.loads(await socket.recv())["type"] != f"{TRANSCRIPTION}.completed":
@@ -162,7 +227,7 @@ async def latencies(server: Server, clips: Sequence[Waveform], streams: int, tur
     chosen = [[rng.choice(clips) for _ in range(turns)] for _ in range(streams)]
     before = server.processor_seconds
     began = time.perf_counter()
-    each = await asyncio.gather(*(live(server, mine, rng.uniform(0, 3)) for mine in chosen))
+    each = await asyncio.gather(*(speak(server, mine, rng.uniform(0, 3)) for mine in chosen))
     passed = time.perf_counter() - began
     values = 1000 * np.array([value for behind in each for value in behind])
     p50, p95, p99 = (round(float(np.percentile(values, share))) for share in (50, 95, 99))
@@ -174,37 +239,47 @@ async def latencies(server: Server, clips: Sequence[Waveform], streams: int, tur
         "p50_ms": p50,
         "p95_ms": p95,
         "p99_ms": p99,
-        "cores": round(work / passed, 2),
+        "cores_of_server": round(work / passed, 2),
         "processor_s_per_audio_s": round(work / audio, 3),
     }
 
 
-async def long_stream(server: Server, clips: Sequence[Waveform], seconds: float) -> list[Report]:
-    """One session as fast as it is heard, with a commit for every tenth of it; memory, time and work of each."""
+async def long_stream(server: Server, clips: Sequence[Waveform], seconds: float, pace: float) -> list[Report]:
+    """One session, with a commit for every tenth of it; memory, time and work of each.
+
+    `pace` is seconds of audio a second; 0 sends as fast as is heard.
+    """
     rows: list[Report] = []
-    number = 0
+    number, sent, start = 0, 0.0, time.perf_counter()
     async with server.session() as socket:
         await set_up(socket)
-        for _ in range(10):
-            sent, began, before = 0.0, time.perf_counter(), server.processor_seconds
-            while sent < seconds / 10:
+        for part in range(1, 11):
+            began, before, sent_before = time.perf_counter(), server.processor_seconds, sent
+            while sent < seconds * part / 10:
                 clip = clips[number % len(clips)]
                 number += 1
-                await say(socket, "input_audio_buffer.append", audio=append_text(clip))
-                sent += len(clip) / SAMPLE_RATE
+                for block in np.array_split(clip, max(len(clip) // SAMPLE_RATE, 1)):
+                    sent += len(block) / SAMPLE_RATE
+                    if pace:
+                        await asyncio.sleep(max(0.0, sent / pace - (time.perf_counter() - start)))
+                    await say(socket, "input_audio_buffer.append", audio=append_text(block))
+            committed = time.perf_counter()
             await say(socket, "input_audio_buffer.commit")
             while (event := json.loads(await socket.recv()))["type"] != f"{TRANSCRIPTION}.completed":
                 pass
-            took, words = time.perf_counter() - began, len(event["transcript"].split())
-            row: Report = {"audio_s": round(sent), "took_s": round(took, 1)}
-            row["processor_s_per_audio_s"] = round((server.processor_seconds - before) / sent, 3)
-            rows.append(row | {"mb": round(server.megabytes), "words": words})
+            now = time.perf_counter()
+            row: Report = {"audio_s": round(sent), "took_s": round(now - began, 1)}
+            row["commit_to_text_ms"] = round(1000 * (now - committed))
+            row["processor_s_per_audio_s"] = round((server.processor_seconds - before) / (sent - sent_before), 3)
+            rows.append(row | {"mb": round(server.megabytes), "words": len(event["transcript"].split())})
             print(rows[-1], flush=True)
     return rows
 
 
-async def mixed(server: Server, clips: Sequence[Waveform], texts: Sequence[str], seconds: float) -> Report:
+async def mixed(server: Server, clips: Sequence[Waveform], seconds: float) -> Report:
     """Good, bad, slow and vanishing clients for a time; what the good ones saw."""
+    texts, live_texts = by_command(server.model, clips), by_command(server.model, clips, cut_at_pauses=True)
+    await transcribe_all(server, clips[:8], 4)
     seen: Counter[str] = Counter()
     end = time.monotonic() + seconds
     before = server.megabytes
@@ -214,18 +289,48 @@ async def mixed(server: Server, clips: Sequence[Waveform], texts: Sequence[str],
         while time.monotonic() < end:
             number = rng.randrange(len(clips))
             try:
-                reply = await server.client.audio.transcriptions.create(
-                    file=("a.wav", wav(clips[number])), model="nano"
-                )
+                reply = await server.client.audio.transcriptions.create(file=("a.wav", wav(clips[number])), model=MODEL)
                 seen["good: right text" if reply.text == texts[number] else "good: another text"] += 1
             except APIStatusError as error:
                 seen[f"good: {error.status_code}"] += 1
+
+    async def good_live(rng: random.Random) -> None:
+        async with server.session() as socket:
+            await set_up(socket)
+            while time.monotonic() < end:
+                number = rng.randrange(len(clips))
+                await say(socket, "input_audio_buffer.append", audio=append_text(clips[number]))
+                await say(socket, "input_audio_buffer.commit")
+                while (event := json.loads(await socket.recv()))["type"] != f"{TRANSCRIPTION}.completed":
+                    seen["good live: error"] += event["type"] in ("error", f"{TRANSCRIPTION}.failed")
+                is_right = event["transcript"] == live_texts[number]
+                seen["good live: right text" if is_right else "good live: another text"] += 1
+
+    async def slow() -> None:
+        """The form of a file, a little at a time."""
+        body = (
+            b'--X\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--X\r\n'
+            b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + wav(clips[0]) + b"\r\n--X--\r\n"
+        )
+        host, port = server.address.removeprefix("http://").split(":")
+        while time.monotonic() < end:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(
+                b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                b"Content-Type: multipart/form-data; boundary=X\r\nContent-Length: %d\r\n\r\n" % len(body)
+            )
+            for start in range(0, len(body), 20_000):
+                writer.write(body[start : start + 20_000])
+                await asyncio.sleep(0.5)
+            status = (await reader.readline()).split()[1].decode()
+            seen[f"slow: {status}"] += 1
+            writer.close()
 
     async def bad(rng: random.Random) -> None:
         while time.monotonic() < end:
             content = rng.choice([b"", b"no sound", rng.randbytes(20_000), wav(clips[0])[:2000]])
             try:
-                await server.client.audio.transcriptions.create(file=("a.wav", content), model="nano")
+                await server.client.audio.transcriptions.create(file=("a.wav", content), model=MODEL)
                 seen["bad: 200"] += 1
             except APIStatusError as error:
                 seen[f"bad: {error.status_code}"] += 1
@@ -266,74 +371,85 @@ async def mixed(server: Server, clips: Sequence[Waveform], texts: Sequence[str],
             peak = max(peak, server.megabytes)
             await asyncio.sleep(1)
 
-    rngs = [random.Random(number) for number in range(8)]
-    await asyncio.gather(*map(good, rngs[:4]), *map(bad, rngs[4:6]), *map(vanish, rngs[6:]), silent(), watch())
+    rngs = [random.Random(number) for number in range(9)]
+    others = (*map(bad, rngs[4:6]), *map(vanish, rngs[6:8]), slow(), silent(), watch())
+    await asyncio.gather(*map(good, rngs[:4]), good_live(rngs[8]), *others)
     await asyncio.sleep(2)
     memory = {"before_mb": round(before), "peak_mb": round(peak), "after_mb": round(server.megabytes)}
     return {"seconds": seconds, "seen": dict(sorted(seen.items())), "memory": memory}
 
 
-async def measure(server: Server, options: argparse.Namespace, clips: list[Waveform], words: list[str]) -> Report:
-    """Everything, and print it as it comes."""
+async def measure(server: Server, options: argparse.Namespace, spoken: list[Spoken]) -> Report:
+    """The parts that are wanted, printed as they come."""
+    clips = [one.clip for one in spoken]
     report: Report = {}
-    transcriber = load(options.model, device="cpu")
-    alone = [transcriber.transcribe(clip).text for clip in clips]
-    del transcriber
-    await throughput(server, clips[:4], 1)
-    for clients in (1, 16):
-        before = server.processor_seconds
-        seconds, texts = await throughput(server, clips, clients)
-        work = server.processor_seconds - before
-        audio = sum(map(len, clips)) / SAMPLE_RATE
-        row: Report = {"clips_per_s": round(len(clips) / seconds, 2), "audio_s_per_s": round(audio / seconds, 1)}
-        same = sum(a == b for a, b in zip(texts, alone, strict=True))
-        row["processor_s_per_clip"] = round(work / len(clips), 3)
-        row |= {"texts_as_alone": f"{same} of {len(clips)}", "wer": score(words, texts).wer}
-        report[f"{clients} clients"] = row
-        print(f"{clients} clients: {row}", flush=True)
-    report["wer_of_command_line"] = score(words, alone).wer
-    report["live"] = []
-    for streams in options.streams:
-        row = await latencies(server, clips, streams, options.turns)
-        report["live"].append(row)
-        print(row, flush=True)
-    report["mixed"] = await mixed(server, clips, alone, options.mixed_seconds)
-    print(json.dumps(report["mixed"]), flush=True)
-    report["long_stream"] = await long_stream(server, clips, options.long_seconds)
+    if "files" in options.parts:
+        report["files"] = await files(server, clips, [one.words for one in spoken], options.clients)
+    if "live" in options.parts:
+        report["live"] = []
+        until_end = [one.clip[: round(one.end * SAMPLE_RATE)] for one in spoken]
+        for streams in options.streams:
+            report["live"].append(await latencies(server, until_end, streams, options.turns))
+            print(report["live"][-1], flush=True)
+    if "mixed" in options.parts:
+        report["mixed"] = await mixed(server, clips, options.mixed_seconds)
+        print(json.dumps(report["mixed"]), flush=True)
+    if "long" in options.parts:
+        report["long_pace"] = options.long_pace
+        report["long"] = await long_stream(server, clips, options.long_seconds, options.long_pace)
     return report
+
+
+def digit_strings(folder: Path, count: int) -> list[Spoken]:
+    """Of all speakers in turn."""
+    rng = np.random.default_rng(0)
+    speakers = list(read_fsdd(folder, takes="test").values())
+    made = [digit_string(speakers[number % len(speakers)], rng) for number in range(count)]
+    return [Spoken(clip, " ".join(said), ends[-1]) for clip, said, ends in made]
+
+
+def of_manifest(path: Path, count: int) -> list[Spoken]:
+    """Its first recordings, each taken to end with its last sample."""
+    clips = [(read_audio(one.audio_path), one.text) for one in list(read_manifest(path))[:count]]
+    return [Spoken(clip, text, len(clip) / SAMPLE_RATE) for clip, text in clips]
 
 
 def main() -> None:
     """Run and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--digits_dir", type=Path, required=True, help="Free Spoken Digit Dataset")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--digits_dir", type=Path, help="Free Spoken Digit Dataset")
+    source.add_argument("--manifest", type=Path, help="recordings to take instead of digit strings")
     parser.add_argument("--model", default="nano", help="checkpoint")
-    parser.add_argument("--clips", type=int, default=96, help="digit strings")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure")
+    parser.add_argument("--clips", type=int, default=96, help="recordings")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16], help="of files, at once")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8, 16], help="live streams at once")
     parser.add_argument("--turns", type=int, default=12, help="turns of each stream")
     parser.add_argument("--long_seconds", type=float, default=3600, help="audio of the long stream")
+    parser.add_argument("--long_pace", type=float, default=0, help="its audio a second; 0 for as fast as is heard")
     parser.add_argument("--mixed_seconds", type=float, default=600, help="time of the mixed load")
     parser.add_argument("--output_json", type=Path, help="report to write")
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    speakers = list(read_fsdd(options.digits_dir, takes="test").values())
-    made = [digit_string(speakers[number % len(speakers)], rng) for number in range(options.clips)]
-    clips, words = [clip for clip, _, _ in made], [" ".join(said) for _, said, _ in made]
+    if options.digits_dir:
+        spoken = digit_strings(options.digits_dir, options.clips)
+    else:
+        spoken = of_manifest(options.manifest, options.clips)
     load_before = psutil.getloadavg()
     server = Server(options.model)
     try:
-        report = asyncio.run(measure(server, options, clips, words))
+        report = asyncio.run(measure(server, options, spoken))
     finally:
         server.close()
-    report |= {
-        "machine": platform.processor() or platform.machine(),
+    about = {
+        "model": options.model,
+        "machine": platform.machine(),
         "cores": psutil.cpu_count(),
         "date": str(date.today()),
     }
-    report |= {"load_before": load_before, "load_after": psutil.getloadavg()}
-    print(json.dumps({key: report[key] for key in ("wer_of_command_line", "load_before", "load_after")}))
+    report = about | report | {"load_before": load_before, "load_after": psutil.getloadavg()}
     if options.output_json:
-        options.output_json.write_text(json.dumps(report, indent=2))
+        options.output_json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

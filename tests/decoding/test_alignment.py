@@ -1,12 +1,15 @@
 """Words stand where their letters are, within the clip and in order, whatever the text."""
 
+from collections.abc import Sequence
+from itertools import groupby, product
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from asr_doge.decoding.alignment import UNALIGNED_LOG_POSTERIOR, AlignedWord, align_words
+from asr_doge.decoding.alignment import UNALIGNED_LOG_POSTERIOR, AlignedWord, _best_path, align_words
 from asr_doge.models import LoadedModel
 
 RATE = 16_000
@@ -119,3 +122,25 @@ def test_words_are_in_order_and_within_the_clip(assembled: LoadedModel, path: st
     assert times == sorted(times)
     assert times[0] >= 0.0
     assert times[-1] <= len(path) / 50 + 1e-6
+
+
+@given(st.integers(1, 6), st.lists(st.integers(1, 2), max_size=4), st.integers(0, 2**32 - 1))
+def test_the_path_is_the_best_of_all_that_spell_the_text(frames: int, text: list[int], seed: int) -> None:
+    """Every path is tried; a path spells what is left without repeats and blanks."""
+    log_posteriors = np.random.default_rng(seed).normal(0, 3, (frames, 3)).astype(np.float32)
+    emissions = log_posteriors[:, text]
+    path = _best_path(emissions, log_posteriors[:, 0])
+    spelling = [labels for labels in product(range(3), repeat=frames) if _spelled(labels) == text]
+    if not spelling:
+        assert path is None
+        return
+    assert path is not None
+    labels = [0 if place < 0 else text[place] for place in path]
+    assert _spelled(labels) == text
+    assert sorted(path[path >= 0]) == path[path >= 0].tolist()
+    scores = [sum(row[label] for row, label in zip(log_posteriors, one, strict=True)) for one in [labels, *spelling]]
+    assert scores[0] == pytest.approx(max(scores[1:]), rel=1e-5)
+
+
+def _spelled(labels: Sequence[int]) -> list[int]:
+    return [label for label, _ in groupby(labels) if label]

@@ -60,7 +60,7 @@ def half_a_request(one: Running, length: int = 100_000) -> socket.socket:
 
 
 def idle(one: Running) -> bool:
-    return not one.service.callers and not one.service.admission.is_full
+    return not one.service.worker.callers and not one.service.admission.is_full
 
 
 def test_a_full_server_says_when_to_come_again_before_it_reads(strict: Running, recording: Path) -> None:
@@ -155,8 +155,8 @@ def test_a_client_that_leaves_takes_its_work_along(
             b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: multipart/form-data; boundary=X\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
-        until(lambda: bool(served.service.callers))
-        (caller,) = served.service.callers
+        until(lambda: bool(served.service.worker.callers))
+        (caller,) = served.service.worker.callers
     until(caller.has_left.is_set)
     has_left.set()
     until(lambda: idle(served))
@@ -174,10 +174,10 @@ def test_documentation_and_probes_answer_while_a_job_runs(
         target=lambda: replies.append(served.client().audio.transcriptions.create(file=recording, model="nano").text)
     )
     job.start()
-    until(lambda: bool(served.service.callers))
+    until(lambda: bool(served.service.worker.callers))
     for path in ("/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/"):
         assert reply_to(served, path)[0] == 200, path
-    assert served.service.callers
+    assert served.service.worker.callers
     answered.set()
     job.join(60)
     assert len(replies) == 1
@@ -500,7 +500,7 @@ def test_a_stopping_server_finishes_what_runs(
                     if kinds[-1].endswith(("delta", "tentative")) and not asking.ident:
                         hold(one, monkeypatch, lambda: one.server.should_exit)
                         asking.start()
-                        await asyncio.to_thread(until, lambda: len(one.service.callers) == 2)
+                        await asyncio.to_thread(until, lambda: len(one.service.worker.callers) == 2)
                         one.server.should_exit = True
             except ConnectionClosed as closed:
                 return kinds, closed.rcvd.code if closed.rcvd else 0

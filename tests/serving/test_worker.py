@@ -1,8 +1,9 @@
 """Chunks of many callers through one model: what each hears is what it hears alone."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.decoding.configuration import DecodingConfig
+from asr_doge.decoding.recognition import Recognition
 from asr_doge.inference.segmentation import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving.metrics import Metrics
 from asr_doge.serving.worker import LIKE_LENGTH, SHORT_SECONDS, Caller, ModelWorker, _alike, _Job
+from tests.serving.conftest import until
 
 Waveform = NDArray[np.float32]
 WAIT = 0.3
@@ -63,12 +66,12 @@ def chunk(seconds: float) -> Chunk:
     return Chunk(np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32), 0.0, None)
 
 
-@given(st.lists(st.floats(0.1, 29.0), min_size=1, max_size=40))
-def test_batches_are_of_like_length_and_no_larger_than_allowed(lengths: list[float]) -> None:
-    waiting = [_Job(chunk(length), None, None, due=0.0, came=0.0) for length in lengths]
+@given(st.lists(st.floats(0.1, 29.0), min_size=1, max_size=40), st.integers(1, 40))
+def test_batches_are_of_like_length_and_no_larger_than_allowed(lengths: list[float], most: int) -> None:
+    waiting = [_Job(chunk(length), None, None) for length in lengths]
     batches: list[list[float]] = []
     while waiting:
-        chosen = _alike(waiting, batch_seconds=60)
+        chosen = _alike(waiting, batch_seconds=60, most=most)
         assert chosen[0] is waiting[0]
         waiting = [job for job in waiting if job not in chosen]
         batches.append([job.seconds for job in chosen])
@@ -76,24 +79,87 @@ def test_batches_are_of_like_length_and_no_larger_than_allowed(lengths: list[flo
     for batch in batches:
         assert len(batch) == 1 or max(batch) <= max(SHORT_SECONDS, LIKE_LENGTH * min(batch)) + 1e-3
         assert len(batch) == 1 or max(batch) * len(batch) <= 60 + 1e-3
+        assert len(batch) <= most
 
 
 def test_every_chunk_gets_an_answer_whatever_its_length(worker: ModelWorker) -> None:
     lengths = (0.1, 0.5, 1.9, 2.1, 5.0, 12.0, 0.3)
-    waiting = worker.submit([chunk(length) for length in lengths], [None] * len(lengths), None, 1.0)
+    waiting = worker.submit([chunk(length) for length in lengths], [None] * len(lengths), None, "file")
     assert [future.result(timeout=60).text for future in waiting] == [""] * len(lengths)
 
 
 def test_live_chunks_go_before_files_that_came_earlier(nano: Transcriber, worker: ModelWorker) -> None:
     """A long file and a live chunk differ too much in length for one batch."""
     done: list[str] = []
-    (of_file,) = worker.submit([chunk(20.0)], [None], None, patience=1.0)
-    (of_stream,) = worker.submit([chunk(0.5)], [None], None, patience=0.0)
+    (of_file,) = worker.submit([chunk(20.0)], [None], None, "file")
+    (of_stream,) = worker.submit([chunk(0.5)], [None], None, "ended")
     of_file.add_done_callback(lambda _: done.append("file"))
     of_stream.add_done_callback(lambda _: done.append("live"))
     of_file.result(60)
     of_stream.result(60)
     assert done == ["live", "file"]
+
+
+class Held:
+    """A model that recognizes nothing until it is let go."""
+
+    def __init__(self, nano: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun: list[float] = []  # seconds of the first chunk of each batch
+        self.go = threading.Event()
+        recognize = nano.recognize_chunks
+
+        def wait(chunks: Sequence[Chunk], *others: Any) -> list[Recognition]:
+            self.begun.append(len(chunks[0].samples) / SAMPLE_RATE)
+            assert self.go.wait(60)
+            return recognize(chunks, *others)
+
+        monkeypatch.setattr(nano, "recognize_chunks", wait)
+
+
+@pytest.fixture
+def two_threads(nano: Transcriber, metrics: Metrics) -> Iterator[ModelWorker]:
+    one = ModelWorker("nano", lambda: nano, metrics, wait=0.0, threads=2)
+    yield one
+    one.close()
+
+
+def test_speech_that_ends_finds_a_free_thread(
+    nano: Transcriber, two_threads: ModelWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many hypotheses and files wait, for they are given one thread only while somebody speaks."""
+    held = Held(nano, monkeypatch)
+    two_threads.submit([chunk(length) for length in (1.0, 6.0, 20.0)], [None] * 3, None, "open")
+    files = two_threads.submit([chunk(25.0)], [None], None, "file")
+    until(lambda: len(held.begun) == 1)
+    (ended,) = two_threads.submit([chunk(3.0)], [None], None, "ended")
+    until(lambda: len(held.begun) == 2)
+    assert held.begun[1] == 3.0
+    held.go.set()
+    ended.result(60)
+    files[0].result(60)
+
+
+def test_nothing_waits_for_a_hypothesis_once_its_speech_is_over(
+    nano: Transcriber, two_threads: ModelWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(nano, monkeypatch)
+    caller = Caller(two_threads, kind="ended")
+    with ThreadPoolExecutor(1) as threads:
+        hypothesis = threads.submit(caller.recognize_open, chunk(1.0))
+        until(lambda: len(held.begun) == 1)
+        caller.end_speech()
+        assert hypothesis.result(60) is None  # though the model is still at work on it
+        assert caller.recognize_open(chunk(1.0)) is None
+        assert not caller.has_left.is_set()
+        held.go.set()
+        assert len(caller.recognize_chunks([chunk(1.0)])) == 1
+
+
+def test_two_threads_hear_what_one_hears(nano: Transcriber, two_threads: ModelWorker, clips: list[Waveform]) -> None:
+    alone = [nano.transcribe(clip).text for clip in clips]
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(lambda clip: Caller(two_threads).transcribe(clip).text, clips * 4))
+    assert together == alone * 4
 
 
 def test_who_leaves_is_not_worked_for(worker: ModelWorker, metrics: Metrics) -> None:
@@ -122,8 +188,8 @@ def test_hotwords_of_one_caller_are_not_the_others(clips: list[Waveform]) -> Non
     clip = synthesize("one nine two", Voice())
     whole = Chunk(clip, 0.0, (0.0, len(clip) / SAMPLE_RATE))
     worker = ModelWorker("nano", lambda: eager, Metrics(), wait=WAIT)
-    hot = worker.submit([whole], [None], ("eight",), 0.0)
-    plain = worker.submit([whole], [None], (), 0.0)
+    hot = worker.submit([whole], [None], ("eight",), "file")
+    plain = worker.submit([whole], [None], (), "file")
     (one,), (other,) = [[future.result(60).text for future in waiting] for waiting in (hot, plain)]
     worker.close()
     assert other == "one nine two"

@@ -121,24 +121,27 @@ def _best_path(emissions: NDArray[np.float32], blank: NDArray[np.float32]) -> ND
     states = 2 * letters + 1
     scores = np.repeat(blank[:, None], states, axis=1)
     scores[:, 1::2] = emissions
-    may_skip = np.zeros(states, dtype=bool)
-    may_skip[3::2] = (emissions[:, 1:] != emissions[:, :-1]).any(axis=0)
-    best = np.full(states, -np.inf)
-    best[:2] = scores[0, :2]
-    came_from = np.zeros((frames, states), dtype=np.int8)
-    for frame in range(1, frames):
-        stepped = np.concatenate([[-np.inf], best[:-1]])
-        skipped = np.where(may_skip, np.concatenate([[-np.inf, -np.inf], best[:-2]]), -np.inf)
-        options = np.stack([best, stepped, skipped])
-        came_from[frame] = options.argmax(axis=0)
-        best = options.max(axis=0) + scores[frame]
-    state = int(states - 1 if best[-1] >= best[-2] else states - 2)
-    if not np.isfinite(best[state]):
+    skip_cost = np.full(states, -np.inf)
+    skip_cost[3::2][(emissions[:, 1:] != emissions[:, :-1]).any(axis=0)] = 0
+    # Two columns before the first state, from which none is reached. Each call of NumPy counts: a frame takes four.
+    best = np.full((frames, states + 2), -np.inf)
+    best[0, 2:4] = scores[0, :2]
+    skipped = np.empty(states)
+    for before, after, score in zip(best, best[1:, 2:], scores[1:], strict=False):
+        np.add(before[:-2], skip_cost, out=skipped)
+        np.maximum(before[2:], before[1:-1], out=after)
+        np.maximum(after, skipped, out=after)
+        np.add(after, score, out=after)
+    state = int(states - 1 if best[-1, -1] >= best[-1, -2] else states - 2)
+    if not np.isfinite(best[-1, state + 2]):
         return None
-    path = np.empty(frames, dtype=np.int64)
+    path, costs = np.empty(frames, dtype=np.int64), skip_cost.tolist()
     for frame in range(frames - 1, -1, -1):
         path[frame] = state // 2 if state % 2 else -1
-        state -= int(came_from[frame, state])
+        skip, step, stay = best[frame - 1, state : state + 3].tolist()
+        skip += costs[state]
+        if max(step, skip) > stay:
+            state -= 1 if step >= skip else 2
     return path
 
 

@@ -60,13 +60,11 @@ def ctc_label_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
     """
     if encoder.ctc_units == "bpe":
         return [(label,) for label in encoder.ctc_ids(" ".join(text.split()))]
-    letters = []
-    for letter in text:
+    labels: dict[str, tuple[int, ...]] = {}
+    for letter in set(text):
         forms = [encoder.ctc_ids(form) for form in sorted({letter, letter.lower(), letter.upper()})]
-        ids = tuple(form[0] for form in forms if len(form) == 1)
-        if ids:
-            letters.append(ids)
-    return letters
+        labels[letter] = tuple(form[0] for form in forms if len(form) == 1)
+    return [labels[letter] for letter in text if labels[letter]]
 
 
 def label_log_posteriors(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], text: str) -> NDArray[np.float32]:

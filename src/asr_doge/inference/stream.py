@@ -133,8 +133,12 @@ class StreamTranscriber:
 
     def _update_hypothesis(self, chunk: Chunk) -> None:
         """Compute a hypothesis for the open chunk, and commit the words it shares with the previous one."""
-        recognitions = self._transcriber.recognize_chunks([chunk]) if chunk.speech is not None else []
-        transcripts = [*self._joined, *(transcript_of(recognition, chunk) for recognition in recognitions)]
+        transcripts = list(self._joined)
+        if chunk.speech is not None:
+            recognition = self._transcriber.recognize_open(chunk)
+            if recognition is None:
+                return
+            transcripts.append(transcript_of(recognition, chunk))
         words = " ".join(segment.text for segment in stitch(transcripts)).split()
         agreed = words[: common_prefix_length(words, self._hypothesis)]
         if common_prefix_length(agreed, self._committed) == len(self._committed):

@@ -92,6 +92,10 @@ class RecordingTranscriber(ABC):
     ) -> list[Recognition]:
         """Recognize each chunk of one batch, of files and streams; default, in the transcriber's language."""
 
+    def recognize_open(self, chunk: Chunk) -> Recognition | None:
+        """Recognize a chunk that is not over yet; None if that is no longer wanted, as its end has come meanwhile."""
+        return self.recognize_chunks([chunk])[0]
+
     # A single recording can be a sequence too; the first overload then applies.
     @overload
     def transcribe(self, source: Source | Sequence[float], sampling_rate: float | None = None) -> Transcription: ...  # type: ignore[overload-overlap]  # a recording may be iterable

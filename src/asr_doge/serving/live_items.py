@@ -23,7 +23,7 @@ from asr_doge.serving.live_audio import AudioInput
 from asr_doge.serving.replies import logprobs, usage, word_of
 from asr_doge.serving.session_settings import SessionSettings
 from asr_doge.serving.turns import TurnAudio, TurnDetector, TurnEvent, TurnStarted, TurnStopped
-from asr_doge.serving.worker import LIVE_PATIENCE, Caller, ModelWorker
+from asr_doge.serving.worker import Caller, ModelWorker
 
 _LOG = logging.getLogger("asr_doge")
 
@@ -182,7 +182,6 @@ class ItemWriter:
     Args:
         worker: has the model.
         language: where a session names none.
-        on_caller: called with each caller of the model, so that it can be told to leave.
         on_final: called with the seconds from an item's end to its text.
     """
 
@@ -190,11 +189,11 @@ class ItemWriter:
         self,
         worker: ModelWorker,
         language: str | None,
-        on_caller: Callable[[Caller], None],
         on_final: Callable[[float], None],
     ) -> None:
-        self._worker, self._language = worker, language
-        self._on_caller, self._on_final = on_caller, on_final
+        self._worker, self._language, self._on_final = worker, language, on_final
+        self._caller: Caller | None = None
+        self._has_left = False
         self._item = ItemStarted("", 0.0, SessionSettings(""))
         self._live: StreamTranscriber | None = None
         self._deltas = Deltas()
@@ -215,14 +214,26 @@ class ItemWriter:
             elif isinstance(part, ItemEnded):
                 events += self._finish(part)
             else:
-                self._live = None
+                self._let_go()
         return events + self._hear(waiting, hypothesis=True)
 
+    def end_speech(self) -> None:
+        """An item has ended of which some may not be taken yet: nothing waits for hypotheses of it."""
+        if self._caller is not None:
+            self._caller.end_speech()
+
+    def leave(self) -> None:
+        """Nobody wants anything any more."""
+        self._has_left = True
+        if self._caller is not None:
+            self._caller.leave()
+
     def _start(self, item: ItemStarted) -> None:
-        caller = Caller(
-            self._worker, item.settings.language or self._language, item.settings.hotwords, patience=LIVE_PATIENCE
-        )
-        self._on_caller(caller)
+        language = item.settings.language or self._language
+        caller = Caller(self._worker, language, item.settings.hotwords, kind="ended")
+        self._caller = caller
+        if self._has_left:
+            caller.leave()
         self._item, self._live = item, StreamTranscriber(caller)
         self._deltas, self._tentative = Deltas(), ""
 
@@ -247,9 +258,15 @@ class ItemWriter:
         except Exception:
             return [self._failed()]
         events.append(self._completed(self._live.transcription()))
-        self._live = None
+        self._let_go()
         self._on_final(time.monotonic() - end.since)
         return events
+
+    def _let_go(self) -> None:
+        """Of the item at work."""
+        self._live = None
+        if self._caller is not None:
+            self._caller.leave()
 
     def _events_of(self, update: StreamUpdate) -> list[Event]:
         events = []
@@ -274,7 +291,7 @@ class ItemWriter:
 
     def _failed(self) -> Event:
         """The item is lost, and the session goes on."""
-        self._live = None
+        self._let_go()
         _LOG.exception("item %s failed", self._item.item_id)
         error = {"type": "server_error", "code": "transcription_failed", "param": None}
         message = f"the server failed; its log has the reason under {self._item.item_id}"

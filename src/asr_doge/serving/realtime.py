@@ -20,10 +20,9 @@ from starlette.websockets import WebSocketDisconnect
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.serving.access import KEY_PROTOCOL
 from asr_doge.serving.errors import APIError
-from asr_doge.serving.live_items import Event, ItemAudio, ItemWriter, Listener, Part, new_event, new_id
+from asr_doge.serving.live_items import Event, ItemAudio, ItemEnded, ItemWriter, Listener, Part, new_event, new_id
 from asr_doge.serving.service import Service
 from asr_doge.serving.session_settings import SessionSettings
-from asr_doge.serving.worker import Caller
 
 POLICY, RESTART, TRY_LATER, INTERNAL = 1008, 1012, 1013, 1011
 """Close codes: the client did what it may not, the server stops, it is full, it failed."""
@@ -82,16 +81,12 @@ class _Session:
             {"audio": {"input": {"transcription": {"model": model}}}}, service.models
         )
         self._listener = Listener(settings, service.models, self._id)
-        self._writer = ItemWriter(
-            service.worker, service.config.language, self._take_caller, service.metrics.final_seconds.observe
-        )
-        self._caller: Caller | None = None
+        self._writer = ItemWriter(service.worker, service.config.language, service.metrics.final_seconds.observe)
         self._inbox: asyncio.Queue[tuple[Event | None, int]] = asyncio.Queue()  # bounded by the sizes in it
         self._parts: asyncio.Queue[Part | None] = asyncio.Queue()  # the same
         self._unheard, self._unwritten = 0, 0.0
         self._moved = asyncio.Event()
         self._faults = 0
-        self._has_left = False
         self._sending = asyncio.Lock()
 
     async def run(self) -> None:
@@ -116,10 +111,7 @@ class _Session:
             _LOG.exception("session %s failed", self._id)
             closed = _Closed(INTERNAL, "the server failed")
         finally:
-            self._has_left = True
-            if self._caller is not None:
-                self._caller.leave()
-                self._service.callers.discard(self._caller)
+            self._writer.leave()
             for task in all_tasks:
                 task.cancel()
             with suppress(asyncio.CancelledError):
@@ -178,6 +170,8 @@ class _Session:
                 if not isinstance(part, dict):
                     self._unwritten += _seconds(part)
                     self._parts.put_nowait(part)
+                if isinstance(part, ItemEnded):
+                    self._writer.end_speech()
             self._unheard -= size
             self._moved.set()
         self._parts.put_nowait(None)
@@ -217,15 +211,6 @@ class _Session:
                     await asyncio.wait_for(self._websocket.send_text(text), SEND_SECONDS)
                 except asyncio.TimeoutError:
                     raise _Closed(POLICY, "the client reads nothing") from None
-
-    def _take_caller(self, caller: Caller) -> None:
-        """Called from a thread, once an item."""
-        if self._caller is not None:
-            self._service.callers.discard(self._caller)
-        self._caller = caller
-        self._service.callers.add(caller)
-        if self._has_left:
-            caller.leave()
 
     async def _close(self, closed: _Closed) -> None:
         with suppress(RuntimeError, WebSocketDisconnect, asyncio.TimeoutError):

@@ -12,7 +12,7 @@ from asr_doge.serving.access import Access
 from asr_doge.serving.admission import Admission
 from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.metrics import Metrics
-from asr_doge.serving.worker import Caller, ModelWorker
+from asr_doge.serving.worker import ModelWorker
 
 LISTENING_THREADS = 2
 """Voice activity of all sessions; it takes 3 % of a core each."""
@@ -41,7 +41,6 @@ class Service:
         self.files = ThreadPoolExecutor(config.max_requests, thread_name_prefix="file")
         self.listening = ThreadPoolExecutor(LISTENING_THREADS, thread_name_prefix="listening")
         self.live = ThreadPoolExecutor(config.max_sessions, thread_name_prefix="live")
-        self.callers: set[Caller] = set()
         self.stopping = asyncio.Event()
 
     @property
@@ -51,7 +50,7 @@ class Service:
 
     def close(self) -> None:
         """End the threads and the decoding process. Whoever still waits is told that nothing comes."""
-        for caller in list(self.callers):
+        for caller in list(self.worker.callers):
             caller.leave()
         self.worker.close()
         for pool in (self.files, self.listening, self.live):

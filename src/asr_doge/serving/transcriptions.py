@@ -106,8 +106,6 @@ async def transcribe(request: Request) -> Response:
         file, name = recording_of(form, service.most_bytes)
         caller = Caller(service.worker, wanted.language or service.config.language, wanted.hotwords)
         caller.cut_at_pauses |= wanted.cut_at_pauses
-        service.callers.add(caller)
-        stack.callback(service.callers.discard, caller)
         stack.callback(caller.leave)
         work = _Work(service, wanted, caller, file, name)
         if wanted.stream:

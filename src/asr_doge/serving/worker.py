@@ -1,18 +1,23 @@
-"""The one instance of the model, and the thread that runs it for all callers.
+"""The one instance of the model, and the threads that run it for all callers.
 
 Promises: chunks of files and streams that come within a few milliseconds are recognized in one pass, with others of
-like length, live ones first and no file waiting for ever; a chunk that breaks the model costs its own caller only; a
-caller that leaves takes its chunks out of the queue. Results do not depend on who else is in the batch, as the
-recognizer promises. The model is given back after a time without work and loaded again when needed.
-It does not know files, sessions or HTTP.
+like length; a live stretch of speech that has ended comes first, and no file waits for ever; a chunk that breaks the
+model costs its own caller only; a caller that leaves takes its chunks out of the queue. Results do not depend on who
+else is in the batch, as the recognizer promises. The model is given back after a time without work and loaded again
+when needed.
+On a CPU two threads run the model, each with half of the cores: batches save little there, and the threads of one pass
+wait for each other, for very long where other programs run. It does not know files, sessions or HTTP.
 """
 
 import gc
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -25,12 +30,19 @@ from asr_doge.serving.metrics import Metrics
 LIKE_LENGTH = 2.0
 """Chunks in one batch differ in length by this factor at most, or are all shorter than `SHORT_SECONDS`."""
 SHORT_SECONDS = 2.0
-MOST_CHUNKS = 64
-"""Chunks in one batch."""
+MOST_CHUNKS, MOST_CHUNKS_CPU = 64, 4
+"""Chunks in one batch. More on a CPU save little, 48, 43 and 40 ms a clip of nano in fours, eights and sixteens, and
+those that are done early wait for the others."""
 FILE_BATCH = 8
 """Chunks that one file may have in the queue."""
-LIVE_PATIENCE, FILE_PATIENCE = 0.0, 1.0
+Kind = Literal["ended", "open", "file"]
+"""Of a chunk: live speech that has ended, live speech that goes on, or a part of a file."""
+PATIENCE: dict[Kind, float] = {"ended": 0.0, "open": 0.5, "file": 1.0}
 """Seconds by which a chunk may wait for others that came later."""
+LIVE_SECONDS = 2.0
+"""For so long after a live chunk, one of several threads is kept for speech that ends."""
+THREADS = 2
+"""That run the model on a CPU of at least as many cores."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +75,21 @@ class _Job:
     chunk: Chunk
     language: str | None
     hotwords: tuple[str, ...] | None
-    due: float
-    came: float
+    kind: Kind = "file"
+    came: float = field(default_factory=time.monotonic)
     result: "Future[Recognition]" = field(default_factory=Future)
 
     @property
     def seconds(self) -> float:
         return len(self.chunk.samples) / SAMPLE_RATE
+
+    @property
+    def due(self) -> float:
+        return self.came + PATIENCE[self.kind]
+
+    @property
+    def is_urgent(self) -> bool:
+        return self.kind == "ended"
 
 
 class ModelWorker:
@@ -78,10 +98,14 @@ class ModelWorker:
     Args:
         name: of the model.
         load: loads it.
+        metrics: told what is done.
         batch_seconds: audio in one batch, padding included.
         wait: seconds to wait for others to join a batch.
         keep_alive: seconds without work after which the model is given back; None for never.
-        metrics: told what is done.
+        threads: that run the model; default, what suits its device.
+
+    Attributes:
+        callers: those that have not left.
 
     Raises:
         ASRDogeError: the model cannot be loaded.
@@ -95,17 +119,30 @@ class ModelWorker:
         batch_seconds: float = 60.0,
         wait: float = 0.01,
         keep_alive: float | None = None,
+        threads: int | None = None,
     ) -> None:
         self._load, self._metrics = load, metrics
         self._batch_seconds, self._wait, self._keep_alive = batch_seconds, wait, keep_alive
         self._transcriber: Transcriber | None = load()
+        self._loading = threading.Lock()
         self.facts = _facts(name, self._transcriber)
         metrics.model_loaded.set(1)
+        self.callers: set[Caller] = set()
         self._jobs: list[_Job] = []
+        self._at_work = {True: 0, False: 0}  # threads, with a batch that is urgent or not
+        self._live_until = 0.0
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._thread.start()
+        is_parallel = self._transcriber.recognizer.speech_encoder.device.type == "cpu"
+        cores = torch.get_num_threads()
+        count = threads or (min(THREADS, cores) if is_parallel else 1)
+        self._most_chunks = MOST_CHUNKS_CPU if is_parallel else MOST_CHUNKS
+        share = max(cores // count, 1)
+        self._threads = [
+            threading.Thread(target=self._run, args=(share,), name="model", daemon=True) for _ in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def is_loaded(self) -> bool:
@@ -123,55 +160,74 @@ class ModelWorker:
         chunks: Sequence[Chunk],
         languages: Sequence[str | None],
         hotwords: tuple[str, ...] | None,
-        patience: float,
+        kind: Kind,
     ) -> "list[Future[Recognition]]":
         """Queue chunks; a future that is cancelled takes its chunk out again."""
-        now = time.monotonic()
-        jobs = [
-            _Job(chunk, language, hotwords, now + patience, now)
-            for chunk, language in zip(chunks, languages, strict=True)
-        ]
+        jobs = [_Job(chunk, language, hotwords, kind) for chunk, language in zip(chunks, languages, strict=True)]
         with self._changed:
             if self._closed:
                 raise RuntimeError("the server is shutting down")
+            if kind != "file":
+                self._live_until = time.monotonic() + LIVE_SECONDS
             self._jobs += jobs
             self._changed.notify_all()
         return [job.result for job in jobs]
 
     def close(self) -> None:
-        """Finish the batch at work, fail what waits, and end the thread."""
+        """Finish the batches at work, fail what waits, and end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         for job in self._jobs:
             job.result.cancel()
 
-    def _run(self) -> None:
+    def _run(self, cores: int) -> None:
+        torch.set_num_threads(cores)  # of this thread
         while batch := self._next_batch():
             self._metrics.queue_seconds.observe(time.monotonic() - batch[0].came)
-            self._recognize([job for job in batch if job.result.set_running_or_notify_cancel()])
+            self._recognize(batch)
+            with self._changed:
+                self._at_work[batch[0].is_urgent] -= 1
+                self._changed.notify_all()
 
     def _next_batch(self) -> list[_Job]:
         """Wait for work; nothing once closed."""
         with self._changed:
             while not self._closed:
                 self._jobs = [job for job in self._jobs if not job.result.cancelled()]
-                if not self._jobs:
-                    if not self._changed.wait(self._keep_alive if self._transcriber is not None else None):
+                jobs = self._allowed()
+                if not jobs:
+                    if not self._changed.wait(self._keep_alive if self.is_loaded else None) and not self._is_busy:
                         self._unload()
-                elif (left := self._jobs[0].came + self._wait - time.monotonic()) > 0:
+                elif (left := min(job.came for job in jobs) + self._wait - time.monotonic()) > 0:
                     self._changed.wait(left)
                 else:
-                    batch = _alike(sorted(self._jobs, key=lambda job: job.due), self._batch_seconds)
+                    most = min(math.ceil(len(jobs) / self._free_threads), self._most_chunks)
+                    batch = _alike(jobs, self._batch_seconds, most)
+                    self._at_work[batch[0].is_urgent] += 1
                     chosen = set(map(id, batch))
                     self._jobs = [job for job in self._jobs if id(job) not in chosen]
                     return batch
             return []
 
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._jobs) or any(self._at_work.values())
+
+    @property
+    def _free_threads(self) -> int:
+        return len(self._threads) - sum(self._at_work.values())
+
+    def _allowed(self) -> list[_Job]:
+        """Of what waits, what may begin now and together, the most pressing first."""
+        is_kept = len(self._threads) > 1 and time.monotonic() < self._live_until
+        may_wait = is_kept and self._at_work[False] >= len(self._threads) - 1
+        jobs = sorted((job for job in self._jobs if job.is_urgent or not may_wait), key=lambda job: job.due)
+        return [job for job in jobs if job.is_urgent == jobs[0].is_urgent]
+
     def _recognize(self, batch: list[_Job]) -> None:
-        if not batch:
-            return
         began = time.monotonic()
         try:
             recognitions = self.loaded().recognize_chunks(
@@ -179,25 +235,28 @@ class ModelWorker:
             )
         except Exception as error:
             if len(batch) == 1:
-                batch[0].result.set_exception(error)
+                with suppress(InvalidStateError):
+                    batch[0].result.set_exception(error)
                 return
             for job in batch:
                 self._recognize([job])
             return
         self._metrics.batch(len(batch), sum(job.seconds for job in batch), time.monotonic() - began)
         for job, recognition in zip(batch, recognitions, strict=True):
-            job.result.set_result(recognition)
+            with suppress(InvalidStateError):  # nobody wants it any more
+                job.result.set_result(recognition)
 
     def _hotwords(self, batch: Sequence[_Job]) -> list[Sequence[str]]:
         own = self.loaded().recognizer.hotwords
         return [own if job.hotwords is None else job.hotwords for job in batch]
 
     def loaded(self) -> Transcriber:
-        """The model, loaded if it is not; for the worker's own thread."""
-        if self._transcriber is None:
-            self._transcriber = self._load()
-            self._metrics.model_loaded.set(1)
-        return self._transcriber
+        """The model, loaded if it is not; for the worker's own threads."""
+        with self._loading:
+            if self._transcriber is None:
+                self._transcriber = self._load()
+                self._metrics.model_loaded.set(1)
+            return self._transcriber
 
     def _unload(self) -> None:
         self._transcriber = None
@@ -207,14 +266,14 @@ class ModelWorker:
             torch.cuda.empty_cache()
 
 
-def _alike(jobs: Sequence[_Job], batch_seconds: float) -> list[_Job]:
-    """The first job, and those after it that are of like length, as many as fit."""
+def _alike(jobs: Sequence[_Job], batch_seconds: float, most: int) -> list[_Job]:
+    """The first job, and of the others those nearest in length, as many as fit."""
     first, *others = jobs
     batch, longest, shortest = [first], first.seconds, first.seconds
-    for job in others:
+    for job in sorted(others, key=lambda job: abs(job.seconds - first.seconds)):
         high, low = max(longest, job.seconds), min(shortest, job.seconds)
         is_alike = high <= max(SHORT_SECONDS, LIKE_LENGTH * low)
-        if is_alike and len(batch) < MOST_CHUNKS and high * (len(batch) + 1) <= batch_seconds:
+        if is_alike and len(batch) < most and high * (len(batch) + 1) <= batch_seconds:
             batch.append(job)
             longest, shortest = high, low
     return batch
@@ -240,13 +299,13 @@ def _facts(name: str, transcriber: Transcriber) -> ModelFacts:
 
 
 class Caller(RecordingTranscriber):
-    """A transcriber for one request or session, whose model is the worker's.
+    """A transcriber for one request or one item of a session, whose model is the worker's, until it leaves.
 
     Args:
         worker: has the model.
         language: spoken; None where it is not known.
         hotwords: to listen for; None for the server's own.
-        patience: seconds by which its chunks may wait for others that came later.
+        kind: of the chunks that it recognizes as a whole.
     """
 
     def __init__(
@@ -254,15 +313,16 @@ class Caller(RecordingTranscriber):
         worker: ModelWorker,
         language: str | None = None,
         hotwords: tuple[str, ...] | None = None,
-        patience: float = FILE_PATIENCE,
+        kind: Kind = "file",
     ) -> None:
         facts = worker.facts
         super().__init__(facts.sampling_rate, facts.max_seconds, FILE_BATCH, language, facts.cut_at_pauses)
         self.hotwords = hotwords
-        self.has_left = threading.Event()
-        self._worker, self._patience = worker, patience
+        self.has_left, self._is_over = threading.Event(), threading.Event()
+        self._worker, self._kind = worker, kind
         self._waiting: list[Future[Recognition]] = []
-        self._lock = threading.Lock()
+        self._hypothesis: Future[Recognition] | None = None
+        worker.callers.add(self)
 
     def recognize_chunks(
         self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
@@ -273,16 +333,37 @@ class Caller(RecordingTranscriber):
             CancelledError: the caller has left.
         """
         spoken = languages or [self.language] * len(chunks)
-        with self._lock:
-            waiting = self._worker.submit(chunks, spoken, self.hotwords, self._patience)
-            self._waiting = waiting
+        waiting = self._waiting = self._worker.submit(chunks, spoken, self.hotwords, self._kind)
         if self.has_left.is_set():
             self.leave()
         return [future.result() for future in waiting]
 
+    def recognize_open(self, chunk: Chunk) -> Recognition | None:
+        """As declared, and nothing once the speech is over.
+
+        Raises:
+            CancelledError: the caller has left.
+        """
+        (self._hypothesis,) = self._worker.submit([chunk], [self.language], self.hotwords, "open")
+        if self._is_over.is_set():
+            self._hypothesis.cancel()
+        try:
+            return self._hypothesis.result()
+        except CancelledError:
+            if self.has_left.is_set():
+                raise
+            return None
+
+    def end_speech(self) -> None:
+        """Want no hypotheses any more: nothing that comes now waits for one."""
+        self._is_over.set()
+        if self._hypothesis is not None:
+            self._hypothesis.cancel()
+
     def leave(self) -> None:
         """Want nothing any more: what waits is taken out of the queue."""
         self.has_left.set()
-        with self._lock:
-            for future in self._waiting:
-                future.cancel()
+        self._worker.callers.discard(self)
+        self.end_speech()
+        for future in self._waiting:
+            future.cancel()
