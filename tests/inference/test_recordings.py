@@ -13,7 +13,7 @@ from asr_doge.inference.segmentation import Chunk
 
 def _finished(probabilities: list[tuple[float, ...]], unsure_below: float | None) -> Transcription:
     """The transcript of a recording whose chunks have these label probabilities."""
-    recording = Recording(Path("a/talk.wav"), "a/talk.wav", notes=["a/talk.wav: an odd file"])
+    recording = Recording(Path("a/ta\nlk.wav"), "a/ta\nlk.wav", notes=["a/talk.wav: an odd file"])
     for index, labels in enumerate(probabilities):
         chunk = Chunk(np.zeros(16_000, dtype=np.float32), float(index), None)
         recording.add(index, chunk, Recognition("some words", label_probabilities=labels))
@@ -26,7 +26,7 @@ def _finished(probabilities: list[tuple[float, ...]], unsure_below: float | None
 def test_a_recording_that_the_model_is_unsure_of_gets_one_note() -> None:
     odd, unsure = _finished([(0.2,) * 10, (0.6,) * 10, ()], 0.5).notes
     assert odd == "a/talk.wav: an odd file"
-    assert unsure.startswith("a/talk.wav: the model is unsure of most of it (mean label probability 0.40")
+    assert unsure.startswith("a/ta\\nlk.wav: the model is unsure of most of it (mean label probability 0.40")
     assert "another language" in unsure
 
 

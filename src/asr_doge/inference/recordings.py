@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from asr_doge.decoding.recognition import Recognition
-from asr_doge.errors import AudioError
+from asr_doge.errors import AudioError, in_one_line
 from asr_doge.inference.results import (
     Alternative,
     FailedTranscription,
@@ -90,8 +90,8 @@ class Recording:
         if mean >= unsure_below:
             return []
         return [
-            f"{self.name}: the model is unsure of most of it (mean label probability {mean:.2f}, usually above"
-            f" {unsure_below}): another language than it knows, or mostly noise?"
+            f"{in_one_line(self.name)}: the model is unsure of most of it (mean label probability {mean:.2f}, usually"
+            f" above {unsure_below}): another language than it knows, or mostly noise?"
         ]
 
 

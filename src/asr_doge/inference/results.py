@@ -67,7 +67,7 @@ class Transcription:
         guards: what the guards did.
         passes: number of language-model passes.
         channel: number of the channel that was read, from 1; None for the mean of all.
-        notes: remarks on how the recording was read, such as a sound track that was not, one line each.
+        notes: remarks of one line each, such as on a sound track that was not read, or that the model is unsure.
         incomplete: if the recording is truncated or damaged, the reason in one line: the text is that of the readable
             part.
     """
