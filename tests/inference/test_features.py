@@ -42,9 +42,8 @@ from asr_doge.models import (
     load_encoder_alone,
     load_model,
 )
-from asr_doge.models.encoders import ENCODERS, SpeechEncoderOutput
+from asr_doge.models.encoders import ENCODERS, SpeechEncoderOutput, loading
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
-from asr_doge.models.encoders import loading
 from asr_doge.models.encoders.loading import feature_source
 from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
 from asr_doge.training.examples import NamedExamples

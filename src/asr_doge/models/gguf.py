@@ -26,8 +26,8 @@ def unpacked_gguf(path: Path) -> Path:
     """The folder of a GGUF file, made now if need be.
 
     Raises:
-        CheckpointError: it is no GGUF file, its architecture is not supported, the `gguf` extra is not installed, or the
-            cache cannot be written to.
+        CheckpointError: it is no GGUF file, its architecture is not supported, the `gguf` extra is not installed, or
+            the cache cannot be written to.
     """
     try:
         with path.open("rb") as file:
