@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import transformers
 from accelerate import DistributedType, PartialState
 from accelerate.utils import gather_object, save_fsdp_optimizer
 from safetensors import SafetensorError
@@ -229,12 +230,18 @@ class SpeechTrainer(Seq2SeqTrainer):
 
         Raises:
             AudioError: one recording too many cannot be read.
+            TrainingError: the losses of steps before were not looked at.
         """
         ids: list[str] = inputs.pop(IDS)
         self._count_unreadable(inputs.pop(UNREADABLE))
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._forget_gradients_of_untrained_parts()
         self._unchecked.append((loss, ids))
+        if len(self._unchecked) > self.args.gradient_accumulation_steps:  # `_get_grad_norm` is transformers' own
+            raise TrainingError(
+                f"transformers {transformers.__version__} does not let losses be checked before the weights change:"
+                " install an older version of it"
+            )
         self.audio_seconds += sum(self.durations[utterance_id] for utterance_id in ids)
         return loss
 
