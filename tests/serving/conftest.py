@@ -63,6 +63,7 @@ class Held:
     def __init__(self, model: Transcriber, monkeypatch: pytest.MonkeyPatch, first: int | None = None) -> None:
         self.begun: list[float] = []  # seconds of the first chunk of each batch
         self.sizes: list[int] = []  # its chunks
+        self.waiting = 0  # batches
         self.go = threading.Event()
         recognize = model.recognize_chunks
 
@@ -70,7 +71,10 @@ class Held:
             self.sizes.append(len(chunks))
             self.begun.append(len(chunks[0].samples) / SAMPLE_RATE)
             if first is None or len(self.begun) <= first:
-                assert self.go.wait(PATIENCE_SECONDS)
+                self.waiting += 1
+                is_let_go = self.go.wait(PATIENCE_SECONDS)
+                self.waiting -= 1
+                assert is_let_go
             return recognize(chunks, *others)
 
         monkeypatch.setattr(model, "recognize_chunks", wait)

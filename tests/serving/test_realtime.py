@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from asr_doge.audio import SAMPLE_RATE
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.transcription import load
+from asr_doge.serving import worker as worker_module
 from asr_doge.serving.worker import ModelWorker
 from tests.serving.conftest import KEY, Held, Running, until
 
@@ -235,7 +236,11 @@ def test_clear_forgets_and_an_empty_commit_is_answered(served: Running, speech: 
 def test_a_text_waits_for_no_hypothesis_of_speech_that_is_over(
     served: Running, speech: Waveform, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Committed or forgotten: the model is still at work on it when the next text is complete."""
+    """Committed or forgotten, and in the latter case no hypothesis of the next item either.
+
+    The model is at work on it throughout.
+    """
+    monkeypatch.setattr(worker_module, "LIVE_SECONDS", 0.5)
     model = load("nano", device="cpu")
     held = Held(model, monkeypatch, first=1)
     worker = ModelWorker("nano", lambda: model, served.service.metrics, threads=2)
@@ -249,12 +254,13 @@ def test_a_text_waits_for_no_hypothesis_of_speech_that_is_over(
             await send(socket, f"input_audio_buffer.{end}")
             if end == "clear":
                 await append(socket, pcm(speech[: 2 * SAMPLE_RATE], 24000))
+                await asyncio.to_thread(until, lambda: len(held.begun) == 2)
                 await send(socket, "input_audio_buffer.commit")
             return await until_completed(socket)
 
     try:
         events = asyncio.run(talk())
-        assert not held.go.is_set()
+        assert held.waiting == 1
         assert texts(events) != [""]
     finally:
         held.go.set()

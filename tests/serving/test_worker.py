@@ -128,10 +128,11 @@ def test_what_may_wait_begins_once_nobody_speaks(
     """Though nothing else happens that would wake the thread kept for speech."""
     monkeypatch.setattr(worker_module, "LIVE_SECONDS", 0.5)
     held = Held(nano, monkeypatch)
-    two_threads.submit([chunk(1.0)], [None], None, "open")
+    (hypothesis,) = two_threads.submit([chunk(1.0)], [None], None, "open")
     (of_file,) = two_threads.submit([chunk(20.0)], [None], None, "file")
     until(lambda: len(held.begun) == 2)
     assert held.begun == [1.0, 20.0]
+    assert not hypothesis.done()
     held.go.set()
     of_file.result(60)
 
