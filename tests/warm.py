@@ -91,7 +91,7 @@ def main() -> None:
                 if not part:
                     break
                 content += part
-            if len(content) < left:  # its caller is gone
+            if len(content) < max(left, 1):  # its caller is gone
                 for number in given:
                     os.close(number)
                 connection.close()
