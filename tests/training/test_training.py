@@ -500,7 +500,7 @@ def test_a_trainer_that_does_not_let_losses_be_checked_stops_the_run(
 ) -> None:
     """As a version of transformers would that renames its method."""
     monkeypatch.setattr(SpeechTrainer, "_get_grad_norm", Seq2SeqTrainer._get_grad_norm)
-    with pytest.raises(TrainingError, match=r"^transformers \d+\..* does not let losses be checked"):
+    with pytest.raises(TrainingError, match=r"^this transformers does not let losses be checked"):
         run(tmp_path / "run", epochs=1, gradient_accumulation_steps=2)
 
 
