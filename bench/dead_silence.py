@@ -3,7 +3,7 @@
 Promises: recordings of one manifest are joined in pairs with digital silence between them, as a recorder leaves it that
 was off. Each pair is read whole, as `asr-doge transcribe` reads it, and with --cut_at_pauses; word error rates in
 percent. Guards are off.
-The first line tells how many of the manifest's own recordings are cut for such silence.
+The first line tells how many of the manifest's own recordings are cut for such silence, and the longest of any.
 
     python bench/dead_silence.py --manifest ./strings/processed/test_manifest.json --model nano --pairs 50
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from asr_doge.audio import SAMPLE_RATE, read_audio
 from asr_doge.data.manifest import read_manifest
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.inference.segmentation import Chunk, cut_into_chunks
+from asr_doge.inference.segmentation import Chunk, cut_into_chunks, longest_dead_seconds
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.text.normalization import normalize_for_scoring
 from asr_doge.text.scoring import corpus_rate, word_edits
@@ -61,7 +61,10 @@ def main() -> None:
     recordings = [read_audio(sample.audio_path) for sample in samples]
     cut = sum(len(list(cut_into_chunks([recording], 1000.0))) > 1 for recording in recordings)
     print(f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, {options.model}")
-    print(f"{cut} of {len(samples)} recordings of the manifest are cut for silence without any sound")
+    print(
+        f"{cut} of {len(samples)} recordings of the manifest are cut for silence without any sound; the longest lasts"
+        f" {max(longest_dead_seconds([recording]) for recording in recordings):.2f} s"
+    )
     short = [index for index, sample in enumerate(samples) if sample.duration <= options.longest][: 2 * options.pairs]
     pairs = list(zip(short[::2], short[1::2], strict=False))
     said = [f"{samples[first].text} {samples[second].text}" for first, second in pairs]

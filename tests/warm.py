@@ -87,7 +87,15 @@ def main() -> None:
             size, given, _, _ = socket.recv_fds(connection, 4, 4)
             left, content = int.from_bytes(size, "big"), b""
             while len(content) < left:
-                content += connection.recv(left - len(content))
+                part = connection.recv(left - len(content))
+                if not part:
+                    break
+                content += part
+            if len(content) < max(left, 1):  # its caller is gone
+                for number in given:
+                    os.close(number)
+                connection.close()
+                continue
             child = os.fork()
             if not child:
                 connection.close()
@@ -95,7 +103,8 @@ def main() -> None:
             for number in given:
                 os.close(number)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            connection.sendall(str(code if code >= 0 else 128 - code).encode())
+            with contextlib.suppress(OSError):  # its caller is gone
+                connection.sendall(str(code if code >= 0 else 128 - code).encode())
             connection.close()
     arguments, environment, streams = json.loads(content)
     become(arguments, environment, streams, given)

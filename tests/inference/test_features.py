@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -29,11 +30,19 @@ from asr_doge.data.feature_cache_writer import ShardWriter
 from asr_doge.data.stores import LocalStore, open_store
 from asr_doge.errors import CheckpointError, ConfigError, DataError
 from asr_doge.inference import feature_encoding
+from asr_doge.inference import features as features_module
 from asr_doge.inference.configuration import FeaturesConfig
-from asr_doge.inference.feature_computation import largest_batch_seconds
+from asr_doge.inference.feature_computation import batch_seconds_that_fit, largest_batch_seconds
 from asr_doge.inference.features import FeaturesReport, compute_features
-from asr_doge.models import LoadedModel, LogMelFeatureExtractor, assemble_model, load_encoder_alone, load_model
-from asr_doge.models.encoders import ENCODERS, SpeechEncoderOutput
+from asr_doge.models import (
+    LoadedEncoder,
+    LoadedModel,
+    LogMelFeatureExtractor,
+    assemble_model,
+    load_encoder_alone,
+    load_model,
+)
+from asr_doge.models.encoders import ENCODERS, SpeechEncoderOutput, loading
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.loading import feature_source
 from asr_doge.training.datasets import CachedSpeechDataset, Example, SpeechDataset, collate_examples
@@ -236,6 +245,19 @@ def test_another_front_end_is_another_encoder(granite_folder: Path, loaded: Load
     ours, other = (feature_source("x", config, LogMelFeatureExtractor(padding_value=value)) for value in (0.0, 1.0))
     assert ours == feature_source("x", config, loaded.processor.feature_extractor)
     assert ours != other
+
+
+def test_a_cache_from_before_clips_were_levelled_is_refused(
+    corpus: Path, granite_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 1 read very quiet clips, and those above full scale, as they were."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "FRONT_END_VERSION", 1)
+        features(corpus, granite_folder)
+    before = contents(corpus / "features")
+    with pytest.raises(DataError, match=r"another encoder \(front_end_version 1, not 2\)"):
+        features(corpus, granite_folder)
+    assert contents(corpus / "features") == before
 
 
 def test_a_repaired_recording_is_used_again(corpus: Path, granite_folder: Path) -> None:
@@ -535,6 +557,48 @@ def test_tf32_is_refused_where_there_is_none(corpus: Path, granite_folder: Path)
 )
 def test_batches_fill_the_memory_by_doubling(peak: int, free: int, seconds: float) -> None:
     assert largest_batch_seconds(peak, free) == seconds
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), RuntimeError("no such kernel")]
+)
+def test_a_device_too_small_for_the_smallest_batch_gets_the_smallest(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And any other error stays one. Torch's counters are of a GPU, which this machine may lack."""
+
+    class Full:
+        device, sampling_rate = torch.device("cuda"), 16_000
+        encoder = SimpleNamespace(has_ctc=True)
+
+        def encode(self, clips: list[NDArray[np.float32]], **_: object) -> None:
+            raise error
+
+    for name in ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    full = cast(LoadedEncoder, Full())
+    if isinstance(error, torch.OutOfMemoryError):
+        assert batch_seconds_that_fit(full) == 60.0
+    else:
+        with pytest.raises(RuntimeError, match="no such kernel"):
+            batch_seconds_that_fit(full)
+
+
+def test_the_device_is_measured_only_if_something_is_left_to_encode(
+    corpus: Path, granite_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[LoadedEncoder] = []
+
+    def measure(speech_encoder: LoadedEncoder) -> float:
+        measured.append(speech_encoder)
+        return batch_seconds_that_fit(speech_encoder)
+
+    monkeypatch.setattr(features_module, "batch_seconds_that_fit", measure)
+    assert counts(features(corpus, granite_folder)) == (9, 0, 0)
+    assert len(measured) == 1
+    assert counts(features(corpus, granite_folder)) == (0, 9, 0)
+    assert len(measured) == 1
 
 
 def test_a_batch_that_does_not_fit_is_encoded_in_halves(

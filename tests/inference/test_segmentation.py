@@ -179,6 +179,15 @@ def test_dead_silence_is_cut_out_of_what_fits(
     assert max(len(chunk.samples) for chunk in spoken) < (len(recording) + 1 if is_whole else 2.5 * SAMPLE_RATE)
 
 
+@pytest.mark.parametrize(("samples", "is_whole"), [(14400, True), (16000, False)])
+def test_a_second_of_dead_silence_is_found_wherever_it_lies(samples: int, is_whole: bool) -> None:
+    """A second is 31.25 frames of the detector, so 30 or 31 whole ones lie within it."""
+    sound = np.random.default_rng(0).uniform(-0.1, 0.1, 4096).astype(np.float32)
+    for shift in (0, 1, 127, 128, 129, 255, 256, 300, 383, 384, 385, 511):
+        recording = np.concatenate([sound[shift:], np.zeros(samples, dtype=np.float32), sound])
+        assert next(chunk.is_uncut for chunk in cut_into_chunks([recording])) == is_whole
+
+
 def test_a_recording_without_any_sound_stays_whole() -> None:
     assert [chunk.is_uncut for chunk in cut_into_chunks([silence(6)])] == [True]
 

@@ -317,7 +317,7 @@ def test_progress_adds_up_to_the_audio(transcriber: Transcriber) -> None:
     assert len(results) == 2
 
 
-def test_windows_keep_order_and_failures(
+def test_portions_keep_order_and_failures(
     transcriber: Transcriber, alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(transcription, "PORTION_SECONDS", 2.0)

@@ -69,6 +69,24 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, cache: Path) -> None:
     assert not [found for found in cache.iterdir() if not found.name.endswith(".lock")]
 
 
+def test_a_cache_that_cannot_be_written_to(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made before is read without a lock; anything else is one line. A file is no folder, even for root."""
+    path = tmp_path / "tiny.gguf"
+    gguf_file.write(path, gguf_file.qwen2_model())
+    made = find_model(path).folder
+    assert made is not None
+    lock = cache / f".{made.name}.lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # so that a lock cannot be taken
+    assert find_model(path).folder == made
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("ASR_DOGE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(
+        CheckpointError, match=r"tiny\.gguf cannot be unpacked into .*file/cache/gguf \(Not a directory"
+    ):
+        find_model(path)
+
+
 def test_a_folder_of_ctranslate2_gets_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text('{"alignment_heads": []}')
     (tmp_path / "model.bin").write_bytes(b"")

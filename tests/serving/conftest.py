@@ -2,9 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from openai import OpenAI
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
-from asr_doge.inference.transcription import load
+from asr_doge.decoding.recognition import Recognition
+from asr_doge.inference.segmentation import Chunk
+from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.server import Server, create_server
 
@@ -52,6 +55,29 @@ def running(**settings: object) -> Iterator[Running]:
         one.server.should_exit = True
         one.thread.join(PATIENCE_SECONDS)
         assert not one.thread.is_alive()
+
+
+class Held:
+    """A model that recognizes nothing, or not its first batches, until it is let go."""
+
+    def __init__(self, model: Transcriber, monkeypatch: pytest.MonkeyPatch, first: int | None = None) -> None:
+        self.begun: list[float] = []  # seconds of the first chunk of each batch
+        self.sizes: list[int] = []  # its chunks
+        self.waiting = 0  # batches
+        self.go = threading.Event()
+        recognize = model.recognize_chunks
+
+        def wait(chunks: Sequence[Chunk], *others: Any) -> list[Recognition]:
+            self.sizes.append(len(chunks))
+            self.begun.append(len(chunks[0].samples) / SAMPLE_RATE)
+            if first is None or len(self.begun) <= first:
+                self.waiting += 1
+                is_let_go = self.go.wait(PATIENCE_SECONDS)
+                self.waiting -= 1
+                assert is_let_go
+            return recognize(chunks, *others)
+
+        monkeypatch.setattr(model, "recognize_chunks", wait)
 
 
 def until(is_right: Callable[[], bool]) -> None:

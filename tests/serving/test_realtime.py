@@ -19,7 +19,9 @@ from websockets.exceptions import ConnectionClosed
 from asr_doge.audio import SAMPLE_RATE
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.transcription import load
-from tests.serving.conftest import KEY, Running
+from asr_doge.serving import worker as worker_module
+from asr_doge.serving.worker import ModelWorker
+from tests.serving.conftest import KEY, Held, Running, until
 
 Waveform = NDArray[np.float32]
 Event = dict[str, Any]
@@ -228,6 +230,41 @@ def test_clear_forgets_and_an_empty_commit_is_answered(served: Running, speech: 
     events = asyncio.run(talk())
     assert texts(events) == [""]
     assert "input_audio_buffer.cleared" in {one["type"] for one in events}
+
+
+@pytest.mark.parametrize("end", ["commit", "clear"])
+def test_a_text_waits_for_no_hypothesis_of_speech_that_is_over(
+    served: Running, speech: Waveform, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Committed or forgotten, and in the latter case no hypothesis of the next item either.
+
+    The model is at work on it throughout.
+    """
+    monkeypatch.setattr(worker_module, "LIVE_SECONDS", 0.5)
+    model = load("nano", device="cpu")
+    held = Held(model, monkeypatch, first=1)
+    worker = ModelWorker("nano", lambda: model, served.service.metrics, threads=2)
+    monkeypatch.setattr(served.service, "worker", worker)
+
+    async def talk() -> list[Event]:
+        async with session(served) as socket:
+            await set_input(socket, turn_detection=None)
+            await append(socket, pcm(speech[: 2 * SAMPLE_RATE], 24000))
+            await asyncio.to_thread(until, lambda: bool(held.begun))
+            await send(socket, f"input_audio_buffer.{end}")
+            if end == "clear":
+                await append(socket, pcm(speech[: 2 * SAMPLE_RATE], 24000))
+                await asyncio.to_thread(until, lambda: len(held.begun) == 2)
+                await send(socket, "input_audio_buffer.commit")
+            return await until_completed(socket)
+
+    try:
+        events = asyncio.run(talk())
+        assert held.waiting == 1
+        assert texts(events) != [""]
+    finally:
+        held.go.set()
+        worker.close()
 
 
 def test_silence_and_noise_have_no_words_and_cost_none_after_them(

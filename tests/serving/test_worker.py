@@ -1,9 +1,8 @@
 """Chunks of many callers through one model: what each hears is what it hears alone."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +12,12 @@ from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.decoding.recognition import Recognition
 from asr_doge.inference.segmentation import Chunk
 from asr_doge.inference.transcription import Transcriber, load
+from asr_doge.serving import worker as worker_module
 from asr_doge.serving.metrics import Metrics
 from asr_doge.serving.worker import LIKE_LENGTH, SHORT_SECONDS, Caller, ModelWorker, _alike, _Job
-from tests.serving.conftest import until
+from tests.serving.conftest import Held, until
 
 Waveform = NDArray[np.float32]
 WAIT = 0.3
@@ -100,22 +99,6 @@ def test_live_chunks_go_before_files_that_came_earlier(nano: Transcriber, worker
     assert done == ["live", "file"]
 
 
-class Held:
-    """A model that recognizes nothing until it is let go."""
-
-    def __init__(self, nano: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.begun: list[float] = []  # seconds of the first chunk of each batch
-        self.go = threading.Event()
-        recognize = nano.recognize_chunks
-
-        def wait(chunks: Sequence[Chunk], *others: Any) -> list[Recognition]:
-            self.begun.append(len(chunks[0].samples) / SAMPLE_RATE)
-            assert self.go.wait(60)
-            return recognize(chunks, *others)
-
-        monkeypatch.setattr(nano, "recognize_chunks", wait)
-
-
 @pytest.fixture
 def two_threads(nano: Transcriber, metrics: Metrics) -> Iterator[ModelWorker]:
     one = ModelWorker("nano", lambda: nano, metrics, wait=0.0, threads=2)
@@ -137,6 +120,33 @@ def test_speech_that_ends_finds_a_free_thread(
     held.go.set()
     ended.result(60)
     files[0].result(60)
+
+
+def test_what_may_wait_begins_once_nobody_speaks(
+    nano: Transcriber, two_threads: ModelWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing else happens that would wake the thread kept for speech."""
+    monkeypatch.setattr(worker_module, "LIVE_SECONDS", 0.5)
+    held = Held(nano, monkeypatch)
+    (hypothesis,) = two_threads.submit([chunk(1.0)], [None], None, "open")
+    (of_file,) = two_threads.submit([chunk(20.0)], [None], None, "file")
+    until(lambda: len(held.begun) == 2)
+    assert held.begun == [1.0, 20.0]
+    assert not hypothesis.done()
+    held.go.set()
+    of_file.result(60)
+
+
+def test_the_thread_kept_for_speech_halves_no_batch_of_hypotheses(
+    nano: Transcriber, two_threads: ModelWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(nano, monkeypatch)
+    waiting = two_threads.submit([chunk(3.0)] * 4, [None] * 4, None, "open")
+    until(lambda: bool(held.begun))
+    assert held.sizes == [4]
+    held.go.set()
+    for future in waiting:
+        future.result(60)
 
 
 def test_nothing_waits_for_a_hypothesis_once_its_speech_is_over(

@@ -44,6 +44,7 @@ from asr_doge.training.datasets import (
     collate_examples,
 )
 from asr_doge.training.record import read_record
+from asr_doge.training.trainer import SpeechTrainer
 from tests import speech
 from tests.models import tiny
 from tests.training.conftest import Finished, Train
@@ -492,6 +493,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_utterances(
         run(tmp_path / "run", features_dir=str(poisoned))
     assert str(caught.value).count("train-") == 4
     assert not (tmp_path / "run" / "final").exists()
+
+
+def test_a_trainer_that_does_not_let_losses_be_checked_stops_the_run(
+    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a version of transformers would that renames its method."""
+    monkeypatch.setattr(SpeechTrainer, "_get_grad_norm", Seq2SeqTrainer._get_grad_norm)
+    with pytest.raises(TrainingError, match=r"^this transformers does not let losses be checked"):
+        run(tmp_path / "run", epochs=1, gradient_accumulation_steps=2)
 
 
 def test_batches_are_padded_where_the_model_does_not_look(

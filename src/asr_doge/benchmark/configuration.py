@@ -61,7 +61,7 @@ class BenchmarkConfig(DecodingConfig):
     instructions for it."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: less than half the memory and nearly the same text, in a third of the time of
-    fp32 if the processor has VNNI, else in the same."""
+    fp32 if the processor has VNNI, else in about the same, up to a third more for some layers."""
     compare: list[str] = field(default_factory=list)
     """Measure nothing; compare two JSON reports on the utterances that both have."""
     merge: list[str] = field(default_factory=list)

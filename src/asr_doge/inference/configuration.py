@@ -63,7 +63,7 @@ class TranscribeConfig(DecodingConfig):
     on an accelerator, bf16 if it has it."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: less than half the memory and nearly the same text, in a third of the time of
-    fp32 if the processor has VNNI, else in the same."""
+    fp32 if the processor has VNNI, else in about the same, up to a third more for some layers."""
 
     def text_settings(self) -> dict[str, Any]:
         """All settings that a text depends on besides the model; of hotwords, a digest of their file."""

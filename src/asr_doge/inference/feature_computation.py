@@ -13,7 +13,7 @@ import torch
 
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder
-from asr_doge.models.device_memory import free_bytes
+from asr_doge.models.device_memory import free_bytes, is_out_of_memory
 from asr_doge.published import ComputeDtype
 
 SMALLEST_BATCH_SECONDS, LARGEST_BATCH_SECONDS = 60.0, 3840.0
@@ -56,7 +56,10 @@ def computing_in(compute_dtype: ComputeDtype) -> Iterator[None]:
 
 
 def batch_seconds_that_fit(speech_encoder: LoadedEncoder) -> float:
-    """Seconds of audio that the encoder's device holds at once; on a CPU, where more is not faster, the least."""
+    """Seconds of audio that the encoder's device holds at once; on a CPU, where more is not faster, the least.
+
+    The least too where not even that fits; such a batch is encoded in halves.
+    """
     device = speech_encoder.device
     if device.type != "cuda":
         return SMALLEST_BATCH_SECONDS
@@ -65,10 +68,17 @@ def batch_seconds_that_fit(speech_encoder: LoadedEncoder) -> float:
     clips = [0.1 * rng.standard_normal(samples).astype(np.float32) for _ in range(count)]
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    speech_encoder.encode(clips, return_ctc_logits=speech_encoder.encoder.has_ctc)
+    try:
+        speech_encoder.encode(clips, return_ctc_logits=speech_encoder.encoder.has_ctc)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        fits = False
+    else:
+        fits = True
     peak = torch.cuda.max_memory_allocated(device) - before
-    torch.cuda.empty_cache()
-    return largest_batch_seconds(peak, free_bytes(device))
+    torch.cuda.empty_cache()  # only now, since the error kept what was allocated
+    return largest_batch_seconds(peak, free_bytes(device)) if fits else SMALLEST_BATCH_SECONDS
 
 
 def largest_batch_seconds(peak: int, free: int) -> float:

@@ -24,7 +24,12 @@ from asr_doge.data.manifest import Utterance, read_manifest
 from asr_doge.data.sharding import Shard, parse_shard
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.configuration import FeaturesConfig
-from asr_doge.inference.feature_computation import batch_seconds_that_fit, computing_in, weights_dtype
+from asr_doge.inference.feature_computation import (
+    SMALLEST_BATCH_SECONDS,
+    batch_seconds_that_fit,
+    computing_in,
+    weights_dtype,
+)
 from asr_doge.inference.feature_encoding import FeaturesRun, FeaturesWork
 from asr_doge.models import LoadedEncoder, find_device
 from asr_doge.models.ctc_head_checkpoints import find_speech_encoder
@@ -91,7 +96,10 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
         ) as writer,
     ):
         queued = _held(writer, utterances, copies, config.verify)
-        batch_seconds = config.batch_seconds or batch_seconds_that_fit(speech_encoder)
+        is_complete = all(one.id in queued or writer.shard_of(one.id) is None for one in utterances)
+        batch_seconds = config.batch_seconds or (
+            SMALLEST_BATCH_SECONDS if is_complete else batch_seconds_that_fit(speech_encoder)
+        )
         work = _plan(writer, utterances, copies, batch_seconds, queued)
         _require_space(
             writer,

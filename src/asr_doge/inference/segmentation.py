@@ -31,9 +31,9 @@ SHORTEST_PAUSE_SECONDS = 0.1
 OVERLAP_SECONDS = 1.5
 """Overlap of two chunks if there is no such pause, in seconds; longer than any word."""
 DEAD_SECONDS = 1.0
-"""Seconds without any sound, above -80 dB: the recorder was off, or a track had not begun. A recording is cut there
-even if it fits in a chunk. Models were not trained on such silence: around 1 s of it nano lost every seventh word,
-around 2 s every fourth; where it is cut, hardly any (bench/dead_silence.py)."""
+"""Seconds without any sound, above -80 dB: the recorder was off, or a track had not begun. A recording is cut at its
+pauses then, even if it fits in a chunk. Models were not trained on such silence: around 1 s of it nano lost every
+seventh word, around 2 s every fourth; cut at pauses, hardly any (bench/dead_silence.py)."""
 WINDOW_SECONDS = 0.1
 """Length of the window in which the quietest moment is searched, in seconds."""
 _BLOCK_SAMPLES = 1 << 16
@@ -200,7 +200,7 @@ def cut_into_chunks(
         while room >= 0 and (block := next(rest, None)) is not None:
             queued.append(block)
             room -= len(block)
-        if room >= 0 and not _falls_dead(queued):
+        if room >= 0 and longest_dead_seconds(queued) < _seconds(_frames(DEAD_SECONDS) - 1):  # whole frames of it
             yield from _uncut(queued)
             return
     segmenter = Segmenter(max_seconds)  # only now, since it loads the detector
@@ -216,13 +216,13 @@ def _uncut(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Chunk]:
         yield Chunk(samples, 0.0, None, is_uncut=True)
 
 
-def _falls_dead(blocks: Sequence[NDArray[np.float32]]) -> bool:
-    """Whether there is sound, and no sound at all for `DEAD_SECONDS`; a constant offset is none."""
+def longest_dead_seconds(blocks: Sequence[NDArray[np.float32]]) -> float:
+    """Longest time without any sound in a recording that has some, in whole frames; a constant offset is no sound."""
     samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
     frames = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
     sounding = np.flatnonzero(np.ptp(frames, axis=1) > 2 * NOISE_PEAK)
     pauses = np.diff(sounding, prepend=-1, append=len(frames)) - 1
-    return bool(len(sounding)) and int(pauses.max()) >= _frames(DEAD_SECONDS)
+    return _seconds(int(pauses.max())) if len(sounding) else 0.0
 
 
 def _longest(max_seconds: float) -> int:

@@ -26,7 +26,8 @@ def unpacked_gguf(path: Path) -> Path:
     """The folder of a GGUF file, made now if need be.
 
     Raises:
-        CheckpointError: it is no GGUF file, its architecture is not supported, or the `gguf` extra is not installed.
+        CheckpointError: it is no GGUF file, its architecture is not supported, the `gguf` extra is not installed, or
+            the cache cannot be written to.
     """
     try:
         with path.open("rb") as file:
@@ -40,12 +41,20 @@ def unpacked_gguf(path: Path) -> Path:
     if not is_gguf:
         raise CheckpointError(f"{path} is not a GGUF file: copy or download it again")
     folder = cache_folder() / "gguf" / digest.hexdigest()[:16]
-    if not folder.is_dir() and find_spec("gguf") is None:
+    if folder.is_dir():  # before anything is written, as the cache may be read-only
+        return folder
+    if find_spec("gguf") is None:
         raise CheckpointError(f"{path} needs the gguf package: pip install 'asr-doge[gguf]'")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if not folder.is_dir():  # nor has another process made it meanwhile
-            _unpack(path, folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not folder.is_dir():  # nor has another process made it meanwhile
+                _unpack(path, folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be unpacked into {folder.parent} ({error.strerror}): set ASR_DOGE_CACHE to a folder that"
+            " can be written to"
+        ) from error
     return folder
 
 

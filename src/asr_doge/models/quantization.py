@@ -3,15 +3,15 @@
 Promises: every linear layer of a module (and every convolution of width 1, which is equivalent) becomes an
 `Int8Linear`, except those too small to gain; each row of its input is rounded by itself, so a clip's result does not
 depend on its neighbours. Other weights (embeddings, norms, the depthwise convolution) are unchanged. On a CPU that is
-slow with products of integers (AVX2 without VNNI), the weights are multiplied as floating-point numbers, a part at a
-time; inputs are not rounded then, and a layer takes as long as it would in float32.
+slow with products of integers (without VNNI), the weights are multiplied as floating-point numbers, a part at a time;
+inputs are not rounded then, and a layer takes about as long as it would in float32. Which of the two it is depends on
+the CPU alone, so that every process of one machine gives the same text.
 A module that is quantized before its weights are loaded rounds them one by one while loading, so it never holds all of
 them as stored.
 It does not know which parts of a model to quantize, and cannot train what it has rounded.
 """
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeGuard
 
@@ -31,9 +31,6 @@ _QUIETEST = 1e-30
 _ROWS_AT_ONCE = 32
 _WEIGHTS_AT_ONCE = 1 << 20
 """Weights that are made floating-point numbers at once: few enough to stay in the processor's cache."""
-_RUNS = 5
-_SLOWER = 4.0
-"""Times as slow as float32 that products of integers must be not to be used: 25 with AVX2 alone, below 1 with VNNI."""
 
 
 class Int8Linear(nn.Module):
@@ -151,25 +148,9 @@ class _Round(ConversionOps):
 
 
 @cache
-@torch.inference_mode()
 def integers_are_fast() -> bool:
-    """Whether this CPU multiplies 8-bit matrices in a time like that of float32; measured once, in milliseconds."""
-    numbers, square = torch.ones(64, 256, device="cpu"), torch.ones(256, 256, device="cpu")
-    integers, rounded = numbers.to(torch.int8), square.to(torch.int8)
-    # By this thread's clock, as other work on the machine would count by the wall's.
-    exact = least_seconds(lambda: F.linear(numbers, square), time.thread_time, _RUNS)
-    return least_seconds(lambda: torch._int_mm(integers, rounded.T), time.thread_time, _RUNS) <= _SLOWER * exact
-
-
-def least_seconds(action: Callable[[], Any], clock: Callable[[], float], runs: int) -> float:
-    """The shortest of some calls by a clock, after one that is not counted."""
-    action()
-    times = []
-    for _ in range(runs):
-        start = clock()
-        action()
-        times.append(clock() - start)
-    return min(times)
+    """Whether this CPU has AVX-512 VNNI: products of integers take 25 times as long as float32's with AVX2 alone."""
+    return torch.cpu._is_vnni_supported()
 
 
 def _integer_products(rows: Tensor, weight: Tensor) -> Tensor:

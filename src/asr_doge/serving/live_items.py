@@ -218,7 +218,7 @@ class ItemWriter:
         return events + self._hear(waiting, hypothesis=True)
 
     def end_speech(self) -> None:
-        """An item has ended of which some may not be taken yet: nothing waits for hypotheses of it."""
+        """An item is over of which some may not be taken yet: nothing waits for hypotheses of it."""
         if self._caller is not None:
             self._caller.end_speech()
 

@@ -20,7 +20,17 @@ from starlette.websockets import WebSocketDisconnect
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.serving.access import KEY_PROTOCOL
 from asr_doge.serving.errors import APIError
-from asr_doge.serving.live_items import Event, ItemAudio, ItemEnded, ItemWriter, Listener, Part, new_event, new_id
+from asr_doge.serving.live_items import (
+    Event,
+    ItemAudio,
+    ItemDropped,
+    ItemEnded,
+    ItemWriter,
+    Listener,
+    Part,
+    new_event,
+    new_id,
+)
 from asr_doge.serving.service import Service
 from asr_doge.serving.session_settings import SessionSettings
 
@@ -170,7 +180,7 @@ class _Session:
                 if not isinstance(part, dict):
                     self._unwritten += _seconds(part)
                     self._parts.put_nowait(part)
-                if isinstance(part, ItemEnded):
+                if isinstance(part, ItemEnded | ItemDropped):
                     self._writer.end_speech()
             self._unheard -= size
             self._moved.set()

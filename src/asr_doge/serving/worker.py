@@ -199,12 +199,12 @@ class ModelWorker:
                 self._jobs = [job for job in self._jobs if not job.result.cancelled()]
                 jobs = self._allowed()
                 if not jobs:
-                    if not self._changed.wait(self._keep_alive if self.is_loaded else None) and not self._is_busy:
+                    if not self._changed.wait(self._patience()) and not self._is_busy:
                         self._unload()
                 elif (left := min(job.came for job in jobs) + self._wait - time.monotonic()) > 0:
                     self._changed.wait(left)
                 else:
-                    most = min(math.ceil(len(jobs) / self._free_threads), self._most_chunks)
+                    most = min(math.ceil(len(jobs) / self._free_threads(jobs[0].is_urgent)), self._most_chunks)
                     batch = _alike(jobs, self._batch_seconds, most)
                     self._at_work[batch[0].is_urgent] += 1
                     chosen = set(map(id, batch))
@@ -216,15 +216,22 @@ class ModelWorker:
     def _is_busy(self) -> bool:
         return bool(self._jobs) or any(self._at_work.values())
 
-    @property
-    def _free_threads(self) -> int:
-        return len(self._threads) - sum(self._at_work.values())
+    def _patience(self) -> float | None:
+        """Seconds to wait where nothing may begin; what waits may once no thread is kept for speech."""
+        limits = [self._keep_alive] if self.is_loaded and self._keep_alive is not None else []
+        limits += [max(self._live_until - time.monotonic(), 0.0)] if self._jobs else []
+        return min(limits, default=None)
+
+    def _free_threads(self, is_urgent: bool) -> int:
+        """Threads that could begin with work that is urgent or not; one is kept for speech that ends."""
+        free = len(self._threads) - sum(self._at_work.values())
+        is_kept = len(self._threads) > 1 and time.monotonic() < self._live_until
+        return min(free, len(self._threads) - 1 - self._at_work[False]) if is_kept and not is_urgent else free
 
     def _allowed(self) -> list[_Job]:
         """Of what waits, what may begin now and together, the most pressing first."""
-        is_kept = len(self._threads) > 1 and time.monotonic() < self._live_until
-        may_wait = is_kept and self._at_work[False] >= len(self._threads) - 1
-        jobs = sorted((job for job in self._jobs if job.is_urgent or not may_wait), key=lambda job: job.due)
+        may_begin = self._free_threads(is_urgent=False) > 0
+        jobs = sorted((job for job in self._jobs if job.is_urgent or may_begin), key=lambda job: job.due)
         return [job for job in jobs if job.is_urgent == jobs[0].is_urgent]
 
     def _recognize(self, batch: list[_Job]) -> None:

@@ -18,8 +18,8 @@ from asr_doge.models.quantization import quantize_linear_layers
 from asr_doge.models.weights import load_weights, weights_fingerprint
 from asr_doge.published import Quantization
 
-FRONT_END_VERSION = 1
-"""Raised whenever the same waveform gives other input features, so that no cache of older ones is used."""
+FRONT_END_VERSION = 2
+"""Raised whenever the same recording gives other input features, so that no cache of older ones is used."""
 
 
 def load_encoder(
