@@ -104,7 +104,7 @@ def test_a_bare_encoder_is_not_sent_in_a_circle(whisper_folder: Path, granite_fo
         load(whisper_folder, device="cpu")
     with pytest.raises(ConfigError, match=r"needs a CTC head, which this encoder lacks: train one: asr-doge pretrain"):
         load(whisper_folder, device="cpu", decoding=DecodingConfig(decoder="ctc"))
-    with pytest.raises(CheckpointError, match="to hear what its CTC head holds, --decoder ctc"):
+    with pytest.raises(CheckpointError, match="for the text of its CTC head, --decoder ctc"):
         load(granite_folder, device="cpu")
     (tmp_path / "words.txt").write_text("fox\n")
     decoding, bare = DecodingConfig(hotwords=str(tmp_path / "words.txt")), load_encoder_alone(whisper_folder)
