@@ -32,6 +32,10 @@ class DataError(ASRDogeError):
     """A corpus, manifest or feature cache that is missing, malformed or stale."""
 
 
+class StoreError(DataError):
+    """A folder or store that cannot be read or written, perhaps only now or from this machine."""
+
+
 class CheckpointError(ASRDogeError):
     """A model, tokenizer or checkpoint that is missing, incomplete or of another architecture."""
 

@@ -191,6 +191,9 @@ def test_nothing_to_measure_is_an_error(checkpoint: Path, corpus: Path) -> None:
     with pytest.raises(DataError, match="no samples"):
         benchmark.run_full_benchmark([])
     assert not (corpus.parent / "report").exists()
+    parts = [benchmark.for_shard(f"{part}/2").run_full_benchmark().report_path for part in (1, 2)]
+    with pytest.raises(DataError, match=r"none of the 6 samples can be read; the first: .*test-0.wav"):
+        merge_reports(parts, corpus / "joined")
 
 
 @pytest.mark.parametrize(("max_samples", "measured"), [(0, 6), (2, 2), (100, 6)])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from asr_doge.benchmark import BenchmarkConfig
+from asr_doge.cli.benchmark import _parts_folder
 from asr_doge.cli.verbs import parse_verb
 from asr_doge.data import read_manifest, write_manifest
 from tests import speech
@@ -152,3 +153,16 @@ def test_the_published_recipe_measures_what_it_trained() -> None:
     recipe = ["--config", str(Path(__file__).parents[2] / "configs" / "default.yaml")]
     trained = parse_verb("train", recipe).output_dir
     assert Path(parse_verb("benchmark", recipe).checkpoint_dir) == Path(trained) / "best"
+
+
+def test_parts_of_another_checkpoint_or_test_set_have_another_folder(tmp_path: Path) -> None:
+    model, manifest = tmp_path / "model", tmp_path / "test_manifest.json"
+    model.mkdir()
+    config = BenchmarkConfig(checkpoint_dir=str(model), data_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
+    folders = []
+    for weights, lines in ((b"1", "{}"), (b"1", "{}"), (b"2", "{}"), (b"2", '{"id": "a"}')):
+        (model / "adapter.safetensors").write_bytes(weights)
+        manifest.write_text(lines)
+        folders.append(_parts_folder(config))
+    assert [folders.index(folder) for folder in folders] == [0, 0, 2, 3]
+    assert {folder.parent for folder in folders} == {tmp_path / "out"}

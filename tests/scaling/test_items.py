@@ -344,3 +344,30 @@ def test_what_may_pass_is_told_from_what_does_not(
     with pytest.raises(AudioError) as caught:
         open_item(item)
     assert isinstance(caught.value, FetchError) == passes
+
+
+def test_a_file_that_was_listed_and_is_not_on_this_machine_is_no_failure_of_its_own(folder: Path) -> None:
+    (item,) = list_items([str(folder / "a.wav")])
+    (folder / "a.wav").unlink()
+    with pytest.raises(FetchError, match=r"a\.wav was listed and is not on .*: share its folder"):
+        open_item(item)
+    (item,) = list_items([str(folder / "a.wav")])  # which the list knows to be missing
+    with pytest.raises(AudioError, match="does not exist") as caught:
+        open_item(item)
+    assert not isinstance(caught.value, FetchError)
+
+
+def test_damaged_parquet_behind_a_url_is_no_outage(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "d.parquet"
+    rows = [{"bytes": bytes(1000), "path": None} for _ in range(4)]
+    parquet.write_table(arrow.table({"audio": rows}), path, row_group_size=4, compression="none")
+    damaged = bytearray(path.read_bytes())
+    damaged[4:200] = b"\xff" * 196
+    fsspec.filesystem("memory").pipe("/damaged/d.parquet", bytes(damaged))
+    item = list_items(["memory://damaged/d.parquet"])[0]
+    with pytest.raises(AudioError, match=r"d\.parquet#0 cannot be opened") as caught:
+        open_item(item)
+    assert not isinstance(caught.value, FetchError)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -18,9 +19,11 @@ from asr_doge.data.stores import LocalStore
 from asr_doge.errors import DataError
 from asr_doge.scaling import engines, opening
 from asr_doge.scaling.encoding import _schema
+from asr_doge.scaling.engines import TransientError
 from asr_doge.scaling.items import Item
-from asr_doge.scaling.jobs import run_transcribe_job
-from asr_doge.scaling.shards import Job, JobFolder, ShardReport
+from asr_doge.scaling.jobs import Deaths, run_transcribe_job
+from asr_doge.scaling.shard_worker import Shard
+from asr_doge.scaling.shards import Attempts, Job, JobFolder, ShardReport
 from tests.scaling.conftest import check_complete, job, lines, python_path, samples, until, write_recordings
 from tests.scaling.counting import CountingWorker
 
@@ -213,8 +216,91 @@ def test_a_recording_that_cannot_be_fetched_leaves_its_shard_undone(
     assert [line["text"] for line in lines(tmp_path / "out")] == [f"{samples(number)} samples" for number in range(12)]
 
 
+class DenyingStore(ShakyStore):
+    """A store that keeps some of its files to itself."""
+
+    protocol = "denying"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(MemoryFileSystem._strip_protocol(path.removeprefix("denying:/")))
+
+    def _open(self, path: str, *arguments: object, **options: object) -> object:
+        if path.rpartition("/")[2] in self.down:
+            raise PermissionError("Forbidden")
+        return MemoryFileSystem._open(self, path, *arguments, **options)
+
+
+@pytest.mark.parametrize(("denied", "failed"), [([5], 1), ([4, 5, 6, 7], 0)])
+def test_one_recording_that_is_denied_fails_alone_and_keys_that_open_none_are_an_outage(
+    tmp_path: Path, shaky: dict[str, int], no_pauses: None, denied: list[int], failed: int
+) -> None:
+    fsspec.register_implementation("denying", DenyingStore, clobber=True)
+    config = job(Path("denying:/in"), tmp_path / "out", max_attempts=1)
+    config.files = ["denying://in"]
+    shaky.update({f"{number:03}.wav": 1 for number in denied})
+    summary = run_transcribe_job(config, CountingWorker)
+    assert (len(summary.failed), len(summary.left)) == (failed, 1 - failed)
+    assert summary.transcribed == 12 - (1 if failed else 4)
+    ((reason,),) = ([one[1] for one in summary.failed] or summary.left,)
+    assert f"denying://in/{denied[0]:03}.wav cannot be opened: Forbidden." in reason
+
+
+class FailingWorker:
+    """Does numbers, but for some."""
+
+    def __init__(self, bad: set[int]) -> None:
+        self.bad = bad
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def run(self, task: int, is_last: bool = False) -> int:
+        if task in self.bad:
+            raise TransientError(f"{task} cannot be fetched")
+        return task
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def test_tasks_that_cannot_be_done_cost_the_others_nothing(no_pauses: None) -> None:
+    done: list[int] = []
+    left = engines.run_here(lambda: FailingWorker({2, 5}), range(10), done.append)
+    assert sorted(done) == [0, 1, 3, 4, 6, 7, 8, 9]
+    assert left == ["2 cannot be fetched", "5 cannot be fetched"]
+
+
+def test_a_shard_that_ends_worker_after_worker_stops_the_job(tmp_path: Path) -> None:
+    """While each attempt at a recording is noted before it is begun, any number may end one."""
+    folder = JobFolder(str(tmp_path), Job("transcribe", "m", {}, "s", 4, 4, "1"))
+    deaths, shard = Deaths(folder), Shard(1, ())
+    for tried in range(1, 9):
+        folder.note_attempt(1, Attempts(tried=tried))
+        assert deaths.again(shard, "killed") == [shard]
+    for _ in range(2):
+        assert deaths.again(shard, "killed") == [shard]
+    with pytest.raises(DataError, match="shard 1 ended 4 workers in a row and came no further, at last with killed"):
+        deaths.again(shard, "killed")
+
+
+def test_a_job_from_before_there_was_another_format_is_gone_on_with(tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 2)
+    run_transcribe_job(job(folder, tmp_path / "out"), CountingWorker)
+    assert "format" not in json.loads((tmp_path / "out" / "job.json").read_text())
+    before = (tmp_path / "out" / "job.json").stat().st_mtime_ns
+    assert run_transcribe_job(job(folder, tmp_path / "out"), CountingWorker).finished == 1
+    assert (tmp_path / "out" / "job.json").stat().st_mtime_ns == before
+    with pytest.raises(DataError, match="differs in format"):
+        JobFolder(str(tmp_path / "out"), replace(_job_of(tmp_path / "out"), format="parquet")).check()
+
+
+def _job_of(folder: Path) -> Job:
+    return Job(**json.loads((folder / "job.json").read_text()))
+
+
 def test_a_store_that_is_down_for_good_stops_the_job(tmp_path: Path, shaky: dict[str, int], no_pauses: None) -> None:
-    config = job(Path("shaky:/in"), tmp_path / "out")
+    config = job(Path("shaky:/in"), tmp_path / "out", shard_size=2)
     config.files = ["shaky://in"]
     shaky.update({f"{number:03}.wav": 1000 for number in range(12)})
     with pytest.raises(DataError, match="the store does not answer"):

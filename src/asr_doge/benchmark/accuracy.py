@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.data.manifest import Utterance
+from asr_doge.errors import DataError
 from asr_doge.text.normalization import SCORING_RULES, ScoringRule, normalize_for_scoring
 from asr_doge.text.scoring import Edits, Scores, character_edits, scores_of, word_edits
 
@@ -64,6 +65,17 @@ class SampleResult:
     language: str | None = None
     error: str | None = None
     incomplete: str | None = None
+
+
+def check_readable(results: Sequence[SampleResult]) -> None:
+    """Refuse to score a test set of which nothing was heard: that is the fault of a folder, not of each recording.
+
+    Raises:
+        DataError: not one sample can be read.
+    """
+    if all(result.error is not None for result in results):
+        first = f"; the first: {results[0].error}" if results else ""
+        raise DataError(f"none of the {len(results)} samples can be read{first}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_doge.benchmark.about import describe_machine, describe_model, fingerprint
-from asr_doge.benchmark.accuracy import SampleResult
+from asr_doge.benchmark.accuracy import SampleResult, check_readable
 from asr_doge.benchmark.configuration import BenchmarkConfig
 from asr_doge.benchmark.health import check_weights, watched_outputs
 from asr_doge.benchmark.memory import measure_memory
@@ -93,7 +93,7 @@ class ASRDogeBenchmark:
                 which are measured; default, `load_samples()`.
 
         Raises:
-            DataError: no samples, malformed ones, no readable one, or a report that cannot be written.
+            DataError: no samples, malformed ones, no readable one in the whole, or a report that cannot be written.
             CheckpointError, ConfigError: as in `load_models`; also for outputs that are NaN, and for a peer.
         """
         rule = self._rule() if samples is None else "chosen by the caller"
@@ -102,8 +102,8 @@ class ASRDogeBenchmark:
         chosen = self.shard.of(self._utterances(self.load_samples() if samples is None else samples))
         progress = self._progress()
         results, throughput = self._transcribe(chosen, progress)
-        if all(result.error is not None for result in results):
-            raise DataError(f"none of the {len(chosen)} samples can be read; the first: {results[0].error}")
+        if self.shard.count == 1:  # that of several parts is seen when they are joined
+            check_readable(results)
         whole = [
             replace(sample, duration=result.duration)  # the recording's own, not the manifest's
             for sample, result in zip(chosen, results, strict=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from asr_doge.benchmark.accuracy import check_readable
 from asr_doge.benchmark.results import BenchmarkResult, RecogniserResult, Throughput
 from asr_doge.data.sharding import parse_shard
 from asr_doge.errors import DataError
@@ -21,12 +22,13 @@ def merge_results(parts: Sequence[BenchmarkResult], report_path: Path) -> Benchm
     """Join the results of all parts; speed and memory are those of the first.
 
     Raises:
-        DataError: a part is missing, a duplicate, or of another benchmark.
+        DataError: a part is missing, a duplicate, or of another benchmark; or no sample of any can be read.
     """
     ordered = _in_order(parts)
     first = ordered[0]
     for part in ordered[1:]:
         _check_same(first, part)
+    check_readable([sample for part in ordered for sample in part.samples])
     peers = [
         replace(peer, **_joined([part.peers[index] for part in ordered])) for index, peer in enumerate(first.peers)
     ]

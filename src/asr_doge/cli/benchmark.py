@@ -1,10 +1,13 @@
 """`asr-doge benchmark`: accuracy, speed and memory of a checkpoint; two reports compared; shards merged."""
 
+import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
@@ -17,11 +20,10 @@ from asr_doge.benchmark.results import BenchmarkResult
 from asr_doge.cli.configuration import BenchmarkJobConfig
 from asr_doge.cli.console import note_language, quiet_libraries
 from asr_doge.cli.tables import accuracy_table, benchmark_table, comparison_table, stages_table
+from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError
 from asr_doge.scaling.configuration import EngineConfig
-
-PARTS = "parts"
-"""The folder, in that of the reports, for those of parts that workers did, until they are joined."""
+from asr_doge.scaling.jobs import model_digest
 
 
 def run(config: BenchmarkJobConfig) -> int:
@@ -56,9 +58,9 @@ def _on_ray(config: BenchmarkConfig, engine: EngineConfig) -> BenchmarkResult:
 
     if config.shard is not None:
         raise ConfigError("--shard divides the work without a cluster: leave it or --engine ray out")
-    folder = Path(config.output_dir) / PARTS
-    of_part = replace(config, output_dir=str(folder))
     parts = part_names(engine, len(ASRDogeBenchmark(config).load_samples()))
+    folder = _parts_folder(config)
+    of_part = replace(config, output_dir=str(folder))
     done = _reports(of_part, parts)
     checkpoint = config.checkpoint_dir if Path(config.checkpoint_dir).is_dir() else None
     paths = [config.data_dir, config.output_dir, config.test_manifest, config.hotwords, checkpoint]
@@ -67,6 +69,17 @@ def _on_ray(config: BenchmarkConfig, engine: EngineConfig) -> BenchmarkResult:
     result = merge_reports(list(_reports(of_part, parts).values()), Path(config.output_dir))
     shutil.rmtree(folder)
     return result
+
+
+def _parts_folder(config: BenchmarkConfig) -> Path:
+    """The folder for reports of parts, until they are joined; of each benchmark, model and test set another."""
+    manifest = Path(config.test_manifest or Path(config.data_dir) / "test_manifest.json")
+    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True, default=str).encode())
+    digest.update(f" {version('asr-doge')} {model_digest(config.checkpoint_dir)} ".encode())
+    digest.update(manifest.read_bytes())
+    if config.hotwords:
+        digest.update(json.dumps(read_hotwords(config.hotwords)).encode())
+    return Path(config.output_dir) / f"parts-{digest.hexdigest()[:16]}"
 
 
 def _reports(config: BenchmarkConfig, parts: Sequence[str]) -> dict[str, Path]:

@@ -7,10 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from asr_doge.cli.console import quiet_libraries
+from asr_doge.data.manifest import read_manifest
 from asr_doge.errors import ConfigError
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import FeaturesReport, compute_features
 from asr_doge.scaling.configuration import FeaturesJobConfig
+
+FEWEST_IN_PART = 4
+"""Utterances in a part on average, at least: one of which not one can be read stops the job."""
 
 
 def run(config: FeaturesJobConfig) -> int:
@@ -32,7 +36,9 @@ def _on_ray(config: FeaturesJobConfig) -> list[FeaturesReport]:
         raise ConfigError("--shard divides the work without a cluster: leave it or --engine ray out")
     encoder = config.speech_encoder if Path(config.speech_encoder).is_dir() else None
     paths = [config.data_dir, config.output_dir, encoder]
-    return run_parts(partial(_load, config), config, part_names(config), "features", paths)
+    count = sum(len(read_manifest(manifest)) for manifest in Path(config.data_dir).glob("*_manifest.json"))
+    parts = part_names(config, max(count // FEWEST_IN_PART, 1))
+    return run_parts(partial(_load, config), config, parts, "features", paths)
 
 
 def _load(config: FeaturesConfig) -> Callable[[str], FeaturesReport]:

@@ -10,7 +10,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from asr_doge.errors import DataError
+from asr_doge.errors import DataError, StoreError
 
 LONGEST_NAME_BYTES = 255
 """Longest file name, without its folder, on nearly all file systems."""
@@ -37,7 +37,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path` by way of a temporary file beside it; missing folders are created.
 
     Raises:
-        DataError: the folder cannot be written to, or the disk is full.
+        StoreError: the folder cannot be written to, or the disk is full.
     """
     temporary = path.with_name(_temporary_name(path.name))
     try:
@@ -48,7 +48,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())  # otherwise a power cut can leave the new name without content
         temporary.replace(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}): check the folder and the free space") from error
+        raise StoreError(f"{path} cannot be written ({error.strerror}): check the folder and the free space") from error
     finally:
         with suppress(OSError):  # it is gone after success; a failure to remove it must not hide the first error
             temporary.unlink()

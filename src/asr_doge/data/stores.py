@@ -1,6 +1,6 @@
 """A folder of files, local or in the cloud, with the few operations that the feature cache needs.
 
-Promises: a file appears under its name completely or not at all; a failed operation is one `DataError` line. A path
+Promises: a file appears under its name completely or not at all; a failed operation is one `StoreError` line. A path
 with `://` goes through fsspec (which includes `memory://`; `s3://` and `gs://` need the extras of those names); any
 other path is a local folder. It does not know the content of the files.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from asr_doge.data.atomic_writing import TEMPORARY_SUFFIX, write_atomically
-from asr_doge.errors import DataError
+from asr_doge.errors import DataError, StoreError
 
 _PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """The extra that a protocol needs."""
@@ -30,21 +30,21 @@ class Store(Protocol):
         """Bytes `start` to `stop` of a file; fewer if it ends before.
 
         Raises:
-            DataError: it cannot be read.
+            StoreError: it cannot be read.
         """
 
     def content(self, name: str) -> bytes | None:
         """All bytes of a file; None if there is no such file.
 
         Raises:
-            DataError: it cannot be read.
+            StoreError: it cannot be read.
         """
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, completely or not at all; an existing one is replaced.
 
         Raises:
-            DataError: it cannot be written.
+            StoreError: it cannot be written.
         """
 
     def remove(self, name: str) -> None:
@@ -117,7 +117,7 @@ class LocalStore:
                             sizes[file.name] = file.stat().st_size
             return sizes
         except OSError as error:
-            raise DataError(f"{self.folder} cannot be read ({error.strerror}): give a folder") from None
+            raise StoreError(f"{self.folder} cannot be read ({error.strerror}): give a folder") from None
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """See `Store.read`."""
@@ -126,7 +126,7 @@ class LocalStore:
                 file.seek(start)
                 return file.read(stop - start)
         except OSError as error:
-            raise DataError(f"{self.folder / name} cannot be read ({error.strerror})") from None
+            raise StoreError(f"{self.folder / name} cannot be read ({error.strerror})") from None
 
     def content(self, name: str) -> bytes | None:
         """See `Store.content`."""
@@ -135,7 +135,7 @@ class LocalStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise DataError(f"{self.folder / name} cannot be read ({error.strerror})") from None
+            raise StoreError(f"{self.folder / name} cannot be read ({error.strerror})") from None
 
     def write(self, name: str, content: bytes) -> None:
         """See `Store.write`."""
@@ -179,7 +179,7 @@ class RemoteStore:
         except FileNotFoundError:
             return {}
         except Exception as error:  # each cloud's client has its own errors
-            raise DataError(f"{self.url} cannot be read: {one_line(error)}") from error
+            raise StoreError(f"{self.url} cannot be read: {one_line(error)}") from error
         return {entry["name"].rpartition("/")[2]: entry["size"] for entry in found if entry["type"] == "file"}
 
     def read(self, name: str, start: int, stop: int) -> bytes:
@@ -217,7 +217,7 @@ class RemoteStore:
         try:
             yield
         except Exception as error:
-            raise DataError(f"{self.url}/{name} cannot be {what}: {one_line(error)}") from error
+            raise StoreError(f"{self.url}/{name} cannot be {what}: {one_line(error)}") from error
 
 
 def one_line(error: Exception) -> str:

@@ -37,8 +37,12 @@ class Worker(Protocol[Task_in]):
     def start(self) -> None:
         """Load what it needs."""
 
-    def run(self, task: Task_in) -> Any:
+    def run(self, task: Task_in, is_last: bool = False) -> Any:
         """Do a task and commit it, and return a report; doing it again changes nothing.
+
+        Args:
+            task: to do.
+            is_last: whether it is left after another `TransientError`.
 
         Raises:
             TransientError, StageError: it is to be tried again.
@@ -62,22 +66,28 @@ class Outages(Generic[Task]):
     def __init__(self, workers: int) -> None:
         self._limit = (MOST_TRIES + 1) * workers
         self._in_a_row = 0
+        self._tasks_in_a_row = 0
         self._tries: Counter[Task] = Counter()
         self.left: list[str] = []
 
     def note_success(self) -> None:
         """Note that a task was done."""
-        self._in_a_row = 0
+        self._in_a_row = self._tasks_in_a_row = 0
+
+    def is_last_try(self, task: Task) -> bool:
+        """Whether a task is left if it fails once more."""
+        return self._tries[task] == MOST_TRIES - 1
 
     def may_retry(self, task: Task, error: TransientError) -> bool:
         """Whether to try a task again.
 
         Raises:
-            TransientError: so many failed one after another that the others will.
+            TransientError: so many tasks failed one after another that the others will.
         """
         self._in_a_row += 1
         self._tries[task] += 1
-        if self._in_a_row >= self._limit:
+        self._tasks_in_a_row += self._tries[task] == 1  # the same task again says nothing of the others
+        if self._tasks_in_a_row >= self._limit:
             raise error
         if self._tries[task] < MOST_TRIES:
             return True
@@ -107,13 +117,13 @@ def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report:
         while waiting:
             task = waiting.popleft()
             try:
-                on_report(worker.run(task))
+                on_report(worker.run(task, outages.is_last_try(task)))
             except TransientError as error:
                 if outages.may_retry(task, error):
                     waiting.append(task)
                 time.sleep(outages.pause)
             except StageError as error:
-                note_failure(str(error))
+                note_failure(str(error), "its task is tried again")
                 if error.__cause__ is not None and not has_traced:  # a defect, of which the first trace is enough
                     traceback.print_exception(error.__cause__)
                     has_traced = True
@@ -125,7 +135,7 @@ def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report:
     return outages.left
 
 
-def note_failure(reason: str) -> None:
-    """Say that a worker failed."""
+def note_failure(reason: str, remedy: str) -> None:
+    """Say that a worker failed, and what is done about it."""
     first = reason.splitlines()[0] if reason else "no reason given"
-    print(f"a worker failed ({first}): its task is given to another", file=sys.stderr)
+    print(f"a worker failed ({first}): {remedy}", file=sys.stderr)

@@ -38,6 +38,10 @@ class FetchError(AudioError):
     """Raised if the bytes of a recording that exists cannot be fetched, perhaps only now."""
 
 
+class DeniedError(FetchError):
+    """Raised if a store does not give out a recording: for expired keys any, or with the right ones this one."""
+
+
 @dataclass(frozen=True)
 class Item:
     """A recording, or a part of one.

@@ -27,6 +27,8 @@ from asr_doge.scaling.shard_worker import Shard, ShardWorker
 from asr_doge.scaling.shards import Job, JobFolder, ShardReport, source_digest
 
 _SAMPLED_BYTES = 1 << 16
+MOST_DEATHS = 4
+"""Workers that a shard may end one after another while nothing new is noted of it."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,45 @@ def _run(
         if config.engine == "ray":
             from asr_doge.scaling.ray_engine import run_on_ray  # here, since Ray is an extra
 
-            return run_on_ray(make, tasks, config, report, _folder_of_relative_paths(config, tasks))
+            relative = _folder_of_relative_paths(config, tasks)
+            return run_on_ray(make, tasks, config, report, relative, Deaths(folder).again)
         return run_here(make, tasks, report)
+
+
+class Deaths:
+    """Bounds how often a shard may end its worker.
+
+    A recording that does is given up in the end (see `asr_doge.scaling.shard_worker`), and every attempt is noted
+    before it is begun. So a shard that ends worker after worker and of which nothing new is noted would go on for ever.
+
+    Args:
+        folder: of the job.
+    """
+
+    def __init__(self, folder: JobFolder) -> None:
+        self._folder = folder
+        self._known: dict[int, tuple[tuple[int, int] | None, int]] = {}
+
+    def again(self, shard: Shard, reason: str) -> list[Shard]:
+        """A shard that ended its worker, to be tried again.
+
+        Raises:
+            DataError: it ended `MOST_DEATHS` workers and came no further meanwhile.
+        """
+        attempts = None
+        with suppress(TransientError):
+            attempts = self._folder.attempts(shard.number)
+        state = None if attempts is None else (len(attempts.lines), attempts.tried)
+        before, deaths = self._known.get(shard.number, (state, 0))
+        deaths = deaths + 1 if state == before else 1
+        if deaths >= MOST_DEATHS:
+            raise DataError(
+                f"shard {shard.number} ended {deaths} workers in a row and came no further, at last with"
+                f" {reason.splitlines()[0] if reason else 'no reason given'}: give workers more memory, or --shard_size"
+                " fewer recordings"
+            )
+        self._known[shard.number] = state, deaths
+        return [shard]
 
 
 def _folder_of_relative_paths(config: TranscribeJobConfig, tasks: Sequence[Shard]) -> str | None:

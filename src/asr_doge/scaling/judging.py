@@ -5,6 +5,7 @@ recording is alone: it is dropped when it has ended `MOST_ATTEMPTS` workers by i
 the way: a run that is stopped begins anew. It reads neither corpora nor transcripts.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from asr_doge.data.configuration import ProcessConfig
-from asr_doge.data.corpora import Listed, Rejected
+from asr_doge.data.corpora import MISSING_AUDIO, Listed, Rejected
 from asr_doge.data.manifest import Utterance
 from asr_doge.data.processing import AT_ONCE, judge_each
+from asr_doge.errors import DataError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import EngineConfig
 from asr_doge.scaling.ray_engine import run_on_ray
@@ -53,7 +55,7 @@ class JudgingWorker:
     def start(self) -> None:
         """Load nothing."""
 
-    def run(self, block: Block) -> tuple[int, list[Utterance | Rejected]]:
+    def run(self, block: Block, is_last: bool = False) -> tuple[int, list[Utterance | Rejected]]:
         """Where a block starts, and what becomes of its recordings."""
         return block.start, list(judge_each(block.listed, self._config))
 
@@ -67,13 +69,14 @@ def judge_on_ray(
     """Judge recordings on a cluster, in their order.
 
     Raises:
-        ConfigError, ASRDogeError: as in `run_on_ray`.
+        ConfigError, ASRDogeError: as in `run_on_ray`; or a recording is here and not on a worker's node.
     """
     found: dict[int, list[Utterance | Rejected]] = {}
     attempts: Counter[int] = Counter()
     with progress_bar(total=len(listed), desc=title, unit="file") as bar:
 
         def on_report(report: tuple[int, list[Utterance | Rejected]]) -> None:
+            _check_shared(listed[report[0] : report[0] + len(report[1])], report[1])
             found[report[0]] = report[1]
             bar.update(len(report[1]))
 
@@ -94,6 +97,21 @@ def judge_on_ray(
         run_on_ray(partial(JudgingWorker, config), blocks, engine, on_report, _folder(listed), again)
     for _, results in sorted(found.items()):
         yield from results
+
+
+def _check_shared(listed: Sequence[Listed], results: Sequence[Utterance | Rejected]) -> None:
+    """Refuse to drop a recording for a node that lacks its folder.
+
+    Raises:
+        DataError: a recording that a worker did not find is here.
+    """
+    for source, result in zip(listed, results, strict=True):
+        if isinstance(source, Rejected) or not isinstance(result, Rejected) or result.reason != MISSING_AUDIO:
+            continue
+        if os.path.isfile(source.audio_path):  # noqa: PTH113 - False too where Path.is_file raises
+            raise DataError(
+                f"{source.audio_path} is on this machine and not on a worker's node: share its folder among the nodes"
+            )
 
 
 def _folder(listed: Sequence[Listed]) -> str | None:

@@ -8,6 +8,7 @@ reader, each up to about a minute of audio, so that memory does not grow with th
 import errno
 import os
 import queue
+import socket
 import tempfile
 import threading
 import time
@@ -15,6 +16,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -29,7 +31,7 @@ from asr_doge.audio.sound import Note
 from asr_doge.data.stores import is_url, one_line, open_filesystem
 from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.scaling.configuration import TranscribeJobConfig
-from asr_doge.scaling.items import FetchError, Item, import_parquet
+from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet
 
 _PAUSE_SECONDS = 1.0
 """Between two attempts to fetch a recording; the second pause is twice as long, and so on."""
@@ -210,7 +212,8 @@ def open_item(item: Item) -> BinaryIO:
     """The bytes of an item's recording as an open file on disk.
 
     Raises:
-        FetchError: the file system or the store fails, a store does not let us in, or a package is missing here.
+        FetchError: the file system or the store fails, a package is missing here, or so is a file that was listed.
+        DeniedError: a store does not let us in.
         AudioError: they cannot be had.
     """
     try:
@@ -228,14 +231,24 @@ def open_item(item: Item) -> BinaryIO:
         copy.seek(0)
         return cast(BinaryIO, copy)
     except FileNotFoundError:
-        raise AudioError(f"{item.name} does not exist: check the path.") from None
+        if is_url(item.url) or item.stamp in ("", "missing"):
+            raise AudioError(f"{item.name} does not exist: check the path.") from None
+        raise FetchError(
+            f"{item.name} was listed and is not on {socket.gethostname()}: share its folder among the machines."
+        ) from None
     except AudioError:
         raise
     except Exception as error:  # each cloud's client has its own errors
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
-        raise (FetchError if _may_pass(item, error) else AudioError)(
-            f"{item.name} cannot be opened: {reason}."
-        ) from None
+        raise _kind(item, error)(f"{item.name} cannot be opened: {reason}.") from None
+
+
+def _kind(item: Item, error: Exception) -> type[AudioError]:
+    if not _may_pass(item, error):
+        return AudioError
+    status = getattr(error, "status", getattr(error, "code", None))  # of HTTP, as clients for the web and GCS have it
+    is_denied = isinstance(error, PermissionError) or str(status) == "403"
+    return DeniedError if is_denied and is_url(item.url) else FetchError
 
 
 def _may_pass(item: Item, error: Exception) -> bool:
@@ -268,13 +281,52 @@ def _opened(url: str) -> BinaryIO:
     return cast(BinaryIO, filesystem.open(path, "rb"))
 
 
+class _Fetched:
+    """An open file that remembers the error with which its bytes could not be had."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any file."""
+        try:
+            return self._file.read(size)
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+@contextmanager
+def _parsed(url: str) -> Iterator[_Fetched]:
+    """A file to be parsed by Arrow, whose `OSError` without a number says that its bytes are damaged.
+
+    Raises:
+        ValueError: they are.
+        Exception: they cannot be fetched, as the store says it.
+    """
+    with _opened(url) as opened:
+        fetched = _Fetched(opened)
+        try:
+            yield fetched
+        except OSError as error:
+            if fetched.failure is not None:
+                raise fetched.failure from None
+            if error.errno is None:
+                raise ValueError(one_line(error)) from None
+            raise
+
+
 class _ParquetRows:
     """The column `audio` of a Parquet file, of which the row group that was read last is kept."""
 
     def __init__(self, url: str) -> None:
         self._url, self._parquet = url, import_parquet(url)
         self._lock = threading.Lock()
-        with _opened(url) as opened:
+        with _parsed(url) as opened:
             metadata = self._parquet.ParquetFile(opened).metadata
             counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = [0, *accumulate(counts)]
@@ -286,7 +338,7 @@ class _ParquetRows:
         with self._lock:
             if group != self._group:
                 self._group, self._rows = -1, None  # before the next is there, so that memory holds one
-                with _opened(self._url) as opened:
+                with _parsed(self._url) as opened:
                     self._rows = self._parquet.ParquetFile(opened).read_row_group(group, columns=["audio"])["audio"]
                 self._group = group
             assert self._rows is not None

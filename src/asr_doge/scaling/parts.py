@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from asr_doge.data.stores import is_url
-from asr_doge.errors import ASRDogeError, DataError
+from asr_doge.errors import ASRDogeError, DataError, StoreError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import EngineConfig
 from asr_doge.scaling.engines import StageError, TransientError
@@ -39,17 +39,17 @@ class PartsWorker(Generic[Report]):
         """Load it."""
         self._do = self._load()
 
-    def run(self, part: str) -> Report:
+    def run(self, part: str, is_last: bool = False) -> Report:
         """Do a part.
 
         Raises:
-            TransientError: it raised a `DataError`, perhaps of a disk or store that fails only now or here.
+            TransientError: a disk or store failed, perhaps only now or here.
             ASRDogeError: as it raises.
             StageError: it raised something else.
         """
         try:
             return self._do(part)
-        except DataError as error:
+        except StoreError as error:
             raise TransientError(str(error)) from error
         except ASRDogeError:
             raise

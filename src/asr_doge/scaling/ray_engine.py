@@ -1,7 +1,7 @@
 """The engine of a Ray cluster: the workers of `asr_doge.scaling.engines` as actors, on as many nodes as there are.
 
 Promises: every task is done by some worker, or is left with a line that says why, or the error that stops the job is
-raised; a worker whose process, node or stage fails is replaced, and its task is given to another; fewer nodes make the
+raised; a worker whose process, node or stage fails is replaced, and its task is tried again; fewer nodes make the
 job slower and never hang it; too few workers are an error after `wait_for_workers`, in one line. Ray only schedules:
 what is complete and what is given up is in the output (see `asr_doge.scaling.shards`), so nothing depends on Ray's own
 retries, which are off.
@@ -38,8 +38,8 @@ def run_on_ray(
     tasks: Sequence[Task],
     config: EngineConfig,
     on_report: Callable[[Any], None],
-    folder: str | None = None,
-    again: Callable[[Task, str], Sequence[Task]] | None = None,
+    folder: str | None,
+    again: Callable[[Task, str], Sequence[Task]],
 ) -> list[str]:
     """Do tasks on a cluster, in any order; returns why those were left that cannot be done now.
 
@@ -49,7 +49,7 @@ def run_on_ray(
         config: of the cluster and its workers.
         on_report: called with the report of each task.
         folder: the working directory of workers, which relative paths start from; None if there are none.
-        again: what to do in the place of a task that ended its worker, for the reason given; default, the same again.
+        again: what to do in the place of a task that ended its worker, for the reason given; sees to it that this ends.
 
     Raises:
         ConfigError: no cluster, one of another version, or one with too little room.
@@ -61,7 +61,7 @@ def run_on_ray(
     fewest, most = config.worker_range()
     with _connected(ray, config):
         _note_room(ray, config, fewest)
-        pool = _Pool(ray, make, config, folder, again or (lambda task, _: [task]))
+        pool = _Pool(ray, make, config, folder, again)
         try:
             return pool.run(tasks, on_report, fewest, most)
         finally:
@@ -215,7 +215,8 @@ class _Pool(Generic[Task]):
             on_report(result)
         if self._waiting:
             task = self._waiting.popleft()
-            self._calls[call.actor.run.remote(task)] = _Call(call.actor, task, 0)
+            is_last = outages.is_last_try(task)
+            self._calls[call.actor.run.remote(task, is_last)] = _Call(call.actor, task, 0)
         else:
             self._dismiss(call.actor)
 
@@ -231,15 +232,17 @@ class _Pool(Generic[Task]):
             raise cause from None
         defect = cause if isinstance(cause, Exception) and not isinstance(cause, StageError) else None
         reason = f"{type(defect).__name__}: {defect}" if defect is not None else str(cause or error)
-        note_failure(reason)
         if call.task is None:
             if call.false_starts + 1 >= MOST_FALSE_STARTS:
                 raise DataError(f"{MOST_FALSE_STARTS} workers could not start, the last one for {_line(error)}")
+            note_failure(reason, "another is started in its place")
             self._hire(call.false_starts + 1)
             return
         if defect is not None:
             raise defect
-        self._waiting.extendleft(self._again(call.task, reason))
+        tasks = self._again(call.task, reason)
+        note_failure(reason, "its task is tried again" if tasks else "its task is given up")
+        self._waiting.extendleft(tasks)
         self._hire()
 
     def _too_few(self, fewest: int) -> ConfigError:
@@ -283,10 +286,10 @@ class RemoteWorker:
         self._worker = self._make()
         self._worker.start()
 
-    def run(self, task: Any) -> Any:
+    def run(self, task: Any, is_last: bool) -> Any:
         """Do a task."""
         assert self._worker is not None
-        return self._worker.run(task)
+        return self._worker.run(task, is_last)
 
 
 def _check_version(node: str, there: str) -> None:

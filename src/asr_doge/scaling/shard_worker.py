@@ -22,7 +22,7 @@ from asr_doge.inference.output import Result, json_line
 from asr_doge.inference.results import FailedTranscription
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.engines import StageError, TransientError
-from asr_doge.scaling.items import FetchError, Item
+from asr_doge.scaling.items import DeniedError, FetchError, Item
 from asr_doge.scaling.opening import ItemReader, Reading, item_reader
 from asr_doge.scaling.shards import Attempts, JobFolder, ShardReport
 
@@ -53,6 +53,8 @@ class ShardWorker(ABC):
     def __init__(self, config: TranscribeJobConfig, folder: JobFolder) -> None:
         self.config, self.folder = config, folder
         self._reader: ItemReader | None = None
+        self._may_fail_denied = False
+        self._denied = ""
 
     def start(self) -> None:
         """Start the decoders, and load what else the worker needs."""
@@ -72,8 +74,10 @@ class ShardWorker(ABC):
         assert self._reader is not None, "start the worker first"
         return self._reader.read_ahead(items)
 
-    def run(self, shard: Shard) -> ShardReport:
+    def run(self, shard: Shard, is_last: bool = False) -> ShardReport:
         """Do a shard, unless it is done already, and commit it.
+
+        On the last try a recording that its store denies fails alone, if others of the shard could be transcribed.
 
         Raises:
             TransientError: the output cannot be written, or a recording cannot be fetched.
@@ -83,6 +87,7 @@ class ShardWorker(ABC):
         done = self.folder.is_finished(shard.number)
         if done is not None:
             return done
+        self._may_fail_denied, self._denied = is_last, ""
         begin = time.perf_counter()
         attempts = self.folder.attempts(shard.number)
         report = ShardReport(shard.number)
@@ -90,6 +95,7 @@ class ShardWorker(ABC):
             self.folder.note_attempt(shard.number, Attempts())
             try:
                 lines = list(self._lines(shard.items, report))
+                self._check_not_all_denied(report)
             except (KeyboardInterrupt, TransientError):  # no recording's fault
                 with suppress(TransientError):
                     self.folder.forget_attempt(shard.number)
@@ -110,10 +116,22 @@ class ShardWorker(ABC):
             first = (str(error) or "no reason given").splitlines()[0]
             raise StageError(f"{type(error).__name__}: {first}") from error
 
+    def _check_not_all_denied(self, report: ShardReport) -> None:
+        """Blame no recording for keys that open none.
+
+        Raises:
+            TransientError: some were denied, and none could be transcribed.
+        """
+        if self._denied and not report.transcribed:
+            raise TransientError(self._denied)
+
     def _line(self, item: Item, result: Result, report: ShardReport) -> str:
         if isinstance(result, FailedTranscription):
             if isinstance(result.error, FetchError):
-                raise TransientError(f"{result.error} Shard {report.number} is left until it can be.")
+                reason = f"{result.error} Shard {report.number} is left until it can be."
+                if not self._may_fail_denied or not isinstance(result.error, DeniedError):
+                    raise TransientError(reason)
+                self._denied = self._denied or reason
             report.failures.append((item.title, str(result.error)))
         else:
             report.transcribed += 1
@@ -126,6 +144,7 @@ class ShardWorker(ABC):
         """The lines of a shard that was begun before."""
         for line, item in zip(attempts.lines, shard.items, strict=False):
             self._count(line, item, report)
+        is_last = self._may_fail_denied
         for item in shard.items[len(attempts.lines) :]:
             if self._is_poison(attempts):
                 attempts.given_up += 1
@@ -140,6 +159,7 @@ class ShardWorker(ABC):
             else:
                 attempts.tried, attempts.reason, attempts.owner = attempts.tried + 1, None, _this_process()
                 self.folder.note_attempt(shard.number, attempts)
+                self._may_fail_denied = is_last and report.transcribed > 0  # lines are noted, so none is taken back
                 line = self._tried(shard, item, attempts, report)
                 attempts.given_up = 0
             attempts.lines.append(line)

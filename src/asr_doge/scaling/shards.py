@@ -67,7 +67,11 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """Digest of all of it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.described(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def described(self) -> dict[str, Any]:
+        """All of it; JSON lines go without saying, as in jobs from before there was another format."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("format", "jsonl")}
 
     def shard(self, items: Sequence[Item], number: int) -> list[Item]:
         """The items of a shard, from 1."""
@@ -160,7 +164,7 @@ class JobFolder:
         if JOB not in sizes:
             if any(name.endswith(".done.json") for name in sizes):
                 raise DataError(f"{self.url} holds shards, and no {JOB} that says of what: {_SAME_JOB}")
-            self._store.write(JOB, _json(asdict(self.job)))
+            self._store.write(JOB, _json(self.job.described()))
         self.check()
 
     def check(self) -> None:
@@ -169,9 +173,10 @@ class JobFolder:
         Raises:
             DataError: it is of another job.
         """
-        found, wanted = self._read(JOB), asdict(self.job)
-        if not isinstance(found, dict):
+        there, wanted = self._read(JOB), asdict(self.job)
+        if not isinstance(there, dict):
             raise DataError(f"{self.url}/{JOB} is not that of a job: {_SAME_JOB}")
+        found: dict[str, Any] = {"format": "jsonl", **there}
         different = [name for name, value in wanted.items() if found.get(name) != json.loads(json.dumps(value))]
         if "settings" in different and isinstance(found.get("settings"), dict):
             names = {**found["settings"], **wanted["settings"]}
