@@ -27,6 +27,7 @@ from asr_doge.data import read_manifest, write_manifest
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.feature_cache_writer import ShardWriter
+from asr_doge.data.manifest import Utterance
 from asr_doge.data.stores import LocalStore, open_store
 from asr_doge.errors import CheckpointError, ConfigError, DataError
 from asr_doge.inference import feature_encoding
@@ -94,6 +95,15 @@ def loss_and_logits(loaded: LoadedModel, examples: list[Example]) -> tuple[Tenso
     return output.loss, output.logits
 
 
+def both_ways(loaded: LoadedModel, utterances: list[Utterance], cache: FeatureCache) -> list[list[Example]]:
+    """The examples of training from a cache, and of training without one."""
+    datasets = (
+        CachedSpeechDataset(utterances, loaded.processor, cache),
+        SpeechDataset(utterances, loaded.processor),
+    )
+    return [[dataset[index] for index in range(len(utterances))] for dataset in datasets]
+
+
 def test_training_from_the_cache_gives_the_same_loss(corpus: Path, granite_folder: Path, loaded: LoadedModel) -> None:
     """Equality 3."""
     report = features(corpus, granite_folder, batch_seconds=3)
@@ -106,11 +116,7 @@ def test_training_from_the_cache_gives_the_same_loss(corpus: Path, granite_folde
     for split in ("train", "dev", "test"):
         utterances = read_manifest(corpus / f"{split}_manifest.json")
         cache.require_fresh(utterances)
-        datasets = (
-            CachedSpeechDataset(utterances, loaded.processor, cache),
-            SpeechDataset(utterances, loaded.processor),
-        )
-        cached, computed = ([dataset[index] for index in range(len(utterances))] for dataset in datasets)
+        cached, computed = both_ways(loaded, utterances, cache)
         (loss, logits), (wanted_loss, wanted_logits) = (loss_and_logits(loaded, batch) for batch in (cached, computed))
         assert abs(loss - wanted_loss) < 1e-4 * wanted_loss
         assert tiny.relative_difference(logits, wanted_logits) < 1e-3
@@ -498,14 +504,7 @@ def test_smaller_storage_changes_the_loss_little(
     """Equality 3, to the rounding of the storage."""
     cache = FeatureCache.open(features(corpus, granite_folder, dtype=dtype).folder)
     utterances = read_manifest(corpus / "train_manifest.json")
-    cached, computed = (
-        [dataset[index] for index in range(len(utterances))]
-        for dataset in (
-            CachedSpeechDataset(utterances, loaded.processor, cache),
-            SpeechDataset(utterances, loaded.processor),
-        )
-    )
-    loss, wanted = loss_and_logits(loaded, cached)[0], loss_and_logits(loaded, computed)[0]
+    loss, wanted = (loss_and_logits(loaded, batch)[0] for batch in both_ways(loaded, utterances, cache))
     assert 0 < abs(loss - wanted) < tolerance * wanted
 
 
@@ -522,14 +521,7 @@ def test_the_encoder_computes_in_a_lower_precision_if_asked(
         assert tiny.relative_difference(lower[utterance.id], wanted.float()) < 2e-2  # its neighbours round otherwise
         assert 1e-4 < tiny.relative_difference(lower[utterance.id], exact[utterance.id]) < 5e-2
     assert lower[utterances[0].id].dtype == torch.float32  # how it is stored is another question
-    cached, computed = (
-        [dataset[index] for index in range(len(utterances))]
-        for dataset in (
-            CachedSpeechDataset(utterances, loaded.processor, lower),
-            SpeechDataset(utterances, loaded.processor),
-        )
-    )
-    loss, wanted = loss_and_logits(loaded, cached)[0], loss_and_logits(loaded, computed)[0]
+    loss, wanted = (loss_and_logits(loaded, batch)[0] for batch in both_ways(loaded, utterances, lower))
     assert 0 < abs(loss - wanted) < 5e-3 * wanted
     with pytest.raises(DataError, match=r"another storage \(--compute_dtype bf16, not fp32\)"):
         features(corpus, granite_folder)

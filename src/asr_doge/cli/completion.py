@@ -49,4 +49,4 @@ def _complete_files(actions: Iterable[Action]) -> None:
     for action in actions:
         action.option_strings = [option for option in action.option_strings if not option.endswith("+")]
         if action.nargs != 0 and getattr(action, "_typehint", action.type) in (str, str | None, list[str]):
-            action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's own attribute
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab's way, new to argparse

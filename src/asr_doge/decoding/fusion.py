@@ -29,7 +29,7 @@ TRIED = 12
 """Labels tried at a frame, the likeliest."""
 
 MARGIN = 6.0
-"""Sequences that are e^6 times less likely than the best of a frame are given up: docs/english.md has rates without."""
+"""Sequences that are e^6 times less likely than the best of a frame are given up."""
 
 Prior = Callable[[Sequence[tuple[int, ...]]], list[float]]
 """Natural logarithms of what speaks for label sequences beside the audio."""
