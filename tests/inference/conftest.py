@@ -25,3 +25,9 @@ UNGUARDED = DecodingConfig(guard_silence=False, guard_length=False, guard_loops=
 def transcriber(brief_folder: Path) -> Transcriber:
     """In float64, where batching changes nothing that can be seen."""
     return Transcriber(load_model(brief_folder, device="cpu", dtype=torch.float64), decoding=UNGUARDED)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Manifests of nine recordings."""
+    return speech.write_corpus(tmp_path / "processed", train=5, dev=2, test=2)
