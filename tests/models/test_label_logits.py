@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_doge.models import LoadedModel, assemble_model
+from asr_doge.models import LoadedModel, assemble_model, load_model
 from tests.models import tiny
 
 
@@ -52,3 +52,49 @@ def test_the_loss_is_that_of_all_logits(loaded: LoadedModel, rows: list[tuple[in
     assert everything > packed
     assert first == pytest.approx(second)
     assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@settings(max_examples=10)
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=3), others=st.sets(st.integers(3, 60), max_size=9))
+def test_the_loss_over_some_tokens_leaves_the_others_out_of_the_softmax(
+    loaded: LoadedModel, lengths: list[int], others: set[int]
+) -> None:
+    model = loaded.model
+    speech, mask = tiny.padded(tiny.random_clips(lengths, tiny.SPEECH_SIZE))
+    labels = torch.tensor([[5, 9, 7]] * len(lengths))
+    inputs = {"speech_embeddings": speech, "attention_mask": mask, "labels": labels}
+    everything = model(**inputs).logits[:, :-1]
+    kept = sorted({5, 7, 9} | others)
+    expected = (
+        -everything[..., kept].log_softmax(dim=-1)[:, range(3), [kept.index(token) for token in (5, 9, 7)]].mean()
+    )
+    head = model.get_output_embeddings()
+    model.restrict_vocabulary(kept)
+    try:
+        model.train()
+        packed = model(**inputs)
+        model.eval()
+        whole = model(**inputs)
+        written = model.generate(speech_embeddings=speech, attention_mask=mask, max_new_tokens=4)
+    finally:
+        model.eval()
+        model.config.vocabulary_ids = None
+        head._forward_hooks.clear()
+    assert packed.logits.shape[-1] == len(kept)
+    assert float(packed.loss) == pytest.approx(float(expected))
+    assert float(whole.loss) == pytest.approx(float(expected))
+    # Transformers writes padding after the end of a row.
+    assert set(written.flatten().tolist()) <= {*kept, loaded.processor.tokenizer.pad_token_id}
+
+
+def test_a_checkpoint_goes_on_writing_some_tokens_only(granite_folder: Path, tmp_path: Path) -> None:
+    folder = tiny.save_language_model(tiny.doge_model(len(tiny.tokenizer())), tmp_path / "lm")
+    made = assemble_model(granite_folder, folder, device="cpu")
+    made.model.restrict_vocabulary([9, 5])
+    made.save(tmp_path / "model")
+    speech, mask = tiny.padded(tiny.random_clips([4, 7], tiny.SPEECH_SIZE))
+    again = load_model(tmp_path / "model", device="cpu", dtype=torch.float32)
+    for model in (made.model, again.model):
+        logits = model(speech_embeddings=speech.float(), attention_mask=mask).logits[:, -1]
+        assert set(logits.topk(2).indices.flatten().tolist()) == {5, 9}
+        assert float(logits.softmax(dim=-1)[:, [5, 9]].sum(dim=-1).min()) == pytest.approx(1)

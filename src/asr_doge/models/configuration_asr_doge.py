@@ -47,6 +47,7 @@ class ASRDogeConfig(PreTrainedConfig):
         prompt_ids: token ids of the prompt for an unknown language, with the beginning-of-sequence token if the
             tokenizer has one.
         pad_token_id: id of padding in a batch; default, the language model's.
+        vocabulary_ids: ids of the only tokens that the model writes, in ascending order; None for all.
         max_audio_seconds: longest clip of the training data; longer recordings are transcribed in chunks of at most
             this length, since a model is not reliable on clips longer than in training.
         ctc_head: a CTC head on the speech embeddings, of `asr_doge.models.ctc_head.CTCHeadSettings`; None if there is
@@ -80,6 +81,7 @@ class ASRDogeConfig(PreTrainedConfig):
     prompt_template: str = DEFAULT_PROMPT
     prompt_ids: list[int] | None = None
     pad_token_id: int | None = None
+    vocabulary_ids: list[int] | None = None
     max_audio_seconds: float = 30.0
     ctc_head: dict[str, Any] | None = None
     calibration: dict[str, float] | None = None

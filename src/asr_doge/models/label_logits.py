@@ -1,14 +1,21 @@
-"""Logits of labels and no others, from any causal language model.
+"""Logits of labels and no others, and of some tokens and no others, from any causal language model.
 
-Promises: within `only_labels` the head sees the positions that have a target, all rows' one after another; what the
-model does to its logits after that is done to them. It does not compute a loss.
+Promises: within `only_labels` the head sees the positions that have a target, all rows' one after another; with
+`only_tokens` it has a row for each of some tokens, so that a large vocabulary costs what the texts use of it; what the
+model does to its logits after that is done to them. `never_write_others` gives all other tokens the lowest logit, so
+that a model trained on some tokens is decoded, and its loss computed, with the same ones.
+It does not compute a loss.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
 
 from asr_doge.models.layout import IGNORED_LABEL
 
@@ -31,3 +38,27 @@ def only_labels(head: nn.Module, targets: Tensor) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def only_tokens(language_model: PreTrainedModel, token_ids: Tensor, **inputs: Any) -> Any:
+    """What the language model gives for `inputs`, with the logits of `token_ids` `[K]` only: `[..., K]`.
+
+    Its token embeddings stay whole, even where the head shares their weights.
+    """
+    head = language_model.get_output_embeddings()
+    name = next(name for name, module in language_model.named_modules() if module is head)
+    rows = {f"{name}.{part}": weight[token_ids] for part, weight in head.named_parameters()}
+    return functional_call(language_model, rows, (), inputs, tie_weights=False)
+
+
+def never_write_others(head: nn.Module, token_ids: Sequence[int]) -> None:
+    """Give every token but these the lowest logit there is, whenever `head` computes logits of all `[..., V]`."""
+
+    def lower(module: nn.Module, _: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        if logits.shape[-1] == len(token_ids):  # within `only_tokens`
+            return logits
+        kept = torch.tensor(token_ids, device=logits.device)
+        lowest = torch.full_like(logits, torch.finfo(logits.dtype).min)
+        return lowest.index_copy(-1, kept, logits.index_select(-1, kept))
+
+    head.register_forward_hook(lower)

@@ -8,7 +8,6 @@ It does not read audio or make features (see `ASRDogeProcessor`), and knows no d
 """
 
 import copy
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -23,7 +22,7 @@ from asr_doge.models.adapters import Adapter
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, length_mask
-from asr_doge.models.label_logits import only_labels
+from asr_doge.models.label_logits import never_write_others, only_labels, only_tokens
 from asr_doge.models.language_model import build_language_model
 from asr_doge.models.layout import IGNORED_LABEL, DecodingState, Layout, full_attention_mask, group_by_length, left_pad
 from asr_doge.models.parameters import ParameterCounts, add_lora, count_parameters, trained_encoder_weights
@@ -70,6 +69,8 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         self.adapter = Adapter(config, self.encoder.hidden_size, self.get_input_embeddings().embedding_dim)
         if config.ctc_head is not None and config.ctc_head.get("type") == "adapter":
             self._head_by_adapter(CTCHeadSettings.read(config.ctc_head))
+        if config.vocabulary_ids is not None:
+            never_write_others(self.get_output_embeddings(), config.vocabulary_ids)
         self.ctc_weight = 0.0
         """Of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
         self.post_init()
@@ -98,6 +99,11 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         self._trained_of_encoder = {name.replace("encoder.", "encoder.family.", 1) for name in self._trained_of_encoder}
         self._freeze()
         self.train(False)
+
+    def restrict_vocabulary(self, token_ids: list[int]) -> None:
+        """Let the model write these tokens and no others, from now on and in its checkpoints."""
+        self.config.vocabulary_ids = sorted(token_ids)
+        never_write_others(self.get_output_embeddings(), self.config.vocabulary_ids)
 
     def _head_by_adapter(self, settings: CTCHeadSettings) -> None:
         head = AdapterCTCHead(settings, self.adapter, self.get_input_embeddings())
@@ -193,32 +199,53 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         Returns:
             `loss` (with `labels`) and `logits` `[B, L + 1, V]`, or `[B, 1, V]` without labels: the predictions made at
             the last speech embedding and after each text token, right-aligned over the batch. In training mode only
-            those that a label is compared with, `[1, labels, V]`: a large vocabulary costs more than all the rest.
+            those that a label is compared with, `[1, labels, V]`, V the tokens that may be written: a large vocabulary
+            costs more than all the rest.
         """
         speech_embeddings, lengths = self._speech_embeddings(input_features, attention_mask, speech_embeddings)
         inputs = self._layout(speech_embeddings, lengths, labels, prompt_ids)
         kept = 1 if labels is None else labels.shape[1] + 1
         # Labels padded past what the longest row holds leave fewer positions than L + 1.
         targets = None if inputs.labels is None else inputs.labels[:, 1 - min(kept, inputs.labels.shape[1]) :]
-        packs = self.training and targets is not None
-        with only_labels(self.get_output_embeddings(), targets) if targets is not None and packs else nullcontext():
-            logits = self.language_model(
-                inputs_embeds=inputs.embeddings,
-                attention_mask=inputs.mask,
-                position_ids=inputs.position_ids,
-                logits_to_keep=kept,
-                use_cache=False,
-            ).logits
         loss = None
-        if targets is not None:
-            predicted = (logits if packs else logits[:, :-1]).float().flatten(0, 1)
-            compared = targets[targets != IGNORED_LABEL] if packs else targets.flatten()
+        if targets is None:
+            logits = self._logits(inputs, kept)
+        else:
+            if self.training:
+                logits = self._packed_logits(inputs, targets, kept)
+                predicted, compared = logits, self._label_numbers(targets[targets != IGNORED_LABEL])
+            else:
+                logits = self._logits(inputs, kept)
+                predicted, compared = logits[:, :-1], targets.flatten()
+            predicted = predicted.float().flatten(0, 1)
             total = F.cross_entropy(predicted, compared, ignore_index=IGNORED_LABEL, reduction="sum")
             count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
             if ctc_labels is not None and isinstance(self.encoder, HeadedEncoder):
                 total = total + self.ctc_weight * self.encoder.ctc_total(speech_embeddings, lengths, ctc_labels)
             loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    def _logits(self, inputs: Layout, kept: int) -> Tensor:
+        """Logits `[B, kept, V]` of the last positions."""
+        logits: Tensor = self.language_model(**_as_options(inputs), logits_to_keep=kept, use_cache=False).logits
+        return logits
+
+    def _packed_logits(self, inputs: Layout, targets: Tensor, kept: int) -> Tensor:
+        """Logits `[1, labels, V]` of the last positions that have a label, V the tokens that may be written."""
+        options = {**_as_options(inputs), "logits_to_keep": kept, "use_cache": False}
+        token_ids = self.config.vocabulary_ids
+        with only_labels(self.get_output_embeddings(), targets):
+            if token_ids is None:
+                output = self.language_model(**options)
+            else:
+                output = only_tokens(self.language_model, torch.tensor(token_ids, device=self.device), **options)
+        logits: Tensor = output.logits
+        return logits
+
+    def _label_numbers(self, labels: Tensor) -> Tensor:
+        """The columns of packed logits that stand for `labels`, token ids."""
+        token_ids = self.config.vocabulary_ids
+        return labels if token_ids is None else torch.searchsorted(torch.tensor(token_ids, device=self.device), labels)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # speech in, where the mixin takes ids
@@ -347,3 +374,8 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         """Embeddings `[B, L, H]` of token ids `[B, L]`, -100 at padding, and the mask `[B, L]` of the real ones."""
         real = ids != IGNORED_LABEL
         return self.get_input_embeddings()(ids.masked_fill(~real, 0)), real
+
+
+def _as_options(inputs: Layout) -> dict[str, Tensor]:
+    """A batch in the names of transformers' language models."""
+    return {"inputs_embeds": inputs.embeddings, "attention_mask": inputs.mask, "position_ids": inputs.position_ids}

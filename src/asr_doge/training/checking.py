@@ -49,6 +49,8 @@ def check_flags(config: TrainConfig) -> None:
         )
     if uses_fsdp(config) and process_count() == 1:
         raise ConfigError("--fsdp shares weights out over several processes: start them by torchrun, or leave it out")
+    if uses_fsdp(config) and config.vocabulary != "all":
+        raise ConfigError("--vocabulary texts needs the whole output layer in one process: leave out it or --fsdp")
     if uses_wandb(config) and find_spec("wandb") is None:
         raise ConfigError("--wandb_project needs the package wandb: pip install 'asr-doge[wandb]', or give --no_wandb")
 

@@ -18,6 +18,7 @@ from asr_doge.published import (
     TrainEncoder,
     TrainingDtype,
     TrainLanguageModel,
+    Vocabulary,
     WarmUp,
     WeightDecayScope,
 )
@@ -68,6 +69,9 @@ class TrainConfig:
     Default: ctc with a feature cache if the language model is frozen or has LoRA, else none."""
     warm_up_steps: int = 200
     """Steps of the warm-up stage."""
+    vocabulary: Vocabulary = "all"
+    """Tokens that the model can write: all, or texts, those of the training and dev texts and of their single
+    characters, so that new words can be spelled. A vocabulary of 262,144 tokens takes a third of a training step."""
     train_language_model: TrainLanguageModel = "none"
     """Part of the language model to train: none, lora or full."""
     train_encoder: TrainEncoder = "none"

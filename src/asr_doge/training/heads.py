@@ -1,4 +1,4 @@
-"""Prepare the CTC head that a run trains beside the adapter, and the labels of its texts.
+"""Prepare the CTC head that a run trains beside the adapter, the labels of its texts, and the tokens they use.
 
 Promises: one place decides from the flags whether there is a head, which one, and what is trained; contradicting flags
 give one line. It does not train (see `asr_doge.training.warm_up`, and `forward` of the model).
@@ -75,3 +75,15 @@ def token_labels(processor: ASRDogeProcessor, settings: CTCHeadSettings) -> Ids:
         return [number_of[token] for token in tokens if token in number_of]
 
     return ids
+
+
+def tokens_of(processor: ASRDogeProcessor, utterances: Sequence[Utterance]) -> list[int]:
+    """Ids of the tokens that the labels of these texts use, end of sequence included, and those of single characters.
+
+    (Of the characters in the texts, so that every word of them can be spelled.)
+    """
+    texts = [utterance.text for utterance in utterances]
+    characters = set("".join(texts))
+    alone = processor.tokenizer.batch_decode([[token] for token in range(len(processor.tokenizer))])
+    used = {token for text in texts for token in processor.label_ids(text).tolist()}
+    return sorted(used | {token for token, text in enumerate(alone) if text.strip() in characters})

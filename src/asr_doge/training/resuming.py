@@ -190,6 +190,7 @@ def require_same_sharding(checkpoint: Path, fsdp: bool) -> None:
 _MODEL_FLAGS = {
     **{name: name for name in ("adapter_type", "adapter_hidden_dim", "adapter_stack", "adapter_output_norm")},
     **{name: name for name in ("prompt_template", "train_language_model", "train_encoder", "train_encoder_layers")},
+    "vocabulary": "vocabulary_ids",
     "lora_*": "lora",
 }
 """Flags that determine the model, and the field of `ASRDogeConfig` that each sets."""

@@ -41,7 +41,7 @@ from asr_doge.training.checking import check_flags, require_positions
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.evaluation import Evaluation
 from asr_doge.training.examples import NamedExamples, collate_named
-from asr_doge.training.heads import Ids, prepare_head
+from asr_doge.training.heads import Ids, prepare_head, tokens_of
 from asr_doge.training.inputs import (
     evaluation_batches,
     leave_out_unreadable,
@@ -178,6 +178,8 @@ def _prepare(config: TrainConfig) -> _Run:
             " --language"
         )
     loaded = _assemble(config)
+    if config.vocabulary == "texts":
+        loaded.model.restrict_vocabulary(tokens_of(loaded.processor, [*train_set, *dev_set]))
     if checkpoint is not None:
         require_same_sharding(checkpoint, uses_fsdp(config))
         require_same_model(checkpoint, loaded.model.config)
