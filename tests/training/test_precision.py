@@ -41,9 +41,25 @@ def test_what_is_told_is_not_measured(
     assert chosen_bf16(config, loaded.model, examples, 4, before) is expected
 
 
-def test_measuring_leaves_no_trace(
-    loaded: LoadedModel, examples: NamedExamples, capsys: pytest.CaptureFixture[str]
+def test_a_processor_without_instructions_for_bf16_is_not_measured(
+    loaded: LoadedModel, examples: NamedExamples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    passes: list[object] = []
+    loaded.model.register_forward_pre_hook(lambda *called: passes.append(called))
+    assert not chosen_bf16(TrainConfig(dtype="auto"), loaded.model, examples, 4, None)
+    assert passes == []
+
+
+def test_measuring_leaves_no_trace(
+    loaded: LoadedModel,
+    examples: NamedExamples,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
     torch.manual_seed(5)
     expected = torch.rand(3)

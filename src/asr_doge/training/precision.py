@@ -1,10 +1,12 @@
 """Decide whether a run computes in float32 or in mixed precision with bfloat16.
 
-Promises: `--dtype auto` decides by the time of a step in each, measured on the actual device and model; all processes
-of a run agree; a resumed run keeps its precision. Measuring changes neither the weights nor the random numbers of the
-run. It considers time only, not the loss of accuracy.
+Promises: `--dtype auto` decides by the time of a step in each, measured on the actual device and model, and takes
+float32 without measuring where the processor cannot multiply in bfloat16; all processes of a run agree; a resumed run
+keeps its precision. Measuring changes neither the weights nor the random numbers of the run.
+It considers time only, not the loss of accuracy.
 """
 
+import platform
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +22,8 @@ from asr_doge.training.processes import process_count, process_rank, say_once
 
 FASTER = 1.1
 """Factor by which bfloat16 must be faster: otherwise float32 is nearly as fast, and exact."""
+X86 = ("x86_64", "amd64")
+"""Names of the architecture of which torch knows what its processors can do."""
 MEASURED_UTTERANCES = 4
 """Utterances of a timed batch; with one, an accelerator would be limited by overhead."""
 
@@ -51,6 +55,7 @@ def chosen_bf16(
         broadcast_object_list(found)
     speed_up: float | None = found[0]
     if speed_up is None:
+        say_once("precision: fp32, as bf16 cannot be used on this device")
         return False
     say_once(
         f"precision: {'bf16' if speed_up >= FASTER else 'fp32'}, a step in bf16 being {speed_up:.2f} times as fast"
@@ -70,9 +75,9 @@ def _batch(examples: NamedExamples, count: int) -> dict[str, Tensor]:
 
 
 def _is_faster_in_bf16(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor]) -> float | None:
-    """How many times as fast a step is in bfloat16; None if the device does not support it."""
+    """How many times as fast a step is in bfloat16; None if the device has no instructions for it."""
     device = model.device
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if not _multiplies_in_bf16(device):
         return None
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     was_training = model.training
@@ -86,6 +91,15 @@ def _is_faster_in_bf16(model: ASRDogeForConditionalGeneration, batch: dict[str, 
             model.zero_grad(set_to_none=True)
             model.train(was_training)
     return in_fp32 / in_bf16
+
+
+def _multiplies_in_bf16(device: torch.device) -> bool:
+    """Whether there are instructions for it, as far as is known: without, a step takes minutes before a large model."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu" and platform.machine().lower() in X86:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return True
 
 
 def _seconds(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor], bf16: bool) -> float:
