@@ -336,6 +336,8 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
         ConfigError: this model does not support the decoder.
     """
     name = choose_decoder(config, loaded)
+    _check_n_best(config, name)
+    config = replace(config, decoder=name)  # which sets the number of beams
     encoder = loaded.encoder if isinstance(loaded, LoadedEncoder) else loaded.model.encoder
     if name in ("ctc", "draft", "fusion") and not encoder.has_ctc:
         instead = "" if isinstance(loaded, LoadedEncoder) else "use --decoder greedy, or "
@@ -353,9 +355,21 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     if name == "fusion":
         if getattr(loaded.model.config.text_config, "is_moe", False):
             raise ConfigError(f"--decoder fusion needs a language model of text alone, and {_MOE}; use ctc or greedy")
-        return FusionDecoder(loaded, replace(config, decoder=name))
+        return FusionDecoder(loaded, config)
     with_scores = config.timestamps == "word"
     return SearchDecoder(loaded, config.guard_length, config.beams, config.n_best, with_scores)
+
+
+def _check_n_best(config: DecodingConfig, name: DecoderName) -> None:
+    """Refuse more hypotheses than the decoder keeps."""
+    beams = replace(config, decoder=name).beams
+    if config.n_best <= beams:
+        return
+    kept = f"{name} keeps {beams}" if beams > 1 else f"{name} gives one"
+    way_out = (
+        "use --decoder beam or fusion" if config.decoder == name and beams == 1 else f"give --num_beams {config.n_best}"
+    )
+    raise ConfigError(f"--n_best {config.n_best} needs at least as many hypotheses, and {kept}: {way_out}")
 
 
 _MOE = "its mixture of experts reads ahead"
