@@ -46,7 +46,11 @@ class Hypothesis:
 
     Attributes:
         text: without special tokens or space at the ends.
-        score: natural logarithm of its probability (of its best path's, for CTC); None if it was not requested.
+        score: None if it was not requested, else by decoder: `draft`, `beam`: natural logarithm of the text's
+            probability by the language model, for `beam` with the bonus of hotwords. `ctc`: that of the head's best
+            path. `fusion`: that of the text by the head, plus the weighted one by the language model, plus the word
+            bonus. A text into which `ctc` or `fusion` inserted hotwords has the score of the head's best path, which
+            lacks them.
         tokens: the language model's, with the end-of-sequence token if it was reached; empty for CTC.
         log_probs: of each token, if the decoder has them.
         passes: number of language-model passes.

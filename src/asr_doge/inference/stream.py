@@ -2,7 +2,8 @@
 
 Promises: committed words are never taken back before their segment ends; until then words are only added. A segment
 ends at a pause and is then transcribed like the same stretch of a file that is cut at pauses, so the finished
-transcript equals the file's. A word is committed when two successive hypotheses agree on it and on all words before it.
+transcript equals that of the file with `cut_at_pauses`. A word is committed when two successive hypotheses agree on it
+and on all words before it.
 The work per second of audio is bounded: only the open segment is transcribed again, and less often as it grows.
 It does not record or print (see the command line), and uses no clock: the audio received determines when a hypothesis
 is computed. If the model is slower than the speaker, the caller passes all audio that arrived meanwhile at once.

@@ -219,7 +219,7 @@ class Transcriber(RecordingTranscriber):
     Args:
         loaded: from `load_model`, or from `load_encoder_alone` to transcribe with the encoder's CTC head only.
         batch_size: chunks the model reads at once.
-        decoding: settings of the decoder, guards and times; default, the CTC draft is verified.
+        decoding: settings of the decoder, guards and times; default, the decoder that the checkpoint names.
         language: spoken in the recordings, as a code such as `de` or a name, for models whose prompt names it.
 
     Raises:
