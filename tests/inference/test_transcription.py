@@ -19,9 +19,9 @@ from asr_doge.audio.voice_activity import VoiceActivityDetector
 from asr_doge.decoding import DecodingConfig
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import AudioError
-from asr_doge.inference import segmentation, transcription
+from asr_doge.inference import chunking, transcription
+from asr_doge.inference.chunking import cut_into_chunks
 from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
-from asr_doge.inference.segmentation import cut_into_chunks
 from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load, transcribe
 from asr_doge.models import load_model
 from tests.inference.conftest import UNGUARDED
@@ -73,7 +73,7 @@ def test_the_voice_detector_is_asked_only_for_bounds_that_no_words_give(
             asked.append(len(samples))
             return super().feed(samples)
 
-    monkeypatch.setattr(segmentation, "VoiceActivityDetector", Watched)
+    monkeypatch.setattr(chunking, "VoiceActivityDetector", Watched)
     clip = spoken(SENTENCES[1])
     with_times = Transcriber(transcriber.loaded, decoding=dataclasses.replace(UNGUARDED, timestamps="word"))
     assert with_times.transcribe(clip).segments[0].words

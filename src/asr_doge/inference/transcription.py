@@ -26,10 +26,10 @@ from asr_doge.audio.voice_activity import has_voice
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError, DamagedAudioError
+from asr_doge.inference.chunking import Chunk, cut_into_chunks
 from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.recordings import QueuedChunk, Recording
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.segmentation import Chunk, cut_into_chunks
 from asr_doge.inference.sources import Blocks, as_sources, path_of, source_blocks, with_defaults
 from asr_doge.inference.sources import Source as Source
 from asr_doge.inference.sources import SourceWithLanguage as SourceWithLanguage
