@@ -122,7 +122,7 @@ class LanguageModelDecoder(Decoder):
         """Each draft as the language model's tokens."""
         if inputs.drafts is None:
             return [[] for _ in inputs.speech.speech_lengths]
-        return [self.processor.label_ids(normalize_training_text(text))[:-1].tolist() for text, _ in inputs.drafts]
+        return [self.processor.text_ids(normalize_training_text(text))[:-1].tolist() for text, _ in inputs.drafts]
 
     def limits(self, drafts: Sequence[Sequence[int]], inputs: DecoderInputs) -> list[int]:
         """The most tokens of each text: by its draft, or without one by the clip's duration."""
@@ -287,7 +287,7 @@ class FusionDecoder(LanguageModelDecoder):
 
     def _tokenize(self, text: str) -> list[int]:
         """The language model's tokens of a text, without special ones."""
-        ids: list[int] = self.processor.label_ids(normalize_training_text(text))[:-1].tolist()
+        ids: list[int] = self.processor.text_ids(normalize_training_text(text))[:-1].tolist()
         return ids
 
 

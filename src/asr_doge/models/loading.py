@@ -131,7 +131,7 @@ class LoadedModel:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, as the language model writes it, including the end-of-sequence token."""
-        return len(self.processor.label_ids(text))
+        return len(self.processor.text_ids(text))
 
     @property
     def speech_encoder(self) -> LoadedEncoder:
