@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.decoding.ctc import BLANK, is_beyond, label_log_posteriors
+from asr_doge.decoding.ctc import BLANK, cannot_spell, label_log_posteriors
 from asr_doge.models.encoders import SpeechEncoder
 
 LEAD_SECONDS, TAIL_SECONDS = 0.15, 0.08
@@ -81,7 +81,7 @@ def align_words(
     seconds = len(waveform) / sampling_rate
     emissions, owner = _emissions(encoder, log_posteriors, words)
     path = _best_path(emissions, log_posteriors[:, BLANK])
-    is_foreign = is_beyond(encoder, "".join(words))
+    is_foreign = cannot_spell(encoder, "".join(words))
     if path is None or is_foreign:
         edges = np.linspace(0, seconds, len(words) + 1).tolist()
         return [

@@ -73,7 +73,7 @@ def label_log_posteriors(encoder: SpeechEncoder, log_posteriors: NDArray[np.floa
     return np.stack(columns, axis=1) if columns else log_posteriors[:, :0]
 
 
-def is_beyond(encoder: SpeechEncoder, text: str) -> bool:
+def cannot_spell(encoder: SpeechEncoder, text: str) -> bool:
     """Whether the head can spell less than half of the characters of a text, so that its output says nothing about it.
 
     For Cyrillic words, a head of Latin characters gives blanks, or a few characters that resemble them.

@@ -17,7 +17,7 @@ from torch import Tensor
 from asr_doge.decoding.alignment import align_words
 from asr_doge.decoding.confidence import CALIBRATION, Calibration
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.decoding.ctc import best_path_probabilities, ctc_greedy_texts, ctc_log_posteriors, is_beyond
+from asr_doge.decoding.ctc import best_path_probabilities, cannot_spell, ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.decoders import TRAIN_A_HEAD, CTCDecoder, DecoderInputs, Hypothesis, build_decoder
 from asr_doge.decoding.guards import (
     GuardName,
@@ -211,7 +211,7 @@ class Recognizer:
         if inputs.drafts is not None:
             # The length of these texts was limited by a draft in another script.
             unbounded = [
-                row for row, texts in enumerate(rows) if texts[0].cut and is_beyond(self.encoder, texts[0].text)
+                row for row, texts in enumerate(rows) if texts[0].cut and cannot_spell(self.encoder, texts[0].text)
             ]
             if unbounded:
                 again = self.decoder.decode(_without_drafts(inputs, unbounded))
@@ -259,7 +259,7 @@ class Recognizer:
         """The best hypothesis after the guards, with word times if they are requested."""
         best = hypotheses[0]
         if log_posteriors is not None:
-            if is_beyond(self.encoder, best.text):
+            if cannot_spell(self.encoder, best.text):
                 draft = None
             elif self.config.guard_silence and is_blank(log_posteriors):
                 return Recognition(guards=("silence",), passes=best.passes)
