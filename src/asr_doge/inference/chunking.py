@@ -16,7 +16,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.level import NOISE_PEAK, Judged, without_rumble
+from asr_doge.audio.level import NOISE_PEAK, DetectorInput, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 
@@ -96,7 +96,7 @@ class Chunker:
         self.longest = _longest(max_seconds)
         """Samples of a chunk, at most."""
         self._detector = VoiceActivityDetector()
-        self._judged = Judged()
+        self._detector_input = DetectorInput()
         self._open = np.zeros(0, dtype=np.float32)
         self._frames = 0  # complete frames in the open chunk
         self._spoken: list[int] = []  # those of them that may hold speech
@@ -114,7 +114,7 @@ class Chunker:
         for start in range(0, len(samples), _BLOCK_SAMPLES):  # small blocks, since every cut copies the rest
             block = samples[start : start + _BLOCK_SAMPLES]
             self._open = np.concatenate([self._open, block])
-            for may_be_speech in self._detector.feed(self._judged.feed(block)):
+            for may_be_speech in self._detector.feed(self._detector_input.feed(block)):
                 self._spoken += [self._frames] * may_be_speech
                 self._frames += 1
                 chunk = self._cut()
