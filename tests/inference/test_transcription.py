@@ -275,7 +275,7 @@ def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber) -> None:
 def test_of_a_recording_that_breaks_off_late_what_is_there_is_kept(
     transcriber: Transcriber, alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(transcription, "PORTION_SECONDS", 2.0)
+    monkeypatch.setattr(transcription, "BUFFER_SECONDS", 2.0)
     whole = np.concatenate([spoken(sentence) for sentence in SENTENCES for _ in range(4)])
     path = write_wav(tmp_path / "cut.flac", whole)
     path.write_bytes(path.read_bytes()[:-20_000])
@@ -320,7 +320,7 @@ def test_progress_adds_up_to_the_audio(transcriber: Transcriber) -> None:
 def test_portions_keep_order_and_failures(
     transcriber: Transcriber, alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(transcription, "PORTION_SECONDS", 2.0)
+    monkeypatch.setattr(transcription, "BUFFER_SECONDS", 2.0)
     sources: list[transcription.Source] = [*WAVEFORMS[:4], tmp_path / "missing.wav", *WAVEFORMS[4:]]
     results = list(transcriber.transcribe_each(sources))
     texts = [result.text if isinstance(result, Transcription) else None for result in results]
@@ -332,7 +332,7 @@ def test_sources_are_read_as_they_are_needed(transcriber: Transcriber, monkeypat
 
     While the model works on some, as many more are read, and no others.
     """
-    monkeypatch.setattr(transcription, "PORTION_SECONDS", 1.0)
+    monkeypatch.setattr(transcription, "BUFFER_SECONDS", 1.0)
     given = 0
 
     def endless() -> Iterator[transcription.Source]:

@@ -44,12 +44,12 @@ LONGEST_SECONDS = 30.0
 """Seconds that an encoder alone reads at once; a whole model's configuration states its own limit."""
 ROUNDING_SECONDS = 0.001
 """Seconds by which a rounded duration in a manifest may be shorter than its resampled recording."""
-PORTION_SECONDS = 240.0
+BUFFER_SECONDS = 240.0
 """Seconds of audio that are read, and then transcribed, together; twice as much is in memory at once."""
 
 
 @dataclass
-class _Portion:
+class _Buffer:
     """Chunks to transcribe together.
 
     Attributes:
@@ -140,17 +140,17 @@ class RecordingTranscriber(ABC):
         recordings: deque[Recording] = deque()
         each = (with_defaults(source, self.language, sampling_rate) for source in sources)
         stopped = Event()
-        for portion in read_ahead(self._portions(each, recordings, stopped), stopped.set):
-            on_progress(portion.skipped / self.sampling_rate)
-            self._transcribe_chunks(portion.chunks, on_progress)
+        for buffer in read_ahead(self._buffers(each, recordings, stopped), stopped.set):
+            on_progress(buffer.skipped / self.sampling_rate)
+            self._transcribe_chunks(buffer.chunks, on_progress)
             while recordings and recordings[0].is_done:
                 yield recordings.popleft().finished(self.sampling_rate, self.unsure_below)
 
-    def _portions(
+    def _buffers(
         self, sources: Iterable[SourceWithLanguage], recordings: deque[Recording], stopped: Event
-    ) -> Iterator[_Portion]:
+    ) -> Iterator[_Buffer]:
         """Read recordings, append them to `recordings`, and yield their chunks whenever enough are held."""
-        portion = _Portion()
+        buffer = _Buffer()
         for spoken in sources:
             if stopped.is_set():
                 return
@@ -160,20 +160,20 @@ class RecordingTranscriber(ABC):
             recordings.append(recording)
             for chunk in self._chunks(spoken, recording, stopped):
                 if chunk.is_gap:
-                    portion.skipped += len(chunk.samples)
+                    buffer.skipped += len(chunk.samples)
                     continue
-                if self._is_enough(portion):  # here, since errors may show only after the last chunk
-                    yield portion
-                    portion = _Portion()
-                portion.chunks.append((recording, recording.chunks, chunk))
+                if self._is_enough(buffer):  # here, since errors may show only after the last chunk
+                    yield buffer
+                    buffer = _Buffer()
+                buffer.chunks.append((recording, recording.chunks, chunk))
                 recording.chunks += 1
-            if not portion.chunks or self._is_enough(portion):
-                yield portion
-                portion = _Portion()
-        yield portion
+            if not buffer.chunks or self._is_enough(buffer):
+                yield buffer
+                buffer = _Buffer()
+        yield buffer
 
-    def _is_enough(self, portion: _Portion) -> bool:
-        return sum(len(chunk.samples) for _, _, chunk in portion.chunks) >= PORTION_SECONDS * self.sampling_rate
+    def _is_enough(self, buffer: _Buffer) -> bool:
+        return sum(len(chunk.samples) for _, _, chunk in buffer.chunks) >= BUFFER_SECONDS * self.sampling_rate
 
     def _chunks(self, spoken: SourceWithLanguage, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """The chunks of a recording as they are read; an error ends them."""
