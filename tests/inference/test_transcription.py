@@ -22,7 +22,7 @@ from asr_doge.errors import AudioError
 from asr_doge.inference import chunking, transcription
 from asr_doge.inference.chunking import cut_into_chunks
 from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
-from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load, transcribe
+from asr_doge.inference.transcription import SourceWithOptions, Transcriber, load, transcribe
 from asr_doge.models import load_model
 from tests.inference.conftest import UNGUARDED
 from tests.models import tiny
@@ -98,7 +98,7 @@ def test_each_recording_is_transcribed_in_its_language(brief_folder: Path, tmp_p
     def alone(index: int, language: str | None) -> str:
         return text_of(Transcriber(loaded, decoding=UNGUARDED, language=language), WAVEFORMS[index])
 
-    spoken = [SourceWithLanguage(WAVEFORMS[index], language) for index, language in enumerate(languages)]
+    spoken = [SourceWithOptions(WAVEFORMS[index], language) for index, language in enumerate(languages)]
     together = Transcriber(loaded, 4, UNGUARDED).transcribe_each(spoken)
     texts = [result.text for result in together if isinstance(result, Transcription)]
     assert texts == [alone(index, language) for index, language in enumerate(languages)]

@@ -32,7 +32,7 @@ from asr_doge.inference.recordings import QueuedChunk, Recording
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.sources import Blocks, as_sources, path_of, source_blocks, with_defaults
 from asr_doge.inference.sources import Source as Source
-from asr_doge.inference.sources import SourceWithLanguage as SourceWithLanguage
+from asr_doge.inference.sources import SourceWithOptions as SourceWithOptions
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.loading import TORCH_TYPES
@@ -121,14 +121,14 @@ class RecordingTranscriber(ABC):
 
     def transcribe_each(
         self,
-        sources: Iterable[Source | SourceWithLanguage],
+        sources: Iterable[Source | SourceWithOptions],
         on_progress: Callable[[float], None] = lambda seconds: None,
         sampling_rate: float | None = None,
     ) -> Iterator[Transcription | FailedTranscription]:
         """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
         Args:
-            sources: read one after the other, as they are needed; each may have its own language.
+            sources: read one after the other, as they are needed; each may have its own language, rate and channel.
             on_progress: called with the seconds of audio that were transcribed since the last call.
             sampling_rate: as in `transcribe`.
         """
@@ -147,18 +147,18 @@ class RecordingTranscriber(ABC):
                 yield recordings.popleft().finished(self.sampling_rate, self.unsure_below)
 
     def _buffers(
-        self, sources: Iterable[SourceWithLanguage], recordings: deque[Recording], stopped: Event
+        self, sources: Iterable[SourceWithOptions], recordings: deque[Recording], stopped: Event
     ) -> Iterator[_Buffer]:
         """Read recordings, append them to `recordings`, and yield their chunks whenever enough are held."""
         buffer = _Buffer()
-        for spoken in sources:
+        for given in sources:
             if stopped.is_set():
                 return
-            path = path_of(spoken.source)
-            name = spoken.source.name if isinstance(spoken.source, Blocks) else str(path or "array")
-            recording = Recording(path, name, spoken.language, spoken.channel)
+            path = path_of(given.source)
+            name = given.source.name if isinstance(given.source, Blocks) else str(path or "array")
+            recording = Recording(path, name, given.language, given.channel)
             recordings.append(recording)
-            for chunk in self._chunks(spoken, recording, stopped):
+            for chunk in self._chunks(given, recording, stopped):
                 if chunk.is_gap:
                     buffer.skipped += len(chunk.samples)
                     continue
@@ -175,22 +175,20 @@ class RecordingTranscriber(ABC):
     def _is_enough(self, buffer: _Buffer) -> bool:
         return sum(len(chunk.samples) for _, _, chunk in buffer.chunks) >= BUFFER_SECONDS * self.sampling_rate
 
-    def _chunks(self, spoken: SourceWithLanguage, recording: Recording, stopped: Event) -> Iterator[Chunk]:
+    def _chunks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """The chunks of a recording as they are read; an error ends them."""
         try:
-            yield from cut_into_chunks(self._blocks(spoken, recording, stopped), self.max_seconds, self.cut_at_pauses)
+            yield from cut_into_chunks(self._blocks(given, recording, stopped), self.max_seconds, self.cut_at_pauses)
             check_long_enough(recording.samples, self.sampling_rate, recording.name)
         except AudioError as error:
             recording.error = error
         recording.is_read = True
 
-    def _blocks(
-        self, spoken: SourceWithLanguage, recording: Recording, stopped: Event
-    ) -> Iterator[NDArray[np.float32]]:
+    def _blocks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[NDArray[np.float32]]:
         """Read a recording block by block, until nobody wants it, and count its samples."""
         note = recording.notes.append
         try:
-            for block in source_blocks(spoken.source, self.sampling_rate, spoken.sampling_rate, spoken.channel, note):
+            for block in source_blocks(given.source, self.sampling_rate, given.sampling_rate, given.channel, note):
                 if stopped.is_set():
                     return
                 recording.samples += len(block)
