@@ -1,4 +1,4 @@
-"""Measure accuracy, speed and memory on a test set: the published Python interface and the `benchmark` verb.
+"""Measure accuracy, speed and memory on a test set: the published Python interface and the `benchmark` command.
 
 Promises: the model is loaded and run as by `transcribe`; every sample counts; a run reuses the transcripts of an
 interrupted one; the report states machine, date, weights and versions.

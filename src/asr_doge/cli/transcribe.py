@@ -51,7 +51,7 @@ _NOTHING_CAN_BE_WRITTEN = frozenset([errno.ENOSPC, errno.EROFS, errno.EIO, getat
 
 
 def run(config: TranscribeJobConfig) -> int:
-    """Run the verb; returns 2 if a recording could not be transcribed."""
+    """Run the command; returns 2 if a recording could not be transcribed."""
     if config.is_job:
         return run_job(_with_precision(config))
     formats = _check(config)

@@ -1,4 +1,4 @@
-"""Settings of the `transcribe` and `features` verbs: command line, YAML and Python alike.
+"""Settings of the `transcribe` and `features` commands: command line, YAML and Python alike.
 
 Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor transformers.
 """

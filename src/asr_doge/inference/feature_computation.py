@@ -1,4 +1,4 @@
-"""In what precision, and on how much audio at once, the `features` verb runs the encoder.
+"""In what precision, and on how much audio at once, the `features` command runs the encoder.
 
 Promises: a precision that the device lacks is refused; the size of a batch is measured on the device, and is a multiple
 of 60 s by a power of two, so that a little more or less of free memory gives the same batches, and the same bytes.

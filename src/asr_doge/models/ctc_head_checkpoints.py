@@ -1,7 +1,7 @@
 """Store a trained CTC head in a folder, which is then a speech encoder like any other: `--speech_encoder FOLDER`.
 
 Promises: the folder has the head's weights and points to the encoder's, whose fingerprint is compared on loading; it is
-written completely or not at all. Every verb uses `find_speech_encoder` to find the encoder that a flag names.
+written completely or not at all. Every command uses `find_speech_encoder` to find the encoder that a flag names.
 It does not know how a head is trained.
 """
 
