@@ -5,8 +5,8 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 
 from dataclasses import dataclass, field
 
+from asr_doge.choices import Dtype, Quantization, SampleChoice
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import Dtype, Quantization, SampleChoice
 
 
 @dataclass

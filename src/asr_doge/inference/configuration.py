@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asr_doge.audio.channels import Channels
+from asr_doge.choices import ComputeDtype, EncoderWindow, LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import (
-    DEFAULT_MODEL,
-    DEFAULT_SPEECH_ENCODER,
-    ComputeDtype,
-    EncoderWindow,
-    LoadDtype,
-    Quantization,
-)
+from asr_doge.defaults import DEFAULT_MODEL, DEFAULT_SPEECH_ENCODER
 
 StorageType = Literal["fp32", "bf16", "int8"]
 _WITHOUT_EFFECT = frozenset(

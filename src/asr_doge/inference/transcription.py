@@ -23,6 +23,7 @@ from asr_doge.audio.level import for_encoder, without_rumble
 from asr_doge.audio.reading import check_long_enough
 from asr_doge.audio.sound import log_note
 from asr_doge.audio.voice_activity import has_voice
+from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError, DamagedAudioError
@@ -37,7 +38,6 @@ from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.models.precision import choose_precision
-from asr_doge.published import LoadDtype, Quantization
 from asr_doge.read_ahead import read_ahead
 
 LONGEST_SECONDS = 30.0

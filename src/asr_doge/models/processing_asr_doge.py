@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from asr_doge.defaults import DEFAULT_PROMPT
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.published import DEFAULT_PROMPT
 from asr_doge.text.prompt import PLACE, fill_prompt
 
 

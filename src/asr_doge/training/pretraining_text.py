@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from asr_doge.data.digits import DIGIT_WORDS, random_digits
+from asr_doge.defaults import DEFAULT_PROMPT
 from asr_doge.models import ASRDogeProcessor
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.published import DEFAULT_PROMPT
 from asr_doge.training.configuration import PretrainConfig
 
 TEXT, TOKEN, SILENCE = 0, 1, 2
