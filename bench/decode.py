@@ -132,7 +132,7 @@ def measure_nano(name: str, manifest: Path, most: int) -> list[Line]:
         assert speech.ctc_logits is not None
         assert speech.ctc_lengths is not None
         draft = ctc_greedy_texts(loaded.model.encoder, speech.ctc_logits, speech.ctc_lengths)[0]
-        tokens = loaded.processor.label_ids(normalize_training_text(draft))[:-1].tolist()
+        tokens = loaded.processor.text_ids(normalize_training_text(draft))[:-1].tolist()
         utterances.append(Utterance(speech, tokens, LENGTH_ANYWAY + LENGTH_PER_DRAFT_TOKEN * len(tokens)))
 
     def verify(threshold: float | None) -> Write:

@@ -16,11 +16,11 @@ from transformers import BatchFeature
 
 from asr_doge.audio import SAMPLE_RATE
 from asr_doge.audio.reading import read_audio
+from asr_doge.choices import EncoderWindow
 from asr_doge.data.manifest import read_manifest
 from asr_doge.models.ctc_head_checkpoints import find_speech_encoder
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
 from asr_doge.models.encoders.loading import load_encoder
-from asr_doge.published import EncoderWindow
 
 WINDOWS: tuple[EncoderWindow, ...] = ("full", "clip")
 

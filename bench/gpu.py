@@ -3,7 +3,7 @@
     python bench/gpu.py --output gpu.json                   # minutes, one GPU
     python bench/gpu.py --small --device cpu                # tiny sizes, to see that it runs
 
-Promises: random weights in bfloat16, loaded by the function that every verb uses; a fixed number of tokens, "draft"
+Promises: random weights in bfloat16, loaded by the function that every command uses; a fixed number of tokens, "draft"
 reading them in one pass and "greedy" writing them one by one (see bench/speed.py). The encoder's share of the peak is
 its floating point operations per second over those of a large matrix product, both measured here; so is that of a
 training step of the adapter, from speech embeddings as the feature cache gives them, with float32 weights and bfloat16

@@ -27,7 +27,7 @@ from asr_doge.audio import SAMPLE_RATE
 from asr_doge.audio.level import for_encoder
 from asr_doge.data.digits import read_fsdd, recorded_clips, split_voices, synthesized_clips
 from asr_doge.decoding.recognition import Recognition
-from asr_doge.inference.segmentation import Chunk
+from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import load_model
 

@@ -4,9 +4,10 @@
     python bench/speed.py --original --output speed.json    # with bench/original.py's yardstick: 14 GB of memory
     python bench/speed.py --small                           # tiny sizes, to see that it runs
 
-Promises: the model is loaded from a checkpoint on disk by the function that every verb uses; each way runs in a process
-of its own, so that its peak memory is its own, after loading and one run that is not counted. Beside the time on the
-clock stands the processor's, which on one thread (OMP_NUM_THREADS=1) hardly depends on what else the machine does.
+Promises: the model is loaded from a checkpoint on disk by the function that every command uses; each way runs in a
+process of its own, so that its peak memory is its own, after loading and one run that is not counted. Beside the time
+on the clock stands the processor's, which on one thread (OMP_NUM_THREADS=1) hardly depends on what else the machine
+does.
 Weights are random, so the number of tokens is fixed: "greedy" writes them one by one with the cache, "draft" reads them
 in one pass, which is what draft verification costs when the draft is right. A start is cold for the process (imports
 not counted), not for the disk. Padding is counted in operations: those of a mixed batch beyond those of its clips.

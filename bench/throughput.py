@@ -123,7 +123,7 @@ def theirs(original: Original, utterances: Sequence[Utterance], processor: ASRDo
         for start in range(0, len(order), batch_size):
             chosen = [utterances[index] for index in order[start : start + batch_size]]
             features = pad_sequence([features_of(one) for one in chosen], batch_first=True)
-            labels = pad_sequence([processor.label_ids(one.text)[:-1] for one in chosen], batch_first=True)
+            labels = pad_sequence([processor.text_ids(one.text)[:-1] for one in chosen], batch_first=True)
             step(original, original.loss(features, prompt, labels))
 
     return epoch

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from asr_doge.audio.joined_files import parts_of
 from asr_doge.audio.pcm import flac_seconds
 from asr_doge.audio.reading import audio_duration, read_blocks
-from asr_doge.audio.structure import parts_of
 from asr_doge.errors import DamagedAudioError
 from tests.audio.odd import Track, write
 

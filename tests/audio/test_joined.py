@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_doge.audio.parts import Part
+from asr_doge.audio.file_parts import Part
+from asr_doge.audio.joined_files import parts_of
 from asr_doge.audio.reading import audio_duration, count_channels, read_audio
-from asr_doge.audio.structure import parts_of
 from asr_doge.errors import AudioError, DamagedAudioError
 from tests.audio.odd import RATE, Track, join, pitch, tone, write
 from tests.audio.tones import assert_is_the_tone

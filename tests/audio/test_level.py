@@ -1,4 +1,4 @@
-"""Offsets and hum are not judged, quiet recordings are raised for those who judge, and usual ones stay as they are."""
+"""Offsets and hum are filtered out and quiet recordings raised for the detector; usual ones stay as they are."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_doge.audio import Voice, read_audio, read_clip, synthesize
-from asr_doge.audio.level import Judged, for_encoder, without_rumble
+from asr_doge.audio.level import DetectorInput, for_encoder, without_rumble
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector, has_voice
 from asr_doge.decoding.guards import is_quiet_or_steady
 from tests.audio.odd import RATE, tone
@@ -22,7 +22,7 @@ HUM = tone(50, SECONDS, RATE, 0.2) + tone(150, SECONDS, RATE, 0.05)
 
 
 def speech_seconds(samples: np.typing.NDArray[np.float32]) -> float:
-    return sum(VoiceActivityDetector().feed(Judged().feed(samples))) * FRAME_SAMPLES / RATE
+    return sum(VoiceActivityDetector().feed(DetectorInput().feed(samples))) * FRAME_SAMPLES / RATE
 
 
 @pytest.mark.parametrize("offset", [0.1, 0.2, 0.5, -0.5])
@@ -94,7 +94,7 @@ def test_training_and_features_read_a_clip_at_the_level_of_transcription(
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=8))
 def test_how_samples_arrive_changes_nothing(sizes: list[int]) -> None:
     samples = (SPOKEN[RATE : 2 * RATE] * 0.01 + np.float32(0.1)).astype(np.float32)
-    judged = Judged()
+    detector_input = DetectorInput()
     edges = [min(edge, len(samples)) for edge in np.cumsum([0, *sizes])]
-    fed = [judged.feed(samples[a:b]) for a, b in zip(edges, [*edges[1:], len(samples)], strict=True)]
-    np.testing.assert_allclose(np.concatenate(fed), Judged().feed(samples), atol=1e-6)
+    fed = [detector_input.feed(samples[a:b]) for a, b in zip(edges, [*edges[1:], len(samples)], strict=True)]
+    np.testing.assert_allclose(np.concatenate(fed), DetectorInput().feed(samples), atol=1e-6)

@@ -21,7 +21,7 @@ from asr_doge.cli.benchmark import _show
 from asr_doge.data import Utterance, read_manifest, write_manifest
 from asr_doge.data.manifest import sample_utterances
 from asr_doge.errors import CheckpointError, ConfigError, DataError
-from asr_doge.inference.transcription import SourceWithLanguage, Transcriber
+from asr_doge.inference.transcription import SourceWithOptions, Transcriber
 from asr_doge.models import assemble_model
 from asr_doge.text.normalization import normalize_training_text
 from tests import speech
@@ -321,7 +321,7 @@ def test_an_interrupted_benchmark_goes_on(
     def noting(self: Transcriber, sources: Iterable[Any]) -> Iterator[Any]:
         sources = list(sources)
         # What is timed afterwards names no language.
-        asked.extend(Path(str(spoken.source)).stem for spoken in sources if isinstance(spoken, SourceWithLanguage))
+        asked.extend(Path(str(spoken.source)).stem for spoken in sources if isinstance(spoken, SourceWithOptions))
         return whole(self, sources)
 
     monkeypatch.setattr(Transcriber, "transcribe_each", noting)

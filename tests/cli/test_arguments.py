@@ -1,4 +1,4 @@
-"""Flags, help and configuration files of every verb: a mistake is one line that names what to mend."""
+"""Flags, help and configuration files of every command: a mistake is one line that names what to mend."""
 
 import dataclasses
 import re
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from asr_doge.cli.commands import COMMANDS, parse_command, section
 from asr_doge.cli.configuration import BenchmarkJobConfig, InfoConfig
-from asr_doge.cli.verbs import VERBS, parse_verb, section
 from asr_doge.data.corpora import CORPORA
 from asr_doge.errors import ConfigError
 from asr_doge.scaling.configuration import FeaturesJobConfig, TranscribeJobConfig
@@ -19,7 +19,7 @@ from asr_doge.training.configuration import PretrainConfig, TrainConfig
 from tests.cli.conftest import Command
 from tests.speech import write_yaml
 
-CONFIGS = {name: verb.config_class for name, verb in VERBS.items()}
+CONFIGS = {name: subcommand.config_class for name, subcommand in COMMANDS.items()}
 REQUIRED = {
     "process": ["--data_dir", "in", "--output_dir", "out"],
     "merge": ["--checkpoint_dir", "in", "--output_dir", "out"],
@@ -29,32 +29,32 @@ REQUIRED = {
 }
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 DEFAULT_RECIPE, NANO_RECIPE = (RECIPES[0].parent / f"{name}.yaml" for name in ("default", "nano"))
-VERB_OF = {section(verb): verb for verb in VERBS}
+COMMAND_OF = {section(subcommand): subcommand for subcommand in COMMANDS}
 SECTIONS = [(recipe, name) for recipe in RECIPES for name in yaml.safe_load(recipe.read_text())]
 
 
-def parse(verb: str, *arguments: str) -> Any:
-    return parse_verb(verb, [*REQUIRED.get(verb, []), *arguments])
+def parse(subcommand: str, *arguments: str) -> Any:
+    return parse_command(subcommand, [*REQUIRED.get(subcommand, []), *arguments])
 
 
-def refused(verb: str, *arguments: str) -> str:
+def refused(subcommand: str, *arguments: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        parse(verb, *arguments)
+        parse(subcommand, *arguments)
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
-@pytest.mark.parametrize("verb", CONFIGS)
-def test_help_states_type_default_and_meaning_of_every_flag(verb: str, command: Command) -> None:
-    outcome = command(verb, "--help")
+@pytest.mark.parametrize("subcommand", CONFIGS)
+def test_help_states_type_default_and_meaning_of_every_flag(subcommand: str, command: Command) -> None:
+    outcome = command(subcommand, "--help")
     assert outcome.code == 0
     usage, _, details = "\n".join(outcome.out).partition("\n\n")
     details = " ".join(details.split())
-    assert f"For example: asr-doge {verb}" in details
+    assert f"For example: asr-doge {subcommand}" in details
     arguments, _, flags = details.partition(" options: ")
-    for field in dataclasses.fields(CONFIGS[verb]):
-        if field.name == VERBS[verb].positional:
+    for field in dataclasses.fields(CONFIGS[subcommand]):
+        if field.name == COMMANDS[subcommand].positional:
             about = arguments.rpartition(f" {field.name} ")[2]
         else:
             about = re.split(r" --\w+ [A-Z{\[]", flags.partition(f" --{field.name} ")[2])[0]  # up to the next flag
@@ -67,22 +67,22 @@ def test_help_states_type_default_and_meaning_of_every_flag(verb: str, command: 
     assert "Settings of" not in details
 
 
-def test_without_a_verb_the_verbs_are_listed(command: Command) -> None:
+def test_without_a_command_the_commands_are_listed(command: Command) -> None:
     for arguments, code in (([], 2), (["--help"], 0), (["-h"], 0)):
         outcome = command(*arguments)
         assert outcome.code == code
-        for name, verb in VERBS.items():
-            assert any(name in line and verb.meaning in line for line in outcome.out)
+        for name, subcommand in COMMANDS.items():
+            assert any(name in line and subcommand.meaning in line for line in outcome.out)
     assert command("--version").out[0].startswith("asr-doge 0.")
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_does_not_wait_for_torch(verb: str) -> None:
+@pytest.mark.parametrize("subcommand", COMMANDS)
+def test_help_does_not_wait_for_torch(subcommand: str) -> None:
     program = f"""
 import sys
 from asr_doge.cli import main
 try:
-    main([{verb!r}, "--help"])
+    main([{subcommand!r}, "--help"])
 finally:
     sys.exit("loaded" if {{"torch", "transformers"}} & sys.modules.keys() else 0)
 """
@@ -92,7 +92,7 @@ finally:
 def test_an_unknown_verb_is_one_line(command: Command) -> None:
     outcome = command("trane")
     assert (outcome.code, outcome.out) == (2, [])
-    assert outcome.err == [f"asr-doge: unknown verb 'trane'; choose from {', '.join(VERBS)}"]
+    assert outcome.err == [f"asr-doge: unknown command 'trane'; choose from {', '.join(COMMANDS)}"]
 
 
 @pytest.mark.parametrize(
@@ -183,10 +183,10 @@ def test_after_two_dashes_everything_is_a_file() -> None:
     assert "-odd.wav" in refused("transcribe", "-odd.wav")
 
 
-@pytest.mark.parametrize("verb", CONFIGS)
-def test_without_flags_everything_is_as_the_dataclass_says(verb: str) -> None:
-    config = parse(verb)
-    for field in dataclasses.fields(CONFIGS[verb]):
+@pytest.mark.parametrize("subcommand", CONFIGS)
+def test_without_flags_everything_is_as_the_dataclass_says(subcommand: str) -> None:
+    config = parse(subcommand)
+    for field in dataclasses.fields(CONFIGS[subcommand]):
         if field.default is not dataclasses.MISSING:
             assert getattr(config, field.name) == field.default
 
@@ -240,10 +240,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "binary.yaml: not YAML" in refused("train", "--config", str(tmp_path / "binary.yaml"))
 
 
-@pytest.mark.parametrize(("recipe", "verb"), SECTIONS, ids=[f"{path.stem}-{verb}" for path, verb in SECTIONS])
-def test_the_recipes_parse(recipe: Path, verb: str) -> None:
-    config = parse(VERB_OF[verb], "--config", str(recipe))
-    for name, value in yaml.safe_load(recipe.read_text())[verb].items():
+@pytest.mark.parametrize(("recipe", "subcommand"), SECTIONS, ids=[f"{path.stem}-{name}" for path, name in SECTIONS])
+def test_the_recipes_parse(recipe: Path, subcommand: str) -> None:
+    config = parse(COMMAND_OF[subcommand], "--config", str(recipe))
+    for name, value in yaml.safe_load(recipe.read_text())[subcommand].items():
         assert getattr(config, name) == value
 
 
@@ -251,11 +251,11 @@ def test_both_recipes_are_there() -> None:
     assert {"default.yaml", "nano.yaml"} <= {path.name for path in RECIPES}
 
 
-@pytest.mark.parametrize("verb", yaml.safe_load(DEFAULT_RECIPE.read_text()))
-def test_the_default_recipe_is_the_default(verb: str) -> None:
-    default, written = parse(verb), parse(verb, "--config", str(DEFAULT_RECIPE))
-    for field in dataclasses.fields(CONFIGS[verb]):
-        if (verb, field.name) == ("benchmark", "checkpoint_dir"):
+@pytest.mark.parametrize("subcommand", yaml.safe_load(DEFAULT_RECIPE.read_text()))
+def test_the_default_recipe_is_the_default(subcommand: str) -> None:
+    default, written = parse(subcommand), parse(subcommand, "--config", str(DEFAULT_RECIPE))
+    for field in dataclasses.fields(CONFIGS[subcommand]):
+        if (subcommand, field.name) == ("benchmark", "checkpoint_dir"):
             continue  # the one that the recipe trained, not the bundled nano
         if getattr(default, field.name) is not None:  # None is the corpus's own split, which the recipe writes out
             assert getattr(written, field.name) == getattr(default, field.name), field.name

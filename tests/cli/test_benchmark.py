@@ -9,7 +9,7 @@ import pytest
 
 from asr_doge.benchmark import BenchmarkConfig
 from asr_doge.cli.benchmark import _parts_folder
-from asr_doge.cli.verbs import parse_verb
+from asr_doge.cli.commands import parse_command
 from asr_doge.data import read_manifest, write_manifest
 from tests import speech
 from tests.cli.conftest import Command, Outcome
@@ -32,7 +32,7 @@ def rows(outcome: Outcome) -> list[list[str]]:
 
 
 def parsed(*arguments: str) -> BenchmarkConfig:
-    config = parse_verb("benchmark", arguments)
+    config = parse_command("benchmark", arguments)
     assert isinstance(config, BenchmarkConfig)
     return config
 
@@ -151,8 +151,8 @@ def test_what_cannot_be_measured_is_one_line(
 
 def test_the_published_recipe_measures_what_it_trained() -> None:
     recipe = ["--config", str(Path(__file__).parents[2] / "configs" / "default.yaml")]
-    trained = parse_verb("train", recipe).output_dir
-    assert Path(parse_verb("benchmark", recipe).checkpoint_dir) == Path(trained) / "best"
+    trained = parse_command("train", recipe).output_dir
+    assert Path(parse_command("benchmark", recipe).checkpoint_dir) == Path(trained) / "best"
 
 
 def test_parts_of_another_checkpoint_or_test_set_have_another_folder(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_info_reports_versions_and_devices_but_nothing_personal(command: Command
     assert platform.node() not in text
 
 
-# the verbs one after another
+# the commands one after another
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_what_features_could_not_read_is_named(
 
 
 @pytest.mark.parametrize(
-    ("verb", "arguments", "named"),
+    ("subcommand", "arguments", "named"),
     [
         ("process", ["--data_dir", "nowhere", "--output_dir", "out"], "nowhere"),
         ("process", ["--data_dir", ".", "--output_dir", "out", "--dataset", "timit"], "--dataset timit"),
@@ -155,10 +155,10 @@ def test_what_features_could_not_read_is_named(
     ],
 )
 def test_what_is_missing_is_one_line(
-    command: Command, verb: str, arguments: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, subcommand: str, arguments: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    outcome = command(verb, *arguments)
+    outcome = command(subcommand, *arguments)
     assert (outcome.code, outcome.out) == (2, [])
     (line,) = outcome.err
     assert line.startswith("error: ")

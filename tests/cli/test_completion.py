@@ -35,7 +35,7 @@ def completions(script: Path, *words: str, folder: Path | None = None) -> set[st
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes_verbs_flags_choices_and_files(script: Path, tmp_path: Path) -> None:
+def test_bash_completes_commands_flags_choices_and_files(script: Path, tmp_path: Path) -> None:
     assert completions(script, "tr") == {"transcribe", "train"}
     assert completions(script, "pretrain", "") >= {"ctc_head", "encoder", "language_model"}
     assert completions(script, "pretrain", "ctc_head", "--resu") == {"--resume_from"}

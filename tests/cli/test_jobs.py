@@ -85,9 +85,9 @@ def test_a_source_that_is_not_there_is_one_line(command: Command, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("verb", ["features", "benchmark"])
-def test_parts_are_not_named_to_a_cluster(command: Command, tmp_path: Path, verb: str) -> None:
-    outcome = command(verb, "--data_dir", tmp_path, "--engine", "ray", "--shard", "1/2")
+@pytest.mark.parametrize("subcommand", ["features", "benchmark"])
+def test_parts_are_not_named_to_a_cluster(command: Command, tmp_path: Path, subcommand: str) -> None:
+    outcome = command(subcommand, "--data_dir", tmp_path, "--engine", "ray", "--shard", "1/2")
     assert outcome.code == 2
     assert outcome.err == ["error: --shard divides the work without a cluster: leave it or --engine ray out"]
 

@@ -155,8 +155,8 @@ def reproduce_killed(config: Path, folder: Path, runs: int) -> "list[subprocess.
             (folder / stage).touch()
             kill_at_change(out, lambda: next(left) <= 1)
 
-    for verb in ("process", "features", "train", "benchmark"):
-        importlib.import_module(f"asr_doge.cli.{verb}")  # once, for all processes
+    for subcommand in ("process", "features", "train", "benchmark"):
+        importlib.import_module(f"asr_doge.cli.{subcommand}")  # once, for all processes
     command = ["sh", "scripts/reproduce.sh", "--config", str(config), str(folder / "fsdd"), str(out)]
     return [interpreter.run_script(command, folder, kill_once, {"COUNT": "4"}) for _ in range(runs)]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from asr_doge.decoding import DecodingConfig
-from asr_doge.decoding.ctc import is_beyond
+from asr_doge.decoding.ctc import cannot_spell
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.models import LoadedModel, assemble_model
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
@@ -110,4 +110,4 @@ def test_without_a_voice_a_blank_head_is_believed(
     ],
 )
 def test_letters_are_counted(taught: dict[str, LoadedModel], text: str, beyond: bool) -> None:
-    assert is_beyond(taught[LATIN].model.encoder, text) == beyond
+    assert cannot_spell(taught[LATIN].model.encoder, text) == beyond

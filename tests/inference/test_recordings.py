@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from asr_doge.decoding.recognition import Recognition
+from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.recordings import FEWEST_LABELS, Recording
 from asr_doge.inference.results import Transcription
-from asr_doge.inference.segmentation import Chunk
 
 
 def _finished(probabilities: list[tuple[float, ...]], unsure_below: float | None) -> Transcription:

@@ -18,7 +18,7 @@ from scipy.signal import resample_poly
 from asr_doge.errors import AudioError
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.stream import StreamTranscriber, stream
-from asr_doge.inference.transcription import SourceWithLanguage, Transcriber
+from asr_doge.inference.transcription import SourceWithOptions, Transcriber
 from tests.models import tiny
 from tests.speech import RATE, write_wav
 
@@ -89,7 +89,7 @@ ONE: dict[str, Callable[[Path], Any]] = {
     "of datasets, not decoded": lambda path: {"path": "x.wav", "bytes": path.read_bytes()},
     "of datasets, as a file": lambda path: {"path": str(path), "bytes": None},
     "of a pipeline": lambda path: {"raw": FLOATS, "sampling_rate": RATE},
-    "with its language": lambda path: SourceWithLanguage(path, None),
+    "with its language": lambda path: SourceWithOptions(path, None),
 }
 
 
@@ -197,7 +197,7 @@ def test_samples_of_a_told_rate_are_resampled(transcriber: Transcriber, rate: An
     assert told.duration == pytest.approx(0.9, abs=0.001)
     dataset = {"array": samples, "sampling_rate": rate}
     assert transcriber.transcribe(dataset) == told
-    assert list(transcriber.transcribe_each([SourceWithLanguage(samples, sampling_rate=rate)])) == [told]
+    assert list(transcriber.transcribe_each([SourceWithOptions(samples, sampling_rate=rate)])) == [told]
     results = transcriber.transcribe([path, samples], sampling_rate=rate)
     assert [results[0].text, results[1]] == [text, told]  # files state their own
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.decoding import DecodingConfig
 from asr_doge.decoding.recognition import Recognition
+from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.results import Segment
-from asr_doge.inference.segmentation import Chunk
 from asr_doge.inference.stream import MOST_WORK, StreamTranscriber, StreamUpdate, stream
 from asr_doge.inference.transcription import Transcriber, load
 from tests.inference.conftest import UNGUARDED

@@ -19,10 +19,10 @@ from asr_doge.audio.voice_activity import VoiceActivityDetector
 from asr_doge.decoding import DecodingConfig
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import AudioError
-from asr_doge.inference import segmentation, transcription
+from asr_doge.inference import chunking, transcription
+from asr_doge.inference.chunking import cut_into_chunks
 from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
-from asr_doge.inference.segmentation import cut_into_chunks
-from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load, transcribe
+from asr_doge.inference.transcription import SourceWithOptions, Transcriber, load, transcribe
 from asr_doge.models import load_model
 from tests.inference.conftest import UNGUARDED
 from tests.models import tiny
@@ -73,7 +73,7 @@ def test_the_voice_detector_is_asked_only_for_bounds_that_no_words_give(
             asked.append(len(samples))
             return super().feed(samples)
 
-    monkeypatch.setattr(segmentation, "VoiceActivityDetector", Watched)
+    monkeypatch.setattr(chunking, "VoiceActivityDetector", Watched)
     clip = spoken(SENTENCES[1])
     with_times = Transcriber(transcriber.loaded, decoding=dataclasses.replace(UNGUARDED, timestamps="word"))
     assert with_times.transcribe(clip).segments[0].words
@@ -98,7 +98,7 @@ def test_each_recording_is_transcribed_in_its_language(brief_folder: Path, tmp_p
     def alone(index: int, language: str | None) -> str:
         return text_of(Transcriber(loaded, decoding=UNGUARDED, language=language), WAVEFORMS[index])
 
-    spoken = [SourceWithLanguage(WAVEFORMS[index], language) for index, language in enumerate(languages)]
+    spoken = [SourceWithOptions(WAVEFORMS[index], language) for index, language in enumerate(languages)]
     together = Transcriber(loaded, 4, UNGUARDED).transcribe_each(spoken)
     texts = [result.text for result in together if isinstance(result, Transcription)]
     assert texts == [alone(index, language) for index, language in enumerate(languages)]
@@ -275,7 +275,7 @@ def test_a_long_recording_is_read_in_pieces(transcriber: Transcriber) -> None:
 def test_of_a_recording_that_breaks_off_late_what_is_there_is_kept(
     transcriber: Transcriber, alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(transcription, "PORTION_SECONDS", 2.0)
+    monkeypatch.setattr(transcription, "BUFFER_SECONDS", 2.0)
     whole = np.concatenate([spoken(sentence) for sentence in SENTENCES for _ in range(4)])
     path = write_wav(tmp_path / "cut.flac", whole)
     path.write_bytes(path.read_bytes()[:-20_000])
@@ -320,7 +320,7 @@ def test_progress_adds_up_to_the_audio(transcriber: Transcriber) -> None:
 def test_portions_keep_order_and_failures(
     transcriber: Transcriber, alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(transcription, "PORTION_SECONDS", 2.0)
+    monkeypatch.setattr(transcription, "BUFFER_SECONDS", 2.0)
     sources: list[transcription.Source] = [*WAVEFORMS[:4], tmp_path / "missing.wav", *WAVEFORMS[4:]]
     results = list(transcriber.transcribe_each(sources))
     texts = [result.text if isinstance(result, Transcription) else None for result in results]
@@ -332,7 +332,7 @@ def test_sources_are_read_as_they_are_needed(transcriber: Transcriber, monkeypat
 
     While the model works on some, as many more are read, and no others.
     """
-    monkeypatch.setattr(transcription, "PORTION_SECONDS", 1.0)
+    monkeypatch.setattr(transcription, "BUFFER_SECONDS", 1.0)
     given = 0
 
     def endless() -> Iterator[transcription.Source]:

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_doge.choices import AdapterType
 from asr_doge.models import ASRDogeConfig
 from asr_doge.models.adapters import Adapter
-from asr_doge.published import AdapterType
 from tests.models import tiny
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_doge.choices import CTCHeadType, Quantization
 from asr_doge.errors import ConfigError
 from asr_doge.models import assemble_model, load_encoder_alone, load_model
 from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings, HeadedEncoder
@@ -15,7 +16,6 @@ from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.dense import DenseCTCHead
 from asr_doge.models.export import EncoderGraph
 from asr_doge.models.quantization import is_quantized
-from asr_doge.published import CTCHeadType, Quantization
 from tests.models import tiny
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz'"

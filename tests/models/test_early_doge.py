@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from asr_doge.choices import Quantization
 from asr_doge.decoding.draft import Verifier
 from asr_doge.errors import CheckpointError
 from asr_doge.models import LoadedModel, assemble_model, load_model
@@ -26,7 +27,6 @@ from asr_doge.models.encoders.loading import settings
 from asr_doge.models.export import LANGUAGE_MODEL_GRAPH, SPEECH_TOKEN, LanguageModelGraph, write_graph
 from asr_doge.models.language_model import load_language_model
 from asr_doge.models.merging import merge_lora
-from asr_doge.published import Quantization
 from tests.models import early_doge, tiny
 from tests.models.early_doge import Array, Shape
 

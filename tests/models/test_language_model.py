@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from asr_doge.choices import Quantization
 from asr_doge.errors import CheckpointError
 from asr_doge.models import assemble_model
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.language_model import load_language_model
-from asr_doge.published import Quantization
 from tests.models import tiny
 
 OLD_NAMES = {

@@ -2,8 +2,8 @@
 
 import pytest
 
+from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.models.precision import PrecisionName, choose_precision, fastest
-from asr_doge.published import LoadDtype, Quantization
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from asr_doge.cli.verbs import parse_verb
+from asr_doge.cli.commands import parse_command
 from asr_doge.data.sharding import parse_shard
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -18,7 +18,7 @@ def test_the_command_for_kubernetes() -> None:
     job = yaml.safe_load((DEPLOY / "kuberay.yaml").read_text())
     program, verb, *arguments = shlex.split(job["spec"]["entrypoint"])
     assert (program, verb) == ("asr-doge", "transcribe")
-    config = parse_verb(verb, arguments)
+    config = parse_command(verb, arguments)
     config.check_job()
     assert config.engine == "ray"
     (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
@@ -37,7 +37,7 @@ def test_the_command_for_slurm(tmp_path: Path) -> None:
     task = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "64", "PATH": f"{tmp_path}:/usr/bin:/bin"}
     command = ["bash", str(DEPLOY / "slurm.sh")]
     verb, *arguments = subprocess.run(command, env=task, capture_output=True, text=True, check=True).stdout.splitlines()
-    config = parse_verb(verb, arguments)
+    config = parse_command(verb, arguments)
     config.check_job()
     shard = parse_shard(config.shard)
     assert (shard.index, shard.count) == (3, 64)

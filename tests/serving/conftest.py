@@ -15,7 +15,7 @@ from openai import OpenAI
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.decoding.recognition import Recognition
-from asr_doge.inference.segmentation import Chunk
+from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.server import Server, create_server

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.inference.segmentation import Chunk
+from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving import worker as worker_module
 from asr_doge.serving.metrics import Metrics

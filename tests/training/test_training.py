@@ -20,7 +20,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
 from asr_doge.audio import read_audio
 from asr_doge.benchmark import ASRDogeBenchmark, BenchmarkConfig
-from asr_doge.cli.verbs import parse_verb
+from asr_doge.cli.commands import parse_command
 from asr_doge.data import read_manifest, write_manifest
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.feature_shards import read_header
@@ -251,7 +251,7 @@ def test_the_settings_are_kept_and_can_be_given_again(run: Train, tmp_path: Path
     path = tmp_path / "run" / training.CONFIG_NAME
     kept = yaml.safe_load(path.read_text())
     assert kept["seed"] == 7
-    config = parse_verb("train", ["--config", str(path)])
+    config = parse_command("train", ["--config", str(path)])
     assert asdict(config) == kept
 
 

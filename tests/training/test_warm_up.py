@@ -43,7 +43,7 @@ def whisper_cache(corpus: Path, whisper_folder: Path, tmp_path: Path) -> Path:
 def test_logits_are_cosines_to_what_the_embedding_module_gives(granite_folder: Path, doge_folder: Path) -> None:
     loaded = assemble_model(granite_folder, doge_folder, device="cpu", dtype=torch.float64)
     settings = adapter_settings(loaded.processor, _utterances("it's all well", "the fox"))
-    used = {*loaded.processor.label_ids("it's all well").tolist(), *loaded.processor.label_ids("the fox").tolist()}
+    used = {*loaded.processor.text_ids("it's all well").tolist(), *loaded.processor.text_ids("the fox").tolist()}
     assert set(settings.token_ids) == used - {loaded.processor.tokenizer.eos_token_id}
     head = AdapterCTCHead(settings, loaded.model.adapter, loaded.model.get_input_embeddings()).double()
     speech = torch.stack(tiny.random_clips([5, 5], tiny.SPEECH_SIZE))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.parts import Part, open_part
+from asr_doge.audio.file_parts import Part, open_part
 from asr_doge.audio.sound import Note, Sound
 from asr_doge.audio.timeline import LONGEST_GAP_SECONDS, Clock
 from asr_doge.errors import AudioError, DamagedAudioError

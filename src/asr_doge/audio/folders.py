@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asr_doge.audio.frames import is_transport_stream
+from asr_doge.audio.packet_formats import is_transport_stream
 from asr_doge.audio.sound import log_note
 from asr_doge.errors import AudioError
 

@@ -1,11 +1,11 @@
-"""Levels: filtering for what is judged by its loudness, and the level of the encoder's input.
+"""Levels: filtering for the detector and the search for pauses, and the level of the encoder's input.
 
-Promises: `without_rumble` and `Judged` remove constant offsets and mains hum from the input of the voice activity
-detector and of the search for pauses, and `Judged` raises quiet recordings to the level that the detector needs. The
-samples for the encoder keep offset and hum, since removing them was measured to cost words (docs/formats.md); only a
-clip that is raised loses its offset. `for_encoder` changes the level of clips only if they are so quiet, or so far
-above full scale, that words were lost.
-How the samples arrive changes nothing. It does not decide what is speech.
+Promises: `without_rumble` and `DetectorInput` remove constant offsets and mains hum from the input of the voice
+activity detector and of the search for pauses, and `DetectorInput` raises quiet recordings to the level that the
+detector needs. The samples for the encoder keep offset and hum, since removing them was measured to cost words
+(docs/formats.md); only a clip that is raised loses its offset. `for_encoder` changes the level of clips only if they
+are so quiet, or so far above full scale, that words were lost. How the samples arrive changes nothing. It does not
+decide what is speech.
 """
 
 from functools import lru_cache
@@ -35,7 +35,7 @@ def without_rumble(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return _Rumble().remove(samples) if samples.size else samples
 
 
-class Judged:
+class DetectorInput:
     """The part of a recording's input for the voice activity detector, while it arrives."""
 
     def __init__(self) -> None:

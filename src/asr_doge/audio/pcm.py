@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.parts import Part, open_part
+from asr_doge.audio.file_parts import Part, open_part
 from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.audio.sound import Sound
 from asr_doge.errors import AudioError

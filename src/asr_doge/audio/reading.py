@@ -5,8 +5,8 @@ A bad file gives one `AudioError` line that names it and the remedy; if it is tr
 given before the error. Block by block, memory does not grow with the length of the recording; pipes are read too. It
 does not know features, transcripts or manifests.
 
-This module combines the steps: `files` (paths and pipes), `parts` (files joined in one), `pcm` and `containers`
-(decoding), `timeline` (silence for gaps), `channels` (mixing to one), `resampling`.
+This module combines the steps: `files` (paths and pipes), `joined_files` (the parts of a file), `pcm` and
+`containers` (decoding), `timeline` (silence for gaps), `channels` (mixing to one), `resampling`.
 """
 
 import os
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from asr_doge.audio.arrays import check_samples
 from asr_doge.audio.channels import to_mono
 from asr_doge.audio.containers import choose_track, decode
+from asr_doge.audio.file_parts import Part
 from asr_doge.audio.files import file_on_disk, is_pipe
+from asr_doge.audio.joined_files import parts_of
 from asr_doge.audio.level import for_encoder
-from asr_doge.audio.parts import Part
 from asr_doge.audio.pcm import BELIEVABLE_RATES, UNKNOWN_FRAMES, flac_seconds, open_pcm, pcm_sounds
 from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.audio.sound import Note, Sound, log_note
-from asr_doge.audio.structure import parts_of
 from asr_doge.audio.timeline import fill_gaps
 from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 

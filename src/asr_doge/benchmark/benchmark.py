@@ -1,4 +1,4 @@
-"""Measure accuracy, speed and memory on a test set: the published Python interface and the `benchmark` verb.
+"""Measure accuracy, speed and memory on a test set: the published Python interface and the `benchmark` command.
 
 Promises: the model is loaded and run as by `transcribe`; every sample counts; a run reuses the transcripts of an
 interrupted one; the report states machine, date, weights and versions.
@@ -39,7 +39,7 @@ from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError, DataError
-from asr_doge.inference.transcription import SourceWithLanguage, Transcriber, load_parts
+from asr_doge.inference.transcription import SourceWithOptions, Transcriber, load_parts
 from asr_doge.models import LoadedEncoder, LoadedModel
 
 
@@ -215,8 +215,8 @@ class ASRDogeBenchmark:
         with watched_outputs(self.transcriber.recognizer.loaded, self.config.checkpoint_dir) as outputs:
 
             def transcribe_each(pending: Iterable[Utterance]) -> Iterator[Outcome]:
-                spoken = (SourceWithLanguage(sample.audio_path, sample.language) for sample in pending)
-                for outcome in self.transcriber.transcribe_each(spoken):
+                sources = (SourceWithOptions(sample.audio_path, sample.language) for sample in pending)
+                for outcome in self.transcriber.transcribe_each(sources):
                     outputs.check()
                     yield outcome
 

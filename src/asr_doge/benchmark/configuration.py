@@ -1,12 +1,12 @@
-"""Settings of the `benchmark` verb: command line, YAML and Python alike.
+"""Settings of the `benchmark` command: command line, YAML and Python alike.
 
 Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor transformers.
 """
 
 from dataclasses import dataclass, field
 
+from asr_doge.choices import Dtype, Quantization, SampleChoice
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import Dtype, Quantization, SampleChoice
 
 
 @dataclass

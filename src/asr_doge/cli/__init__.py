@@ -1,4 +1,4 @@
-"""The `asr-doge` command: one thin file a verb.
+"""The `asr-doge` command line: one file per command.
 
 Promises: a user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130, and finished work is kept;
 any text and any file name can be printed; a reader that stops early (`asr-doge … | head`) causes no message. Output
@@ -14,7 +14,7 @@ from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
-from asr_doge.cli.verbs import VERBS, run_verb, split_verb
+from asr_doge.cli.commands import COMMANDS, run_command, split_command
 from asr_doge.errors import ASRDogeError
 
 
@@ -45,25 +45,25 @@ def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0 if arguments else 2
-    verb, rest = split_verb(arguments)
-    if verb == "--version":
+    command, rest = split_command(arguments)
+    if command == "--version":
         from asr_doge import __version__
 
         print(f"asr-doge {__version__}")
         return 0
-    if verb == "--print_completion":
+    if command == "--print_completion":
         from asr_doge.cli.completion import completion_script
 
         print(completion_script(" ".join(rest)))
         return 0
-    if verb not in VERBS:
-        return _fail(f"asr-doge: unknown verb '{verb}'; choose from {', '.join(VERBS)}")
+    if command not in COMMANDS:
+        return _fail(f"asr-doge: unknown command '{command}'; choose from {', '.join(COMMANDS)}")
     try:
         Path.cwd()
     except OSError:
         return _fail("error: the working directory does not exist any more: change to one that does")
     try:
-        return run_verb(verb, rest)
+        return run_command(command, rest)
     except SystemExit as end:  # after --help, whose text is still to be flushed
         return end.code if isinstance(end.code, int) else 0
 
@@ -119,13 +119,13 @@ def _open_standard_streams() -> None:
 
 def _usage() -> str:
     lines = [
-        "usage: asr-doge VERB [options]",
+        "usage: asr-doge COMMAND [options]",
         "",
         "Parameter-efficient speech recognition: a frozen speech encoder, a small adapter, a small language model.",
         "",
-        *(f"  {name:<17} {verb.meaning}" for name, verb in VERBS.items()),
+        *(f"  {name:<17} {command.meaning}" for name, command in COMMANDS.items()),
         "",
-        "asr-doge VERB --help says more; asr-doge --print_completion bash (zsh, tcsh) is for Tab completion.",
+        "asr-doge COMMAND --help says more; asr-doge --print_completion bash (zsh, tcsh) is for Tab completion.",
         "Try: asr-doge transcribe recording.wav",
     ]
     return "\n".join(lines)

@@ -1,9 +1,8 @@
 """Make a command line and a YAML file format from documented dataclasses.
 
-Promises: every field of a verb's dataclass is a flag of the same name; flags override the values of `--config
-FILE.yaml`, in any order; a file may serve several verbs, with a section for each; a mistake is one line that names the
-flag or file.
-It does not know what the verbs do.
+Promises: every field of a command's dataclass is a flag of the same name; flags override the values of `--config
+FILE.yaml`, in any order; a file may serve several commands, with a section for each; a mistake is one line that names
+the flag or file. It does not know what the commands do.
 """
 
 import dataclasses
@@ -51,17 +50,17 @@ class _HelpFormatter(DefaultHelpFormatter):
         return _CLASS.sub(r"\1", super()._expand_help(action))
 
 
-def build_parser(verb: str, config_class: type[Config], example: str, positional: str | None = None) -> ArgumentParser:
-    """The parser of a verb.
+def build_parser(name: str, config_class: type[Config], example: str, positional: str | None = None) -> ArgumentParser:
+    """The parser of a command.
 
     Args:
-        verb: its name.
+        name: of the command.
         config_class: a dataclass with a docstring under every field.
         example: a command line for `--help`.
         positional: the field that arguments without a flag go to, a list of strings.
     """
     parser = ArgumentParser(
-        prog=f"asr-doge {verb}",
+        prog=f"asr-doge {name}",
         description=f"{(config_class.__doc__ or '').strip()} For example: {example}",
         formatter_class=_HelpFormatter,
         exit_on_error=False,
@@ -76,32 +75,32 @@ def build_parser(verb: str, config_class: type[Config], example: str, positional
 
 def parse_config(
     parser: ArgumentParser,
-    verb: str,
+    command: str,
     config_class: type[Config],
     arguments: Sequence[str],
     sections: Sequence[str],
     positional: str | None = None,
 ) -> Config:
-    """A verb's configuration from its command line.
+    """A command's configuration from its command line.
 
     Args:
         parser: of `build_parser`.
-        verb: its name, which is also its section in a YAML file, with an underscore between two words.
+        command: its name, which is also its section in a YAML file, with an underscore between two words.
         config_class: as in `build_parser`.
-        arguments: what follows the verb on the command line.
-        sections: names that sections of a YAML file may bear: those of all verbs.
+        arguments: what follows the command on the command line.
+        sections: names that sections of a YAML file may bear: those of all commands.
         positional: as in `build_parser`; such arguments may stand anywhere.
 
     Raises:
         ConfigError: a flag or value that cannot be used.
         SystemExit: after `--help`.
     """
-    files, spelled, without_flag = _spell_out(arguments, verb.replace(" ", "_"), config_class, sections)
+    files, spelled, without_flag = _spell_out(arguments, command.replace(" ", "_"), config_class, sections)
     try:
         # argparse itself takes such arguments in one place only, so that they are kept from it.
         namespace = parser.parse_args([*files, *spelled] if positional else [*files, *spelled, *without_flag])
     except ArgumentError as error:
-        raise ConfigError(f"asr-doge {verb}: {_one_line(error)}; see asr-doge {verb} --help") from error
+        raise ConfigError(f"asr-doge {command}: {_one_line(error)}; see asr-doge {command} --help") from error
     values = {field.name: namespace[field.name] for field in dataclasses.fields(config_class)}
     if positional:  # argparse empties what no argument gives, even where a file has given it
         in_files = [content[positional] for content in map(_content, files) if positional in content]
@@ -110,7 +109,7 @@ def parse_config(
 
 
 def _spell_out(
-    arguments: Sequence[str], verb: str, config_class: type, sections: Sequence[str]
+    arguments: Sequence[str], command: str, config_class: type, sections: Sequence[str]
 ) -> tuple[list[str], list[str], list[str]]:
     """Convert arguments to jsonargparse's form: configuration files, flags, and arguments without a flag.
 
@@ -131,7 +130,7 @@ def _spell_out(
         if flag == "--config":
             if not equals and not pending:
                 raise ConfigError("--config needs a file")
-            files.append(f"--config={_section(Path(value if equals else pending.pop(0)), verb, sections)}")
+            files.append(f"--config={_section(Path(value if equals else pending.pop(0)), command, sections)}")
         elif argument in switches:
             spelled.append(f"{argument}={_switch(pending, switches[argument])}")
         elif argument in lists:
@@ -165,8 +164,8 @@ def _yaml_list(values: Sequence[str], kind: type) -> str:
     return json.dumps(values) if kind is str else f"[{', '.join(values)}]"
 
 
-def _section(path: Path, verb: str, sections: Sequence[str]) -> str:
-    """The part of a YAML file that is for `verb`, as YAML."""
+def _section(path: Path, command: str, sections: Sequence[str]) -> str:
+    """The part of a YAML file that is for `command`, as YAML."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -179,8 +178,8 @@ def _section(path: Path, verb: str, sections: Sequence[str]) -> str:
         return yaml.safe_dump(content)
     for name, part in content.items():  # a value outside a section, or in an unknown one, would be ignored silently
         if name not in sections or not isinstance(part, dict | None):
-            raise ConfigError(f"--config {path}: '{name}' is not a section; a section bears the name of a verb")
-    return yaml.safe_dump(content.get(verb) or {})
+            raise ConfigError(f"--config {path}: '{name}' is not a section; a section bears the name of a command")
+    return yaml.safe_dump(content.get(command) or {})
 
 
 def _content(file: str) -> dict[str, object]:

@@ -27,7 +27,7 @@ from asr_doge.scaling.jobs import model_digest
 
 
 def run(config: BenchmarkJobConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     if config.compare and config.merge:
         raise ConfigError("--compare and --merge do not go together: merge first, then compare the merged reports")
     quiet_libraries()

@@ -1,4 +1,4 @@
-"""`asr-doge --print_completion SHELL`: a script with which a shell completes verbs, flags, choices and file names.
+"""`asr-doge --print_completion SHELL`: a script with which a shell completes commands, flags, choices and file names.
 
 Promises: the flags and choices are those of the parsers that read the command line. jsonargparse and shtab write the
 script; the latter comes with the extra `completion`.
@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 from jsonargparse import ArgumentParser
 
-from asr_doge.cli.verbs import VERBS, verb_parser
+from asr_doge.cli.commands import COMMANDS, command_parser
 from asr_doge.errors import ConfigError
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -27,18 +27,18 @@ def completion_script(shell: str) -> str:
     if find_spec("shtab") is None:
         raise ConfigError("--print_completion needs shtab: pip install 'asr-doge[completion]'")
     command = ArgumentParser(prog="asr-doge")
-    kinds = command.add_subcommands(dest="verb")
-    parsers = {name: verb_parser(name) for name in VERBS}
+    kinds = command.add_subcommands(dest="command")
+    parsers = {name: command_parser(name) for name in COMMANDS}
     for name, parser in parsers.items():
         _complete_files(parser._actions)
         first, _, second = name.partition(" ")
         if not second:
-            kinds.add_subcommand(first, parser, help=VERBS[name].meaning)
-            seconds = [other for other in VERBS if other.startswith(f"{first} ")]
+            kinds.add_subcommand(first, parser, help=COMMANDS[name].meaning)
+            seconds = [other for other in COMMANDS if other.startswith(f"{first} ")]
             below = parser.add_subcommands(required=False, dest="kind") if seconds else None
             for other in seconds:
                 assert below is not None
-                below.add_subcommand(other.partition(" ")[2], parsers[other], help=VERBS[other].meaning)
+                below.add_subcommand(other.partition(" ")[2], parsers[other], help=COMMANDS[other].meaning)
     return command.get_completion_script(f"shtab-{shell}")
 
 

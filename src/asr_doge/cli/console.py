@@ -1,4 +1,4 @@
-"""What verbs print and suppress alike."""
+"""What commands print and suppress alike."""
 
 import os
 import shlex
@@ -33,11 +33,11 @@ def note_language(transcriber: "Transcriber", model: str) -> None:
 
 
 @contextmanager
-def told_how_to_resume(verb: str, record: Path, settings: Path) -> Iterator[None]:
+def told_how_to_resume(name: str, record: Path, settings: Path) -> Iterator[None]:
     """After Ctrl-C, print the command that resumes a run, if the run has written its record.
 
     Args:
-        verb: of the command.
+        name: of the command.
         record: the file that a run writes as soon as it can be resumed.
         settings: the YAML file of its settings.
     """
@@ -45,6 +45,6 @@ def told_how_to_resume(verb: str, record: Path, settings: Path) -> Iterator[None
         yield
     except KeyboardInterrupt:
         if record.is_file():
-            command = ["asr-doge", *verb.split(), "--config", str(settings), "--resume_from", "latest"]
+            command = ["asr-doge", *name.split(), "--config", str(settings), "--resume_from", "latest"]
             print(f"\nstopped; go on with: {shlex.join(command)}", file=sys.stderr)
         raise

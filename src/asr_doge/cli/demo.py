@@ -15,10 +15,10 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.synthesis import Voice, synthesize
 from asr_doge.benchmark import ASRDogeBenchmark
 from asr_doge.benchmark.results import BenchmarkResult
+from asr_doge.cli.commands import parse_command, run_command
 from asr_doge.cli.configuration import DemoConfig
 from asr_doge.cli.console import quiet_libraries
 from asr_doge.cli.tables import benchmark_table
-from asr_doge.cli.verbs import parse_verb, run_verb
 from asr_doge.data.digits import split_voices, synthesized_clips, write_clips
 from asr_doge.errors import ConfigError
 from asr_doge.models import assemble_model
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 
 def run(config: DemoConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     if config.train_utterances < 100:
         raise ConfigError(f"--train_utterances {config.train_utterances}: too few to learn from; at least 100")
     quiet_libraries()
@@ -52,17 +52,17 @@ def run(config: DemoConfig) -> int:
     console.rule("2. process: corpus to manifests")
     _say(
         console,
-        run_verb,
+        run_command,
         ["process", "--dataset", "manifest", "--data_dir", str(corpus), "--output_dir", str(processed)],
     )
     console.rule("3. features: the frozen encoder, once")
-    _say(console, run_verb, ["features", "--data_dir", str(processed), "--speech_encoder", ENCODER])
+    _say(console, run_command, ["features", "--data_dir", str(processed), "--speech_encoder", ENCODER])
     console.rule("4. train: the adapter, from a random start")
     set_seed(config.seed)  # as `train` does, so that this is the adapter it starts from
     assemble_model(ENCODER, LANGUAGE_MODEL, adapter_hidden_dim=ADAPTER_HIDDEN_DIM).save(checkpoints / "untrained")
     _say(
         console,
-        run_verb,
+        run_command,
         [
             "train",
             *("--data_dir", str(processed), "--features_dir", str(processed / "features")),
@@ -79,7 +79,7 @@ def run(config: DemoConfig) -> int:
         results[name] = _say(console, _measure, ["benchmark", *places, "--output_dir", str(reports / name)])
     console.rule("6. transcribe: a few test clips")
     clips = [str(path) for path in sorted((corpus / "audio" / "test").glob("*.wav"))[:4]]
-    _say(console, run_verb, ["transcribe", *clips, "--model", str(checkpoints / "best")])
+    _say(console, run_command, ["transcribe", *clips, "--model", str(checkpoints / "best")])
     for sample in results["best"].samples[:4]:
         console.print(f"  said: {sample.reference}")
 
@@ -128,15 +128,15 @@ def _transcribe_a_sentence(console: Console, path: Path) -> None:
     console.rule("7. english: a sentence")
     soundfile.write(path, synthesize(SENTENCE, Voice("en-us")), SAMPLE_RATE)
     if local_folder(ENGLISH_ENCODER) is not None:
-        _say(console, run_verb, ["transcribe", str(path)])
+        _say(console, run_command, ["transcribe", str(path)])
     else:
         console.print(f"to transcribe it, which downloads {ENGLISH_ENCODER} once: asr-doge transcribe {path}")
     console.print(f"  said: {SENTENCE}")
 
 
-def _measure(verb: str, arguments: Sequence[str]) -> BenchmarkResult:
-    """The `benchmark` verb without its table, for there is one of all results at the end."""
-    return ASRDogeBenchmark(parse_verb(verb, arguments)).run_full_benchmark()
+def _measure(command: str, arguments: Sequence[str]) -> BenchmarkResult:
+    """The `benchmark` command without its table, for there is one of all results at the end."""
+    return ASRDogeBenchmark(parse_command(command, arguments)).run_full_benchmark()
 
 
 def _say(console: Console, run: Callable[[str, Sequence[str]], Result], command: Sequence[str]) -> Result:

@@ -14,7 +14,7 @@ _HOW_MODELS = (
 
 
 def run(config: DownloadConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     if config.list:
         from asr_doge.models.download import list_models
 

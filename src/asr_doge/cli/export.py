@@ -10,7 +10,7 @@ from asr_doge.models.export import export_onnx
 
 
 def run(config: ExportConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     quiet_libraries()
     folder = Path(config.output_dir)
     check_writable(folder.parent)

@@ -18,7 +18,7 @@ FEWEST_IN_PART = 4
 
 
 def run(config: FeaturesJobConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     quiet_libraries()
     reports = _on_ray(config) if config.engine == "ray" else [compute_features(config)]
     failed = [line for report in reports for line in report.failed]

@@ -20,7 +20,7 @@ EXTRA_PACKAGES = ("datasets", "espeakng-loader", "onnxruntime", "sounddevice", "
 
 
 def run(config: InfoConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     quiet_libraries()
     if config.report:
         print("\n".join(report_lines()))

@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 5.0
 
 
 def run(config: ListenConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     formats = parse_formats(config.format)
     if len(formats) > 1:
         raise ConfigError(f"--format {config.format}: listen prints one format")

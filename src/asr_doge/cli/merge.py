@@ -10,7 +10,7 @@ from asr_doge.models.merging import export_lora, merge_lora
 
 
 def run(config: MergeConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     quiet_libraries()
     folder = Path(config.output_dir)
     if folder.exists():

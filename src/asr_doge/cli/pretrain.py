@@ -6,7 +6,7 @@ from asr_doge.training.pretraining import pretrain
 
 
 def run(config: PretrainConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     quiet_libraries()
     pretrain(config)
     print(f"speech encoder: {config.output_dir}/encoder\nlanguage model: {config.output_dir}/language_model")

@@ -9,7 +9,7 @@ from asr_doge.training.record import RECORD_NAME
 
 
 def run(config: PretrainCTCHeadConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     quiet_libraries()
     folder = Path(config.output_dir)
     with told_how_to_resume("pretrain ctc_head", folder / RECORD_NAME, folder / CONFIG_NAME):

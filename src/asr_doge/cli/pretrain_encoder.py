@@ -6,7 +6,7 @@ from asr_doge.training.encoder_training import pretrain_encoder
 
 
 def run(config: PretrainEncoderConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     quiet_libraries()
     result = pretrain_encoder(config)
     rates = f"WER {100 * result.scores.wer:.2f} %, CER {100 * result.scores.cer:.2f} %"

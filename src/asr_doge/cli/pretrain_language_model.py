@@ -5,7 +5,7 @@ from asr_doge.training.language_model_configuration import PretrainLanguageModel
 
 
 def run(config: PretrainLanguageModelConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     from asr_doge.training.pretraining_language_model import pretrain_language_model
 
     quiet_libraries()

@@ -7,7 +7,7 @@ from asr_doge.scaling.configuration import ProcessJobConfig
 
 
 def run(config: ProcessJobConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     engine = None
     if config.engine == "ray":
         from asr_doge.scaling.judging import judge_on_ray  # here, since Ray is an extra

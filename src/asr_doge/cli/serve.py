@@ -10,7 +10,7 @@ from asr_doge.serving.configuration import KEY_VARIABLE, ServeConfig
 
 
 def run(config: ServeConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     config = replace(
         config, api_key=config.api_key or os.environ.get(KEY_VARIABLE) or None, timestamps=config.timestamps or "auto"
     )

@@ -11,7 +11,7 @@ from asr_doge.training.training import CONFIG_NAME, plan, train
 
 
 def run(config: TrainConfig) -> int:
-    """Run the verb; returns the exit code."""
+    """Run the command; returns the exit code."""
     quiet_libraries()
     if config.plan:
         print("\n".join(plan(config).lines()))

@@ -36,12 +36,12 @@ from asr_doge.inference.output import (
 )
 from asr_doge.inference.output_folder import OutputFolder, State
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.transcription import Source, SourceWithLanguage, Transcriber, load_configured
+from asr_doge.inference.transcription import Source, SourceWithOptions, Transcriber, load_configured
 from asr_doge.models.precision import choose_precision
 from asr_doge.scaling.configuration import TranscribeJobConfig
 
 _Config = TypeVar("_Config", bound=TranscribeConfig)
-_Given = Path | SourceWithLanguage | FailedTranscription
+_Given = Path | SourceWithOptions | FailedTranscription
 """A recording, one channel of it, or an error that is known before it is read."""
 _CHANNELS: dict[Channels, int | None] = {"mix": None, "left": 0, "right": 1, "each": None}
 ONE_RECORDING_FORMATS = ("srt", "vtt", "textgrid")
@@ -51,7 +51,7 @@ _NOTHING_CAN_BE_WRITTEN = frozenset([errno.ENOSPC, errno.EROFS, errno.EIO, getat
 
 
 def run(config: TranscribeJobConfig) -> int:
-    """Run the verb; returns 2 if a recording could not be transcribed."""
+    """Run the command; returns 2 if a recording could not be transcribed."""
     if config.is_job:
         return run_job(_with_precision(config))
     formats = _check(config)
@@ -214,7 +214,7 @@ def _wanted(
     return wanted, [f"{states[state]} {note}" for state, note in notes.items() if states[state]]
 
 
-def _file_of(source: Path | SourceWithLanguage) -> tuple[Path, int | None]:
+def _file_of(source: Path | SourceWithOptions) -> tuple[Path, int | None]:
     """The file, and which of its channels, from 1."""
     if isinstance(source, Path):
         return source, None
@@ -241,29 +241,29 @@ def _each_channel(sources: Iterable[_Given]) -> Iterator[_Given]:
         except AudioError as error:
             yield FailedTranscription(error, source)
             continue
-        yield from (SourceWithLanguage(source, channel=number) for number in range(count))
+        yield from (SourceWithOptions(source, channel=number) for number in range(count))
 
 
 def _transcribe_each(config: TranscribeConfig, sources: Sequence[_Given]) -> Iterator[Result]:
     """Results in the order of the sources, with a progress bar if stderr is a terminal."""
     transcriber = _load(config)
     channel = _CHANNELS[config.channels]
-    spoken = [
+    readable = [
         replace(source, language=config.language)
-        if isinstance(source, SourceWithLanguage)
-        else SourceWithLanguage(source, config.language, channel=channel)
+        if isinstance(source, SourceWithOptions)
+        else SourceWithOptions(source, config.language, channel=channel)
         for source in sources
         if not isinstance(source, FailedTranscription)
     ]
     is_seen = sys.stderr.isatty()
     with tqdm(
-        total=sum(_duration(one.source) for one in spoken) if is_seen else None,
+        total=sum(_duration(one.source) for one in readable) if is_seen else None,
         disable=not is_seen,
         desc="transcribing",
         bar_format="{desc} {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of audio [{elapsed}<{remaining}]",
         dynamic_ncols=True,
     ) as bar:
-        results = transcriber.transcribe_each(spoken, bar.update)
+        results = transcriber.transcribe_each(readable, bar.update)
         for source in sources:
             yield source if isinstance(source, FailedTranscription) else next(results)
 

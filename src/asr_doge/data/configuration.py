@@ -1,4 +1,4 @@
-"""Settings of the `process` and `download` verbs: command line, YAML and Python alike.
+"""Settings of the `process` and `download` commands: command line, YAML and Python alike.
 
 Promises: a docstring under every field, which is its `--help`; invalid values are refused here; importing this loads no
 library.

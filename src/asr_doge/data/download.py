@@ -1,4 +1,4 @@
-"""The `download` verb: fetch published corpora into folders that `process` reads.
+"""The `download` command: fetch published corpora into folders that `process` reads.
 
 Promises: a corpus that is already there is left alone; disk space is checked before anything is fetched; one archive
 that cannot be fetched does not stop the others. It knows no addresses itself: they are in the corpora's declarations.

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asr_doge.choices import SampleChoice
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.text_files import NOT_UTF8, is_utf8, read_lines
 from asr_doge.errors import DataError
-from asr_doge.published import SampleChoice
 
 
 @dataclass(frozen=True)

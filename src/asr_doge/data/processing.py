@@ -1,4 +1,4 @@
-"""The `process` verb: turn a corpus into manifests.
+"""The `process` command: turn a corpus into manifests.
 
 Promises: every listed recording is either kept, with its measured duration and normalized transcript, or counted under
 the reason why it was dropped; one bad recording does not stop the rest. All splits are read before a manifest is
@@ -46,7 +46,7 @@ def process_corpus(config: ProcessConfig, engine: Engine | None = None) -> Proce
     """Write a corpus's manifests, the list of what was dropped, and the report page.
 
     Args:
-        config: of the verb.
+        config: of the command.
         engine: what measures and judges the recordings; default, threads of this process.
 
     Raises:

@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.decoding.ctc import BLANK, is_beyond, label_log_posteriors
+from asr_doge.decoding.ctc import BLANK, cannot_spell, label_log_posteriors
 from asr_doge.models.encoders import SpeechEncoder
 
 LEAD_SECONDS, TAIL_SECONDS = 0.15, 0.08
@@ -81,7 +81,7 @@ def align_words(
     seconds = len(waveform) / sampling_rate
     emissions, owner = _emissions(encoder, log_posteriors, words)
     path = _best_path(emissions, log_posteriors[:, BLANK])
-    is_foreign = is_beyond(encoder, "".join(words))
+    is_foreign = cannot_spell(encoder, "".join(words))
     if path is None or is_foreign:
         edges = np.linspace(0, seconds, len(words) + 1).tolist()
         return [
@@ -101,11 +101,11 @@ def _emissions(
     between = log_posteriors[:, [BLANK, *encoder.ctc_ids(" ")]].max(axis=1, keepdims=True)
     columns, owner = [log_posteriors[:, :0]], np.zeros(0, dtype=np.int64)
     for number, word in enumerate(words):
-        letters = label_log_posteriors(encoder, log_posteriors, word)
-        if letters.shape[1]:
+        labels = label_log_posteriors(encoder, log_posteriors, word)
+        if labels.shape[1]:
             gap = [between] if len(owner) else []
-            columns += [*gap, letters]
-            owner = np.concatenate([owner, [-1] * len(gap), [number] * letters.shape[1]])
+            columns += [*gap, labels]
+            owner = np.concatenate([owner, [-1] * len(gap), [number] * labels.shape[1]])
     return np.concatenate(columns, axis=1), owner.astype(np.int64)
 
 
@@ -115,10 +115,10 @@ def _best_path(emissions: NDArray[np.float32], blank: NDArray[np.float32]) -> ND
     States alternate: blank, character, blank, character, …, blank. A blank between two characters may be skipped unless
     they are the same.
     """
-    frames, letters = emissions.shape
-    if letters == 0:
+    frames, labels = emissions.shape
+    if labels == 0:
         return np.full(frames, -1)
-    states = 2 * letters + 1
+    states = 2 * labels + 1
     scores = np.repeat(blank[:, None], states, axis=1)
     scores[:, 1::2] = emissions
     skip_cost = np.full(states, -np.inf)
@@ -145,12 +145,12 @@ def _best_path(emissions: NDArray[np.float32], blank: NDArray[np.float32]) -> ND
     return path
 
 
-def _marks(path: NDArray[np.int64], letters: NDArray[np.int64], emissions: NDArray[np.float32]) -> _WordFrames | None:
+def _marks(path: NDArray[np.int64], labels: NDArray[np.int64], emissions: NDArray[np.float32]) -> _WordFrames | None:
     """The frames of a word's labels on the path; None for a word without any."""
-    if not len(letters):
+    if not len(labels):
         return None
-    frames = [np.flatnonzero(path == letter) for letter in letters]
-    best = [emissions[where, letter].max() for letter, where in zip(letters, frames, strict=True)]
+    frames = [np.flatnonzero(path == label) for label in labels]
+    best = [emissions[where, label].max() for label, where in zip(labels, frames, strict=True)]
     return _WordFrames(int(frames[0][0]), int(frames[-1][-1]), float(np.mean(best)))
 
 
@@ -162,20 +162,20 @@ def _place(
     A word without labels gets no duration and is placed at the end of the word before it.
     """
     aligned: list[AlignedWord] = []
-    spoken = [letters for letters in marked if letters is not None]
+    spoken = [word for word in marked if word is not None]
     if spoken:
         begin, finish = _speech_extent(spoken, frame_seconds, seconds, pauses)
         within = [pause for pause in pauses if begin < pause[0] and pause[1] < finish]
         moments = np.arange(begin, finish + MOMENT_SECONDS, MOMENT_SECONDS).clip(max=finish)
         meetings = _word_boundaries(spoken, frame_seconds, moments, within)
         starts, ends = iter([begin, *(start for _, start in meetings)]), iter([*(end for end, _ in meetings), finish])
-    for letters in marked:
+    for word in marked:
         end = aligned[-1].end if aligned else 0.0
-        if letters is None:
+        if word is None:
             aligned.append(AlignedWord(end, end, None))
         else:
             start = max(end, next(starts))
-            aligned.append(AlignedWord(start, max(start, next(ends)), letters.log_posterior))
+            aligned.append(AlignedWord(start, max(start, next(ends)), word.log_posterior))
     return aligned
 
 
@@ -210,7 +210,7 @@ def _word_boundaries(
     places = np.array([*((moment, moment) for moment in moments[~in_pause]), *pauses])
     places = places[np.argsort(places[:, 0])]
     starts, ends = places.T
-    expected = frame_seconds * np.array([letters.last for letters in spoken[:-1]], dtype=np.float64)[:, None]
+    expected = frame_seconds * np.array([word.last for word in spoken[:-1]], dtype=np.float64)[:, None]
     costs = np.maximum(starts - expected, expected - ends).clip(min=0)
     costs += np.where(ends > starts, PAUSE_WORTH * (starts - ends), NO_PAUSE_COST)
     chosen = places[_cheapest_in_order(costs)].tolist()

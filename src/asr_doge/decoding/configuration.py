@@ -60,7 +60,7 @@ class DecodingConfig:
     """Shorten a phrase that repeats over and over if it does not in the encoder's draft."""
 
     def check(self) -> None:
-        """Refuse settings that contradict each other.
+        """Refuse settings that contradict each other; those that depend on the model, `build_decoder` refuses.
 
         Raises:
             ConfigError: the message names the flag.
@@ -72,8 +72,6 @@ class DecodingConfig:
         for flag in ("language_model_weight", "word_bonus"):
             if not math.isfinite(getattr(self, flag)):
                 raise ConfigError(f"--{flag} is {getattr(self, flag)}: give a number")
-        if self.n_best > self.beams:
-            raise ConfigError(f"--n_best {self.n_best} needs at least as many beams; give --num_beams {self.n_best}")
         if self.num_beams > 1 and self.decoder not in (None, "beam", "fusion"):
             raise ConfigError(f"--num_beams is for --decoder beam or fusion, not {self.decoder}; leave one of them out")
         if self.accept_threshold is not None and not 0 < self.accept_threshold <= 1:

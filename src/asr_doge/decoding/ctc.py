@@ -61,10 +61,10 @@ def ctc_label_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
     if encoder.ctc_units == "bpe":
         return [(label,) for label in encoder.ctc_ids(" ".join(text.split()))]
     labels: dict[str, tuple[int, ...]] = {}
-    for letter in set(text):
-        forms = [encoder.ctc_ids(form) for form in sorted({letter, letter.lower(), letter.upper()})]
-        labels[letter] = tuple(form[0] for form in forms if len(form) == 1)
-    return [labels[letter] for letter in text if labels[letter]]
+    for character in set(text):
+        forms = [encoder.ctc_ids(form) for form in sorted({character, character.lower(), character.upper()})]
+        labels[character] = tuple(form[0] for form in forms if len(form) == 1)
+    return [labels[character] for character in text if labels[character]]
 
 
 def label_log_posteriors(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], text: str) -> NDArray[np.float32]:
@@ -73,10 +73,10 @@ def label_log_posteriors(encoder: SpeechEncoder, log_posteriors: NDArray[np.floa
     return np.stack(columns, axis=1) if columns else log_posteriors[:, :0]
 
 
-def is_beyond(encoder: SpeechEncoder, text: str) -> bool:
+def cannot_spell(encoder: SpeechEncoder, text: str) -> bool:
     """Whether the head can spell less than half of the characters of a text, so that its output says nothing about it.
 
     For Cyrillic words, a head of Latin characters gives blanks, or a few characters that resemble them.
     """
-    letters = "".join(filter(str.isalnum, text))
-    return len(ctc_label_ids(encoder, letters)) < len(letters) / 2
+    spoken = "".join(filter(str.isalnum, text))
+    return len(ctc_label_ids(encoder, spoken)) < len(spoken) / 2

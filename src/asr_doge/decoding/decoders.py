@@ -46,7 +46,11 @@ class Hypothesis:
 
     Attributes:
         text: without special tokens or space at the ends.
-        score: natural logarithm of its probability (of its best path's, for CTC); None if it was not requested.
+        score: None if it was not requested, else by decoder: `draft`, `beam`: natural logarithm of the text's
+            probability by the language model, for `beam` with the bonus of hotwords. `ctc`: that of the head's best
+            path. `fusion`: that of the text by the head, plus the weighted one by the language model, plus the word
+            bonus. A text into which `ctc` or `fusion` inserted hotwords has the score of the head's best path, which
+            lacks them.
         tokens: the language model's, with the end-of-sequence token if it was reached; empty for CTC.
         log_probs: of each token, if the decoder has them.
         passes: number of language-model passes.
@@ -118,7 +122,7 @@ class LanguageModelDecoder(Decoder):
         """Each draft as the language model's tokens."""
         if inputs.drafts is None:
             return [[] for _ in inputs.speech.speech_lengths]
-        return [self.processor.label_ids(normalize_training_text(text))[:-1].tolist() for text, _ in inputs.drafts]
+        return [self.processor.text_ids(normalize_training_text(text))[:-1].tolist() for text, _ in inputs.drafts]
 
     def limits(self, drafts: Sequence[Sequence[int]], inputs: DecoderInputs) -> list[int]:
         """The most tokens of each text: by its draft, or without one by the clip's duration."""
@@ -283,7 +287,7 @@ class FusionDecoder(LanguageModelDecoder):
 
     def _tokenize(self, text: str) -> list[int]:
         """The language model's tokens of a text, without special ones."""
-        ids: list[int] = self.processor.label_ids(normalize_training_text(text))[:-1].tolist()
+        ids: list[int] = self.processor.text_ids(normalize_training_text(text))[:-1].tolist()
         return ids
 
 
@@ -336,6 +340,8 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
         ConfigError: this model does not support the decoder.
     """
     name = choose_decoder(config, loaded)
+    _check_n_best(config, name)
+    config = replace(config, decoder=name)  # which sets the number of beams
     encoder = loaded.encoder if isinstance(loaded, LoadedEncoder) else loaded.model.encoder
     if name in ("ctc", "draft", "fusion") and not encoder.has_ctc:
         instead = "" if isinstance(loaded, LoadedEncoder) else "use --decoder greedy, or "
@@ -353,9 +359,21 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     if name == "fusion":
         if getattr(loaded.model.config.text_config, "is_moe", False):
             raise ConfigError(f"--decoder fusion needs a language model of text alone, and {_MOE}; use ctc or greedy")
-        return FusionDecoder(loaded, replace(config, decoder=name))
+        return FusionDecoder(loaded, config)
     with_scores = config.timestamps == "word"
     return SearchDecoder(loaded, config.guard_length, config.beams, config.n_best, with_scores)
+
+
+def _check_n_best(config: DecodingConfig, name: DecoderName) -> None:
+    """Refuse more hypotheses than the decoder keeps."""
+    beams = replace(config, decoder=name).beams
+    if config.n_best <= beams:
+        return
+    kept = f"{name} keeps {beams}" if beams > 1 else f"{name} gives one"
+    way_out = (
+        "use --decoder beam or fusion" if config.decoder == name and beams == 1 else f"give --num_beams {config.n_best}"
+    )
+    raise ConfigError(f"--n_best {config.n_best} needs at least as many hypotheses, and {kept}: {way_out}")
 
 
 _MOE = "its mixture of experts reads ahead"

@@ -15,9 +15,9 @@ from asr_doge.decoding.ctc import BLANK
 
 GuardName = Literal["silence", "length", "loop"]
 
-SILENCE_PEAK = 10 ** (-80 / 20)
+DIGITAL_SILENCE_PEAK = 10 ** (-80 / 20)
 """A clip with nothing louder than -80 dB of full scale is digital silence; no model is needed to call it empty."""
-FRAME_SECONDS = 0.025
+LEVEL_FRAME_SECONDS = 0.025
 STEADY_DECIBELS = 3.0
 """Noise and tones stay within this range of levels; speech, with its pauses and consonants, does not, even in noise."""
 STEADY_SECONDS = 0.5
@@ -43,7 +43,7 @@ WORDS_PER_DRAFT_WORD, WORDS_ANYWAY = 1.5, 2
 
 def is_quiet_or_steady(waveform: NDArray[np.float32], sampling_rate: int) -> bool:
     """Whether a clip `[samples]` is silence, or sound of constant level, not counting offset and hum."""
-    if np.ptp(waveform) / 2 <= SILENCE_PEAK:
+    if np.ptp(waveform) / 2 <= DIGITAL_SILENCE_PEAK:
         return True
     if len(waveform) <= STEADY_SECONDS * sampling_rate:
         return False
@@ -56,9 +56,9 @@ def steady_stretches(waveform: NDArray[np.float32], sampling_rate: int) -> list[
 
     Their level stays within `STEADY_STRETCH_DECIBELS` for `STEADY_SECONDS` or more.
     """
-    shortest = round(STEADY_SECONDS / FRAME_SECONDS)
+    shortest = round(STEADY_SECONDS / LEVEL_FRAME_SECONDS)
     levels = _levels(waveform, sampling_rate)
-    if len(levels) < shortest or np.ptp(waveform) / 2 <= SILENCE_PEAK:
+    if len(levels) < shortest or np.ptp(waveform) / 2 <= DIGITAL_SILENCE_PEAK:
         return []
     windows = np.lib.stride_tricks.sliding_window_view(levels, shortest)
     is_loud = np.median(windows, axis=1) > np.percentile(levels, 95) - AS_LOUD_DECIBELS
@@ -68,7 +68,7 @@ def steady_stretches(waveform: NDArray[np.float32], sampling_rate: int) -> list[
         if stretches and start <= stretches[-1][1]:
             start = stretches.pop()[0]
         stretches.append((start, end))
-    frame = int(FRAME_SECONDS * sampling_rate)
+    frame = int(LEVEL_FRAME_SECONDS * sampling_rate)
     edges = [(_fallen(levels, start, -1), _fallen(levels, end - 1, 1) + 1) for start, end in stretches]
     return [(start * frame, end * frame if end < len(levels) else len(waveform)) for start, end in edges]
 
@@ -97,7 +97,7 @@ def _levels(waveform: NDArray[np.float32], sampling_rate: int) -> NDArray[np.flo
     """Level of each complete frame, in decibels, not counting offset and hum."""
     # Differences of neighbouring samples: they have no offset, and hum of 50 Hz is 34 dB lower.
     differences = np.diff(waveform)
-    frame = int(FRAME_SECONDS * sampling_rate)
+    frame = int(LEVEL_FRAME_SECONDS * sampling_rate)
     frames = differences[: len(differences) // frame * frame].reshape(-1, frame)
     levels: NDArray[np.float64] = 10 * np.log10(np.square(frames, dtype=np.float64).mean(axis=1) + 1e-12)
     return levels
@@ -121,9 +121,9 @@ def is_nonspeech(log_posteriors: NDArray[np.float32] | None, has_voice: Callable
         return True
     best = log_posteriors.argmax(axis=1)
     spoken = best != BLANK
-    letters = np.count_nonzero(spoken & (best != np.concatenate([[BLANK], best[:-1]])))
+    label_count = np.count_nonzero(spoken & (best != np.concatenate([[BLANK], best[:-1]])))
     sureness = float(np.exp(log_posteriors.max(axis=1)[spoken].mean()))
-    return sureness < (SURE_LABEL if letters == 1 else SURE_POSTERIOR) and not has_voice()
+    return sureness < (SURE_LABEL if label_count == 1 else SURE_POSTERIOR) and not has_voice()
 
 
 def without_loops(words: Sequence[str], draft: Sequence[str] | None) -> list[int]:

@@ -72,11 +72,11 @@ def spot_hotwords(
     edge[:, space] = 0.0
     relative = np.concatenate([edge, relative, edge])
     spelled = [(text, ctc_label_ids(encoder, f" {text} ")) for text in hotwords]
-    spelled = [(text, letters) for text, letters in spelled if len(letters) > 2 * len(space)]  # else it can write none
+    spelled = [(text, labels) for text, labels in spelled if len(labels) > 2 * len(space)]  # else it can write none
     if not spelled:
         return []
-    scores, starts = _spell(relative, [letters for _, letters in spelled])
-    scores += weight * np.array([len(letters) - 2 if space else len(text) for text, letters in spelled])
+    scores, starts = _spell(relative, [labels for _, labels in spelled])
+    scores += weight * np.array([len(labels) - 2 if space else len(text) for text, labels in spelled])
     # A space at either end takes a frame that is not the hotword's; with the edge's frame before all others, its first
     # label then begins at `starts`. Tokens of BPE begin and end with the hotword itself.
     own = 0 if space else 1
@@ -105,20 +105,20 @@ def _spell(
     Returns:
         Score and first frame, `[T, W]` each.
     """
-    columns = {letter: number for number, letter in enumerate(dict.fromkeys(chain.from_iterable(spellings)), 1)}
+    columns = {label: number for number, label in enumerate(dict.fromkeys(chain.from_iterable(spellings)), 1)}
     emissions = np.empty((len(log_posteriors), len(columns) + 1))
     emissions[:, 0] = log_posteriors[:, BLANK]
-    for letter, number in columns.items():
-        emissions[:, number] = log_posteriors[:, list(letter)].max(axis=1)
-    lengths = np.array([2 * len(letters) - 1 for letters in spellings])
+    for label, number in columns.items():
+        emissions[:, number] = log_posteriors[:, list(label)].max(axis=1)
+    lengths = np.array([2 * len(labels) - 1 for labels in spellings])
     last = np.cumsum(lengths) - 1
     first = last - lengths + 1
     states = np.zeros(lengths.sum(), dtype=np.int64)  # the column of each, 0 for the blank
     skips = np.full(len(states), IMPOSSIBLE)  # from a character to a different next one, without a blank between
-    for start, letters in zip(first.tolist(), spellings, strict=True):
-        numbers = np.array([columns[letter] for letter in letters])
-        states[start : start + 2 * len(letters) : 2] = numbers
-        skips[start + 2 : start + 2 * len(letters) : 2][numbers[1:] != numbers[:-1]] = 0.0
+    for start, labels in zip(first.tolist(), spellings, strict=True):
+        numbers = np.array([columns[label] for label in labels])
+        states[start : start + 2 * len(labels) : 2] = numbers
+        skips[start + 2 : start + 2 * len(labels) : 2][numbers[1:] != numbers[:-1]] = 0.0
 
     best = np.full(len(states), IMPOSSIBLE)
     began = np.zeros(len(states), dtype=np.int64)

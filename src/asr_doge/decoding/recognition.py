@@ -17,7 +17,7 @@ from torch import Tensor
 from asr_doge.decoding.alignment import align_words
 from asr_doge.decoding.confidence import CALIBRATION, Calibration
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.decoding.ctc import best_path_probabilities, ctc_greedy_texts, ctc_log_posteriors, is_beyond
+from asr_doge.decoding.ctc import best_path_probabilities, cannot_spell, ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.decoders import TRAIN_A_HEAD, CTCDecoder, DecoderInputs, Hypothesis, build_decoder
 from asr_doge.decoding.guards import (
     GuardName,
@@ -34,7 +34,7 @@ from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput
 
 Waveform = NDArray[np.float32]
-Posteriors = NDArray[np.float32]
+LogPosteriors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -143,38 +143,38 @@ class Recognizer:
         if not audible:
             return results
         speech = self.speech_encoder.encode([waveforms[i] for i in audible], self.encoder.has_ctc)
-        posteriors = self._posteriors(speech)
+        log_posteriors = self._log_posteriors(speech)
         rows = list(range(len(audible)))  # of the encoder's batch
         if guarded:
             clips = [waveforms[place] for place in audible]
-            letters = posteriors if posteriors is not None else [None] * len(rows)
-            rows = [row for row in rows if self._may_be_speech(clips[row], letters[row], has_voice)]
+            of_each = log_posteriors if log_posteriors is not None else [None] * len(rows)
+            rows = [row for row in rows if self._may_be_speech(clips[row], of_each[row], has_voice)]
         if not rows:
             return results
         speech = _rows(speech, rows)
-        posteriors = [posteriors[row] for row in rows] if posteriors is not None else None
+        log_posteriors = [log_posteriors[row] for row in rows] if log_posteriors is not None else None
         places = [audible[row] for row in rows]
         prompt_ids = self._prompt_ids([languages[place] for place in places]) if languages is not None else None
         want_times = [timed is not None and timed[place] for place in places]
         wanted = [hotwords[place] if hotwords is not None else self.hotwords for place in places]
         clips = [waveforms[place] for place in places]
-        found = self._decode(speech, posteriors, clips, prompt_ids, want_times, wanted)
+        found = self._decode(speech, log_posteriors, clips, prompt_ids, want_times, wanted)
         for place, recognition in zip(places, found, strict=True):
             parts = tuple((start / rate, end / rate) for start, end in stretches[place])
             results[place] = replace(recognition, silenced=parts)
         return results
 
     def _may_be_speech(
-        self, waveform: Waveform, posteriors: Posteriors | None, has_voice: Callable[[Waveform], bool] | None
+        self, waveform: Waveform, log_posteriors: LogPosteriors | None, has_voice: Callable[[Waveform], bool] | None
     ) -> bool:
         """Whether a clip is worth decoding: not if the guard `silence` finds no speech.
 
         Speech for which the head gives only blanks may be in another script; this is decided when the text is known.
         """
-        if posteriors is not None and is_blank(posteriors):
+        if log_posteriors is not None and is_blank(log_posteriors):
             has_language_model = not isinstance(self.decoder, CTCDecoder)
             return has_language_model and has_voice is not None and has_voice(waveform)
-        return not is_nonspeech(posteriors, partial(has_voice or (lambda clip: True), waveform))
+        return not is_nonspeech(log_posteriors, partial(has_voice or (lambda clip: True), waveform))
 
     @property
     def reads_language(self) -> bool:
@@ -187,31 +187,31 @@ class Recognizer:
         prompt_ids: Tensor = self.loaded.processor(language=languages)["prompt_ids"]
         return prompt_ids.to(self.loaded.model.device)
 
-    def _posteriors(self, speech: SpeechEncoderOutput) -> list[Posteriors] | None:
+    def _log_posteriors(self, speech: SpeechEncoderOutput) -> list[LogPosteriors] | None:
         """Log-posteriors of each clip; NaN, which would look like silence, is a CheckpointError."""
         if speech.ctc_logits is None or speech.ctc_lengths is None:
             return None
-        posteriors = ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
-        if any(np.isnan(row).any() for row in posteriors):
+        log_posteriors = ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
+        if any(np.isnan(row).any() for row in log_posteriors):
             raise CheckpointError("the encoder gives NaN on these recordings: its weights are damaged or too large")
-        return posteriors
+        return log_posteriors
 
     def _decode(
         self,
         speech: SpeechEncoderOutput,
-        posteriors: list[Posteriors] | None,
+        log_posteriors: list[LogPosteriors] | None,
         waveforms: Sequence[Waveform],
         prompt_ids: Tensor | None,
         timed: Sequence[bool],
         hotwords: Sequence[Sequence[str]],
     ) -> list[Recognition]:
         """Recognitions of clips that may have speech."""
-        inputs = replace(self._decoder_inputs(speech, posteriors, hotwords), prompt_ids=prompt_ids)
+        inputs = replace(self._decoder_inputs(speech, log_posteriors, hotwords), prompt_ids=prompt_ids)
         rows = self.decoder.decode(inputs)
         if inputs.drafts is not None:
             # The length of these texts was limited by a draft in another script.
             unbounded = [
-                row for row, texts in enumerate(rows) if texts[0].cut and is_beyond(self.encoder, texts[0].text)
+                row for row, texts in enumerate(rows) if texts[0].cut and cannot_spell(self.encoder, texts[0].text)
             ]
             if unbounded:
                 again = self.decoder.decode(_without_drafts(inputs, unbounded))
@@ -222,25 +222,25 @@ class Recognizer:
                 hypotheses,
                 waveforms[index],
                 inputs.drafts[index][0] if inputs.drafts is not None else None,
-                posteriors[index] if posteriors is not None else None,
+                log_posteriors[index] if log_posteriors is not None else None,
                 timed[index],
             )
             for index, hypotheses in enumerate(rows)
         ]
 
     def _decoder_inputs(
-        self, speech: SpeechEncoderOutput, posteriors: list[Posteriors] | None, hotwords: Sequence[Sequence[str]]
+        self, speech: SpeechEncoderOutput, log_posteriors: list[LogPosteriors] | None, hotwords: Sequence[Sequence[str]]
     ) -> DecoderInputs:
         """The encoder's output with the CTC head's drafts, in which hotwords that were found are inserted."""
-        if posteriors is None or speech.ctc_logits is None or speech.ctc_lengths is None:
+        if log_posteriors is None or speech.ctc_logits is None or speech.ctc_lengths is None:
             return DecoderInputs(speech)
-        scores = [float(row.max(axis=1).sum()) for row in posteriors]
+        scores = [float(row.max(axis=1).sum()) for row in log_posteriors]
         texts = ctc_greedy_texts(self.encoder, speech.ctc_logits, speech.ctc_lengths)
         if not any(hotwords):
             return DecoderInputs(speech, list(zip(texts, scores, strict=True)))
-        biases: list[HotwordBias | None] = [None] * len(posteriors)
+        biases: list[HotwordBias | None] = [None] * len(log_posteriors)
         tokenizer = self.loaded.processor.tokenizer if isinstance(self.loaded, LoadedModel) else None
-        for index, (row, words) in enumerate(zip(posteriors, hotwords, strict=True)):
+        for index, (row, words) in enumerate(zip(log_posteriors, hotwords, strict=True)):
             spotted = spot_hotwords(self.encoder, row, words, self.config.hotword_weight)
             if spotted:
                 draft = insert_hotwords(self.encoder, row, spotted)
@@ -253,15 +253,15 @@ class Recognizer:
         hypotheses: Sequence[Hypothesis],
         waveform: Waveform,
         draft: str | None,
-        posteriors: Posteriors | None,
+        log_posteriors: LogPosteriors | None,
         want_times: bool,
     ) -> Recognition:
         """The best hypothesis after the guards, with word times if they are requested."""
         best = hypotheses[0]
-        if posteriors is not None:
-            if is_beyond(self.encoder, best.text):
+        if log_posteriors is not None:
+            if cannot_spell(self.encoder, best.text):
                 draft = None
-            elif self.config.guard_silence and is_blank(posteriors):
+            elif self.config.guard_silence and is_blank(log_posteriors):
                 return Recognition(guards=("silence",), passes=best.passes)
         guards: list[GuardName] = ["length"] if best.cut else []
         words = best.text.split()
@@ -272,10 +272,10 @@ class Recognizer:
         text = best.text if len(kept) == len(words) else " ".join(words[number] for number in kept)
         timed: tuple[RecognizedWord, ...] = ()
         asked = self.config.timestamps in ("segment", "word")
-        if (asked or want_times) and posteriors is not None and kept:
+        if (asked or want_times) and log_posteriors is not None and kept:
             certainty = self._word_log_probs(best, len(words))
             certainty = [certainty[number] for number in kept]
-            timed = self._time([words[number] for number in kept], certainty, posteriors, waveform)
+            timed = self._time([words[number] for number in kept], certainty, log_posteriors, waveform)
         return Recognition(
             text,
             words=timed if self.config.timestamps == "word" else (),
@@ -284,13 +284,15 @@ class Recognizer:
             alternatives=tuple((one.text, one.score or 0.0) for one in hypotheses) if self.config.n_best > 1 else (),
             guards=tuple(guards),
             passes=best.passes,
-            label_probabilities=tuple(best_path_probabilities(posteriors).tolist()) if posteriors is not None else (),
+            label_probabilities=tuple(best_path_probabilities(log_posteriors).tolist())
+            if log_posteriors is not None
+            else (),
         )
 
     def _time(
-        self, words: Sequence[str], log_probs: Sequence[float | None], posteriors: Posteriors, waveform: Waveform
+        self, words: Sequence[str], log_probs: Sequence[float | None], log_posteriors: LogPosteriors, waveform: Waveform
     ) -> tuple[RecognizedWord, ...]:
-        places = align_words(self.encoder, posteriors, words, waveform, self.speech_encoder.sampling_rate)
+        places = align_words(self.encoder, log_posteriors, words, waveform, self.speech_encoder.sampling_rate)
         timed = []
         for word, place, log_prob in zip(words, places, log_probs, strict=True):
             # The calibration is for both scores together: from the head's alone it would be far too confident.

@@ -1,4 +1,4 @@
-"""Settings of the `transcribe` and `features` verbs: command line, YAML and Python alike.
+"""Settings of the `transcribe` and `features` commands: command line, YAML and Python alike.
 
 Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor transformers.
 """
@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asr_doge.audio.channels import Channels
+from asr_doge.choices import ComputeDtype, EncoderWindow, LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.published import (
-    DEFAULT_MODEL,
-    DEFAULT_SPEECH_ENCODER,
-    ComputeDtype,
-    EncoderWindow,
-    LoadDtype,
-    Quantization,
-)
+from asr_doge.defaults import DEFAULT_MODEL, DEFAULT_SPEECH_ENCODER
 
 StorageType = Literal["fp32", "bf16", "int8"]
 _WITHOUT_EFFECT = frozenset(
@@ -58,9 +52,9 @@ class TranscribeConfig(DecodingConfig):
     device: str | None = None
     """cpu, cuda or mps; default, an accelerator if there is one."""
     dtype: LoadDtype = "fp32"
-    """Type of the weights and of the computation; bf16 takes half the memory, and half the time if the processor has
-    instructions for it. auto: on a CPU, measure in half a second whether fp32, bf16 or int8 is fastest, and say which;
-    on an accelerator, bf16 if it has it."""
+    """Type of the weights and of the computation (in `features`, that is compute_dtype); bf16 takes half the memory,
+    and half the time if the processor has instructions for it. auto: on a CPU, measure in half a second whether fp32,
+    bf16 or int8 is fastest, and say which; on an accelerator, bf16 if it has it."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU: less than half the memory and nearly the same text, in a third of the time of
     fp32 if the processor has VNNI, else in about the same, up to a third more for some layers."""
@@ -113,8 +107,8 @@ class FeaturesConfig:
     """How the encoder computes: fp32, tf32 (float32 weights, faster and coarser products, on NVIDIA GPUs from Ampere
     on) or bf16 (half the memory; faster where the processor has instructions for it)."""
     dtype: StorageType = "fp32"
-    """How embeddings are stored: fp32 (as they were computed), bf16 (half the disk) or int8 (a quarter, one scale per
-    frame)."""
+    """How embeddings are stored, not computed (see compute_dtype): fp32, bf16 (half the disk) or int8 (a quarter, one
+    scale per frame)."""
     ctc_top_k: int = 8
     """Number of CTC labels stored for each frame, the most probable, if the encoder has a CTC head; 0 for none."""
     augment_copies: int = 0

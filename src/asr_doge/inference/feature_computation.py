@@ -1,4 +1,4 @@
-"""In what precision, and on how much audio at once, the `features` verb runs the encoder.
+"""In what precision, and on how much audio at once, the `features` command runs the encoder.
 
 Promises: a precision that the device lacks is refused; the size of a batch is measured on the device, and is a multiple
 of 60 s by a power of two, so that a little more or less of free memory gives the same batches, and the same bytes.
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from asr_doge.choices import ComputeDtype
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder
 from asr_doge.models.device_memory import free_bytes, is_out_of_memory
-from asr_doge.published import ComputeDtype
 
 SMALLEST_BATCH_SECONDS, LARGEST_BATCH_SECONDS = 60.0, 3840.0
 _SHARE_OF_FREE_MEMORY = 0.7

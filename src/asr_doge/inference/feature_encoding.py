@@ -1,4 +1,4 @@
-"""Read recordings, encode them and store what the encoder hears: the work of the `features` verb.
+"""Read recordings, encode them and store what the encoder hears: the work of the `features` command.
 
 Promises: a batch is stored whole or not at all, in the order of the plan; recordings that cannot be read are named and
 left out. Reading, log-mel features and the encoder each have threads of their own, one batch ahead of what follows, so

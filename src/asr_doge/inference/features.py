@@ -43,7 +43,7 @@ _AUGMENTED_MANIFEST = "train_manifest.json"
 
 @dataclass(frozen=True)
 class FeaturesReport:
-    """Result of the `features` verb.
+    """Result of the `features` command.
 
     Attributes:
         folder: the cache, a path or URL.
@@ -59,7 +59,7 @@ class FeaturesReport:
 
 
 def compute_features(config: FeaturesConfig) -> FeaturesReport:
-    """Run the `features` verb over every manifest in `data_dir`.
+    """Run the `features` command over every manifest in `data_dir`.
 
     Raises:
         DataError: no manifests, one id for two recordings, no readable utterance, features of another encoder in the

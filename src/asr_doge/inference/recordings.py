@@ -12,6 +12,7 @@ from statistics import fmean
 
 from asr_doge.decoding.recognition import Recognition
 from asr_doge.errors import AudioError, in_one_line
+from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.results import (
     Alternative,
     FailedTranscription,
@@ -20,7 +21,6 @@ from asr_doge.inference.results import (
     Transcription,
     Word,
 )
-from asr_doge.inference.segmentation import Chunk
 from asr_doge.inference.stitching import ChunkTranscript, stitch
 
 FEWEST_LABELS = 12

@@ -22,7 +22,12 @@ class Word:
 
 @dataclass(frozen=True)
 class Alternative:
-    """One of several hypotheses of a beam search, and the natural logarithm of its probability."""
+    """One of several hypotheses of a search.
+
+    Attributes:
+        text: of the hypothesis.
+        score: higher is better; `asr_doge.decoding.decoders.Hypothesis` says what it is for each decoder.
+    """
 
     text: str
     score: float
@@ -34,7 +39,8 @@ class Segment:
 
     Attributes:
         text: its transcript.
-        start, end: those of its first and last word if times were requested and the model has them; else the cuts.
+        start, end: those of its first and last word if they were aligned; else of the speech that the voice activity
+            detector found; else of the chunk.
         words: empty unless word times were requested.
         alternatives: best first; empty unless several hypotheses were requested.
     """

@@ -61,7 +61,7 @@ Source: TypeAlias = (
 
 
 @dataclass(frozen=True)
-class SourceWithLanguage:
+class SourceWithOptions:
     """A recording with its language, rate and channel.
 
     Attributes:
@@ -78,11 +78,11 @@ class SourceWithLanguage:
 
 
 def with_defaults(
-    given: Source | SourceWithLanguage, language: str | None, sampling_rate: float | None
-) -> SourceWithLanguage:
+    given: Source | SourceWithOptions, language: str | None, sampling_rate: float | None
+) -> SourceWithOptions:
     """A recording with the language and the rate that hold for all, unless it has its own."""
-    if not isinstance(given, SourceWithLanguage):
-        return SourceWithLanguage(given, language, sampling_rate)
+    if not isinstance(given, SourceWithOptions):
+        return SourceWithOptions(given, language, sampling_rate)
     return given if given.sampling_rate is not None else replace(given, sampling_rate=sampling_rate)
 
 

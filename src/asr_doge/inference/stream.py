@@ -2,7 +2,8 @@
 
 Promises: committed words are never taken back before their segment ends; until then words are only added. A segment
 ends at a pause and is then transcribed like the same stretch of a file that is cut at pauses, so the finished
-transcript equals the file's. A word is committed when two successive hypotheses agree on it and on all words before it.
+transcript equals that of the file with `cut_at_pauses`. A word is committed when two successive hypotheses agree on it
+and on all words before it.
 The work per second of audio is bounded: only the open segment is transcribed again, and less often as it grows.
 It does not record or print (see the command line), and uses no clock: the audio received determines when a hypothesis
 is computed. If the model is slower than the speaker, the caller passes all audio that arrived meanwhile at once.
@@ -19,9 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from asr_doge.audio.arrays import prepare_waveform
 from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.errors import AudioError
+from asr_doge.inference.chunking import Chunk, Chunker
 from asr_doge.inference.recordings import guard_actions, transcript_of
 from asr_doge.inference.results import GuardAction, Segment, Transcription
-from asr_doge.inference.segmentation import Chunk, Segmenter
 from asr_doge.inference.sources import checked_rate
 from asr_doge.inference.stitching import ChunkTranscript, common_prefix_length, stitch
 from asr_doge.inference.transcription import RecordingTranscriber
@@ -58,7 +59,7 @@ class StreamTranscriber:
 
     def __init__(self, transcriber: RecordingTranscriber) -> None:
         self._transcriber = transcriber
-        self._segmenter = Segmenter(transcriber.max_seconds)
+        self._chunker = Chunker(transcriber.max_seconds)
         self._samples = 0
         self._ended: list[Chunk] = []  # not transcribed yet
         self._finished: list[Segment] = []
@@ -88,8 +89,8 @@ class StreamTranscriber:
         """
         samples = _mono(samples)
         self._samples += len(samples)
-        self._end_segments(self._segmenter.feed(samples))
-        chunk = self._segmenter.open_chunk
+        self._end_segments(self._chunker.feed(samples))
+        chunk = self._chunker.open_chunk
         before = (self._committed, self._hypothesis)
         hop = max(HOP_SECONDS, (chunk.end - chunk.start) / MOST_WORK)
         if hypothesis and self.seconds - self._hypothesis_seconds >= hop:
@@ -101,7 +102,7 @@ class StreamTranscriber:
 
     def finish(self) -> StreamUpdate:
         """End the stream: finishes all segments, also those that an interrupt of `feed` left undone."""
-        self._end_segments(self._segmenter.finish())
+        self._end_segments(self._chunker.finish())
         self._release()
         return self._update()
 

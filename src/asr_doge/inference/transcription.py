@@ -23,33 +23,33 @@ from asr_doge.audio.level import for_encoder, without_rumble
 from asr_doge.audio.reading import check_long_enough
 from asr_doge.audio.sound import log_note
 from asr_doge.audio.voice_activity import has_voice
+from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError, DamagedAudioError
+from asr_doge.inference.chunking import Chunk, cut_into_chunks
 from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.recordings import QueuedChunk, Recording
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.segmentation import Chunk, cut_into_chunks
 from asr_doge.inference.sources import Blocks, as_sources, path_of, source_blocks, with_defaults
 from asr_doge.inference.sources import Source as Source
-from asr_doge.inference.sources import SourceWithLanguage as SourceWithLanguage
+from asr_doge.inference.sources import SourceWithOptions as SourceWithOptions
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.models.precision import choose_precision
-from asr_doge.published import LoadDtype, Quantization
 from asr_doge.read_ahead import read_ahead
 
 LONGEST_SECONDS = 30.0
 """Seconds that an encoder alone reads at once; a whole model's configuration states its own limit."""
 ROUNDING_SECONDS = 0.001
 """Seconds by which a rounded duration in a manifest may be shorter than its resampled recording."""
-PORTION_SECONDS = 240.0
+BUFFER_SECONDS = 240.0
 """Seconds of audio that are read, and then transcribed, together; twice as much is in memory at once."""
 
 
 @dataclass
-class _Portion:
+class _Buffer:
     """Chunks to transcribe together.
 
     Attributes:
@@ -121,14 +121,14 @@ class RecordingTranscriber(ABC):
 
     def transcribe_each(
         self,
-        sources: Iterable[Source | SourceWithLanguage],
+        sources: Iterable[Source | SourceWithOptions],
         on_progress: Callable[[float], None] = lambda seconds: None,
         sampling_rate: float | None = None,
     ) -> Iterator[Transcription | FailedTranscription]:
         """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
         Args:
-            sources: read one after the other, as they are needed; each may have its own language.
+            sources: read one after the other, as they are needed; each may have its own language, rate and channel.
             on_progress: called with the seconds of audio that were transcribed since the last call.
             sampling_rate: as in `transcribe`.
         """
@@ -140,57 +140,55 @@ class RecordingTranscriber(ABC):
         recordings: deque[Recording] = deque()
         each = (with_defaults(source, self.language, sampling_rate) for source in sources)
         stopped = Event()
-        for portion in read_ahead(self._portions(each, recordings, stopped), stopped.set):
-            on_progress(portion.skipped / self.sampling_rate)
-            self._transcribe_chunks(portion.chunks, on_progress)
+        for buffer in read_ahead(self._buffers(each, recordings, stopped), stopped.set):
+            on_progress(buffer.skipped / self.sampling_rate)
+            self._transcribe_chunks(buffer.chunks, on_progress)
             while recordings and recordings[0].is_done:
                 yield recordings.popleft().finished(self.sampling_rate, self.unsure_below)
 
-    def _portions(
-        self, sources: Iterable[SourceWithLanguage], recordings: deque[Recording], stopped: Event
-    ) -> Iterator[_Portion]:
+    def _buffers(
+        self, sources: Iterable[SourceWithOptions], recordings: deque[Recording], stopped: Event
+    ) -> Iterator[_Buffer]:
         """Read recordings, append them to `recordings`, and yield their chunks whenever enough are held."""
-        portion = _Portion()
-        for spoken in sources:
+        buffer = _Buffer()
+        for given in sources:
             if stopped.is_set():
                 return
-            path = path_of(spoken.source)
-            name = spoken.source.name if isinstance(spoken.source, Blocks) else str(path or "array")
-            recording = Recording(path, name, spoken.language, spoken.channel)
+            path = path_of(given.source)
+            name = given.source.name if isinstance(given.source, Blocks) else str(path or "array")
+            recording = Recording(path, name, given.language, given.channel)
             recordings.append(recording)
-            for chunk in self._chunks(spoken, recording, stopped):
+            for chunk in self._chunks(given, recording, stopped):
                 if chunk.is_gap:
-                    portion.skipped += len(chunk.samples)
+                    buffer.skipped += len(chunk.samples)
                     continue
-                if self._is_enough(portion):  # here, since errors may show only after the last chunk
-                    yield portion
-                    portion = _Portion()
-                portion.chunks.append((recording, recording.chunks, chunk))
+                if self._is_enough(buffer):  # here, since errors may show only after the last chunk
+                    yield buffer
+                    buffer = _Buffer()
+                buffer.chunks.append((recording, recording.chunks, chunk))
                 recording.chunks += 1
-            if not portion.chunks or self._is_enough(portion):
-                yield portion
-                portion = _Portion()
-        yield portion
+            if not buffer.chunks or self._is_enough(buffer):
+                yield buffer
+                buffer = _Buffer()
+        yield buffer
 
-    def _is_enough(self, portion: _Portion) -> bool:
-        return sum(len(chunk.samples) for _, _, chunk in portion.chunks) >= PORTION_SECONDS * self.sampling_rate
+    def _is_enough(self, buffer: _Buffer) -> bool:
+        return sum(len(chunk.samples) for _, _, chunk in buffer.chunks) >= BUFFER_SECONDS * self.sampling_rate
 
-    def _chunks(self, spoken: SourceWithLanguage, recording: Recording, stopped: Event) -> Iterator[Chunk]:
+    def _chunks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """The chunks of a recording as they are read; an error ends them."""
         try:
-            yield from cut_into_chunks(self._blocks(spoken, recording, stopped), self.max_seconds, self.cut_at_pauses)
+            yield from cut_into_chunks(self._blocks(given, recording, stopped), self.max_seconds, self.cut_at_pauses)
             check_long_enough(recording.samples, self.sampling_rate, recording.name)
         except AudioError as error:
             recording.error = error
         recording.is_read = True
 
-    def _blocks(
-        self, spoken: SourceWithLanguage, recording: Recording, stopped: Event
-    ) -> Iterator[NDArray[np.float32]]:
+    def _blocks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[NDArray[np.float32]]:
         """Read a recording block by block, until nobody wants it, and count its samples."""
         note = recording.notes.append
         try:
-            for block in source_blocks(spoken.source, self.sampling_rate, spoken.sampling_rate, spoken.channel, note):
+            for block in source_blocks(given.source, self.sampling_rate, given.sampling_rate, given.channel, note):
                 if stopped.is_set():
                     return
                 recording.samples += len(block)
@@ -219,7 +217,7 @@ class Transcriber(RecordingTranscriber):
     Args:
         loaded: from `load_model`, or from `load_encoder_alone` to transcribe with the encoder's CTC head only.
         batch_size: chunks the model reads at once.
-        decoding: settings of the decoder, guards and times; default, the CTC draft is verified.
+        decoding: settings of the decoder, guards and times; default, the decoder that the checkpoint names.
         language: spoken in the recordings, as a code such as `de` or a name, for models whose prompt names it.
 
     Raises:

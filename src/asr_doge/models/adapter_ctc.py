@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from asr_doge.choices import CTCUnits
 from asr_doge.models.adapters import Adapter
 from asr_doge.models.ctc_head import CTCHeadSettings
 from asr_doge.models.ctc_vocabulary import CTCVocabulary
 from asr_doge.models.encoders.base import length_mask
-from asr_doge.published import CTCUnits
 
 FIRST_TEMPERATURE = 10.0
 """Scale of the logits. Cosines are within ±1: unscaled, no token could be much more probable than another."""

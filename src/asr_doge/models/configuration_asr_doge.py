@@ -11,16 +11,10 @@ from typing import Any, get_args
 
 from transformers import CONFIG_MAPPING, AutoConfig, GraniteSpeechConfig, PreTrainedConfig
 
+from asr_doge.choices import AdapterType, TrainEncoder, TrainLanguageModel
+from asr_doge.defaults import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER
 from asr_doge.errors import ConfigError
 from asr_doge.models.early_doge import EarlyDogeConfig
-from asr_doge.published import (
-    DEFAULT_LANGUAGE_MODEL,
-    DEFAULT_PROMPT,
-    DEFAULT_SPEECH_ENCODER,
-    AdapterType,
-    TrainEncoder,
-    TrainLanguageModel,
-)
 from asr_doge.text.prompt import PLACE
 
 

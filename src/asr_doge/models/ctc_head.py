@@ -17,12 +17,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import GraniteSpeechEncoderConfig
 from transformers.models.granite_speech.modeling_granite_speech import GraniteSpeechConformerBlock
 
+from asr_doge.choices import CTCHeadType
 from asr_doge.errors import ConfigError
 from asr_doge.models.ctc_vocabulary import CTCVocabulary
 from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
 from asr_doge.models.encoders.granite_speech import ConformerRunner, padded_rows
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.published import CTCHeadType
 
 CONTEXT = 200
 """Frames of the head over which attention is computed at once."""

@@ -1,7 +1,7 @@
 """Store a trained CTC head in a folder, which is then a speech encoder like any other: `--speech_encoder FOLDER`.
 
 Promises: the folder has the head's weights and points to the encoder's, whose fingerprint is compared on loading; it is
-written completely or not at all. Every verb uses `find_speech_encoder` to find the encoder that a flag names.
+written completely or not at all. Every command uses `find_speech_encoder` to find the encoder that a flag names.
 It does not know how a head is trained.
 """
 
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from asr_doge.choices import EncoderWindow
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config
 from asr_doge.models.configuration_asr_doge import sub_config
 from asr_doge.models.ctc_head import HeadedEncoder
@@ -21,7 +22,6 @@ from asr_doge.models.encoders import encoder_family, set_encoder_window
 from asr_doge.models.encoders.loading import complete_config
 from asr_doge.models.weights import check_keys, check_shapes, read_weights
 from asr_doge.models.whole_folder import whole_folder
-from asr_doge.published import EncoderWindow
 
 
 class CTCHeadConfig(PreTrainedConfig):

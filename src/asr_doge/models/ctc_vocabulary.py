@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from asr_doge.published import CTCUnits
+from asr_doge.choices import CTCUnits
 
 WORD_START = "▁"
 """The character with which the first subword of a word begins."""

@@ -1,6 +1,6 @@
 """Memory of the device that computes: how much is free, and whether an error says that it was too little.
 
-Promises: the same answers for every verb that fits its work into a device. It does not know what the work is.
+Promises: the same answers for every command that fits its work into a device. It does not know what the work is.
 """
 
 import psutil

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from asr_doge.choices import Quantization
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
@@ -19,7 +20,6 @@ from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
 from asr_doge.models.fetching import fetched
 from asr_doge.models.language_model import load_language_model
 from asr_doge.models.weights import weights_fingerprint
-from asr_doge.published import Quantization
 
 
 def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:

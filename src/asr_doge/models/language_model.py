@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, DogeConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from asr_doge.choices import Quantization
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, first_line
 from asr_doge.models.early_doge import EarlyDogeConfig, stored_layout
 from asr_doge.models.quantization import Int8Config, quantize_linear_layers, quantized_weights
 from asr_doge.models.weights import check_keys, check_shapes, listed, stored_weights
-from asr_doge.published import Quantization
 
 EARLY_DOGE_KEYS = {
     r"\bword_embed\b": "embed_tokens",

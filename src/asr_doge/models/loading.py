@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from transformers import AutoFeatureExtractor, GenerationConfig, PreTrainedTokenizerBase
 
+from asr_doge.choices import Dtype, EncoderWindow, Quantization
+from asr_doge.defaults import DEFAULT_LANGUAGE_MODEL, DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models.checkpoints import Reference, find_model, first_line, load_model_config, load_tokenizer
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
@@ -30,15 +32,6 @@ from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditional
 from asr_doge.models.parameters import ParameterCounts
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 from asr_doge.models.whole_folder import whole_folder
-from asr_doge.published import (
-    DEFAULT_LANGUAGE_MODEL,
-    DEFAULT_MODEL,
-    DEFAULT_PROMPT,
-    DEFAULT_SPEECH_ENCODER,
-    Dtype,
-    EncoderWindow,
-    Quantization,
-)
 
 MAX_NEW_TOKENS = 256
 TORCH_TYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -131,7 +124,7 @@ class LoadedModel:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, as the language model writes it, including the end-of-sequence token."""
-        return len(self.processor.label_ids(text))
+        return len(self.processor.text_ids(text))
 
     @property
     def speech_encoder(self) -> LoadedEncoder:

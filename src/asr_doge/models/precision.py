@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 
+from asr_doge.choices import Dtype, LoadDtype, Quantization
 from asr_doge.models.loading import TORCH_TYPES, find_device
 from asr_doge.models.quantization import Int8Linear
-from asr_doge.published import Dtype, LoadDtype, Quantization
 
 PrecisionName = Literal["fp32", "bf16", "int8"]
 ROWS, INPUTS, OUTPUTS = 500, 1024, 4096

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from asr_doge.defaults import DEFAULT_PROMPT
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.published import DEFAULT_PROMPT
 from asr_doge.text.prompt import PLACE, fill_prompt
 
 
@@ -64,7 +64,7 @@ class ASRDogeProcessor(ProcessorMixin):
                 )
             )
         if text is not None:
-            batch["labels"] = _padded([self.label_ids(line) for line in text])
+            batch["labels"] = _padded([self.text_ids(line) for line in text])
         if language is not None:
             batch["prompt_ids"] = _padded([self.prompt_ids(name) for name in language])
         return batch
@@ -76,7 +76,7 @@ class ASRDogeProcessor(ProcessorMixin):
         if limit is not None and longest > limit:
             raise ValueError(f"this encoder reads at most {limit} samples at once, got {longest}")
 
-    def label_ids(self, text: str) -> Tensor:
+    def text_ids(self, text: str) -> Tensor:
         """Token ids of a transcript and the end-of-sequence token, `[L]`."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         return torch.tensor([*ids, self.tokenizer.eos_token_id], dtype=torch.long)

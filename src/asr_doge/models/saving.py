@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from asr_doge.choices import Quantization
 from asr_doge.errors import ConfigError
 from asr_doge.models.adapters import Adapter
 from asr_doge.models.checkpoints import find_model, load_generation_config
@@ -24,7 +25,6 @@ from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.models.weights import check_keys, check_shapes, read_weights
-from asr_doge.published import Quantization
 
 Model = TypeVar("Model", bound="SavedInParts")
 

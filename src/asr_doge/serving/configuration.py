@@ -6,9 +6,10 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 import ipaddress
 from dataclasses import dataclass, field
 
+from asr_doge.choices import Dtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
+from asr_doge.defaults import DEFAULT_MODEL
 from asr_doge.errors import ConfigError
-from asr_doge.published import DEFAULT_MODEL, Dtype, Quantization
 
 OPENAI_MODELS = (
     "whisper-1",

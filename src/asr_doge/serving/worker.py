@@ -23,7 +23,7 @@ import torch
 
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.decoding.recognition import Recognition
-from asr_doge.inference.segmentation import Chunk
+from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import RecordingTranscriber, Transcriber
 from asr_doge.serving.metrics import Metrics
 

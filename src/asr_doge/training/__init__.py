@@ -1,1 +1,1 @@
-"""Training: the `train` verb, and the recipe that makes a small model from nothing."""
+"""Training: the `train` command, and the recipe that makes a small model from nothing."""

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from asr_doge.data.atomic_writing import write_atomically
-from asr_doge.published import LICENCES
+from asr_doge.defaults import DEFAULT_SPEECH_ENCODER
 
 CARD_NAME = "README.md"
+LICENCES = {
+    DEFAULT_SPEECH_ENCODER: "Apache-2.0",
+    "nano/encoder": "Apache-2.0",
+    "nano/language_model": "Apache-2.0",
+    "english/language_model": "Apache-2.0",
+    "openai/whisper-base": "MIT",
+}
+"""Of parts whose publishers' word we have read."""
 
 
 def write_card(folder: Path, record: Mapping[str, Any]) -> None:

@@ -90,7 +90,7 @@ def require_positions(loaded: LoadedModel, utterances: Sequence[Utterance]) -> N
         before = prompt[utterance.language] + math.ceil(utterance.duration * rate)
         if before + len(utterance.text.encode()) < limit:  # a token has at least one byte; counting tokens takes longer
             continue
-        needed = before + len(loaded.processor.label_ids(utterance.text))
+        needed = before + len(loaded.processor.text_ids(utterance.text))
         if needed > limit:
             too_long.append(f"{utterance.id!r}, {needed:,}")
     if too_long:

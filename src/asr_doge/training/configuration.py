@@ -6,10 +6,7 @@ It does not check values (see `asr_doge.training.training`).
 
 from dataclasses import dataclass, field
 
-from asr_doge.published import (
-    DEFAULT_LANGUAGE_MODEL,
-    DEFAULT_PROMPT,
-    DEFAULT_SPEECH_ENCODER,
+from asr_doge.choices import (
     AdapterType,
     EncoderWindow,
     SampleChoice,
@@ -22,6 +19,7 @@ from asr_doge.published import (
     WarmUp,
     WeightDecayScope,
 )
+from asr_doge.defaults import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER
 
 
 @dataclass

@@ -5,7 +5,8 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 
 from dataclasses import dataclass
 
-from asr_doge.published import DEFAULT_SPEECH_ENCODER, CTCHeadType, CTCUnits, EncoderWindow
+from asr_doge.choices import CTCHeadType, CTCUnits, EncoderWindow
+from asr_doge.defaults import DEFAULT_SPEECH_ENCODER
 
 
 @dataclass

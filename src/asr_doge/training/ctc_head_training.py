@@ -1,4 +1,4 @@
-"""The `pretrain ctc_head` verb: train a CTC head on a frozen encoder's cached features.
+"""The `pretrain ctc_head` command: train a CTC head on a frozen encoder's cached features.
 
 Promises: neither the encoder nor any recording is read; `best` is always a complete head folder, that of the lowest dev
 CER so far; `--resume_from latest` continues an interrupted run and gives the same weights; at the end the mean of the
@@ -67,7 +67,7 @@ class CTCHeadResult:
 
 
 def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
-    """Run the verb.
+    """Run the command.
 
     Raises:
         ASRDogeError: data, encoder or flags that cannot be used, or a run that cannot be continued.

@@ -58,7 +58,7 @@ class UtteranceDataset(Dataset[Example]):
 
     def _labels(self, text: str | None) -> Example:
         """Labels of a text; for None, labels that give no loss."""
-        labels = {"labels": NO_LABELS if text is None else self.processor.label_ids(text)}
+        labels = {"labels": NO_LABELS if text is None else self.processor.text_ids(text)}
         if self.ctc_ids is not None:
             ids = [] if text is None else self.ctc_ids(text)
             labels["ctc_labels"] = torch.tensor(ids, dtype=torch.long)

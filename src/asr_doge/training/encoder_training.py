@@ -1,4 +1,4 @@
-"""The `pretrain encoder` verb: train a small speech encoder from nothing, by CTC on generated spoken digits.
+"""The `pretrain encoder` command: train a small speech encoder from nothing, by CTC on generated spoken digits.
 
 Promises: every architecture gets the same clips in the same order (`PretrainingSpeech`, which depends only on the seed)
 and is evaluated on the same digit strings of a speaker not in training; the folder it writes is a speech encoder like

@@ -54,7 +54,7 @@ def _settings(config: TrainConfig, processor: ASRDogeProcessor, utterances: Sequ
 
 def adapter_settings(processor: ASRDogeProcessor, utterances: Sequence[Utterance]) -> CTCHeadSettings:
     """Settings of an adapter's head, whose labels are the tokens of these texts."""
-    used = {token for utterance in utterances for token in processor.label_ids(utterance.text)[:-1].tolist()}
+    used = {token for utterance in utterances for token in processor.text_ids(utterance.text)[:-1].tolist()}
     return adapter_head_settings(processor.tokenizer, used)
 
 
@@ -71,7 +71,7 @@ def token_labels(processor: ASRDogeProcessor, settings: CTCHeadSettings) -> Ids:
     number_of = {token: number for number, token in enumerate(settings.token_ids, start=1)}
 
     def ids(text: str) -> list[int]:
-        tokens = processor.label_ids(text)[:-1].tolist()
+        tokens = processor.text_ids(text)[:-1].tolist()
         return [number_of[token] for token in tokens if token in number_of]
 
     return ids

@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from asr_doge.data.digits import DIGIT_WORDS, random_digits
+from asr_doge.defaults import DEFAULT_PROMPT
 from asr_doge.models import ASRDogeProcessor
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.published import DEFAULT_PROMPT
 from asr_doge.training.configuration import PretrainConfig
 
 TEXT, TOKEN, SILENCE = 0, 1, 2
@@ -68,7 +68,7 @@ class StretchedTokens(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, index, 2])
-        text = self.processor.label_ids(" ".join(random_digits(rng, (1, 8)))).tolist()
+        text = self.processor.text_ids(" ".join(random_digits(rng, (1, 8)))).tolist()
         heard = [(0, SILENCE)] * int(rng.integers(1, 5))
         for token, following in pairwise(text):
             # Without silence in between, a repeated token could not be distinguished from a stretched one.

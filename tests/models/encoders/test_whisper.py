@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from asr_doge.choices import EncoderWindow
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.models import assemble_model
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.encoders import ENCODERS, SpeechEncoder, encoder_family, set_encoder_window
 from asr_doge.models.encoders.base import encoder_window
 from asr_doge.models.encoders.loading import feature_source, load_encoder
-from asr_doge.published import EncoderWindow
 from tests.models import tiny
 
 

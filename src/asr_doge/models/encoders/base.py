@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from asr_doge.choices import CTCUnits, EncoderWindow
 from asr_doge.errors import ConfigError
 from asr_doge.models.checkpoints import Reference
 from asr_doge.models.ctc_vocabulary import CTCVocabulary
-from asr_doge.published import CTCUnits, EncoderWindow
 
 
 @dataclass

@@ -17,11 +17,11 @@ from transformers.models.granite_speech.modeling_granite_speech import (
     GraniteSpeechConformerConvModule,
 )
 
+from asr_doge.choices import CTCHeadType
 from asr_doge.models.ctc_head import CTCHead
 from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
-from asr_doge.published import CTCHeadType
 
 
 class DenseGraniteSpeech(nn.Module):

@@ -10,13 +10,13 @@ from accelerate import init_empty_weights
 from transformers import PreTrainedConfig
 
 from asr_doge.audio import SAMPLE_RATE
+from asr_doge.choices import Quantization
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
 from asr_doge.models.encoders.base import shelve
 from asr_doge.models.quantization import quantize_linear_layers
 from asr_doge.models.weights import load_weights, weights_fingerprint
-from asr_doge.published import Quantization
 
 FRONT_END_VERSION = 2
 """Raised whenever the same recording gives other input features, so that no cache of older ones is used."""

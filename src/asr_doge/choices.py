@@ -1,22 +1,9 @@
-"""The names of the published pair and of the default model, which configurations take as defaults, and licences.
+"""The values that settings may take, by which command lines and checkpoints are checked.
 
 Promises: importing this loads nothing. (Torch and transformers take seconds, and `--help` needs neither.)
 """
 
 from typing import Literal
-
-DEFAULT_SPEECH_ENCODER = "ibm-granite/granite-speech-3.3-2b"
-DEFAULT_LANGUAGE_MODEL = "SmallDoge/Doge-320M-Checkpoint"
-DEFAULT_MODEL = "english"
-DEFAULT_PROMPT = "transcribe the following audio: "
-LICENCES = {
-    DEFAULT_SPEECH_ENCODER: "Apache-2.0",
-    "nano/encoder": "Apache-2.0",
-    "nano/language_model": "Apache-2.0",
-    "english/language_model": "Apache-2.0",
-    "openai/whisper-base": "MIT",
-}
-"""Of parts whose publishers' word we have read."""
 
 AdapterType = Literal["mlp", "linear", "conv", "qformer"]
 TrainLanguageModel = Literal["none", "lora", "full"]

@@ -16,7 +16,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.level import NOISE_PEAK, Judged, without_rumble
+from asr_doge.audio.level import NOISE_PEAK, DetectorInput, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 
@@ -85,7 +85,7 @@ class Chunk:
         return speech or (self.start, self.end)
 
 
-class Segmenter:
+class Chunker:
     """Cuts one recording while it arrives.
 
     Args:
@@ -96,7 +96,7 @@ class Segmenter:
         self.longest = _longest(max_seconds)
         """Samples of a chunk, at most."""
         self._detector = VoiceActivityDetector()
-        self._judged = Judged()
+        self._detector_input = DetectorInput()
         self._open = np.zeros(0, dtype=np.float32)
         self._frames = 0  # complete frames in the open chunk
         self._spoken: list[int] = []  # those of them that may hold speech
@@ -114,7 +114,7 @@ class Segmenter:
         for start in range(0, len(samples), _BLOCK_SAMPLES):  # small blocks, since every cut copies the rest
             block = samples[start : start + _BLOCK_SAMPLES]
             self._open = np.concatenate([self._open, block])
-            for may_be_speech in self._detector.feed(self._judged.feed(block)):
+            for may_be_speech in self._detector.feed(self._detector_input.feed(block)):
                 self._spoken += [self._frames] * may_be_speech
                 self._frames += 1
                 chunk = self._cut()
@@ -123,7 +123,7 @@ class Segmenter:
         return chunks
 
     def finish(self) -> list[Chunk]:
-        """The remaining audio, in one chunk or two; the segmenter cannot be used afterwards."""
+        """The remaining audio, in one chunk or two; the chunker cannot be used afterwards."""
         chunks = [self._shorten()] if len(self._open) > self.longest else []
         last = self.open_chunk
         if self._frames_before:
@@ -186,7 +186,7 @@ class Segmenter:
 def cut_into_chunks(
     blocks: Iterable[NDArray[np.float32]], max_seconds: float = 30.0, cut_at_pauses: bool = False
 ) -> Iterator[Chunk]:
-    """Cut a recording that arrives in blocks `[samples]` at 16 kHz, as a `Segmenter` does.
+    """Cut a recording that arrives in blocks `[samples]` at 16 kHz, as a `Chunker` does.
 
     Args:
         blocks: of one recording, in order.
@@ -203,10 +203,10 @@ def cut_into_chunks(
         if room >= 0 and longest_dead_seconds(queued) < _seconds(_frames(DEAD_SECONDS) - 1):  # whole frames of it
             yield from _uncut(queued)
             return
-    segmenter = Segmenter(max_seconds)  # only now, since it loads the detector
+    chunker = Chunker(max_seconds)  # only now, since it loads the detector
     for block in chain(queued, rest):
-        yield from segmenter.feed(block)
-    yield from segmenter.finish()
+        yield from chunker.feed(block)
+    yield from chunker.finish()
 
 
 def _uncut(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Chunk]:

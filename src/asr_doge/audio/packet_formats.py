@@ -1,4 +1,4 @@
-"""Split files made of frames, pages or packets: Ogg, FLAC, MP3, AAC, FLV, MPEG transport streams and others.
+"""Split files made of packets, pages or frames: Ogg, FLAC, MP3, AAC, FLV, MPEG transport streams and others.
 
 Promises: a `Part` for each recording in such a file. An Ogg file that is truncated, lacks its last page, or has a page
 with a wrong checksum has a fault, and so has a truncated FLV file or transport stream. If MP3 or AAC changes its rate
@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 
-from asr_doge.audio.parts import Data, Part
+from asr_doge.audio.file_parts import Data, Part
 
 _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
-from asr_doge.inference.segmentation import Chunk, cut_into_chunks
+from asr_doge.inference.chunking import Chunk, cut_into_chunks
 
 Waveform = NDArray[np.float32]
 

@@ -1,7 +1,7 @@
-"""The verbs of the command: their names, their settings, and how they are run.
+"""The commands of `asr-doge`: their names, their settings, and how they are run.
 
-Promises: importing this imports no verb, so `asr-doge` and `--help` answer at once; a verb's settings load neither
-torch nor transformers, and its code is imported only when it runs.
+Promises: importing this imports no command, so `asr-doge` and `--help` answer at once; a command's settings load
+neither torch nor transformers, and its code is imported only when it runs.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from asr_doge.cli.arguments import build_parser, parse_config
 
 
 @dataclass(frozen=True)
-class Verb:
-    """A verb: `asr_doge.cli.NAME` has its `run(config)`, which returns the exit code.
+class Command:
+    """A command: `asr_doge.cli.NAME` has its `run(config)`, which returns the exit code.
 
     A name of two words, such as `pretrain ctc_head`, is written with an underscore as a module and as a YAML section.
 
@@ -40,85 +40,85 @@ class Verb:
         return loaded
 
 
-VERBS = {
-    "demo": Verb(
+COMMANDS = {
+    "demo": Command(
         "Train and try everything on synthesized speech, in a few minutes.",
         "asr_doge.cli.configuration:DemoConfig",
         "asr-doge demo --output_dir ./demo",
     ),
-    "transcribe": Verb(
+    "transcribe": Command(
         "Recordings to text.",
         "asr_doge.scaling.configuration:TranscribeJobConfig",
         "asr-doge transcribe recording.mp3 folder/ --format json",
         positional="files",
     ),
-    "download": Verb(
+    "download": Command(
         "Fetch a corpus or a model; --list names them.",
         "asr_doge.data.configuration:DownloadConfig",
         "asr-doge download librispeech --output_dir ./data --splits train-clean-100 dev-clean test-clean",
         positional="corpora",
     ),
-    "listen": Verb(
+    "listen": Command(
         "Transcribe a microphone.",
         "asr_doge.inference.configuration:ListenConfig",
         "asr-doge listen --format jsonl",
     ),
-    "serve": Verb(
+    "serve": Command(
         "Serve a model as OpenAI's clients speak it, with a page to try it.",
         "asr_doge.serving.configuration:ServeConfig",
         "asr-doge serve --model ./checkpoints/best --port 8000",
     ),
-    "process": Verb(
+    "process": Command(
         "A corpus to manifests.",
         "asr_doge.scaling.configuration:ProcessJobConfig",
         "asr-doge process --dataset librispeech --data_dir ./data --output_dir ./processed",
     ),
-    "features": Verb(
+    "features": Command(
         "Run the frozen encoder once over processed speech.",
         "asr_doge.scaling.configuration:FeaturesJobConfig",
         "asr-doge features --data_dir ./processed --speech_encoder nano/encoder",
     ),
-    "train": Verb(
+    "train": Command(
         "Fit the adapter.",
         "asr_doge.training.configuration:TrainConfig",
         "asr-doge train --data_dir ./processed --features_dir ./processed/features --output_dir ./checkpoints",
     ),
-    "benchmark": Verb(
+    "benchmark": Command(
         "Accuracy, speed and memory of a checkpoint.",
         "asr_doge.cli.configuration:BenchmarkJobConfig",
         "asr-doge benchmark --checkpoint_dir ./checkpoints/best --data_dir ./processed",
     ),
-    "pretrain": Verb(
+    "pretrain": Command(
         "Make the frozen parts of a small model, such as nano.",
         "asr_doge.training.configuration:PretrainConfig",
         "asr-doge pretrain --config configs/nano.yaml --digits_dir ./fsdd --output_dir ./nano",
     ),
-    "pretrain ctc_head": Verb(
+    "pretrain ctc_head": Command(
         "A CTC head for an encoder that has none.",
         "asr_doge.training.ctc_head_configuration:PretrainCTCHeadConfig",
         "asr-doge pretrain ctc_head --data_dir ./processed --speech_encoder openai/whisper-base --output_dir ./head",
     ),
-    "pretrain language_model": Verb(
+    "pretrain language_model": Command(
         "A small language model of text alone.",
         "asr_doge.training.language_model_configuration:PretrainLanguageModelConfig",
         "asr-doge pretrain language_model --text_files novels.txt.gz --without_manifests test.json --output_dir ./lm",
     ),
-    "pretrain encoder": Verb(
+    "pretrain encoder": Command(
         "A small speech encoder with CTC, from nothing, on spoken digits.",
         "asr_doge.training.encoder_configuration:PretrainEncoderConfig",
         "asr-doge pretrain encoder --architecture seanet --digits_dir ./fsdd --output_dir ./seanet",
     ),
-    "merge": Verb(
+    "merge": Command(
         "LoRA's updates into the weights of the language model, or apart for peft.",
         "asr_doge.cli.configuration:MergeConfig",
         "asr-doge merge --checkpoint_dir ./checkpoints/best --output_dir ./merged",
     ),
-    "export": Verb(
+    "export": Command(
         "A model as ONNX graphs, to run without PyTorch.",
         "asr_doge.cli.configuration:ExportConfig",
         "asr-doge export --checkpoint_dir ./checkpoints/best --output_dir ./onnx",
     ),
-    "info": Verb(
+    "info": Command(
         "Versions, devices, places, and the parameters of a model.",
         "asr_doge.cli.configuration:InfoConfig",
         "asr-doge info --model published",
@@ -126,32 +126,32 @@ VERBS = {
 }
 
 
-def parse_verb(name: str, arguments: Sequence[str]) -> Any:
-    """The settings of a verb from what follows it on the command line; see `parse_config`."""
-    verb = VERBS[name]
-    sections = tuple(section(other) for other in VERBS)
-    return parse_config(verb_parser(name), name, verb.config_class, arguments, sections, verb.positional)
+def parse_command(name: str, arguments: Sequence[str]) -> Any:
+    """The settings of a command from what follows it on the command line; see `parse_config`."""
+    command = COMMANDS[name]
+    sections = tuple(section(other) for other in COMMANDS)
+    return parse_config(command_parser(name), name, command.config_class, arguments, sections, command.positional)
 
 
-def verb_parser(name: str) -> ArgumentParser:
-    """The parser of a verb's arguments; see `build_parser`."""
-    verb = VERBS[name]
-    return build_parser(name, verb.config_class, verb.example, verb.positional)
+def command_parser(name: str) -> ArgumentParser:
+    """The parser of a command's arguments; see `build_parser`."""
+    command = COMMANDS[name]
+    return build_parser(name, command.config_class, command.example, command.positional)
 
 
 def section(name: str) -> str:
-    """A verb's name with an underscore for the space: its module, its section of YAML."""
+    """A command's name with an underscore for the space: its module, its section of YAML."""
     return name.replace(" ", "_")
 
 
-def split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb at the start of the arguments, of one word or two, and the rest."""
+def split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The command at the start of the arguments, of one word or two, and the rest."""
     two = " ".join(arguments[:2])
-    return (two, [*arguments[2:]]) if two in VERBS else (arguments[0], [*arguments[1:]])
+    return (two, [*arguments[2:]]) if two in COMMANDS else (arguments[0], [*arguments[1:]])
 
 
-def run_verb(name: str, arguments: Sequence[str]) -> int:
-    """Run a verb as the command line does; returns its exit code."""
-    config = parse_verb(name, arguments)
+def run_command(name: str, arguments: Sequence[str]) -> int:
+    """Run a command as the command line does; returns its exit code."""
+    config = parse_command(name, arguments)
     run: Callable[[Any], int] = import_module(f"asr_doge.cli.{section(name)}").run
     return run(config)

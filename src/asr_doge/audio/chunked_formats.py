@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from asr_doge.audio.parts import Data, Part
+from asr_doge.audio.file_parts import Data, Part
 
 # A recorder that writes to a pipe cannot know the length, and writes one of the largest numbers instead.
 _UNKNOWN_BYTES = 0x7FFF0000

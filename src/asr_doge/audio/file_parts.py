@@ -1,6 +1,7 @@
 """The recordings in one file: each is a range of bytes that is a file of its own.
 
-`chunks` and `frames` find the `Part`s of a file; `open_part` gives a decoder the bytes of one part only.
+`chunked_formats` and `packet_formats` find the `Part`s of a file; `open_part` gives a decoder the bytes of one part
+only.
 """
 
 import io
