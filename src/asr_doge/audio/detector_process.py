@@ -1,10 +1,10 @@
 """Detect speech of long recordings in a process of its own, beside the model.
 
-Promises: `LongRecordingDetector` gives the flags of a `VoiceActivityDetector`, bit for bit. The detector's library holds
-Python's lock while it works, so in a thread it would stop the model. After `MOVE_SECONDS` of a recording, another process
-detects in its place, and is kept for the recordings after it. Shorter recordings stay here, since starting a process
-takes longer than they do; so does everything where there is one processor, or no Python to start. A process that was
-forked starts its own.
+Promises: `LongRecordingDetector` gives the flags of a `VoiceActivityDetector`, bit for bit. The detector's library
+holds Python's lock while it works, so in a thread it would stop the model. After `MOVE_SECONDS` of a recording, another
+process detects in its place, and is kept for the recordings after it. Shorter recordings stay here, since starting a
+process takes longer than they do; so does everything where there is one processor, or no Python to start. A process
+that was forked starts its own.
 It does not know what the flags are for.
 """
 
