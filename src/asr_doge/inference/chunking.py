@@ -16,6 +16,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.audio.detector_process import LongRecordingDetector
 from asr_doge.audio.level import NOISE_PEAK, DetectorInput, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
@@ -90,12 +91,15 @@ class Chunker:
 
     Args:
         max_seconds: longest chunk, in seconds.
+        detector: of this recording's speech; by default one that works in this thread.
     """
 
-    def __init__(self, max_seconds: float = 30.0) -> None:
+    def __init__(
+        self, max_seconds: float = 30.0, detector: VoiceActivityDetector | LongRecordingDetector | None = None
+    ) -> None:
         self.longest = _longest(max_seconds)
         """Samples of a chunk, at most."""
-        self._detector = VoiceActivityDetector()
+        self._detector = detector or VoiceActivityDetector()
         self._detector_input = DetectorInput()
         self._open = np.zeros(0, dtype=np.float32)
         self._frames = 0  # complete frames in the open chunk
@@ -203,10 +207,11 @@ def cut_into_chunks(
         if room >= 0 and longest_dead_seconds(queued) < _seconds(_frames(DEAD_SECONDS) - 1):  # whole frames of it
             yield from _uncut(queued)
             return
-    chunker = Chunker(max_seconds)  # only now, since it loads the detector
-    for block in chain(queued, rest):
-        yield from chunker.feed(block)
-    yield from chunker.finish()
+    with LongRecordingDetector() as detector:  # only now, since it loads a library
+        chunker = Chunker(max_seconds, detector)
+        for block in chain(queued, rest):
+            yield from chunker.feed(block)
+        yield from chunker.finish()
 
 
 def _uncut(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Chunk]:
