@@ -1,16 +1,20 @@
 """Wav2Vec2, HuBERT and WavLM give upstream's states and logits, each clip as if it were alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
+    HubertConfig,
     HubertForCTC,
+    HubertModel,
     PreTrainedModel,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
@@ -25,7 +29,7 @@ from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.encoders.loading import load_encoder
 from tests.models import tiny, tiny_encoders
-from tests.models.tiny_encoders import BLANK, CHARACTERS, SHORTEST
+from tests.models.tiny_encoders import BLANK, CHARACTERS, SHORTEST, WAV2VEC2
 
 
 @pytest.fixture(scope="module", params=tiny_encoders.OF_CHARACTERS)
@@ -136,7 +140,7 @@ def test_older_names_of_weights_load_and_those_of_pretraining_are_left_out(folde
 
 
 def test_a_checkpoint_without_a_head_has_no_ctc(tmp_path: Path) -> None:
-    model = Wav2Vec2Model(Wav2Vec2Config(**tiny_encoders.WAV2VEC2))
+    model = Wav2Vec2Model(Wav2Vec2Config(**WAV2VEC2))
     model.save_pretrained(tmp_path)
     encoder = load(tmp_path)
     assert not encoder.has_ctc
@@ -152,6 +156,29 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").unlink()
     with pytest.raises(CheckpointError, match=r"has a CTC head but no vocab\.json"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        (lambda: Wav2Vec2Model(Wav2Vec2Config(**WAV2VEC2, add_adapter=True)), "add_adapter"),
+        (lambda: HubertModel(HubertConfig(**WAV2VEC2, conv_pos_batch_norm=True)), "conv_pos_batch_norm"),
+    ],
+)
+def test_parts_that_are_not_supported_are_named(
+    model: Callable[[], PreTrainedModel], setting: str, tmp_path: Path
+) -> None:
+    model().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=f"encoder with {setting} is not supported"):
+        load(tmp_path)
+
+
+def test_a_clip_shorter_than_a_frame_hears_no_padding(encoder: SpeechEncoder) -> None:
+    (clip,) = tiny.random_clips([7], size=1)
+    quiet, loud = (F.pad(clip[:, 0], (0, 100), value=value) for value in (0.0, 30.0))
+    with torch.no_grad():
+        outputs = [encoder(batch[None], torch.tensor([7])).speech_embeddings for batch in (quiet, loud)]
+    assert torch.equal(*outputs)
 
 
 def test_a_checkpoint_on_it_loads_as_it_was_saved(folder: Path, doge_folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 Promises: the same states and logits as `Wav2Vec2ForCTC`, `HubertForCTC` and `WavLMForCTC`, for a clip alone and in any
 padded batch. Upstream's base models normalize the first convolution's output over the whole padded row, so a clip's
 result depends on its neighbours; here the convolutions read one clip at a time, and nothing else reads padding.
-Upstream's optional language adapters (`add_adapter`) are not read.
+Upstream's optional language adapters (`add_adapter`) and normalized positions (`conv_pos_batch_norm`) are refused.
 Source: transformers `wav2vec2`, `hubert`, `wavlm`; https://arxiv.org/abs/2006.11477, 2106.07447, 2110.13900.
 """
 
@@ -39,8 +39,10 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        if getattr(config, "add_adapter", False):
-            raise CheckpointError(f"a {self.model_type} encoder with add_adapter is not supported")
+        # The batch normalization would make values of the padding, which the convolution after it reads.
+        for setting in ("add_adapter", "conv_pos_batch_norm"):
+            if getattr(config, setting, False):
+                raise CheckpointError(f"a {self.model_type} encoder with {setting} is not supported")
         self.config = config
         self.encoder: Any = self.upstream(_without_masking(config))
         self.hidden_size: int = config.hidden_size
