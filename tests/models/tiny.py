@@ -20,6 +20,8 @@ from transformers import (
     GPT2LMHeadModel,
     GraniteSpeechConfig,
     GraniteSpeechForConditionalGeneration,
+    GraniteSpeechPlusConfig,
+    GraniteSpeechPlusForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -100,6 +102,22 @@ def granite_config(context_size: int = 200, window_size: int = 15) -> GraniteSpe
 def granite_model(config: GraniteSpeechConfig | None = None, seed: int = 0) -> GraniteSpeechForConditionalGeneration:
     """The full upstream model, language model and all."""
     model = GraniteSpeechForConditionalGeneration(config or granite_config())
+    randomize(model, seed)
+    return model.eval()
+
+
+def granite_plus_model(seed: int = 0) -> GraniteSpeechPlusForConditionalGeneration:
+    """Whose projector reads the input of the first layer, the states of the second and third, and the last."""
+    settings = granite_config().to_dict()
+    settings["encoder_config"] |= {
+        "model_type": "granite_speech_plus_encoder",
+        "num_layers": 4,
+        "cat_hidden_layers": [0, 2, 3],
+    }
+    settings["projector_config"]["encoder_hidden_size"] = 4 * settings["encoder_config"]["hidden_dim"]
+    names = ("encoder_config", "projector_config", "text_config", "audio_token_index", "window_size", "downsample_rate")
+    config = GraniteSpeechPlusConfig(**{name: settings[name] for name in names})
+    model = GraniteSpeechPlusForConditionalGeneration(config)
     randomize(model, seed)
     return model.eval()
 

@@ -26,7 +26,7 @@ from asr_doge.audio.voice_activity import has_voice
 from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
-from asr_doge.errors import AudioError, DamagedAudioError
+from asr_doge.errors import AudioError, CheckpointError, DamagedAudioError
 from asr_doge.inference.chunking import Chunk, cut_into_chunks
 from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.recordings import QueuedChunk, Recording
@@ -36,6 +36,8 @@ from asr_doge.inference.sources import Source as Source
 from asr_doge.inference.sources import SourceWithOptions as SourceWithOptions
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
+from asr_doge.models.fetching import can_be_fetched
+from asr_doge.models.frozen_parts import WITHOUT_TEXT
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.models.precision import choose_precision
 from asr_doge.read_ahead import read_ahead
@@ -317,6 +319,8 @@ def load_parts(
     dtype: LoadDtype = "fp32",
 ) -> LoadedModel | LoadedEncoder:
     """What a `Transcriber` with these settings needs of a model; arguments and errors as in `load`."""
+    if model is not None and can_be_fetched(model):  # but need not be: none of them gives text by itself
+        raise CheckpointError(f"'{model}' is not an ASR-Doge checkpoint; {WITHOUT_TEXT}")
     decoder = decoding.decoder if decoding is not None else None
     alone = decoder == "ctc" or (decoder is None and model is not None and is_ctc_head(model))
     read = load_encoder_alone if alone else load_model

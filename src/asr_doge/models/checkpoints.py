@@ -71,8 +71,9 @@ class Reference:
     @property
     def pointer(self) -> str:
         """The model's name in a checkpoint, valid wherever the checkpoint is loaded from."""
-        is_bundled = self.name in BUNDLED_MODELS
-        return self.name if self.folder is None or is_bundled else str((self.origin or self.folder).resolve())
+        own = self.origin or self.folder
+        # The folder of a bundled or fetched model is not the one that its name would be.
+        return str(own.resolve()) if own is not None and own == Path(self.name) else self.name
 
     @property
     def location(self) -> str:

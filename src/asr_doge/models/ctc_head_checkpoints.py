@@ -20,6 +20,7 @@ from asr_doge.models.configuration_asr_doge import sub_config
 from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.models.encoders import encoder_family, set_encoder_window
 from asr_doge.models.encoders.loading import complete_config
+from asr_doge.models.fetching import find_or_fetch
 from asr_doge.models.weights import check_keys, check_shapes, read_weights
 from asr_doge.models.whole_folder import whole_folder
 
@@ -82,14 +83,14 @@ def find_speech_encoder(name: str | Path, window: EncoderWindow | None = None) -
         CheckpointError: it cannot be found, or no family supports it.
         ConfigError: the family has no such window.
     """
-    reference = find_model(name)
+    reference = find_or_fetch(name)
     config = load_model_config(reference)
     if not isinstance(config, CTCHeadConfig):
         set_encoder_window(config, window, encoder_family(config))
         complete_config(config, reference)
         return FoundEncoder(reference, config)
     set_encoder_window(config.encoder_config, window, encoder_family(config.encoder_config))
-    encoder = find_model(str(config.speech_encoder), config.speech_encoder_revision)
+    encoder = find_or_fetch(str(config.speech_encoder), config.speech_encoder_revision)
     return FoundEncoder(encoder, config.encoder_config, config.speech_encoder_fingerprint, (reference, config))
 
 

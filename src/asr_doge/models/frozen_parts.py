@@ -4,20 +4,17 @@ Promises: a part that has moved, or whose weights changed since training, gives 
 It does not assemble a model.
 """
 
-from pathlib import Path
-
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from asr_doge.choices import Quantization
 from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import Reference, find_model, load_model_config
+from asr_doge.models.checkpoints import Reference, load_model_config
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
-from asr_doge.models.download import MODELS
 from asr_doge.models.encoders import ENCODERS, SpeechEncoder
 from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
-from asr_doge.models.fetching import fetched
+from asr_doge.models.fetching import can_be_fetched, find_or_fetch
 from asr_doge.models.language_model import load_language_model
 from asr_doge.models.weights import weights_fingerprint
 
@@ -36,6 +33,12 @@ def load_asr_doge_config(reference: Reference) -> ASRDogeConfig:
     return config
 
 
+WITHOUT_TEXT = (
+    "it is a speech encoder without a CTC head, which gives no text by itself: train an adapter on it (asr-doge train"
+    " --speech_encoder) or a CTC head (asr-doge pretrain ctc_head --speech_encoder)"
+)
+
+
 def _use_of(config: PreTrainedConfig) -> str:
     """What another kind of model can be used for here."""
     if isinstance(config, CTCHeadConfig):
@@ -45,10 +48,7 @@ def _use_of(config: PreTrainedConfig) -> str:
         return "to train an adapter on it give it as --language_model"
     if family.has_ctc:
         return "to train an adapter on it give it as --speech_encoder; for the text of its CTC head, --decoder ctc"
-    return (
-        "it is a speech encoder without a CTC head, which gives no text by itself: train an adapter on it (asr-doge"
-        " train --speech_encoder) or a CTC head (asr-doge pretrain ctc_head --speech_encoder)"
-    )
+    return WITHOUT_TEXT
 
 
 def load_frozen_encoder(
@@ -89,11 +89,11 @@ def load_frozen_language_model(
 
 def _find_part(field: str, name: str, revision: str | None) -> Reference:
     """A frozen part of a checkpoint; it may have moved since, or not have been fetched yet."""
-    if name in MODELS and not Path(name).is_dir():
-        return fetched(name)
     try:
-        return find_model(name, revision)
+        return find_or_fetch(name, revision)
     except CheckpointError as error:
+        if can_be_fetched(name):
+            raise
         raise CheckpointError(
             f"the checkpoint's {field} is not at '{name}'; bring it back, or correct {field} in config.json"
         ) from error

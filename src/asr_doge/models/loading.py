@@ -27,6 +27,7 @@ from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, find_speech_enco
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
+from asr_doge.models.fetching import find_or_fetch
 from asr_doge.models.frozen_parts import load_frozen_encoder
 from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration
 from asr_doge.models.parameters import ParameterCounts
@@ -197,7 +198,7 @@ def load_encoder_alone(
         CheckpointError, ConfigError: as in `load_model`.
     """
     found_device = _find_device_for(quantization, device)
-    reference = find_model(name if name is not None else DEFAULT_MODEL)
+    reference = find_or_fetch(name if name is not None else DEFAULT_MODEL)
     config = load_model_config(reference)
     if isinstance(config, CTCHeadConfig):
         return _load_headed_encoder(reference, config, "", found_device, dtype, quantization)

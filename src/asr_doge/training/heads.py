@@ -85,5 +85,5 @@ def tokens_of(processor: ASRDogeProcessor, utterances: Sequence[Utterance]) -> l
     texts = [utterance.text for utterance in utterances]
     characters = set("".join(texts))
     alone = processor.tokenizer.batch_decode([[token] for token in range(len(processor.tokenizer))])
-    used = {token for text in texts for token in processor.label_ids(text).tolist()}
+    used = {token for text in texts for token in processor.text_ids(text).tolist()}
     return sorted(used | {token for token, text in enumerate(alone) if text.strip() in characters})

@@ -1,6 +1,5 @@
 """Parakeet and Granite Speech 5 give upstream's states and logits, each clip as if it were alone."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import ParakeetCTCConfig, ParakeetForCTC, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.models.granite_speech5.configuration_granite_speech5 import GraniteSpeech5CTCConfig
+from transformers import ParakeetForCTC
 from transformers.models.granite_speech5.modeling_granite_speech5 import GraniteSpeech5ForCTC
 
 from asr_doge.errors import CheckpointError
@@ -19,62 +16,13 @@ from asr_doge.models import assemble_model, load_model
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.encoders.loading import load_encoder
-from tests.models import tiny
-
-VOCABULARY_SIZE = 41
-SIZES = {"parakeet": 16, "granite": 320}
+from tests.models import tiny, tiny_encoders
+from tests.models.tiny_encoders import FEATURES, PIECES, pieces_tokenizer
 
 
-def parakeet() -> PreTrainedModel:
-    encoder = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "num_mel_bins": SIZES["parakeet"],
-        "subsampling_conv_channels": 4,
-        "dropout": 0.5,
-        "layerdrop": 0.5,
-    }
-    return ParakeetForCTC(
-        ParakeetCTCConfig(vocab_size=VOCABULARY_SIZE, pad_token_id=VOCABULARY_SIZE - 1, encoder_config=encoder)
-    )
-
-
-def granite() -> PreTrainedModel:
-    encoder = {
-        "vocab_size": VOCABULARY_SIZE,
-        "hidden_size": 16,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "context_size": 8,
-        "max_position_embeddings": 16,
-    }
-    return GraniteSpeech5ForCTC(GraniteSpeech5CTCConfig(vocab_size=VOCABULARY_SIZE, encoder_config=encoder))
-
-
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {"parakeet": parakeet, "granite": granite}
-
-
-def tokenizer(blank: int) -> PreTrainedTokenizerFast:
-    """SentencePiece's kind of BPE, with the blank where the head has it."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<pad>"] if blank == 0 else []
-    trainer = trainers.BpeTrainer(vocab_size=40 + len(special), special_tokens=special, show_progress=False)
-    bpe.train_from_iterator(tiny.SENTENCES, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>")
-
-
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=tiny_encoders.OF_PIECES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = MODELS[request.param]()
-    tiny.randomize(model, seed=5)
-    folder = tmp_path_factory.mktemp("models") / request.param
-    model.save_pretrained(folder)
-    tokenizer(model.config.pad_token_id).save_pretrained(folder)
-    return folder
+    return tiny_encoders.save(request.param, tmp_path_factory.mktemp("models") / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +51,10 @@ def encoder(folder: Path) -> SpeechEncoder:
 def test_every_clip_of_a_batch_is_upstreams_clip_alone(
     folder: Path, encoder: SpeechEncoder, upstream: Any, frames: list[int], extra: int, padding: float
 ) -> None:
-    clips = tiny.random_clips(frames, size=SIZES[folder.name])
+    clips = tiny.random_clips(frames, size=FEATURES[folder.name])
     batch, mask = tiny.padded(clips, padding, extra)
     blank = upstream.config.pad_token_id
-    order = [blank, *(number for number in range(VOCABULARY_SIZE) if number != blank)]
+    order = [blank, *(number for number in range(PIECES) if number != blank)]
     with torch.no_grad():
         output = encoder(batch, mask.sum(dim=1), return_ctc_logits=True)
         theirs = [upstream.encoder(clip[None]).last_hidden_state[0] for clip in clips]
@@ -123,13 +71,13 @@ def test_every_clip_of_a_batch_is_upstreams_clip_alone(
 
 def test_a_clip_of_one_frame_is_heard(folder: Path, encoder: SpeechEncoder) -> None:
     with torch.no_grad():
-        output = encoder(torch.ones(2, 1, SIZES[folder.name], dtype=torch.float64), torch.tensor([1, 1]))
+        output = encoder(torch.ones(2, 1, FEATURES[folder.name], dtype=torch.float64), torch.tensor([1, 1]))
     assert output.speech_lengths.tolist() == [1, 1]
     assert output.speech_embeddings.isfinite().all()
 
 
 def test_the_head_spells_in_pieces(encoder: SpeechEncoder, folder: Path) -> None:
-    theirs = tokenizer(load_model_config(find_model(folder)).pad_token_id)
+    theirs = pieces_tokenizer(load_model_config(find_model(folder)).pad_token_id)
     text = "she sells sea shells"
     expected = theirs.encode(text)
     shift = 0 if theirs.pad_token_id == 0 else 1  # ours begin behind the blank

@@ -6,26 +6,57 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import EncodecConfig, EncodecModel
 
 from asr_doge.errors import ConfigError
 from asr_doge.models import assemble_model
 from asr_doge.models.checkpoints import find_model, load_model_config
-from asr_doge.models.encoders import ENCODERS, SpeechEncoder, length_mask, set_encoder_window
+from asr_doge.models.encoders import ENCODERS, EncoderFamily, SpeechEncoder, length_mask, set_encoder_window
 from asr_doge.models.encoders.dense import DENSE
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.export import EncoderGraph
-from tests.models import tiny
+from tests.models import tiny, tiny_encoders
 
 
-def test_a_family_without_one_cannot_be_exported(doge_folder: Path, tmp_path: Path) -> None:
-    assert DENSE.keys() == {"granite_speech", "whisper"}
-    assert DENSE.keys() < ENCODERS.keys()
-    config = EncodecConfig(sampling_rate=16_000, pad_mode="constant", num_filters=4, hidden_size=16, codebook_dim=16)
-    EncodecModel(config).save_pretrained(tmp_path / "encoder")
-    loaded = assemble_model(tmp_path / "encoder", doge_folder, device="cpu")
-    with pytest.raises(ConfigError, match="of type 'encodec' cannot be exported; granite_speech, whisper can"):
+def test_every_family_has_one() -> None:
+    assert DENSE.keys() == ENCODERS.keys()
+
+
+def test_a_family_without_one_cannot_be_exported(
+    doge_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(DENSE, "encodec")
+    loaded = assemble_model(tiny_encoders.save("seanet", tmp_path / "encoder"), doge_folder, device="cpu")
+    with pytest.raises(ConfigError, match="of type 'encodec' cannot be exported; granite_speech, "):
         EncoderGraph(loaded.model)
+
+
+@pytest.fixture(scope="module", params=[*tiny_encoders.OF_CHARACTERS, *tiny_encoders.OF_PIECES, "seanet"])
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EncoderFamily:
+    reference = find_model(tiny_encoders.save(request.param, tmp_path_factory.mktemp("models") / request.param))
+    encoder = load_encoder(reference, load_model_config(reference), torch.float64)
+    assert isinstance(encoder, EncoderFamily)
+    return encoder
+
+
+@settings(max_examples=10)
+@example(lengths=[1, 41, 40, 90], extra=0)
+@example(lengths=[1], extra=0)
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=3), extra=st.integers(0, 60))
+def test_a_family_with_a_head_of_its_own(encoder: EncoderFamily, lengths: list[int], extra: int) -> None:
+    size = encoder.feature_extractor(encoder.config).feature_size
+    features, mask = tiny.padded(tiny.random_clips(lengths, size=size), padding=9.0, extra=extra)
+    features = features[..., 0] if size == 1 else features
+    sizes = mask.sum(dim=1)
+    with torch.no_grad():
+        ours = encoder(features, sizes, return_ctc_logits=True)
+        dense = DENSE[encoder.model_type](encoder)(features, sizes)
+    longest = ours.speech_embeddings.shape[1]
+    assert torch.equal(dense.speech_lengths, ours.speech_lengths)
+    assert tiny.relative_difference(dense.speech_embeddings[:, :longest], ours.speech_embeddings) < 1e-9
+    assert not dense.speech_embeddings[:, longest:].any()
+    real = length_mask(ours.ctc_lengths, longest)
+    assert torch.equal(dense.ctc_lengths, ours.ctc_lengths)
+    assert tiny.relative_difference(dense.ctc_logits[:, :longest][real], ours.ctc_logits[real]) < 1e-9
 
 
 @pytest.fixture(scope="module")

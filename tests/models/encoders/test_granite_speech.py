@@ -12,11 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import GraniteSpeechForConditionalGeneration
+from transformers import GraniteSpeechForConditionalGeneration, GraniteSpeechPlusForConditionalGeneration
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.encoders import SpeechEncoder
+from asr_doge.models.encoders.dense import DENSE
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.loading import encoder_fingerprint, load_encoder
 from tests.models import tiny
@@ -82,6 +83,38 @@ def test_a_clip_alone_gives_what_the_full_model_gives(granite_folder: Path) -> N
         outputs.append(ours)
     # The equality above could not fail if outputs hardly depended on inputs.
     assert (outputs[-1][:, :3] - outputs[-2][:, :3]).abs().max() > 0.1 * outputs[-1].std()
+
+
+@pytest.fixture(scope="module")
+def plus(tmp_path_factory: pytest.TempPathFactory) -> tuple[GraniteSpeechPlusForConditionalGeneration, SpeechEncoder]:
+    """Granite Speech Plus, whole and its encoder alone."""
+    folder = tmp_path_factory.mktemp("models") / "plus"
+    tiny.granite_plus_model().save_pretrained(folder)
+    return GraniteSpeechPlusForConditionalGeneration.from_pretrained(folder, dtype=torch.float64).eval(), load(folder)
+
+
+@settings(max_examples=10)
+@example(lengths=[1, 413, 200])
+@given(lengths=st.lists(st.integers(1, 430), min_size=1, max_size=3))
+def test_the_plus_models_projector_reads_several_layers(
+    plus: tuple[GraniteSpeechPlusForConditionalGeneration, SpeechEncoder], lengths: list[int]
+) -> None:
+    full, encoder = plus
+    clips = tiny.random_clips(lengths)
+    features, mask = tiny.padded(clips, padding=9.0)
+    with torch.no_grad():
+        output = encoder(features, mask.sum(dim=1), return_ctc_logits=True)
+        dense = DENSE["granite_speech_plus"](encoder)(features, mask.sum(dim=1))
+    assert output.ctc_logits is not None
+    for row, clip in enumerate(clips):
+        with torch.no_grad():
+            theirs = full.get_audio_features(clip[None]).pooler_output[0]
+            states = full.model.encoder(clip[None]).last_hidden_state[0, :, -full.config.encoder_config.hidden_dim :]
+            logits = full.model.encoder.out(states)
+        assert int(output.speech_lengths[row]) == len(theirs)
+        assert tiny.relative_difference(output.speech_embeddings[row, : len(theirs)], theirs) < 1e-9
+        assert tiny.relative_difference(dense.speech_embeddings[row, : len(theirs)], theirs) < 1e-9
+        assert tiny.relative_difference(output.ctc_logits[row, : len(clip)], logits) < 1e-9
 
 
 def test_the_ctc_head_gives_what_the_full_model_gives(granite_folder: Path) -> None:

@@ -16,17 +16,9 @@ from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
-from tests.models import tiny
+from tests.models import tiny, tiny_encoders
+from tests.models.tiny_encoders import SEANET
 
-SHAPE: dict[str, Any] = {
-    "sampling_rate": 16_000,
-    "pad_mode": "constant",
-    "upsampling_ratios": [5, 4, 2],
-    "num_filters": 4,
-    "hidden_size": 16,
-    "codebook_size": 8,
-    "codebook_dim": 16,
-}
 HOP = 40
 
 
@@ -37,7 +29,7 @@ def load(folder: Path) -> SpeechEncoder:
 
 @pytest.fixture(scope="module")
 def upstream() -> EncodecModel:
-    model = EncodecModel(EncodecConfig(**SHAPE))
+    model = EncodecModel(EncodecConfig(**SEANET))
     tiny.randomize(model, seed=5)
     return model.eval()
 
@@ -75,12 +67,9 @@ def test_every_clip_of_a_batch_is_upstreams_clip_alone(
 
 
 def test_a_head_is_part_of_the_checkpoint(tmp_path: Path) -> None:
-    config = EncodecConfig(**(SHAPE | {"ctc_tokens": [" ", "a", "b"]}))
-    encoder = SEANetSpeechEncoder(config)
+    again = load(tiny_encoders.save("seanet", tmp_path))
+    encoder = SEANetSpeechEncoder(EncodecConfig(**SEANET, ctc_tokens=[" ", "a", "b"]))
     tiny.randomize(encoder, seed=5)
-    config.save_pretrained(tmp_path)
-    save_file(encoder.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
-    again = load(tmp_path)
     assert again.has_ctc
     assert again.ctc_text([2, 1, 3]) == "a b"
     assert again.ctc_frame_rate_hz == 16_000 / HOP
@@ -114,7 +103,7 @@ def test_only_the_encoder_is_read_and_all_of_it(folder: Path, tmp_path: Path) ->
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    EncodecConfig(**(SHAPE | change)).save_pretrained(tmp_path)
+    EncodecConfig(**(SEANET | change)).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=message):
         load(tmp_path)
 

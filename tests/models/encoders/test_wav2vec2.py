@@ -1,12 +1,12 @@
 """Wav2Vec2, HuBERT and WavLM give upstream's states and logits, each clip as if it were alone."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import (
     HubertConfig,
     HubertForCTC,
+    HubertModel,
     PreTrainedModel,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
     Wav2Vec2Model,
-    WavLMConfig,
     WavLMForCTC,
 )
 
@@ -28,51 +28,13 @@ from asr_doge.models import assemble_model, load_encoder_alone, load_model
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.encoders.loading import load_encoder
-from tests.models import tiny
-
-VOCABULARY = ["<s>", "</s>", "<unk>", "|", "E", "T", "A", "O", "<pad>", "N", "'"]
-BLANK = 8
-SHAPE: dict[str, Any] = {
-    "vocab_size": len(VOCABULARY),
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "conv_dim": (8, 8, 8),
-    "conv_kernel": (10, 3, 2),
-    "conv_stride": (5, 2, 2),
-    "num_feat_extract_layers": 3,
-    "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2,
-    "hidden_dropout": 0.5,
-    "attention_dropout": 0.5,
-    "layerdrop": 0.5,
-    "pad_token_id": BLANK,
-}
-LARGE: dict[str, Any] = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {
-    "wav2vec2": lambda: Wav2Vec2ForCTC(Wav2Vec2Config(**SHAPE)),
-    "wav2vec2-large": lambda: Wav2Vec2ForCTC(Wav2Vec2Config(**SHAPE, **LARGE)),
-    "hubert": lambda: HubertForCTC(HubertConfig(**SHAPE)),
-    "hubert-large": lambda: HubertForCTC(HubertConfig(**SHAPE, **LARGE)),
-    "wavlm": lambda: WavLMForCTC(WavLMConfig(**SHAPE)),
-    "wavlm-large": lambda: WavLMForCTC(WavLMConfig(**SHAPE, **LARGE)),
-}
-SHORTEST = 5 * (2 * (2 - 1) + 3 - 1) + 10  # samples of one frame
+from tests.models import tiny, tiny_encoders
+from tests.models.tiny_encoders import BLANK, CHARACTERS, SHORTEST, WAV2VEC2
 
 
-def save(model: PreTrainedModel, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(VOCABULARY)}))
-    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=tiny_encoders.OF_CHARACTERS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = MODELS[request.param]()
-    tiny.randomize(model, seed=5)
-    return save(model, tmp_path_factory.mktemp("models") / request.param)
+    return tiny_encoders.save(request.param, tmp_path_factory.mktemp("models") / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +60,7 @@ def alone(model: PreTrainedModel, clip: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         states = model.base_model(clip[None]).last_hidden_state[0]
         logits = model(clip[None]).logits[0]
-    order = [BLANK, *(number for number in range(len(VOCABULARY)) if number != BLANK)]
+    order = [BLANK, *(number for number in range(len(CHARACTERS)) if number != BLANK)]
     return states, logits[:, order]
 
 
@@ -135,7 +97,7 @@ def test_a_clip_shorter_than_a_frame_is_still_one(encoder: SpeechEncoder) -> Non
 
 
 def test_the_head_spells_what_its_vocabulary_says_in_lower_case(encoder: SpeechEncoder) -> None:
-    spelled = {token: number + 1 for number, token in enumerate(token for token in VOCABULARY if token != "<pad>")}
+    spelled = {token: number + 1 for number, token in enumerate(token for token in CHARACTERS if token != "<pad>")}
     heard = [spelled[token] for token in ("<s>", "T", "E", "N", "|", "O", "'", "<unk>", "N")]
     assert encoder.ctc_text(heard) == "ten o'n"
     assert encoder.ctc_ids("ten x o'n") == [spelled[token] for token in "TEN||O'N"]
@@ -178,7 +140,7 @@ def test_older_names_of_weights_load_and_those_of_pretraining_are_left_out(folde
 
 
 def test_a_checkpoint_without_a_head_has_no_ctc(tmp_path: Path) -> None:
-    model = Wav2Vec2Model(Wav2Vec2Config(**SHAPE))
+    model = Wav2Vec2Model(Wav2Vec2Config(**WAV2VEC2))
     model.save_pretrained(tmp_path)
     encoder = load(tmp_path)
     assert not encoder.has_ctc
@@ -187,13 +149,36 @@ def test_a_checkpoint_without_a_head_has_no_ctc(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
-    save(MODELS["wav2vec2"](), tmp_path)
+    tiny_encoders.save("wav2vec2", tmp_path)
     Wav2Vec2FeatureExtractor(sampling_rate=8_000).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="takes 8000 Hz, and recordings are read at 16000 Hz"):
         load(tmp_path)
     (tmp_path / "vocab.json").unlink()
     with pytest.raises(CheckpointError, match=r"has a CTC head but no vocab\.json"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        (lambda: Wav2Vec2Model(Wav2Vec2Config(**WAV2VEC2, add_adapter=True)), "add_adapter"),
+        (lambda: HubertModel(HubertConfig(**WAV2VEC2, conv_pos_batch_norm=True)), "conv_pos_batch_norm"),
+    ],
+)
+def test_parts_that_are_not_supported_are_named(
+    model: Callable[[], PreTrainedModel], setting: str, tmp_path: Path
+) -> None:
+    model().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=f"encoder with {setting} is not supported"):
+        load(tmp_path)
+
+
+def test_a_clip_shorter_than_a_frame_hears_no_padding(encoder: SpeechEncoder) -> None:
+    (clip,) = tiny.random_clips([7], size=1)
+    quiet, loud = (F.pad(clip[:, 0], (0, 100), value=value) for value in (0.0, 30.0))
+    with torch.no_grad():
+        outputs = [encoder(batch[None], torch.tensor([7])).speech_embeddings for batch in (quiet, loud)]
+    assert torch.equal(*outputs)
 
 
 def test_a_checkpoint_on_it_loads_as_it_was_saved(folder: Path, doge_folder: Path, tmp_path: Path) -> None:

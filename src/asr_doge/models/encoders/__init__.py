@@ -12,7 +12,7 @@ from asr_doge.models.encoders.base import (
 )
 from asr_doge.models.encoders.conformer_ctc import GraniteSpeech5Family, ParakeetSpeechEncoder
 from asr_doge.models.encoders.encoding import encode
-from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
+from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder, GraniteSpeechPlusEncoder
 from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
 from asr_doge.models.encoders.wav2vec2 import HubertSpeechEncoder, Wav2Vec2SpeechEncoder, WavLMSpeechEncoder
 from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
@@ -21,6 +21,7 @@ ENCODERS: dict[str, type[EncoderFamily]] = {
     family.model_type: family
     for family in (
         GraniteSpeechEncoder,
+        GraniteSpeechPlusEncoder,
         GraniteSpeech5Family,
         HubertSpeechEncoder,
         ParakeetSpeechEncoder,

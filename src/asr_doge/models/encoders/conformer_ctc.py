@@ -46,14 +46,22 @@ class MaskedConformer(EncoderFamily):
         self, input_features: Tensor, input_lengths: Tensor, return_ctc_logits: bool = False
     ) -> SpeechEncoderOutput:
         """See `SpeechEncoder.forward`; `input_features` is `[B, T, F]`."""
+        output = self.padded(input_features, input_lengths, return_ctc_logits)
+        longest = int(output.speech_lengths.max())
+        output.speech_embeddings = output.speech_embeddings[:, :longest]
+        if output.ctc_logits is not None:
+            output.ctc_logits = output.ctc_logits[:, :longest]
+        return output
+
+    def padded(self, input_features: Tensor, input_lengths: Tensor, return_ctc_logits: bool) -> SpeechEncoderOutput:
+        """As `forward`, with as many embeddings as `T` frames have, whatever the lengths."""
         read = input_lengths.clamp(min=self.shortest)
         frames = F.pad(input_features, (0, 0, 0, max(0, self.shortest - input_features.shape[1])))
         heard = length_mask(input_lengths, frames.shape[1])[..., None]
         mask = length_mask(read, frames.shape[1])
         states = self.encoder(frames.masked_fill(~heard, 0.0), attention_mask=mask).last_hidden_state
         lengths = self.output_lengths(input_lengths)
-        mask = length_mask(lengths, int(lengths.max()))
-        states = states[:, : mask.shape[1]].masked_fill(~mask[..., None], 0.0)
+        states = states.masked_fill(~length_mask(lengths, states.shape[1])[..., None], 0.0)
         output = SpeechEncoderOutput(states, lengths)
         if return_ctc_logits:
             output.ctc_logits, output.ctc_lengths = blank_first(self._logits(states), self.config.pad_token_id), lengths

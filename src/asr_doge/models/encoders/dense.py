@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.encodec.modeling_encodec import EncodecConv1d, EncodecResnetBlock
 from transformers.models.granite_speech.modeling_granite_speech import (
     GraniteSpeechConformerAttention,
     GraniteSpeechConformerBlock,
@@ -20,7 +21,10 @@ from transformers.models.granite_speech.modeling_granite_speech import (
 from asr_doge.choices import CTCHeadType
 from asr_doge.models.ctc_head import CTCHead
 from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
-from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
+from asr_doge.models.encoders.conformer_ctc import GraniteSpeech5Family, MaskedConformer, ParakeetSpeechEncoder
+from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder, GraniteSpeechPlusEncoder
+from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
+from asr_doge.models.encoders.wav2vec2 import HubertSpeechEncoder, Wav2Vec2SpeechEncoder, WavLMSpeechEncoder
 from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
 
 
@@ -42,12 +46,16 @@ class DenseGraniteSpeech(nn.Module):
         encoder = self.family.encoder
         mask = length_mask(input_lengths, input_features.shape[1])
         hidden_states = encoder.input_linear(input_features)
+        kept = [hidden_states] if 0 in self.family.concatenated_layers else []
         layers = cast(list[GraniteSpeechConformerBlock], list(encoder.layers))
         for index, layer in enumerate(layers, start=1):
             hidden_states = _block(layer, hidden_states, mask)
             if index == len(layers) // 2:
                 hidden_states = hidden_states + encoder.out_mid(encoder.out(hidden_states).softmax(dim=-1))
-        embeddings = self.family.projector(hidden_states.masked_fill(~mask[..., None], 0.0))
+            if index in self.family.concatenated_layers:
+                kept.append(hidden_states)
+        states = torch.cat([*kept, hidden_states], dim=-1)
+        embeddings = self.family.projector(states.masked_fill(~mask[..., None], 0.0))
         lengths = self.family.output_lengths(input_lengths)
         heard = length_mask(lengths, embeddings.shape[1])[..., None]
         return SpeechEncoderOutput(
@@ -122,6 +130,98 @@ class DenseWhisper(nn.Module):
         return SpeechEncoderOutput(states.masked_fill(~heard, 0.0), lengths)
 
 
+class DenseConformerCTC(nn.Module):
+    """Parakeet CTC and Granite Speech 5, which take a mask already; attributes as of `DenseGraniteSpeech`."""
+
+    dynamic_axes = (0, 1)
+
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        super().__init__()
+        self.family = cast(MaskedConformer, encoder)
+
+    def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
+        """See `SpeechEncoder.forward`, with CTC logits; `input_features` is `[B, T, F]`."""
+        return self.family.padded(input_features, input_lengths, self.family.has_ctc)
+
+
+class DenseWav2Vec2(nn.Module):
+    """Wav2Vec2, HuBERT and WavLM; attributes as of `DenseGraniteSpeech`.
+
+    The convolutions read all clips at once. Only the normalization after the first reads more than its frame's samples:
+    here, the frames of each clip.
+    """
+
+    dynamic_axes = (0, 1)
+
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        super().__init__()
+        self.family = cast(Wav2Vec2SpeechEncoder, encoder)
+
+    def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
+        """See `SpeechEncoder.forward`, with CTC logits if there is a head; `input_features` is `[B, samples]`."""
+        heard = input_features.masked_fill(~length_mask(input_lengths, input_features.shape[1]), 0.0)
+        hidden = F.pad(heard, (0, self.family.shortest - 1))[:, None]  # at least one frame, however short the batch
+        layers = list(self.family.encoder.feature_extractor.conv_layers)
+        if self.family.config.feat_extract_norm == "group":
+            first = layers.pop(0)
+            kernel, stride = first.conv.kernel_size[0], first.conv.stride[0]
+            read = input_lengths.clamp(min=self.family.shortest)
+            frames = torch.div(read - kernel, stride, rounding_mode="floor") + 1
+            hidden = first.activation(_normalized(first.layer_norm, first.conv(hidden), frames))
+        for layer in layers:
+            hidden = layer(hidden)
+        lengths = self.family.output_lengths(input_lengths)
+        return self.family.attend(hidden.transpose(1, 2), lengths, self.family.has_ctc)
+
+
+def _normalized(norm: nn.GroupNorm, hidden: Tensor, lengths: Tensor) -> Tensor:
+    """`[B, C, T]`, each channel normalized over the first frames of its clip, of which there are `lengths` `[B]`."""
+    mask, count = length_mask(lengths, hidden.shape[2])[:, None], lengths[:, None, None]
+    mean = hidden.masked_fill(~mask, 0.0).sum(dim=2, keepdim=True) / count
+    centred = hidden - mean
+    variance = centred.masked_fill(~mask, 0.0).square().sum(dim=2, keepdim=True) / count
+    return centred / (variance + norm.eps).sqrt() * norm.weight[:, None] + norm.bias[:, None]
+
+
+class DenseSEANet(nn.Module):
+    """SEANet, with the padding of its convolutions from shapes; attributes as of `DenseGraniteSpeech`."""
+
+    dynamic_axes = (0, 1)
+
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        super().__init__()
+        self.family = cast(SEANetSpeechEncoder, encoder)
+
+    def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
+        """See `SpeechEncoder.forward`, with CTC logits if there is a head; `input_features` is `[B, samples]`."""
+        hidden, lengths = input_features[:, None], input_lengths
+        for layer in self.family.encoder.layers:
+            if isinstance(layer, EncodecConv1d):
+                hidden = hidden.masked_fill(~length_mask(lengths, hidden.shape[2])[:, None], 0.0)
+                stride = layer.conv.stride[0]
+                lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
+            hidden = _seanet_layer(layer, hidden)
+        heard = length_mask(lengths, hidden.shape[2])[..., None]
+        states = hidden.transpose(1, 2).masked_fill(~heard, 0.0)
+        logits = self.family.lm_head(states) if self.family.has_ctc else None
+        return SpeechEncoderOutput(states, lengths, logits, lengths if self.family.has_ctc else None)
+
+
+def _seanet_layer(layer: nn.Module, hidden: Tensor) -> Tensor:
+    """`[B, C, T]` after a layer of SEANet."""
+    if isinstance(layer, EncodecConv1d):
+        convolution = layer.conv
+        stride, reach = convolution.stride[0], (convolution.kernel_size[0] - 1) * convolution.dilation[0] + 1
+        return convolution(F.pad(hidden, (reach - stride, -hidden.shape[2] % stride)))
+    if isinstance(layer, EncodecResnetBlock):
+        inner = hidden
+        for part in layer.block:
+            inner = _seanet_layer(part, inner)
+        return _seanet_layer(layer.shortcut, hidden) + inner
+    after: Tensor = layer(hidden)
+    return after
+
+
 class DenseCTCHead(nn.Module):
     """A trained CTC head of type `linear` or `conformer`.
 
@@ -157,7 +257,17 @@ class DenseCTCHead(nn.Module):
         return logits
 
 
-DENSE: dict[str, type[DenseGraniteSpeech] | type[DenseWhisper]] = {
+DenseClass = (
+    type[DenseGraniteSpeech] | type[DenseWhisper] | type[DenseConformerCTC] | type[DenseWav2Vec2] | type[DenseSEANet]
+)
+DENSE: dict[str, DenseClass] = {
     GraniteSpeechEncoder.model_type: DenseGraniteSpeech,
+    GraniteSpeechPlusEncoder.model_type: DenseGraniteSpeech,
+    GraniteSpeech5Family.model_type: DenseConformerCTC,
+    ParakeetSpeechEncoder.model_type: DenseConformerCTC,
+    SEANetSpeechEncoder.model_type: DenseSEANet,
+    HubertSpeechEncoder.model_type: DenseWav2Vec2,
+    Wav2Vec2SpeechEncoder.model_type: DenseWav2Vec2,
+    WavLMSpeechEncoder.model_type: DenseWav2Vec2,
     WhisperSpeechEncoder.model_type: DenseWhisper,
 }

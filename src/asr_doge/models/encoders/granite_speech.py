@@ -7,17 +7,17 @@ layers, with its weights, on the packed frames of all clips: most layers read si
 within a clip, and the convolution reads zeros between clips.
 
 It does not know the language model of the full checkpoint; none of its 2.5B parameters is read or allocated.
-Source: transformers `granite_speech`; https://huggingface.co/ibm-granite/granite-speech-3.3-2b.
+Source: transformers `granite_speech` and `granite_speech_plus`; https://huggingface.co/ibm-granite/granite-speech-3.3-2b.
 """
 
 import re
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GraniteSpeechConfig, GraniteSpeechEncoderConfig, PreTrainedConfig
+from transformers import GraniteSpeechConfig, PreTrainedConfig
 from transformers.models.granite_speech.modeling_granite_speech import (
     GraniteSpeechConformerAttention,
     GraniteSpeechConformerBlock,
@@ -25,6 +25,10 @@ from transformers.models.granite_speech.modeling_granite_speech import (
     GraniteSpeechConformerDepthWiseConv1d,
     GraniteSpeechCTCEncoder,
     GraniteSpeechEncoderProjector,
+)
+from transformers.models.granite_speech_plus.modeling_granite_speech_plus import (
+    GraniteSpeechPlusCTCEncoder,
+    GraniteSpeechPlusEncoderProjector,
 )
 
 from asr_doge.audio.log_mel import FRAME_RATE_HZ
@@ -40,12 +44,17 @@ class GraniteSpeechEncoder(EncoderFamily):
     model_type = "granite_speech"
     unread_settings = ("text_config", "has_lora_adapter")  # the width of the embeddings is in the projector's weights
     has_ctc = True
+    upstream: ClassVar[tuple[type[nn.Module], type[nn.Module]]] = (
+        GraniteSpeechCTCEncoder,
+        GraniteSpeechEncoderProjector,
+    )
 
     def __init__(self, config: GraniteSpeechConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = GraniteSpeechCTCEncoder(cast(GraniteSpeechEncoderConfig, config.encoder_config))
-        self.projector = GraniteSpeechEncoderProjector(config)
+        encoder, projector = self.upstream
+        self.encoder: Any = encoder(config.encoder_config)
+        self.projector: Any = projector(config)
         self.hidden_size: int = cast(PreTrainedConfig, config.text_config).hidden_size
         self.embeddings_per_window: int = config.window_size // config.downsample_rate
         self.frame_rate_hz = FRAME_RATE_HZ * self.embeddings_per_window / config.window_size
@@ -56,14 +65,23 @@ class GraniteSpeechEncoder(EncoderFamily):
     ) -> SpeechEncoderOutput:
         """See `SpeechEncoder.forward`; `input_features` is `[B, T, 160]`."""
         lengths = input_lengths.cpu()  # the only wait for an accelerator
-        hidden_states = self.conformer(input_features, lengths)
-        output = SpeechEncoderOutput(self.project(hidden_states, lengths), self.output_lengths(input_lengths))
+        states = self._layer_states(input_features, lengths)
+        output = SpeechEncoderOutput(self.project(states, lengths), self.output_lengths(input_lengths))
         if return_ctc_logits:
-            output.ctc_logits, output.ctc_lengths = self.encoder.out(hidden_states), input_lengths
+            output.ctc_logits, output.ctc_lengths = self.encoder.out(self.last_states(states)), input_lengths
         return output
 
+    @property
+    def concatenated_layers(self) -> frozenset[int]:
+        """Layers (from 1; 0 is the input of the first) whose states the projector reads before the last ones."""
+        return frozenset(getattr(self.config.encoder_config, "cat_hidden_layers", None) or ())
+
+    def last_states(self, states: Tensor) -> Tensor:
+        """The last layer's `[..., hidden]` of what the projector reads, `[..., layers * hidden]`."""
+        return states[..., -self.encoder.config.hidden_dim :]
+
     def project(self, hidden_states: Tensor, input_lengths: Tensor) -> Tensor:
-        """Speech embeddings `[B, T', D]` of conformer states `[B, T, hidden]`; `input_lengths` is `[B]`."""
+        """Speech embeddings `[B, T', D]` of states `[B, T, layers * hidden]`; `input_lengths` is `[B]`."""
         batch, num_frames, _ = hidden_states.shape
         lengths, device = input_lengths.cpu(), hidden_states.device
         packed = _PackedLayout.padded(lengths, num_frames, device).pack(hidden_states.flatten(0, 1))
@@ -113,6 +131,10 @@ class GraniteSpeechEncoder(EncoderFamily):
             input_features: `[B, T, 160]`.
             input_lengths: `[B]`.
         """
+        return self.last_states(self._layer_states(input_features, input_lengths))
+
+    def _layer_states(self, input_features: Tensor, input_lengths: Tensor) -> Tensor:
+        """What the projector reads, `[B, T, layers * hidden]`; arguments as in `conformer`."""
         batch, num_frames, _ = input_features.shape
         lengths = input_lengths.cpu()
         frames = _PackedLayout.padded(lengths, num_frames, input_features.device)
@@ -120,12 +142,22 @@ class GraniteSpeechEncoder(EncoderFamily):
         hidden_states = self.encoder.input_linear(frames.pack(input_features.flatten(0, 1)))
         layers = cast(list[GraniteSpeechConformerBlock], list(self.encoder.layers))
         run = ConformerRunner(lengths, self.encoder.attention_dists, layers[0])
+        kept = [hidden_states] if 0 in self.concatenated_layers else []
         for index, layer in enumerate(layers, start=1):
             hidden_states = run(layer, hidden_states)
             if index == len(layers) // 2:  # self-conditioning on the CTC posteriors half way
                 posteriors = self.encoder.out(hidden_states).softmax(dim=-1)
                 hidden_states = hidden_states + self.encoder.out_mid(posteriors)
-        return frames.unpack(hidden_states).view(batch, num_frames, -1)
+            if index in self.concatenated_layers:
+                kept.append(hidden_states)
+        return frames.unpack(torch.cat([*kept, hidden_states], dim=1)).view(batch, num_frames, -1)
+
+
+class GraniteSpeechPlusEncoder(GraniteSpeechEncoder):
+    """Granite Speech Plus (4.1), whose projector reads the states of several layers side by side."""
+
+    model_type = "granite_speech_plus"
+    upstream = (GraniteSpeechPlusCTCEncoder, GraniteSpeechPlusEncoderProjector)
 
 
 class ConformerRunner:

@@ -3,7 +3,7 @@
 Promises: the same states and logits as `Wav2Vec2ForCTC`, `HubertForCTC` and `WavLMForCTC`, for a clip alone and in any
 padded batch. Upstream's base models normalize the first convolution's output over the whole padded row, so a clip's
 result depends on its neighbours; here the convolutions read one clip at a time, and nothing else reads padding.
-Upstream's optional language adapters (`add_adapter`) are not read.
+Upstream's optional language adapters (`add_adapter`) and normalized positions (`conv_pos_batch_norm`) are refused.
 Source: transformers `wav2vec2`, `hubert`, `wavlm`; https://arxiv.org/abs/2006.11477, 2106.07447, 2110.13900.
 """
 
@@ -39,8 +39,10 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        if getattr(config, "add_adapter", False):
-            raise CheckpointError(f"a {self.model_type} encoder with add_adapter is not supported")
+        # The batch normalization would make values of the padding, which the convolution after it reads.
+        for setting in ("add_adapter", "conv_pos_batch_norm"):
+            if getattr(config, setting, False):
+                raise CheckpointError(f"a {self.model_type} encoder with {setting} is not supported")
         self.config = config
         self.encoder: Any = self.upstream(_without_masking(config))
         self.hidden_size: int = config.hidden_size
@@ -55,10 +57,23 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
         self, input_features: Tensor, input_lengths: Tensor, return_ctc_logits: bool = False
     ) -> SpeechEncoderOutput:
         """See `SpeechEncoder.forward`; `input_features` is `[B, samples]`."""
-        lengths = self.output_lengths(input_lengths)
-        read = input_lengths.clamp(min=self._shortest()).tolist()
-        mask = length_mask(lengths, int(lengths.max()))
-        states = self._projected([self._convolved(clip, n) for clip, n in zip(input_features, read, strict=True)])
+        clips = [
+            self._convolved(clip[:samples])
+            for clip, samples in zip(input_features, input_lengths.tolist(), strict=True)
+        ]
+        return self.attend(pad_sequence(clips, batch_first=True), self.output_lengths(input_lengths), return_ctc_logits)
+
+    def attend(self, frames: Tensor, lengths: Tensor, return_ctc_logits: bool) -> SpeechEncoderOutput:
+        """The output of all that follows the convolutions.
+
+        Args:
+            frames: `[B, T', conv]` of the convolutions.
+            lengths: `[B]`, valid frames of each clip.
+            return_ctc_logits: as in `forward`.
+        """
+        mask = length_mask(lengths, frames.shape[1])
+        projected = self.encoder.feature_projection(frames)
+        states: Tensor = projected[0] if isinstance(projected, tuple) else projected  # some also return their input
         states = self.encoder.encoder(states, attention_mask=mask).last_hidden_state
         states = states.masked_fill(~mask[..., None], 0.0)
         output = SpeechEncoderOutput(states, lengths)
@@ -69,19 +84,14 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
             output.ctc_lengths = lengths
         return output
 
-    def _convolved(self, clip: Tensor, samples: int) -> Tensor:
-        """Frames `[T', conv]` of the first samples of a padded clip `[samples]`."""
-        heard = F.pad(clip, (0, max(0, samples - len(clip))))[:samples]
+    def _convolved(self, clip: Tensor) -> Tensor:
+        """Frames `[T', conv]` of a clip `[samples]`; one that is shorter than a frame is followed by zeros."""
+        heard = F.pad(clip, (0, max(0, self.shortest - len(clip))))
         frames: Tensor = self.encoder.feature_extractor(heard[None])[0].T
         return frames
 
-    def _projected(self, clips: list[Tensor]) -> Tensor:
-        """States `[B, T', hidden]` of the frames of all clips."""
-        projected = self.encoder.feature_projection(pad_sequence(clips, batch_first=True))
-        states: Tensor = projected[0] if isinstance(projected, tuple) else projected  # some also return their input
-        return states
-
-    def _shortest(self) -> int:
+    @property
+    def shortest(self) -> int:
         """Samples in the receptive field of one frame."""
         samples = 1
         for kernel, stride in zip(reversed(self.config.conv_kernel), reversed(self.config.conv_stride), strict=True):
