@@ -1,18 +1,20 @@
 """Recordings decoded in a process of their own: equal samples, and what a decoder died of."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
 from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
 from asr_doge.audio.reading import read_audio
 from asr_doge.errors import AudioError
-from tests.scaling.conftest import python_path
-from tests.scaling.fragile.sitecustomize import CRASHES
+from tests.scaling.conftest import python_path, until
+from tests.scaling.fragile.sitecustomize import CRASHES, CRASHES_WITHIN_A_BLOCK
 
 
 @pytest.fixture
@@ -50,3 +52,43 @@ def test_what_is_no_audio_is_no_death(decoder: FileDecoder, tmp_path: Path) -> N
     with pytest.raises(AudioError, match=r"^text\.wav is not audio") as failed:
         decoded(decoder, tmp_path / "text.wav")
     assert not isinstance(failed.value, DecoderDiedError)
+
+
+def test_a_crash_in_the_middle_of_a_block_is_told_by_its_signal(decoder: FileDecoder, tmp_path: Path) -> None:
+    """While its pipe is full; the reader then finds a part of the block, and learns what became of the rest."""
+    (tmp_path / "bad.wav").write_bytes(CRASHES_WITHIN_A_BLOCK)
+    with (tmp_path / "bad.wav").open("rb") as file:
+        blocks = decoder.blocks(file, "bad.wav", threading.Event())
+        next(blocks)
+        until(lambda: not any(fork.status() != psutil.STATUS_ZOMBIE for fork in decoding(decoder)))
+        with pytest.raises(DecoderDiedError, match=r"^bad\.wav crashes its decoder \(SIGSEGV\)"):
+            next(blocks)
+
+
+def decoding(decoder: FileDecoder) -> list[psutil.Process]:
+    """The forks that are at work."""
+    return psutil.Process(decoder.process.pid).children()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_file_costs_one_fork_that_holds_nothing_of_the_others(decoder: FileDecoder, tmp_path: Path) -> None:
+    """Forks of two files that are read no further than their first block, so that they wait."""
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(1_000_000, dtype=np.float32), 16_000)
+    with path.open("rb") as first, path.open("rb") as second:
+        reading = [decoder.blocks(file, "long.wav", threading.Event()) for file in (first, second)]
+        for blocks in reading:
+            next(blocks)
+        forks = psutil.Process(decoder.process.pid).children(recursive=True)
+        assert len(forks) == 2
+        one, other = (open_channels(fork.pid) for fork in forks)
+        assert len(one) == len(other) == 1
+        assert one != other
+    assert all(len(list(blocks)) for blocks in reading)
+
+
+def open_channels(process: int) -> set[str]:
+    """Pipes and sockets of a process, but those that it shares with these tests as its standard output."""
+    folder = Path(f"/proc/{process}/fd")
+    links = {int(path.name): str(path.readlink()) for path in folder.iterdir()}
+    return {link for number, link in links.items() if number > 2 and link.startswith(("pipe:", "socket:"))}

@@ -16,7 +16,17 @@ from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving import worker as worker_module
 from asr_doge.serving.metrics import Metrics
-from asr_doge.serving.worker import LIKE_LENGTH, SHORT_SECONDS, Caller, ModelWorker, _alike, _Job
+from asr_doge.serving.worker import (
+    LIKE_LENGTH,
+    MOST_CHUNKS_CPU,
+    MOST_CHUNKS_LIVE,
+    SHORT_SECONDS,
+    Caller,
+    Kind,
+    ModelWorker,
+    _alike,
+    _Job,
+)
 from tests.serving.conftest import Held, until
 
 Waveform = NDArray[np.float32]
@@ -204,3 +214,17 @@ def test_hotwords_of_one_caller_are_not_the_others(clips: list[Waveform]) -> Non
     worker.close()
     assert other == "one nine two"
     assert one == eager.recognize_chunks([whole], hotwords=[("eight",)])[0].text == "one eight nine two"
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_batches_are_smaller_while_somebody_speaks(
+    nano: Transcriber, two_threads: ModelWorker, monkeypatch: pytest.MonkeyPatch, is_live: bool
+) -> None:
+    held = Held(nano, monkeypatch)
+    kind: Kind = "open" if is_live else "file"
+    waiting = two_threads.submit([chunk(1.0)] * 32, [None] * 32, None, kind)
+    until(lambda: bool(held.begun))
+    assert held.sizes[0] == (MOST_CHUNKS_LIVE if is_live else MOST_CHUNKS_CPU)
+    held.go.set()
+    for future in waiting:
+        future.result(60)

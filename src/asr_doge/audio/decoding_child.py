@@ -1,10 +1,12 @@
 """The process in which files of strangers are decoded: one fork for each, with limits.
 
 Promises: a fork holds one file and one pipe, may take so much memory and processor time and no more, and dies when
-nobody reads any longer; what it does wrong ends with it, and its parent, another fork, writes what it died of.
+nobody reads any longer; what it does wrong ends with it. This process waits for its forks and, through a second pipe
+that they do not hold, says what they died of.
 It is run by `asr_doge.audio.file_decoding`, as `python -m asr_doge.audio.decoding_child SOCKET`.
 """
 
+import gc
 import os
 import resource
 import signal
@@ -12,6 +14,7 @@ import socket
 import struct
 import sys
 from contextlib import suppress
+from types import FrameType
 from typing import BinaryIO
 
 import psutil
@@ -24,10 +27,10 @@ REQUEST = struct.Struct("<QIIi")
 0, or -1 for the mean of all."""
 FRAME = struct.Struct("<cI")
 """Kind of what follows, and its length in bytes."""
-BLOCK, NOTE, FAULT, DAMAGE, END, DEATH = b"B", b"N", b"F", b"D", b"E", b"X"
-"""Samples; a remark on the recording; why it cannot be read; why it cannot be read further; its end; what the fork died
-of, `MEMORY` or the name of a signal."""
+BLOCK, NOTE, FAULT, DAMAGE, END = b"B", b"N", b"F", b"D", b"E"
+"""Samples; a remark on the recording; why it cannot be read; why it cannot be read further; its end."""
 MEMORY = "memory"
+"""What a fork died of, if not of a signal, of which the name is given."""
 _OUT_OF_MEMORY = 3
 NAME = "\0"
 """Stands for the file's name, which only the server knows, in what is said of a fault."""
@@ -40,34 +43,60 @@ def main() -> None:
     import scipy.signal  # noqa: F401
     import soundfile  # noqa: F401
 
+    gc.freeze()  # so that collecting garbage in a fork does not copy what it shares
     requests = socket.socket(fileno=int(sys.argv[1]))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nobody need wait for the forks
+    forks = _Forks()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's affair
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, REQUEST.size, 2)
+        message, descriptors, _, _ = socket.recv_fds(requests, REQUEST.size, 3)
         if not message:
             return
-        if os.fork() == 0:
+        file, pipe, death = descriptors
+        if forks.is_new(death):
             requests.close()
-            _watch(descriptors[0], descriptors[1], *REQUEST.unpack(message))
-        for descriptor in descriptors:
-            os.close(descriptor)
+            _decode(file, pipe, *REQUEST.unpack(message))
+        os.close(file)
+        os.close(pipe)
 
 
-def _watch(file: int, pipe: int, *allowed: int) -> None:
-    """Decode in a fork, write to the pipe what it died of if it did, then exit."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    child = os.fork()
-    if child == 0:
-        _decode(file, pipe, *allowed)
-    _, status = os.waitpid(child, 0)
-    reason = MEMORY if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _OUT_OF_MEMORY else ""
+class _Forks:
+    """The forks at work, each with the pipe into which to write what it died of; nothing if it ended well."""
+
+    def __init__(self) -> None:
+        self._deaths: dict[int, int] = {}
+        signal.signal(signal.SIGCHLD, self._reap)
+
+    def is_new(self, death: int) -> bool:
+        """Fork; whether this is the new process, which holds nothing of the others."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until the fork is known
+        fork = os.fork()
+        if fork:
+            self._deaths[fork] = death
+        else:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for descriptor in (death, *self._deaths.values()):
+                os.close(descriptor)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        return fork == 0
+
+    def _reap(self, number: int, frame: FrameType | None) -> None:
+        """Of every fork that has ended, say why."""
+        with suppress(ChildProcessError):  # there are no others
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                fork, status = ended
+                # The pipe was empty until now, so this does not wait for whoever reads it.
+                death = self._deaths.pop(fork)
+                with suppress(OSError):  # nobody reads any more
+                    os.write(death, _cause(status).encode())
+                os.close(death)
+
+
+def _cause(status: int) -> str:
+    """What a process died of, by what `waitpid` gives."""
     if os.WIFSIGNALED(status):
-        reason = signal.Signals(os.WTERMSIG(status)).name
-    if reason:
-        with open(pipe, "wb", buffering=0) as output, suppress(OSError):  # nobody reads any more
-            _write(output, DEATH, reason.encode())
-    os._exit(0)
+        number = os.WTERMSIG(status)
+        return signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
+    return MEMORY if os.WEXITSTATUS(status) == _OUT_OF_MEMORY else ""
 
 
 def _decode(file: int, pipe: int, memory: int, processor_seconds: int, block_seconds: int, channel: int) -> None:

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.decoding_child import BLOCK, DAMAGE, DEATH, END, FRAME, MEMORY, NAME, NOTE, REQUEST
+from asr_doge.audio.decoding_child import BLOCK, DAMAGE, END, FRAME, MEMORY, NAME, NOTE, REQUEST
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note, log_note
 from asr_doge.errors import AudioError, DamagedAudioError
@@ -72,13 +73,13 @@ class FileDecoder:
             DamagedAudioError: it is truncated or damaged; what is there of it was given.
         """
         samples = 0
-        with self._decoded(file.fileno(), -1 if channel is None else channel) as pipe:
+        with self._decoded(file.fileno(), -1 if channel is None else channel) as (pipe, death):
             while True:
                 kind, content = _frame(pipe)
                 if kind == END or has_left.is_set():
                     return
-                if kind == DEATH:
-                    raise DecoderDiedError(_cause_of_death(name, content.decode()))
+                if not kind:
+                    raise DecoderDiedError(_cause_of_death(name, death.read().decode()))
                 if kind != BLOCK:
                     text = content.decode("utf-8", "replace").replace(NAME, name)
                     if kind == NOTE:
@@ -100,43 +101,44 @@ class FileDecoder:
             self._socket.close()
             self.process.wait()
 
-    def _decoded(self, descriptor: int, channel: int) -> BinaryIO:
-        """What a fork writes of a file."""
+    @contextmanager
+    def _decoded(self, descriptor: int, channel: int) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+        """What a fork writes of a file, and what is written of its death."""
         processor_seconds = 30 + round((self._max_duration or _LONGEST_SECONDS) / SLOWEST)
         allowed = REQUEST.pack(self._memory, processor_seconds, BLOCK_SECONDS, channel)
-        reading, writing = os.pipe()
-        try:
-            with self._lock:
-                try:
-                    self._send(allowed, descriptor, writing)
-                except OSError:  # the process is gone, which a new one mends
-                    self._socket.close()
-                    self.process.wait()
-                    self.process, self._socket = _started()
-                    self._send(allowed, descriptor, writing)
-        except BaseException:
-            os.close(reading)
-            raise
-        finally:
-            os.close(writing)
-        return os.fdopen(reading, "rb")
+        pipe, into_pipe = os.pipe()
+        death, into_death = os.pipe()
+        with os.fdopen(pipe, "rb") as blocks, os.fdopen(death, "rb") as cause:
+            try:
+                self._send(allowed, [descriptor, into_pipe, into_death])
+            finally:
+                os.close(into_pipe)
+                os.close(into_death)
+            yield blocks, cause
 
-    def _send(self, allowed: bytes, descriptor: int, writing: int) -> None:
-        socket.send_fds(self._socket, [allowed], [descriptor, writing])
+    def _send(self, allowed: bytes, descriptors: list[int]) -> None:
+        with self._lock:
+            try:
+                socket.send_fds(self._socket, [allowed], descriptors)
+            except OSError:  # the process is gone, which a new one mends
+                self._socket.close()
+                self.process.wait()
+                self.process, self._socket = _started()
+                socket.send_fds(self._socket, [allowed], descriptors)
 
 
 def _frame(pipe: BinaryIO) -> tuple[bytes, bytes]:
-    """Kind and content of what comes next; an end within it is a death of unknown cause."""
+    """Kind and content of what comes next; no kind where it ends before it is whole."""
     header = pipe.read(FRAME.size)
     if len(header) < FRAME.size:
-        return DEATH, b""
+        return b"", b""
     kind, length = FRAME.unpack(header)
     content = pipe.read(min(length, _MOST_BYTES))
-    return (kind, content) if len(content) == length else (DEATH, b"")
+    return (kind, content) if len(content) == length else (b"", b"")
 
 
 def _cause_of_death(name: str, reason: str) -> str:
-    """One line on a decoder that died; `reason` as in `DEATH`, or empty."""
+    """One line on a decoder that died; `reason` is the name of a signal, `MEMORY`, or empty where it is not known."""
     what = {
         "": "",
         MEMORY: "",

@@ -66,14 +66,16 @@ class VoiceActivityDetector:
         return in_live_threads(self._flags, frames) if len(frames) else []
 
     def _flags(self, frames: NDArray[np.float32]) -> list[bool]:
+        # Of all frames at once: for each by itself this takes a third as long as the model.
+        peaks = np.abs(frames).max(axis=1).tolist()
+        powers = np.square(frames, dtype=np.float64).mean(axis=1).tolist()
         with on_one_thread():
-            return [self._may_be_speech(frame) for frame in frames]
+            return [self._may_be_speech(*measured) for measured in zip(frames, peaks, powers, strict=True)]
 
-    def _may_be_speech(self, frame: NDArray[np.float32]) -> bool:
-        if np.abs(frame).max() <= NO_SPEECH_PEAK:
+    def _may_be_speech(self, frame: NDArray[np.float32], peak: float, power: float) -> bool:
+        if peak <= NO_SPEECH_PEAK:
             self._is_speech = False
             return False
-        power = float(np.square(frame, dtype=np.float64).mean())
         self._loudest = max(FORGETTING * self._loudest, power)
         self._quietest = min(FLOOR_RISE * self._quietest, power)
         probability = self._model.process_samples(frame.tolist())

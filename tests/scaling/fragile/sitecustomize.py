@@ -3,14 +3,18 @@
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 CRASHES, HANGS = b"crashes its decoder", b"hangs its decoder"
+CRASHES_WITHIN_A_BLOCK = b"crashes while a block of it is written"
 
 if "asr_doge.audio.decoding_child" in sys.orig_argv:
+    import numpy
+
     from asr_doge.audio import reading
 
     honest = reading.read_blocks
@@ -19,6 +23,10 @@ if "asr_doge.audio.decoding_child" in sys.orig_argv:
         content = Path(path).read_bytes()
         if content == CRASHES:
             os.kill(os.getpid(), signal.SIGSEGV)
+        if content == CRASHES_WITHIN_A_BLOCK:
+            yield numpy.zeros(1, dtype=numpy.float32)
+            threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGSEGV]).start()
+            yield numpy.zeros(1 << 20, dtype=numpy.float32)  # more than a pipe holds
         if content == HANGS:
             time.sleep(10_000)
         yield from honest(path, *arguments, **options)
