@@ -243,7 +243,7 @@ def test_one_recording_that_is_denied_fails_alone_and_keys_that_open_none_are_an
     assert (len(summary.failed), len(summary.left)) == (failed, 1 - failed)
     assert summary.transcribed == 12 - (1 if failed else 4)
     ((reason,),) = ([one[1] for one in summary.failed] or summary.left,)
-    assert f"denying://in/{denied[0]:03}.wav cannot be opened: Forbidden." in reason
+    assert f"denying://in/{denied[0]:03}.wav cannot be opened: Forbidden: check your credentials." in reason
 
 
 class FailingWorker:

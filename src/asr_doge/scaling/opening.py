@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note
-from asr_doge.data.stores import is_url, one_line, open_filesystem
+from asr_doge.data.stores import http_status, is_url, one_line, open_filesystem
 from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.scaling.configuration import TranscribeJobConfig
-from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet
+from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet, true_error
 
 _PAUSE_SECONDS = 1.0
 """Between two attempts to fetch a recording; the second pause is twice as long, and so on."""
@@ -230,25 +230,27 @@ def open_item(item: Item) -> BinaryIO:
         copy.flush()
         copy.seek(0)
         return cast(BinaryIO, copy)
-    except FileNotFoundError:
-        if is_url(item.url) or item.stamp in ("", "missing"):
-            raise AudioError(f"{item.name} does not exist: check the path.") from None
-        raise FetchError(
-            f"{item.name} was listed and is not on {socket.gethostname()}: share its folder among the machines."
-        ) from None
     except AudioError:
         raise
     except Exception as error:  # each cloud's client has its own errors
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
-        raise _kind(item, error)(f"{item.name} cannot be opened: {reason}.") from None
+        raise _failure(item, true_error(item.url, error)) from None
 
 
-def _kind(item: Item, error: Exception) -> type[AudioError]:
+def _failure(item: Item, error: Exception) -> AudioError:
+    """What to tell of a recording that cannot be opened."""
+    if isinstance(error, FileNotFoundError):
+        if is_url(item.url) or item.stamp in ("", "missing"):
+            return AudioError(f"{item.name} does not exist: check the path.")
+        return FetchError(
+            f"{item.name} was listed and is not on {socket.gethostname()}: share its folder among the machines."
+        )
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
+    line = f"{item.name} cannot be opened: {reason}"
     if not _may_pass(item, error):
-        return AudioError
-    status = getattr(error, "status", getattr(error, "code", None))  # of HTTP, as clients for the web and GCS have it
-    is_denied = isinstance(error, PermissionError) or str(status) == "403"
-    return DeniedError if is_denied and is_url(item.url) else FetchError
+        return AudioError(f"{line}.")
+    if is_url(item.url) and (isinstance(error, PermissionError) or http_status(error) in (401, 403)):
+        return DeniedError(f"{line}: check your credentials.")
+    return FetchError(f"{line}.")
 
 
 def _may_pass(item: Item, error: Exception) -> bool:
