@@ -3,9 +3,10 @@
 A recording with `away` in its name cannot be fetched the first time. One with `kills` ends its worker's process, as the
 system does for want of memory; one with `bloats` asks for more memory than there is; `raises` stands for a defect in a
 stage; `waits` does not end before there is a file `go` beside it, and leaves its process's number in a file of its own
-name.
+name. What was read is noted in a file beside the recordings, and lines are stored as soon as they are there.
 """
 
+import math
 import os
 import resource
 import signal
@@ -24,6 +25,8 @@ from asr_doge.scaling.shard_worker import ShardWorker
 
 
 class CountingWorker(ShardWorker):
+    storing_share = math.inf
+
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
         for item, reading in zip(items, self.read_ahead(items), strict=True):
             try:
@@ -32,6 +35,9 @@ class CountingWorker(ShardWorker):
                 yield FailedTranscription(error)
                 continue
             path = Path(item.url)
+            if path.parent.is_dir():  # not a store
+                with (path.parent / "read.log").open("a") as log:
+                    log.write(f"{path.name}\n")
             if "away" in path.stem and not path.with_suffix(".seen").exists():
                 path.with_suffix(".seen").touch()
                 yield FailedTranscription(FetchError(f"{path.name} is away."))
