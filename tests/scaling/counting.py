@@ -64,7 +64,7 @@ class FarDecodingWorker(SlowlyLoadingWorker):
     def start(self) -> None:
         super().start()
 
-        def refuse(item: Item, *_: object) -> Iterator[np.ndarray]:  # type: ignore[type-arg]
+        def refuse(item: Item, *_: object) -> Iterator[np.ndarray]:
             raise AudioError(f"{item.name} was not decoded by a decode worker.")
 
         setattr(self._reader, "blocks", refuse)  # noqa: B010 - mypy sees a method

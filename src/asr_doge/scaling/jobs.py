@@ -43,7 +43,7 @@ class JobSummary:
         left: why shards were left that could not be done this time; the same command tries them again.
         audio_hours: length of the transcribed ones.
         seconds: time of this run.
-        times_real_time: audio transcribed in this run, over its time.
+        times_real_time: audio in the shards that this run finished, over its time.
     """
 
     shards: int
