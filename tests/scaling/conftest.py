@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,6 +66,12 @@ def lines(output: Path) -> list[dict[str, object]]:
     """All lines of all complete shards, in order."""
     shards = [path for path in sorted(output.glob("*.jsonl")) if path.with_suffix(".done.json").exists()]
     return [json.loads(line) for path in shards for line in path.read_text().splitlines()]
+
+
+def read_again(folder: Path) -> list[str]:
+    """Names of the recordings that were read more than once."""
+    counts = Counter((folder / "read.log").read_text().split())
+    return sorted(name for name, count in counts.items() if count > 1)
 
 
 def check_complete(folder: Path, output: Path, **bad: str) -> None:

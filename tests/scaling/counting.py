@@ -3,9 +3,10 @@
 A recording with `away` in its name cannot be fetched the first time. One with `kills` ends its worker's process, as the
 system does for want of memory; one with `bloats` asks for more memory than there is; `raises` stands for a defect in a
 stage; `waits` does not end before there is a file `go` beside it, and leaves its process's number in a file of its own
-name.
+name. What was read is noted in a file beside the recordings, and lines are stored as soon as they are there.
 """
 
+import math
 import os
 import resource
 import signal
@@ -19,11 +20,14 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.errors import AudioError
 from asr_doge.inference.output import Result
 from asr_doge.inference.results import FailedTranscription, Transcription
+from asr_doge.scaling.engines import TransientError
 from asr_doge.scaling.items import FetchError, Item
 from asr_doge.scaling.shard_worker import ShardWorker
 
 
 class CountingWorker(ShardWorker):
+    storing_share = math.inf
+
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
         for item, reading in zip(items, self.read_ahead(items), strict=True):
             try:
@@ -32,6 +36,9 @@ class CountingWorker(ShardWorker):
                 yield FailedTranscription(error)
                 continue
             path = Path(item.url)
+            if path.parent.is_dir():  # not a store
+                with (path.parent / "read.log").open("a") as log:
+                    log.write(f"{path.name}\n")
             if "away" in path.stem and not path.with_suffix(".seen").exists():
                 path.with_suffix(".seen").touch()
                 yield FailedTranscription(FetchError(f"{path.name} is away."))
@@ -49,6 +56,23 @@ class SlowlyLoadingWorker(CountingWorker):
         while not (folder / "go").exists():
             time.sleep(0.05)
         super().start()
+
+
+class FarDecodingWorker(SlowlyLoadingWorker):
+    """Cannot decode anything by itself."""
+
+    def start(self) -> None:
+        super().start()
+
+        def refuse(item: Item, *_: object) -> Iterator[np.ndarray]:
+            raise AudioError(f"{item.name} was not decoded by a decode worker.")
+
+        setattr(self._reader, "blocks", refuse)  # noqa: B010 - mypy sees a method
+
+    def results(self, items: Sequence[Item]) -> Iterator[Result]:
+        if self._reader is not None and not self._reader.decode_workers:  # there are some when it is tried again
+            raise TransientError("no decode worker is there yet")
+        return super().results(items)
 
 
 def _model(path: Path) -> None:

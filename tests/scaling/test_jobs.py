@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from asr_doge.data.stores import LocalStore
 from asr_doge.errors import DataError
+from asr_doge.inference.output import Result
 from asr_doge.scaling import engines, opening
 from asr_doge.scaling.encoding import _schema
 from asr_doge.scaling.engines import TransientError
@@ -24,7 +26,7 @@ from asr_doge.scaling.items import Item
 from asr_doge.scaling.jobs import Deaths, run_transcribe_job
 from asr_doge.scaling.shard_worker import Shard
 from asr_doge.scaling.shards import Attempts, Job, JobFolder, ShardReport
-from tests.scaling.conftest import check_complete, job, lines, python_path, samples, until, write_recordings
+from tests.scaling.conftest import check_complete, job, lines, python_path, read_again, samples, until, write_recordings
 from tests.scaling.counting import CountingWorker
 
 CRASHED = "crashes its decoder (SIGSEGV)"
@@ -75,6 +77,42 @@ def test_a_recording_that_kills_its_worker_is_given_up(tmp_path: Path) -> None:
         assert len(codes) < 5
     assert codes == [-signal.SIGKILL] * 3 + [0]  # once among its neighbours, twice alone
     check_complete(folder, tmp_path / "out", kills=DEAD)
+
+
+@pytest.mark.parametrize(("stop", "reads_at_once"), [(signal.SIGKILL, 1), (signal.SIGINT, 3)])
+def test_only_the_rest_of_a_shard_is_done_again(tmp_path: Path, stop: signal.Signals, reads_at_once: int) -> None:
+    """One recording at a time if the worker died, since the next one may be why, and together if it was stopped."""
+    folder = write_recordings(tmp_path / "in", 12)
+    (folder / "009.wav").rename(folder / "009waits.wav")
+    first = in_process(folder, tmp_path / "out", shard_size=12)
+    until(lambda: (folder / "009waits.pid").exists())
+    first.send_signal(stop)
+    first.wait()
+    (folder / "go").touch()
+    asked: list[int] = []
+
+    class Noting(CountingWorker):
+        def results(self, items: Sequence[Item]) -> Iterator[Result]:
+            asked.append(len(items))
+            return super().results(items)
+
+    run_transcribe_job(job(folder, tmp_path / "out", shard_size=12), Noting)
+    assert read_again(folder) == ["009waits.wav"]
+    assert asked == [reads_at_once] * (3 // reads_at_once)
+    check_complete(folder, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.attempts.json"))
+
+
+def test_lines_are_stored_in_an_object_store_too(tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 4, raises=2)
+    config = job(folder, Path("memory:/kept"), max_attempts=1)
+    config.output_dir = "memory://kept"
+    run_transcribe_job(config, CountingWorker)
+    assert read_again(folder) == ["002raises.wav"]
+    written = fsspec.filesystem("memory").cat_file("/kept/transcripts-00001-of-00001.jsonl")
+    assert [json.loads(line).get("text") for line in written.splitlines()] == [
+        f"{samples(number)} samples" if number != 2 else None for number in range(4)
+    ]
 
 
 def test_only_unfinished_shards_are_done_again(tmp_path: Path) -> None:
@@ -210,7 +248,9 @@ def test_a_recording_that_cannot_be_fetched_leaves_its_shard_undone(
     assert summary.left == [
         "shaky://in/005.wav cannot be opened: the store does not answer. Shard 2 is left until it can be."
     ]
-    assert not list((tmp_path / "out").glob("*-00002-of-*"))
+    assert [path.name for path in (tmp_path / "out").glob("*-00002-of-*")] == [
+        "transcripts-00002-of-00003.attempts.json"  # with the line of 004.wav
+    ]
     shaky.clear()
     assert run_transcribe_job(config, CountingWorker).transcribed == 12
     assert [line["text"] for line in lines(tmp_path / "out")] == [f"{samples(number)} samples" for number in range(12)]
@@ -243,7 +283,7 @@ def test_one_recording_that_is_denied_fails_alone_and_keys_that_open_none_are_an
     assert (len(summary.failed), len(summary.left)) == (failed, 1 - failed)
     assert summary.transcribed == 12 - (1 if failed else 4)
     ((reason,),) = ([one[1] for one in summary.failed] or summary.left,)
-    assert f"denying://in/{denied[0]:03}.wav cannot be opened: Forbidden." in reason
+    assert f"denying://in/{denied[0]:03}.wav cannot be opened: Forbidden: check your credentials." in reason
 
 
 class FailingWorker:

@@ -11,17 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from asr_doge.benchmark.report import read_report
 from asr_doge.cli import benchmark, features, process
 from asr_doge.cli.configuration import BenchmarkJobConfig
 from asr_doge.errors import ConfigError, DataError
+from asr_doge.scaling import ray_engine
 from asr_doge.scaling.configuration import FeaturesJobConfig, ProcessJobConfig
 from asr_doge.scaling.jobs import run_transcribe_job
 from tests import speech
-from tests.scaling.conftest import check_complete, job, lines, until, write_recordings
-from tests.scaling.counting import CountingWorker, SlowlyLoadingWorker
+from tests.scaling.conftest import check_complete, job, lines, read_again, until, write_recordings
+from tests.scaling.counting import CountingWorker, FarDecodingWorker, SlowlyLoadingWorker
 
 ray = pytest.importorskip("ray")
 MEMORY = 80_000_000
@@ -65,25 +67,27 @@ def meanwhile(folder: Path, act: Callable[[list[int]], None], workers: int = 2) 
 
 
 def waiting_recordings(folder: Path, count: int = 16) -> Path:
-    """Recordings of which the first of every shard of four waits."""
+    """Recordings of which the third of every shard of four waits."""
     write_recordings(folder, count)
-    for number in range(0, count, 4):
+    for number in range(2, count, 4):
         (folder / f"{number:03}.wav").rename(folder / f"{number:03}waits.wav")
     return folder
 
 
-def test_every_kind_of_poison_is_named_and_costs_itself_alone(cluster: Any, tmp_path: Path) -> None:
-    folder = write_recordings(tmp_path / "in", 22, crashes=1, hangs=6, raises=9, kills=13, bloats=18)
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("crashes", "crashes its decoder (SIGSEGV)"),
+        ("hangs", "none of it came in 20 s"),
+        ("raises", "given up after attempt 1: RuntimeError: a defect in a stage"),
+        ("kills", "given up after attempt 1: its worker died"),
+        ("bloats", "emory"),
+    ],
+)
+def test_poison_is_named_and_costs_itself_alone(cluster: Any, tmp_path: Path, kind: str, reason: str) -> None:
+    folder = write_recordings(tmp_path / "in", 6, **{kind: 1})
     run_transcribe_job(on_ray(folder, tmp_path / "out", max_attempts=1), CountingWorker)
-    check_complete(
-        folder,
-        tmp_path / "out",
-        crashes="crashes its decoder (SIGSEGV)",
-        hangs="none of it came in 20 s",
-        raises="given up after attempt 1: RuntimeError: a defect in a stage",
-        kills="given up after attempt 1: its worker died",
-        bloats="emory",
-    )
+    check_complete(folder, tmp_path / "out", **{kind: reason})
 
 
 def test_a_killed_worker_is_replaced(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +96,8 @@ def test_a_killed_worker_is_replaced(cluster: Any, tmp_path: Path, capsys: pytes
         run_transcribe_job(on_ray(folder, tmp_path / "out"), CountingWorker)
     check_complete(folder, tmp_path / "out")
     assert "a worker failed (" in capsys.readouterr().err
+    (again,) = read_again(folder)  # and not those before it in its shard, whose lines are kept
+    assert "waits" in again
 
 
 def test_a_lost_node_makes_the_job_slower_only(cluster: Any, tmp_path: Path) -> None:
@@ -148,6 +154,39 @@ def test_a_node_that_is_lost_while_its_workers_load_is_no_fault_of_the_model(clu
     folder = write_recordings(tmp_path / "in", 24)
     with meanwhile(folder, lambda _: cluster.remove_node(node, allow_graceful=False), workers=6):
         run_transcribe_job(on_ray(folder, tmp_path / "out", workers="1:6"), SlowlyLoadingWorker)
+    check_complete(folder, tmp_path / "out")
+
+
+def decode_workers() -> list[psutil.Process]:
+    """Their processes, as Ray names them."""
+    found = (process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"])
+    return [process for process in found if process.info["cmdline"][0].startswith("ray::RemoteDecodeWorker")]
+
+
+def test_decode_workers_decode_for_those_that_hold_the_model(cluster: Any, tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 10, crashes=6)
+
+    def go() -> None:
+        until(lambda: len(decode_workers()) == 1)
+        (folder / "go").touch()
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    settings = {"workers": "1", "decode_workers": 4, "max_attempts": 1}  # and cores for one
+    run_transcribe_job(on_ray(folder, tmp_path / "out", **settings), FarDecodingWorker)
+    thread.join()
+    check_complete(folder, tmp_path / "out", crashes="crashes its decoder (SIGSEGV)")
+
+
+def test_a_killed_decode_worker_costs_nothing(cluster: Any, tmp_path: Path) -> None:
+    folder = waiting_recordings(tmp_path / "in", 12)
+
+    def kill(_: list[int]) -> None:
+        until(lambda: len(decode_workers()) == 1)
+        decode_workers()[0].kill()
+
+    with meanwhile(folder, kill, workers=1):
+        run_transcribe_job(on_ray(folder, tmp_path / "out", workers="1", decode_workers=1), CountingWorker)
     check_complete(folder, tmp_path / "out")
 
 
@@ -212,6 +251,17 @@ def test_too_few_resources_are_one_line(cluster: Any, tmp_path: Path) -> None:
         )
 
 
+def test_too_little_room_without_the_largest_node_is_noted(
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any work is begun; one that fits without that node is not."""
+    folder = write_recordings(tmp_path / "in", 3)
+    run_transcribe_job(on_ray(folder, tmp_path / "two", workers="2", shard_size=1), CountingWorker)
+    assert capsys.readouterr().err.startswith("note: if the largest node is lost, there is room for 1 workers of 2")
+    run_transcribe_job(on_ray(folder, tmp_path / "one", workers="1", shard_size=1), CountingWorker)
+    assert "note:" not in capsys.readouterr().err
+
+
 def test_a_cluster_of_another_version_is_one_line(cluster: Any, tmp_path: Path) -> None:
     folder = write_recordings(tmp_path / "in", 1)
     driver = driver_process(cluster, folder, tmp_path / "out", before="import ray; ray.__version__ = '0.1'")
@@ -219,6 +269,11 @@ def test_a_cluster_of_another_version_is_one_line(cluster: Any, tmp_path: Path) 
     assert driver.stderr is not None
     (last,) = driver.stderr.read().splitlines()[-1:]
     assert last.startswith(f"asr_doge.errors.ConfigError: --ray_address {cluster.address}: Version mismatch")
+
+
+def test_a_node_with_another_version_of_this_package_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^node n2 has asr-doge 0\.0, and this machine .*: install the same on all$"):
+        ray_engine._check_version("n2", "0.0")
 
 
 def test_an_address_where_nobody_answers_is_one_line(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """A folder of files, local or in the cloud, with the few operations that the feature cache needs.
 
 Promises: a file appears under its name completely or not at all; a failed operation is one `StoreError` line. A path
-with `://` goes through fsspec (which includes `memory://`; `s3://` and `gs://` need the extras of those names); any
+with `://` goes through fsspec (which includes `memory://`; `s3://`, `gs://` and `https://` need an extra each); any
 other path is a local folder. It does not know the content of the files.
 """
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ from typing import Any, Protocol
 from asr_doge.data.atomic_writing import TEMPORARY_SUFFIX, write_atomically
 from asr_doge.errors import DataError, StoreError
 
-_PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 """The extra that a protocol needs."""
+_WEB_SECONDS = 30.0
+"""Time in which a web server must accept a connection, and send more of a file."""
 
 
 class Store(Protocol):
@@ -75,6 +78,11 @@ def is_url(name: str) -> bool:
     return "://" in name
 
 
+def is_web(url: str) -> bool:
+    """Whether a name is of a web server."""
+    return url.partition("://")[0] in ("http", "https")
+
+
 def open_filesystem(url: str) -> tuple[Any, str]:
     """Fsspec's file system of a URL, and the path in it.
 
@@ -85,7 +93,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     try:
         import fsspec  # here, since only remote stores need it
 
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = fsspec.core.url_to_fs(url, **(_web_options() if is_web(url) else {}))
     except ImportError:
         extra = _PACKAGES.get(protocol)
         remedy = f"pip install 'asr-doge[{extra}]'" if extra else f"install fsspec's package for {protocol}://"
@@ -93,6 +101,14 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     except ValueError as error:
         raise DataError(f"{url} cannot be opened ({error}): give a folder, s3://… or gs://…") from None
     return filesystem, root
+
+
+def _web_options() -> dict[str, Any]:
+    from aiohttp import ClientTimeout
+
+    # Not aiohttp's own limit of five minutes, which a long recording may take and a server that is gone should not.
+    limit = ClientTimeout(total=None, sock_connect=_WEB_SECONDS, sock_read=_WEB_SECONDS)
+    return {"client_kwargs": {"timeout": limit}}
 
 
 @dataclass(frozen=True)
@@ -220,6 +236,17 @@ class RemoteStore:
             raise StoreError(f"{self.url}/{name} cannot be {what}: {one_line(error)}") from error
 
 
+def http_status(error: Exception) -> int | None:
+    """The status of HTTP that an error is about; clients for the web and for GCS have it under different names."""
+    status = str(error.status if hasattr(error, "status") else getattr(error, "code", ""))
+    return int(status) if status.isdigit() else None
+
+
 def one_line(error: Exception) -> str:
     """What an error of any library says, without line breaks."""
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):  # two classes before Python 3.11
+        return "no answer in time"
+    status, message = http_status(error), getattr(error, "message", None)
+    if status is not None and message:
+        return f"the server answers {status} {message}"
     return " ".join(str(error).split()) or type(error).__name__

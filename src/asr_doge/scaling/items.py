@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from asr_doge.audio.folders import AUDIO_EXTENSIONS, find_audio_files
-from asr_doge.data.stores import is_url, one_line, open_filesystem
+from asr_doge.data.stores import http_status, is_url, is_web, one_line, open_filesystem
 from asr_doge.errors import AudioError, DataError
 
 _MANIFESTS = (".json", ".jsonl")
@@ -146,23 +146,29 @@ def _listed_remote(url: str) -> list[Item]:
     """Recordings at a URL: a file, a folder, or a glob."""
     filesystem, path = open_filesystem(url)
     scheme = url.partition("://")[0]
+    is_pattern = "*" in path if is_web(url) else glob.has_magic(path)  # a web server's ? begins a query
     try:
         filesystem.invalidate_cache()
-        if glob.has_magic(path):
+        # To ask a web server whether a URL is a folder would fetch the whole file.
+        is_folder = not is_pattern and (path.endswith("/") if is_web(url) else filesystem.isdir(path))
+        if is_pattern:
             found = filesystem.glob(path, detail=True)
-        elif filesystem.isdir(path):
+        elif is_folder:
             found = filesystem.find(path, detail=True)
         else:
             found = {path: filesystem.info(path)}
-    except FileNotFoundError:
-        raise DataError(f"{url} does not exist: check the URL") from None
     except Exception as error:  # each cloud's client has its own errors
-        raise DataError(f"{url} cannot be listed ({one_line(error)}): check the URL and your credentials") from error
+        fault = true_error(url, error)
+        if isinstance(fault, FileNotFoundError):
+            raise DataError(f"{url} does not exist: check the URL") from None
+        raise DataError(f"{url} cannot be listed ({one_line(fault)}): check the URL and your credentials") from error
     found = {name: info for name, info in sorted(found.items()) if info.get("type") == "file"}
-    files = [Item(f"{scheme}://{name.lstrip('/')}", _remote_stamp(info)) for name, info in found.items()]
+    files = [
+        Item(name if is_url(name) else f"{scheme}://{name.lstrip('/')}", _remote_stamp(info))
+        for name, info in found.items()
+    ]
     if _is_shar(files):
         return list(_of_shar(files))
-    is_folder = filesystem.isdir(path)
     if len(files) > 1 or is_folder:
         sought = [file for file in files if PurePosixPath(file.url).suffix.lower() in _SOUGHT]
         files = sought if is_folder else sought or files
@@ -171,9 +177,17 @@ def _listed_remote(url: str) -> list[Item]:
     return [item for file in files for item in _held(file.url, file)]
 
 
+def true_error(url: str, error: Exception) -> Exception:
+    """What went wrong at a URL; fsspec reports whatever a web server answers as a missing file."""
+    while is_web(url) and isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return FileNotFoundError(url) if http_status(error) in (404, 410) else error
+
+
 def _remote_stamp(info: dict[str, Any]) -> str:
     version = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified") if key in info), "")
-    return f"{info.get('size', '')}-{version.strip(chr(34))}"
+    size = info.get("size")
+    return f"{'' if size is None else size}-{version.strip(chr(34))}"
 
 
 def _open(name: str) -> Any:
@@ -190,7 +204,7 @@ def _open(name: str) -> Any:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{name} cannot be read: {one_line(error)}") from error
+        raise DataError(f"{name} cannot be read: {one_line(true_error(name, error))}") from error
 
 
 def _of_manifest(manifest: Item) -> Iterator[Item]:

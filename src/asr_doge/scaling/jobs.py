@@ -19,6 +19,7 @@ from asr_doge.data.stores import is_url
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import TranscribeJobConfig
+from asr_doge.scaling.decode_workers import decode_worker
 from asr_doge.scaling.engines import TransientError, run_here
 from asr_doge.scaling.items import Item, import_parquet, list_items
 from asr_doge.scaling.metrics import Metrics
@@ -42,7 +43,7 @@ class JobSummary:
         left: why shards were left that could not be done this time; the same command tries them again.
         audio_hours: length of the transcribed ones.
         seconds: time of this run.
-        times_real_time: audio transcribed in this run, over its time.
+        times_real_time: audio in the shards that this run finished, over its time.
     """
 
     shards: int
@@ -199,7 +200,10 @@ def _run(
             from asr_doge.scaling.ray_engine import run_on_ray  # here, since Ray is an extra
 
             relative = _folder_of_relative_paths(config, tasks)
-            return run_on_ray(make, tasks, config, report, relative, Deaths(folder).again)
+            decode = partial(decode_worker, config) if config.decode_workers else None
+            return run_on_ray(
+                make, tasks, config, report, relative, Deaths(folder).again, decode, config.decode_workers
+            )
         return run_here(make, tasks, report)
 
 

@@ -28,10 +28,9 @@ from numpy.typing import NDArray
 from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note
-from asr_doge.data.stores import is_url, one_line, open_filesystem
+from asr_doge.data.stores import http_status, is_url, one_line, open_filesystem
 from asr_doge.errors import ASRDogeError, AudioError, DataError
-from asr_doge.scaling.configuration import TranscribeJobConfig
-from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet
+from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet, true_error
 
 _PAUSE_SECONDS = 1.0
 """Between two attempts to fetch a recording; the second pause is twice as long, and so on."""
@@ -40,7 +39,6 @@ _QUEUED_BLOCKS = 16
 _COPIED_BYTES = 1 << 20
 _LASTING = frozenset([errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG])
 """Errors of a local file that are its own."""
-_CHANNELS: dict[str, int | None] = {"mix": None, "left": 0, "right": 1}
 
 Samples = NDArray[np.float32]
 
@@ -64,17 +62,23 @@ class ItemReader:
         """End the process that stands by for decoding."""
         self._decoder.close()
 
+    @property
+    def ahead(self) -> int:
+        """Recordings that are decoded at once."""
+        return self._decoders
+
     def read_ahead(self, items: Sequence[Item]) -> Iterator["Reading"]:
         """Recordings in order; each must be read, or left, before the next is asked for."""
         waiting = iter(items)
         ahead: deque[Reading] = deque()
-        with ThreadPoolExecutor(self._decoders) as threads:
+        at_once = self.ahead
+        with ThreadPoolExecutor(at_once) as threads:
             try:
                 while True:
                     for item in waiting:
                         ahead.append(Reading(item))
                         threads.submit(ahead[-1].fill, self)
-                        if len(ahead) > self._decoders:
+                        if len(ahead) > at_once:
                             break
                     if not ahead:
                         return
@@ -86,6 +90,10 @@ class ItemReader:
             finally:
                 for reading in ahead:
                     reading.has_left.set()
+
+    def part(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+        """The samples of an item, at 16 kHz; errors as of `blocks` and `cut`."""
+        return cut(self.blocks(item, on_note, has_left), item)
 
     def blocks(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
         """The samples of an item's recording, at 16 kHz, whole.
@@ -126,12 +134,6 @@ class ItemReader:
         return open_item(item)
 
 
-def item_reader(config: TranscribeJobConfig) -> ItemReader:
-    """A reader as the settings want it."""
-    memory = config.decode_memory_mb * 1_000_000
-    return ItemReader(config.decoders, config.max_attempts, memory, _CHANNELS[config.channels])
-
-
 class Reading:
     """A recording on its way from a decoder to its reader.
 
@@ -149,7 +151,7 @@ class Reading:
     def fill(self, reader: ItemReader) -> None:
         """Decode, in a thread."""
         try:
-            for block in cut(reader.blocks(self._item, self._note, self.has_left), self._item):
+            for block in reader.part(self._item, self._note, self.has_left):
                 if not self._put(block):
                     return
             self._put(None)
@@ -230,25 +232,27 @@ def open_item(item: Item) -> BinaryIO:
         copy.flush()
         copy.seek(0)
         return cast(BinaryIO, copy)
-    except FileNotFoundError:
-        if is_url(item.url) or item.stamp in ("", "missing"):
-            raise AudioError(f"{item.name} does not exist: check the path.") from None
-        raise FetchError(
-            f"{item.name} was listed and is not on {socket.gethostname()}: share its folder among the machines."
-        ) from None
     except AudioError:
         raise
     except Exception as error:  # each cloud's client has its own errors
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
-        raise _kind(item, error)(f"{item.name} cannot be opened: {reason}.") from None
+        raise _failure(item, true_error(item.url, error)) from None
 
 
-def _kind(item: Item, error: Exception) -> type[AudioError]:
+def _failure(item: Item, error: Exception) -> AudioError:
+    """What to tell of a recording that cannot be opened."""
+    if isinstance(error, FileNotFoundError):
+        if is_url(item.url) or item.stamp in ("", "missing"):
+            return AudioError(f"{item.name} does not exist: check the path.")
+        return FetchError(
+            f"{item.name} was listed and is not on {socket.gethostname()}: share its folder among the machines."
+        )
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
+    line = f"{item.name} cannot be opened: {reason}"
     if not _may_pass(item, error):
-        return AudioError
-    status = getattr(error, "status", getattr(error, "code", None))  # of HTTP, as clients for the web and GCS have it
-    is_denied = isinstance(error, PermissionError) or str(status) == "403"
-    return DeniedError if is_denied and is_url(item.url) else FetchError
+        return AudioError(f"{line}.")
+    if is_url(item.url) and (isinstance(error, PermissionError) or http_status(error) in (401, 403)):
+        return DeniedError(f"{line}: check your credentials.")
+    return FetchError(f"{line}.")
 
 
 def _may_pass(item: Item, error: Exception) -> bool:

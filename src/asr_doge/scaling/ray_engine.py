@@ -24,7 +24,9 @@ from typing import Any, Generic
 
 from asr_doge.errors import ASRDogeError, ConfigError, DataError
 from asr_doge.scaling.configuration import EngineConfig
+from asr_doge.scaling.decode_workers import DecodeWorker
 from asr_doge.scaling.engines import Outages, StageError, Task, TransientError, Worker, note_failure
+from asr_doge.scaling.ray_decoding import DecodePool, RemoteTake
 
 CONNECT_SECONDS = 10.0
 """Time in which a cluster must answer."""
@@ -40,6 +42,8 @@ def run_on_ray(
     on_report: Callable[[Any], None],
     folder: str | None,
     again: Callable[[Task, str], Sequence[Task]],
+    make_decode_worker: Callable[[], DecodeWorker] | None = None,
+    decode_workers: int = 0,
 ) -> list[str]:
     """Do tasks on a cluster, in any order; returns why those were left that cannot be done now.
 
@@ -50,6 +54,8 @@ def run_on_ray(
         on_report: called with the report of each task.
         folder: the working directory of workers, which relative paths start from; None if there are none.
         again: what to do in the place of a task that ended its worker, for the reason given; sees to it that this ends.
+        make_decode_worker: makes a decode worker, on the node where it is to work, for workers that `decode_with` them.
+        decode_workers: at most so many.
 
     Raises:
         ConfigError: no cluster, one of another version, or one with too little room.
@@ -61,7 +67,8 @@ def run_on_ray(
     fewest, most = config.worker_range()
     with _connected(ray, config):
         _note_room(ray, config, fewest)
-        pool = _Pool(ray, make, config, folder, again)
+        decoding = DecodePool(ray, make_decode_worker, decode_workers, folder) if make_decode_worker else None
+        pool = _Pool(ray, make, config, folder, again, decoding)
         try:
             return pool.run(tasks, on_report, fewest, most)
         finally:
@@ -157,9 +164,10 @@ class _Pool(Generic[Task]):
         config: EngineConfig,
         folder: str | None,
         again: Callable[[Task, str], Sequence[Task]],
+        decoding: DecodePool | None,
     ) -> None:
         self._ray, self._make, self._config, self._folder = ray, make, config, folder
-        self._again = again
+        self._again, self._decoding = again, decoding
         self._waiting: deque[Task] = deque()
         self._calls: dict[Any, _Call[Task]] = {}
         options = {"num_cpus": config.num_cpus_per_worker, "num_gpus": config.num_gpus_per_worker}
@@ -169,25 +177,34 @@ class _Pool(Generic[Task]):
         """Do all tasks; returns why some were left."""
         self._waiting.extend(tasks)
         wanted, count = min(fewest, len(tasks)), min(most, len(tasks))
+        enough = wanted
         outages: Outages[Task] = Outages(count)
         since = time.monotonic()
         for _ in range(count):
             self._hire()
         while self._waiting or any(call.task is not None for call in self._calls.values()):
             ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=_LOOK_SECONDS)
+            if self._decoding is not None and self._waiting:
+                self._decoding.adjust(self._placed, enough)
             for ref in ready:
                 self._end(ref, on_report, outages)
-            if sum(call.has_place for call in self._calls.values()) >= wanted:  # to load a model may take its time
+            if self._placed >= wanted:  # to load a model may take its time
                 wanted, since = 1, time.monotonic()
             elif self._waiting and time.monotonic() - since > self._config.wait_for_workers:
                 raise self._too_few(fewest)
         return outages.left
+
+    @property
+    def _placed(self) -> int:
+        return sum(call.has_place for call in self._calls.values())
 
     def dismiss(self) -> None:
         """End all workers."""
         for call in self._calls.values():
             self._dismiss(call.actor)
         self._calls.clear()
+        if self._decoding is not None:
+            self._decoding.dismiss()
 
     def _hire(self, false_starts: int = 0) -> None:
         actor = self._actor.remote(self._make, self._folder)
@@ -216,7 +233,8 @@ class _Pool(Generic[Task]):
         if self._waiting:
             task = self._waiting.popleft()
             is_last = outages.is_last_try(task)
-            self._calls[call.actor.run.remote(task, is_last)] = _Call(call.actor, task, 0)
+            decoders = None if self._decoding is None else self._decoding.share(self._placed + 1)
+            self._calls[call.actor.run.remote(task, is_last, decoders)] = _Call(call.actor, task, 0)
         else:
             self._dismiss(call.actor)
 
@@ -249,9 +267,8 @@ class _Pool(Generic[Task]):
         config = self._config
         each = f"{config.num_cpus_per_worker:g} CPU and {config.num_gpus_per_worker:g} GPU"
         fits = _fitting(self._ray, config)
-        there = sum(call.has_place for call in self._calls.values())
         return ConfigError(
-            f"--workers {config.workers}: {there} of at least {fewest} workers could be started in"
+            f"--workers {config.workers}: {self._placed} of at least {fewest} workers could be started in"
             f" {config.wait_for_workers:g} s; the cluster's {len(fits)} nodes have room for {sum(fits)} of {each}:"
             " add nodes, lower the numbers, or wait longer with --wait_for_workers"
         )
@@ -267,7 +284,7 @@ class RemoteWorker:
 
     def __init__(self, make: Callable[[], Worker[Any]], folder: str | None) -> None:
         self._make, self._folder = make, folder
-        self._worker: Worker[Any] | None = None
+        self._worker: Any = None
 
     def arrive(self) -> tuple[str, str]:
         """Take its place; returns the name of its node, and the version of this package there."""
@@ -286,9 +303,10 @@ class RemoteWorker:
         self._worker = self._make()
         self._worker.start()
 
-    def run(self, task: Any, is_last: bool) -> Any:
-        """Do a task."""
-        assert self._worker is not None
+    def run(self, task: Any, is_last: bool, decode_workers: Sequence[Any] | None) -> Any:
+        """Do a task, with these to decode for it if it is one that is decoded for."""
+        if decode_workers is not None:
+            self._worker.decode_with([RemoteTake(actor) for actor in decode_workers])
         return self._worker.run(task, is_last)
 
 

@@ -1,8 +1,9 @@
 """A worker's way with a shard: from its recordings, through decoders that it starts and ends, to its committed lines.
 
-Promises: a shard that was begun and not finished, because its worker died or failed, is done one recording at a time,
-and each is noted durably before it is begun: one that ends its worker `max_attempts` times is given up, with a line
-that says so, and its neighbours keep theirs. A recording that ends its decoder is no such case: it fails by itself (see
+Promises: finished lines of a shard under way are stored durably every little while, so that whoever goes on with it
+does the rest only. If its worker died or failed, that is done one recording at a time, and each is noted durably before
+it is begun: one that ends its worker `max_attempts` times is given up, with a line that says so, and its neighbours
+keep theirs. A recording that ends its decoder is no such case: it fails by itself (see
 `asr_doge.scaling.opening`). One that cannot be fetched leaves the whole shard undone, since the store may be at fault.
 It knows neither engine nor model, and loads no torch.
 """
@@ -21,9 +22,10 @@ from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.inference.output import Result, json_line
 from asr_doge.inference.results import FailedTranscription
 from asr_doge.scaling.configuration import TranscribeJobConfig
+from asr_doge.scaling.decode_workers import SharedReader, Take, item_reader
 from asr_doge.scaling.engines import StageError, TransientError
 from asr_doge.scaling.items import DeniedError, FetchError, Item
-from asr_doge.scaling.opening import ItemReader, Reading, item_reader
+from asr_doge.scaling.opening import Reading
 from asr_doge.scaling.shards import Attempts, JobFolder, ShardReport
 
 MOST_GIVEN_UP = 10
@@ -48,17 +50,27 @@ class ShardWorker(ABC):
     Args:
         config: of the verb.
         folder: of the job.
+
+    Attributes:
+        storing_share: share of its time in which a worker may store finished lines of a shard under way.
     """
+
+    storing_share = 0.02
 
     def __init__(self, config: TranscribeJobConfig, folder: JobFolder) -> None:
         self.config, self.folder = config, folder
-        self._reader: ItemReader | None = None
+        self._reader: SharedReader | None = None
         self._may_fail_denied = False
         self._denied = ""
 
     def start(self) -> None:
         """Start the decoders, and load what else the worker needs."""
         self._reader = item_reader(self.config)
+
+    def decode_with(self, decode_workers: Sequence[Take]) -> None:
+        """Have recordings decoded by these from now on."""
+        assert self._reader is not None, "start the worker first"
+        self._reader.use(decode_workers)
 
     @abstractmethod
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
@@ -89,21 +101,45 @@ class ShardWorker(ABC):
             return done
         self._may_fail_denied, self._denied = is_last, ""
         begin = time.perf_counter()
-        attempts = self.folder.attempts(shard.number)
+        attempts = self.folder.attempts(shard.number) or Attempts(is_paused=True)
         report = ShardReport(shard.number)
-        if attempts is None:
-            self.folder.note_attempt(shard.number, Attempts())
-            try:
-                lines = list(self._lines(shard.items, report))
-                self._check_not_all_denied(report)
-            except (KeyboardInterrupt, TransientError):  # no recording's fault
-                with suppress(TransientError):
-                    self.folder.forget_attempt(shard.number)
-                raise
-        else:
-            lines = self._one_by_one(shard, attempts, report)
+        for line, item in zip(attempts.lines, shard.items, strict=False):
+            self._count(line, item, report)
+        take = self._at_once if attempts.is_paused else self._one_by_one
+        take(shard, attempts, report)
         report.work_seconds = round(time.perf_counter() - begin, 3)
-        return self.folder.commit(report, lines)
+        return self.folder.commit(report, attempts.lines)
+
+    def _at_once(self, shard: Shard, attempts: Attempts, report: ShardReport) -> None:
+        """Add the lines that are missing of a shard of which nothing is suspected."""
+        attempts.is_paused = False  # in case this process dies
+        self.folder.note_attempt(shard.number, attempts)
+        due = 0.0
+        try:
+            for line in self._lines(shard.items[len(attempts.lines) :], report):
+                attempts.lines.append(line)
+                if time.monotonic() >= due and not self._is_all_denied(report):
+                    due = self._store(shard, attempts)
+            if self._is_all_denied(report):
+                raise TransientError(self._denied)
+        except (KeyboardInterrupt, TransientError, StageError) as error:
+            attempts.is_paused = not isinstance(error, StageError)  # which may be a recording's fault
+            if self._is_all_denied(report):
+                attempts.lines.clear()
+            with suppress(TransientError):
+                if attempts.is_paused and not attempts.lines:
+                    self.folder.forget_attempt(shard.number)
+                else:
+                    self.folder.note_attempt(shard.number, attempts)
+            raise
+
+    def _store(self, shard: Shard, attempts: Attempts) -> float:
+        """Store the lines of a shard under way, if that can be done now; returns when to store more."""
+        begin = time.monotonic()
+        with suppress(TransientError):
+            self.folder.note_attempt(shard.number, attempts)
+        end = time.monotonic()
+        return end + (end - begin) / self.storing_share
 
     def _lines(self, items: Sequence[Item], report: ShardReport) -> Iterator[str]:
         """A line for each recording, in order."""
@@ -116,14 +152,9 @@ class ShardWorker(ABC):
             first = (str(error) or "no reason given").splitlines()[0]
             raise StageError(f"{type(error).__name__}: {first}") from error
 
-    def _check_not_all_denied(self, report: ShardReport) -> None:
-        """Blame no recording for keys that open none.
-
-        Raises:
-            TransientError: some were denied, and none could be transcribed.
-        """
-        if self._denied and not report.transcribed:
-            raise TransientError(self._denied)
+    def _is_all_denied(self, report: ShardReport) -> bool:
+        """Whether recordings were denied and none could be transcribed: the fault is then the keys', not theirs."""
+        return bool(self._denied) and not report.transcribed
 
     def _line(self, item: Item, result: Result, report: ShardReport) -> str:
         if isinstance(result, FailedTranscription):
@@ -140,10 +171,8 @@ class ShardWorker(ABC):
         others = {"path": item.name} | ({"offset": item.offset} if item.is_part else {})
         return json_line(result, self.config.model, others)
 
-    def _one_by_one(self, shard: Shard, attempts: Attempts, report: ShardReport) -> list[str]:
-        """The lines of a shard that was begun before."""
-        for line, item in zip(attempts.lines, shard.items, strict=False):
-            self._count(line, item, report)
+    def _one_by_one(self, shard: Shard, attempts: Attempts, report: ShardReport) -> None:
+        """Add the lines that are missing of a shard that ended its worker."""
         is_last = self._may_fail_denied
         for item in shard.items[len(attempts.lines) :]:
             if self._is_poison(attempts):
@@ -164,7 +193,6 @@ class ShardWorker(ABC):
                 attempts.given_up = 0
             attempts.lines.append(line)
             attempts.tried, attempts.reason = 0, None
-        return attempts.lines
 
     def _is_poison(self, attempts: Attempts) -> bool:
         """Whether the next recording has had its attempts, and the last one is over as far as can be known."""

@@ -122,6 +122,7 @@ class Attempts:
         reason: what became of it the last time; None if its worker died, or is at it.
         owner: the process that began it the last time.
         given_up: recordings before it that were given up one after another.
+        is_paused: whether its worker left it and did not fail, so that no recording is suspected.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -129,6 +130,7 @@ class Attempts:
     reason: str | None = None
     owner: str = ""
     given_up: int = 0
+    is_paused: bool = False
 
 
 class JobFolder:
