@@ -24,7 +24,7 @@ from asr_doge.audio import SAMPLE_RATE
 from asr_doge.data.digits import DigitClip, read_fsdd, recorded_clips
 from asr_doge.inference.results import Transcription
 from asr_doge.inference.transcription import Transcriber, load
-from asr_doge.text.scoring import word_error_rate
+from asr_doge.text.scoring import word_edits
 
 
 def write_long(path: Path, clips: list[DigitClip], repeats: int, pause: tuple[float, float], seed: int) -> None:
@@ -72,8 +72,8 @@ def main() -> None:
         "date": date.today().isoformat(),
         "minutes": round(result.duration / 60, 1),
         "segments": len(result.segments),
-        "wer_alone": round(word_error_rate(said, alone), 4),
-        "wer_long": round(word_error_rate(" ".join([said] * repeats), result.text), 4),
+        "wer_alone": round(word_edits(said, alone).rate, 4),
+        "wer_long": round(word_edits(" ".join([said] * repeats), result.text).rate, 4),
         "real_time_factor": round(seconds / result.duration, 4),
         "peak_memory_growth_mb": round(megabytes),
     }

@@ -19,6 +19,6 @@ __all__ = ["Transcriber", "Transcription", "__version__", "load", "transcribe"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        room = "results" if name == "Transcription" else "transcription"
-        return getattr(import_module(f"asr_doge.inference.{room}"), name)
+        module = "results" if name == "Transcription" else "transcription"
+        return getattr(import_module(f"asr_doge.inference.{module}"), name)
     raise AttributeError(f"module 'asr_doge' has no attribute '{name}'")

@@ -7,20 +7,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
-from asr_doge.audio.voice_activity import DETECTOR_FRAME_SECONDS, VoiceActivityDetector, has_voice
+from asr_doge.audio.voice_activity import VoiceActivityDetector, has_voice
 
+FRAME_SECONDS = 512 / SAMPLE_RATE  # what Silero reads at a time
 SPOKEN = synthesize("seven three nine", Voice())
 SILENCE = np.zeros(2 * SAMPLE_RATE, dtype=np.float32)
 
 
 def second(number: float) -> int:
     """The frame in which it begins."""
-    return round(number / DETECTOR_FRAME_SECONDS)
+    return round(number / FRAME_SECONDS)
 
 
 def test_speech_is_found_where_it_is() -> None:
     may_be_speech = VoiceActivityDetector().feed(np.concatenate([SILENCE, SPOKEN, SILENCE]))
-    spoken = np.flatnonzero(may_be_speech) * DETECTOR_FRAME_SECONDS
+    spoken = np.flatnonzero(may_be_speech) * FRAME_SECONDS
     assert spoken[0] == pytest.approx(2.0, abs=0.3)
     assert spoken[-1] == pytest.approx(2.0 + len(SPOKEN) / SAMPLE_RATE, abs=0.4)
 
@@ -85,4 +86,4 @@ def test_how_samples_arrive_changes_nothing(sizes: list[int]) -> None:
         flags += detector.feed(waveform[start : start + size])
         start += size
     assert flags == VoiceActivityDetector().feed(waveform)
-    assert len(flags) == int(len(waveform) / SAMPLE_RATE / DETECTOR_FRAME_SECONDS)
+    assert len(flags) == int(len(waveform) / SAMPLE_RATE / FRAME_SECONDS)

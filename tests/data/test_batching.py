@@ -81,7 +81,7 @@ def test_several_processes_make_the_steps_of_one_whatever_is_left_over(
     count: int, size: int, processes: int, parts: int, epoch: int
 ) -> None:
     """Every remainder, also where there are fewer items than places."""
-    whole = CountBatches(count, size, seed=3)
+    whole = CountBatches([1.0] * count, size, seed=3)
     whole.set_epoch(epoch)
     steps = -(-count // size)
     assert [len(batch) for batch in whole] == [size] * (steps - 1) + [count - size * (steps - 1)]
@@ -104,7 +104,7 @@ def test_batches_of_seconds_are_dealt_out_and_none_twice(lengths: list[float], p
 
 
 def test_the_order_changes_by_epoch_and_seed() -> None:
-    batches = CountBatches(50, 5, seed=0)
+    batches = CountBatches([1.0] * 50, 5, seed=0)
     assert batches.batches(0) != batches.batches(1)
-    assert batches.batches(0) != CountBatches(50, 5, seed=1).batches(0)
-    assert batches.batches(7) == CountBatches(50, 5, seed=0).batches(7)
+    assert batches.batches(0) != CountBatches([1.0] * 50, 5, seed=1).batches(0)
+    assert batches.batches(7) == CountBatches([1.0] * 50, 5, seed=0).batches(7)

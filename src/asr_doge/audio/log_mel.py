@@ -28,11 +28,6 @@ MINIMUM_SAMPLES = FFT_LENGTH // 2 + 1
 """The STFT reflects half a window at each end, which needs more samples than half a window."""
 
 
-def log_mel_length(num_samples: int) -> int:
-    """Number of stacked frames of a clip of `num_samples` samples at 16 kHz."""
-    return (num_samples // HOP_LENGTH + 1) // FRAME_STACK
-
-
 def log_mel_features(waveform: Tensor) -> Tensor:
     """Stacked log-mel frames of one clip.
 
@@ -41,7 +36,7 @@ def log_mel_features(waveform: Tensor) -> Tensor:
             computed in float64.
 
     Returns:
-        `[T, 160]` with `T = log_mel_length(samples)`, at 50 frames per second.
+        `[T, 160]` with `T = (samples // 160 + 1) // 2`, at 50 frames per second.
 
     Raises:
         ValueError: the clip is shorter than `MINIMUM_SAMPLES`.

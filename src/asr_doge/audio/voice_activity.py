@@ -21,7 +21,6 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 
 FRAME_SAMPLES = 512
 """Length of a frame at 16 kHz; the model supports no other."""
-DETECTOR_FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE
 NO_SPEECH_PEAK = 10 ** (-66 / 20)
 """A frame with nothing louder than -66 dB of full scale is not speech; the model is not run on it."""
 SPEECH_BEGINS = 0.5

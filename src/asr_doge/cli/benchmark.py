@@ -18,7 +18,7 @@ from asr_doge.benchmark.compare import compare
 from asr_doge.benchmark.report import read_report
 from asr_doge.benchmark.results import BenchmarkResult
 from asr_doge.cli.configuration import BenchmarkJobConfig
-from asr_doge.cli.console import note_language, quiet_libraries
+from asr_doge.cli.console import note_language
 from asr_doge.cli.tables import accuracy_table, benchmark_table, comparison_table, stages_table
 from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError
@@ -30,7 +30,6 @@ def run(config: BenchmarkJobConfig) -> int:
     """Run the command; returns the exit code."""
     if config.compare and config.merge:
         raise ConfigError("--compare and --merge do not go together: merge first, then compare the merged reports")
-    quiet_libraries()
     if config.compare:
         _compare(config)
         return 0

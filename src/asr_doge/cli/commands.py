@@ -4,6 +4,7 @@ Promises: importing this imports no command, so `asr-doge` and `--help` answer a
 neither torch nor transformers, and its code is imported only when it runs.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,6 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from asr_doge.cli.arguments import build_parser, parse_config
+from asr_doge.cli.console import quiet_libraries
 
 
 @dataclass(frozen=True)
@@ -154,4 +156,6 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run a command as the command line does; returns its exit code."""
     config = parse_command(name, arguments)
     run: Callable[[Any], int] = import_module(f"asr_doge.cli.{section(name)}").run
+    if "transformers" in sys.modules:  # it takes seconds to import, and not every command needs it
+        quiet_libraries()
     return run(config)

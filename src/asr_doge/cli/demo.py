@@ -17,7 +17,6 @@ from asr_doge.benchmark import ASRDogeBenchmark
 from asr_doge.benchmark.results import BenchmarkResult
 from asr_doge.cli.commands import parse_command, run_command
 from asr_doge.cli.configuration import DemoConfig
-from asr_doge.cli.console import quiet_libraries
 from asr_doge.cli.tables import benchmark_table
 from asr_doge.data.digits import split_voices, synthesized_clips, write_clips
 from asr_doge.errors import ConfigError
@@ -40,7 +39,6 @@ def run(config: DemoConfig) -> int:
     """Run the command; returns the exit code."""
     if config.train_utterances < 100:
         raise ConfigError(f"--train_utterances {config.train_utterances}: too few to learn from; at least 100")
-    quiet_libraries()
     console = Console(soft_wrap=True, highlight=False)
     start = time.perf_counter()
     folder = Path(config.output_dir)

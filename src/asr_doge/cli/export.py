@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from asr_doge.cli.configuration import ExportConfig
-from asr_doge.cli.console import quiet_libraries
 from asr_doge.data.atomic_writing import check_writable
 from asr_doge.models import load_model
 from asr_doge.models.export import export_onnx
@@ -11,7 +10,6 @@ from asr_doge.models.export import export_onnx
 
 def run(config: ExportConfig) -> int:
     """Run the command; returns the exit code."""
-    quiet_libraries()
     folder = Path(config.output_dir)
     check_writable(folder.parent)
     export_onnx(load_model(config.checkpoint_dir, device="cpu"), folder)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from asr_doge.cli.console import quiet_libraries
 from asr_doge.data.manifest import read_manifest
 from asr_doge.errors import ConfigError
 from asr_doge.inference.configuration import FeaturesConfig
@@ -19,7 +18,6 @@ FEWEST_IN_PART = 4
 
 def run(config: FeaturesJobConfig) -> int:
     """Run the command; returns the exit code."""
-    quiet_libraries()
     reports = _on_ray(config) if config.engine == "ray" else [compute_features(config)]
     failed = [line for report in reports for line in report.failed]
     for line in failed:

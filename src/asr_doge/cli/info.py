@@ -10,7 +10,6 @@ from rich.table import Table
 
 from asr_doge.benchmark.about import describe_machine
 from asr_doge.cli.configuration import InfoConfig
-from asr_doge.cli.console import quiet_libraries
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, find_device
 from asr_doge.models.checkpoints import BUNDLED_MODELS, find_model
 from asr_doge.models.frozen_parts import load_asr_doge_config
@@ -21,7 +20,6 @@ EXTRA_PACKAGES = ("datasets", "espeakng-loader", "onnxruntime", "sounddevice", "
 
 def run(config: InfoConfig) -> int:
     """Run the command; returns the exit code."""
-    quiet_libraries()
     if config.report:
         print("\n".join(report_lines()))
         return 0

@@ -4,7 +4,6 @@ import json
 import sys
 from dataclasses import asdict
 
-from asr_doge.cli.console import quiet_libraries
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.jobs import plan_transcribe_job, run_transcribe_job
 
@@ -14,7 +13,6 @@ _MOST_NAMED = 20
 
 def run_job(config: TranscribeJobConfig) -> int:
     """Run the job, or plan it; returns 2 if a recording could not be transcribed."""
-    quiet_libraries()
     if config.plan:
         print("\n".join(plan_transcribe_job(config).lines()))
         return 0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.cli.console import note_language, quiet_libraries
+from asr_doge.cli.console import note_language
 from asr_doge.cli.live import print_live
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import AudioError, ConfigError
@@ -27,7 +27,6 @@ def run(config: ListenConfig) -> int:
     if len(formats) > 1:
         raise ConfigError(f"--format {config.format}: listen prints one format")
     sounddevice = _sounddevice()
-    quiet_libraries()
     decoding = DecodingConfig(timestamps="auto" if formats[0] in TIMED_FORMATS else None)
     transcriber = load(config.model, config.device, decoding, language=config.language)
     note_language(transcriber, config.model)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from asr_doge.cli.configuration import MergeConfig
-from asr_doge.cli.console import quiet_libraries
 from asr_doge.errors import ConfigError
 from asr_doge.models import load_model
 from asr_doge.models.merging import export_lora, merge_lora
@@ -11,7 +10,6 @@ from asr_doge.models.merging import export_lora, merge_lora
 
 def run(config: MergeConfig) -> int:
     """Run the command; returns the exit code."""
-    quiet_libraries()
     folder = Path(config.output_dir)
     if folder.exists():
         raise ConfigError(f"--output_dir {folder} exists: choose a new folder")

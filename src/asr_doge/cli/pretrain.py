@@ -1,13 +1,11 @@
 """`asr-doge pretrain`: make the frozen parts of a small model, such as nano."""
 
-from asr_doge.cli.console import quiet_libraries
 from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.pretraining import pretrain
 
 
 def run(config: PretrainConfig) -> int:
     """Run the command; returns the exit code."""
-    quiet_libraries()
     pretrain(config)
     print(f"speech encoder: {config.output_dir}/encoder\nlanguage model: {config.output_dir}/language_model")
     return 0

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from asr_doge.cli.console import quiet_libraries, told_how_to_resume
+from asr_doge.cli.console import told_how_to_resume
 from asr_doge.training.ctc_head_configuration import PretrainCTCHeadConfig
 from asr_doge.training.ctc_head_training import CONFIG_NAME, pretrain_ctc_head
 from asr_doge.training.record import RECORD_NAME
@@ -10,7 +10,6 @@ from asr_doge.training.record import RECORD_NAME
 
 def run(config: PretrainCTCHeadConfig) -> int:
     """Run the command; returns the exit code."""
-    quiet_libraries()
     folder = Path(config.output_dir)
     with told_how_to_resume("pretrain ctc_head", folder / RECORD_NAME, folder / CONFIG_NAME):
         result = pretrain_ctc_head(config)

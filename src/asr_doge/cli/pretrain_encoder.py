@@ -1,13 +1,11 @@
 """`asr-doge pretrain encoder`: a small speech encoder with CTC, from nothing."""
 
-from asr_doge.cli.console import quiet_libraries
 from asr_doge.training.encoder_configuration import PretrainEncoderConfig
 from asr_doge.training.encoder_training import pretrain_encoder
 
 
 def run(config: PretrainEncoderConfig) -> int:
     """Run the command; returns the exit code."""
-    quiet_libraries()
     result = pretrain_encoder(config)
     rates = f"WER {100 * result.scores.wer:.2f} %, CER {100 * result.scores.cer:.2f} %"
     print(

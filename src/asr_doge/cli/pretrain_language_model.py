@@ -1,14 +1,11 @@
 """`asr-doge pretrain language_model`: a small language model of text alone."""
 
-from asr_doge.cli.console import quiet_libraries
 from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
+from asr_doge.training.pretraining_language_model import pretrain_language_model
 
 
 def run(config: PretrainLanguageModelConfig) -> int:
     """Run the command; returns the exit code."""
-    from asr_doge.training.pretraining_language_model import pretrain_language_model
-
-    quiet_libraries()
     results = pretrain_language_model(config)
     print(
         f"{results['parameters']} parameters, dev loss {results['dev_loss']:.3f} a token, perplexity"

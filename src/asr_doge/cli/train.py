@@ -4,7 +4,7 @@ import os
 from contextlib import nullcontext
 from pathlib import Path
 
-from asr_doge.cli.console import quiet_libraries, told_how_to_resume
+from asr_doge.cli.console import told_how_to_resume
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.record import RECORD_NAME
 from asr_doge.training.training import CONFIG_NAME, plan, train
@@ -12,7 +12,6 @@ from asr_doge.training.training import CONFIG_NAME, plan, train
 
 def run(config: TrainConfig) -> int:
     """Run the command; returns the exit code."""
-    quiet_libraries()
     if config.plan:
         print("\n".join(plan(config).lines()))
         return 0

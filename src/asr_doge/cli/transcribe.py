@@ -16,7 +16,7 @@ from asr_doge.audio.channels import Channels
 from asr_doge.audio.folders import search_folder
 from asr_doge.audio.pcm import pcm_blocks
 from asr_doge.audio.reading import audio_duration, count_channels, read_blocks
-from asr_doge.cli.console import note_language, quiet_libraries
+from asr_doge.cli.console import note_language
 from asr_doge.cli.jobs import run_job
 from asr_doge.cli.live import print_live
 from asr_doge.errors import AudioError, ConfigError, DataError
@@ -69,7 +69,6 @@ def run(config: TranscribeJobConfig) -> int:
     notes: list[str] = []
     if folder is not None:
         sources, notes = _wanted(folder, sources, config)
-    quiet_libraries()
     sink = _Files(folder) if folder is not None else _Printer(formats[0], config.model, len(sources) > 1, names)
     transcribed = failed = incomplete = 0
     try:
@@ -125,7 +124,6 @@ def _check(config: TranscribeConfig) -> list[str]:
 def _stream(config: TranscribeConfig, output_format: str) -> int:
     """Transcribe standard input, or a file as if it were arriving now."""
     (name,) = config.files
-    quiet_libraries()
     transcriber = _load(config)
     rate = transcriber.sampling_rate
     if name == "-" and sys.stdin is None:

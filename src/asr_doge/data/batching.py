@@ -105,28 +105,6 @@ class CountBatches(EpochBatches):
     """Batches of `size` items in random order; the last of an epoch has the rest.
 
     Args:
-        count: of the items.
-        size: of a batch.
-        seed: of the order.
-    """
-
-    def __init__(self, count: int, size: int, seed: int = 0) -> None:
-        super().__init__(np.ones(count).tolist(), seed)
-        self.size = size
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.lengths) / self.size)
-
-    def batches(self, epoch: int) -> list[list[int]]:
-        """See `EpochBatches.batches`."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths)).tolist()
-        return [order[start : start + self.size] for start in range(0, len(order), self.size)]
-
-
-class LikeBatches(EpochBatches):
-    """Batches of `size` items of similar length; the one of an epoch that is not full is its last.
-
-    Args:
         lengths: of each item.
         size: items of a batch.
         seed: of the order.
@@ -138,6 +116,19 @@ class LikeBatches(EpochBatches):
 
     def __len__(self) -> int:
         return math.ceil(len(self.lengths) / self.size)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """See `EpochBatches.batches`."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths)).tolist()
+        return [order[start : start + self.size] for start in range(0, len(order), self.size)]
+
+
+class LikeBatches(CountBatches):
+    """Batches of `size` items of similar length; the one of an epoch that is not full is its last.
+
+    Args:
+        lengths, size, seed: as in `CountBatches`.
+    """
 
     def batches(self, epoch: int) -> list[list[int]]:
         """See `EpochBatches.batches`."""

@@ -342,7 +342,7 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     name = choose_decoder(config, loaded)
     _check_n_best(config, name)
     config = replace(config, decoder=name)  # which sets the number of beams
-    encoder = loaded.encoder if isinstance(loaded, LoadedEncoder) else loaded.model.encoder
+    encoder = loaded.speech_encoder.encoder
     if name in ("ctc", "draft", "fusion") and not encoder.has_ctc:
         instead = "" if isinstance(loaded, LoadedEncoder) else "use --decoder greedy, or "
         raise ConfigError(f"--decoder {name} needs a CTC head, which this encoder lacks: {instead}{TRAIN_A_HEAD}")

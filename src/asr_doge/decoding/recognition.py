@@ -98,7 +98,7 @@ class Recognizer:
     def __init__(self, loaded: LoadedModel | LoadedEncoder, config: DecodingConfig) -> None:
         config.check()
         self.loaded = loaded
-        self.speech_encoder = loaded if isinstance(loaded, LoadedEncoder) else loaded.speech_encoder
+        self.speech_encoder = loaded.speech_encoder
         self.encoder = self.speech_encoder.encoder
         if config.timestamps == "auto":
             config = replace(config, timestamps="word" if self.encoder.has_ctc else "none")

@@ -35,11 +35,11 @@ def timed_words(segment: Segment) -> tuple[Word, ...]:
     if segment.words:
         return segment.words
     texts = segment.text.split()
-    letters = sum(map(len, texts))
+    characters = sum(map(len, texts))
     words = []
     start = segment.start
     for text in texts:
-        end = start + (segment.end - segment.start) * len(text) / letters
+        end = start + (segment.end - segment.start) * len(text) / characters
         words.append(Word(text, start, end))
         start = end
     return tuple(words)
@@ -76,11 +76,11 @@ def _groups(words: Iterable[Word]) -> Iterator[list[Word]]:
 def _short_words(words: Iterable[Word]) -> Iterator[Word]:
     """Words that fit into a line: a longer one (for example of a script without spaces) is cut and its time divided."""
     for word in words:
-        chunks = [word.text[i : i + MAX_LINE_CHARACTERS] for i in range(0, len(word.text), MAX_LINE_CHARACTERS)]
+        pieces = [word.text[i : i + MAX_LINE_CHARACTERS] for i in range(0, len(word.text), MAX_LINE_CHARACTERS)]
         start = word.start
-        for chunk in chunks:
-            end = start + (word.end - word.start) * len(chunk) / len(word.text)
-            yield Word(chunk, start, end, word.confidence)
+        for piece in pieces:
+            end = start + (word.end - word.start) * len(piece) / len(word.text)
+            yield Word(piece, start, end, word.confidence)
             start = end
 
 

@@ -73,16 +73,6 @@ def character_edits(reference: str, hypothesis: str) -> Edits:
     return Edits(found.substitutions, found.deletions, found.insertions, len(reference))
 
 
-def word_error_rate(reference: str, hypothesis: str) -> float:
-    """WER of one utterance; of an empty reference, the number of words of the hypothesis."""
-    return word_edits(reference, hypothesis).rate
-
-
-def character_error_rate(reference: str, hypothesis: str) -> float:
-    """CER of one utterance; an empty reference as in `word_error_rate`."""
-    return character_edits(reference, hypothesis).rate
-
-
 def score(references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
     """Score hypotheses against references, pair by pair.
 

@@ -20,7 +20,7 @@ from asr_doge.errors import DataError
 from asr_doge.models import ASRDogeProcessor
 from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.text.normalization import normalize_for_scoring
-from asr_doge.text.scoring import character_error_rate, score, word_error_rate
+from asr_doge.text.scoring import character_edits, score, word_edits
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Evaluation:
             raise DataError(f"none of the {len(self.utterances)} dev utterances can be read any more: restore them")
         self.hypotheses = [
             Hypothesis(
-                utterance.id, reference, text, word_error_rate(reference, text), character_error_rate(reference, text)
+                utterance.id, reference, text, word_edits(reference, text).rate, character_edits(reference, text).rate
             )
             for utterance, reference, text in heard
         ]

@@ -86,9 +86,8 @@ def training_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> Pr
     shard = Shard(process_rank() + 1, process_count())
     durations = [utterance.duration for utterance in utterances]
     if config.batch_seconds is None:
-        batches: CountBatches | LikeBatches = CountBatches(len(utterances), config.batch_size, config.seed)
-        if config.like_length:
-            batches = LikeBatches(durations, config.batch_size, config.seed)
+        composed = LikeBatches if config.like_length else CountBatches
+        batches = composed(durations, config.batch_size, config.seed)
         return ProcessBatches(batches, shard, config.gradient_accumulation_steps)
     by_length = LengthBatches(durations, config.batch_seconds, config.seed)
     share = 100 * by_length.padding_share()

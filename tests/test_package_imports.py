@@ -1,6 +1,6 @@
-"""The rooms of the package: who may import whom (downwards only, as the table of the design says), and how long.
+"""Which package of `asr_doge` imports which (downwards only, as in CONTRIBUTING.md), and how long modules are.
 
-Imports within functions and under `TYPE_CHECKING` count too: they tie rooms together just the same.
+Imports within functions and under `TYPE_CHECKING` count too: they tie packages together just the same.
 """
 
 import ast
@@ -30,8 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """`choices`, `defaults`, `errors`, `progress` and `read_ahead` may be imported by all.
 
-`cli` may import every room and the package itself; no room may import `cli`."""
-EVERY_ROOM = {*MAY_IMPORT, "cli"}
+`cli` may import every package and the package itself; no package may import `cli`."""
+EVERY_PACKAGE = {*MAY_IMPORT, "cli"}
 
 LONGEST_MODULE, LONGEST_FUNCTION = 400, 60
 """In lines, docstrings included."""
@@ -39,8 +39,8 @@ LONGEST_MODULE, LONGEST_FUNCTION = 400, 60
 modules = sorted(PACKAGE.rglob("*.py"))
 
 
-def imported_rooms(source: str) -> set[str]:
-    """Rooms that a module's source imports; `asr_doge` for the package itself."""
+def imported_packages(source: str) -> set[str]:
+    """Packages that a module's source imports; `asr_doge` for the package itself."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -53,13 +53,13 @@ def imported_rooms(source: str) -> set[str]:
             argument = node.args[0]
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
                 names.append(argument.value)
-    rooms = set()
+    packages = set()
     for name in names:
-        package, _, rest = name.partition(".")
-        room = rest.partition(".")[0]
-        if package == "asr_doge":
-            rooms.add(room if room in EVERY_ROOM else "asr_doge")
-    return rooms
+        root, _, rest = name.partition(".")
+        package = rest.partition(".")[0]
+        if root == "asr_doge":
+            packages.add(package if package in EVERY_PACKAGE else "asr_doge")
+    return packages
 
 
 def functions_over(source: str, limit: int) -> list[str]:
@@ -73,8 +73,8 @@ def functions_over(source: str, limit: int) -> list[str]:
     ]
 
 
-def room_of(module: Path) -> str:
-    """The room of a file, by its folder or its own name."""
+def package_of(module: Path) -> str:
+    """The package of a file, by its folder or its own name."""
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -84,14 +84,14 @@ def test_there_are_modules_to_check() -> None:
 
 @pytest.mark.parametrize("module", modules, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_lead_downwards(module: Path) -> None:
-    room = room_of(module)
-    if room in ("__init__", "__main__"):
+    package = package_of(module)
+    if package in ("__init__", "__main__"):
         return  # the package's front door
-    assert room in EVERY_ROOM, f"{room} is not a room of the design"
+    assert package in EVERY_PACKAGE, f"{package} is in no table"
     by_all = {"choices", "defaults", "errors", "progress", "read_ahead"}
-    imported = imported_rooms(module.read_text(encoding="utf-8")) - {room} - by_all
-    allowed = {*EVERY_ROOM, "asr_doge"} if room == "cli" else MAY_IMPORT[room]
-    assert imported <= allowed, f"{room} may not import {', '.join(sorted(imported - allowed))}"
+    imported = imported_packages(module.read_text(encoding="utf-8")) - {package} - by_all
+    allowed = {*EVERY_PACKAGE, "asr_doge"} if package == "cli" else MAY_IMPORT[package]
+    assert imported <= allowed, f"{package} may not import {', '.join(sorted(imported - allowed))}"
 
 
 @pytest.mark.parametrize("module", modules, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -126,8 +126,10 @@ def test_models_and_data_do_not_know_each_other() -> None:
     ],
 )
 def test_every_kind_of_import_is_seen(source: str) -> None:
-    assert imported_rooms(source) == {"models"}
+    assert imported_packages(source) == {"models"}
 
 
-def test_what_is_no_room_is_the_package_itself() -> None:
-    assert imported_rooms("import asr_doge\nfrom . import x\nimport os, torch\nfrom asr_dogex import y") == {"asr_doge"}
+def test_what_is_in_no_table_is_asr_doge_itself() -> None:
+    assert imported_packages("import asr_doge\nfrom . import x\nimport os, torch\nfrom asr_dogex import y") == {
+        "asr_doge"
+    }
