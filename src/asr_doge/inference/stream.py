@@ -21,7 +21,7 @@ from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.errors import AudioError
 from asr_doge.inference.recordings import guard_actions, transcript_of
 from asr_doge.inference.results import GuardAction, Segment, Transcription
-from asr_doge.inference.segmentation import Chunk, Segmenter
+from asr_doge.inference.segmentation import Chunk, Cutter, Segmenter
 from asr_doge.inference.sources import checked_rate
 from asr_doge.inference.stitching import ChunkTranscript, common_prefix_length, stitch
 from asr_doge.inference.transcription import RecordingTranscriber
@@ -54,11 +54,12 @@ class StreamTranscriber:
 
     Args:
         transcriber: the model, from `asr_doge.load`; it may serve several streams in turn.
+        cutter: of this stream; default, a `Segmenter`.
     """
 
-    def __init__(self, transcriber: RecordingTranscriber) -> None:
+    def __init__(self, transcriber: RecordingTranscriber, cutter: Cutter | None = None) -> None:
         self._transcriber = transcriber
-        self._segmenter = Segmenter(transcriber.max_seconds)
+        self._segmenter = cutter or Segmenter(transcriber.max_seconds)
         self._samples = 0
         self._ended: list[Chunk] = []  # not transcribed yet
         self._finished: list[Segment] = []
