@@ -194,8 +194,9 @@ def test_a_strategy_may_be_json_and_its_threshold_is_said_to_have_no_effect(
     )
     assert reply.segments is not None
     assert len(reply.segments) == 1
-    (warning,) = reply.to_dict()["warnings"]  # type: ignore[misc]
-    assert "threshold has no effect" in warning
+    extras: dict[str, Any] = reply.to_dict()
+    assert len(extras["warnings"]) == 1
+    assert "threshold has no effect" in extras["warnings"][0]
 
 
 def test_a_prompt_is_not_written(client: OpenAI, recording: Path, file_text: str) -> None:
