@@ -13,6 +13,7 @@ from scipy.signal import resample_poly
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.audio.resampling import BlockResampler
 from asr_doge.decoding.configuration import DecodingConfig
+from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.results import Segment
 from asr_doge.inference.stream import StreamUpdate, stream
 from asr_doge.inference.transcription import load
@@ -20,7 +21,7 @@ from asr_doge.serving.hints import hotwords_of
 from asr_doge.serving.live_audio import AudioFormat, AudioInput
 from asr_doge.serving.live_items import Deltas
 from asr_doge.serving.session_settings import SessionSettings, TurnDetection
-from asr_doge.serving.turns import TurnAudio, TurnDetector, TurnEvent, TurnStarted, TurnStopped
+from asr_doge.serving.turns import TurnAudio, TurnCutter, TurnDetector, TurnEvent, TurnStarted, TurnStopped
 
 Waveform = NDArray[np.float32]
 NOISE = np.random.default_rng(0).normal(0, 0.1, 9_000).astype(np.float32)
@@ -167,3 +168,52 @@ def test_an_update_changes_only_what_it_names() -> None:
     assert third.turn_detection == TurnDetection(300, 200)
     committing = SessionSettings("nano").updated({"audio": {"input": {"transcription": {"model": models[2]}}}}, models)
     assert committing.turn_detection is None
+
+
+def cut(waveform: Waveform, sizes: list[int], padding_ms: int = 300, silence_ms: int = 300) -> list[Chunk]:
+    cutter = TurnCutter(TurnDetection(padding_ms, silence_ms), max_seconds=30.0)
+    cuts = np.cumsum(sizes)
+    chunks = [chunk for block in np.split(waveform, cuts[cuts < len(waveform)]) for chunk in cutter.feed(block)]
+    return chunks + cutter.finish()
+
+
+@pytest.fixture(scope="module")
+def two_words() -> Waveform:
+    """Said after 2 s and 3 s without a sound, with nothing after the second."""
+    parts = [np.zeros(2 * SAMPLE_RATE, dtype=np.float32), synthesize("seven", Voice())]
+    parts += [np.zeros(3 * SAMPLE_RATE, dtype=np.float32), synthesize("nine", Voice())]
+    return np.concatenate(parts)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(1, 40_000), max_size=12))
+def test_a_file_is_cut_into_the_same_turns_however_it_arrives(two_words: Waveform, sizes: list[int]) -> None:
+    whole, parts = cut(two_words, []), cut(two_words, sizes)
+    assert [chunk.start for chunk in parts] == [chunk.start for chunk in whole]
+    for chunk, other in zip(parts, whole, strict=True):
+        np.testing.assert_array_equal(chunk.samples, other.samples)
+        start = round(chunk.start * SAMPLE_RATE)
+        np.testing.assert_array_equal(chunk.samples, two_words[start : start + len(chunk.samples)])
+
+
+def test_a_turn_of_a_file_begins_with_the_padding_that_was_asked_for(two_words: Waveform) -> None:
+    """300 ms are nine whole frames of 32 ms."""
+    (first, second), (padded, second_padded) = (
+        [chunk for chunk in cut(two_words, [], padding_ms) if not chunk.is_gap] for padding_ms in (0, 300)
+    )
+    assert 1.8 < first.start <= 2.1
+    assert first.start - padded.start == pytest.approx(9 * 512 / SAMPLE_RATE)
+    assert second.start - second_padded.start == pytest.approx(9 * 512 / SAMPLE_RATE)
+    assert second.end == pytest.approx(len(two_words) / SAMPLE_RATE)
+    for chunk in (first, padded, second):
+        assert chunk.start <= chunk.speech_bounds()[0] < chunk.speech_bounds()[1] <= chunk.end
+
+
+def test_a_turn_longer_than_the_model_reads_is_cut_at_its_pauses(two_words: Waveform) -> None:
+    cutter = TurnCutter(TurnDetection(300, 4000), max_seconds=3.0)
+    chunks = [chunk for chunk in [*cutter.feed(two_words), *cutter.finish()] if not chunk.is_gap]
+    assert len(chunks) == 2
+    assert chunks[0].start == pytest.approx(cut(two_words, [])[0].start, abs=0.5)
+    assert all(len(chunk.samples) <= 3 * SAMPLE_RATE for chunk in chunks)
+    assert chunks[1].speech is not None
+    assert chunks[1].speech[0] > 2 + 3

@@ -5,11 +5,13 @@ import base64
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 from openai import AsyncOpenAI
 from scipy.signal import resample_poly
@@ -89,6 +91,27 @@ def heard(speech: Waveform) -> str:
     text = load("nano", device="cpu", decoding=DecodingConfig(cut_at_pauses=True)).transcribe(speech).text
     assert len(text.split()) >= 6
     return text
+
+
+def test_a_file_cut_at_turns_has_the_text_of_a_session_with_the_same(
+    served: Running, speech: Waveform, tmp_path: Path
+) -> None:
+    turns = {"type": "server_vad", "prefix_padding_ms": 200, "silence_duration_ms": 400}
+    content = pcm(speech, SAMPLE_RATE)
+
+    async def talk() -> str:
+        async with session(served) as socket:
+            await set_input(socket, format={"type": "audio/pcm", "rate": SAMPLE_RATE}, turn_detection=turns)
+            await append(socket, content)
+            return " ".join(texts(await until_completed(socket, 2)))
+
+    soundfile.write(tmp_path / "same.wav", np.frombuffer(content, dtype="<i2"), SAMPLE_RATE)
+    strategy: Any = turns
+    reply = served.client().audio.transcriptions.create(
+        file=tmp_path / "same.wav", model="nano", chunking_strategy=strategy
+    )
+    assert reply.text == asyncio.run(talk())
+    assert len(reply.text.split()) >= 6
 
 
 def test_openais_client_with_turns_of_the_server(served: Running, speech: Waveform, heard: str) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import srt
@@ -139,7 +140,7 @@ def test_every_field_that_the_client_has_is_taken(
         temperature=0.4,
         include=["logprobs"],
     )
-    assert reply.text == by_command_in_parts["text"]
+    assert reply.text == by_command_in_parts["text"]  # the pause is longer than either way needs
     assert reply.languages == []
 
 
@@ -151,6 +152,51 @@ def test_a_chunking_strategy_cuts_at_pauses(client: OpenAI, recording: Path) -> 
         return len(client.audio.transcriptions.create(**options).segments)
 
     assert (segments(), segments(chunking_strategy="auto")) == (1, 2)
+
+
+@pytest.fixture(scope="module")
+def hesitant(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """Two sentences, the first after 1 s, with 0.7 s between them; and when the second begins."""
+    noise = np.random.default_rng(0).integers(-6, 7, 2 * SAMPLE_RATE).astype(np.float32) / np.float32(32768)
+    said = [synthesize(text, Voice(words_per_minute=130)) for text in ("one two three four", "nine eight seven")]
+    path = tmp_path_factory.mktemp("turns") / "hesitant.wav"
+    parts = [noise[:SAMPLE_RATE], said[0], noise[: round(0.7 * SAMPLE_RATE)], said[1], noise]
+    soundfile.write(path, np.concatenate(parts), SAMPLE_RATE)
+    return path, sum(map(len, parts[:3])) / SAMPLE_RATE
+
+
+@pytest.mark.parametrize(("silence_ms", "turns"), [(None, 2), (300, 2), (1000, 1)])
+def test_silence_that_ends_a_turn_is_as_long_as_asked(
+    client: OpenAI, hesitant: tuple[Path, float], silence_ms: int | None, turns: int
+) -> None:
+    """Where it is not named, OpenAI's reference has 200 ms."""
+    path, second_sentence = hesitant
+    strategy: dict[str, Any] = {"type": "server_vad"}
+    if silence_ms is not None:
+        strategy["silence_duration_ms"] = silence_ms
+    fields: dict[str, Any] = {"file": path, "model": "nano", "chunking_strategy": strategy}
+    reply = client.audio.transcriptions.create(**fields, response_format="verbose_json")
+    assert len(reply.segments) == turns
+    assert reply.words[4].word == "nine"
+    assert reply.words[4].start == pytest.approx(second_sentence, abs=0.15)
+    assert reply.to_dict()["warnings"] == []
+    events = list(client.audio.transcriptions.create(**fields, stream=True))
+    assert sum(event.type == "transcript.text.delta" for event in events) == turns
+    assert events[-1].text == reply.text
+
+
+def test_a_strategy_may_be_json_and_its_threshold_is_said_to_have_no_effect(
+    client: OpenAI, hesitant: tuple[Path, float]
+) -> None:
+    strategy = json.dumps({"type": "server_vad", "silence_duration_ms": 1000, "threshold": 0.8})
+    reply = client.audio.transcriptions.create(
+        file=hesitant[0], model="nano", response_format="verbose_json", extra_body={"chunking_strategy": strategy}
+    )
+    assert reply.segments is not None
+    assert len(reply.segments) == 1
+    extras: dict[str, Any] = reply.to_dict()
+    assert len(extras["warnings"]) == 1
+    assert "threshold has no effect" in extras["warnings"][0]
 
 
 def test_a_prompt_is_not_written(client: OpenAI, recording: Path, file_text: str) -> None:
@@ -183,6 +229,17 @@ def test_curl_sends_the_file_anywhere_and_names_without_brackets(served: Running
         ({"timestamp_granularities": ["letter"]}, "timestamp_granularities", "word or segment"),
         ({"extra_body": {"include[]": "everything"}}, "include", "logprobs"),
         ({"chunking_strategy": "never"}, "chunking_strategy", "auto"),
+        (
+            {"chunking_strategy": {"type": "server_vad", "silence_duration_ms": 50}},
+            "chunking_strategy",
+            "silence_duration_ms is a number from 100 to 10000",
+        ),
+        (
+            {"chunking_strategy": {"type": "server_vad", "prefix_padding_ms": "some"}},
+            "chunking_strategy",
+            "prefix_padding_ms is a number from 0 to 2000",
+        ),
+        ({"chunking_strategy": {"type": "server_vad", "threshold": 2}}, "chunking_strategy", "threshold is a number"),
         ({"stream": True, "response_format": "srt"}, "stream", "leave out"),
         ({"extra_body": {"stream": "maybe"}}, "stream", "true or false"),
         ({"keywords": [f"word {n}" for n in range(201)]}, "keywords", "at most"),

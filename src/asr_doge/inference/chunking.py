@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class Chunk:
         overlap_after: seconds at its end that the next chunk also holds.
         is_gap: whether it is a silence, or other sound, between or beside the speech of a recording. False for a
             recording that is one chunk, since the detector may have missed its speech.
-        is_uncut: whether it is a whole recording on which the voice activity detector was not run.
+        is_uncut: whether it is a whole recording, or turn of one, on which the voice activity detector was not run.
     """
 
     samples: NDArray[np.float32]
@@ -77,13 +78,28 @@ class Chunk:
     def speech_bounds(self) -> tuple[float, float]:
         """Start and end of what may be speech, in seconds of the recording; of the chunk if there is none.
 
-        For a whole recording the detector runs only now, since it takes longer than a small model.
+        For what is uncut the detector runs only now, since it takes longer than a small model.
         """
         speech = self.speech
         if self.is_uncut:
             spoken = np.flatnonzero(VoiceActivityDetector().feed(self.samples))
-            speech = (_seconds(int(spoken[0])), _seconds(int(spoken[-1]) + 1)) if len(spoken) else None
+            first, end = (int(spoken[0]), int(spoken[-1]) + 1) if len(spoken) else (0, 0)
+            speech = (self.start + _seconds(first), self.start + _seconds(end)) if end else None
         return speech or (self.start, self.end)
+
+
+class Cutter(Protocol):
+    """Cuts one recording while it arrives, as `Chunker` does or otherwise."""
+
+    @property
+    def open_chunk(self) -> Chunk:
+        """The audio since the last cut."""
+
+    def feed(self, samples: NDArray[np.float32]) -> list[Chunk]:
+        """Take more `[samples]` at 16 kHz, of any number; returns the chunks that they complete."""
+
+    def finish(self) -> list[Chunk]:
+        """The remaining chunks."""
 
 
 class Chunker:
@@ -208,10 +224,14 @@ def cut_into_chunks(
             yield from _uncut(queued)
             return
     with LongRecordingDetector() as detector:  # only now, since it loads a library
-        chunker = Chunker(max_seconds, detector)
-        for block in chain(queued, rest):
-            yield from chunker.feed(block)
-        yield from chunker.finish()
+        yield from cut_with(Chunker(max_seconds, detector), chain(queued, rest))
+
+
+def cut_with(cutter: Cutter, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Chunk]:
+    """Cut a recording that arrives in blocks `[samples]` at 16 kHz."""
+    for block in blocks:
+        yield from cutter.feed(block)
+    yield from cutter.finish()
 
 
 def _uncut(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Chunk]:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from asr_doge.audio.arrays import prepare_waveform
 from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.errors import AudioError
-from asr_doge.inference.chunking import Chunk, Chunker
+from asr_doge.inference.chunking import Chunk, Chunker, Cutter
 from asr_doge.inference.recordings import guard_actions, transcript_of
 from asr_doge.inference.results import GuardAction, Segment, Transcription
 from asr_doge.inference.sources import checked_rate
@@ -55,11 +55,12 @@ class StreamTranscriber:
 
     Args:
         transcriber: the model, from `asr_doge.load`; it may serve several streams in turn.
+        cutter: of this stream; default, a `Chunker`.
     """
 
-    def __init__(self, transcriber: RecordingTranscriber) -> None:
+    def __init__(self, transcriber: RecordingTranscriber, cutter: Cutter | None = None) -> None:
         self._transcriber = transcriber
-        self._chunker = Chunker(transcriber.max_seconds)
+        self._chunker = cutter or Chunker(transcriber.max_seconds)
         self._samples = 0
         self._ended: list[Chunk] = []  # not transcribed yet
         self._finished: list[Segment] = []

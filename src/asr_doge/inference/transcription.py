@@ -98,6 +98,10 @@ class RecordingTranscriber(ABC):
         """Recognize a chunk that is not over yet; None if that is no longer wanted, as its end has come meanwhile."""
         return self.recognize_chunks([chunk])[0]
 
+    def cut(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Chunk]:
+        """Cut one recording, which arrives in blocks `[samples]`, into chunks."""
+        return cut_into_chunks(blocks, self.max_seconds, self.cut_at_pauses)
+
     # A single recording can be a sequence too; the first overload then applies.
     @overload
     def transcribe(self, source: Source | Sequence[float], sampling_rate: float | None = None) -> Transcription: ...  # type: ignore[overload-overlap]  # a recording may be iterable
@@ -180,7 +184,7 @@ class RecordingTranscriber(ABC):
     def _chunks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """The chunks of a recording as they are read; an error ends them."""
         try:
-            yield from cut_into_chunks(self._blocks(given, recording, stopped), self.max_seconds, self.cut_at_pauses)
+            yield from self.cut(self._blocks(given, recording, stopped))
             check_long_enough(recording.samples, self.sampling_rate, recording.name)
         except AudioError as error:
             recording.error = error

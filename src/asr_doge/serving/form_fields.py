@@ -6,6 +6,7 @@ passed over, since clients of other servers send theirs.
 """
 
 import json
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,11 +16,18 @@ from starlette.datastructures import FormData
 
 from asr_doge.serving.errors import APIError
 from asr_doge.serving.hints import check_keywords, hotwords_of, language_of
+from asr_doge.serving.session_settings import PADDING_MS, SILENCE_MS, TurnDetection
 
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
 NO_SPEAKERS = (
     "this server does not tell speakers apart: ask for response_format json, text, srt, vtt or verbose_json, and for"
     " speakers run a diarization tool (such as pyannote.audio) beside it and join the two by time"
+)
+
+FILE_TURNS = TurnDetection(prefix_padding_ms=300, silence_duration_ms=200)
+"""OpenAI's, where a `chunking_strategy` of type `server_vad` names no others."""
+NO_THRESHOLD = (
+    "chunking_strategy: threshold has no effect, since the detector has its own, relative to the recording's loudness"
 )
 
 
@@ -35,6 +43,8 @@ class TranscriptionRequest:
         with_logprobs: whether confidences were asked for as log-probabilities.
         stream: whether the text is to come as it is made.
         cut_at_pauses: whether to cut it at pauses though it could be read whole.
+        turns: at which to cut it instead; None for none.
+        notes: what has no effect and might be missed.
     """
 
     response_format: ResponseFormat
@@ -44,6 +54,8 @@ class TranscriptionRequest:
     with_logprobs: bool
     stream: bool
     cut_at_pauses: bool
+    turns: TurnDetection | None = None
+    notes: tuple[str, ...] = ()
 
 
 def parse_fields(form: FormData, models: Collection[str], has_hotwords: bool) -> TranscriptionRequest:
@@ -92,7 +104,7 @@ def parse_fields(form: FormData, models: Collection[str], has_hotwords: bool) ->
         granularities,
         "logprobs" in include,
         stream,
-        _is_cut(form),
+        *_chunking(form),
     )
 
 
@@ -144,16 +156,36 @@ def _check_temperature(text: str | None) -> None:
         )
 
 
-def _is_cut(form: FormData) -> bool:
-    """Whether a strategy is given; then pauses are those that the voice activity detector finds, as it is set."""
-    text = _text(form, "chunking_strategy")
-    parts = {key: value for key, value in form.multi_items() if key.startswith("chunking_strategy[")}
-    kind: object = parts.get("chunking_strategy[type]", text)
-    if isinstance(kind, str) and kind.startswith("{"):
+def _chunking(form: FormData) -> tuple[bool, TurnDetection | None, tuple[str, ...]]:
+    """Whether to cut at pauses, or at which turns; and what of it has no effect."""
+    values: dict[str, object] = {
+        key[len("chunking_strategy[") :].rstrip("]"): value
+        for key, value in form.multi_items()
+        if key.startswith("chunking_strategy[")
+    }
+    if text := _text(form, "chunking_strategy"):
         try:
-            kind = json.loads(kind).get("type")
+            given = json.loads(text) if text.startswith("{") else {"type": text}
         except ValueError:
-            kind = text
-    if (text or parts) and kind not in ("auto", "server_vad"):
+            given = {"type": text}
+        values = given | values
+    if values == {"type": "auto"}:
+        return True, None, ()
+    if not values:
+        return False, None, ()
+    if values.get("type") != "server_vad":
         raise APIError(400, "chunking_strategy is auto, or an object of type server_vad", param="chunking_strategy")
-    return bool(text or parts)
+    threshold = _number(values, "threshold", 0, 1, 0.5)
+    padding = _number(values, "prefix_padding_ms", *PADDING_MS, FILE_TURNS.prefix_padding_ms)
+    silence = _number(values, "silence_duration_ms", *SILENCE_MS, FILE_TURNS.silence_duration_ms)
+    return False, TurnDetection(round(padding), round(silence)), () if threshold == 0.5 else (NO_THRESHOLD,)
+
+
+def _number(values: dict[str, object], name: str, least: float, most: float, otherwise: float) -> float:
+    try:
+        number = float(str(values.get(name, otherwise)))
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        raise APIError(400, f"chunking_strategy: {name} is a number from {least} to {most}", param="chunking_strategy")
+    return number

@@ -29,7 +29,10 @@ _FIELDS = {
         items={"type": "string", "enum": ["word", "segment"]},
     ),
     "include[]": _field("logprobs: one entry a word.", "array", items={"type": "string", "enum": ["logprobs"]}),
-    "chunking_strategy": _field("auto, or an object of type server_vad: cut at pauses what could be read whole."),
+    "chunking_strategy": _field(
+        "auto: cut at pauses what could be read whole. Or an object of type server_vad: cut at turns, with its"
+        " prefix_padding_ms and silence_duration_ms."
+    ),
     "stream": _field("Send the text as it is made, as server-sent events.", "boolean", default=False),
 }
 

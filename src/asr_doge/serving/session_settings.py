@@ -31,6 +31,8 @@ class TurnDetection:
     silence_duration_ms: int = 500
 
 
+PADDING_MS, SILENCE_MS = (0, 2000), (100, 10_000)
+"""Least and most of each."""
 DEFAULT_TURNS = TurnDetection()
 
 
@@ -149,8 +151,8 @@ def _turn_detection(given: Any, before: TurnDetection | None) -> TurnDetection |
     values = _mapping(given)
     known = before or TurnDetection()
     return TurnDetection(
-        _within(values.get("prefix_padding_ms"), 0, 2000, known.prefix_padding_ms),
-        _within(values.get("silence_duration_ms"), 100, 10_000, known.silence_duration_ms),
+        _within(values.get("prefix_padding_ms"), *PADDING_MS, known.prefix_padding_ms),
+        _within(values.get("silence_duration_ms"), *SILENCE_MS, known.silence_duration_ms),
     )
 
 

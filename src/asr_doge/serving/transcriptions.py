@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request
@@ -27,6 +28,7 @@ from asr_doge.serving.form_fields import TranscriptionRequest, parse_fields
 from asr_doge.serving.openapi import TRANSCRIPTION_SCHEMA
 from asr_doge.serving.replies import delta_event, done_event, reply, warning_header
 from asr_doge.serving.service import Service
+from asr_doge.serving.turns import TurnCutter
 from asr_doge.serving.uploads import close_form, read_form, recording_of
 from asr_doge.serving.worker import Caller
 
@@ -55,7 +57,7 @@ class _Work:
         (result,) = self.caller.transcribe_each([self._blocks()])
         if isinstance(result, FailedTranscription):
             raise result.error
-        return result
+        return replace(result, notes=(*result.notes, *self.request.notes))
 
     def streamed(self, send: Callable[[dict[str, Any]], None]) -> None:
         """All of it, cut at pauses, sending events as its segments end.
@@ -63,8 +65,8 @@ class _Work:
         Raises:
             AudioError: it cannot be read.
         """
-        live = StreamTranscriber(self.caller)
-        notes: list[str] = []
+        live = StreamTranscriber(self.caller, self.caller.new_cutter and self.caller.new_cutter())
+        notes = list(self.request.notes)
         incomplete = None
         try:
             for block in self._blocks().read(notes.append):
@@ -106,6 +108,8 @@ async def transcribe(request: Request) -> Response:
         file, name = recording_of(form, service.most_bytes)
         caller = Caller(service.worker, wanted.language or service.config.language, wanted.hotwords)
         caller.cut_at_pauses |= wanted.cut_at_pauses
+        if wanted.turns is not None:
+            caller.new_cutter = partial(TurnCutter, wanted.turns, caller.max_seconds)
         stack.callback(caller.leave)
         work = _Work(service, wanted, caller, file, name)
         if wanted.stream:

@@ -1,17 +1,19 @@
-"""Where somebody begins and ends to speak in a live stream.
+"""Where somebody begins and ends to speak, in a live stream or a file.
 
 Promises: what is said is given with the sound before it that the client asked for, silence between turns is not, and
-how the samples are cut into calls changes nothing. Memory is that of the sound before a turn.
+how the samples are cut into calls changes nothing. Memory is that of the sound before a turn; of `TurnCutter`, also
+that of a chunk.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
+from asr_doge.inference.chunking import Chunk, Chunker, cut_into_chunks
 from asr_doge.serving.session_settings import TurnDetection
 
 FRAME_MS = 1000 * FRAME_SAMPLES / SAMPLE_RATE
@@ -112,3 +114,59 @@ class TurnDetector:
         self.is_open, self._quiet = False, 0
         self._before.clear()
         self._latest.clear()
+
+
+class TurnCutter:
+    """Cuts a recording into turns, as a live session finds them; one that the model can read at once stays whole.
+
+    Args:
+        settings: of the turns.
+        max_seconds: longest chunk; a longer turn is cut at its pauses.
+    """
+
+    def __init__(self, settings: TurnDetection, max_seconds: float) -> None:
+        self._turns, self._max_seconds = TurnDetector(settings), max_seconds
+        self._at = 0.0  # start of the latest turn, in seconds
+        self._held: list[Samples] = []  # of a turn, as long as it could be read at once
+        self._chunker: Chunker | None = None  # of a longer one
+
+    @property
+    def open_chunk(self) -> Chunk:
+        """The audio since the last cut; none between turns."""
+        if self._chunker is not None:
+            return self._moved(self._chunker.open_chunk)
+        return Chunk(np.concatenate([np.zeros(0, dtype=np.float32), *self._held]), self._at, None)
+
+    def feed(self, samples: Samples) -> list[Chunk]:
+        """Take more `[samples]` at 16 kHz, of any number; returns the chunks that they complete."""
+        return [self._moved(chunk) for turn in self._turns.feed(samples) for chunk in self._take(turn)]
+
+    def finish(self) -> list[Chunk]:
+        """The rest of the last turn."""
+        rest = self._turns.stop() if self._turns.is_open else []
+        return [self._moved(chunk) for turn in rest for chunk in self._take(turn)]
+
+    def _take(self, turn: TurnEvent) -> list[Chunk]:
+        """The chunks, with times from the turn's start, that follow from an event."""
+        if isinstance(turn, TurnStarted):
+            self._at = turn.at / SAMPLE_RATE
+            return []
+        if isinstance(turn, TurnAudio):
+            return self._hear(turn.samples)
+        held, segmenter = self._held, self._chunker
+        self._held, self._chunker = [], None
+        return list(cut_into_chunks(held, self._max_seconds)) if segmenter is None else segmenter.finish()
+
+    def _hear(self, samples: Samples) -> list[Chunk]:
+        if self._chunker is None:
+            self._held.append(samples)
+            if sum(map(len, self._held)) <= self._max_seconds * SAMPLE_RATE:
+                return []
+            samples, self._held = np.concatenate(self._held), []
+            self._chunker = Chunker(self._max_seconds)
+        return self._chunker.feed(samples)
+
+    def _moved(self, chunk: Chunk) -> Chunk:
+        """A chunk of the turn as one of the recording."""
+        speech = (chunk.speech[0] + self._at, chunk.speech[1] + self._at) if chunk.speech else None
+        return replace(chunk, start=chunk.start + self._at, speech=speech)

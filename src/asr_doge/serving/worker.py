@@ -13,17 +13,19 @@ import gc
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.decoding.recognition import Recognition
-from asr_doge.inference.chunking import Chunk
+from asr_doge.inference.chunking import Chunk, Cutter, cut_with
 from asr_doge.inference.transcription import RecordingTranscriber, Transcriber
 from asr_doge.serving.metrics import Metrics
 
@@ -322,7 +324,12 @@ class Caller(RecordingTranscriber):
         language: spoken; None where it is not known.
         hotwords: to listen for; None for the server's own.
         kind: of the chunks that it recognizes as a whole.
+
+    Attributes:
+        new_cutter: makes what cuts a recording; None for the model's own way.
     """
+
+    new_cutter: Callable[[], Cutter] | None = None
 
     def __init__(
         self,
@@ -339,6 +346,10 @@ class Caller(RecordingTranscriber):
         self._waiting: list[Future[Recognition]] = []
         self._hypothesis: Future[Recognition] | None = None
         worker.callers.add(self)
+
+    def cut(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Chunk]:
+        """As declared."""
+        return super().cut(blocks) if self.new_cutter is None else cut_with(self.new_cutter(), blocks)
 
     def recognize_chunks(
         self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
