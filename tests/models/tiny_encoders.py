@@ -57,6 +57,7 @@ SEANET: dict[str, Any] = {
     "codebook_size": 8,
     "codebook_dim": 16,
 }
+SEANET_WITH_HEAD = SEANET | {"ctc_tokens": [" ", "a", "b"]}
 PIECES = 41
 FEATURES = {"parakeet": 16, "granite": 320}
 """Sizes of input features; families that are not here read samples."""
@@ -128,7 +129,7 @@ def save_of_pieces(model: PreTrainedModel, folder: Path) -> Path:
 
 def save_seanet(folder: Path) -> Path:
     """As `pretrain encoder` writes it, with a CTC head."""
-    config = EncodecConfig(**SEANET, ctc_tokens=[" ", "a", "b"])
+    config = EncodecConfig(**SEANET_WITH_HEAD)
     encoder = SEANetSpeechEncoder(config)
     tiny.randomize(encoder, seed=5)
     config.save_pretrained(folder)

@@ -1,6 +1,7 @@
 """The dense form of each encoder family gives what the family gives, whatever the batch."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,8 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @example(lengths=[1], extra=0)
 @given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=3), extra=st.integers(0, 60))
 def test_a_family_with_a_head_of_its_own(encoder: EncoderFamily, lengths: list[int], extra: int) -> None:
-    size = encoder.feature_extractor(encoder.config).feature_size
+    config: Any = encoder.config
+    size = encoder.feature_extractor(config).feature_size
     features, mask = tiny.padded(tiny.random_clips(lengths, size=size), padding=9.0, extra=extra)
     features = features[..., 0] if size == 1 else features
     sizes = mask.sum(dim=1)

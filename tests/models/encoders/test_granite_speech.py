@@ -109,8 +109,8 @@ def test_the_plus_models_projector_reads_several_layers(
     for row, clip in enumerate(clips):
         with torch.no_grad():
             theirs = full.get_audio_features(clip[None]).pooler_output[0]
-            states = full.model.encoder(clip[None]).last_hidden_state[0, :, -full.config.encoder_config.hidden_dim :]
-            logits = full.model.encoder.out(states)
+            head = full.model.encoder.out
+            logits = head(full.model.encoder(clip[None]).last_hidden_state[0, :, -head.in_features :])
         assert int(output.speech_lengths[row]) == len(theirs)
         assert tiny.relative_difference(output.speech_embeddings[row, : len(theirs)], theirs) < 1e-9
         assert tiny.relative_difference(dense.speech_embeddings[row, : len(theirs)], theirs) < 1e-9

@@ -17,7 +17,7 @@ from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
 from tests.models import tiny, tiny_encoders
-from tests.models.tiny_encoders import SEANET
+from tests.models.tiny_encoders import SEANET, SEANET_WITH_HEAD
 
 HOP = 40
 
@@ -68,7 +68,7 @@ def test_every_clip_of_a_batch_is_upstreams_clip_alone(
 
 def test_a_head_is_part_of_the_checkpoint(tmp_path: Path) -> None:
     again = load(tiny_encoders.save("seanet", tmp_path))
-    encoder = SEANetSpeechEncoder(EncodecConfig(**SEANET, ctc_tokens=[" ", "a", "b"]))
+    encoder = SEANetSpeechEncoder(EncodecConfig(**SEANET_WITH_HEAD))
     tiny.randomize(encoder, seed=5)
     assert again.has_ctc
     assert again.ctc_text([2, 1, 3]) == "a b"
