@@ -1,8 +1,8 @@
 """Where somebody begins and ends to speak, in a live stream or a file.
 
 Promises: what is said is given with the sound before it that the client asked for, silence between turns is not, and
-how the samples are cut into calls changes nothing. Memory is that of the sound before a turn; of `TurnCutter`, also that
-of a chunk.
+how the samples are cut into calls changes nothing. Memory is that of the sound before a turn; of `TurnCutter`, also
+that of a chunk.
 """
 
 from collections import deque
