@@ -16,7 +16,8 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.cli import main
-from tests.serving.conftest import KEY, Running
+from asr_doge.serving import transcriptions
+from tests.serving.conftest import KEY, Held, Running
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,12 @@ def test_verbose_json_has_whispers_fields(client: OpenAI, recording: Path, by_co
     assert all(0 < word["confidence"] <= 1 for word in extras)
 
 
+def test_a_language_that_nobody_named_is_not_said_to_be_english(client: OpenAI, recording: Path) -> None:
+    """ISO 639-2 has `und` for what is undetermined."""
+    reply = client.audio.transcriptions.create(file=recording, model="nano", response_format="verbose_json")
+    assert reply.language == "und"
+
+
 def test_only_words_when_only_words_are_wanted(client: OpenAI, recording: Path) -> None:
     reply = client.audio.transcriptions.create(
         file=recording, model="nano", response_format="verbose_json", timestamp_granularities=["word"]
@@ -117,6 +124,22 @@ def test_streamed_text_comes_in_parts_that_join_up(
     assert done.logprobs is not None
     assert [entry.token for entry in done.logprobs] == by_command["text"].split()
     assert done.to_dict()["usage"]["seconds"] == pytest.approx(by_command["duration"], abs=1e-3)  # type: ignore[index]
+
+
+def test_comments_keep_proxies_waiting_while_nothing_happens(
+    served: Running, client: OpenAI, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that begins with a colon, which readers of server-sent events pass over."""
+    monkeypatch.setattr(transcriptions, "KEEP_ALIVE_SECONDS", 0.1)
+    held = Held(served.service.worker.loaded(), monkeypatch)
+    create = client.audio.transcriptions.with_streaming_response.create
+    with create(file=recording, model="nano", stream=True) as answer:
+        lines = (line for line in answer.iter_lines() if line)
+        assert next(lines).startswith(":")
+        held.go.set()
+        events = [line for line in lines if not line.startswith(":")]
+    assert all(event.startswith("data: {") for event in events)
+    assert json.loads(events[-1].removeprefix("data: "))["type"] == "transcript.text.done"
 
 
 def test_the_asynchronous_client_too(served: Running, recording: Path, by_command: dict[str, Any]) -> None:
