@@ -335,6 +335,16 @@ def test_a_job_from_before_there_was_another_format_is_gone_on_with(tmp_path: Pa
         JobFolder(str(tmp_path / "out"), replace(_job_of(tmp_path / "out"), format="parquet")).check()
 
 
+def test_a_shard_begun_before_lines_were_stored_is_gone_on_with(tmp_path: Path) -> None:
+    folder = JobFolder(str(tmp_path), Job("transcribe", "m", {}, "s", 4, 4, "1"))
+    folder.note_attempt(1, Attempts(lines=["{}"], tried=2))
+    (noted,) = tmp_path.glob("*.attempts.json")
+    known = json.loads(noted.read_text())
+    del known["is_paused"]
+    noted.write_text(json.dumps(known))
+    assert folder.attempts(1) == Attempts(lines=["{}"], tried=2)
+
+
 def _job_of(folder: Path) -> Job:
     return Job(**json.loads((folder / "job.json").read_text()))
 

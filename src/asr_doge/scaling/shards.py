@@ -242,7 +242,7 @@ class JobFolder:
         found = self._read(self.name(number, "attempts.json"))
         if not isinstance(found, dict) or found.get("fingerprint") != self.job.fingerprint:
             return None
-        return Attempts(**{one.name: found[one.name] for one in fields(Attempts)})
+        return Attempts(**{one.name: found[one.name] for one in fields(Attempts) if one.name in found})
 
     def note_attempt(self, number: int, attempts: Attempts) -> None:
         """Note durably how far a shard came.
