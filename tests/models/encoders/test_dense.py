@@ -18,20 +18,14 @@ from asr_doge.models.export import EncoderGraph
 from tests.models import tiny, tiny_encoders
 
 
-def test_every_family_has_one() -> None:
-    assert DENSE.keys() == ENCODERS.keys()
-
-
-def test_a_family_without_one_cannot_be_exported(
-    doge_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(DENSE, "encodec")
+def test_a_family_without_one_cannot_be_exported(doge_folder: Path, tmp_path: Path) -> None:
+    assert ENCODERS.keys() - DENSE.keys() == {"encodec", "granite_speech5_ctc"}
     loaded = assemble_model(tiny_encoders.save("seanet", tmp_path / "encoder"), doge_folder, device="cpu")
     with pytest.raises(ConfigError, match="of type 'encodec' cannot be exported; granite_speech, "):
         EncoderGraph(loaded.model)
 
 
-@pytest.fixture(scope="module", params=[*tiny_encoders.OF_CHARACTERS, *tiny_encoders.OF_PIECES, "seanet"])
+@pytest.fixture(scope="module", params=[*tiny_encoders.OF_CHARACTERS, "parakeet"])
 def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EncoderFamily:
     reference = find_model(tiny_encoders.save(request.param, tmp_path_factory.mktemp("models") / request.param))
     encoder = load_encoder(reference, load_model_config(reference), torch.float64)

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.encodec.modeling_encodec import EncodecConv1d, EncodecResnetBlock
 from transformers.models.granite_speech.modeling_granite_speech import (
     GraniteSpeechConformerAttention,
     GraniteSpeechConformerBlock,
@@ -21,9 +20,8 @@ from transformers.models.granite_speech.modeling_granite_speech import (
 from asr_doge.choices import CTCHeadType
 from asr_doge.models.ctc_head import CTCHead
 from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
-from asr_doge.models.encoders.conformer_ctc import GraniteSpeech5Family, MaskedConformer, ParakeetSpeechEncoder
+from asr_doge.models.encoders.conformer_ctc import ParakeetSpeechEncoder
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder, GraniteSpeechPlusEncoder
-from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
 from asr_doge.models.encoders.wav2vec2 import HubertSpeechEncoder, Wav2Vec2SpeechEncoder, WavLMSpeechEncoder
 from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
 
@@ -130,17 +128,17 @@ class DenseWhisper(nn.Module):
         return SpeechEncoderOutput(states.masked_fill(~heard, 0.0), lengths)
 
 
-class DenseConformerCTC(nn.Module):
-    """Parakeet CTC and Granite Speech 5, which take a mask already; attributes as of `DenseGraniteSpeech`."""
+class DenseParakeet(nn.Module):
+    """Parakeet CTC, which takes a mask already; attributes as of `DenseGraniteSpeech`."""
 
     dynamic_axes = (0, 1)
 
     def __init__(self, encoder: SpeechEncoder) -> None:
         super().__init__()
-        self.family = cast(MaskedConformer, encoder)
+        self.family = cast(ParakeetSpeechEncoder, encoder)
 
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
-        """See `SpeechEncoder.forward`, with CTC logits; `input_features` is `[B, T, F]`."""
+        """See `SpeechEncoder.forward`, with CTC logits; `input_features` is `[B, T, mels]`."""
         return self.family.padded(input_features, input_lengths, self.family.has_ctc)
 
 
@@ -183,45 +181,6 @@ def _normalized(norm: nn.GroupNorm, hidden: Tensor, lengths: Tensor) -> Tensor:
     return centred / (variance + norm.eps).sqrt() * norm.weight[:, None] + norm.bias[:, None]
 
 
-class DenseSEANet(nn.Module):
-    """SEANet, with the padding of its convolutions from shapes; attributes as of `DenseGraniteSpeech`."""
-
-    dynamic_axes = (0, 1)
-
-    def __init__(self, encoder: SpeechEncoder) -> None:
-        super().__init__()
-        self.family = cast(SEANetSpeechEncoder, encoder)
-
-    def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
-        """See `SpeechEncoder.forward`, with CTC logits if there is a head; `input_features` is `[B, samples]`."""
-        hidden, lengths = input_features[:, None], input_lengths
-        for layer in self.family.encoder.layers:
-            if isinstance(layer, EncodecConv1d):
-                hidden = hidden.masked_fill(~length_mask(lengths, hidden.shape[2])[:, None], 0.0)
-                stride = layer.conv.stride[0]
-                lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
-            hidden = _seanet_layer(layer, hidden)
-        heard = length_mask(lengths, hidden.shape[2])[..., None]
-        states = hidden.transpose(1, 2).masked_fill(~heard, 0.0)
-        logits = self.family.lm_head(states) if self.family.has_ctc else None
-        return SpeechEncoderOutput(states, lengths, logits, lengths if self.family.has_ctc else None)
-
-
-def _seanet_layer(layer: nn.Module, hidden: Tensor) -> Tensor:
-    """`[B, C, T]` after a layer of SEANet."""
-    if isinstance(layer, EncodecConv1d):
-        convolution = layer.conv
-        stride, reach = convolution.stride[0], (convolution.kernel_size[0] - 1) * convolution.dilation[0] + 1
-        return convolution(F.pad(hidden, (reach - stride, -hidden.shape[2] % stride)))
-    if isinstance(layer, EncodecResnetBlock):
-        inner = hidden
-        for part in layer.block:
-            inner = _seanet_layer(part, inner)
-        return _seanet_layer(layer.shortcut, hidden) + inner
-    after: Tensor = layer(hidden)
-    return after
-
-
 class DenseCTCHead(nn.Module):
     """A trained CTC head of type `linear` or `conformer`.
 
@@ -257,17 +216,14 @@ class DenseCTCHead(nn.Module):
         return logits
 
 
-DenseClass = (
-    type[DenseGraniteSpeech] | type[DenseWhisper] | type[DenseConformerCTC] | type[DenseWav2Vec2] | type[DenseSEANet]
-)
+DenseClass = type[DenseGraniteSpeech] | type[DenseWhisper] | type[DenseParakeet] | type[DenseWav2Vec2]
 DENSE: dict[str, DenseClass] = {
     GraniteSpeechEncoder.model_type: DenseGraniteSpeech,
     GraniteSpeechPlusEncoder.model_type: DenseGraniteSpeech,
-    GraniteSpeech5Family.model_type: DenseConformerCTC,
-    ParakeetSpeechEncoder.model_type: DenseConformerCTC,
-    SEANetSpeechEncoder.model_type: DenseSEANet,
+    ParakeetSpeechEncoder.model_type: DenseParakeet,
     HubertSpeechEncoder.model_type: DenseWav2Vec2,
     Wav2Vec2SpeechEncoder.model_type: DenseWav2Vec2,
     WavLMSpeechEncoder.model_type: DenseWav2Vec2,
     WhisperSpeechEncoder.model_type: DenseWhisper,
 }
+"""All families except two: PyTorch's exporter fails on SEANet, and did not trace Granite Speech 5 within minutes."""
