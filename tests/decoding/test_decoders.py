@@ -82,3 +82,5 @@ def test_n_best_of_a_decoder_with_one_text_names_a_way_out(assembled: LoadedMode
         build_decoder(DecodingConfig(n_best=2), assembled)
     with pytest.raises(ConfigError, match=r"--n_best 2 .*greedy gives one.*--decoder beam"):
         build_decoder(DecodingConfig(decoder="greedy", n_best=2), assembled)
+    with pytest.raises(ConfigError, match=r"--n_best 2 .*ctc gives one.*leave it out"):
+        build_decoder(DecodingConfig(n_best=2), assembled.speech_encoder)

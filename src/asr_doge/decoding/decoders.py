@@ -340,7 +340,7 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
         ConfigError: this model does not support the decoder.
     """
     name = choose_decoder(config, loaded)
-    _check_n_best(config, name)
+    _check_n_best(config, name, loaded)
     config = replace(config, decoder=name)  # which sets the number of beams
     encoder = loaded.speech_encoder.encoder
     if name in ("ctc", "draft", "fusion") and not encoder.has_ctc:
@@ -364,15 +364,17 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     return SearchDecoder(loaded, config.guard_length, config.beams, config.n_best, with_scores)
 
 
-def _check_n_best(config: DecodingConfig, name: DecoderName) -> None:
+def _check_n_best(config: DecodingConfig, name: DecoderName, loaded: LoadedModel | LoadedEncoder) -> None:
     """Refuse more hypotheses than the decoder keeps."""
     beams = replace(config, decoder=name).beams
     if config.n_best <= beams:
         return
     kept = f"{name} keeps {beams}" if beams > 1 else f"{name} gives one"
-    way_out = (
-        "use --decoder beam or fusion" if config.decoder == name and beams == 1 else f"give --num_beams {config.n_best}"
-    )
+    way_out = f"give --num_beams {config.n_best}"
+    if isinstance(loaded, LoadedEncoder):
+        way_out = "leave it out, as the encoder alone has no search"
+    elif config.decoder == name and beams == 1:
+        way_out = "use --decoder beam or fusion"
     raise ConfigError(f"--n_best {config.n_best} needs at least as many hypotheses, and {kept}: {way_out}")
 
 
