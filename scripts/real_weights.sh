@@ -44,11 +44,13 @@ doge features --data_dir "$PROCESSED" --speech_encoder "$WHISPER" --encoder_wind
 
 if [ ! -d "$OUTPUT_DIR/alone" ]; then
     if [ -d "$RUN" ]; then train --stages "$ALONE" --resume_from latest; else train --stages "$ALONE"; fi
+    rm -rf "$OUTPUT_DIR/alone.partial"
     cp -r "$RUN/final" "$OUTPUT_DIR/alone.partial"
     mv "$OUTPUT_DIR/alone.partial" "$OUTPUT_DIR/alone"
 fi
 if [ ! -d "$OUTPUT_DIR/lora" ]; then
     train --stages "$ALONE" "$WITH_LORA" --resume_from latest --allow_config_change
+    rm -rf "$OUTPUT_DIR/lora.partial"
     cp -r "$RUN/best" "$OUTPUT_DIR/lora.partial"
     mv "$OUTPUT_DIR/lora.partial" "$OUTPUT_DIR/lora"
 fi

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from asr_doge.data import read_manifest, write_manifest
+from asr_doge.data.manifest import Utterance
 from asr_doge.errors import ConfigError
-from asr_doge.models import load_model
+from asr_doge.models import assemble_model, load_model
+from asr_doge.training.heads import tokens_of
 from tests.training.conftest import Train
 
 
@@ -35,3 +37,12 @@ def test_a_run_goes_on_with_the_tokens_it_began_with(run: Train, texts: Path) ->
     run(texts / "run", data_dir=str(texts), epochs=1, vocabulary="texts")
     with pytest.raises(ConfigError, match="--vocabulary"):
         run(texts / "run", data_dir=str(texts), epochs=2, resume_from="latest", allow_config_change=True)
+
+
+def test_characters_of_several_bytes_can_be_written_alone(granite_folder: Path, doge_folder: Path) -> None:
+    """In byte-level BPE, of which no token is such a character."""
+    loaded = assemble_model(str(granite_folder), str(doge_folder), device="cpu")
+    tokenizer = loaded.processor.tokenizer
+    kept = tokens_of(loaded.processor, [Utterance("1", Path("1.wav"), "школа été", "", 1.0)])
+    assert {*tokenizer("кок шал é").input_ids} <= {*kept}
+    assert not {*tokenizer("ю").input_ids} <= {*kept}

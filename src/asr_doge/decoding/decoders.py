@@ -346,6 +346,11 @@ def build_decoder(config: DecodingConfig, loaded: LoadedModel | LoadedEncoder) -
     if name in ("ctc", "draft", "fusion") and not encoder.has_ctc:
         instead = "" if isinstance(loaded, LoadedEncoder) else "use --decoder greedy, or "
         raise ConfigError(f"--decoder {name} needs a CTC head, which this encoder lacks: {instead}{TRAIN_A_HEAD}")
+    if name == "fusion" and isinstance(loaded, LoadedModel) and loaded.model.config.vocabulary_ids is not None:
+        raise ConfigError(
+            "--decoder fusion needs a probability of every word, and this checkpoint writes some tokens only (it was"
+            " trained by --vocabulary texts): use draft, beam or greedy"
+        )
     if config.accept_threshold is not None and name != "draft":
         raise ConfigError(f"--accept_threshold is for --decoder draft, and this is {name}; leave it out")
     if name == "ctc":

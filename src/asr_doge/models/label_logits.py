@@ -2,7 +2,7 @@
 
 Promises: within `only_labels` the head sees the positions that have a target, all rows' one after another; with
 `only_tokens` it has a row for each of some tokens, so that a large vocabulary costs what the texts use of it; what the
-model does to its logits after that is done to them. `never_write_others` gives all other tokens the lowest logit, so
+model does to its logits after that is done to them. A `TokenRestriction` gives all other tokens the lowest logit, so
 that a model trained on some tokens is decoded, and its loss computed, with the same ones.
 It does not compute a loss.
 """
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from asr_doge.models.layout import IGNORED_LABEL
 
@@ -51,14 +52,32 @@ def only_tokens(language_model: PreTrainedModel, token_ids: Tensor, **inputs: An
     return functional_call(language_model, rows, (), inputs, tie_weights=False)
 
 
-def never_write_others(head: nn.Module, token_ids: Sequence[int]) -> None:
-    """Give every token but these the lowest logit there is, whenever `head` computes logits of all `[..., V]`."""
+class TokenRestriction:
+    """Gives every token but some the lowest logit there is, wherever a language model gives logits of all.
 
-    def lower(module: nn.Module, _: tuple[Tensor, ...], logits: Tensor) -> Tensor:
-        if logits.shape[-1] == len(token_ids):  # within `only_tokens`
-            return logits
-        kept = torch.tensor(token_ids, device=logits.device)
-        lowest = torch.full_like(logits, torch.finfo(logits.dtype).min)
-        return lowest.index_copy(-1, kept, logits.index_select(-1, kept))
+    Args:
+        token_ids: of the tokens that may be written, in ascending order.
+    """
 
-    head.register_forward_hook(lower)
+    def __init__(self, token_ids: Sequence[int]) -> None:
+        self.token_ids = list(token_ids)
+        self._excluded: dict[torch.device, Tensor] = {}
+
+    def __call__(self, language_model: nn.Module, _: tuple[Any, ...], output: CausalLMOutputWithPast) -> None:
+        """A forward hook of the language model, which stays whatever becomes of its head."""
+        logits = output.logits
+        if logits is not None and logits.shape[-1] != len(self.token_ids):  # else they are those of `only_tokens`
+            output.logits = logits.masked_fill(self._mask(logits), torch.finfo(logits.dtype).min)
+
+    def numbers(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each of `labels` `[N]` is among the tokens, and whether it is one of them."""
+        token_ids = torch.tensor(self.token_ids, device=labels.device)
+        numbers = torch.searchsorted(token_ids, labels).clamp(max=len(token_ids) - 1)
+        return numbers, token_ids[numbers] == labels
+
+    def _mask(self, logits: Tensor) -> Tensor:
+        if logits.device not in self._excluded:
+            excluded = torch.ones(logits.shape[-1], dtype=torch.bool)
+            excluded[self.token_ids] = False
+            self._excluded[logits.device] = excluded.to(logits.device)
+        return self._excluded[logits.device]

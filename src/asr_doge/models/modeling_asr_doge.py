@@ -8,11 +8,14 @@ It does not read audio or make features (see `ASRDogeProcessor`), and knows no d
 """
 
 import copy
+import math
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -22,7 +25,7 @@ from asr_doge.models.adapters import Adapter
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, length_mask
-from asr_doge.models.label_logits import never_write_others, only_labels, only_tokens
+from asr_doge.models.label_logits import TokenRestriction, only_labels, only_tokens
 from asr_doge.models.language_model import build_language_model
 from asr_doge.models.layout import IGNORED_LABEL, DecodingState, Layout, full_attention_mask, group_by_length, left_pad
 from asr_doge.models.parameters import ParameterCounts, add_lora, count_parameters, trained_encoder_weights
@@ -69,8 +72,10 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         self.adapter = Adapter(config, self.encoder.hidden_size, self.get_input_embeddings().embedding_dim)
         if config.ctc_head is not None and config.ctc_head.get("type") == "adapter":
             self._head_by_adapter(CTCHeadSettings.read(config.ctc_head))
+        self._restriction: TokenRestriction | None = None
+        self._restriction_hook: RemovableHandle | None = None
         if config.vocabulary_ids is not None:
-            never_write_others(self.get_output_embeddings(), config.vocabulary_ids)
+            self.restrict_vocabulary(config.vocabulary_ids)
         self.ctc_weight = 0.0
         """Of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
         self.post_init()
@@ -100,10 +105,14 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         self._freeze()
         self.train(False)
 
-    def restrict_vocabulary(self, token_ids: list[int]) -> None:
-        """Let the model write these tokens and no others, from now on and in its checkpoints."""
-        self.config.vocabulary_ids = sorted(token_ids)
-        never_write_others(self.get_output_embeddings(), self.config.vocabulary_ids)
+    def restrict_vocabulary(self, token_ids: Iterable[int] | None) -> None:
+        """Let the model write these tokens and no others, or all again, from now on and in its checkpoints."""
+        if self._restriction_hook is not None:
+            self._restriction_hook.remove()
+        self._restriction = None if token_ids is None else TokenRestriction(sorted(token_ids))
+        self.config.vocabulary_ids = None if self._restriction is None else self._restriction.token_ids
+        if self._restriction is not None:
+            self._restriction_hook = self.language_model.register_forward_hook(self._restriction)
 
     def _head_by_adapter(self, settings: CTCHeadSettings) -> None:
         head = AdapterCTCHead(settings, self.adapter, self.get_input_embeddings())
@@ -212,13 +221,12 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
             logits = self._logits(inputs, kept)
         else:
             if self.training:
-                logits = self._packed_logits(inputs, targets, kept)
-                predicted, compared = logits, self._label_numbers(targets[targets != IGNORED_LABEL])
+                logits, compared = self._packed_logits(inputs, targets, kept), targets[targets != IGNORED_LABEL]
+                predicted = logits
             else:
-                logits = self._logits(inputs, kept)
-                predicted, compared = logits[:, :-1], targets.flatten()
-            predicted = predicted.float().flatten(0, 1)
-            total = F.cross_entropy(predicted, compared, ignore_index=IGNORED_LABEL, reduction="sum")
+                logits, compared = self._logits(inputs, kept), targets.flatten()
+                predicted = logits[:, :-1]
+            total = self._cross_entropy(predicted.float().flatten(0, 1), compared)
             count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
             if ctc_labels is not None and isinstance(self.encoder, HeadedEncoder):
                 total = total + self.ctc_weight * self.encoder.ctc_total(speech_embeddings, lengths, ctc_labels)
@@ -233,19 +241,25 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
     def _packed_logits(self, inputs: Layout, targets: Tensor, kept: int) -> Tensor:
         """Logits `[1, labels, V]` of the last positions that have a label, V the tokens that may be written."""
         options = {**_as_options(inputs), "logits_to_keep": kept, "use_cache": False}
-        token_ids = self.config.vocabulary_ids
         with only_labels(self.get_output_embeddings(), targets):
-            if token_ids is None:
+            if self._restriction is None:
                 output = self.language_model(**options)
             else:
-                output = only_tokens(self.language_model, torch.tensor(token_ids, device=self.device), **options)
+                token_ids = torch.tensor(self._restriction.token_ids, device=self.device)
+                output = only_tokens(self.language_model, token_ids, **options)
         logits: Tensor = output.logits
         return logits
 
-    def _label_numbers(self, labels: Tensor) -> Tensor:
-        """The columns of packed logits that stand for `labels`, token ids."""
-        token_ids = self.config.vocabulary_ids
-        return labels if token_ids is None else torch.searchsorted(torch.tensor(token_ids, device=self.device), labels)
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The sum over labels `[N]` that are not -100; infinite if one of them may not be written."""
+        if self._restriction is None:
+            return F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction="sum")
+        numbers, are_written = self._restriction.numbers(labels)
+        is_label = labels != IGNORED_LABEL
+        packs = logits.shape[-1] == len(self._restriction.token_ids)
+        compared = (numbers if packs else labels).masked_fill(~(is_label & are_written), IGNORED_LABEL)
+        total = F.cross_entropy(logits, compared, ignore_index=IGNORED_LABEL, reduction="sum")
+        return total.masked_fill((is_label & ~are_written).any(), math.inf)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # speech in, where the mixin takes ids

@@ -78,12 +78,15 @@ def token_labels(processor: ASRDogeProcessor, settings: CTCHeadSettings) -> Ids:
 
 
 def tokens_of(processor: ASRDogeProcessor, utterances: Sequence[Utterance]) -> list[int]:
-    """Ids of the tokens that the labels of these texts use, end of sequence included, and those of single characters.
+    """Ids of the tokens with which these texts are written, end of sequence included, also character by character.
 
-    (Of the characters in the texts, so that every word of them can be spelled.)
+    (Every other text of the same characters can then be written too. A character may be several tokens.)
     """
-    texts = [utterance.text for utterance in utterances]
-    characters = set("".join(texts))
+    texts = {utterance.text for utterance in utterances}
+    characters = {" ", *"".join(texts)}
+    spelled = {written for character in characters for written in (character, f" {character}")}
+    used = {token for text in texts | spelled for token in processor.text_ids(text).tolist()}
     alone = processor.tokenizer.batch_decode([[token] for token in range(len(processor.tokenizer))])
-    used = {token for text in texts for token in processor.text_ids(text).tolist()}
-    return sorted(used | {token for token, text in enumerate(alone) if text.strip() in characters})
+    return sorted(
+        used | {token for token, text in enumerate(alone) if text in characters or text.strip() in characters}
+    )
