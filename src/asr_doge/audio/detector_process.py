@@ -2,9 +2,10 @@
 
 Promises: `LongRecordingDetector` gives the flags of a `VoiceActivityDetector`, bit for bit. The detector's library
 holds Python's lock while it works, so in a thread it would stop the model. After `MOVE_SECONDS` of a recording, another
-process detects in its place, and is kept for the recordings after it. Shorter recordings stay here, since starting a
-process takes longer than they do; so does everything where there is one processor, or no Python to start. A process
-that was forked starts its own.
+process detects in its place, and then waits for the next recording. Shorter recordings stay here, unless such a process
+is waiting, since starting one takes longer than they do; so does everything where there is one processor, or where no
+process can be started. If the process is killed, or this one is forked, a new detector goes on here with the next
+frame: the recording is not lost, and some of its flags may differ.
 It does not know what the flags are for.
 """
 
@@ -13,22 +14,25 @@ import struct
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+import asr_doge
 from asr_doge.audio.resampling import SAMPLE_RATE
-from asr_doge.audio.voice_activity import VoiceActivityDetector
-from asr_doge.errors import AudioError
+from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 
 MODULE = "asr_doge.audio.detector_process"
 """This one, by whichever name it runs."""
-
 MOVE_SECONDS = 120.0
-"""Seconds of a recording after which a process is started: detection on them takes as long as starting it."""
+"""Seconds of a recording after which a process is started."""
+MOST_WAITING = 1
+"""Processes that wait for another recording, at most; each takes 45 MB."""
 _COUNT = struct.Struct("<I")
 """Samples of a request, or flags of a reply. A request of none begins a new recording."""
+_NONE = np.zeros(0, dtype=np.float32)
 
 
 class LongRecordingDetector:
@@ -39,87 +43,114 @@ class LongRecordingDetector:
 
     def __init__(self) -> None:
         self._here: VoiceActivityDetector | None = None
-        self._heard: list[NDArray[np.float32]] = []
+        self._heard: list[NDArray[np.float32]] | None = [] if _can_start() else None
+        """All of the recording, until it moves or cannot."""
+        self._incomplete = _NONE
+        """The last samples, which complete no frame yet."""
         self._process: _DetectorProcess | None = None
 
     def __enter__(self) -> "LongRecordingDetector":
-        while self._process is None and _DetectorProcess.idle:
-            process = _DetectorProcess.idle.pop()
-            self._process = process if process.is_alive else None
+        self._process = _DetectorProcess.taken()
         if self._process is None:
             self._here = VoiceActivityDetector()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None and self._process.is_between_requests and self._process.is_alive:
-            self._process.begin_recording()
-            _DetectorProcess.idle.append(self._process)
+        if self._process is not None:
+            self._process.give_back()
 
     def feed(self, samples: NDArray[np.float32]) -> list[bool]:
         """Whether each frame completed by these `[samples]` may be speech."""
+        held = np.concatenate([self._incomplete, samples])
+        self._incomplete = held[len(held) // FRAME_SAMPLES * FRAME_SAMPLES :].copy()
         if self._process is not None:
-            return self._process.feed(samples)
+            try:
+                return self._process.feed(samples)
+            except (EOFError, OSError):
+                self._process.end()
+                self._process, self._here, samples = None, VoiceActivityDetector(), held
         assert self._here is not None, "it is used as a context"
         flags = self._here.feed(samples)
-        if _can_start():
+        if self._heard is not None:
             self._heard.append(samples)
             if sum(map(len, self._heard)) >= MOVE_SECONDS * SAMPLE_RATE:
-                self._move()
+                self._move(np.concatenate(self._heard))
+                self._heard = None
         return flags
 
-    def _move(self) -> None:
-        """Let a process hear the recording so far, and go on from there."""
-        with suppress(OSError):  # no process can be started: it stays here, and tries again after as many seconds
-            self._process = _DetectorProcess()
-            self._process.feed(np.concatenate(self._heard))
-            self._here = None
-        self._heard = []
+    def _move(self, heard: NDArray[np.float32]) -> None:
+        """Let a process hear the recording so far, and go on there; if there can be none, go on here."""
+        with suppress(EOFError, OSError):
+            process = _DetectorProcess()
+            try:
+                process.feed(heard)
+            except (EOFError, OSError):
+                process.end()
+                raise
+            self._process = process
 
 
 class _DetectorProcess:
     """A Python that does nothing else, which ends when this process does."""
 
-    idle: "list[_DetectorProcess]" = []
-    """Those between two recordings; more than one if recordings were transcribed at the same time."""
+    waiting: "list[_DetectorProcess]" = []
 
     def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._is_answering = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", MODULE],
+            # Python looks for modules there first: not in the folder of somebody's recordings.
+            cwd=Path(asr_doge.__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # where it fails, its work is done here
             start_new_session=True,  # Ctrl-C is the affair of the process that reads the flags
         )
-        self.is_between_requests = True
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether it can be asked."""
-        return self._process.poll() is None
+    @classmethod
+    def taken(cls) -> "_DetectorProcess | None":
+        """One that was waiting, ready for a new recording; None if there is none."""
+        with suppress(IndexError):  # other threads take some too
+            while True:
+                process = cls.waiting.pop()
+                try:
+                    process.feed(_NONE)
+                except (EOFError, OSError):
+                    process.end()
+                else:
+                    return process
+        return None
 
-    def begin_recording(self) -> None:
-        """What it is fed from now on is of another recording."""
-        self.feed(np.zeros(0, dtype=np.float32))
+    def give_back(self) -> None:
+        """Let it wait for another recording, or end it if enough do."""
+        if self._is_answering or len(self.waiting) >= MOST_WAITING:
+            self.end()
+        else:
+            self.waiting.append(self)
 
     def feed(self, samples: NDArray[np.float32]) -> list[bool]:
-        """As `VoiceActivityDetector.feed`.
+        """As `VoiceActivityDetector.feed`, of the recording begun by no samples at all.
 
         Raises:
-            AudioError: the process was killed.
+            EOFError, OSError: it was killed, or belongs to the process that this one was forked from.
         """
-        self.is_between_requests = False
+        if os.getpid() != self._owner:
+            raise EOFError
+        self._is_answering = True
         to, back = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
-        try:
-            to.write(_COUNT.pack(len(samples)) + samples.astype("<f4").tobytes())
-            to.flush()
-            flags = _read(back, *_COUNT.unpack(_read(back, _COUNT.size)))
-        except (EOFError, OSError) as error:
-            raise AudioError("the process that detects speech was killed: try again") from error
-        self.is_between_requests = True
+        to.write(_COUNT.pack(len(samples)) + samples.astype("<f4").tobytes())
+        to.flush()
+        flags = _read(back, *_COUNT.unpack(_read(back, _COUNT.size)))
+        self._is_answering = False
         return [flag != 0 for flag in flags]
 
-
-if hasattr(os, "register_at_fork"):  # Windows does not fork
-    os.register_at_fork(after_in_child=_DetectorProcess.idle.clear)
+    def end(self) -> None:
+        """Stop it, unless it is another process's."""
+        if os.getpid() == self._owner:
+            self._process.kill()
+            with suppress(OSError):  # what was written last may not have arrived
+                self._process.communicate()
 
 
 def _can_start() -> bool:
@@ -140,16 +171,15 @@ def _read(pipe: BinaryIO, count: int) -> bytes:
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until nobody asks or listens any more."""
     detector = VoiceActivityDetector()
-    with suppress(EOFError):
+    with suppress(EOFError, BrokenPipeError):
         while True:
             (count,) = _COUNT.unpack(_read(sys.stdin.buffer, _COUNT.size))
             if count == 0:
                 detector = VoiceActivityDetector()
             flags = detector.feed(np.frombuffer(_read(sys.stdin.buffer, 4 * count), dtype="<f4"))
-            sys.stdout.buffer.write(_COUNT.pack(len(flags)) + bytes(flags))
-            sys.stdout.buffer.flush()
+            os.write(sys.stdout.fileno(), _COUNT.pack(len(flags)) + bytes(flags))
 
 
 if __name__ == "__main__":

