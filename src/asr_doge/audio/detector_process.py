@@ -20,7 +20,6 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-import asr_doge
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 
@@ -101,7 +100,7 @@ class _DetectorProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-m", MODULE],
             # Python looks for modules there first: not in the folder of somebody's recordings.
-            cwd=Path(asr_doge.__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # where it fails, its work is done here
