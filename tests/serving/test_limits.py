@@ -32,7 +32,8 @@ from asr_doge.audio.file_decoding import FileDecoder
 from asr_doge.audio.reading import read_blocks
 from asr_doge.errors import AudioError
 from asr_doge.serving import realtime, server, uploads
-from tests.serving.conftest import KEY, Running, running, until
+from tests.serving.conftest import KEY, Running, running
+from tests.waiting import until
 
 Waveform = NDArray[np.float32]
 TRANSCRIPTION = "conversation.item.input_audio_transcription"

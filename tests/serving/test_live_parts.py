@@ -91,6 +91,21 @@ def test_turns_hold_what_was_said_and_the_sound_around_it(silence_ms: int) -> No
         assert last < end < last + (silence_ms / 1000 + 0.5) * SAMPLE_RATE
 
 
+@pytest.mark.parametrize("gain", [0.1, 0.01, 0.003, 0.001])
+def test_a_quiet_stream_has_the_turns_of_a_loud_one(gain: float) -> None:
+    """But for soft sounds at their edges, of which little is left in 16 bits."""
+    pause = np.zeros(2 * SAMPLE_RATE, dtype=np.float32)
+    said = [synthesize(text, Voice(words_per_minute=130)) for text in ("one two three four", "nine eight seven")]
+    waveform = np.concatenate([pause, said[0], pause, said[1], pause])
+    loud, quiet = (
+        spans(turns_of(TurnDetector(TurnDetection(300, 700)), (factor * waveform).astype(np.float32), 777))
+        for factor in (1.0, gain)
+    )
+    assert len(loud) == len(quiet) == 2
+    for one, other in zip(loud, quiet, strict=True):
+        assert np.abs(np.subtract(one[:2], other[:2])).max() <= 0.3 * SAMPLE_RATE
+
+
 @settings(max_examples=10)
 @given(st.integers(1, 40_000))
 def test_how_the_samples_arrive_changes_no_turn(size: int) -> None:
@@ -170,6 +185,12 @@ def test_an_update_changes_only_what_it_names() -> None:
     assert committing.turn_detection is None
 
 
+@pytest.mark.parametrize("given", [{"type": []}, {"type": "audio/pcm", "rate": {}}, {"type": {"a": 1}}, [], 7])
+def test_a_format_of_the_wrong_type_is_passed_over(given: object) -> None:
+    settings = SessionSettings("nano")
+    assert settings.updated({"audio": {"input": {"format": given}}}, ("nano",)) == settings
+
+
 def cut(waveform: Waveform, sizes: list[int], padding_ms: int = 300, silence_ms: int = 300) -> list[Chunk]:
     cutter = TurnCutter(TurnDetection(padding_ms, silence_ms), max_seconds=30.0)
     cuts = np.cumsum(sizes)
@@ -217,3 +238,31 @@ def test_a_turn_longer_than_the_model_reads_is_cut_at_its_pauses(two_words: Wave
     assert all(len(chunk.samples) <= 3 * SAMPLE_RATE for chunk in chunks)
     assert chunks[1].speech is not None
     assert chunks[1].speech[0] > 2 + 3
+
+
+def test_no_sound_is_in_two_turns() -> None:
+    """With a pause shorter than the padding, the second turn begins where the first ends."""
+    word, pause = synthesize("seven", Voice()), np.zeros(SAMPLE_RATE // 4, dtype=np.float32)
+    first, second = cut(np.concatenate([word, pause, word]), [], padding_ms=2000, silence_ms=100)
+    assert first.end == pytest.approx(second.start)
+
+
+@pytest.mark.parametrize(("seconds", "chunks"), [(0.05, 1), (2.99, 1), (3.5, 0)])
+def test_a_recording_without_a_turn_is_one_chunk_if_it_can_be_read_at_once(seconds: float, chunks: int) -> None:
+    noise = np.random.default_rng(0).normal(0, 2e-4, round(seconds * SAMPLE_RATE)).astype(np.float32)
+    cutter = TurnCutter(TurnDetection(), max_seconds=3.0)
+    found = [chunk for block in np.array_split(noise, 7) for chunk in cutter.feed(block)] + cutter.finish()
+    assert len(found) == chunks
+    for chunk in found:
+        assert (chunk.start, chunk.is_gap) == (0.0, False)
+        np.testing.assert_array_equal(chunk.samples, noise)
+
+
+def test_a_turn_is_cut_at_dead_silence_in_it(two_words: Waveform) -> None:
+    """Of which models make words; cut so, each word is in a chunk of its own."""
+    chunks = [chunk for chunk in cut(two_words, [], silence_ms=4000) if not chunk.is_gap]
+    sounding = np.flatnonzero(two_words)
+    widest = int(np.diff(sounding).argmax())
+    said_until, said_from = sounding[widest] / SAMPLE_RATE, sounding[widest + 1] / SAMPLE_RATE
+    assert len(chunks) == 2
+    assert said_until < chunks[0].end <= chunks[1].start < said_from

@@ -1,16 +1,18 @@
 """Where somebody begins and ends to speak, in a live stream or a file.
 
-Promises: what is said is given with the sound before it that the client asked for, silence between turns is not, and
-how the samples are cut into calls changes nothing. Memory is that of the sound before a turn; of `TurnCutter`, also
-that of a chunk.
+Promises: what is said is given with the sound before it that the client asked for, as far as the turn before does not
+hold it; silence between turns is not; a quiet recording has the turns that it has when it is loud; how the samples are
+cut into calls changes nothing. Memory is that of the sound before a turn; of `TurnCutter`, also that of a chunk.
 """
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.audio.level import DetectorInput
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 from asr_doge.inference.chunking import Chunk, Chunker, cut_into_chunks
@@ -56,7 +58,7 @@ class TurnDetector:
     """
 
     def __init__(self, settings: TurnDetection, heard: int = 0) -> None:
-        self._detector = VoiceActivityDetector()
+        self._detector, self._detector_input = VoiceActivityDetector(), DetectorInput()
         self._silence = max(round(settings.silence_duration_ms / FRAME_MS), 1)
         padding = round(settings.prefix_padding_ms / FRAME_MS)
         self._before: deque[Samples] = deque(maxlen=padding + LATEST_FRAMES)
@@ -68,7 +70,7 @@ class TurnDetector:
 
     def feed(self, samples: Samples) -> list[TurnEvent]:
         """Take more `[samples]` at 16 kHz, of any number."""
-        flags = self._detector.feed(samples)
+        flags = self._detector.feed(self._detector_input.feed(samples))
         held = np.concatenate([self._incomplete, samples])
         whole = len(flags) * FRAME_SAMPLES
         self._incomplete = held[whole:].copy()
@@ -117,7 +119,10 @@ class TurnDetector:
 
 
 class TurnCutter:
-    """Cuts a recording into turns, as a live session finds them; one that the model can read at once stays whole.
+    """Cuts a recording into turns, as a live session finds them.
+
+    A turn that the model can read at once stays whole, but for dead silence. So does a recording of that length in
+    which no turn is found, since the detector may have missed its speech.
 
     Args:
         settings: of the turns.
@@ -129,6 +134,7 @@ class TurnCutter:
         self._at = 0.0  # start of the latest turn, in seconds
         self._held: list[Samples] = []  # of a turn, as long as it could be read at once
         self._chunker: Chunker | None = None  # of a longer one
+        self._beginning: list[Samples] | None = []  # of a recording without a turn, as long as it could be read at once
 
     @property
     def open_chunk(self) -> Chunk:
@@ -139,12 +145,25 @@ class TurnCutter:
 
     def feed(self, samples: Samples) -> list[Chunk]:
         """Take more `[samples]` at 16 kHz, of any number; returns the chunks that they complete."""
-        return [self._moved(chunk) for turn in self._turns.feed(samples) for chunk in self._take(turn)]
+        turns = self._turns.feed(samples)
+        if self._beginning is not None:
+            self._beginning.append(samples)
+            if turns or not self._is_short(self._beginning):
+                self._beginning = None
+        return self._chunks(turns)
 
     def finish(self) -> list[Chunk]:
-        """The rest of the last turn."""
-        rest = self._turns.stop() if self._turns.is_open else []
-        return [self._moved(chunk) for turn in rest for chunk in self._take(turn)]
+        """The rest of the last turn, or a recording without one."""
+        if self._beginning is not None:
+            return list(cut_into_chunks(self._beginning, self._max_seconds))
+        return self._chunks(self._turns.stop()) if self._turns.is_open else []
+
+    def _chunks(self, turns: Iterable[TurnEvent]) -> list[Chunk]:
+        return [self._moved(chunk) for turn in turns for chunk in self._take(turn)]
+
+    def _is_short(self, blocks: Sequence[Samples]) -> bool:
+        """Whether the model can read it at once."""
+        return sum(map(len, blocks)) <= self._max_seconds * SAMPLE_RATE
 
     def _take(self, turn: TurnEvent) -> list[Chunk]:
         """The chunks, with times from the turn's start, that follow from an event."""
@@ -153,14 +172,14 @@ class TurnCutter:
             return []
         if isinstance(turn, TurnAudio):
             return self._hear(turn.samples)
-        held, segmenter = self._held, self._chunker
+        held, chunker = self._held, self._chunker
         self._held, self._chunker = [], None
-        return list(cut_into_chunks(held, self._max_seconds)) if segmenter is None else segmenter.finish()
+        return list(cut_into_chunks(held, self._max_seconds)) if chunker is None else chunker.finish()
 
     def _hear(self, samples: Samples) -> list[Chunk]:
         if self._chunker is None:
             self._held.append(samples)
-            if sum(map(len, self._held)) <= self._max_seconds * SAMPLE_RATE:
+            if self._is_short(self._held):
                 return []
             samples, self._held = np.concatenate(self._held), []
             self._chunker = Chunker(self._max_seconds)
