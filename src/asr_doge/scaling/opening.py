@@ -30,6 +30,7 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note
 from asr_doge.data.stores import http_status, is_url, one_line, open_filesystem
 from asr_doge.errors import ASRDogeError, AudioError, DataError
+from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet, true_error
 
 _PAUSE_SECONDS = 1.0
@@ -39,6 +40,7 @@ _QUEUED_BLOCKS = 16
 _COPIED_BYTES = 1 << 20
 _LASTING = frozenset([errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG])
 """Errors of a local file that are its own."""
+_CHANNELS: dict[str, int | None] = {"mix": None, "left": 0, "right": 1}
 
 Samples = NDArray[np.float32]
 
@@ -62,23 +64,17 @@ class ItemReader:
         """End the process that stands by for decoding."""
         self._decoder.close()
 
-    @property
-    def ahead(self) -> int:
-        """Recordings that are decoded at once."""
-        return self._decoders
-
     def read_ahead(self, items: Sequence[Item]) -> Iterator["Reading"]:
         """Recordings in order; each must be read, or left, before the next is asked for."""
         waiting = iter(items)
         ahead: deque[Reading] = deque()
-        at_once = self.ahead
-        with ThreadPoolExecutor(at_once) as threads:
+        with ThreadPoolExecutor(self._decoders) as threads:
             try:
                 while True:
                     for item in waiting:
                         ahead.append(Reading(item))
                         threads.submit(ahead[-1].fill, self)
-                        if len(ahead) > at_once:
+                        if len(ahead) > self._decoders:
                             break
                     if not ahead:
                         return
@@ -90,10 +86,6 @@ class ItemReader:
             finally:
                 for reading in ahead:
                     reading.has_left.set()
-
-    def part(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
-        """The samples of an item, at 16 kHz; errors as of `blocks` and `cut`."""
-        return cut(self.blocks(item, on_note, has_left), item)
 
     def blocks(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
         """The samples of an item's recording, at 16 kHz, whole.
@@ -134,6 +126,12 @@ class ItemReader:
         return open_item(item)
 
 
+def item_reader(config: TranscribeJobConfig) -> ItemReader:
+    """A reader as the settings want it."""
+    memory = config.decode_memory_mb * 1_000_000
+    return ItemReader(config.decoders, config.max_attempts, memory, _CHANNELS[config.channels])
+
+
 class Reading:
     """A recording on its way from a decoder to its reader.
 
@@ -151,7 +149,7 @@ class Reading:
     def fill(self, reader: ItemReader) -> None:
         """Decode, in a thread."""
         try:
-            for block in reader.part(self._item, self._note, self.has_left):
+            for block in cut(reader.blocks(self._item, self._note, self.has_left), self._item):
                 if not self._put(block):
                     return
             self._put(None)

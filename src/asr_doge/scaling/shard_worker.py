@@ -22,10 +22,9 @@ from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.inference.output import Result, json_line
 from asr_doge.inference.results import FailedTranscription
 from asr_doge.scaling.configuration import TranscribeJobConfig
-from asr_doge.scaling.decode_workers import SharedReader, Take, item_reader
 from asr_doge.scaling.engines import StageError, TransientError
 from asr_doge.scaling.items import DeniedError, FetchError, Item
-from asr_doge.scaling.opening import Reading
+from asr_doge.scaling.opening import ItemReader, Reading, item_reader
 from asr_doge.scaling.shards import Attempts, JobFolder, ShardReport
 
 MOST_GIVEN_UP = 10
@@ -59,18 +58,13 @@ class ShardWorker(ABC):
 
     def __init__(self, config: TranscribeJobConfig, folder: JobFolder) -> None:
         self.config, self.folder = config, folder
-        self._reader: SharedReader | None = None
+        self._reader: ItemReader | None = None
         self._may_fail_denied = False
         self._denied = ""
 
     def start(self) -> None:
         """Start the decoders, and load what else the worker needs."""
         self._reader = item_reader(self.config)
-
-    def decode_with(self, decode_workers: Sequence[Take]) -> None:
-        """Have recordings decoded by these from now on."""
-        assert self._reader is not None, "start the worker first"
-        self._reader.use(decode_workers)
 
     @abstractmethod
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
