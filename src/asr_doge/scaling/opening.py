@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note
-from asr_doge.data.stores import http_status, is_url, one_line, open_filesystem
+from asr_doge.data.stores import http_status, is_url, one_line
 from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.scaling.configuration import TranscribeJobConfig
-from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet, true_error
+from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet, open_bytes, path_of, true_error
 
 _PAUSE_SECONDS = 1.0
 """Between two attempts to fetch a recording; the second pause is twice as long, and so on."""
@@ -221,7 +221,7 @@ def open_item(item: Item) -> BinaryIO:
             if Path(item.url).is_fifo():  # opening it would wait for a writer
                 raise AudioError(f"{item.name} is a pipe: give a file.")
             return Path(item.url).open("rb")
-        content = _parquet_bytes(item) if item.url.lower().endswith(".parquet") else None
+        content = _parquet_bytes(item) if path_of(item.url).lower().endswith(".parquet") else None
         copy = tempfile.TemporaryFile(prefix="asr-doge-")  # noqa: SIM115 - the caller closes it
         if content is not None:
             copy.write(content)
@@ -255,7 +255,7 @@ def _failure(item: Item, error: Exception) -> AudioError:
 
 def _may_pass(item: Item, error: Exception) -> bool:
     """Whether an error is one of the store, or of this machine, and not of the recording."""
-    if isinstance(error, ValueError):  # a damaged Parquet file
+    if isinstance(error, ValueError) and path_of(item.url).lower().endswith(".parquet"):  # a damaged one
         return False
     if isinstance(error, DataError) or is_url(item.url):  # a package that is missing here, for one
         return True
@@ -265,7 +265,7 @@ def _may_pass(item: Item, error: Exception) -> bool:
 def _copy_range(item: Item, copy: IO[bytes]) -> None:
     """Copy the item's bytes, or all if it is the file."""
     left = item.size if item.member else None
-    with _opened(item.url) as file:
+    with open_bytes(item.url, is_whole=not item.member) as file:
         if item.start:
             file.seek(item.start)
         while left is None or left > 0:
@@ -274,13 +274,6 @@ def _copy_range(item: Item, copy: IO[bytes]) -> None:
                 break
             copy.write(block)
             left = None if left is None else left - len(block)
-
-
-def _opened(url: str) -> BinaryIO:
-    if not is_url(url):
-        return Path(url).open("rb")
-    filesystem, path = open_filesystem(url)
-    return cast(BinaryIO, filesystem.open(path, "rb"))
 
 
 class _Fetched:
@@ -310,7 +303,7 @@ def _parsed(url: str) -> Iterator[_Fetched]:
         ValueError: they are.
         Exception: they cannot be fetched, as the store says it.
     """
-    with _opened(url) as opened:
+    with open_bytes(url) as opened:
         fetched = _Fetched(opened)
         try:
             yield fetched
@@ -362,6 +355,6 @@ def _parquet_bytes(item: Item) -> bytes:
     path = audio.get("path")
     if not path:
         raise AudioError(f"{item.name} has neither bytes nor a path in its column audio.")
-    folder = os.path.dirname(item.url)  # noqa: PTH120 - of a URL too
+    folder = os.path.dirname(path_of(item.url))  # noqa: PTH120 - of a URL too
     with open_item(Item(path if is_url(path) or path.startswith("/") else f"{folder}/{path}")) as file:
         return file.read()
