@@ -21,6 +21,7 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -274,6 +275,22 @@ def _copy_range(item: Item, copy: IO[bytes]) -> None:
                 break
             copy.write(block)
             left = None if left is None else left - len(block)
+
+
+def store_of(item: Item) -> tuple[str, str]:
+    """What keys are of: protocol and server or bucket; empty for a local file."""
+    parts = urlsplit(item.url)
+    return (parts.scheme, parts.netloc) if is_url(item.url) else ("", "")
+
+
+def can_fetch(item: Item) -> bool:
+    """Whether the first bytes of an item's file can be had now."""
+    try:
+        with open_bytes(item.url, is_whole=True) as file:
+            file.read(1)
+        return True
+    except Exception:  # each cloud's client has its own errors
+        return False
 
 
 class _Fetched:
