@@ -1,10 +1,11 @@
 """What Ray Data does with recordings, beside the engine of `asr-doge transcribe --engine ray`, which does without it.
 
-Promises: recordings are made on the spot, a second of noise each, and decoded and counted by the same reader in as many
-actors; `--decoders 1` as in `bench/ray_scale.py`, whose rows without a model are to be compared. Every trial runs in a
-process of its own and is ended after `--limit` seconds. It prints, as JSON, rows a second of Ray Data after its actors
-are there; rows that come out when one row raises, with `max_errored_blocks=-1`; how often a row is begun that kills its
-actor, and whether the rest comes out; and the same where it kills the first one only.
+Promises: recordings are made on the spot, a second of noise each, and decoded and counted by the same reader in as
+many actors; `--decoders 1` as in `bench/ray_scale.py`. Rates of the two compare only if both ran on the same idle
+machine. Every trial runs in a process of its own and is ended after `--limit` seconds. It prints, as JSON, rows a
+second of Ray Data after its actors are there; rows that come out when one row raises, with `max_errored_blocks=-1`;
+how often a row is begun that kills its actor, and whether the rest comes out; and the same where it kills the first
+one only.
 
     python bench/ray_data.py --workers 1
 """

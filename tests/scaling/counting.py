@@ -20,7 +20,6 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.errors import AudioError
 from asr_doge.inference.output import Result
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.scaling.engines import TransientError
 from asr_doge.scaling.items import FetchError, Item
 from asr_doge.scaling.shard_worker import ShardWorker
 
@@ -56,23 +55,6 @@ class SlowlyLoadingWorker(CountingWorker):
         while not (folder / "go").exists():
             time.sleep(0.05)
         super().start()
-
-
-class FarDecodingWorker(SlowlyLoadingWorker):
-    """Cannot decode anything by itself."""
-
-    def start(self) -> None:
-        super().start()
-
-        def refuse(item: Item, *_: object) -> Iterator[np.ndarray]:
-            raise AudioError(f"{item.name} was not decoded by a decode worker.")
-
-        setattr(self._reader, "blocks", refuse)  # noqa: B010 - mypy sees a method
-
-    def results(self, items: Sequence[Item]) -> Iterator[Result]:
-        if self._reader is not None and not self._reader.decode_workers:  # there are some when it is tried again
-            raise TransientError("no decode worker is there yet")
-        return super().results(items)
 
 
 def _model(path: Path) -> None:

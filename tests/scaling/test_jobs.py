@@ -287,6 +287,94 @@ def test_one_recording_that_is_denied_fails_alone_and_keys_that_open_none_are_an
     assert f"denying://in/{denied[0]:03}.wav cannot be opened: Forbidden: check your credentials." in reason
 
 
+class ExpiringStore(DenyingStore):
+    """A store whose keys expire when a certain file is asked for."""
+
+    protocol = "expiring"
+    last = ""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(MemoryFileSystem._strip_protocol(path.removeprefix("expiring:/")))
+
+    def _open(self, path: str, *arguments: object, **options: object) -> object:
+        name = path.rpartition("/")[2]
+        if name == ExpiringStore.last:
+            ExpiringStore.down = dict.fromkeys((f"{number:03}.wav" for number in range(12)), 1)
+        if ShakyStore.down.get(name):
+            ShakyStore.down[name] -= 1
+            raise ConnectionError("the store does not answer")
+        return super()._open(path, *arguments, **options)
+
+
+@pytest.mark.parametrize("away", [0, 2])
+def test_keys_that_expire_midway_cost_no_recording(
+    tmp_path: Path, shaky: dict[str, int], no_pauses: None, away: int
+) -> None:
+    """On the first try, whose lines are kept; or on the last, which transcribed others before they expired."""
+    fsspec.register_implementation("expiring", ExpiringStore, clobber=True)
+    ExpiringStore.down, ExpiringStore.last = {}, "005.wav"
+    config = job(Path("expiring:/in"), tmp_path / "out", max_attempts=1, shard_size=12)
+    config.files = ["expiring://in"]
+    shaky["002.wav"] = away
+    summary = run_transcribe_job(config, CountingWorker)
+    assert summary.failed == []
+    assert [reason.partition(" ")[0] for reason in summary.left] == ["expiring://in/005.wav"]
+    ExpiringStore.down, ExpiringStore.last = {}, ""
+    assert run_transcribe_job(config, CountingWorker).transcribed == 12
+    assert [line["text"] for line in lines(tmp_path / "out")] == [f"{samples(number)} samples" for number in range(12)]
+
+
+@pytest.mark.parametrize("raises", ["003.wav", "003raises.wav"])
+def test_what_was_denied_in_a_shard_that_was_left_is_tried_again(
+    tmp_path: Path, shaky: dict[str, int], no_pauses: None, raises: str
+) -> None:
+    """Also where the shard is taken one by one."""
+    fsspec.register_implementation("expiring", ExpiringStore, clobber=True)
+    ExpiringStore.down, ExpiringStore.last = {"001.wav": 1}, ""
+    config = job(Path("expiring:/in"), tmp_path / "out", max_attempts=1, shard_size=12)
+    config.files = ["expiring://in"]
+    fsspec.filesystem("memory").mv("/in/003.wav", f"/in/{raises}")
+    shaky["005.wav"] = 1000
+    assert len(run_transcribe_job(config, CountingWorker).left) == 1
+    ExpiringStore.down = {}
+    shaky.clear()
+    summary = run_transcribe_job(config, CountingWorker)
+    assert [Path(name).name for name, _ in summary.failed] == [name for name in [raises] if "raises" in name]
+    assert summary.left == []
+
+
+def test_a_last_recording_that_is_denied_fails_alone(tmp_path: Path, shaky: dict[str, int], no_pauses: None) -> None:
+    """All others were done on an earlier try, and the store still gives them out."""
+    fsspec.register_implementation("expiring", ExpiringStore, clobber=True)
+    ExpiringStore.down, ExpiringStore.last = {"011.wav": 1}, ""
+    config = job(Path("expiring:/in"), tmp_path / "out", max_attempts=1, shard_size=12)
+    config.files = ["expiring://in"]
+    summary = run_transcribe_job(config, CountingWorker)
+    assert (summary.transcribed, len(summary.failed), summary.left) == (11, 1, [])
+
+
+def test_the_time_of_a_shard_is_that_of_all_its_tries(tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 4)
+    config = job(folder, tmp_path / "out")
+
+    class Stopped(CountingWorker):
+        def results(self, items: Sequence[Item]) -> Iterator[Result]:
+            yield from list(super().results(items))[:2]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_transcribe_job(config, Stopped)
+    (noted,) = (tmp_path / "out").glob("*.attempts.json")
+    kept = json.loads(noted.read_text())
+    assert len(kept["lines"]) == 2
+    assert kept["work_seconds"] > 0
+    noted.write_text(json.dumps(kept | {"work_seconds": 1000.0}))
+    run_transcribe_job(config, CountingWorker)
+    marker = json.loads((tmp_path / "out" / "transcripts-00001-of-00001.done.json").read_text())
+    assert marker["work_seconds"] > 1000
+
+
 class FailingWorker:
     """Does numbers, but for some."""
 

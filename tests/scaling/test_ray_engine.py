@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from asr_doge.benchmark.report import read_report
@@ -23,7 +22,7 @@ from asr_doge.scaling.configuration import FeaturesJobConfig, ProcessJobConfig
 from asr_doge.scaling.jobs import run_transcribe_job
 from tests import speech
 from tests.scaling.conftest import check_complete, job, lines, read_again, write_recordings
-from tests.scaling.counting import CountingWorker, FarDecodingWorker, SlowlyLoadingWorker
+from tests.scaling.counting import CountingWorker, SlowlyLoadingWorker
 from tests.waiting import until
 
 ray = pytest.importorskip("ray")
@@ -155,39 +154,6 @@ def test_a_node_that_is_lost_while_its_workers_load_is_no_fault_of_the_model(clu
     folder = write_recordings(tmp_path / "in", 24)
     with meanwhile(folder, lambda _: cluster.remove_node(node, allow_graceful=False), workers=6):
         run_transcribe_job(on_ray(folder, tmp_path / "out", workers="1:6"), SlowlyLoadingWorker)
-    check_complete(folder, tmp_path / "out")
-
-
-def decode_workers() -> list[psutil.Process]:
-    """Their processes, as Ray names them."""
-    found = (process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"])
-    return [process for process in found if process.info["cmdline"][0].startswith("ray::RemoteDecodeWorker")]
-
-
-def test_decode_workers_decode_for_those_that_hold_the_model(cluster: Any, tmp_path: Path) -> None:
-    folder = write_recordings(tmp_path / "in", 10, crashes=6)
-
-    def go() -> None:
-        until(lambda: len(decode_workers()) == 1)
-        (folder / "go").touch()
-
-    thread = threading.Thread(target=go)
-    thread.start()
-    settings = {"workers": "1", "decode_workers": 4, "max_attempts": 1}  # and cores for one
-    run_transcribe_job(on_ray(folder, tmp_path / "out", **settings), FarDecodingWorker)
-    thread.join()
-    check_complete(folder, tmp_path / "out", crashes="crashes its decoder (SIGSEGV)")
-
-
-def test_a_killed_decode_worker_costs_nothing(cluster: Any, tmp_path: Path) -> None:
-    folder = waiting_recordings(tmp_path / "in", 12)
-
-    def kill(_: list[int]) -> None:
-        until(lambda: len(decode_workers()) == 1)
-        decode_workers()[0].kill()
-
-    with meanwhile(folder, kill, workers=1):
-        run_transcribe_job(on_ray(folder, tmp_path / "out", workers="1", decode_workers=1), CountingWorker)
     check_complete(folder, tmp_path / "out")
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import tarfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -82,8 +83,63 @@ def test_files_folders_and_patterns_are_listed(server: Server, tmp_path: Path) -
     good = [f"{server.url}/{path.name}" for path in paths]
     assert [item.name for item in list_items([f"{server.url}/"])] == good
     assert [item.name for item in list_items([f"{server.url}/*.wav"])] == good
-    with open_item(Item(f"{server.url}/000.wav?token=a*b")) as file:  # a query is no pattern
-        assert file.read() == paths[0].read_bytes()
+
+
+def test_the_query_of_a_signed_url_is_neither_pattern_nor_ending(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    query = "?token=a*b/c.d"
+    (item,) = list_items([f"{server.url}/000.wav{query}"])
+    assert item.url == f"{server.url}/000.wav{query}"
+    with open_item(item) as file:
+        assert file.read() == (folder / "000.wav").read_bytes()
+    (folder / "m.jsonl").write_text('{"audio_path": "000.wav"}\n')
+    assert [item.url for item in list_items([f"{server.url}/m.jsonl{query}"])] == [f"{server.url}/000.wav"]
+    with tarfile.open(folder / "t.tar", "w") as archive:
+        archive.add(folder / "003.wav", "003.wav")
+    (member,) = list_items([f"{server.url}/t.tar{query}"])
+    assert member.member == "003.wav"
+    with open_item(member) as file:
+        assert file.read() == (folder / "003.wav").read_bytes()
+
+
+def test_a_row_of_a_signed_url_is_read(server: Server, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"bytes": b"sound", "path": None}, {"bytes": None, "path": "000.wav"}]
+    parquet.write_table(arrow.table({"audio": rows}), tmp_path / "in" / "d.parquet")
+    held, named = list_items([f"{server.url}/d.parquet?token=a/b"])
+    for item, content in ((held, b"sound"), (named, (tmp_path / "in" / "000.wav").read_bytes())):
+        with open_item(item) as file:
+            assert file.read() == content
+
+
+def test_large_files_of_a_server_that_gives_out_whole_files_only(server: Server, tmp_path: Path) -> None:
+    """Beyond the 5 MiB that fsspec reads at once of smaller ones."""
+    folder = tmp_path / "in"
+    content = os.urandom(6_000_011)
+    (folder / "large.wav").write_bytes(content)
+    (item,) = list_items([f"{server.url}/large.wav"])
+    with open_item(item) as file:
+        assert file.read() == content
+    (folder / "m.json").write_text('{"audio_path": "000.wav"}\n' + " " * 6_000_000 + "\n")
+    assert [item.url for item in list_items([f"{server.url}/m.json"])] == [f"{server.url}/000.wav"]
+    with tarfile.open(folder / "t.tar", "w") as archive:
+        archive.add(folder / "large.wav", "large.wav")
+    for url in (f"{server.url}/t.tar", f"{server.url}/"):
+        with pytest.raises(DataError, match=rf"^{server.url}/t\.tar cannot be read in parts .*: download it$"):
+            list_items([url])
+
+
+def test_a_change_on_the_web_shows(server: Server, tmp_path: Path) -> None:
+    """By the server's time of modification; the size is the same."""
+    path = tmp_path / "in" / "000.wav"
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    (before,) = list_items([f"{server.url}/000.wav"])
+    os.utime(path, (1_000_000_007, 1_000_000_007))
+    (after,) = list_items([f"{server.url}/000.wav"])
+    assert before.stamp == f"{path.stat().st_size}-Sun, 09 Sep 2001 01:46:40 GMT"
+    assert after.stamp == f"{path.stat().st_size}-Sun, 09 Sep 2001 01:46:47 GMT"
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,6 @@ class TranscribeJobConfig(EngineConfig, TranscribeConfig):
     and listed with the reason."""
     decoders: int = 2
     """Recordings that a worker decodes at once, ahead of the model and each in a process of its own."""
-    decode_workers: int = 0
-    """With engine ray: workers that only decode, each on one core of any node, for those that hold the model; as many
-    of them as there is room for. Default: a worker decodes on its own node, which moves no samples."""
     decode_memory_mb: int = 2000
     """Memory that decoding one recording may take, in MB."""
     plan: bool = False
@@ -121,9 +118,5 @@ class TranscribeJobConfig(EngineConfig, TranscribeConfig):
         for name in ("shard_size", "max_attempts", "decoders", "decode_memory_mb", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} {getattr(self, name)} cannot be used: it must be at least 1")
-        if self.decode_workers and self.engine != "ray":
-            raise ConfigError("--decode_workers are workers on a cluster: add --engine ray, or raise --decoders")
-        if self.decode_workers < 0:
-            raise ConfigError(f"--decode_workers {self.decode_workers} cannot be used: it must be at least 0")
         self.worker_range()
         self.check()

@@ -15,13 +15,15 @@ import gzip
 import json
 import os
 import re
+import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from asr_doge.audio.folders import AUDIO_EXTENSIONS, find_audio_files
 from asr_doge.data.stores import http_status, is_url, is_web, one_line, open_filesystem
@@ -30,6 +32,8 @@ from asr_doge.errors import AudioError, DataError
 _MANIFESTS = (".json", ".jsonl")
 _SOUGHT = frozenset([*AUDIO_EXTENSIONS, ".tar", ".parquet", ".jsonl"])
 """Endings that a pattern is taken to mean, unless it matches none of them."""
+_VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "Last-Modified")
+"""What stores and web servers call that by which a change of a file shows, the surest first."""
 _SHORTER_SECONDS = 0.001
 """By which a cut is shorter than its sound if it is a part of it."""
 
@@ -79,6 +83,15 @@ class Item:
         return self.offset > 0 or self.duration is not None
 
 
+def path_of(name: str) -> str:
+    """A path or URL without a web server's query, in which signed URLs have their keys."""
+    return name.partition("#")[0].partition("?")[0] if is_web(name) else name
+
+
+def _ending(name: str) -> str:
+    return PurePosixPath(path_of(name)).suffix.lower()
+
+
 def list_items(sources: Sequence[str]) -> list[Item]:
     """The recordings that sources hold, in their order; one that is named twice is listed once.
 
@@ -115,7 +128,7 @@ def _of_folder(folder: str) -> Iterable[Item]:
             files = [_local(path) for path in sorted(Path(folder).iterdir())]
         if _is_shar(files):
             return _of_shar(files)
-        held = [file for file in files if PurePosixPath(file.url).suffix.lower() in (".tar", ".parquet")]
+        held = [file for file in files if _ending(file.url) in (".tar", ".parquet")]
         if not held:
             raise DataError(str(error)) from None
         return [item for file in held for item in _held(file.url, file)]
@@ -132,7 +145,7 @@ def _local(path: str | os.PathLike[str]) -> Item:
 
 def _held(name: str, file: Item) -> Iterable[Item]:
     """The items in a file: itself, or those that it lists or holds."""
-    ending = PurePosixPath(name).suffix.lower()
+    ending = _ending(name)
     if ending in _MANIFESTS:
         return _of_manifest(file)
     if ending == ".tar":
@@ -146,11 +159,11 @@ def _listed_remote(url: str) -> list[Item]:
     """Recordings at a URL: a file, a folder, or a glob."""
     filesystem, path = open_filesystem(url)
     scheme = url.partition("://")[0]
-    is_pattern = "*" in path if is_web(url) else glob.has_magic(path)  # a web server's ? begins a query
+    is_pattern = "*" in path_of(url) if is_web(url) else glob.has_magic(path)  # a web server's ? begins a query
     try:
         filesystem.invalidate_cache()
         # To ask a web server whether a URL is a folder would fetch the whole file.
-        is_folder = not is_pattern and (path.endswith("/") if is_web(url) else filesystem.isdir(path))
+        is_folder = not is_pattern and (path_of(url).endswith("/") if is_web(url) else filesystem.isdir(path))
         if is_pattern:
             found = filesystem.glob(path, detail=True)
         elif is_folder:
@@ -170,7 +183,7 @@ def _listed_remote(url: str) -> list[Item]:
     if _is_shar(files):
         return list(_of_shar(files))
     if len(files) > 1 or is_folder:
-        sought = [file for file in files if PurePosixPath(file.url).suffix.lower() in _SOUGHT]
+        sought = [file for file in files if _ending(file.url) in _SOUGHT]
         files = sought if is_folder else sought or files
     if not files:
         raise DataError(f"{url} holds no recordings: check the URL")
@@ -185,22 +198,42 @@ def true_error(url: str, error: Exception) -> Exception:
 
 
 def _remote_stamp(info: dict[str, Any]) -> str:
-    version = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified") if key in info), "")
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
     size = info.get("size")
     return f"{'' if size is None else size}-{version.strip(chr(34))}"
 
 
-def _open(name: str) -> Any:
-    """A file for reading bytes.
+def open_bytes(name: str, is_whole: bool = False) -> BinaryIO:
+    """A file, for reading its bytes.
+
+    Args:
+        name: its path or URL.
+        is_whole: whether it is read from its beginning to its end only; a web server need not give out parts, then.
 
     Raises:
-        DataError: it cannot be opened.
+        Exception: as the file system says it.
+    """
+    if not is_url(name):
+        return Path(name).open("rb")
+    filesystem, path = open_filesystem(name)
+    options = {"block_size": 0} if is_whole and is_web(name) else {}
+    return cast(BinaryIO, filesystem.open(path, "rb", **options))
+
+
+def _open(name: str, is_whole: bool = False) -> BinaryIO:
+    """A file for reading bytes; one that is read whole is copied here from a URL.
+
+    Raises:
+        DataError: it cannot be opened, or not be copied.
     """
     try:
-        if not is_url(name):
-            return Path(name).open("rb")
-        filesystem, path = open_filesystem(name)
-        return filesystem.open(path, "rb")
+        if not is_whole or not is_url(name):
+            return open_bytes(name)
+        copy = tempfile.TemporaryFile(prefix="asr-doge-")  # noqa: SIM115 - the caller closes it
+        with open_bytes(name, is_whole=True) as file:
+            shutil.copyfileobj(file, copy)
+        copy.seek(0)
+        return cast(BinaryIO, copy)
     except DataError:
         raise
     except Exception as error:
@@ -209,8 +242,9 @@ def _open(name: str) -> Any:
 
 def _of_manifest(manifest: Item) -> Iterator[Item]:
     """The recordings that a manifest lists; for parts, the manifest's own stamp counts too."""
-    folder = manifest.url.rpartition("/")[0] if "/" in manifest.url else "."
-    with _open(manifest.url) as file:
+    path = path_of(manifest.url)
+    folder = path.rpartition("/")[0] if "/" in path else "."
+    with _open(manifest.url, is_whole=True) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
@@ -246,7 +280,7 @@ def _of_tar(file: Item) -> Iterator[Item]:
 
 
 def _shar_files(files: Sequence[Item], field: str, ending: str) -> list[Item]:
-    return [file for file in files if re.fullmatch(rf"{field}(\..+)?\.{ending}", PurePosixPath(file.url).name)]
+    return [file for file in files if re.fullmatch(rf"{field}(\..+)?\.{ending}", PurePosixPath(path_of(file.url)).name)]
 
 
 def _is_shar(files: Sequence[Item]) -> bool:
@@ -275,9 +309,9 @@ def _of_shar(files: Sequence[Item]) -> Iterator[Item]:
 
 
 def _lines_of_cuts(file: Item) -> Iterator[Any]:
-    with _open(file.url) as opened:
+    with _open(file.url, is_whole=True) as opened:
         try:
-            lines = gzip.GzipFile(fileobj=opened) if file.url.endswith(".gz") else opened
+            lines: Iterable[bytes] = gzip.GzipFile(fileobj=opened) if path_of(file.url).endswith(".gz") else opened
             yield from (json.loads(line) for line in lines if line.strip())
         except (ValueError, EOFError, OSError) as error:
             raise DataError(f"{file.url} is not a whole file of cuts ({one_line(error)}): write it again") from None
@@ -303,6 +337,8 @@ def _members(file: Item) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
                     yield archive, member
         except tarfile.TarError as error:
             raise DataError(f"{file.url} is not a complete tar file ({error}): unpack it, or make it again") from None
+        except ValueError as error:  # a web server that gives out whole files only
+            raise DataError(f"{file.url} cannot be read in parts ({one_line(error)}): download it") from None
 
 
 def _of_parquet(file: Item) -> list[Item]:

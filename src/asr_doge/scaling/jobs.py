@@ -19,7 +19,6 @@ from asr_doge.data.stores import is_url
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import TranscribeJobConfig
-from asr_doge.scaling.decode_workers import decode_worker
 from asr_doge.scaling.engines import TransientError, run_here
 from asr_doge.scaling.items import Item, import_parquet, list_items
 from asr_doge.scaling.metrics import Metrics
@@ -200,10 +199,7 @@ def _run(
             from asr_doge.scaling.ray_engine import run_on_ray  # here, since Ray is an extra
 
             relative = _folder_of_relative_paths(config, tasks)
-            decode = partial(decode_worker, config) if config.decode_workers else None
-            return run_on_ray(
-                make, tasks, config, report, relative, Deaths(folder).again, decode, config.decode_workers
-            )
+            return run_on_ray(make, tasks, config, report, relative, Deaths(folder).again)
         return run_here(make, tasks, report)
 
 

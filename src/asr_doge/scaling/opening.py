@@ -21,6 +21,7 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,10 @@ from numpy.typing import NDArray
 from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note
-from asr_doge.data.stores import http_status, is_url, one_line, open_filesystem
+from asr_doge.data.stores import http_status, is_url, one_line
 from asr_doge.errors import ASRDogeError, AudioError, DataError
-from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet, true_error
+from asr_doge.scaling.configuration import TranscribeJobConfig
+from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet, open_bytes, path_of, true_error
 
 _PAUSE_SECONDS = 1.0
 """Between two attempts to fetch a recording; the second pause is twice as long, and so on."""
@@ -39,6 +41,7 @@ _QUEUED_BLOCKS = 16
 _COPIED_BYTES = 1 << 20
 _LASTING = frozenset([errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG])
 """Errors of a local file that are its own."""
+_CHANNELS: dict[str, int | None] = {"mix": None, "left": 0, "right": 1}
 
 Samples = NDArray[np.float32]
 
@@ -62,23 +65,17 @@ class ItemReader:
         """End the process that stands by for decoding."""
         self._decoder.close()
 
-    @property
-    def ahead(self) -> int:
-        """Recordings that are decoded at once."""
-        return self._decoders
-
     def read_ahead(self, items: Sequence[Item]) -> Iterator["Reading"]:
         """Recordings in order; each must be read, or left, before the next is asked for."""
         waiting = iter(items)
         ahead: deque[Reading] = deque()
-        at_once = self.ahead
-        with ThreadPoolExecutor(at_once) as threads:
+        with ThreadPoolExecutor(self._decoders) as threads:
             try:
                 while True:
                     for item in waiting:
                         ahead.append(Reading(item))
                         threads.submit(ahead[-1].fill, self)
-                        if len(ahead) > at_once:
+                        if len(ahead) > self._decoders:
                             break
                     if not ahead:
                         return
@@ -90,10 +87,6 @@ class ItemReader:
             finally:
                 for reading in ahead:
                     reading.has_left.set()
-
-    def part(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
-        """The samples of an item, at 16 kHz; errors as of `blocks` and `cut`."""
-        return cut(self.blocks(item, on_note, has_left), item)
 
     def blocks(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
         """The samples of an item's recording, at 16 kHz, whole.
@@ -134,6 +127,12 @@ class ItemReader:
         return open_item(item)
 
 
+def item_reader(config: TranscribeJobConfig) -> ItemReader:
+    """A reader as the settings want it."""
+    memory = config.decode_memory_mb * 1_000_000
+    return ItemReader(config.decoders, config.max_attempts, memory, _CHANNELS[config.channels])
+
+
 class Reading:
     """A recording on its way from a decoder to its reader.
 
@@ -151,7 +150,7 @@ class Reading:
     def fill(self, reader: ItemReader) -> None:
         """Decode, in a thread."""
         try:
-            for block in reader.part(self._item, self._note, self.has_left):
+            for block in cut(reader.blocks(self._item, self._note, self.has_left), self._item):
                 if not self._put(block):
                     return
             self._put(None)
@@ -223,7 +222,7 @@ def open_item(item: Item) -> BinaryIO:
             if Path(item.url).is_fifo():  # opening it would wait for a writer
                 raise AudioError(f"{item.name} is a pipe: give a file.")
             return Path(item.url).open("rb")
-        content = _parquet_bytes(item) if item.url.lower().endswith(".parquet") else None
+        content = _parquet_bytes(item) if path_of(item.url).lower().endswith(".parquet") else None
         copy = tempfile.TemporaryFile(prefix="asr-doge-")  # noqa: SIM115 - the caller closes it
         if content is not None:
             copy.write(content)
@@ -257,7 +256,7 @@ def _failure(item: Item, error: Exception) -> AudioError:
 
 def _may_pass(item: Item, error: Exception) -> bool:
     """Whether an error is one of the store, or of this machine, and not of the recording."""
-    if isinstance(error, ValueError):  # a damaged Parquet file
+    if isinstance(error, ValueError) and path_of(item.url).lower().endswith(".parquet"):  # a damaged one
         return False
     if isinstance(error, DataError) or is_url(item.url):  # a package that is missing here, for one
         return True
@@ -267,7 +266,7 @@ def _may_pass(item: Item, error: Exception) -> bool:
 def _copy_range(item: Item, copy: IO[bytes]) -> None:
     """Copy the item's bytes, or all if it is the file."""
     left = item.size if item.member else None
-    with _opened(item.url) as file:
+    with open_bytes(item.url, is_whole=not item.member) as file:
         if item.start:
             file.seek(item.start)
         while left is None or left > 0:
@@ -278,11 +277,20 @@ def _copy_range(item: Item, copy: IO[bytes]) -> None:
             left = None if left is None else left - len(block)
 
 
-def _opened(url: str) -> BinaryIO:
-    if not is_url(url):
-        return Path(url).open("rb")
-    filesystem, path = open_filesystem(url)
-    return cast(BinaryIO, filesystem.open(path, "rb"))
+def store_of(item: Item) -> tuple[str, str]:
+    """What keys are of: protocol and server or bucket; empty for a local file."""
+    parts = urlsplit(item.url)
+    return (parts.scheme, parts.netloc) if is_url(item.url) else ("", "")
+
+
+def can_fetch(item: Item) -> bool:
+    """Whether the first bytes of an item's file can be had now."""
+    try:
+        with open_bytes(item.url, is_whole=True) as file:
+            file.read(1)
+        return True
+    except Exception:  # each cloud's client has its own errors
+        return False
 
 
 class _Fetched:
@@ -312,7 +320,7 @@ def _parsed(url: str) -> Iterator[_Fetched]:
         ValueError: they are.
         Exception: they cannot be fetched, as the store says it.
     """
-    with _opened(url) as opened:
+    with open_bytes(url) as opened:
         fetched = _Fetched(opened)
         try:
             yield fetched
@@ -364,6 +372,6 @@ def _parquet_bytes(item: Item) -> bytes:
     path = audio.get("path")
     if not path:
         raise AudioError(f"{item.name} has neither bytes nor a path in its column audio.")
-    folder = os.path.dirname(item.url)  # noqa: PTH120 - of a URL too
+    folder = os.path.dirname(path_of(item.url))  # noqa: PTH120 - of a URL too
     with open_item(Item(path if is_url(path) or path.startswith("/") else f"{folder}/{path}")) as file:
         return file.read()

@@ -24,9 +24,7 @@ from typing import Any, Generic
 
 from asr_doge.errors import ASRDogeError, ConfigError, DataError
 from asr_doge.scaling.configuration import EngineConfig
-from asr_doge.scaling.decode_workers import DecodeWorker
 from asr_doge.scaling.engines import Outages, StageError, Task, TransientError, Worker, note_failure
-from asr_doge.scaling.ray_decoding import DecodePool, RemoteTake
 
 CONNECT_SECONDS = 10.0
 """Time in which a cluster must answer."""
@@ -42,8 +40,6 @@ def run_on_ray(
     on_report: Callable[[Any], None],
     folder: str | None,
     again: Callable[[Task, str], Sequence[Task]],
-    make_decode_worker: Callable[[], DecodeWorker] | None = None,
-    decode_workers: int = 0,
 ) -> list[str]:
     """Do tasks on a cluster, in any order; returns why those were left that cannot be done now.
 
@@ -54,8 +50,6 @@ def run_on_ray(
         on_report: called with the report of each task.
         folder: the working directory of workers, which relative paths start from; None if there are none.
         again: what to do in the place of a task that ended its worker, for the reason given; sees to it that this ends.
-        make_decode_worker: makes a decode worker, on the node where it is to work, for workers that `decode_with` them.
-        decode_workers: at most so many.
 
     Raises:
         ConfigError: no cluster, one of another version, or one with too little room.
@@ -67,8 +61,7 @@ def run_on_ray(
     fewest, most = config.worker_range()
     with _connected(ray, config):
         _note_room(ray, config, fewest)
-        decoding = DecodePool(ray, make_decode_worker, decode_workers, folder) if make_decode_worker else None
-        pool = _Pool(ray, make, config, folder, again, decoding)
+        pool = _Pool(ray, make, config, folder, again)
         try:
             return pool.run(tasks, on_report, fewest, most)
         finally:
@@ -164,10 +157,9 @@ class _Pool(Generic[Task]):
         config: EngineConfig,
         folder: str | None,
         again: Callable[[Task, str], Sequence[Task]],
-        decoding: DecodePool | None,
     ) -> None:
         self._ray, self._make, self._config, self._folder = ray, make, config, folder
-        self._again, self._decoding = again, decoding
+        self._again = again
         self._waiting: deque[Task] = deque()
         self._calls: dict[Any, _Call[Task]] = {}
         options = {"num_cpus": config.num_cpus_per_worker, "num_gpus": config.num_gpus_per_worker}
@@ -177,15 +169,12 @@ class _Pool(Generic[Task]):
         """Do all tasks; returns why some were left."""
         self._waiting.extend(tasks)
         wanted, count = min(fewest, len(tasks)), min(most, len(tasks))
-        enough = wanted
         outages: Outages[Task] = Outages(count)
         since = time.monotonic()
         for _ in range(count):
             self._hire()
         while self._waiting or any(call.task is not None for call in self._calls.values()):
             ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=_LOOK_SECONDS)
-            if self._decoding is not None and self._waiting:
-                self._decoding.adjust(self._placed, enough)
             for ref in ready:
                 self._end(ref, on_report, outages)
             if self._placed >= wanted:  # to load a model may take its time
@@ -203,8 +192,6 @@ class _Pool(Generic[Task]):
         for call in self._calls.values():
             self._dismiss(call.actor)
         self._calls.clear()
-        if self._decoding is not None:
-            self._decoding.dismiss()
 
     def _hire(self, false_starts: int = 0) -> None:
         actor = self._actor.remote(self._make, self._folder)
@@ -233,8 +220,7 @@ class _Pool(Generic[Task]):
         if self._waiting:
             task = self._waiting.popleft()
             is_last = outages.is_last_try(task)
-            decoders = None if self._decoding is None else self._decoding.share(self._placed + 1)
-            self._calls[call.actor.run.remote(task, is_last, decoders)] = _Call(call.actor, task, 0)
+            self._calls[call.actor.run.remote(task, is_last)] = _Call(call.actor, task, 0)
         else:
             self._dismiss(call.actor)
 
@@ -284,7 +270,7 @@ class RemoteWorker:
 
     def __init__(self, make: Callable[[], Worker[Any]], folder: str | None) -> None:
         self._make, self._folder = make, folder
-        self._worker: Any = None
+        self._worker: Worker[Any] | None = None
 
     def arrive(self) -> tuple[str, str]:
         """Take its place; returns the name of its node, and the version of this package there."""
@@ -303,10 +289,9 @@ class RemoteWorker:
         self._worker = self._make()
         self._worker.start()
 
-    def run(self, task: Any, is_last: bool, decode_workers: Sequence[Any] | None) -> Any:
-        """Do a task, with these to decode for it if it is one that is decoded for."""
-        if decode_workers is not None:
-            self._worker.decode_with([RemoteTake(actor) for actor in decode_workers])
+    def run(self, task: Any, is_last: bool) -> Any:
+        """Do a task."""
+        assert self._worker is not None
         return self._worker.run(task, is_last)
 
 

@@ -14,7 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -22,16 +22,17 @@ from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.inference.output import Result, json_line
 from asr_doge.inference.results import FailedTranscription
 from asr_doge.scaling.configuration import TranscribeJobConfig
-from asr_doge.scaling.decode_workers import SharedReader, Take, item_reader
 from asr_doge.scaling.engines import StageError, TransientError
 from asr_doge.scaling.items import DeniedError, FetchError, Item
-from asr_doge.scaling.opening import Reading
+from asr_doge.scaling.opening import ItemReader, Reading, can_fetch, item_reader, store_of
 from asr_doge.scaling.shards import Attempts, JobFolder, ShardReport
 
 MOST_GIVEN_UP = 10
 """Recordings given up one after another that stop the job: the fault is then hardly theirs."""
 MOST_DOUBTS = 2
 """Attempts beyond `max_attempts` at a recording whose last one may be going on, on another machine."""
+_MOST_PROBES = 3
+"""Recordings of a store that are asked for again, to see whether its keys are still good."""
 _CLOCK_SECONDS = 60.0
 """By which a process may seem to have started earlier or later, since clocks are set."""
 
@@ -59,18 +60,13 @@ class ShardWorker(ABC):
 
     def __init__(self, config: TranscribeJobConfig, folder: JobFolder) -> None:
         self.config, self.folder = config, folder
-        self._reader: SharedReader | None = None
-        self._may_fail_denied = False
-        self._denied = ""
+        self._reader: ItemReader | None = None
+        self._is_last = False
+        self._begin = 0.0
 
     def start(self) -> None:
         """Start the decoders, and load what else the worker needs."""
         self._reader = item_reader(self.config)
-
-    def decode_with(self, decode_workers: Sequence[Take]) -> None:
-        """Have recordings decoded by these from now on."""
-        assert self._reader is not None, "start the worker first"
-        self._reader.use(decode_workers)
 
     @abstractmethod
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
@@ -89,7 +85,8 @@ class ShardWorker(ABC):
     def run(self, shard: Shard, is_last: bool = False) -> ShardReport:
         """Do a shard, unless it is done already, and commit it.
 
-        On the last try a recording that its store denies fails alone, if others of the shard could be transcribed.
+        On the last try a recording that its store denies fails alone, if the store still gives out another one of the
+        shard that has its text; else the keys are at fault, and its line and those after it are not kept.
 
         Raises:
             TransientError: the output cannot be written, or a recording cannot be fetched.
@@ -99,70 +96,93 @@ class ShardWorker(ABC):
         done = self.folder.is_finished(shard.number)
         if done is not None:
             return done
-        self._may_fail_denied, self._denied = is_last, ""
-        begin = time.perf_counter()
         attempts = self.folder.attempts(shard.number) or Attempts(is_paused=True)
+        self._is_last, self._begin = is_last, time.perf_counter() - attempts.work_seconds
         report = ShardReport(shard.number)
         for line, item in zip(attempts.lines, shard.items, strict=False):
             self._count(line, item, report)
         take = self._at_once if attempts.is_paused else self._one_by_one
         take(shard, attempts, report)
-        report.work_seconds = round(time.perf_counter() - begin, 3)
+        report.work_seconds = self._seconds()
         return self.folder.commit(report, attempts.lines)
 
     def _at_once(self, shard: Shard, attempts: Attempts, report: ShardReport) -> None:
         """Add the lines that are missing of a shard of which nothing is suspected."""
         attempts.is_paused = False  # in case this process dies
-        self.folder.note_attempt(shard.number, attempts)
+        self._note(shard, attempts)
         due = 0.0
         try:
-            for line in self._lines(shard.items[len(attempts.lines) :], report):
+            for line in self._lines(shard.items[len(attempts.lines) :], attempts, report):
                 attempts.lines.append(line)
-                if time.monotonic() >= due and not self._is_all_denied(report):
+                if time.monotonic() >= due:
                     due = self._store(shard, attempts)
-            if self._is_all_denied(report):
-                raise TransientError(self._denied)
+            self._check_denied(shard, attempts)
         except (KeyboardInterrupt, TransientError, StageError) as error:
             attempts.is_paused = not isinstance(error, StageError)  # which may be a recording's fault
-            if self._is_all_denied(report):
-                attempts.lines.clear()
-            with suppress(TransientError):
-                if attempts.is_paused and not attempts.lines:
-                    self.folder.forget_attempt(shard.number)
-                else:
-                    self.folder.note_attempt(shard.number, attempts)
+            self._leave(shard, attempts)
             raise
+
+    def _leave(self, shard: Shard, attempts: Attempts) -> None:
+        """Note how far a shard came that is left, up to the first recording that other keys may open."""
+        if attempts.denied:
+            del attempts.lines[attempts.denied[0] :]
+            attempts.denied, attempts.tried, attempts.reason, attempts.given_up = [], 0, None, 0
+        with suppress(TransientError):
+            if attempts.is_paused and not attempts.lines:
+                self.folder.forget_attempt(shard.number)
+            else:
+                self._note(shard, attempts)
+
+    def _note(self, shard: Shard, attempts: Attempts) -> None:
+        attempts.work_seconds = self._seconds()
+        self.folder.note_attempt(shard.number, attempts)
+
+    def _seconds(self) -> float:
+        """Time that the shard took so far, in all tries whose lines are kept."""
+        return round(time.perf_counter() - self._begin, 3)
 
     def _store(self, shard: Shard, attempts: Attempts) -> float:
         """Store the lines of a shard under way, if that can be done now; returns when to store more."""
         begin = time.monotonic()
+        kept = attempts.lines[: attempts.denied[0]] if attempts.denied else attempts.lines
         with suppress(TransientError):
-            self.folder.note_attempt(shard.number, attempts)
+            self._note(shard, replace(attempts, lines=kept, denied=[]))
         end = time.monotonic()
         return end + (end - begin) / self.storing_share
 
-    def _lines(self, items: Sequence[Item], report: ShardReport) -> Iterator[str]:
+    def _lines(self, items: Sequence[Item], attempts: Attempts, report: ShardReport) -> Iterator[str]:
         """A line for each recording, in order."""
         try:
             for item, result in zip(items, self.results(items), strict=True):
-                yield self._line(item, result, report)
+                yield self._line(item, result, attempts, report)
         except ASRDogeError:
             raise
         except Exception as error:
             first = (str(error) or "no reason given").splitlines()[0]
             raise StageError(f"{type(error).__name__}: {first}") from error
 
-    def _is_all_denied(self, report: ShardReport) -> bool:
-        """Whether recordings were denied and none could be transcribed: the fault is then the keys', not theirs."""
-        return bool(self._denied) and not report.transcribed
+    def _check_denied(self, shard: Shard, attempts: Attempts) -> None:
+        """Make sure that recordings were denied by themselves, and not since keys have expired meanwhile.
 
-    def _line(self, item: Item, result: Result, report: ShardReport) -> str:
+        Raises:
+            TransientError: their store gives out nothing else of the shard now.
+        """
+        for store in {store_of(shard.items[place]) for place in attempts.denied}:
+            done = [
+                item
+                for item, line in zip(shard.items, attempts.lines, strict=True)
+                if store_of(item) == store and "error" not in json.loads(line)
+            ]
+            if not any(can_fetch(item) for item in done[-_MOST_PROBES:]):
+                reason = json.loads(attempts.lines[attempts.denied[0]])["error"]
+                raise TransientError(_left(reason, shard.number))
+
+    def _line(self, item: Item, result: Result, attempts: Attempts, report: ShardReport) -> str:
         if isinstance(result, FailedTranscription):
             if isinstance(result.error, FetchError):
-                reason = f"{result.error} Shard {report.number} is left until it can be."
-                if not self._may_fail_denied or not isinstance(result.error, DeniedError):
-                    raise TransientError(reason)
-                self._denied = self._denied or reason
+                if not self._is_last or not isinstance(result.error, DeniedError):
+                    raise TransientError(_left(str(result.error), report.number))
+                attempts.denied.append(len(attempts.lines))
             report.failures.append((item.title, str(result.error)))
         else:
             report.transcribed += 1
@@ -173,7 +193,6 @@ class ShardWorker(ABC):
 
     def _one_by_one(self, shard: Shard, attempts: Attempts, report: ShardReport) -> None:
         """Add the lines that are missing of a shard that ended its worker."""
-        is_last = self._may_fail_denied
         for item in shard.items[len(attempts.lines) :]:
             if self._is_poison(attempts):
                 attempts.given_up += 1
@@ -184,15 +203,19 @@ class ShardWorker(ABC):
                         " The fault is hardly theirs: mend it, remove the shard's .attempts.json, and run again"
                     )
                 error = AudioError(f"{item.name} was given up after attempt {attempts.tried}: {_reason(attempts)}.")
-                line = self._line(item, FailedTranscription(error), report)
+                line = self._line(item, FailedTranscription(error), attempts, report)
             else:
                 attempts.tried, attempts.reason, attempts.owner = attempts.tried + 1, None, _this_process()
-                self.folder.note_attempt(shard.number, attempts)
-                self._may_fail_denied = is_last and report.transcribed > 0  # lines are noted, so none is taken back
+                self._note(shard, attempts)
                 line = self._tried(shard, item, attempts, report)
                 attempts.given_up = 0
             attempts.lines.append(line)
             attempts.tried, attempts.reason = 0, None
+        try:
+            self._check_denied(shard, attempts)
+        except TransientError:
+            self._leave(shard, attempts)
+            raise
 
     def _is_poison(self, attempts: Attempts) -> bool:
         """Whether the next recording has had its attempts, and the last one is over as far as can be known."""
@@ -204,13 +227,14 @@ class ShardWorker(ABC):
     def _tried(self, shard: Shard, item: Item, attempts: Attempts, report: ShardReport) -> str:
         """The line of one recording by itself."""
         try:
-            (line,) = self._lines([item], report)
-        except (StageError, TransientError, KeyboardInterrupt) as error:
-            if isinstance(error, StageError):
-                attempts.reason = str(error)
-            else:  # no fault of its
-                attempts.tried -= 1
-            self.folder.note_attempt(shard.number, attempts)
+            (line,) = self._lines([item], attempts, report)
+        except StageError as error:
+            attempts.reason = str(error)
+            self._note(shard, attempts)
+            raise
+        except (TransientError, KeyboardInterrupt):
+            attempts.tried -= 1  # no fault of its
+            self._leave(shard, attempts)
             raise
         return line
 
@@ -223,6 +247,10 @@ class ShardWorker(ABC):
             report.transcribed += 1
             report.incomplete += "incomplete" in entry
             report.audio_seconds = round(report.audio_seconds + entry["duration"], 3)
+
+
+def _left(reason: str, number: int) -> str:
+    return f"{reason} Shard {number} is left until it can be."
 
 
 def _reason(attempts: Attempts) -> str:

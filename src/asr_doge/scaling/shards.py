@@ -95,7 +95,7 @@ class ShardReport:
         transcribed: those with a text, also of a part.
         incomplete: of these, the damaged ones.
         audio_seconds: length of the transcribed ones.
-        work_seconds: time it took.
+        work_seconds: time it took, in all tries whose lines were kept.
         failures: names of the others, each with the reason.
         bytes, sha256: of the file.
         fingerprint: of the job.
@@ -123,6 +123,8 @@ class Attempts:
         owner: the process that began it the last time.
         given_up: recordings before it that were given up one after another.
         is_paused: whether its worker left it and did not fail, so that no recording is suspected.
+        denied: places of the lines of recordings that their store denied, on the last try.
+        work_seconds: time that it took so far.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -131,6 +133,8 @@ class Attempts:
     owner: str = ""
     given_up: int = 0
     is_paused: bool = False
+    denied: list[int] = field(default_factory=list)
+    work_seconds: float = 0.0
 
 
 class JobFolder:
