@@ -1,8 +1,12 @@
 """Recordings decoded in a process of their own: equal samples, and what a decoder died of."""
 
+import os
+import resource
+import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +14,13 @@ import psutil
 import pytest
 import soundfile
 
+from asr_doge.audio import file_decoding
 from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
 from asr_doge.audio.reading import read_audio
 from asr_doge.errors import AudioError
-from tests.scaling.conftest import python_path, until
-from tests.scaling.fragile.sitecustomize import CRASHES, CRASHES_WITHIN_A_BLOCK
+from tests.scaling.conftest import python_path
+from tests.scaling.fragile.sitecustomize import CRASHES, FAILS, FILLS_ITS_PIPE, IS_BUSY, TAKES_MEMORY
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -56,18 +62,85 @@ def test_what_is_no_audio_is_no_death(decoder: FileDecoder, tmp_path: Path) -> N
 
 def test_a_crash_in_the_middle_of_a_block_is_told_by_its_signal(decoder: FileDecoder, tmp_path: Path) -> None:
     """While its pipe is full; the reader then finds a part of the block, and learns what became of the rest."""
-    (tmp_path / "bad.wav").write_bytes(CRASHES_WITHIN_A_BLOCK)
+    (tmp_path / "bad.wav").write_bytes(FILLS_ITS_PIPE)
     with (tmp_path / "bad.wav").open("rb") as file:
         blocks = decoder.blocks(file, "bad.wav", threading.Event())
         next(blocks)
-        until(lambda: not any(fork.status() != psutil.STATUS_ZOMBIE for fork in decoding(decoder)))
+        (fork,) = psutil.Process(decoder.process.pid).children()
+        until(lambda: fork.status() == psutil.STATUS_SLEEPING)  # nothing but a full pipe makes it wait
+        fork.send_signal(signal.SIGSEGV)
         with pytest.raises(DecoderDiedError, match=r"^bad\.wav crashes its decoder \(SIGSEGV\)"):
             next(blocks)
 
 
-def decoding(decoder: FileDecoder) -> list[psutil.Process]:
-    """The forks that are at work."""
-    return psutil.Process(decoder.process.pid).children()
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (IS_BUSY, r"takes too much memory or time to decode \(its share of processor time is used up\): convert"),
+        (TAKES_MEMORY, r"takes too much memory or time to decode \(out of memory\): convert"),
+        (FAILS, r"could not be decoded: its decoder ended without saying why\. Try again"),
+    ],
+)
+def test_it_is_said_what_a_file_takes_too_much_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes, said: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    monkeypatch.setattr(file_decoding, "LEAST_SECONDS", 1)
+    monkeypatch.setattr(file_decoding, "BLOCK_SECONDS", 100)
+    (tmp_path / "bad.wav").write_bytes(content)
+    with (
+        closing(FileDecoder(memory=500_000_000, max_duration=1)) as decoder,
+        pytest.raises(DecoderDiedError, match=rf"^bad\.wav {said}"),
+    ):
+        decoded(decoder, tmp_path / "bad.wav")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("left", range(4))
+def test_nothing_stays_open_where_descriptors_run_out(decoder: FileDecoder, tmp_path: Path, left: int) -> None:
+    """Two pipes have four."""
+    path = tmp_path / "good.wav"
+    soundfile.write(path, np.full(4000, 0.1, dtype=np.float32), 16_000)
+    with path.open("rb") as file:
+        before = open_descriptors()
+        with too_many_open(left), pytest.raises(AudioError, match=r"^good\.wav cannot be decoded now \(Too many open"):
+            next(decoder.blocks(file, "good.wav", threading.Event()))
+        assert open_descriptors() == before
+    assert len(decoded(decoder, path)) == 4000
+
+
+@contextmanager
+def too_many_open(left: int) -> Iterator[None]:
+    """Leave this process so many descriptors to open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(open_descriptors()) + 20, limits[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(left):
+            os.close(held.pop())
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def open_descriptors() -> set[int]:
+    """Of this process, but for the one that lists them."""
+    return {int(path.name) for path in list(Path("/proc/self/fd").iterdir()) if path.is_symlink()}
+
+
+def test_modules_beside_the_recordings_are_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And a recording may have a name relative to where the caller is."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "src"))
+    monkeypatch.chdir(tmp_path)
+    Path("numpy.py").write_text("raise SystemExit('this is not NumPy')")
+    soundfile.write("good.wav", np.full(4000, 0.1, dtype=np.float32), 16_000)
+    with closing(FileDecoder(memory=500_000_000)) as decoder:
+        assert len(decoded(decoder, Path("good.wav"))) == 4000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -2,9 +2,8 @@
 
 import json
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +28,6 @@ def python_path() -> str:
     """Modules that processes of a test find: what breaks decoders, this package, and these tests."""
     root = Path(__file__).parents[2]
     return os.pathsep.join([str(FRAGILE), str(root / "src"), str(root)])
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Wait for something."""
-    while not is_so():
-        time.sleep(0.05)
 
 
 def samples(number: int) -> int:

@@ -26,8 +26,9 @@ from asr_doge.scaling.items import Item
 from asr_doge.scaling.jobs import Deaths, run_transcribe_job
 from asr_doge.scaling.shard_worker import Shard
 from asr_doge.scaling.shards import Attempts, Job, JobFolder, ShardReport
-from tests.scaling.conftest import check_complete, job, lines, python_path, read_again, samples, until, write_recordings
+from tests.scaling.conftest import check_complete, job, lines, python_path, read_again, samples, write_recordings
 from tests.scaling.counting import CountingWorker
+from tests.waiting import until
 
 CRASHED = "crashes its decoder (SIGSEGV)"
 DEAD = "given up after attempt 2: its worker died"

@@ -22,8 +22,9 @@ from asr_doge.scaling import ray_engine
 from asr_doge.scaling.configuration import FeaturesJobConfig, ProcessJobConfig
 from asr_doge.scaling.jobs import run_transcribe_job
 from tests import speech
-from tests.scaling.conftest import check_complete, job, lines, read_again, until, write_recordings
+from tests.scaling.conftest import check_complete, job, lines, read_again, write_recordings
 from tests.scaling.counting import CountingWorker, FarDecodingWorker, SlowlyLoadingWorker
+from tests.waiting import until
 
 ray = pytest.importorskip("ray")
 MEMORY = 80_000_000

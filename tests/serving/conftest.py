@@ -1,8 +1,7 @@
 """A real server on a port of its own, with the bundled model, for real clients."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.server import Server, create_server
+from tests.waiting import PATIENCE_SECONDS, until
 
-PATIENCE_SECONDS = 60.0
 KEY = "sk-a-key-of-the-tests"
 
 
@@ -78,14 +77,6 @@ class Held:
             return recognize(chunks, *others)
 
         monkeypatch.setattr(model, "recognize_chunks", wait)
-
-
-def until(is_right: Callable[[], bool]) -> None:
-    """Wait for something that happens in another thread."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not is_right():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="package")

@@ -20,7 +20,8 @@ from scipy.signal import resample_poly
 from asr_doge.audio import SAMPLE_RATE
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.transcription import load
-from tests.serving.conftest import KEY, Running, running, until
+from tests.serving.conftest import KEY, Running, running
+from tests.waiting import until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

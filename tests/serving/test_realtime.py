@@ -23,7 +23,8 @@ from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.transcription import load
 from asr_doge.serving import worker as worker_module
 from asr_doge.serving.worker import ModelWorker
-from tests.serving.conftest import KEY, Held, Running, until
+from tests.serving.conftest import KEY, Held, Running
+from tests.waiting import until
 
 Waveform = NDArray[np.float32]
 Event = dict[str, Any]

@@ -54,7 +54,10 @@ def main() -> None:
         file, pipe, death = descriptors
         if forks.is_new(death):
             requests.close()
-            _decode(file, pipe, *REQUEST.unpack(message))
+            try:
+                _decode(file, pipe, *REQUEST.unpack(message))
+            except MemoryError:
+                os._exit(_OUT_OF_MEMORY)
         os.close(file)
         os.close(pipe)
 
@@ -100,7 +103,11 @@ def _cause(status: int) -> str:
 
 
 def _decode(file: int, pipe: int, memory: int, processor_seconds: int, block_seconds: int, channel: int) -> None:
-    """Write the blocks of a file to a pipe, then exit."""
+    """Write the blocks of a file to a pipe, then exit.
+
+    Raises:
+        MemoryError: they take more than they may.
+    """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody reads: die
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, sys.stderr.fileno())  # libraries print what they think of a file
@@ -123,15 +130,14 @@ def _decode(file: int, pipe: int, memory: int, processor_seconds: int, block_sec
             _write(output, END, b"")
         except AudioError as error:
             say(DAMAGE if isinstance(error, DamagedAudioError) else FAULT, str(error))
-        except MemoryError:
-            os._exit(_OUT_OF_MEMORY)
     os._exit(0)
 
 
 def _limit(memory: int, processor_seconds: int) -> None:
     held = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (held + memory, held + memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (processor_seconds, processor_seconds))
+    # SIGXCPU says why, where the first limit is below the second; at that Linux sends SIGKILL.
+    resource.setrlimit(resource.RLIMIT_CPU, (processor_seconds, processor_seconds + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -24,15 +25,20 @@ from asr_doge.errors import AudioError, DamagedAudioError
 
 BLOCK_SECONDS = 20
 """Time that decoding a block of some seconds may take."""
+LEAST_SECONDS = 30
+"""Of the processor for any recording, however short."""
 SLOWEST = 20
 """Seconds of audio that a second of the processor decodes, at least; usual are several hundred."""
 _LONGEST_SECONDS = 7 * 24 * 3600
 """Length of a recording whose decoding may take as long as it needs, if no limit is set."""
 _MOST_BYTES = 1 << 24
+_PACKAGES = Path(__file__).resolve().parents[2]
+"""Folder that holds this package. `python -m` looks for modules in its working folder first, which may hold files
+of strangers."""
 
 
 class DecoderDiedError(AudioError):
-    """A recording whose decoder crashed, hung or took too much memory or time."""
+    """A recording whose decoder could not begin, crashed, hung or took too much memory or time."""
 
 
 class FileDecoder:
@@ -73,7 +79,7 @@ class FileDecoder:
             DamagedAudioError: it is truncated or damaged; what is there of it was given.
         """
         samples = 0
-        with self._decoded(file.fileno(), -1 if channel is None else channel) as (pipe, death):
+        with self._decoded(file.fileno(), name, -1 if channel is None else channel) as (pipe, death):
             while True:
                 kind, content = _frame(pipe)
                 if kind == END or has_left.is_set():
@@ -102,18 +108,18 @@ class FileDecoder:
             self.process.wait()
 
     @contextmanager
-    def _decoded(self, descriptor: int, channel: int) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    def _decoded(self, descriptor: int, name: str, channel: int) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         """What a fork writes of a file, and what is written of its death."""
-        processor_seconds = 30 + round((self._max_duration or _LONGEST_SECONDS) / SLOWEST)
+        processor_seconds = LEAST_SECONDS + round((self._max_duration or _LONGEST_SECONDS) / SLOWEST)
         allowed = REQUEST.pack(self._memory, processor_seconds, BLOCK_SECONDS, channel)
-        pipe, into_pipe = os.pipe()
-        death, into_death = os.pipe()
-        with os.fdopen(pipe, "rb") as blocks, os.fdopen(death, "rb") as cause:
+        with ExitStack() as ours:
             try:
-                self._send(allowed, [descriptor, into_pipe, into_death])
-            finally:
-                os.close(into_pipe)
-                os.close(into_death)
+                with ExitStack() as theirs:
+                    blocks, into_pipe = _pipe(ours, theirs)
+                    cause, into_death = _pipe(ours, theirs)
+                    self._send(allowed, [descriptor, into_pipe, into_death])
+            except OSError as error:  # such as too many open files
+                raise DecoderDiedError(f"{name} cannot be decoded now ({error.strerror}): try again later.") from error
             yield blocks, cause
 
     def _send(self, allowed: bytes, descriptors: list[int]) -> None:
@@ -125,6 +131,13 @@ class FileDecoder:
                 self.process.wait()
                 self.process, self._socket = _started()
                 socket.send_fds(self._socket, [allowed], descriptors)
+
+
+def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[BinaryIO, int]:
+    """The end of a pipe that we read, and the descriptor of the other, which each stack closes."""
+    reading, writing = os.pipe()
+    theirs.callback(os.close, writing)
+    return ours.enter_context(os.fdopen(reading, "rb")), writing
 
 
 def _frame(pipe: BinaryIO) -> tuple[bytes, bytes]:
@@ -139,9 +152,10 @@ def _frame(pipe: BinaryIO) -> tuple[bytes, bytes]:
 
 def _cause_of_death(name: str, reason: str) -> str:
     """One line on a decoder that died; `reason` is the name of a signal, `MEMORY`, or empty where it is not known."""
+    if not reason:
+        return f"{name} could not be decoded: its decoder ended without saying why. Try again, or convert it to WAV."
     what = {
-        "": "",
-        MEMORY: "",
+        MEMORY: " (out of memory)",
         "SIGALRM": f" (none of it came in {BLOCK_SECONDS} s)",
         "SIGXCPU": " (its share of processor time is used up)",
         "SIGKILL": " (it was killed)",
@@ -154,7 +168,10 @@ def _cause_of_death(name: str, reason: str) -> str:
 def _started() -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A process that stands by, and the socket to it."""
     ours, theirs = socket.socketpair()
-    with theirs:
+    with ExitStack() as unless_started, theirs:
+        unless_started.callback(ours.close)
         command = [sys.executable, "-m", "asr_doge.audio.decoding_child", str(theirs.fileno())]
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        return subprocess.Popen(command, pass_fds=[theirs.fileno()], env=os.environ | single), ours
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=os.environ | single, cwd=_PACKAGES)
+        unless_started.pop_all()
+        return process, ours

@@ -3,14 +3,14 @@
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 CRASHES, HANGS = b"crashes its decoder", b"hangs its decoder"
-CRASHES_WITHIN_A_BLOCK = b"crashes while a block of it is written"
+FILLS_ITS_PIPE = b"has a block that no pipe holds"
+IS_BUSY, TAKES_MEMORY, FAILS = b"keeps its decoder busy", b"takes memory without end", b"raises an error"
 
 if "asr_doge.audio.decoding_child" in sys.orig_argv:
     import numpy
@@ -23,10 +23,15 @@ if "asr_doge.audio.decoding_child" in sys.orig_argv:
         content = Path(path).read_bytes()
         if content == CRASHES:
             os.kill(os.getpid(), signal.SIGSEGV)
-        if content == CRASHES_WITHIN_A_BLOCK:
+        if content == FILLS_ITS_PIPE:
             yield numpy.zeros(1, dtype=numpy.float32)
-            threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGSEGV]).start()
-            yield numpy.zeros(1 << 20, dtype=numpy.float32)  # more than a pipe holds
+            yield numpy.zeros(1 << 20, dtype=numpy.float32)
+        while content == IS_BUSY:
+            pass
+        if content == TAKES_MEMORY:
+            yield numpy.zeros(1 << 50, dtype=numpy.float32)
+        if content == FAILS:
+            raise KeyError(path)
         if content == HANGS:
             time.sleep(10_000)
         yield from honest(path, *arguments, **options)
