@@ -252,6 +252,12 @@ def test_curl_sends_the_file_anywhere_and_names_without_brackets(served: Running
         ({"timestamp_granularities": ["letter"]}, "timestamp_granularities", "word or segment"),
         ({"extra_body": {"include[]": "everything"}}, "include", "logprobs"),
         ({"chunking_strategy": "never"}, "chunking_strategy", "auto"),
+        ({"extra_body": {"chunking_strategy": '{"a":' * 20_000}}, "chunking_strategy", "auto"),
+        (
+            {"extra_body": {"chunking_strategy": '{"type": "server_vad", "threshold": [[]]}'}},
+            "chunking_strategy",
+            "threshold is a number",
+        ),
         (
             {"chunking_strategy": {"type": "server_vad", "silence_duration_ms": 50}},
             "chunking_strategy",

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -15,19 +16,11 @@ from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving import worker as worker_module
+from asr_doge.serving.batching import LIKE_LENGTH, SHORT_SECONDS, Job, alike
 from asr_doge.serving.metrics import Metrics
-from asr_doge.serving.worker import (
-    LIKE_LENGTH,
-    MOST_CHUNKS_CPU,
-    MOST_CHUNKS_LIVE,
-    SHORT_SECONDS,
-    Caller,
-    Kind,
-    ModelWorker,
-    _alike,
-    _Job,
-)
-from tests.serving.conftest import Held, until
+from asr_doge.serving.worker import MOST_CHUNKS_CPU, MOST_CHUNKS_LIVE, Caller, ModelWorker
+from tests.serving.conftest import Held
+from tests.waiting import until
 
 Waveform = NDArray[np.float32]
 WAIT = 0.3
@@ -77,10 +70,10 @@ def chunk(seconds: float) -> Chunk:
 
 @given(st.lists(st.floats(0.1, 29.0), min_size=1, max_size=40), st.integers(1, 40))
 def test_batches_are_of_like_length_and_no_larger_than_allowed(lengths: list[float], most: int) -> None:
-    waiting = [_Job(chunk(length), None, None) for length in lengths]
+    waiting = [Job(chunk(length), None, None) for length in lengths]
     batches: list[list[float]] = []
     while waiting:
-        chosen = _alike(waiting, batch_seconds=60, most=most)
+        chosen = alike(waiting, batch_seconds=60, most=most)
         assert chosen[0] is waiting[0]
         waiting = [job for job in waiting if job not in chosen]
         batches.append([job.seconds for job in chosen])
@@ -217,14 +210,15 @@ def test_hotwords_of_one_caller_are_not_the_others(clips: list[Waveform]) -> Non
 
 
 @pytest.mark.parametrize("is_live", [False, True])
-def test_batches_are_smaller_while_somebody_speaks(
+def test_batches_of_files_are_smaller_while_a_live_session_is_open(
     nano: Transcriber, two_threads: ModelWorker, monkeypatch: pytest.MonkeyPatch, is_live: bool
 ) -> None:
+    """Though nobody speaks yet: the first turn must not wait for large ones."""
     held = Held(nano, monkeypatch)
-    kind: Kind = "open" if is_live else "file"
-    waiting = two_threads.submit([chunk(1.0)] * 32, [None] * 32, None, kind)
-    until(lambda: bool(held.begun))
-    assert held.sizes[0] == (MOST_CHUNKS_LIVE if is_live else MOST_CHUNKS_CPU)
+    with two_threads.session() if is_live else nullcontext():
+        waiting = two_threads.submit([chunk(1.0)] * 32, [None] * 32, None, "file")
+        until(lambda: len(held.begun) == 2)
+    assert held.sizes[:2] == [MOST_CHUNKS_LIVE if is_live else MOST_CHUNKS_CPU] * 2
     held.go.set()
     for future in waiting:
         future.result(60)

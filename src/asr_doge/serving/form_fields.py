@@ -16,7 +16,7 @@ from starlette.datastructures import FormData
 
 from asr_doge.serving.errors import APIError
 from asr_doge.serving.hints import check_keywords, hotwords_of, language_of
-from asr_doge.serving.session_settings import PADDING_MS, SILENCE_MS, TurnDetection
+from asr_doge.serving.session_settings import PADDING_MS, SILENCE_MS, Chunking, TurnDetection
 
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
 NO_SPEAKERS = (
@@ -42,8 +42,7 @@ class TranscriptionRequest:
         granularities: of times, of `word` and `segment`.
         with_logprobs: whether confidences were asked for as log-probabilities.
         stream: whether the text is to come as it is made.
-        cut_at_pauses: whether to cut it at pauses though it could be read whole.
-        turns: at which to cut it instead; None for none.
+        chunking: how to cut it.
         notes: what has no effect and might be missed.
     """
 
@@ -53,8 +52,7 @@ class TranscriptionRequest:
     granularities: frozenset[str]
     with_logprobs: bool
     stream: bool
-    cut_at_pauses: bool
-    turns: TurnDetection | None = None
+    chunking: Chunking = None
     notes: tuple[str, ...] = ()
 
 
@@ -156,8 +154,8 @@ def _check_temperature(text: str | None) -> None:
         )
 
 
-def _chunking(form: FormData) -> tuple[bool, TurnDetection | None, tuple[str, ...]]:
-    """Whether to cut at pauses, or at which turns; and what of it has no effect."""
+def _chunking(form: FormData) -> tuple[Chunking, tuple[str, ...]]:
+    """How to cut it, and what of that has no effect."""
     values: dict[str, object] = {
         key[len("chunking_strategy[") :].rstrip("]"): value
         for key, value in form.multi_items()
@@ -166,25 +164,26 @@ def _chunking(form: FormData) -> tuple[bool, TurnDetection | None, tuple[str, ..
     if text := _text(form, "chunking_strategy"):
         try:
             given = json.loads(text) if text.startswith("{") else {"type": text}
-        except ValueError:
+        except (ValueError, RecursionError):
             given = {"type": text}
         values = given | values
     if values == {"type": "auto"}:
-        return True, None, ()
+        return "auto", ()
     if not values:
-        return False, None, ()
+        return None, ()
     if values.get("type") != "server_vad":
         raise APIError(400, "chunking_strategy is auto, or an object of type server_vad", param="chunking_strategy")
     threshold = _number(values, "threshold", 0, 1, 0.5)
     padding = _number(values, "prefix_padding_ms", *PADDING_MS, FILE_TURNS.prefix_padding_ms)
     silence = _number(values, "silence_duration_ms", *SILENCE_MS, FILE_TURNS.silence_duration_ms)
-    return False, TurnDetection(round(padding), round(silence)), () if threshold == 0.5 else (NO_THRESHOLD,)
+    return TurnDetection(round(padding), round(silence)), () if threshold == 0.5 else (NO_THRESHOLD,)
 
 
 def _number(values: dict[str, object], name: str, least: float, most: float, otherwise: float) -> float:
+    value = values.get(name, otherwise)
     try:
-        number = float(str(values.get(name, otherwise)))
-    except ValueError:
+        number = float(value) if isinstance(value, str | int | float) else math.nan
+    except (ValueError, OverflowError):
         number = math.nan
     if not least <= number <= most:
         raise APIError(400, f"chunking_strategy: {name} is a number from {least} to {most}", param="chunking_strategy")

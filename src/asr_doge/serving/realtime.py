@@ -66,7 +66,7 @@ async def realtime(websocket: WebSocket) -> None:
     offered = [name for name in websocket.scope["subprotocols"] if not name.startswith(KEY_PROTOCOL)]
     await websocket.accept(PROTOCOL if PROTOCOL in offered else None)
     try:
-        with service.admission.session():
+        with service.admission.session(), service.worker.session():
             await _Session(websocket, service).run()
     except APIError as error:
         await websocket.close(RESTART if service.admission.is_draining else TRY_LATER, error.message)

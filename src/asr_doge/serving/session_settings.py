@@ -6,7 +6,7 @@ clients take any error for the end, and `describe` states what applies.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from asr_doge.serving.errors import APIError
 from asr_doge.serving.hints import hotwords_of, language_of
@@ -30,6 +30,9 @@ class TurnDetection:
     prefix_padding_ms: int = 300
     silence_duration_ms: int = 500
 
+
+Chunking = TurnDetection | Literal["auto"] | None
+"""How to cut a recording: at turns; at its pauses though it could be read whole; or as the model has it."""
 
 PADDING_MS, SILENCE_MS = (0, 2000), (100, 10_000)
 """Least and most of each."""
@@ -137,7 +140,7 @@ def _format(given: Any, old: Any, before: AudioFormat) -> AudioFormat:
     if isinstance(old, str) and old in _OLD_FORMATS:
         return _OLD_FORMATS[old]
     kind, rate = _mapping(given).get("type"), _mapping(given).get("rate") or AudioFormat.rate
-    if kind in TELEPHONE:
+    if isinstance(kind, str) and kind in TELEPHONE:
         return AudioFormat(kind, 8000)
     if kind == "audio/pcm" and rate in PCM_RATES:
         return AudioFormat(kind, rate)

@@ -10,7 +10,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, BinaryIO
 
 from fastapi import APIRouter, Request
@@ -28,7 +27,6 @@ from asr_doge.serving.form_fields import TranscriptionRequest, parse_fields
 from asr_doge.serving.openapi import TRANSCRIPTION_SCHEMA
 from asr_doge.serving.replies import delta_event, done_event, reply, warning_header
 from asr_doge.serving.service import Service
-from asr_doge.serving.turns import TurnCutter
 from asr_doge.serving.uploads import close_form, read_form, recording_of
 from asr_doge.serving.worker import Caller
 
@@ -65,7 +63,7 @@ class _Work:
         Raises:
             AudioError: it cannot be read.
         """
-        live = StreamTranscriber(self.caller, self.caller.new_cutter and self.caller.new_cutter())
+        live = StreamTranscriber(self.caller, self.caller.cutter())
         notes = list(self.request.notes)
         incomplete = None
         try:
@@ -106,10 +104,8 @@ async def transcribe(request: Request) -> Response:
         stack.callback(close_form, form)
         wanted = parse_fields(form, service.models, service.worker.facts.has_word_times)
         file, name = recording_of(form, service.most_bytes)
-        caller = Caller(service.worker, wanted.language or service.config.language, wanted.hotwords)
-        caller.cut_at_pauses |= wanted.cut_at_pauses
-        if wanted.turns is not None:
-            caller.new_cutter = partial(TurnCutter, wanted.turns, caller.max_seconds)
+        language = wanted.language or service.config.language
+        caller = Caller(service.worker, language, wanted.hotwords, chunking=wanted.chunking)
         stack.callback(caller.leave)
         work = _Work(service, wanted, caller, file, name)
         if wanted.stream:

@@ -1,12 +1,13 @@
 """The one instance of the model, and the threads that run it for all callers.
 
 Promises: chunks of files and streams that come within a few milliseconds are recognized in one pass, with others of
-like length; a live stretch of speech that has ended comes first, and no file waits for ever; a chunk that breaks the
+like length; live speech that has ended goes before all that waits, and no file waits for ever; a chunk that breaks the
 model costs its own caller only; a caller that leaves takes its chunks out of the queue. Results do not depend on who
 else is in the batch, as the recognizer promises. The model is given back after a time without work and loaded again
 when needed.
 On a CPU two threads run the model, each with half of the cores: batches save little there, and the threads of one pass
-wait for each other, for very long where other programs run. It does not know files, sessions or HTTP.
+wait for each other, for very long where other programs run. It does not know files or HTTP, and of sessions only that
+some are open.
 """
 
 import gc
@@ -15,32 +16,26 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Literal
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.decoding.recognition import Recognition
-from asr_doge.inference.chunking import Chunk, Cutter, cut_with
+from asr_doge.inference.chunking import Chunk, Chunker, Cutter, cut_with
 from asr_doge.inference.transcription import RecordingTranscriber, Transcriber
+from asr_doge.serving.batching import Job, Kind, alike
 from asr_doge.serving.metrics import Metrics
+from asr_doge.serving.session_settings import Chunking, TurnDetection
+from asr_doge.serving.turns import TurnCutter
 
-LIKE_LENGTH = 2.0
-"""Chunks in one batch differ in length by this factor at most, or are all shorter than `SHORT_SECONDS`."""
-SHORT_SECONDS = 2.0
 MOST_CHUNKS, MOST_CHUNKS_CPU, MOST_CHUNKS_LIVE = 64, 8, 4
-"""Chunks in one batch; on a CPU; and there while somebody speaks. More on a CPU save little, 33, 25, 19, 17 and 16 ms a
-chunk of nano in ones, twos, fours, eights and sixteens, and those that are done early wait for the others."""
+"""Chunks in one batch; on a CPU; and there while a live session is open, whose next turn may have to wait for a batch.
+More on a CPU save little, and those that are done early wait for the others."""
 FILE_BATCH = 8
 """Chunks that one file may have in the queue."""
-Kind = Literal["ended", "open", "file"]
-"""Of a chunk: live speech that has ended, live speech that goes on, or a part of a file."""
-PATIENCE: dict[Kind, float] = {"ended": 0.0, "open": 0.5, "file": 1.0}
-"""Seconds by which a chunk may wait for others that came later."""
 LIVE_SECONDS = 2.0
 """For so long after a live chunk, one of several threads is kept for speech that ends."""
 THREADS = 2
@@ -68,30 +63,6 @@ class ModelFacts:
     has_word_times: bool
     reads_language: bool
     token_ids: Callable[[str], list[int]]
-
-
-@dataclass(eq=False)
-class _Job:
-    """A chunk in the queue."""
-
-    chunk: Chunk
-    language: str | None
-    hotwords: tuple[str, ...] | None
-    kind: Kind = "file"
-    came: float = field(default_factory=time.monotonic)
-    result: "Future[Recognition]" = field(default_factory=Future)
-
-    @property
-    def seconds(self) -> float:
-        return len(self.chunk.samples) / SAMPLE_RATE
-
-    @property
-    def due(self) -> float:
-        return self.came + PATIENCE[self.kind]
-
-    @property
-    def is_urgent(self) -> bool:
-        return self.kind == "ended"
 
 
 class ModelWorker:
@@ -130,9 +101,9 @@ class ModelWorker:
         self.facts = _facts(name, self._transcriber)
         metrics.model_loaded.set(1)
         self.callers: set[Caller] = set()
-        self._jobs: list[_Job] = []
+        self._jobs: list[Job] = []
         self._at_work = {True: 0, False: 0}  # threads, with a batch that is urgent or not
-        self._live_until = 0.0
+        self._live_until, self._sessions = 0.0, 0
         self._changed = threading.Condition()
         self._closed = False
         is_parallel = self._transcriber.recognizer.speech_encoder.device.type == "cpu"
@@ -157,6 +128,17 @@ class ModelWorker:
         with self._changed:
             return sum(not job.result.done() for job in self._jobs)
 
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """While a live session is open, whether or not somebody speaks."""
+        with self._changed:
+            self._sessions += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._sessions -= 1
+
     def submit(
         self,
         chunks: Sequence[Chunk],
@@ -165,7 +147,7 @@ class ModelWorker:
         kind: Kind,
     ) -> "list[Future[Recognition]]":
         """Queue chunks; a future that is cancelled takes its chunk out again."""
-        jobs = [_Job(chunk, language, hotwords, kind) for chunk, language in zip(chunks, languages, strict=True)]
+        jobs = [Job(chunk, language, hotwords, kind) for chunk, language in zip(chunks, languages, strict=True)]
         with self._changed:
             if self._closed:
                 raise RuntimeError("the server is shutting down")
@@ -194,7 +176,7 @@ class ModelWorker:
                 self._at_work[batch[0].is_urgent] -= 1
                 self._changed.notify_all()
 
-    def _next_batch(self) -> list[_Job]:
+    def _next_batch(self) -> list[Job]:
         """Wait for work; nothing once closed."""
         with self._changed:
             while not self._closed:
@@ -207,7 +189,7 @@ class ModelWorker:
                     self._changed.wait(left)
                 else:
                     most = min(math.ceil(len(jobs) / self._free_threads(jobs[0].is_urgent)), self._most_chunks())
-                    batch = _alike(jobs, self._batch_seconds, most)
+                    batch = alike(jobs, self._batch_seconds, most)
                     self._at_work[batch[0].is_urgent] += 1
                     chosen = set(map(id, batch))
                     self._jobs = [job for job in self._jobs if id(job) not in chosen]
@@ -225,7 +207,7 @@ class ModelWorker:
     def _most_chunks(self) -> int:
         if not self._is_parallel:
             return MOST_CHUNKS
-        return MOST_CHUNKS_LIVE if self._is_live else MOST_CHUNKS_CPU
+        return MOST_CHUNKS_LIVE if self._sessions else MOST_CHUNKS_CPU
 
     def _patience(self) -> float | None:
         """Seconds to wait where nothing may begin; what waits may once no thread is kept for speech."""
@@ -239,13 +221,13 @@ class ModelWorker:
         is_kept = len(self._threads) > 1 and self._is_live
         return min(free, len(self._threads) - 1 - self._at_work[False]) if is_kept and not is_urgent else free
 
-    def _allowed(self) -> list[_Job]:
+    def _allowed(self) -> list[Job]:
         """Of what waits, what may begin now and together, the most pressing first."""
         may_begin = self._free_threads(is_urgent=False) > 0
         jobs = sorted((job for job in self._jobs if job.is_urgent or may_begin), key=lambda job: job.due)
         return [job for job in jobs if job.is_urgent == jobs[0].is_urgent]
 
-    def _recognize(self, batch: list[_Job]) -> None:
+    def _recognize(self, batch: list[Job]) -> None:
         began = time.monotonic()
         try:
             recognitions = self.loaded().recognize_chunks(
@@ -264,7 +246,7 @@ class ModelWorker:
             with suppress(InvalidStateError):  # nobody wants it any more
                 job.result.set_result(recognition)
 
-    def _hotwords(self, batch: Sequence[_Job]) -> list[Sequence[str]]:
+    def _hotwords(self, batch: Sequence[Job]) -> list[Sequence[str]]:
         own = self.loaded().recognizer.hotwords
         return [own if job.hotwords is None else job.hotwords for job in batch]
 
@@ -282,19 +264,6 @@ class ModelWorker:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _alike(jobs: Sequence[_Job], batch_seconds: float, most: int) -> list[_Job]:
-    """The first job, and of the others those nearest in length, as many as fit."""
-    first, *others = jobs
-    batch, longest, shortest = [first], first.seconds, first.seconds
-    for job in sorted(others, key=lambda job: abs(job.seconds - first.seconds)):
-        high, low = max(longest, job.seconds), min(shortest, job.seconds)
-        is_alike = high <= max(SHORT_SECONDS, LIKE_LENGTH * low)
-        if is_alike and len(batch) < most and high * (len(batch) + 1) <= batch_seconds:
-            batch.append(job)
-            longest, shortest = high, low
-    return batch
 
 
 def _facts(name: str, transcriber: Transcriber) -> ModelFacts:
@@ -324,12 +293,8 @@ class Caller(RecordingTranscriber):
         language: spoken; None where it is not known.
         hotwords: to listen for; None for the server's own.
         kind: of the chunks that it recognizes as a whole.
-
-    Attributes:
-        new_cutter: makes what cuts a recording; None for the model's own way.
+        chunking: turns to cut recordings at, or `auto` for all their pauses; None for the model's own way.
     """
-
-    new_cutter: Callable[[], Cutter] | None = None
 
     def __init__(
         self,
@@ -337,10 +302,13 @@ class Caller(RecordingTranscriber):
         language: str | None = None,
         hotwords: tuple[str, ...] | None = None,
         kind: Kind = "file",
+        chunking: Chunking = None,
     ) -> None:
         facts = worker.facts
-        super().__init__(facts.sampling_rate, facts.max_seconds, FILE_BATCH, language, facts.cut_at_pauses)
+        at_pauses = facts.cut_at_pauses or chunking == "auto"
+        super().__init__(facts.sampling_rate, facts.max_seconds, FILE_BATCH, language, at_pauses)
         self.hotwords = hotwords
+        self._turns = chunking if isinstance(chunking, TurnDetection) else None
         self.has_left, self._is_over = threading.Event(), threading.Event()
         self._worker, self._kind = worker, kind
         self._waiting: list[Future[Recognition]] = []
@@ -349,7 +317,11 @@ class Caller(RecordingTranscriber):
 
     def cut(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Chunk]:
         """As declared."""
-        return super().cut(blocks) if self.new_cutter is None else cut_with(self.new_cutter(), blocks)
+        return super().cut(blocks) if self._turns is None else cut_with(self.cutter(), blocks)
+
+    def cutter(self) -> Cutter:
+        """For one stream; without turns it is cut at all its pauses."""
+        return Chunker(self.max_seconds) if self._turns is None else TurnCutter(self._turns, self.max_seconds)
 
     def recognize_chunks(
         self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
