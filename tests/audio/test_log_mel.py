@@ -69,9 +69,8 @@ def test_features_are_those_of_the_recipe(samples: int, seed: int) -> None:
     waveform = noise(samples, seed)
     wanted = reference(waveform)
     features = log_mel_features(torch.from_numpy(waveform))
-    assert (
-        features.shape == wanted.shape == ((samples // 160 + 1) // 2, 160)
-    )  # centred windows, 100 a second, stacked in pairs
+    # Centred windows, 100 a second, stacked in pairs.
+    assert features.shape == wanted.shape == ((samples // 160 + 1) // 2, 160)
     np.testing.assert_allclose(features.numpy(), wanted, rtol=0, atol=1e-9)
     single = log_mel_features(torch.from_numpy(waveform.astype(np.float32)))
     assert single.dtype == torch.float32

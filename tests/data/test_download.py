@@ -247,7 +247,7 @@ def test_every_corpus_is_listed_with_its_licence_and_checksum() -> None:
             assert archive.unpacks_to.split("/")[0] == corpus.root
 
 
-def test_the_script_is_the_verb(python: Path, tmp_path: Path) -> None:
+def test_the_script_is_the_command(python: Path, tmp_path: Path) -> None:
     finished = run_script(python, "scripts/download_librispeech.py", "--output_dir", tmp_path, "--splits", "dev-clear")
     assert (finished.returncode, finished.stdout) == (2, "")
     (line,) = finished.stderr.splitlines()

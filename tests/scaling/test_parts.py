@@ -1,4 +1,4 @@
-"""Parts of a verb: what a worker makes of errors, and how many parts there are."""
+"""Parts of a command: what a worker makes of errors, and how many parts there are."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The `download model` verb: published models to local folders.
+"""The `download model` command: published models to local folders.
 
 Promises: a folder is complete or missing, and has the weights that its name says, wherever they came from: this is
 checked by a digest of the weights in 16 bits, in which they were first published. Sources are tried in this order: the

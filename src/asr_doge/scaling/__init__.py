@@ -1,1 +1,1 @@
-"""The verbs' stages on an engine, one process or a Ray cluster: lists, shards, commits, poison and resume."""
+"""The commands' stages on an engine, one process or a Ray cluster: lists, shards, commits, poison and resume."""

@@ -1,4 +1,4 @@
-"""Settings of verbs that run in shards, here or on a cluster: command line, YAML and Python alike.
+"""Settings of commands that run in shards, here or on a cluster: command line, YAML and Python alike.
 
 Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor Ray.
 """

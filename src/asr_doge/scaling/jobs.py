@@ -104,7 +104,7 @@ def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _t
     """Transcribe in shards, on the engine that is asked for.
 
     Args:
-        config: of the verb.
+        config: of the command.
         make_worker: what makes a worker, on the machine where it is to work.
 
     Raises:

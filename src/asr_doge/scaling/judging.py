@@ -46,7 +46,7 @@ class JudgingWorker:
     """Judges blocks.
 
     Args:
-        config: of the verb.
+        config: of the command.
     """
 
     def __init__(self, config: ProcessConfig) -> None:

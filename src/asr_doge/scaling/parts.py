@@ -1,8 +1,8 @@
-"""A verb's parts on a Ray cluster: what its `--shard i/n` does, each by whichever worker is free.
+"""A command's parts on a Ray cluster: what its `--shard i/n` does, each by whichever worker is free.
 
 Promises: every part is done once or more, and the same command as by hand does it, so the result is that of one
 process; a part whose worker dies is given to another, and stops the job when it has ended `MOST_ATTEMPTS` workers. It
-knows no verb.
+knows no command.
 """
 
 from collections import Counter

@@ -67,7 +67,7 @@ def plan_job(config: TranscribeJobConfig, items: Sequence[Item], num_shards: int
     """Estimate a job from a sample of its recordings.
 
     Args:
-        config: of the verb.
+        config: of the command.
         items: all recordings.
         num_shards: of the job.
         worker: one that is started.

@@ -48,7 +48,7 @@ class ShardWorker(ABC):
     """Does shards, one after another.
 
     Args:
-        config: of the verb.
+        config: of the command.
         folder: of the job.
 
     Attributes:

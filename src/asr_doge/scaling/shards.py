@@ -40,9 +40,9 @@ class Job:
     """What the output of a job depends on.
 
     Attributes:
-        kind: its verb.
+        kind: its command.
         model: identity of the model.
-        settings: of the verb, in JSON types.
+        settings: of the command, in JSON types.
         source: digest of the recordings' names and stamps.
         count: number of the recordings.
         shard_size: recordings in a shard.

@@ -1,4 +1,4 @@
-"""Settings of the `serve` verb: command line, YAML and Python alike.
+"""Settings of the `serve` command: command line, YAML and Python alike.
 
 Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor FastAPI.
 """

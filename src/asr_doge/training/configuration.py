@@ -1,4 +1,4 @@
-"""Settings of the `train` and `pretrain` verbs: command line, YAML and Python alike.
+"""Settings of the `train` and `pretrain` commands: command line, YAML and Python alike.
 
 Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor transformers.
 It does not check values (see `asr_doge.training.training`).

@@ -1,4 +1,4 @@
-"""The `train` verb: fit the adapter (and, if wanted, the language model) on processed speech.
+"""The `train` command: fit the adapter (and, if wanted, the language model) on processed speech.
 
 Promises: transformers' Trainer, with the recipe of `configs/default.yaml` as defaults (that of the published code is
 `configs/published.yaml`); only what is trained is in the optimizer and the checkpoints; an interrupted run resumes; the
@@ -105,7 +105,7 @@ class _Run:
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Run the `train` verb.
+    """Run the `train` command.
 
     Raises:
         ASRDogeError: data, model parts or flags that cannot be used, or a run that cannot go on.
