@@ -407,7 +407,8 @@ def test_a_file_that_takes_too_much_memory_fails_alone(recording: Path) -> None:
         finally:
             decoder.close()
 
-    with pytest.raises(AudioError, match=r"^mine\.wav takes too much memory or time"):
+    # With so little, Python itself may fail before it can say of what.
+    with pytest.raises(AudioError, match=r"^mine\.wav (takes too much memory|could not be decoded)"):
         samples(memory=1000)
     assert samples(memory=200_000_000) == soundfile.info(recording).frames
 
