@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from asr_doge.audio.file_decoding import DecoderDiedError, FileDecoder
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note
-from asr_doge.data.stores import http_status, is_url, one_line
+from asr_doge.data.stores import http_status, is_url, is_web, one_line
 from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet, open_bytes, path_of, true_error
@@ -265,16 +265,31 @@ def _may_pass(item: Item, error: Exception) -> bool:
 
 def _copy_range(item: Item, copy: IO[bytes]) -> None:
     """Copy the item's bytes, or all if it is the file."""
-    left = item.size if item.member else None
-    with open_bytes(item.url, is_whole=not item.member) as file:
-        if item.start:
-            file.seek(item.start)
-        while left is None or left > 0:
-            block = file.read(_COPIED_BYTES if left is None else min(left, _COPIED_BYTES))
-            if not block:
-                break
-            copy.write(block)
-            left = None if left is None else left - len(block)
+    try:
+        with open_bytes(item.url, is_whole=not item.member) as file:
+            if item.start:
+                file.seek(item.start)
+            _copy(file, copy, item.size if item.member else None)
+    except ValueError:
+        if not (item.member and is_web(item.url)):
+            raise
+        copy.seek(0)  # the server gives out whole files only
+        copy.truncate()
+        with open_bytes(item.url, is_whole=True) as file:
+            left = item.start
+            while left > 0 and (skipped := file.read(min(left, _COPIED_BYTES))):
+                left -= len(skipped)
+            _copy(file, copy, item.size)
+
+
+def _copy(file: BinaryIO, copy: IO[bytes], left: int | None) -> None:
+    """Copy so many bytes, or all."""
+    while left is None or left > 0:
+        block = file.read(_COPIED_BYTES if left is None else min(left, _COPIED_BYTES))
+        if not block:
+            break
+        copy.write(block)
+        left = None if left is None else left - len(block)
 
 
 def store_of(item: Item) -> tuple[str, str]:
