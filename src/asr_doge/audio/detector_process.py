@@ -73,16 +73,17 @@ class LongRecordingDetector:
         if self._heard is not None:
             self._heard.append(samples)
             if sum(map(len, self._heard)) >= MOVE_SECONDS * SAMPLE_RATE:
-                self._move(np.concatenate(self._heard))
+                self._move(self._heard)
                 self._heard = None
         return flags
 
-    def _move(self, heard: NDArray[np.float32]) -> None:
+    def _move(self, heard: list[NDArray[np.float32]]) -> None:
         """Let a process hear the recording so far, and go on there; if there can be none, go on here."""
         with suppress(EOFError, OSError):
             process = _DetectorProcess()
             try:
-                process.feed(heard)
+                for samples in heard:  # not in one piece, of which there would be three copies
+                    process.feed(samples)
             except (EOFError, OSError):
                 process.end()
                 raise

@@ -4,7 +4,8 @@ Promises: chunks have at most the given length, are in order, and together hold 
 length stays whole, unless there is dead silence in it or it is to be cut like a stream. The chunks of others end in a
 pause found by the voice activity detector; only if there is no pause within that length do two neighbours overlap, so
 that each word is whole in one of them (`asr_doge.inference.stitching` joins their texts). A cut depends neither on
-later audio nor on how the samples arrive, so a stream is cut like its recording. Memory is that of one chunk.
+later audio nor on how the samples arrive, so a stream is cut like its recording. Memory is that of one chunk,
+and of the first two minutes until the detector has a process of its own.
 It knows neither models nor files.
 """
 
