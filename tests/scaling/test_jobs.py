@@ -231,6 +231,8 @@ class ShakyStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
 def shaky(tmp_path: Path) -> dict[str, int]:
     """Twelve recordings at `shaky://in`; returns how often each is still to fail."""
     fsspec.register_implementation("shaky", ShakyStore, clobber=True)
+    if fsspec.filesystem("memory").exists("/in"):  # another test's: this store is the whole process's
+        fsspec.filesystem("memory").rm("/in", recursive=True)
     for path in write_recordings(tmp_path / "in", 12).iterdir():
         fsspec.filesystem("memory").pipe(f"/in/{path.name}", path.read_bytes())
     ShakyStore.down = {}
