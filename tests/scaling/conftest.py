@@ -63,7 +63,7 @@ def lines(output: Path) -> list[dict[str, object]]:
 
 def read_again(folder: Path) -> list[str]:
     """Names of the recordings that were read more than once."""
-    counts = Counter((folder / "read.log").read_text().split())
+    counts = Counter((folder / "read.log").read_text(errors="surrogateescape").split())
     return sorted(name for name, count in counts.items() if count > 1)
 
 

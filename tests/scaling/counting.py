@@ -36,7 +36,7 @@ class CountingWorker(ShardWorker):
                 continue
             path = Path(item.url)
             if path.parent.is_dir():  # not a store
-                with (path.parent / "read.log").open("a") as log:
+                with (path.parent / "read.log").open("a", errors="surrogateescape") as log:
                     log.write(f"{path.name}\n")
             if "away" in path.stem and not path.with_suffix(".seen").exists():
                 path.with_suffix(".seen").touch()
