@@ -12,3 +12,8 @@ def features(data: Path, encoder: Path, **options: object) -> FeaturesReport:
 
 def counts(report: FeaturesReport) -> tuple[int, int, int]:
     return report.encoded, report.kept, len(report.failed)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The cache's files, leftovers of a killed run included."""
+    return {path.name: path.read_bytes() for path in folder.glob("features-*")}

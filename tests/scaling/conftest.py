@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr_doge.scaling import engines, opening
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from tests.scaling.fragile.sitecustomize import CRASHES, HANGS
 
@@ -82,3 +83,10 @@ def check_complete(folder: Path, output: Path, **bad: str) -> None:
     summary = json.loads((output / "summary.json").read_text())
     assert summary["transcribed"] == len(paths) - len(bad)
     assert sorted(Path(name).stem[3:] for name, _ in summary["failed"]) == sorted(bad)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a store or a worker to come back does not wait."""
+    monkeypatch.setattr(engines, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(opening, "_PAUSE_SECONDS", 0.0)

@@ -211,14 +211,14 @@ def _unscaled_positions(module: nn.Module) -> Iterator[None]:
 
     It has an effect only on texts longer than the model was made for.
     """
-    scaled = [part for part in module.modules() if getattr(part, "rope_type", None) == "dynamic"]
+    scaled: list[Any] = [part for part in module.modules() if getattr(part, "rope_type", None) == "dynamic"]
     for part in scaled:
-        part.rope_type = "default"  # type: ignore[assignment]  # a name, not a module
+        part.rope_type = "default"
     try:
         yield
     finally:
         for part in scaled:
-            part.rope_type = "dynamic"  # type: ignore[assignment]  # a name, not a module
+            part.rope_type = "dynamic"
 
 
 @contextmanager
