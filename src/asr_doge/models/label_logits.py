@@ -62,6 +62,7 @@ class TokenRestriction:
     def __init__(self, token_ids: Sequence[int]) -> None:
         self.token_ids = list(token_ids)
         self._excluded: dict[torch.device, Tensor] = {}
+        self._ids: dict[torch.device, Tensor] = {}
 
     def __call__(self, language_model: nn.Module, _: tuple[Any, ...], output: CausalLMOutputWithPast) -> None:
         """A forward hook of the language model, which stays whatever becomes of its head."""
@@ -69,15 +70,20 @@ class TokenRestriction:
         if logits is not None and logits.shape[-1] != len(self.token_ids):  # else they are those of `only_tokens`
             output.logits = logits.masked_fill(self._mask(logits), torch.finfo(logits.dtype).min)
 
+    def ids(self, device: torch.device) -> Tensor:
+        """`token_ids` there, `[K]`."""
+        if device not in self._ids:
+            self._ids[device] = torch.tensor(self.token_ids, device=device)
+        return self._ids[device]
+
     def numbers(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Where each of `labels` `[N]` is among the tokens, and whether it is one of them."""
-        token_ids = torch.tensor(self.token_ids, device=labels.device)
+        token_ids = self.ids(labels.device)
         numbers = torch.searchsorted(token_ids, labels).clamp(max=len(token_ids) - 1)
         return numbers, token_ids[numbers] == labels
 
     def _mask(self, logits: Tensor) -> Tensor:
         if logits.device not in self._excluded:
-            excluded = torch.ones(logits.shape[-1], dtype=torch.bool)
-            excluded[self.token_ids] = False
-            self._excluded[logits.device] = excluded.to(logits.device)
+            excluded = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+            self._excluded[logits.device] = excluded.index_fill(0, self.ids(logits.device), False)
         return self._excluded[logits.device]

@@ -245,8 +245,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
             if self._restriction is None:
                 output = self.language_model(**options)
             else:
-                token_ids = torch.tensor(self._restriction.token_ids, device=self.device)
-                output = only_tokens(self.language_model, token_ids, **options)
+                output = only_tokens(self.language_model, self._restriction.ids(self.device), **options)
         logits: Tensor = output.logits
         return logits
 

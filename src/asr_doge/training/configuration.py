@@ -69,7 +69,7 @@ class TrainConfig:
     """Steps of the warm-up stage."""
     vocabulary: Vocabulary = "all"
     """Tokens that the model can write: all, or texts, those of the training and dev texts and of their single
-    characters, so that new words can be spelled. A vocabulary of 262,144 tokens takes a third of a training step."""
+    characters, so that new words can be spelled. Logits of a large vocabulary are a good part of a training step."""
     train_language_model: TrainLanguageModel = "none"
     """Part of the language model to train: none, lora or full."""
     train_encoder: TrainEncoder = "none"
