@@ -53,7 +53,7 @@ def _measure(hidden_size: int, layers: int, vocab: int, train: str, batch: int) 
         Path("/proc/self/clear_refs").write_text("5")
     before = _memory("VmRSS")
     model = _model(hidden_size, layers, vocab, train)
-    predicted = plan_memory(model, lambda count: _batch(model, count, vocab), batch).total
+    predicted = plan_memory(model, _batch(model, 1, vocab), batch).total
     _steps(model, batch, vocab)
     measured = _memory("VmHWM") - before
     return {

@@ -1,11 +1,10 @@
 """Predict the memory that training will need, before it starts.
 
-Promises: weights, gradients and optimizer are calculated; activations kept for the backward pass are measured, on the
-longest utterance once and twice, and extrapolated to the batch. The plan is about the training device, not the disk,
-and leaves out the memory of Python and its libraries.
+Promises: weights, gradients and optimizer are calculated; activations kept for the backward pass are measured on the
+longest utterance, and multiplied by the batch size (a batch keeps nothing that is not of an utterance). The plan is
+about the training device, not the disk, and leaves out the memory of Python and its libraries.
 """
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -79,7 +78,7 @@ class MemoryPlan:
 
 def plan_memory(
     model: ASRDogeForConditionalGeneration,
-    batch_of: Callable[[int], dict[str, Tensor]],
+    longest: dict[str, Tensor],
     batch_size: int,
     *,
     bf16: bool = False,
@@ -88,8 +87,8 @@ def plan_memory(
     """Predict the memory of training.
 
     Args:
-        model: on its device; a step is run.
-        batch_of: gives a batch of a number of utterances, all as long as the longest.
+        model: on its device; a forward pass is run.
+        longest: a batch of one utterance, the longest.
         batch_size: utterances that a process reads at once.
         bf16: whether steps run in mixed precision.
         shards: number of processes that divide weights, gradients and optimizer among them (FSDP).
@@ -101,14 +100,14 @@ def plan_memory(
     model.train()
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # for dropout: the run must be the same with a plan and without
-        one, two = (_activations(model, batch_of(count), bf16) for count in (1, 2))
+        activations = _activations(model, longest, bf16)
     model.train(was_training)
     return MemoryPlan(
         parameters=model.count_parameters(),
         weights=weights // shards,
         gradients=gradients,
         optimizer=_ADAM_STATES * gradients,
-        activations=max(round(_BACKWARD * (two - one)), 1),
+        activations=max(round(_BACKWARD * activations), 1),
         batch_size=batch_size,
         available=free_bytes(model.device) + weights,
     )
@@ -138,8 +137,8 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def longest_batch(examples: NamedExamples, max_unreadable: int) -> Callable[[int], dict[str, Tensor]]:
-    """Batches that repeat the longest readable utterance, for `plan_memory`.
+def longest_batch(examples: NamedExamples, max_unreadable: int) -> dict[str, Tensor]:
+    """The longest readable utterance as a batch, for `plan_memory`.
 
     Raises:
         AudioError: more than `max_unreadable` of the longest cannot be read.
@@ -151,6 +150,4 @@ def longest_batch(examples: NamedExamples, max_unreadable: int) -> Callable[[int
         tried.append(examples[by_length[len(tried)]])
     if tried[-1].reason:
         raise AudioError(f"not one of the {len(tried)} longest recordings can be read; the first: {tried[0].reason}")
-    return lambda count: {
-        name: value for name, value in collate_named([tried[-1]] * count).items() if isinstance(value, Tensor)
-    }
+    return {name: value for name, value in collate_named(tried[-1:]).items() if isinstance(value, Tensor)}
