@@ -52,6 +52,7 @@ def main() -> None:
         "--rounds", type=int, default=3, help="Times each side of a ratio is measured; the best counts."
     )
     parser.add_argument("--published", action="store_true", help="Also train at the published sizes.")
+    parser.add_argument("--loss_only", action="store_true", help="Measure only what precision costs in loss and words.")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     everything = read_manifest(options.data_dir / "train_manifest.json")
@@ -59,12 +60,13 @@ def main() -> None:
     report: Report = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        report["memory"] = peak_memory(utterances, work / "memory")  # first, while this process is small
-        report["bookkeeping"] = bookkeeping(work / "bookkeeping")
-        report["padding"] = padding(everything)
-        report["reading"] = state(work / "reading", options.rounds)
+        if not options.loss_only:
+            report["memory"] = peak_memory(utterances, work / "memory")  # first, while this process is small
+            report["bookkeeping"] = bookkeeping(work / "bookkeeping")
+            report["padding"] = padding(everything)
+            report["reading"] = state(work / "reading", options.rounds)
+            report["nano"] = nano_steps(utterances, work / "nano", options.rounds)
         report["loss"] = rounding(utterances, work / "loss")
-        report["nano"] = nano_steps(utterances, work / "nano", options.rounds)
         if options.published:
             report["published"] = published_steps(utterances[:4])
     options.output.write_text(json.dumps(report, indent=2) + "\n")

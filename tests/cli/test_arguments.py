@@ -26,6 +26,7 @@ REQUIRED = {
     "pretrain": ["--output_dir", "out", "--digits_dir", "in"],
     "pretrain encoder": ["--digits_dir", "in"],
     "pretrain language_model": ["--output_dir", "out", "--text_files", "[in]", "--without_manifests", "[test]"],
+    "pretrain punctuation": ["--output_dir", "out", "--text_files", "[in]", "--without_manifests", "[test]"],
 }
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 DEFAULT_RECIPE, NANO_RECIPE = (RECIPES[0].parent / f"{name}.yaml" for name in ("default", "nano"))

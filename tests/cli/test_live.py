@@ -117,6 +117,11 @@ def test_a_stream_that_ends_within_a_sample_is_transcribed_and_told(
         (["--stream", "a.wav", "--stream_rate", "8000"], "--stream_rate is of samples from standard input"),
         (["a.wav", "--output_dir", ""], "--output_dir is empty"),
         (["-"], "needs --stream"),
+        (["--stream", "a.wav", "--text", "written"], "--text written needs the whole text"),
+        (
+            ["a.wav", "--model", "nano", "--text", "written"],
+            "'nano' has no punctuation/config.json: use --model english",
+        ),
         (["a.wav", "--format", "srt,json"], "need --output_dir"),
         (["a.wav", "b.wav", "--format", "srt"], "add --output_dir"),
         (["a.wav", "--format", "docx"], "--format 'docx' is unknown: choose from txt, json"),

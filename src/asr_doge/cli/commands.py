@@ -105,6 +105,11 @@ COMMANDS = {
         "asr_doge.training.language_model_configuration:PretrainLanguageModelConfig",
         "asr-doge pretrain language_model --text_files novels.txt.gz --without_manifests test.json --output_dir ./lm",
     ),
+    "pretrain punctuation": Command(
+        "A small model that restores case and punctuation, of text alone.",
+        "asr_doge.training.punctuation_configuration:PretrainPunctuationConfig",
+        "asr-doge pretrain punctuation --text_files novels.txt.gz --without_manifests test.json --output_dir ./english",
+    ),
     "pretrain encoder": Command(
         "A small speech encoder with CTC, from nothing, on spoken digits.",
         "asr_doge.training.encoder_configuration:PretrainEncoderConfig",

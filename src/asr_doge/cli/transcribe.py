@@ -114,6 +114,8 @@ def _check(config: TranscribeConfig) -> list[str]:
         raise ConfigError("--stream takes one channel: choose --channels mix, left or right")
     if config.stream and config.output_dir is not None:
         raise ConfigError("--stream prints: leave --output_dir out, and send the output to a file")
+    if config.stream and config.text == "written":
+        raise ConfigError("--text written needs the whole text, which a stream never has: leave one of them out")
     if config.stream_rate != TranscribeConfig.stream_rate and not (config.stream and "-" in config.files):
         raise ConfigError("--stream_rate is of samples from standard input, as in --stream -: files state their own")
     if not config.stream and "-" in config.files:

@@ -14,6 +14,7 @@ from asr_doge.choices import ComputeDtype, EncoderWindow, LoadDtype, Quantizatio
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.defaults import DEFAULT_MODEL, DEFAULT_SPEECH_ENCODER
 
+TextStyle = Literal["plain", "written"]
 StorageType = Literal["fp32", "bf16", "int8"]
 _WITHOUT_EFFECT = frozenset(
     ["files", "model", "format", "output_dir", "overwrite", "stream", "stream_rate", "batch_size", "device"]
@@ -31,6 +32,9 @@ class TranscribeConfig(DecodingConfig):
     which needs no download and knows digit strings only."""
     format: str = "txt"
     """txt, json, jsonl, srt, vtt, tsv, ctm or textgrid; with output_dir also several, as in srt,json."""
+    text: TextStyle = "plain"
+    """plain: words in lower case, as the model gives them; written: with case and punctuation, which a small model
+    restores that comes with english. It changes no word."""
     output_dir: str | None = None
     """Folder that gets one file per recording and format; default, everything is printed. Files made from the same
     recording by the same model and settings are kept."""

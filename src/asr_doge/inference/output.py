@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from asr_doge.errors import ConfigError
 from asr_doge.inference.results import FailedTranscription, Segment, Transcription, Word
+from asr_doge.inference.results import Result as Result
 from asr_doge.inference.subtitles import Cue, subtitle_cues, timed_words
 
 if TYPE_CHECKING:  # it loads torch
@@ -24,8 +25,6 @@ if TYPE_CHECKING:  # it loads torch
 
 SCHEMA_VERSION = 1
 TSV_HEADER = "path\tstart\tend\ttext"
-
-Result = Transcription | FailedTranscription
 
 
 def text_line(result: Transcription, show_path: bool) -> str:

@@ -95,3 +95,6 @@ class FailedTranscription:
 
     error: ASRDogeError
     path: Path | None = None
+
+
+Result = Transcription | FailedTranscription

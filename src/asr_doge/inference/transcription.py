@@ -34,12 +34,15 @@ from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.sources import Blocks, as_sources, path_of, source_blocks, with_defaults
 from asr_doge.inference.sources import Source as Source
 from asr_doge.inference.sources import SourceWithOptions as SourceWithOptions
+from asr_doge.inference.written import written
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
+from asr_doge.models.checkpoints import find_model
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.fetching import can_be_fetched
 from asr_doge.models.frozen_parts import WITHOUT_TEXT
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.models.precision import choose_precision
+from asr_doge.models.punctuation import Punctuator, load_punctuator
 from asr_doge.read_ahead import read_ahead
 
 LONGEST_SECONDS = 30.0
@@ -75,9 +78,11 @@ class RecordingTranscriber(ABC):
 
     Attributes:
         unsure_below: as in `ASRDogeConfig`.
+        punctuator: writes the texts of recordings with case and punctuation; None leaves them plain.
     """
 
     unsure_below: float | None = None
+    punctuator: Punctuator | None = None
 
     def __init__(
         self, sampling_rate: int, max_seconds: float, batch_size: int, language: str | None, cut_at_pauses: bool
@@ -150,7 +155,8 @@ class RecordingTranscriber(ABC):
             on_progress(buffer.skipped / self.sampling_rate)
             self._transcribe_chunks(buffer.chunks, on_progress)
             while recordings and recordings[0].is_done:
-                yield recordings.popleft().finished(self.sampling_rate, self.unsure_below)
+                result = recordings.popleft().finished(self.sampling_rate, self.unsure_below)
+                yield written(result, self.punctuator)
 
     def _buffers(
         self, sources: Iterable[SourceWithOptions], recordings: deque[Recording], stopped: Event
@@ -310,9 +316,12 @@ def load(
 
 def load_configured(config: TranscribeConfig) -> Transcriber:
     """Load the model that the settings of `transcribe` name; errors as in `load`."""
-    return load(
+    transcriber = load(
         config.model, config.device, config, config.batch_size, config.quantization, config.language, config.dtype
     )
+    if config.text == "written":
+        transcriber.punctuator = load_punctuator(find_model(config.model))
+    return transcriber
 
 
 def load_parts(

@@ -43,11 +43,7 @@ def read_texts(config: PretrainLanguageModelConfig) -> list[str]:
     Raises:
         DataError: a file cannot be read, or no sentence is left.
     """
-    barred = {
-        normalize_training_text(utterance.text)
-        for manifest in config.without_manifests
-        for utterance in read_manifest(Path(manifest))
-    }
+    barred = plain_transcripts(config.without_manifests)
     texts: dict[str, None] = {}
     for name in config.text_files:
         texts |= dict.fromkeys(normalize_training_text(line) for line in read_lines(Path(name)))
@@ -55,6 +51,13 @@ def read_texts(config: PretrainLanguageModelConfig) -> list[str]:
     if not kept:
         raise DataError("--text_files hold no sentence: give files with a sentence a line")
     return kept
+
+
+def plain_transcripts(manifests: Sequence[str]) -> set[str]:
+    """The transcripts of manifests, in the form that transcripts are trained on."""
+    return {
+        normalize_training_text(utterance.text) for manifest in manifests for utterance in read_manifest(Path(manifest))
+    }
 
 
 def build_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
