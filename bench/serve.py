@@ -42,7 +42,7 @@ from openai import APIStatusError, AsyncOpenAI
 from stream import digit_string
 from websockets.asyncio.client import ClientConnection, connect
 
-from asr_doge.audio import SAMPLE_RATE
+from asr_doge.audio import SAMPLE_RATE, add_noise
 from asr_doge.audio.reading import read_audio
 from asr_doge.data.digits import read_fsdd
 from asr_doge.data.manifest import read_manifest
@@ -401,12 +401,13 @@ async def measure(server: Server, options: argparse.Namespace, spoken: list[Spok
     return report
 
 
-def digit_strings(folder: Path, count: int) -> list[Spoken]:
-    """Of all speakers in turn."""
+def digit_strings(folder: Path, count: int, snr: float | None = None) -> list[Spoken]:
+    """Of all speakers in turn, with white noise so many dB below them."""
     rng = np.random.default_rng(0)
     speakers = list(read_fsdd(folder, takes="test").values())
     made = [digit_string(speakers[number % len(speakers)], rng) for number in range(count)]
-    return [Spoken(clip, " ".join(said), ends[-1]) for clip, said, ends in made]
+    noisy = [clip if snr is None else add_noise(clip, snr, rng) for clip, _, _ in made]
+    return [Spoken(clip, " ".join(said), ends[-1]) for clip, (_, said, ends) in zip(noisy, made, strict=True)]
 
 
 def of_manifest(path: Path, count: int) -> list[Spoken]:
@@ -421,6 +422,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--digits_dir", type=Path, help="Free Spoken Digit Dataset")
     source.add_argument("--manifest", type=Path, help="recordings to take instead of digit strings")
+    parser.add_argument("--snr", type=float, help="white noise in the digit strings, in dB below speech; default, none")
     parser.add_argument("--model", default="nano", help="checkpoint")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure")
     parser.add_argument("--clips", type=int, default=96, help="recordings")
@@ -433,7 +435,7 @@ def main() -> None:
     parser.add_argument("--output_json", type=Path, help="report to write")
     options = parser.parse_args()
     if options.digits_dir:
-        spoken = digit_strings(options.digits_dir, options.clips)
+        spoken = digit_strings(options.digits_dir, options.clips, options.snr)
     else:
         spoken = of_manifest(options.manifest, options.clips)
     load_before = psutil.getloadavg()
@@ -444,6 +446,7 @@ def main() -> None:
         server.close()
     about = {
         "model": options.model,
+        "snr": options.snr,
         "machine": platform.machine(),
         "cores": psutil.cpu_count(),
         "date": str(date.today()),
