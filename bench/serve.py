@@ -3,7 +3,8 @@
 Promises: it starts `asr-doge serve` as a user does, and speaks to it over HTTP and WebSocket as OpenAI's clients do.
 Recordings are digit strings of real speakers (Free Spoken Digit Dataset), or those of a manifest. Measured are:
 
-- files: clips a second with one client and with several, and whether each text is `asr-doge transcribe`'s;
+- files: clips a second with one client and with several, how many there could be if all processors did nothing else,
+  and whether each text is `asr-doge transcribe`'s;
 - live: the time from the end of speech, where the client commits, to the final text, against the number of streams that
   speak at their own pace;
 - mixed: what good clients see while bad, slow and vanishing ones are at work, and the server's memory;
@@ -42,7 +43,7 @@ from openai import APIStatusError, AsyncOpenAI
 from stream import digit_string
 from websockets.asyncio.client import ClientConnection, connect
 
-from asr_doge.audio import SAMPLE_RATE
+from asr_doge.audio import SAMPLE_RATE, add_noise
 from asr_doge.audio.reading import read_audio
 from asr_doge.data.digits import read_fsdd
 from asr_doge.data.manifest import read_manifest
@@ -105,9 +106,14 @@ class Server:
 
     @property
     def processor_seconds(self) -> float:
-        """Time of the processor that the server took; what decodes files comes on top."""
+        """Time of the processor that the server took; what decodes and cuts files comes on top."""
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
+
+    @property
+    def decoding_seconds(self) -> float:
+        """Time of the processor that the process took that decodes and cuts files, with its forks that have ended."""
+        return sum(sum(process.cpu_times()[:4]) for process in psutil.Process(self.process.pid).children())
 
     @property
     def client(self) -> AsyncOpenAI:
@@ -164,16 +170,20 @@ async def files(server: Server, clips: Sequence[Waveform], words: Sequence[str],
     await transcribe_all(server, clips[:4], 4)
     audio = sum(map(len, clips)) / SAMPLE_RATE
     for number in clients:
-        before, client_before = server.processor_seconds, sum(psutil.Process().cpu_times()[:2])
+        before, decoding_before = server.processor_seconds, server.decoding_seconds
+        client_before = sum(psutil.Process().cpu_times()[:2])
         seconds, texts = await transcribe_all(server, clips, number)
         work, client_work = server.processor_seconds - before, sum(psutil.Process().cpu_times()[:2]) - client_before
+        decoding = server.decoding_seconds - decoding_before
         row: Report = {
             "clients": number,
             "clips_per_s": round(len(clips) / seconds, 2),
             "audio_s_per_s": round(audio / seconds, 1),
             "cores_of_server": round(work / seconds, 2),
             "server_s_per_clip": round(work / len(clips), 3),
+            "decoding_s_per_clip": round(decoding / len(clips), 3),
             "client_s_per_clip": round(client_work / len(clips), 3),
+            "most_clips_per_s": round((psutil.cpu_count() or 1) * len(clips) / (work + decoding + client_work), 1),
             "texts_as_command_line": f"{sum(map(str.__eq__, texts, alone))} of {len(clips)}",
             "wer": score(words, texts).wer,
         }
@@ -401,12 +411,13 @@ async def measure(server: Server, options: argparse.Namespace, spoken: list[Spok
     return report
 
 
-def digit_strings(folder: Path, count: int) -> list[Spoken]:
-    """Of all speakers in turn."""
+def digit_strings(folder: Path, count: int, snr: float | None = None) -> list[Spoken]:
+    """Of all speakers in turn, with white noise so many dB below them."""
     rng = np.random.default_rng(0)
     speakers = list(read_fsdd(folder, takes="test").values())
     made = [digit_string(speakers[number % len(speakers)], rng) for number in range(count)]
-    return [Spoken(clip, " ".join(said), ends[-1]) for clip, said, ends in made]
+    noisy = [clip if snr is None else add_noise(clip, snr, rng) for clip, _, _ in made]
+    return [Spoken(clip, " ".join(said), ends[-1]) for clip, (_, said, ends) in zip(noisy, made, strict=True)]
 
 
 def of_manifest(path: Path, count: int) -> list[Spoken]:
@@ -421,6 +432,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--digits_dir", type=Path, help="Free Spoken Digit Dataset")
     source.add_argument("--manifest", type=Path, help="recordings to take instead of digit strings")
+    parser.add_argument("--snr", type=float, help="white noise in the digit strings, in dB below speech; default, none")
     parser.add_argument("--model", default="nano", help="checkpoint")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure")
     parser.add_argument("--clips", type=int, default=96, help="recordings")
@@ -433,7 +445,7 @@ def main() -> None:
     parser.add_argument("--output_json", type=Path, help="report to write")
     options = parser.parse_args()
     if options.digits_dir:
-        spoken = digit_strings(options.digits_dir, options.clips)
+        spoken = digit_strings(options.digits_dir, options.clips, options.snr)
     else:
         spoken = of_manifest(options.manifest, options.clips)
     load_before = psutil.getloadavg()
@@ -444,6 +456,7 @@ def main() -> None:
         server.close()
     about = {
         "model": options.model,
+        "snr": options.snr,
         "machine": platform.machine(),
         "cores": psutil.cpu_count(),
         "date": str(date.today()),

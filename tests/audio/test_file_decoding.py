@@ -95,6 +95,18 @@ def test_it_is_said_what_a_file_takes_too_much_of(
         decoded(decoder, tmp_path / "bad.wav")
 
 
+def test_work_that_hangs_is_ended_like_a_decoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    repository = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{repository / 'src'}{os.pathsep}{repository}")
+    monkeypatch.setattr(file_decoding, "BLOCK_SECONDS", 1)
+    soundfile.write(tmp_path / "good.wav", np.full(4000, 0.1, dtype=np.float32), 16_000)
+    with (
+        closing(FileDecoder(memory=500_000_000, module="tests.audio.stuck")) as decoder,
+        pytest.raises(DecoderDiedError, match=r"^good\.wav takes too much memory or time to decode \(none of it came"),
+    ):
+        decoded(decoder, tmp_path / "good.wav")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("left", range(4))
 def test_nothing_stays_open_where_descriptors_run_out(decoder: FileDecoder, tmp_path: Path, left: int) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
+from asr_doge.audio import SAMPLE_RATE, Voice, synthesize, voice_activity
 from asr_doge.audio.voice_activity import VoiceActivityDetector, has_voice
 
 FRAME_SECONDS = 512 / SAMPLE_RATE  # what Silero reads at a time
@@ -87,3 +87,23 @@ def test_how_samples_arrive_changes_nothing(sizes: list[int]) -> None:
         start += size
     assert flags == VoiceActivityDetector().feed(waveform)
     assert len(flags) == int(len(waveform) / SAMPLE_RATE / FRAME_SECONDS)
+
+
+def test_a_model_that_is_used_again_remembers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    idle: list[object] = []
+    monkeypatch.setattr(voice_activity, "_idle", idle)
+    alone = VoiceActivityDetector().feed(SPOKEN)
+    assert len(idle) == 1
+    assert has_voice(SPOKEN)
+    VoiceActivityDetector().feed(SPOKEN[: len(SPOKEN) // 2])
+    assert len(idle) == 1
+    assert VoiceActivityDetector().feed(SPOKEN) == alone
+
+
+def test_two_detectors_at_once_share_no_model() -> None:
+    one, other = VoiceActivityDetector(), VoiceActivityDetector()
+    flags: list[bool] = []
+    for block in np.array_split(SPOKEN, 9):
+        flags += one.feed(block)
+        other.feed(block[::-1])
+    assert flags == VoiceActivityDetector().feed(SPOKEN)

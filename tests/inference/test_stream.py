@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.decoding import DecodingConfig
 from asr_doge.decoding.recognition import Recognition
-from asr_doge.inference.chunking import Chunk
+from asr_doge.inference.chunking import Chunk, cut_into_chunks
 from asr_doge.inference.results import Segment
 from asr_doge.inference.stream import MOST_WORK, StreamTranscriber, StreamUpdate, stream
 from asr_doge.inference.transcription import Transcriber, load
@@ -59,6 +59,17 @@ def test_the_finished_text_is_the_files(nano: Transcriber, speech: Waveform) -> 
     assert live.transcription().segments == whole.segments
     assert len(whole.segments) == 2
     assert (live.transcription().text, live.transcription().duration) == (whole.text, whole.duration)
+
+
+def test_chunks_that_were_cut_elsewhere_give_the_same(nano: Transcriber, speech: Waveform) -> None:
+    fed, taken = StreamTranscriber(nano), StreamTranscriber(nano)
+    fed.feed(speech, hypothesis=False)
+    fed.finish()
+    updates = [taken.take(round(chunk.end * SAMPLE_RATE), chunk) for chunk in cut_into_chunks([speech], 30.0, True)]
+    updates.append(taken.take(len(speech), None))
+    taken.finish()
+    assert taken.transcription() == fed.transcription()
+    assert tuple(finished([update for update in updates if update is not None])) == fed.transcription().segments
 
 
 @settings(max_examples=3)

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 import re
 import socket
 import tempfile
@@ -32,6 +31,8 @@ from asr_doge.audio.file_decoding import FileDecoder
 from asr_doge.audio.reading import read_blocks
 from asr_doge.errors import AudioError
 from asr_doge.serving import realtime, server, uploads
+from tests.scaling.conftest import python_path
+from tests.scaling.fragile.sitecustomize import HANGS
 from tests.serving.conftest import KEY, Running, running
 from tests.waiting import until
 
@@ -414,22 +415,21 @@ def test_a_file_that_takes_too_much_memory_fails_alone(recording: Path) -> None:
 
 
 def test_a_decoder_that_hangs_is_ended(tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits for bytes that never come: of a pipe that is open for writing and not written to."""
+    monkeypatch.setenv("PYTHONPATH", python_path())
     monkeypatch.setattr(file_decoding, "BLOCK_SECONDS", 1)
-    os.mkfifo(tmp_path / "endless.wav")
+    (tmp_path / "hangs.wav").write_bytes(HANGS)
     decoder = FileDecoder(1_000_000_000, max_duration=60)
-    pipe = os.open(tmp_path / "endless.wav", os.O_RDWR)
-    with os.fdopen(pipe, "rb", buffering=0) as endless, recording.open("rb") as file:
+    with (tmp_path / "hangs.wav").open("rb") as hangs, recording.open("rb") as file:
         with pytest.raises(AudioError, match=r"^mine\.wav takes too much memory or time"):
-            list(decoder.blocks(endless, "mine.wav", threading.Event()))
+            list(decoder.blocks(hangs, "mine.wav", threading.Event()))
         monkeypatch.undo()
         assert any(len(block) for block in decoder.blocks(file, "mine.wav", threading.Event()))
     decoder.close()
 
 
 def test_the_decoding_process_is_replaced_when_it_dies(strict: Running, recording: Path) -> None:
-    strict.service.decoder.process.kill()
-    strict.service.decoder.process.wait()
+    strict.service.decoder.files.process.kill()
+    strict.service.decoder.files.process.wait()
     assert strict.client().audio.transcriptions.create(file=recording, model="nano").text
 
 
@@ -514,7 +514,7 @@ def test_a_stopping_server_finishes_what_runs(
     assert kinds[-1] == f"{TRANSCRIPTION}.completed"
     assert code == 1012
     assert replies == [file_text]
-    assert one.service.decoder.process.poll() is not None
+    assert one.service.decoder.files.process.poll() is not None
 
 
 def test_an_item_that_breaks_the_model_costs_itself_only(

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import numpy as np
 import pytest
@@ -100,6 +100,12 @@ def test_live_chunks_go_before_files_that_came_earlier(nano: Transcriber, worker
     of_file.result(60)
     of_stream.result(60)
     assert done == ["live", "file"]
+
+
+def test_who_is_alone_waits_for_nobody(nano: Transcriber, clips: list[Waveform]) -> None:
+    worker = ModelWorker("nano", lambda: nano, Metrics(), wait=86_400.0)
+    with closing(worker), ThreadPoolExecutor(1) as threads:
+        assert threads.submit(Caller(worker).transcribe, clips[0]).result(60).text
 
 
 @pytest.fixture

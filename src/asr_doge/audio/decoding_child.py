@@ -3,32 +3,76 @@
 Promises: a fork holds one file and one pipe, may take so much memory and processor time and no more, and dies when
 nobody reads any longer; what it does wrong ends with it. This process waits for its forks and, through a second pipe
 that they do not hold, says what they died of.
-It is run by `asr_doge.audio.file_decoding`, as `python -m asr_doge.audio.decoding_child SOCKET`.
+It is run by `asr_doge.audio.file_decoding`, as `python -m asr_doge.audio.decoding_child SOCKET`. Another module may
+call `main` with more work to do on the samples there; this one does not know what.
 """
 
 import gc
+import math
 import os
 import resource
 import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import BinaryIO
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from asr_doge.audio.reading import read_blocks
+from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.errors import AudioError, DamagedAudioError
 
-REQUEST = struct.Struct("<QIIi")
-"""Bytes of memory, seconds of processor time in all, seconds that any one block may take, and the channel to read, from
-0, or -1 for the mean of all."""
+Blocks = Iterator[NDArray[np.float32]]
+Work = Callable[[Blocks, bytes], Iterator[bytes]]
+"""What to send of a recording's blocks, to whom asks with these bytes."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of a file.
+
+    Attributes:
+        memory: bytes that it may take.
+        processor_seconds: that it may take in all.
+        block_seconds: that decoding any one block, and the work on it, may take.
+        max_duration: of the longest recording, in seconds; infinite for any.
+        channel: to read, from 0; None for the mean of all.
+        asked: for the work on its blocks; 32 bytes at most, filled up with zeros.
+    """
+
+    memory: int
+    processor_seconds: int
+    block_seconds: int
+    max_duration: float = math.inf
+    channel: int | None = None
+    asked: bytes = b""
+
+    def packed(self) -> bytes:
+        """As it is sent."""
+        channel = -1 if self.channel is None else self.channel
+        limits = self.memory, self.processor_seconds, self.block_seconds, self.max_duration
+        return _REQUEST.pack(*limits, channel, self.asked)
+
+    @classmethod
+    def unpacked(cls, message: bytes) -> "Request":
+        """As it was sent."""
+        memory, processor_seconds, block_seconds, max_duration, channel, asked = _REQUEST.unpack(message)
+        return cls(memory, processor_seconds, block_seconds, max_duration, None if channel < 0 else channel, asked)
+
+
+_REQUEST = struct.Struct("<QIIdi32s")
 FRAME = struct.Struct("<cI")
 """Kind of what follows, and its length in bytes."""
 BLOCK, NOTE, FAULT, DAMAGE, END = b"B", b"N", b"F", b"D", b"E"
-"""Samples; a remark on the recording; why it cannot be read; why it cannot be read further; its end."""
+"""What was asked for, of a block or several; a remark on the recording; why it cannot be read; why it cannot be read
+further; its end."""
 MEMORY = "memory"
 """What a fork died of, if not of a signal, of which the name is given."""
 _OUT_OF_MEMORY = 3
@@ -36,7 +80,12 @@ NAME = "\0"
 """Stands for the file's name, which only the server knows, in what is said of a fault."""
 
 
-def main() -> None:
+def samples_alone(blocks: Blocks, asked: bytes) -> Iterator[bytes]:
+    """The blocks as they are."""
+    return (block.tobytes() for block in blocks)
+
+
+def main(work: Work = samples_alone) -> None:
     """Fork for every file that comes through the socket, until it is closed."""
     # Large libraries, loaded once so that a fork need not.
     import av  # noqa: F401
@@ -48,14 +97,14 @@ def main() -> None:
     forks = _Forks()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's affair
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, REQUEST.size, 3)
+        message, descriptors, _, _ = socket.recv_fds(requests, _REQUEST.size, 3)
         if not message:
             return
         file, pipe, death = descriptors
         if forks.is_new(death):
             requests.close()
             try:
-                _decode(file, pipe, *REQUEST.unpack(message))
+                _decode(file, pipe, Request.unpacked(message), work)
             except MemoryError:
                 os._exit(_OUT_OF_MEMORY)
         os.close(file)
@@ -102,35 +151,60 @@ def _cause(status: int) -> str:
     return MEMORY if os.WEXITSTATUS(status) == _OUT_OF_MEMORY else ""
 
 
-def _decode(file: int, pipe: int, memory: int, processor_seconds: int, block_seconds: int, channel: int) -> None:
-    """Write the blocks of a file to a pipe, then exit.
+def _decode(file: int, pipe: int, request: Request, work: Work) -> None:
+    """Write what is wanted of a file to a pipe, then exit.
 
     Raises:
-        MemoryError: they take more than they may.
+        MemoryError: it takes more than it may.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody reads: die
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, sys.stderr.fileno())  # libraries print what they think of a file
-    _limit(memory, processor_seconds)
+    _limit(request.memory, request.processor_seconds)
     path = f"/dev/fd/{file}"
     with open(pipe, "wb", buffering=0) as output:  # a descriptor, no path
 
-        def say(kind: bytes, text: str) -> None:
-            _write(output, kind, text.replace(path, NAME).encode("utf-8", "replace"))
+        def send(kind: bytes, content: bytes) -> None:
+            left, _ = signal.setitimer(signal.ITIMER_REAL, 0)  # the reader may take its time
+            _write(output, kind, content)
+            signal.setitimer(signal.ITIMER_REAL, left)
 
+        def say(kind: bytes, text: str) -> None:
+            send(kind, text.replace(path, NAME).encode("utf-8", "replace"))
+
+        damage: list[str] = []
         try:
-            blocks = read_blocks(path, channel=None if channel < 0 else channel, on_note=lambda note: say(NOTE, note))
-            while True:
-                signal.setitimer(signal.ITIMER_REAL, block_seconds)  # which kills, wherever it hangs
-                block = next(blocks, None)
-                signal.setitimer(signal.ITIMER_REAL, 0)  # the reader may take its time
-                if block is None:
-                    break
-                _write(output, BLOCK, block.tobytes())
-            _write(output, END, b"")
+            blocks = read_blocks(path, channel=request.channel, on_note=lambda note: say(NOTE, note))
+            for content in work(_within_limits(blocks, path, request, damage), request.asked):
+                send(BLOCK, content)
+            say(DAMAGE if damage else END, "".join(damage))
         except AudioError as error:
-            say(DAMAGE if isinstance(error, DamagedAudioError) else FAULT, str(error))
+            say(FAULT, str(error))
     os._exit(0)
+
+
+def _within_limits(blocks: Blocks, path: str, request: Request, damage: list[str]) -> Blocks:
+    """Blocks until they end, in damage or without; of the former it is noted why.
+
+    Raises:
+        AudioError: they cannot be read, or are too many.
+    """
+    samples = 0
+    with suppress(StopIteration):
+        while True:
+            signal.setitimer(signal.ITIMER_REAL, request.block_seconds)  # which kills, wherever it hangs
+            try:
+                block = next(blocks)
+            except DamagedAudioError as error:
+                damage.append(str(error))
+                return
+            samples += len(block)
+            if samples > request.max_duration * SAMPLE_RATE:
+                raise AudioError(
+                    f"{path} is longer than {request.max_duration:.0f} s, which is the most this server takes: cut it"
+                    " into parts."
+                )
+            yield block
 
 
 def _limit(memory: int, processor_seconds: int) -> None:

@@ -1,10 +1,11 @@
-"""Recordings of strangers to blocks of samples, in a process of their own.
+"""Recordings of strangers to blocks of samples, or to what is made of these, in a process of their own.
 
 Promises: a file that needs too much memory or time, or that breaks a decoder, is an `AudioError` in its place and costs
 nothing else; decoding runs no further ahead than a pipe holds, and ends when nobody reads on.
 The process stands by, so that a file costs a fork and not a start of Python. POSIX only.
 """
 
+import math
 import os
 import socket
 import subprocess
@@ -18,8 +19,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.decoding_child import BLOCK, DAMAGE, END, FRAME, MEMORY, NAME, NOTE, REQUEST
-from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.audio.decoding_child import BLOCK, DAMAGE, END, FRAME, MEMORY, NAME, NOTE, Request
 from asr_doge.audio.sound import Note, log_note
 from asr_doge.errors import AudioError, DamagedAudioError
 
@@ -31,7 +31,8 @@ SLOWEST = 20
 """Seconds of audio that a second of the processor decodes, at least; usual are several hundred."""
 _LONGEST_SECONDS = 7 * 24 * 3600
 """Length of a recording whose decoding may take as long as it needs, if no limit is set."""
-_MOST_BYTES = 1 << 24
+MOST_BYTES = 1 << 24
+"""Of what a fork sends at a time."""
 _PACKAGES = Path(__file__).resolve().parents[2]
 """Folder that holds this package. `python -m` looks for modules in its working folder first, which may hold files
 of strangers."""
@@ -47,15 +48,23 @@ class FileDecoder:
     Args:
         memory: bytes that one file may take.
         max_duration: longest recording, in seconds; None for any.
+        module: that is run; it calls `decoding_child.main`.
+        most_bytes: that a fork sends at a time.
 
     Attributes:
         process: that stands by.
     """
 
-    def __init__(self, memory: int, max_duration: float | None = None) -> None:
-        self._memory, self._max_duration = memory, max_duration
+    def __init__(
+        self,
+        memory: int,
+        max_duration: float | None = None,
+        module: str = "asr_doge.audio.decoding_child",
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        self._memory, self._max_duration, self._module, self._most_bytes = memory, max_duration, module, most_bytes
         self._lock = threading.Lock()
-        self.process, self._socket = _started()
+        self.process, self._socket = _started(module)
 
     def blocks(
         self,
@@ -78,10 +87,24 @@ class FileDecoder:
             AudioError: it cannot be read, or is too long.
             DamagedAudioError: it is truncated or damaged; what is there of it was given.
         """
-        samples = 0
-        with self._decoded(file.fileno(), name, -1 if channel is None else channel) as (pipe, death):
+        return (np.frombuffer(sent, dtype=np.float32) for sent in self.sent(file, name, has_left, on_note, channel))
+
+    def sent(
+        self,
+        file: BinaryIO,
+        name: str,
+        has_left: threading.Event,
+        on_note: Note = log_note,
+        channel: int | None = None,
+        asked: bytes = b"",
+    ) -> Iterator[bytes]:
+        """What the work of the module sends of a recording; `asked` tells it what is wanted.
+
+        All else is as in `blocks`.
+        """
+        with self._decoded(file.fileno(), name, channel, asked) as (pipe, death):
             while True:
-                kind, content = _frame(pipe)
+                kind, content = _frame(pipe, self._most_bytes)
                 if kind == END or has_left.is_set():
                     return
                 if not kind:
@@ -92,14 +115,7 @@ class FileDecoder:
                         on_note(text)
                         continue
                     raise (DamagedAudioError if kind == DAMAGE else AudioError)(text)
-                block = np.frombuffer(content, dtype=np.float32)
-                samples += len(block)
-                if self._max_duration is not None and samples > self._max_duration * SAMPLE_RATE:
-                    raise AudioError(
-                        f"{name} is longer than {self._max_duration:.0f} s, which is the most this server takes:"
-                        " cut it into parts."
-                    )
-                yield block
+                yield content
 
     def close(self) -> None:
         """End the process that stands by; forks end with their readers."""
@@ -108,29 +124,32 @@ class FileDecoder:
             self.process.wait()
 
     @contextmanager
-    def _decoded(self, descriptor: int, name: str, channel: int) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    def _decoded(
+        self, descriptor: int, name: str, channel: int | None, asked: bytes
+    ) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         """What a fork writes of a file, and what is written of its death."""
         processor_seconds = LEAST_SECONDS + round((self._max_duration or _LONGEST_SECONDS) / SLOWEST)
-        allowed = REQUEST.pack(self._memory, processor_seconds, BLOCK_SECONDS, channel)
+        longest = math.inf if self._max_duration is None else self._max_duration
+        request = Request(self._memory, processor_seconds, BLOCK_SECONDS, longest, channel, asked)
         with ExitStack() as ours:
             try:
                 with ExitStack() as theirs:
                     blocks, into_pipe = _pipe(ours, theirs)
                     cause, into_death = _pipe(ours, theirs)
-                    self._send(allowed, [descriptor, into_pipe, into_death])
+                    self._send(request.packed(), [descriptor, into_pipe, into_death])
             except OSError as error:  # such as too many open files
                 raise DecoderDiedError(f"{name} cannot be decoded now ({error.strerror}): try again later.") from error
             yield blocks, cause
 
-    def _send(self, allowed: bytes, descriptors: list[int]) -> None:
+    def _send(self, request: bytes, descriptors: list[int]) -> None:
         with self._lock:
             try:
-                socket.send_fds(self._socket, [allowed], descriptors)
+                socket.send_fds(self._socket, [request], descriptors)
             except OSError:  # the process is gone, which a new one mends
                 self._socket.close()
                 self.process.wait()
-                self.process, self._socket = _started()
-                socket.send_fds(self._socket, [allowed], descriptors)
+                self.process, self._socket = _started(self._module)
+                socket.send_fds(self._socket, [request], descriptors)
 
 
 def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[BinaryIO, int]:
@@ -140,13 +159,13 @@ def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[BinaryIO, int]:
     return ours.enter_context(os.fdopen(reading, "rb")), writing
 
 
-def _frame(pipe: BinaryIO) -> tuple[bytes, bytes]:
+def _frame(pipe: BinaryIO, most_bytes: int) -> tuple[bytes, bytes]:
     """Kind and content of what comes next; no kind where it ends before it is whole."""
     header = pipe.read(FRAME.size)
     if len(header) < FRAME.size:
         return b"", b""
     kind, length = FRAME.unpack(header)
-    content = pipe.read(min(length, _MOST_BYTES))
+    content = pipe.read(min(length, most_bytes))
     return (kind, content) if len(content) == length else (b"", b"")
 
 
@@ -165,12 +184,12 @@ def _cause_of_death(name: str, reason: str) -> str:
     return f"{name} crashes its decoder ({reason}): convert it to WAV or FLAC."
 
 
-def _started() -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _started(module: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """A process that stands by, and the socket to it."""
     ours, theirs = socket.socketpair()
     with ExitStack() as unless_started, theirs:
         unless_started.callback(ours.close)
-        command = [sys.executable, "-m", "asr_doge.audio.decoding_child", str(theirs.fileno())]
+        command = [sys.executable, "-m", module, str(theirs.fileno())]
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=os.environ | single, cwd=_PACKAGES)
         unless_started.pop_all()

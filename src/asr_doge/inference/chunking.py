@@ -92,10 +92,6 @@ class Chunk:
 class Cutter(Protocol):
     """Cuts one recording while it arrives, as `Chunker` does or otherwise."""
 
-    @property
-    def open_chunk(self) -> Chunk:
-        """The audio since the last cut."""
-
     def feed(self, samples: NDArray[np.float32]) -> list[Chunk]:
         """Take more `[samples]` at 16 kHz, of any number; returns the chunks that they complete."""
 
@@ -205,7 +201,10 @@ class Chunker:
 
 
 def cut_into_chunks(
-    blocks: Iterable[NDArray[np.float32]], max_seconds: float = 30.0, cut_at_pauses: bool = False
+    blocks: Iterable[NDArray[np.float32]],
+    max_seconds: float = 30.0,
+    cut_at_pauses: bool = False,
+    detector: VoiceActivityDetector | None = None,
 ) -> Iterator[Chunk]:
     """Cut a recording that arrives in blocks `[samples]` at 16 kHz, as a `Chunker` does.
 
@@ -213,6 +212,7 @@ def cut_into_chunks(
         blocks: of one recording, in order.
         max_seconds: longest chunk, in seconds.
         cut_at_pauses: cut it although it is no longer than a chunk may be; else it stays whole, but for dead silence.
+        detector: of its speech; by default one that moves to a process of its own if the recording is long.
     """
     rest = iter(blocks)
     queued: list[NDArray[np.float32]] = []
@@ -224,8 +224,12 @@ def cut_into_chunks(
         if room >= 0 and longest_dead_seconds(queued) < _seconds(_frames(DEAD_SECONDS) - 1):  # whole frames of it
             yield from _uncut(queued)
             return
-    with LongRecordingDetector() as detector:  # only now, since it loads a library
-        yield from cut_with(Chunker(max_seconds, detector), chain(queued, rest))
+    blocks = chain(queued, rest)
+    if detector is not None:
+        yield from cut_with(Chunker(max_seconds, detector), blocks)
+        return
+    with LongRecordingDetector() as own:  # only now, since it loads a library
+        yield from cut_with(Chunker(max_seconds, own), blocks)
 
 
 def cut_with(cutter: Cutter, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Chunk]:

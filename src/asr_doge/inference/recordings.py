@@ -6,12 +6,14 @@ whatever order they were recognized in. A recording may be read in one thread an
 It does not read, cut or recognize.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
 from asr_doge.decoding.recognition import Recognition
-from asr_doge.errors import AudioError, in_one_line
+from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.results import (
     Alternative,
@@ -50,6 +52,16 @@ class Recording:
     def is_done(self) -> bool:
         """Whether all of it was read and recognized, or cannot be."""
         return self.is_read and (self.error is not None or len(self.transcripts) == self.chunks)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While it is read: of a damaged recording, the readable part is transcribed all the same."""
+        try:
+            yield
+        except DamagedAudioError as error:
+            if not self.samples:
+                raise
+            self.incomplete = str(error)
 
     def add(self, index: int, chunk: Chunk, recognition: Recognition) -> None:
         """Note what was recognized in one of its chunks."""

@@ -1,9 +1,9 @@
 """Accept what a caller may pass as a recording, and give it as blocks of mono samples.
 
 Promises: it takes files by name or path; the content of a file as bytes, or an open file; samples as arrays, tensors or
-lists of numbers, or with their rate as `{"array": …, "sampling_rate": …}`; and `Blocks`. Anything else raises one
-`AudioError` that says what to pass. `as_sources` distinguishes one recording from several. Open files are read from
-their current position, or, at their end, from their start, and are not closed. It decodes nothing itself (see
+lists of numbers, or with their rate as `{"array": …, "sampling_rate": …}`; `Blocks`; and `Chunks`. Anything else
+raises one `AudioError` that says what to pass. `as_sources` distinguishes one recording from several. Open files are
+read from their current position, or, at their end, from their start, and are not closed. It decodes nothing itself (see
 `asr_doge.audio`).
 """
 
@@ -27,6 +27,7 @@ from asr_doge.audio.arrays import prepare_waveform
 from asr_doge.audio.reading import read_blocks
 from asr_doge.audio.sound import Note, log_note
 from asr_doge.errors import AudioError
+from asr_doge.inference.chunking import Chunk
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,20 @@ class Blocks:
     name: str = "recording"
 
 
+@dataclass(frozen=True)
+class Chunks:
+    """A recording that arrives cut.
+
+    Attributes:
+        read: gives the samples of the recording up to now, and the chunk that they complete, if they do. It passes
+            remarks to its argument, and raises errors as `read_blocks` does.
+        name: of the recording, for messages.
+    """
+
+    read: Callable[[Note], Iterable[tuple[int, Chunk | None]]]
+    name: str
+
+
 Source: TypeAlias = (
     str
     | os.PathLike[str]
@@ -55,9 +70,11 @@ Source: TypeAlias = (
     | Tensor
     | Mapping[str, Any]
     | Blocks
+    | Chunks
 )
 """A recording: a file's name or path, its content, or the file opened for binary reading; or a mono waveform
-`[samples]` (or `[channels, samples]`), alone or with its rate as in Hugging Face's `datasets`; or blocks of one."""
+`[samples]` (or `[channels, samples]`), alone or with its rate as in Hugging Face's `datasets`; or blocks or chunks of
+one."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +190,7 @@ def checked_rate(rate: Any) -> int:
 
 def _is_one(given: Any) -> bool:
     """Whether it is a single recording, whatever it contains."""
-    if isinstance(given, str | os.PathLike | bytes | bytearray | memoryview | array | Mapping | Blocks):
+    if isinstance(given, str | os.PathLike | bytes | bytearray | memoryview | array | Mapping | Blocks | Chunks):
         return True
     return hasattr(given, "read") or (_is_array(given) and _holds_numbers(given))
 

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from asr_doge.audio.arrays import prepare_waveform
 from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
 from asr_doge.errors import AudioError
-from asr_doge.inference.chunking import Chunk, Chunker, Cutter
+from asr_doge.inference.chunking import Chunk, Chunker
 from asr_doge.inference.recordings import guard_actions, transcript_of
 from asr_doge.inference.results import GuardAction, Segment, Transcription
 from asr_doge.inference.sources import checked_rate
@@ -55,12 +55,11 @@ class StreamTranscriber:
 
     Args:
         transcriber: the model, from `asr_doge.load`; it may serve several streams in turn.
-        cutter: of this stream; default, a `Chunker`.
     """
 
-    def __init__(self, transcriber: RecordingTranscriber, cutter: Cutter | None = None) -> None:
+    def __init__(self, transcriber: RecordingTranscriber) -> None:
         self._transcriber = transcriber
-        self._chunker = cutter or Chunker(transcriber.max_seconds)
+        self._chunker = Chunker(transcriber.max_seconds)
         self._samples = 0
         self._ended: list[Chunk] = []  # not transcribed yet
         self._finished: list[Segment] = []
@@ -100,6 +99,17 @@ class StreamTranscriber:
         if self._reported == len(self._finished) and before == (self._committed, self._hypothesis):
             return None
         return self._update()
+
+    def take(self, samples: int, chunk: Chunk | None) -> StreamUpdate | None:
+        """Instead of samples, take a chunk that was cut elsewhere, if there is one; returns what changed, if any did.
+
+        Args:
+            samples: of the stream up to now.
+            chunk: that they complete.
+        """
+        self._samples = samples
+        self._end_segments([chunk] if chunk is not None else [])
+        return self._update() if self._reported < len(self._finished) else None
 
     def finish(self) -> StreamUpdate:
         """End the stream: finishes all segments, also those that an interrupt of `feed` left undone."""

@@ -26,12 +26,12 @@ from asr_doge.audio.voice_activity import has_voice
 from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
-from asr_doge.errors import AudioError, CheckpointError, DamagedAudioError
+from asr_doge.errors import AudioError, CheckpointError
 from asr_doge.inference.chunking import Chunk, cut_into_chunks
 from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.recordings import QueuedChunk, Recording
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.sources import Blocks, as_sources, path_of, source_blocks, with_defaults
+from asr_doge.inference.sources import Blocks, Chunks, as_sources, path_of, source_blocks, with_defaults
 from asr_doge.inference.sources import Source as Source
 from asr_doge.inference.sources import SourceWithOptions as SourceWithOptions
 from asr_doge.inference.written import written
@@ -167,7 +167,7 @@ class RecordingTranscriber(ABC):
             if stopped.is_set():
                 return
             path = path_of(given.source)
-            name = given.source.name if isinstance(given.source, Blocks) else str(path or "array")
+            name = given.source.name if isinstance(given.source, Blocks | Chunks) else str(path or "array")
             recording = Recording(path, name, given.language, given.channel)
             recordings.append(recording)
             for chunk in self._chunks(given, recording, stopped):
@@ -190,7 +190,10 @@ class RecordingTranscriber(ABC):
     def _chunks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """The chunks of a recording as they are read; an error ends them."""
         try:
-            yield from self.cut(self._blocks(given, recording, stopped))
+            if isinstance(given.source, Chunks):
+                yield from self._cut_chunks(given.source, recording, stopped)
+            else:
+                yield from self.cut(self._blocks(given, recording, stopped))
             check_long_enough(recording.samples, self.sampling_rate, recording.name)
         except AudioError as error:
             recording.error = error
@@ -199,21 +202,26 @@ class RecordingTranscriber(ABC):
     def _blocks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[NDArray[np.float32]]:
         """Read a recording block by block, until nobody wants it, and count its samples."""
         note = recording.notes.append
-        try:
+        with recording.reading():
             for block in source_blocks(given.source, self.sampling_rate, given.sampling_rate, given.channel, note):
                 if stopped.is_set():
                     return
                 recording.samples += len(block)
                 yield block
-        except DamagedAudioError as error:  # the readable part is transcribed all the same
-            if not recording.samples:
-                raise
-            recording.incomplete = str(error)
+
+    def _cut_chunks(self, source: Chunks, recording: Recording, stopped: Event) -> Iterator[Chunk]:
+        """Take a recording that arrives cut, until nobody wants it, and note how many samples it has."""
+        with recording.reading():
+            for samples, chunk in source.read(recording.notes.append):
+                recording.samples = samples
+                if stopped.is_set():
+                    return
+                if chunk is not None:
+                    yield chunk
 
     def _transcribe_chunks(self, chunks: list[QueuedChunk], on_progress: Callable[[float], None]) -> None:
         """Transcribe all chunks held, longest first, in batches of similar length."""
-        chunks = [queued for queued in chunks if queued[0].error is None]
-        chunks.sort(key=lambda queued: len(queued[2].samples), reverse=True)
+        chunks = sorted((one for one in chunks if one[0].error is None), key=lambda one: -len(one[2].samples))
         for start in range(0, len(chunks), self.batch_size):
             batch = chunks[start : start + self.batch_size]
             languages = [recording.language for recording, _, _ in batch]

@@ -6,10 +6,10 @@ Promises: made before the first request and closed after the last; nothing here 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from asr_doge.audio.file_decoding import FileDecoder
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving.access import Access
 from asr_doge.serving.admission import Admission
+from asr_doge.serving.chunk_decoding import ChunkDecoder
 from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.metrics import Metrics
 from asr_doge.serving.worker import ModelWorker
@@ -37,7 +37,8 @@ class Service:
             config.model, self._load, self.metrics, config.batch_seconds, config.batch_wait_ms / 1000, config.keep_alive
         )
         self.models = (config.model, *config.aliases)
-        self.decoder = FileDecoder(config.decode_memory_mb * 1_000_000, config.max_duration)
+        longest = self.worker.facts.max_seconds
+        self.decoder = ChunkDecoder(longest, config.decode_memory_mb * 1_000_000, config.max_duration)
         self.files = ThreadPoolExecutor(config.max_requests, thread_name_prefix="file")
         self.listening = ThreadPoolExecutor(LISTENING_THREADS, thread_name_prefix="listening")
         self.live = ThreadPoolExecutor(config.max_sessions, thread_name_prefix="live")

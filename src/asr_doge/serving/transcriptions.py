@@ -20,13 +20,14 @@ from starlette.types import Receive, Scope, Send
 from asr_doge.audio.reading import check_long_enough
 from asr_doge.errors import AudioError, DamagedAudioError
 from asr_doge.inference.results import FailedTranscription, Segment, Transcription
-from asr_doge.inference.sources import Blocks
+from asr_doge.inference.sources import Chunks
 from asr_doge.inference.stream import StreamTranscriber
 from asr_doge.serving.errors import APIError, failure
 from asr_doge.serving.form_fields import TranscriptionRequest, parse_fields
 from asr_doge.serving.openapi import TRANSCRIPTION_SCHEMA
 from asr_doge.serving.replies import delta_event, done_event, reply, warning_header
 from asr_doge.serving.service import Service
+from asr_doge.serving.session_settings import Chunking
 from asr_doge.serving.uploads import close_form, read_form, recording_of
 from asr_doge.serving.worker import Caller
 
@@ -52,7 +53,8 @@ class _Work:
         Raises:
             AudioError: it cannot be read.
         """
-        (result,) = self.caller.transcribe_each([self._blocks()])
+        chunking = self.request.chunking or ("auto" if self.caller.cut_at_pauses else None)
+        (result,) = self.caller.transcribe_each([self._chunks(chunking)])
         if isinstance(result, FailedTranscription):
             raise result.error
         return replace(result, notes=(*result.notes, *self.request.notes))
@@ -63,12 +65,12 @@ class _Work:
         Raises:
             AudioError: it cannot be read.
         """
-        live = StreamTranscriber(self.caller, self.caller.cutter())
+        live = StreamTranscriber(self.caller)
         notes = list(self.request.notes)
         incomplete = None
         try:
-            for block in self._blocks().read(notes.append):
-                update = live.feed(block, hypothesis=False)
+            for samples, chunk in self._chunks(self.request.chunking or "auto").read(notes.append):
+                update = live.take(samples, chunk)
                 if update is not None:
                     self._send(update.finished, live, send)
         except DamagedAudioError as error:  # the readable part is transcribed all the same
@@ -89,9 +91,9 @@ class _Work:
             send(delta_event(text, segment.words, self.request.with_logprobs))
             is_first = False
 
-    def _blocks(self) -> Blocks:
+    def _chunks(self, chunking: Chunking) -> Chunks:
         decoder, has_left = self.service.decoder, self.caller.has_left
-        return Blocks(lambda on_note: decoder.blocks(self.file, self.name, has_left, on_note), self.name)
+        return Chunks(lambda on_note: decoder.chunks(self.file, self.name, has_left, on_note, chunking), self.name)
 
 
 @router.post("/transcriptions", openapi_extra=TRANSCRIPTION_SCHEMA, response_model=None)
@@ -105,7 +107,7 @@ async def transcribe(request: Request) -> Response:
         wanted = parse_fields(form, service.models, service.worker.facts.has_word_times)
         file, name = recording_of(form, service.most_bytes)
         language = wanted.language or service.config.language
-        caller = Caller(service.worker, language, wanted.hotwords, chunking=wanted.chunking)
+        caller = Caller(service.worker, language, wanted.hotwords)
         stack.callback(caller.leave)
         work = _Work(service, wanted, caller, file, name)
         if wanted.stream:

@@ -136,13 +136,6 @@ class TurnCutter:
         self._chunker: Chunker | None = None  # of a longer one
         self._beginning: list[Samples] | None = []  # of a recording without a turn, as long as it could be read at once
 
-    @property
-    def open_chunk(self) -> Chunk:
-        """The audio since the last cut; none between turns."""
-        if self._chunker is not None:
-            return self._moved(self._chunker.open_chunk)
-        return Chunk(np.concatenate([np.zeros(0, dtype=np.float32), *self._held]), self._at, None)
-
     def feed(self, samples: Samples) -> list[Chunk]:
         """Take more `[samples]` at 16 kHz, of any number; returns the chunks that they complete."""
         turns = self._turns.feed(samples)

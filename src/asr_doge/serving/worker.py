@@ -14,22 +14,18 @@ import gc
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from asr_doge.decoding.recognition import Recognition
-from asr_doge.inference.chunking import Chunk, Chunker, Cutter, cut_with
+from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import RecordingTranscriber, Transcriber
 from asr_doge.serving.batching import Job, Kind, alike
 from asr_doge.serving.metrics import Metrics
-from asr_doge.serving.session_settings import Chunking, TurnDetection
-from asr_doge.serving.turns import TurnCutter
 
 MOST_CHUNKS, MOST_CHUNKS_CPU, MOST_CHUNKS_LIVE = 64, 8, 4
 """Chunks in one batch; on a CPU; and there while a live session is open, whose next turn may have to wait for a batch.
@@ -185,7 +181,7 @@ class ModelWorker:
                 if not jobs:
                     if not self._changed.wait(self._patience()) and not self._is_busy:
                         self._unload()
-                elif (left := min(job.came for job in jobs) + self._wait - time.monotonic()) > 0:
+                elif (left := min(job.came for job in jobs) + self._time_to_join - time.monotonic()) > 0:
                     self._changed.wait(left)
                 else:
                     most = min(math.ceil(len(jobs) / self._free_threads(jobs[0].is_urgent)), self._most_chunks())
@@ -199,6 +195,11 @@ class ModelWorker:
     @property
     def _is_busy(self) -> bool:
         return bool(self._jobs) or any(self._at_work.values())
+
+    @property
+    def _time_to_join(self) -> float:
+        """Seconds that a chunk waits for others; a file sends its own together, so alone it waits for nobody."""
+        return self._wait if len(self.callers) != 1 else 0.0
 
     @property
     def _is_live(self) -> bool:
@@ -293,7 +294,6 @@ class Caller(RecordingTranscriber):
         language: spoken; None where it is not known.
         hotwords: to listen for; None for the server's own.
         kind: of the chunks that it recognizes as a whole.
-        chunking: turns to cut recordings at, or `auto` for all their pauses; None for the model's own way.
     """
 
     def __init__(
@@ -302,26 +302,15 @@ class Caller(RecordingTranscriber):
         language: str | None = None,
         hotwords: tuple[str, ...] | None = None,
         kind: Kind = "file",
-        chunking: Chunking = None,
     ) -> None:
         facts = worker.facts
-        at_pauses = facts.cut_at_pauses or chunking == "auto"
-        super().__init__(facts.sampling_rate, facts.max_seconds, FILE_BATCH, language, at_pauses)
+        super().__init__(facts.sampling_rate, facts.max_seconds, FILE_BATCH, language, facts.cut_at_pauses)
         self.hotwords = hotwords
-        self._turns = chunking if isinstance(chunking, TurnDetection) else None
         self.has_left, self._is_over = threading.Event(), threading.Event()
         self._worker, self._kind = worker, kind
         self._waiting: list[Future[Recognition]] = []
         self._hypothesis: Future[Recognition] | None = None
         worker.callers.add(self)
-
-    def cut(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Chunk]:
-        """As declared."""
-        return super().cut(blocks) if self._turns is None else cut_with(self.cutter(), blocks)
-
-    def cutter(self) -> Cutter:
-        """For one stream; without turns it is cut at all its pauses."""
-        return Chunker(self.max_seconds) if self._turns is None else TurnCutter(self._turns, self.max_seconds)
 
     def recognize_chunks(
         self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None

@@ -1,0 +1,117 @@
+"""The process in which the files of requests are decoded and cut: one fork for each, with `decoding_child`'s limits.
+
+Promises: a recording's chunks are those that the command line cuts, or turns as a live session finds them. The voice
+activity detector holds Python's lock while it works, so in the server everybody would wait for it; here it works beside
+the model, and beside itself for other files.
+It is run by `asr_doge.serving.chunk_decoding`, as `python -m asr_doge.serving.cutting_child SOCKET`, and does not know
+the model.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from asr_doge.audio.decoding_child import Blocks, main
+from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.audio.voice_activity import VoiceActivityDetector
+from asr_doge.inference.chunking import Chunk, cut_into_chunks
+from asr_doge.serving.session_settings import Chunking, TurnDetection
+from asr_doge.serving.turns import TurnCutter
+
+_CUTTING = struct.Struct("<dBII")
+_AS_THE_MODEL, _AT_PAUSES, _AT_TURNS = range(3)
+_HEARD = struct.Struct("<Q")
+_CHUNK = struct.Struct("<ddddd???")
+HEADER_BYTES = _HEARD.size + _CHUNK.size
+"""Of a message, before the samples of its chunk."""
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How to cut a recording.
+
+    Attributes:
+        max_seconds: longest chunk.
+        chunking: as of a request.
+    """
+
+    max_seconds: float
+    chunking: Chunking = None
+
+    def packed(self) -> bytes:
+        """As it is sent."""
+        if isinstance(self.chunking, TurnDetection):
+            turns = self.chunking
+            return _CUTTING.pack(self.max_seconds, _AT_TURNS, turns.prefix_padding_ms, turns.silence_duration_ms)
+        return _CUTTING.pack(self.max_seconds, _AT_PAUSES if self.chunking == "auto" else _AS_THE_MODEL, 0, 0)
+
+    @classmethod
+    def unpacked(cls, asked: bytes) -> "Cutting":
+        """As it was sent."""
+        max_seconds, kind, padding, silence = _CUTTING.unpack_from(asked)
+        if kind == _AT_TURNS:
+            return cls(max_seconds, TurnDetection(padding, silence))
+        return cls(max_seconds, "auto" if kind == _AT_PAUSES else None)
+
+    def cut(self, blocks: Blocks) -> Iterator[Chunk | None]:
+        """The chunks of a recording that arrives in blocks `[samples]` at 16 kHz; None where nothing came for long."""
+        if not isinstance(self.chunking, TurnDetection):
+            yield from cut_into_chunks(blocks, self.max_seconds, self.chunking == "auto", VoiceActivityDetector())
+            return
+        cutter = TurnCutter(self.chunking, self.max_seconds)
+        for block in blocks:
+            chunks = cutter.feed(block)
+            yield from chunks
+            if not chunks:
+                yield None
+        yield from cutter.finish()
+
+
+def cut(blocks: Blocks, asked: bytes) -> Iterator[bytes]:
+    """A message for each chunk, and one for the end; some between, at which a reader that has to leave can do so."""
+    samples = 0
+
+    def heard() -> Blocks:
+        nonlocal samples
+        for block in blocks:
+            samples += len(block)
+            yield block
+
+    for chunk in Cutting.unpacked(asked).cut(heard()):
+        yield packed(samples, chunk)
+    yield packed(samples, None)
+
+
+def packed(samples: int, chunk: Chunk | None) -> bytes:
+    """A message: how many samples there were until now, and the chunk that they complete, if they do."""
+    if chunk is None:
+        return _HEARD.pack(samples)
+    start, end = chunk.speech or (0.0, 0.0)
+    overlaps = chunk.overlap_before, chunk.overlap_after
+    header = _CHUNK.pack(chunk.start, start, end, *overlaps, chunk.speech is not None, chunk.is_gap, chunk.is_uncut)
+    return b"".join((_HEARD.pack(samples), header, chunk.samples.tobytes()))
+
+
+def unpacked(message: bytes) -> tuple[int, Chunk | None]:
+    """Samples until now, and a chunk, if there is one."""
+    (samples,) = _HEARD.unpack_from(message)
+    if len(message) == _HEARD.size:
+        return samples, None
+    start, *speech, before, after, has_speech, is_gap, is_uncut = _CHUNK.unpack_from(message, _HEARD.size)
+    waveform = np.frombuffer(message, dtype=np.float32, offset=HEADER_BYTES).copy()  # torch wants it writable
+    return samples, Chunk(waveform, start, tuple(speech) if has_speech else None, before, after, is_gap, is_uncut)
+
+
+def _warm_up() -> None:
+    """Load what every fork needs, which then shares it."""
+    sound = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)
+    for chunking in ("auto", TurnDetection()):
+        for _ in cut(iter([sound]), Cutting(30.0, chunking).packed()):
+            pass
+
+
+if __name__ == "__main__":
+    _warm_up()
+    main(cut)
