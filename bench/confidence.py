@@ -14,10 +14,12 @@ It writes the weights nowhere but, with `--save`, into the checkpoint.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import jiwer
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -25,7 +27,7 @@ from asr_doge.audio.reading import read_audio
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.manifest import read_manifest
 from asr_doge.decoding import DecodingConfig
-from asr_doge.decoding.confidence import Calibration, expected_calibration_error
+from asr_doge.decoding.confidence import Calibration
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import ASRDogeError
 from asr_doge.models import load_model
@@ -61,6 +63,14 @@ def main() -> int:
     if flags.save:
         save(Path(flags.model), fitted)
     return 0
+
+
+def expected_calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> float:
+    """Mean distance between confidence and share of right words, over ten equal intervals of confidence."""
+    values, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    places = np.minimum((values * 10).astype(int), 9)
+    gaps = [abs(values[places == b].sum() - right[places == b].sum()) for b in range(10)]
+    return float(sum(gaps) / max(len(values), 1))
 
 
 def save(checkpoint: Path, calibration: Calibration) -> None:

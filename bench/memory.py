@@ -4,7 +4,8 @@ Example:
     python bench/memory.py
 
 Promises: each size is trained for two steps in a process of its own, with random weights and speech embeddings; memory
-is what the process grew by, after the libraries had warmed up on a small model. One line of JSON for each size.
+is what the process grew by, after it had warmed up on a small model (a forked process holds no page of a library before
+it has used it). One line of JSON for each size.
 glibc is told (`mallopt`) to give freed memory back; it otherwise keeps holes, up to as much again.
 """
 
@@ -25,9 +26,9 @@ from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.training.plan import plan_memory
 
 SIZES: tuple[dict[str, Any], ...] = (
-    {"hidden_size": 256, "layers": 4, "vocab": 8000, "train": "none", "batch": 32},
-    {"hidden_size": 384, "layers": 4, "vocab": 8000, "train": "lora", "batch": 16},
-    {"hidden_size": 768, "layers": 4, "vocab": 8000, "train": "full", "batch": 4},
+    {"hidden_size": 256, "layers": 2, "vocab": 4000, "train": "none", "batch": 32},
+    {"hidden_size": 256, "layers": 2, "vocab": 4000, "train": "lora", "batch": 16},
+    {"hidden_size": 512, "layers": 4, "vocab": 4000, "train": "full", "batch": 4},
 )
 SPEECH_LENGTH, TEXT_LENGTH = 150, 40
 M_MMAP_THRESHOLD, THRESHOLD = -3, 65536  # the first as <malloc.h> has it
@@ -37,7 +38,6 @@ def main() -> None:
     """Measure and print."""
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, THRESHOLD)
     torch.set_num_threads(1)
-    _steps(_model(64, 2, 500, "full"), 2, 500)
     for size in SIZES:
         child = os.fork()
         if child == 0:
@@ -49,6 +49,7 @@ def main() -> None:
 
 
 def _measure(hidden_size: int, layers: int, vocab: int, train: str, batch: int) -> dict[str, float]:
+    _steps(_model(64, 2, 500, train), 2, 500)
     with suppress(OSError):  # where it may not be reset, the highest was when the libraries were imported
         Path("/proc/self/clear_refs").write_text("5")
     before = _memory("VmRSS")

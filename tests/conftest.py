@@ -30,6 +30,11 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests of a cluster: one process must do them all, and can leave whatever follows to the others."""
+    items.sort(key=lambda item: item.path.name != "test_ray_engine.py")
+
+
 def pytest_collection_finish() -> None:
     """Leave what was imported out of garbage collections: each took a fifth of a tiny training run to look at it."""
     gc.collect()

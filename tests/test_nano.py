@@ -52,6 +52,12 @@ def clips() -> list[DigitClip]:
     return list(synthesized_clips(20, split_voices().unseen, seed=11))
 
 
+@pytest.fixture(scope="module")
+def heard(nano: LoadedModel, clips: list[DigitClip]) -> list[str]:
+    """What nano hears in them, in float32 and batches of 8."""
+    return texts(nano, [clip.waveform for clip in clips], 8)
+
+
 def texts(loaded: LoadedModel, waveforms: list[np.ndarray[tuple[int], np.dtype[np.float32]]], size: int) -> list[str]:
     return [result.text for result in Transcriber(loaded, batch_size=size).transcribe(waveforms)]
 
@@ -68,8 +74,7 @@ def test_it_is_whole_and_small() -> None:
     assert (config["speech_encoder"], config["language_model"]) == ("nano/encoder", "nano/language_model")
 
 
-def test_it_knows_digits_in_voices_it_never_heard(nano: LoadedModel, clips: list[DigitClip]) -> None:
-    heard = texts(nano, [clip.waveform for clip in clips], 8)
+def test_it_knows_digits_in_voices_it_never_heard(clips: list[DigitClip], heard: list[str]) -> None:
     scores = score([" ".join(clip.digits) for clip in clips], heard)
     assert scores.wer <= 0.15, list(zip([" ".join(clip.digits) for clip in clips], heard, strict=True))
 
@@ -77,11 +82,10 @@ def test_it_knows_digits_in_voices_it_never_heard(nano: LoadedModel, clips: list
 @pytest.mark.parametrize(
     "options", [{"dtype": "bf16"}, {"quantization": "int8"}, {"dtype": "bf16", "quantization": "int8"}]
 )
-def test_lower_precision_hears_nearly_the_same(nano: LoadedModel, clips: list[DigitClip], options: Any) -> None:
+def test_lower_precision_hears_nearly_the_same(clips: list[DigitClip], heard: list[str], options: Any) -> None:
     waveforms = [clip.waveform for clip in clips]
-    whole = texts(nano, waveforms, 8)
     lower = asr_doge.load("nano", "cpu", **options)
-    assert score(whole, [result.text for result in lower.transcribe(waveforms)]).wer <= 0.03
+    assert score(heard, [result.text for result in lower.transcribe(waveforms)]).wer <= 0.03
     floating = {weight.dtype for weight in lower.loaded.model.parameters() if weight.is_floating_point()}
     assert floating == {torch.bfloat16 if "dtype" in options else torch.float32}
 
@@ -119,9 +123,10 @@ def test_batch_equals_single(clips: list[DigitClip]) -> None:
             assert tiny.relative_difference(row[-len(wanted) :], wanted) < 1e-6
 
 
-def test_batch_and_single_write_the_same_in_float32(nano: LoadedModel, clips: list[DigitClip]) -> None:
-    waveforms = [clip.waveform for clip in clips]
-    assert texts(nano, waveforms, 8) == texts(nano, waveforms, 1)
+def test_batch_and_single_write_the_same_in_float32(
+    nano: LoadedModel, clips: list[DigitClip], heard: list[str]
+) -> None:
+    assert texts(nano, [clip.waveform for clip in clips], 1) == heard
 
 
 def test_a_reloaded_copy_is_the_same(nano: LoadedModel, clips: list[DigitClip], tmp_path: Path) -> None:

@@ -16,23 +16,48 @@ from asr_doge.models import assemble_model
 from tests.cli.conftest import Command
 from tests.cli.recordings import FREE, clip, one_line
 
+FRESH = """
+import sys
+import asr_doge
+asr_doge.load("nano", device="cpu")
+from transformers.utils import logging
+print(logging.is_progress_bar_enabled(), logging.set_tqdm_hook(None))
+print("loaded", file=sys.stderr)
+from asr_doge.cli import main
+for command in {commands!r}:
+    print(main(command))
+"""
 
-def run_process(
-    *arguments: str | Path, encoding: str = "utf-8", **environment: str
-) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "asr_doge", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONIOENCODING": encoding} | environment,
-        timeout=300,
-        check=False,
-    )
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[str]]:
+    """Lines on standard output and standard error of a Python that loads a model, and then makes four mistakes."""
+    pytest.importorskip("datasets", reason="needs asr-doge[datasets]")
+    folder = tmp_path_factory.mktemp("fresh")
+    commands = [
+        ["train", "--data_dir", str(folder / "nowhere")],
+        ["transcribe", str(clip(folder / "a.wav")), "--model", "acme/asr"],
+        ["info", "--model", "acme/asr"],
+        ["download", "hub:acme/speech", "--output_dir", str(folder / "data")],
+    ]
+    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(folder / "hub"), "NO_PROXY": "127.0.0.1"}
+    start = [sys.executable, "-c", FRESH.format(commands=commands)]
+    finished = subprocess.run(start, capture_output=True, text=True, env=os.environ | nobody, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout.splitlines(), finished.stderr.splitlines()
 
 
 def test_a_real_run_prints_the_texts_and_nothing_else(model: Path, recordings: Path) -> None:
     """No warnings of libraries, no progress bars of others; and a terminal of few letters stops nothing."""
-    finished = run_process("transcribe", *FREE, recordings, "--model", model, "--device", "cpu", encoding="ascii")
+    options = ["--model", str(model), "--device", "cpu"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "asr_doge", "transcribe", *FREE, str(recordings), *options],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        timeout=300,
+        check=False,
+    )
     assert finished.returncode == 0
     assert finished.stderr == ""
     assert [line.partition("\t")[0] for line in finished.stdout.splitlines()] == [
@@ -40,40 +65,23 @@ def test_a_real_run_prints_the_texts_and_nothing_else(model: Path, recordings: P
     ]
 
 
-def test_a_mistake_in_a_real_run_is_one_line(tmp_path: Path) -> None:
-    finished = run_process("train", "--data_dir", tmp_path / "nowhere")
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert len(finished.stderr.splitlines()) == 1
-    assert "nowhere/train_manifest.json" in finished.stderr
-
-
-def test_an_unreachable_hub_is_one_line(recordings: Path, tmp_path: Path) -> None:
-    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "127.0.0.1"}
-    for arguments in (("transcribe", recordings, "--model", "acme/asr"), ("info", "--model", "acme/asr")):
-        finished = run_process(*arguments, **nobody)
-        assert (finished.returncode, finished.stdout) == (2, "")
-        (line,) = finished.stderr.splitlines()
-        assert line.startswith("error: model 'acme/asr' is neither on this machine nor to be had from the hub")
-
-
-def test_a_dataset_of_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
-    """And not one for each try of the libraries."""
-    pytest.importorskip("datasets", reason="needs asr-doge[datasets]")
-    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "127.0.0.1"}
-    finished = run_process("download", "hub:acme/speech", "--output_dir", tmp_path / "data", **nobody)
-    assert (finished.returncode, finished.stdout) == (2, "")
-    (line,) = finished.stderr.splitlines()
-    assert line.startswith("error: hub:acme/speech cannot be had: ")
-
-
-def test_loading_from_python_prints_nothing_and_sets_nothing() -> None:
+def test_loading_from_python_prints_nothing_and_sets_nothing(fresh: tuple[list[str], list[str]]) -> None:
     """What else the process loads with transformers keeps its progress bars."""
-    program = (
-        "import asr_doge; asr_doge.load('nano', device='cpu');"
-        "from transformers.utils import logging; print(logging.is_progress_bar_enabled(), logging.set_tqdm_hook(None))"
-    )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
-    assert (finished.stdout, finished.stderr) == ("True None\n", "")
+    out, err = fresh
+    assert (out[0], err[0]) == ("True None", "loaded")
+
+
+def test_mistakes_in_a_real_run_are_one_line_each(fresh: tuple[list[str], list[str]]) -> None:
+    """And those of a hub that cannot be reached are not one for each try of the libraries."""
+    out, err = fresh
+    assert out[1:] == ["2", "2", "2", "2"]
+    data, *models, dataset = err[1:]
+    assert data.startswith("error: ")
+    assert "nowhere/train_manifest.json" in data
+    assert len(models) == 2
+    for line in models:
+        assert line.startswith("error: model 'acme/asr' is neither on this machine nor to be had from the hub")
+    assert dataset.startswith("error: hub:acme/speech cannot be had: ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no named pipes in folders")

@@ -32,7 +32,7 @@ def clip_cache(corpus: Path, whisper_folder: Path, tmp_path_factory: pytest.Temp
     return Path(compute_features(options).folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pretrain(corpus: Path, clip_cache: Path, whisper_folder: Path) -> Pretrain:
     def run(output_dir: Path, **options: Any) -> CTCHeadResult:
         defaults: dict[str, Any] = {
@@ -55,6 +55,13 @@ def pretrain(corpus: Path, clip_cache: Path, whisper_folder: Path) -> Pretrain:
     return run
 
 
+@pytest.fixture(scope="module")
+def finished(pretrain: Pretrain, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CTCHeadResult]:
+    """The folder and the result of a run; not to be changed by a test."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, pretrain(folder)
+
+
 def test_it_learns_and_leaves_an_encoder_that_has_ctc(pretrain: Pretrain, corpus: Path, tmp_path: Path) -> None:
     result = pretrain(tmp_path, epochs=20)
     losses = [entry["loss"] for entry in log_of(tmp_path) if "loss" in entry]
@@ -68,28 +75,36 @@ def test_it_learns_and_leaves_an_encoder_that_has_ctc(pretrain: Pretrain, corpus
 
 
 @pytest.mark.parametrize("kind", ["blstm", "conformer"])
-def test_a_resumed_run_is_the_uninterrupted_one(pretrain: Pretrain, tmp_path: Path, kind: str) -> None:
-    whole = pretrain(tmp_path / "whole", head_type=kind)
-    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+def test_a_resumed_run_is_the_uninterrupted_one(
+    pretrain: Pretrain, finished: tuple[Path, CTCHeadResult], tmp_path: Path, kind: str
+) -> None:
+    folder, whole = finished
+    if kind != PretrainCTCHeadConfig.head_type:
+        folder, whole = tmp_path / "whole", pretrain(tmp_path / "whole", head_type=kind)
+    shutil.copytree(folder, tmp_path / "resumed")
     newest = max((tmp_path / "resumed").glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
     shutil.rmtree(newest)
     shutil.rmtree(tmp_path / "resumed" / "best")
     resumed = pretrain(tmp_path / "resumed", head_type=kind, resume_from="latest")
-    assert log_of(tmp_path / "resumed") == log_of(tmp_path / "whole")
-    assert same_weights(newest, tmp_path / "whole" / newest.name)
+    assert log_of(tmp_path / "resumed") == log_of(folder)
+    assert same_weights(newest, folder / newest.name)
     assert (resumed.steps, resumed.dev_cer) == (whole.steps, whole.dev_cer)
 
 
-def test_a_run_is_gone_on_with_only_as_it_began(pretrain: Pretrain, tmp_path: Path) -> None:
-    pretrain(tmp_path)
+def test_a_run_is_gone_on_with_only_as_it_began(pretrain: Pretrain, finished: tuple[Path, CTCHeadResult]) -> None:
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with pytest.raises(ConfigError, match="holds the checkpoints of another run"):
-        pretrain(tmp_path)
+        pretrain(folder)
     with pytest.raises(ConfigError, match=r"that run had --learning_rate 0\.002, now 0\.1"):
-        pretrain(tmp_path, resume_from="latest", learning_rate=0.1)
+        pretrain(folder, resume_from="latest", learning_rate=0.1)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_a_head_can_be_gone_on_with_on_other_data(pretrain: Pretrain, tmp_path: Path) -> None:
-    first = pretrain(tmp_path / "first")
+def test_a_head_can_be_gone_on_with_on_other_data(
+    pretrain: Pretrain, finished: tuple[Path, CTCHeadResult], tmp_path: Path
+) -> None:
+    _, first = finished
     again = pretrain(tmp_path / "again", speech_encoder=str(first.best_dir), encoder_window=None, learning_rate=0.0)
     before, after = (load_file(folder / "model.safetensors") for folder in (first.best_dir, again.best_dir))
     learnt = [name for name in before if "running_" not in name and "num_batches" not in name]

@@ -18,9 +18,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell a process's peak")
 def test_the_prediction_is_within_a_quarter_of_the_peak() -> None:
     """Three sizes: the adapter alone, LoRA, and the whole language model."""
-    finished = subprocess.run(
-        [sys.executable, str(ROOT / "bench" / "memory.py")], capture_output=True, text=True, timeout=300, check=False
-    )
+    command = [sys.executable, str(ROOT / "bench" / "memory.py")]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stderr
     sizes = [json.loads(line) for line in finished.stdout.splitlines()]
     assert [size["train"] for size in sizes] == ["none", "lora", "full"]

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,25 @@ def small(output_dir: Path, fsdd: Path, **options: Any) -> PretrainConfig:
     return PretrainConfig(str(output_dir), str(fsdd), **defaults | options)
 
 
+BRIEF: dict[str, Any] = {"ctc_steps": 2, "language_steps": 2, "text_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def made(fsdd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a brief pretraining; not to be changed by a test."""
+    folder = tmp_path_factory.mktemp("pretraining") / "made"
+    pretrain(small(folder, fsdd, **BRIEF))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(fsdd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one of some more steps, for those that are interrupted in it."""
+    folder = tmp_path_factory.mktemp("pretraining") / "whole"
+    pretrain(small(folder, fsdd, language_steps=6, text_steps=6))
+    return folder
+
+
 def noise_speech(size: int = 40, batch_size: int = 4, seed: int = 0, **options: Any) -> PretrainingSpeech:
     recordings: Recordings = {
         speaker: {word: [tiny.random_waveform(0.2, seed=seed)] for seed, word in enumerate(DIGIT_WORDS)}
@@ -101,9 +121,8 @@ def test_the_parts_load_and_train_like_published_ones(
 
 @pytest.mark.parametrize("stage", ["CTCStage", "StretchedTokenStage", "TextStage"])
 def test_the_same_seed_gives_the_same_parts_and_an_interrupted_run_goes_on(
-    fsdd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    fsdd: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    pretrain(small(tmp_path / "whole", fsdd, language_steps=6, text_steps=6))
     with monkeypatch.context() as patch:
         module = getattr(pretraining, stage)
         forward, calls = module.forward, itertools.count()
@@ -120,31 +139,31 @@ def test_the_same_seed_gives_the_same_parts_and_an_interrupted_run_goes_on(
     assert not (tmp_path / "cut" / "encoder").exists()
     pretrain(small(tmp_path / "cut", fsdd, language_steps=6, text_steps=6))
     for part in ("encoder", "language_model"):
-        whole, cut = (load_file(tmp_path / name / part / "model.safetensors") for name in ("whole", "cut"))
+        whole, cut = (load_file(folder / part / "model.safetensors") for folder in (uninterrupted, tmp_path / "cut"))
         assert whole.keys() == cut.keys()
         assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
 
 
-def test_the_stages_train_what_they_should(fsdd: Path, tmp_path: Path) -> None:
-    config = small(tmp_path, fsdd, ctc_steps=2, language_steps=2, text_steps=2)
+def test_the_stages_train_what_they_should(fsdd: Path, made: Path) -> None:
+    config = small(made, fsdd, **BRIEF)
     set_seed(config.seed)
     start = {name: tensor.clone() for name, tensor in pretraining.build_encoder(config).state_dict().items()}
-    pretrain(config)
-    end = load_file(tmp_path / "encoder" / "model.safetensors")
+    end = load_file(made / "encoder" / "model.safetensors")
     moved = {name.partition(".")[0] for name in start if not torch.equal(start[name].half(), end[name].half())}
     assert moved == {"encoder", "projector"}
 
 
-def test_stages_of_one_recipe_do_not_go_on_by_another(fsdd: Path, sentences: Path, tmp_path: Path) -> None:
-    def config(**options: Any) -> PretrainConfig:
-        return small(tmp_path, fsdd, **{"ctc_steps": 2, "language_steps": 2, "text_steps": 2, **options})
+def test_stages_of_one_recipe_do_not_go_on_by_another(fsdd: Path, sentences: Path, made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made, tmp_path / "copy")
 
-    pretrain(config())
-    recipe = tmp_path / "stages" / "config.yaml"
+    def config(**options: Any) -> PretrainConfig:
+        return small(folder, fsdd, **BRIEF | options)
+
+    recipe = folder / "stages" / "config.yaml"
     written = yaml.safe_load(recipe.read_text())
     fields = {field.name for field in dataclasses.fields(PretrainConfig)}
     assert written.keys() == fields - {"output_dir", "num_workers"}
-    parts = {path: path.read_bytes() for path in tmp_path.glob("*/model.safetensors")}
+    parts = {path: path.read_bytes() for path in folder.glob("*/model.safetensors")}
     assert len(parts) == 2
     with pytest.raises(ConfigError) as caught:
         pretrain(config(seed=1, learning_rate=1e-5, sentences_manifest=str(sentences)))
@@ -166,10 +185,11 @@ def test_stages_of_one_recipe_do_not_go_on_by_another(fsdd: Path, sentences: Pat
 
 @pytest.mark.parametrize("change", ["missing", "unexpected"])
 @pytest.mark.parametrize("stage", ["ctc", "language", "text"])
-def test_a_finished_stage_with_other_weights_is_refused(fsdd: Path, tmp_path: Path, stage: str, change: str) -> None:
-    config = small(tmp_path, fsdd, ctc_steps=2, language_steps=2, text_steps=2)
-    pretrain(config)
-    path = tmp_path / "stages" / stage / "final" / "model.safetensors"
+def test_a_finished_stage_with_other_weights_is_refused(
+    fsdd: Path, made: Path, tmp_path: Path, stage: str, change: str
+) -> None:
+    config = small(shutil.copytree(made, tmp_path / "copy"), fsdd, **BRIEF)
+    path = tmp_path / "copy" / "stages" / stage / "final" / "model.safetensors"
     weights = load_file(path)
     if change == "missing":
         weights.popitem()
@@ -255,11 +275,12 @@ def test_clips_grow_harder_and_batches_are_of_like_length() -> None:
 
 def test_some_clips_are_silent_and_sentences_come_later(sentences: Path) -> None:
     options: dict[str, Any] = {"sentences": [(sentences.parent / "audio" / "train-0.wav", "a text")], "size": 160}
-    texts = [noise_speech(**options)[index]["text"] for index in range(160)]
+    dataset, digits_only = noise_speech(**options), noise_speech(size=40)
+    texts = [dataset[index]["text"] for index in range(160)]
     assert "" in texts
     assert "a text" not in texts[: int(CURRICULUM[0].until * 160)]
     assert 20 < texts.count("a text") < 100
-    assert "a text" not in [noise_speech(size=160)[index]["text"] for index in range(160)]
+    assert "a text" not in [digits_only[index]["text"] for index in range(40)]
 
 
 def test_a_batch_knows_its_lengths() -> None:

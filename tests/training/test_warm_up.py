@@ -22,7 +22,7 @@ from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.training import warm_up
 from asr_doge.training.heads import adapter_settings, token_labels
 from tests.models import tiny
-from tests.training.conftest import Settings, Train
+from tests.training.conftest import Finished, Settings, Train
 from tests.training.runs import log_of, same_weights, train_and_be_killed
 
 WARM = {"warm_up": "ctc", "warm_up_steps": 6, "epochs": 2}
@@ -91,13 +91,15 @@ def test_the_adapter_is_then_as_loud_as_token_embeddings(
 
 
 @pytest.mark.parametrize("killed_at", [3, 7])
-def test_a_killed_run_is_gone_on_with(run: Train, settings: Settings, tmp_path: Path, killed_at: int) -> None:
-    run(tmp_path / "whole", **WARM)
+def test_a_killed_run_is_gone_on_with(
+    run: Train, finished: Finished, settings: Settings, tmp_path: Path, killed_at: int
+) -> None:
+    whole, _ = finished(**WARM)
     assert train_and_be_killed(settings(tmp_path / "killed", **WARM), killed_at, writes=0) == -9
     assert not list((tmp_path / "killed").glob("checkpoint-*"))
     run(tmp_path / "killed", **WARM, resume_from="latest")
-    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
-    assert same_weights(tmp_path / "killed" / "final", tmp_path / "whole" / "final")
+    assert log_of(tmp_path / "killed") == log_of(whole)
+    assert same_weights(tmp_path / "killed" / "final", whole / "final")
 
 
 def test_a_run_killed_in_its_warm_up_is_not_gone_on_with_otherwise(

@@ -21,6 +21,7 @@ from asr_doge.cli.jobs import run_job
 from asr_doge.cli.live import print_live
 from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.inference.configuration import TranscribeConfig
+from asr_doge.inference.configured import load_configured
 from asr_doge.inference.output import (
     TIMED_FORMATS,
     TSV_HEADER,
@@ -36,7 +37,7 @@ from asr_doge.inference.output import (
 )
 from asr_doge.inference.output_folder import OutputFolder, State
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.transcription import Source, SourceWithOptions, Transcriber, load_configured
+from asr_doge.inference.transcription import Source, SourceWithOptions, Transcriber
 from asr_doge.models.precision import choose_precision
 from asr_doge.scaling.configuration import TranscribeJobConfig
 

@@ -42,14 +42,13 @@ class Utterance:
     """Code of the language, such as `en`, if known."""
 
 
-def read_manifest(path: str | os.PathLike[str], *, need_durations: bool = True) -> list[Utterance]:
+def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     """Read a manifest; blank lines are skipped.
 
     Args:
         path: JSON lines with `audio_path` (or `audio_filepath`; relative to the manifest's folder, or absolute),
             `text`, `duration`, and optionally `id` (default: see `default_id`), `raw_text` (default: the text),
             `speaker` and `language`. Other fields are ignored.
-        need_durations: whether a line without a duration is an error; if not, it is read as NaN.
 
     Returns:
         At least one utterance, in the order of the file.
@@ -60,7 +59,7 @@ def read_manifest(path: str | os.PathLike[str], *, need_durations: bool = True) 
     path = Path(path)
     utterances = []
     lines_by_id: dict[str, int] = {}
-    for number, utterance in scan_manifest(path, need_durations=need_durations):
+    for number, utterance in scan_manifest(path):
         if isinstance(utterance, str):
             raise DataError(f"{path} line {number}: {utterance}")
         if utterance.id in lines_by_id:
@@ -76,8 +75,8 @@ def read_manifest(path: str | os.PathLike[str], *, need_durations: bool = True) 
     return utterances
 
 
-def scan_manifest(path: Path, *, need_durations: bool) -> Iterator[tuple[int, Utterance | str]]:
-    """Read a manifest that may be partly malformed.
+def scan_manifest(path: Path, *, need_durations: bool = True) -> Iterator[tuple[int, Utterance | str]]:
+    """Read a manifest that may be partly malformed; a duration that is not needed is NaN where there is none.
 
     Yields:
         For each line that is not blank its number, from 1, and its utterance, or what is wrong with it.

@@ -1,15 +1,12 @@
 """Compute the confidence of a word: a probability from the scores of the CTC head and the language model.
 
-Promises: a confidence in [0, 1] that rises with both scores; `expected_calibration_error` measures how far confidences
-are from the share of words that are right.
-It does not know how the words were found.
+Promises: a confidence in [0, 1] that rises with both scores.
+It does not know how the words were found, nor how far confidences are from the share of words that are right, which
+`bench/confidence.py` measures.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -34,17 +31,3 @@ class Calibration:
 
 CALIBRATION = Calibration(intercept=4.24, ctc=0.17, language_model=6.19)
 """Fitted on nano and spoken digits; another model may be more or less confident (see docs/decoding.md)."""
-
-
-def expected_calibration_error(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10) -> float:
-    """Mean distance between confidence and share of right words, over `bins` equal intervals of confidence.
-
-    Args:
-        confidences: of each word, in [0, 1].
-        correct: whether it is right.
-        bins: intervals.
-    """
-    values, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    places = np.minimum((values * bins).astype(int), bins - 1)
-    gaps = [abs(values[places == b].sum() - right[places == b].sum()) for b in range(bins)]
-    return float(sum(gaps) / max(len(values), 1))

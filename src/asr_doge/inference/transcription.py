@@ -28,7 +28,6 @@ from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError, CheckpointError
 from asr_doge.inference.chunking import Chunk, cut_into_chunks
-from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.recordings import QueuedChunk, Recording
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.sources import Blocks, Chunks, as_sources, path_of, source_blocks, with_defaults
@@ -36,13 +35,12 @@ from asr_doge.inference.sources import Source as Source
 from asr_doge.inference.sources import SourceWithOptions as SourceWithOptions
 from asr_doge.inference.written import written
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
-from asr_doge.models.checkpoints import find_model
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.fetching import can_be_fetched
 from asr_doge.models.frozen_parts import WITHOUT_TEXT
 from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.models.precision import choose_precision
-from asr_doge.models.punctuation import Punctuator, load_punctuator
+from asr_doge.models.punctuation import Punctuator
 from asr_doge.read_ahead import read_ahead
 
 LONGEST_SECONDS = 30.0
@@ -320,16 +318,6 @@ def load(
     """
     loaded = load_parts(model, device, decoding, quantization, dtype)
     return Transcriber(loaded, batch_size, decoding, language)
-
-
-def load_configured(config: TranscribeConfig) -> Transcriber:
-    """Load the model that the settings of `transcribe` name; errors as in `load`."""
-    transcriber = load(
-        config.model, config.device, config, config.batch_size, config.quantization, config.language, config.dtype
-    )
-    if config.text == "written":
-        transcriber.punctuator = load_punctuator(find_model(config.model))
-    return transcriber
 
 
 def load_parts(

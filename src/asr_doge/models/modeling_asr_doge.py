@@ -149,10 +149,10 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         return cast(nn.Embedding, self.language_model.get_input_embeddings())
 
     @torch.no_grad()
-    def sample_token_embeddings(self, most: int = 4096) -> Tensor:
-        """What the embedding module gives for at most so many tokens, `[V, H]`; Gemma's scales its weights."""
+    def sample_token_embeddings(self) -> Tensor:
+        """What the embedding module gives for at most 4,096 tokens, `[V, H]`; Gemma's scales its weights."""
         module = self.get_input_embeddings()
-        ids = torch.arange(0, module.num_embeddings, -(-module.num_embeddings // most), device=module.weight.device)
+        ids = torch.arange(0, module.num_embeddings, -(-module.num_embeddings // 4096), device=module.weight.device)
         given: Tensor = module(ids)
         return given
 

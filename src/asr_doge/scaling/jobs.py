@@ -144,11 +144,11 @@ def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _t
     return summary
 
 
-def plan_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _transcribe_worker) -> Plan:
+def plan_transcribe_job(config: TranscribeJobConfig) -> Plan:
     """What the job would hold and cost; arguments and errors as of `run_transcribe_job`."""
     config.check_job()
     items, job = _listed(config)
-    worker = make_worker(config, JobFolder(config.output_dir or "plan", job))
+    worker = _transcribe_worker(config, JobFolder(config.output_dir or "plan", job))
     worker.start()
     try:
         return plan_job(config, items, job.num_shards, worker)

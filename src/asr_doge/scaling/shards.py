@@ -67,11 +67,7 @@ class Job:
     @property
     def fingerprint(self) -> str:
         """Digest of all of it."""
-        return hashlib.sha256(json.dumps(self.described(), sort_keys=True).encode()).hexdigest()[:16]
-
-    def described(self) -> dict[str, Any]:
-        """All of it; JSON lines go without saying, as in jobs from before there was another format."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("format", "jsonl")}
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def shard(self, items: Sequence[Item], number: int) -> list[Item]:
         """The items of a shard, from 1."""
@@ -170,7 +166,7 @@ class JobFolder:
         if JOB not in sizes:
             if any(name.endswith(".done.json") for name in sizes):
                 raise DataError(f"{self.url} holds shards, and no {JOB} that says of what: {_SAME_JOB}")
-            self._store.write(JOB, _json(self.job.described()))
+            self._store.write(JOB, _json(asdict(self.job)))
         self.check()
 
     def check(self) -> None:
@@ -179,10 +175,9 @@ class JobFolder:
         Raises:
             DataError: it is of another job.
         """
-        there, wanted = self._read(JOB), asdict(self.job)
-        if not isinstance(there, dict):
+        found, wanted = self._read(JOB), asdict(self.job)
+        if not isinstance(found, dict):
             raise DataError(f"{self.url}/{JOB} is not that of a job: {_SAME_JOB}")
-        found: dict[str, Any] = {"format": "jsonl", **there}
         different = [name for name, value in wanted.items() if found.get(name) != json.loads(json.dumps(value))]
         if "settings" in different and isinstance(found.get("settings"), dict):
             names = {**found["settings"], **wanted["settings"]}
@@ -246,7 +241,7 @@ class JobFolder:
         found = self._read(self.name(number, "attempts.json"))
         if not isinstance(found, dict) or found.get("fingerprint") != self.job.fingerprint:
             return None
-        return Attempts(**{one.name: found[one.name] for one in fields(Attempts) if one.name in found})
+        return Attempts(**{one.name: found[one.name] for one in fields(Attempts)})
 
     def note_attempt(self, number: int, attempts: Attempts) -> None:
         """Note durably how far a shard came.

@@ -6,9 +6,10 @@ It knows no engine, and neither commits nor attempts (see `asr_doge.scaling.shar
 
 from collections.abc import Iterator, Sequence
 
+from asr_doge.inference.configured import load_configured
 from asr_doge.inference.output import Result
 from asr_doge.inference.sources import Blocks
-from asr_doge.inference.transcription import SourceWithOptions, Transcriber, load_configured
+from asr_doge.inference.transcription import SourceWithOptions, Transcriber
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import Item
 from asr_doge.scaling.shard_worker import ShardWorker

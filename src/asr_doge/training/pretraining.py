@@ -58,6 +58,7 @@ from asr_doge.training.pretraining_speech import (
 from asr_doge.training.pretraining_text import (
     StretchedTokens,
     StretchedTokenStage,
+    TiedStage,
     build_tokenizer,
     collate_stretched_tokens,
 )
@@ -134,10 +135,8 @@ def collate_ctc(clips: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-class TextStage(nn.Module):
+class TextStage(TiedStage):
     """Stage 3: the whole model, with the language model's loss and the CTC head's."""
-
-    _keys_to_ignore_on_save = None  # the Trainer asks for it when it resumes, as tied weights are saved but once
 
     def __init__(self, model: ASRDogeForConditionalGeneration) -> None:
         super().__init__()
@@ -161,11 +160,6 @@ class TextStage(nn.Module):
         mask = length_mask(encoder.output_lengths(input_lengths), speech.shape[1])
         text_loss = self.model(speech_embeddings=speech, attention_mask=mask.long(), labels=labels).loss
         return {"loss": text_loss + CTC_WEIGHT * draft_loss}
-
-    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override] # torch's overloads
-        """Omit the output layer, which is the token embedding: safetensors refuses to store a tensor twice."""
-        weights = super().state_dict(*args, **options)
-        return {name: tensor for name, tensor in weights.items() if not name.endswith("lm_head.weight")}
 
 
 def build_model(

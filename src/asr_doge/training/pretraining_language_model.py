@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -30,6 +29,7 @@ from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.text.normalization import normalize_training_text
 from asr_doge.training.arguments import pretraining_arguments
 from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
+from asr_doge.training.pretraining_text import build_text_tokenizer
 
 DEV_EVERY = 200
 """Each so many-th sentence is kept out of training, for the dev loss."""
@@ -58,21 +58,6 @@ def plain_transcripts(manifests: Sequence[str]) -> set[str]:
     return {
         normalize_training_text(utterance.text) for manifest in manifests for utterance in read_manifest(Path(manifest))
     }
-
-
-def build_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of `texts`; it can write any text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<s>", "</s>", "<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
 def _token_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:

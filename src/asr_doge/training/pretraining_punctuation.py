@@ -35,7 +35,8 @@ from asr_doge.models.punctuation import (
 )
 from asr_doge.text.punctuation import LABELS, labelled_words
 from asr_doge.training.arguments import pretraining_arguments
-from asr_doge.training.pretraining_language_model import DEV_EVERY, build_text_tokenizer, plain_transcripts
+from asr_doge.training.pretraining_language_model import DEV_EVERY, plain_transcripts
+from asr_doge.training.pretraining_text import build_text_tokenizer
 from asr_doge.training.punctuation_configuration import PretrainPunctuationConfig
 
 _WHOLE_SENTENCES = 0.4

@@ -68,7 +68,7 @@ class PretrainingSpeech(Dataset[dict[str, Any]]):
         sentences: audio files and their texts; may be empty.
         sentence_share: share of batches that are sentences, if there are any, from the second lesson on.
         seed: of everything random.
-        lessons: how the clips grow harder.
+        curriculum: how the clips grow harder.
         waveforms: give samples instead of log-mel features; SpecAugment is then not applied.
     """
 

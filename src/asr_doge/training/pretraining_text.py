@@ -32,17 +32,22 @@ NOISE = (0.2, 1.0)
 
 
 def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer in which every digit word is one token; it can write any text."""
+    """A byte-level BPE tokenizer in which every digit word is one token."""
+    texts = [DEFAULT_PROMPT] + [f"{first} {second}" for first in DIGIT_WORDS for second in DIGIT_WORDS]
+    return build_text_tokenizer(texts, config.text_vocab_size)
+
+
+def build_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `texts`; it can write any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=config.text_vocab_size,
+        vocab_size=vocab_size,
         special_tokens=["<s>", "</s>", "<pad>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [DEFAULT_PROMPT] + [f"{first} {second}" for first in DIGIT_WORDS for second in DIGIT_WORDS]
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
@@ -94,10 +99,19 @@ def collate_stretched_tokens(examples: Sequence[dict[str, Tensor]]) -> dict[str,
     return batch | {"attention_mask": pad_sequence(real, batch_first=True)}
 
 
-class StretchedTokenStage(nn.Module):
-    """The language model alone, reading stretched text."""
+class TiedStage(nn.Module):
+    """A stage with a language model, whose output layer is its token embedding."""
 
     _keys_to_ignore_on_save = None  # the Trainer asks for it when it resumes, as tied weights are saved but once
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override] # torch's overloads
+        """Omit the output layer: safetensors refuses to store a tensor twice."""
+        weights = super().state_dict(*args, **options)
+        return {name: tensor for name, tensor in weights.items() if not name.endswith("lm_head.weight")}
+
+
+class StretchedTokenStage(TiedStage):
+    """The language model alone, reading stretched text."""
 
     def __init__(self, language_model: PreTrainedModel) -> None:
         super().__init__()
@@ -113,8 +127,3 @@ class StretchedTokenStage(nn.Module):
         embeddings = embeddings + noise.masked_fill((kinds == TEXT)[..., None], 0.0)
         output = self.language_model(inputs_embeds=embeddings, attention_mask=attention_mask, labels=labels)
         return {"loss": output.loss}
-
-    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override] # torch's overloads
-        """Omit the output layer, which is the token embedding: safetensors refuses to store a tensor twice."""
-        weights = super().state_dict(*args, **options)
-        return {name: tensor for name, tensor in weights.items() if not name.endswith("lm_head.weight")}

@@ -176,12 +176,12 @@ def _heard(trainer: CTCTrainer) -> str:
 
 
 @torch.no_grad()
-def _match_loudness(loaded: LoadedModel, dev: CachedSpeechDataset, clips: int = 8) -> None:
+def _match_loudness(loaded: LoadedModel, dev: CachedSpeechDataset) -> None:
     """Set the adapter's scale, which CTC by cosines leaves free, to that of token embeddings, on some clips."""
     model = loaded.model
     wanted = model.sample_token_embeddings().float().square().mean().sqrt()
     rows: list[Tensor] = []
-    for utterance in _spread(dev, clips):
+    for utterance in _spread(dev, 8):
         speech = dev.cache[utterance].to(model.device, model.dtype)[None]
         adapted, _ = model.adapter(speech, torch.tensor([speech.shape[1]], device=model.device))
         rows.append(adapted[0].float())
