@@ -148,16 +148,22 @@ def pretrain_punctuation(config: PretrainPunctuationConfig) -> dict[str, float]:
     model.half().save_pretrained(written)
     tokenizer.save_pretrained(written)
     punctuator = load_punctuator(find_model(config.output_dir))
-    results: dict[str, Any] = {"parameters": model.num_parameters(), **evaluate(punctuator, dev)}
+    results: dict[str, Any] = {"parameters": model.num_parameters(), **evaluate(punctuator, dev, _DEV_SENTENCES)}
     (written / "pretraining.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
 
 
-def evaluate(punctuator: Punctuator, sentences: Sequence[Sentence]) -> dict[str, float]:
-    """Precision and recall of marks, and the share of words with the right case, of sentences read some at a time."""
+def evaluate(punctuator: Punctuator, sentences: Sequence[Sentence], together: int) -> dict[str, float]:
+    """Precision and recall of marks, and the share of words with the right case.
+
+    Args:
+        punctuator: to be measured.
+        sentences: with their labels, in order.
+        together: sentences that are one text.
+    """
     right = found = wanted = same_case = words = 0
-    for start in range(0, len(sentences), _DEV_SENTENCES):
-        pairs = [pair for sentence in sentences[start : start + _DEV_SENTENCES] for pair in sentence]
+    for start in range(0, len(sentences), together):
+        pairs = [pair for sentence in sentences[start : start + together] for pair in sentence]
         labels = punctuator.labels([word for word, _ in pairs])
         for (_, truth), label in zip(pairs, labels, strict=True):
             expected, given = LABELS[truth], LABELS[label]
