@@ -39,7 +39,7 @@ from asr_doge.training.pretraining_language_model import DEV_EVERY, plain_transc
 from asr_doge.training.pretraining_text import build_text_tokenizer
 from asr_doge.training.punctuation_configuration import PretrainPunctuationConfig
 
-_WHOLE_SENTENCES = 0.4
+_WHOLE_SENTENCES = 0.75
 """Share of examples that begin and end with sentences."""
 _MOST_SENTENCES = 3
 """In such an example."""
