@@ -41,8 +41,8 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def reading(decode_workers: int = 1, **options: Any) -> Iterator[Any]:
     """A reader with decode workers that have arrived, if there is room."""
-    options = {"max_attempts": 1, "decoders": 1, "engine": "ray", "wait_for_workers": 60.0} | options
-    reader = item_reader(TranscribeJobConfig(files=[], decode_workers=decode_workers, **options))
+    defaults: dict[str, Any] = {"max_attempts": 1, "decoders": 1, "engine": "ray", "wait_for_workers": 60.0}
+    reader = item_reader(TranscribeJobConfig(files=[], decode_workers=decode_workers, **defaults | options))
     try:
         reader.start()
         yield reader

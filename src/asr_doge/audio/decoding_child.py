@@ -22,9 +22,9 @@ import psutil
 from asr_doge.audio.reading import read_blocks
 from asr_doge.errors import AudioError, DamagedAudioError
 
-REQUEST = struct.Struct("<QIIi")
-"""Bytes of memory, seconds of processor time in all, seconds that any one block may take, and the channel to read, from
-0, or -1 for the mean of all."""
+REQUEST = struct.Struct("<QIIiI")
+"""Bytes of memory, seconds of processor time in all, seconds that any one block may take, the channel to read, from 0,
+or -1 for the mean of all, and the sampling rate of the blocks."""
 FRAME = struct.Struct("<cI")
 """Kind of what follows, and its length in bytes."""
 BLOCK, NOTE, FAULT, DAMAGE, END = b"B", b"N", b"F", b"D", b"E"
@@ -102,7 +102,9 @@ def _cause(status: int) -> str:
     return MEMORY if os.WEXITSTATUS(status) == _OUT_OF_MEMORY else ""
 
 
-def _decode(file: int, pipe: int, memory: int, processor_seconds: int, block_seconds: int, channel: int) -> None:
+def _decode(
+    file: int, pipe: int, memory: int, processor_seconds: int, block_seconds: int, channel: int, rate: int
+) -> None:
     """Write the blocks of a file to a pipe, then exit.
 
     Raises:
@@ -119,7 +121,7 @@ def _decode(file: int, pipe: int, memory: int, processor_seconds: int, block_sec
             _write(output, kind, text.replace(path, NAME).encode("utf-8", "replace"))
 
         try:
-            blocks = read_blocks(path, channel=None if channel < 0 else channel, on_note=lambda note: say(NOTE, note))
+            blocks = read_blocks(path, rate, None if channel < 0 else channel, lambda note: say(NOTE, note))
             while True:
                 signal.setitimer(signal.ITIMER_REAL, block_seconds)  # which kills, wherever it hangs
                 block = next(blocks, None)

@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.decoding_child import BLOCK, DAMAGE, END, FRAME, MEMORY, NAME, NOTE, REQUEST
+from asr_doge.audio.files import file_on_disk
+from asr_doge.audio.reading import as_clip, gather
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note, log_note
-from asr_doge.errors import AudioError, DamagedAudioError
+from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 
 BLOCK_SECONDS = 20
 """Time that decoding a block of some seconds may take."""
@@ -64,14 +66,15 @@ class FileDecoder:
         has_left: threading.Event,
         on_note: Note = log_note,
         channel: int | None = None,
+        sampling_rate: int = SAMPLE_RATE,
     ) -> Iterator[NDArray[np.float32]]:
-        """A recording's samples at 16 kHz.
+        """A recording's samples.
 
         Args:
             file: with a descriptor; it is read from its start.
             name: what to call it in messages.
             has_left: set when nobody wants it any more.
-            on_note, channel: as in `read_blocks`.
+            on_note, channel, sampling_rate: as in `read_blocks`.
 
         Raises:
             DecoderDiedError: its decoder crashed, or it cannot be decoded within the limits.
@@ -79,7 +82,8 @@ class FileDecoder:
             DamagedAudioError: it is truncated or damaged; what is there of it was given.
         """
         samples = 0
-        with self._decoded(file.fileno(), name, -1 if channel is None else channel) as (pipe, death):
+        wanted = -1 if channel is None else channel, sampling_rate
+        with self._decoded(file.fileno(), name, *wanted) as (pipe, death):
             while True:
                 kind, content = _frame(pipe)
                 if kind == END or has_left.is_set():
@@ -94,12 +98,19 @@ class FileDecoder:
                     raise (DamagedAudioError if kind == DAMAGE else AudioError)(text)
                 block = np.frombuffer(content, dtype=np.float32)
                 samples += len(block)
-                if self._max_duration is not None and samples > self._max_duration * SAMPLE_RATE:
+                if self._max_duration is not None and samples > self._max_duration * sampling_rate:
                     raise AudioError(
                         f"{name} is longer than {self._max_duration:.0f} s, which is the most this server takes:"
                         " cut it into parts."
                     )
                 yield block
+
+    def read_clip(self, path: Path, sampling_rate: int, longest: int | None) -> NDArray[np.float32]:
+        """What `asr_doge.audio.reading.read_clip` gives, decoded in a fork; errors as there, and `DecoderDiedError`."""
+        name = in_one_line(str(path))
+        with file_on_disk(path) as copy, copy.open("rb") as file:
+            waveform = gather(self.blocks(file, name, threading.Event(), sampling_rate=sampling_rate))
+        return as_clip(waveform, path, sampling_rate, longest)
 
     def close(self) -> None:
         """End the process that stands by; forks end with their readers."""
@@ -108,10 +119,10 @@ class FileDecoder:
             self.process.wait()
 
     @contextmanager
-    def _decoded(self, descriptor: int, name: str, channel: int) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    def _decoded(self, descriptor: int, name: str, channel: int, rate: int) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         """What a fork writes of a file, and what is written of its death."""
         processor_seconds = LEAST_SECONDS + round((self._max_duration or _LONGEST_SECONDS) / SLOWEST)
-        allowed = REQUEST.pack(self._memory, processor_seconds, BLOCK_SECONDS, channel)
+        allowed = REQUEST.pack(self._memory, processor_seconds, BLOCK_SECONDS, channel, rate)
         with ExitStack() as ours:
             try:
                 with ExitStack() as theirs:
