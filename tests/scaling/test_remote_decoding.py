@@ -18,7 +18,7 @@ from asr_doge.errors import AudioError, ConfigError
 from asr_doge.scaling import ray_engine
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import FetchError, Item
-from asr_doge.scaling.jobs import run_transcribe_job
+from asr_doge.scaling.jobs import plan_transcribe_job, run_transcribe_job
 from asr_doge.scaling.opening import ItemReader, item_reader
 from tests.scaling.conftest import MEMORY, check_complete, job, lines, write_recordings
 from tests.scaling.counting import CountingWorker, FarDecodingWorker
@@ -226,6 +226,13 @@ def test_too_few_cores_for_decode_workers_are_noted(
     assert line.startswith("note: 1 workers and 2 decode workers of each take 3 cores, and the cluster has 2: ")
     ray_engine._note_room(ray, on_ray(tmp_path, tmp_path), 1, 1)
     assert capsys.readouterr().err == ""
+
+
+def test_a_plan_counts_decode_workers_and_needs_no_cluster(tmp_path: Path) -> None:
+    folder = write_recordings(tmp_path / "in", 9)
+    config = job(folder, tmp_path / "out", engine=None, plan=True, workers="2", decode_workers=4)
+    told = dict(line.split(maxsplit=1) for line in plan_transcribe_job(config, CountingWorker).lines())
+    assert told["time"].endswith("with 2 workers and 0 GPUs, and 8 decode workers of a core each")
 
 
 @pytest.mark.parametrize(
