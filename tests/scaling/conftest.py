@@ -1,10 +1,12 @@
 """Recordings of known lengths, good and bad, and the settings of a job over them."""
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from asr_doge.scaling.configuration import TranscribeJobConfig
 from tests.scaling.fragile.sitecustomize import CRASHES, HANGS
 
 FRAGILE = Path(__file__).parent / "fragile"
+MEMORY = 80_000_000
+"""Bytes of a node's object store, the least that Ray takes."""
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -23,6 +27,24 @@ def fragile_decoders() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", python_path())
         yield
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of one core each, connected to."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # for a busy machine: its default of 15 starves workers there
+        head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def python_path() -> str:

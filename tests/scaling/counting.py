@@ -46,15 +46,28 @@ class CountingWorker(ShardWorker):
             yield Transcription(f"{count} samples", count / SAMPLE_RATE)
 
 
+class FarDecodingWorker(CountingWorker):
+    """Opens no recording by itself."""
+
+    def start(self) -> str | None:
+        note = super().start()
+
+        def refuse(item: Item) -> None:
+            raise AudioError(f"{item.name} was not decoded by a decode worker.")
+
+        setattr(self._reader, "_opened", refuse)  # noqa: B010 - mypy sees a method
+        return note
+
+
 class SlowlyLoadingWorker(CountingWorker):
     """Waits for `go` beside the recordings before it is ready, and leaves its process's number meanwhile."""
 
-    def start(self) -> None:
+    def start(self) -> str | None:
         folder = Path(self.config.files[0])
         (folder / f"{os.getpid()}.pid").write_text(str(os.getpid()))
         while not (folder / "go").exists():
             time.sleep(0.05)
-        super().start()
+        return super().start()
 
 
 def _model(path: Path) -> None:

@@ -1,6 +1,5 @@
 """The fault matrix: whatever dies on a cluster of two nodes, nothing is lost or doubled, and poison is named."""
 
-import logging
 import os
 import signal
 import subprocess
@@ -21,30 +20,11 @@ from asr_doge.scaling import ray_engine
 from asr_doge.scaling.configuration import FeaturesJobConfig, ProcessJobConfig
 from asr_doge.scaling.jobs import run_transcribe_job
 from tests import speech
-from tests.scaling.conftest import check_complete, job, lines, read_again, write_recordings
+from tests.scaling.conftest import MEMORY, check_complete, job, lines, read_again, write_recordings
 from tests.scaling.counting import CountingWorker, SlowlyLoadingWorker
 from tests.waiting import until
 
-ray = pytest.importorskip("ray")
-MEMORY = 80_000_000
-"""Bytes of a node's object store, the least that Ray takes."""
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes of one core each, connected to."""
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")  # for a busy machine: its default of 15 starves workers there
-        head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-        yield cluster
-        ray.shutdown()
-        cluster.shutdown()
+pytest.importorskip("ray")
 
 
 def on_ray(folder: Path, output: Path, **settings: object) -> Any:
@@ -240,7 +220,7 @@ def test_a_cluster_of_another_version_is_one_line(cluster: Any, tmp_path: Path) 
 
 def test_a_node_with_another_version_of_this_package_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^node n2 has asr-doge 0\.0, and this machine .*: install the same on all$"):
-        ray_engine._check_version("n2", "0.0")
+        ray_engine.check_version("n2", "0.0")
 
 
 def test_an_address_where_nobody_answers_is_one_line(tmp_path: Path) -> None:

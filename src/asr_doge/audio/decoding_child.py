@@ -17,7 +17,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import BinaryIO
 
@@ -44,6 +44,7 @@ class Request:
         block_seconds: that decoding any one block, and the work on it, may take.
         max_duration: of the longest recording, in seconds; infinite for any.
         channel: to read, from 0; None for the mean of all.
+        sampling_rate: of the blocks, in Hz.
         asked: for the work on its blocks; 32 bytes at most, filled up with zeros.
     """
 
@@ -52,22 +53,23 @@ class Request:
     block_seconds: int
     max_duration: float = math.inf
     channel: int | None = None
+    sampling_rate: int = SAMPLE_RATE
     asked: bytes = b""
 
     def packed(self) -> bytes:
         """As it is sent."""
         channel = -1 if self.channel is None else self.channel
         limits = self.memory, self.processor_seconds, self.block_seconds, self.max_duration
-        return _REQUEST.pack(*limits, channel, self.asked)
+        return _REQUEST.pack(*limits, channel, self.sampling_rate, self.asked)
 
     @classmethod
     def unpacked(cls, message: bytes) -> "Request":
         """As it was sent."""
-        memory, processor_seconds, block_seconds, max_duration, channel, asked = _REQUEST.unpack(message)
-        return cls(memory, processor_seconds, block_seconds, max_duration, None if channel < 0 else channel, asked)
+        request = cls(*_REQUEST.unpack(message))
+        return request if request.channel != -1 else replace(request, channel=None)
 
 
-_REQUEST = struct.Struct("<QIIdi32s")
+_REQUEST = struct.Struct("<QIIdiI32s")
 FRAME = struct.Struct("<cI")
 """Kind of what follows, and its length in bytes."""
 BLOCK, NOTE, FAULT, DAMAGE, END = b"B", b"N", b"F", b"D", b"E"
@@ -174,7 +176,7 @@ def _decode(file: int, pipe: int, request: Request, work: Work) -> None:
 
         damage: list[str] = []
         try:
-            blocks = read_blocks(path, channel=request.channel, on_note=lambda note: say(NOTE, note))
+            blocks = read_blocks(path, request.sampling_rate, request.channel, lambda note: say(NOTE, note))
             for content in work(_within_limits(blocks, path, request, damage), request.asked):
                 send(BLOCK, content)
             say(DAMAGE if damage else END, "".join(damage))
@@ -199,7 +201,7 @@ def _within_limits(blocks: Blocks, path: str, request: Request, damage: list[str
                 damage.append(str(error))
                 return
             samples += len(block)
-            if samples > request.max_duration * SAMPLE_RATE:
+            if samples > request.max_duration * request.sampling_rate:
                 raise AudioError(
                     f"{path} is longer than {request.max_duration:.0f} s, which is the most this server takes: cut it"
                     " into parts."

@@ -20,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.decoding_child import BLOCK, DAMAGE, END, FRAME, MEMORY, NAME, NOTE, Request
+from asr_doge.audio.files import file_on_disk
+from asr_doge.audio.reading import as_clip, gather
+from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note, log_note
-from asr_doge.errors import AudioError, DamagedAudioError
+from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 
 BLOCK_SECONDS = 20
 """Time that decoding a block of some seconds may take."""
@@ -73,21 +76,23 @@ class FileDecoder:
         has_left: threading.Event,
         on_note: Note = log_note,
         channel: int | None = None,
+        sampling_rate: int = SAMPLE_RATE,
     ) -> Iterator[NDArray[np.float32]]:
-        """A recording's samples at 16 kHz.
+        """A recording's samples.
 
         Args:
             file: with a descriptor; it is read from its start.
             name: what to call it in messages.
             has_left: set when nobody wants it any more.
-            on_note, channel: as in `read_blocks`.
+            on_note, channel, sampling_rate: as in `read_blocks`.
 
         Raises:
             DecoderDiedError: its decoder crashed, or it cannot be decoded within the limits.
             AudioError: it cannot be read, or is too long.
             DamagedAudioError: it is truncated or damaged; what is there of it was given.
         """
-        return (np.frombuffer(sent, dtype=np.float32) for sent in self.sent(file, name, has_left, on_note, channel))
+        sent = self.sent(file, name, has_left, on_note, channel, sampling_rate)
+        return (np.frombuffer(block, dtype=np.float32) for block in sent)
 
     def sent(
         self,
@@ -96,13 +101,14 @@ class FileDecoder:
         has_left: threading.Event,
         on_note: Note = log_note,
         channel: int | None = None,
+        sampling_rate: int = SAMPLE_RATE,
         asked: bytes = b"",
     ) -> Iterator[bytes]:
         """What the work of the module sends of a recording; `asked` tells it what is wanted.
 
         All else is as in `blocks`.
         """
-        with self._decoded(file.fileno(), name, channel, asked) as (pipe, death):
+        with self._decoded(file.fileno(), name, channel, sampling_rate, asked) as (pipe, death):
             while True:
                 kind, content = _frame(pipe, self._most_bytes)
                 if kind == END or has_left.is_set():
@@ -117,6 +123,13 @@ class FileDecoder:
                     raise (DamagedAudioError if kind == DAMAGE else AudioError)(text)
                 yield content
 
+    def read_clip(self, path: Path, sampling_rate: int, longest: int | None) -> NDArray[np.float32]:
+        """What `asr_doge.audio.reading.read_clip` gives, decoded in a fork; errors as there, and `DecoderDiedError`."""
+        name = in_one_line(str(path))
+        with file_on_disk(path) as copy, copy.open("rb") as file:
+            waveform = gather(self.blocks(file, name, threading.Event(), sampling_rate=sampling_rate))
+        return as_clip(waveform, path, sampling_rate, longest)
+
     def close(self) -> None:
         """End the process that stands by; forks end with their readers."""
         with self._lock:
@@ -125,12 +138,12 @@ class FileDecoder:
 
     @contextmanager
     def _decoded(
-        self, descriptor: int, name: str, channel: int | None, asked: bytes
+        self, descriptor: int, name: str, channel: int | None, sampling_rate: int, asked: bytes
     ) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         """What a fork writes of a file, and what is written of its death."""
         processor_seconds = LEAST_SECONDS + round((self._max_duration or _LONGEST_SECONDS) / SLOWEST)
         longest = math.inf if self._max_duration is None else self._max_duration
-        request = Request(self._memory, processor_seconds, BLOCK_SECONDS, longest, channel, asked)
+        request = Request(self._memory, processor_seconds, BLOCK_SECONDS, longest, channel, sampling_rate, asked)
         with ExitStack() as ours:
             try:
                 with ExitStack() as theirs:

@@ -57,7 +57,7 @@ def read_audio(
         DamagedAudioError: it is truncated or damaged.
         AudioError: the file is missing, unreadable, not audio, empty, or has NaN.
     """
-    return _gather(read_blocks(path, sampling_rate, channel, on_note))
+    return gather(read_blocks(path, sampling_rate, channel, on_note))
 
 
 def read_clip(
@@ -74,7 +74,13 @@ def read_clip(
     Raises:
         AudioError: as in `read_audio`; or it is shorter than `MINIMUM_SECONDS`, or longer than `longest`.
     """
-    waveform = read_audio(path, sampling_rate)
+    return as_clip(read_audio(path, sampling_rate), path, sampling_rate, longest)
+
+
+def as_clip(
+    waveform: NDArray[np.float32], path: str | os.PathLike[str], sampling_rate: int, longest: int | None
+) -> NDArray[np.float32]:
+    """What `read_clip` gives for a recording that was read; errors as there."""
     check_long_enough(len(waveform), sampling_rate, str(path))
     if longest is not None and len(waveform) > longest:
         raise AudioError(
@@ -237,7 +243,7 @@ def _ignore(note: str) -> None:
     """The notes are given when the recording is read, not when only its length is needed."""
 
 
-def _gather(blocks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+def gather(blocks: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Join blocks into `[samples]` in one buffer that grows in place, so a long recording is in memory only once."""
     waveform = np.empty(_BLOCK_SAMPLES, dtype=np.float32)
     filled = 0

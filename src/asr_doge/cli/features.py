@@ -6,12 +6,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from asr_doge.audio.file_decoding import FileDecoder
 from asr_doge.data.manifest import read_manifest
 from asr_doge.errors import ConfigError
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import FeaturesReport, compute_features
 from asr_doge.scaling.configuration import FeaturesJobConfig
 
+DECODE_MEMORY = 2_000_000_000
+"""Bytes that decoding one recording may take on a cluster."""
 FEWEST_IN_PART = 4
 """Utterances in a part on average, at least: one of which not one can be read stops the job."""
 
@@ -40,4 +43,6 @@ def _on_ray(config: FeaturesJobConfig) -> list[FeaturesReport]:
 
 
 def _load(config: FeaturesConfig) -> Callable[[str], FeaturesReport]:
-    return lambda part: compute_features(replace(config, shard=part))
+    """What does a part, in which a recording that ends its decoder ends no worker."""
+    decoder = FileDecoder(DECODE_MEMORY)
+    return lambda part: compute_features(replace(config, shard=part), decoder.read_clip)

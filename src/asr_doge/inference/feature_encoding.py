@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -63,6 +64,9 @@ class _Batch:
     mask: Tensor
 
 
+ReadClip = Callable[[Path, int, int | None], NDArray[np.float32]]
+"""`read_clip`, or what gives the same in another way."""
+
 _EncodedClip = tuple[str, str, list[Features]]
 """Id, stamp, and features of the recording and its copies."""
 
@@ -75,6 +79,7 @@ class FeaturesRun:
         speech_encoder: on its device.
         copies: waveforms of an utterance, itself included, where there are several; by id.
         threads: that read audio.
+        read: reads a recording; default, `read_clip`.
 
     Attributes:
         encoded: utterances stored so far.
@@ -82,7 +87,12 @@ class FeaturesRun:
     """
 
     def __init__(
-        self, writer: FeatureCacheWriter, speech_encoder: LoadedEncoder, copies: dict[str, int], threads: int
+        self,
+        writer: FeatureCacheWriter,
+        speech_encoder: LoadedEncoder,
+        copies: dict[str, int],
+        threads: int,
+        read: ReadClip | None = None,
     ) -> None:
         self.encoded = 0
         self.failed: dict[str, str] = {}
@@ -90,6 +100,7 @@ class FeaturesRun:
         self._speech_encoder = speech_encoder
         self._copies = copies
         self._threads = threads
+        self._read_clip = read or read_clip
 
     def do(self, work: FeaturesWork) -> None:
         """Fill the files one by one.
@@ -169,7 +180,7 @@ class FeaturesRun:
         # Taken before reading: if the recording changes meanwhile, its features count as outdated and are redone.
         stamp = fingerprint(path)
         longest = self._speech_encoder.max_samples
-        waveform = read_clip(path, rate, longest)
+        waveform = self._read_clip(path, rate, longest)
         copies = range(1, self._copies.get(utterance.id, 1))
         return _Clip(
             utterance.id, stamp, [waveform, *(augmented_copy(waveform, rate, utterance.id, n, longest) for n in copies)]

@@ -30,7 +30,7 @@ from asr_doge.inference.feature_computation import (
     computing_in,
     weights_dtype,
 )
-from asr_doge.inference.feature_encoding import FeaturesRun, FeaturesWork
+from asr_doge.inference.feature_encoding import FeaturesRun, FeaturesWork, ReadClip
 from asr_doge.models import LoadedEncoder, find_device
 from asr_doge.models.ctc_head_checkpoints import find_speech_encoder
 from asr_doge.models.encoders import encoder_family
@@ -58,8 +58,12 @@ class FeaturesReport:
     failed: list[str]
 
 
-def compute_features(config: FeaturesConfig) -> FeaturesReport:
+def compute_features(config: FeaturesConfig, read: ReadClip | None = None) -> FeaturesReport:
     """Run the `features` command over every manifest in `data_dir`.
+
+    Args:
+        config: of the command.
+        read: see `FeaturesRun`.
 
     Raises:
         DataError: no manifests, one id for two recordings, no readable utterance, features of another encoder in the
@@ -107,7 +111,7 @@ def compute_features(config: FeaturesConfig) -> FeaturesReport:
             copies,
             bytes_per_second(storage, encoder.hidden_size, encoder.frame_rate_hz, encoder.ctc_frame_rate_hz),
         )
-        run = FeaturesRun(writer, speech_encoder, copies, config.num_workers)
+        run = FeaturesRun(writer, speech_encoder, copies, config.num_workers, read)
         run.do(work)
     return FeaturesReport(folder, run.encoded, work.kept, list(run.failed.values()))
 

@@ -81,6 +81,9 @@ class TranscribeJobConfig(EngineConfig, TranscribeConfig):
     and listed with the reason."""
     decoders: int = 2
     """Recordings that a worker decodes at once, ahead of the model and each in a process of its own."""
+    decode_workers: int = 0
+    """With engine ray: processes for each worker that only decode, on one core each of any node that has one free. The
+    worker itself then decodes only what they cannot. Default: it decodes by itself, with decoders."""
     decode_memory_mb: int = 2000
     """Memory that decoding one recording may take, in MB."""
     plan: bool = False
@@ -118,5 +121,9 @@ class TranscribeJobConfig(EngineConfig, TranscribeConfig):
         for name in ("shard_size", "max_attempts", "decoders", "decode_memory_mb", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} {getattr(self, name)} cannot be used: it must be at least 1")
+        if self.decode_workers < 0:
+            raise ConfigError(f"--decode_workers {self.decode_workers} cannot be used: it must be at least 0")
+        if self.decode_workers and self.engine != "ray" and not self.plan:
+            raise ConfigError("--decode_workers are processes on a cluster: add --engine ray, or raise --decoders")
         self.worker_range()
         self.check()

@@ -34,8 +34,8 @@ class StageError(Exception):
 class Worker(Protocol[Task_in]):
     """Does tasks; what it holds is loaded once."""
 
-    def start(self) -> None:
-        """Load what it needs."""
+    def start(self) -> str | None:
+        """Load what it needs; returns what the user should know, if anything."""
 
     def run(self, task: Task_in, is_last: bool = False) -> Any:
         """Do a task and commit it, and return a report; doing it again changes nothing.

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -144,11 +144,12 @@ def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _t
     return summary
 
 
-def plan_transcribe_job(config: TranscribeJobConfig) -> Plan:
+def plan_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _transcribe_worker) -> Plan:
     """What the job would hold and cost; arguments and errors as of `run_transcribe_job`."""
     config.check_job()
     items, job = _listed(config)
-    worker = _transcribe_worker(config, JobFolder(config.output_dir or "plan", job))
+    here = replace(config, decode_workers=0)
+    worker = make_worker(here, JobFolder(config.output_dir or "plan", job))
     worker.start()
     try:
         return plan_job(config, items, job.num_shards, worker)
@@ -199,7 +200,8 @@ def _run(
             from asr_doge.scaling.ray_engine import run_on_ray  # here, since Ray is an extra
 
             relative = _folder_of_relative_paths(config, tasks)
-            return run_on_ray(make, tasks, config, report, relative, Deaths(folder).again)
+            again = Deaths(folder).again
+            return run_on_ray(make, tasks, config, report, relative, again, config.decode_workers)
         return run_here(make, tasks, report)
 
 

@@ -12,15 +12,11 @@ import socket
 import tempfile
 import threading
 import time
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import lru_cache
-from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, BinaryIO, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -32,7 +28,8 @@ from asr_doge.audio.sound import Note
 from asr_doge.data.stores import http_status, is_url, is_web, one_line
 from asr_doge.errors import ASRDogeError, AudioError, DataError
 from asr_doge.scaling.configuration import TranscribeJobConfig
-from asr_doge.scaling.items import DeniedError, FetchError, Item, import_parquet, open_bytes, path_of, true_error
+from asr_doge.scaling.items import DeniedError, FetchError, Item, open_bytes, path_of, true_error
+from asr_doge.scaling.parquet_rows import parquet_rows
 
 _PAUSE_SECONDS = 1.0
 """Between two attempts to fetch a recording; the second pause is twice as long, and so on."""
@@ -58,8 +55,12 @@ class ItemReader:
 
     def __init__(self, decoders: int, attempts: int, memory: int, channel: int | None) -> None:
         self._attempts, self._channel = attempts, channel
-        self._decoders = decoders
+        self._at_once = decoders
         self._decoder = FileDecoder(memory)
+
+    def start(self) -> str | None:
+        """Get ready; returns what the user should know, if anything."""
+        return None
 
     def close(self) -> None:
         """End the process that stands by for decoding."""
@@ -69,13 +70,13 @@ class ItemReader:
         """Recordings in order; each must be read, or left, before the next is asked for."""
         waiting = iter(items)
         ahead: deque[Reading] = deque()
-        with ThreadPoolExecutor(self._decoders) as threads:
+        with ThreadPoolExecutor(self._at_once) as threads:
             try:
                 while True:
                     for item in waiting:
                         ahead.append(Reading(item))
                         threads.submit(ahead[-1].fill, self)
-                        if len(ahead) > self._decoders:
+                        if len(ahead) > self._at_once:
                             break
                     if not ahead:
                         return
@@ -89,33 +90,31 @@ class ItemReader:
                     reading.has_left.set()
 
     def blocks(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
-        """The samples of an item's recording, at 16 kHz, whole.
+        """The samples of an item, at 16 kHz.
 
         Raises:
-            AudioError: it cannot be fetched or read, or is given up.
+            AudioError: its recording cannot be fetched or read, or is given up, or ends before its part begins.
         """
         with self._opened(item) as file:
-            given, notes = 0, set()
+            yield from self.decoded(file, item, on_note, has_left)
 
-            def note_once(note: str) -> None:
-                if note not in notes:
-                    notes.add(note)
-                    on_note(note)
+    def decoded(self, file: BinaryIO, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+        """The samples of an item whose recording is open; errors as of `blocks`, but for fetching it."""
+        return cut(self._whole(file, item.name, each_once(on_note), has_left), item)
 
-            for attempt in range(1, self._attempts + 1):
-                skipped = given  # what an attempt before gave
-                file.seek(0)  # which the decoder may share
-                try:
-                    for block in self._decoder.blocks(file, item.name, has_left, note_once, self._channel):
-                        new = block[skipped:]
-                        skipped -= min(skipped, len(block))
-                        given += len(new)
-                        if len(new):
-                            yield new
-                    return
-                except DecoderDiedError as error:
-                    if attempt == self._attempts:
-                        raise AudioError(f"{error} Given up after attempt {attempt}.") from None
+    def _whole(self, file: BinaryIO, name: str, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+        """The samples of a recording, decoded in as many attempts as it may take."""
+        given = 0
+        for attempt in range(1, self._attempts + 1):
+            file.seek(0)  # which the decoder may share
+            try:
+                for block in without_first(given, self._decoder.blocks(file, name, has_left, on_note, self._channel)):
+                    given += len(block)
+                    yield block
+                return
+            except DecoderDiedError as error:
+                if attempt == self._attempts:
+                    raise AudioError(f"{error} Given up after attempt {attempt}.") from None
 
     def _opened(self, item: Item) -> BinaryIO:
         """The item's recording, fetched in as many attempts as it may be decoded in."""
@@ -130,7 +129,33 @@ class ItemReader:
 def item_reader(config: TranscribeJobConfig) -> ItemReader:
     """A reader as the settings want it."""
     memory = config.decode_memory_mb * 1_000_000
-    return ItemReader(config.decoders, config.max_attempts, memory, _CHANNELS[config.channels])
+    settings = config.decoders, config.max_attempts, memory, _CHANNELS[config.channels]
+    if config.decode_workers:
+        from asr_doge.scaling.remote_decoding import RemoteReader  # here, since Ray is an extra
+
+        return RemoteReader(config, *settings)
+    return ItemReader(*settings)
+
+
+def each_once(on_note: Note) -> Note:
+    """Passes on each note the first time only, since attempts repeat them."""
+    notes = set()
+
+    def note_once(note: str) -> None:
+        if note not in notes:
+            notes.add(note)
+            on_note(note)
+
+    return note_once
+
+
+def without_first(samples: int, blocks: Iterator[Samples]) -> Iterator[Samples]:
+    """The blocks without so many samples at their beginning, which an attempt before gave."""
+    for block in blocks:
+        new = block[samples:]
+        samples -= min(samples, len(block))
+        if len(new):
+            yield new
 
 
 class Reading:
@@ -150,7 +175,7 @@ class Reading:
     def fill(self, reader: ItemReader) -> None:
         """Decode, in a thread."""
         try:
-            for block in cut(reader.blocks(self._item, self._note, self.has_left), self._item):
+            for block in reader.blocks(self._item, self._note, self.has_left):
                 if not self._put(block):
                     return
             self._put(None)
@@ -308,80 +333,9 @@ def can_fetch(item: Item) -> bool:
         return False
 
 
-class _Fetched:
-    """An open file that remembers the error with which its bytes could not be had."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.failure: Exception | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def read(self, size: int = -1) -> bytes:
-        """As of any file."""
-        try:
-            return self._file.read(size)
-        except Exception as error:
-            self.failure = error
-            raise
-
-
-@contextmanager
-def _parsed(url: str) -> Iterator[_Fetched]:
-    """A file to be parsed by Arrow, whose `OSError` without a number says that its bytes are damaged.
-
-    Raises:
-        ValueError: they are.
-        Exception: they cannot be fetched, as the store says it.
-    """
-    with open_bytes(url) as opened:
-        fetched = _Fetched(opened)
-        try:
-            yield fetched
-        except OSError as error:
-            if fetched.failure is not None:
-                raise fetched.failure from None
-            if error.errno is None:
-                raise ValueError(one_line(error)) from None
-            raise
-
-
-class _ParquetRows:
-    """The column `audio` of a Parquet file, of which the row group that was read last is kept."""
-
-    def __init__(self, url: str) -> None:
-        self._url, self._parquet = url, import_parquet(url)
-        self._lock = threading.Lock()
-        with _parsed(url) as opened:
-            metadata = self._parquet.ParquetFile(opened).metadata
-            counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self._starts = [0, *accumulate(counts)]
-        self._group, self._rows = -1, None
-
-    def row(self, number: int) -> dict[str, Any]:
-        """A row's `audio`."""
-        group = bisect_right(self._starts, number) - 1
-        with self._lock:
-            if group != self._group:
-                self._group, self._rows = -1, None  # before the next is there, so that memory holds one
-                with _parsed(self._url) as opened:
-                    self._rows = self._parquet.ParquetFile(opened).read_row_group(group, columns=["audio"])["audio"]
-                self._group = group
-            assert self._rows is not None
-            return self._rows[number - self._starts[group]].as_py() or {}
-
-
-@lru_cache(maxsize=2)
-def _parquet_rows(url: str, stamp: str) -> _ParquetRows:
-    """The rows of a file, as long as it is the same."""
-    del stamp
-    return _ParquetRows(url)
-
-
 def _parquet_bytes(item: Item) -> bytes:
     """The bytes in a row's `audio`, or of the file that it names."""
-    audio = _parquet_rows(item.url, item.stamp).row(int(item.member))
+    audio = parquet_rows(item.url, item.stamp).row(int(item.member))
     if audio.get("bytes"):
         return bytes(audio["bytes"])
     path = audio.get("path")

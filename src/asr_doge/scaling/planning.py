@@ -30,6 +30,7 @@ class Plan:
         line_bytes: of one recording's line.
         workers: at most.
         gpus: of all of them.
+        decode_workers: of all of them.
         price_per_hour: of a worker.
     """
 
@@ -41,6 +42,7 @@ class Plan:
     line_bytes: float
     workers: int
     gpus: float
+    decode_workers: int
     price_per_hour: float
 
     @property
@@ -51,12 +53,14 @@ class Plan:
     def lines(self) -> list[str]:
         """What to tell the user."""
         gpu_hours = self.worker_hours * self.gpus / self.workers
+        decoding = f", and {self.decode_workers:,} decode workers of a core each" if self.decode_workers else ""
         lines = [
             f"audio    {self.hours:,.2f} h in {self.recordings:,} recordings",
             f"output   {self.shards:,} shards, {self.recordings * self.line_bytes / 1e6:,.1f} MB",
             f"rate     {self.times_real_time:,.1f} × real time for a worker, as {self.sampled} of them took here",
             f"work     {self.worker_hours:,.2f} worker-hours, {gpu_hours:,.2f} GPU-hours",
-            f"time     {self.worker_hours / self.workers:,.2f} h with {self.workers} workers and {self.gpus:g} GPUs",
+            f"time     {self.worker_hours / self.workers:,.2f} h with {self.workers} workers and {self.gpus:g} GPUs"
+            + decoding,
         ]
         if self.price_per_hour:
             lines.append(f"price    {self.worker_hours * self.price_per_hour:,.2f} at {self.price_per_hour:g} an hour")
@@ -99,5 +103,6 @@ def plan_job(config: TranscribeJobConfig, items: Sequence[Item], num_shards: int
         line_bytes,
         most,
         most * config.num_gpus_per_worker,
+        most * config.decode_workers,
         config.price_per_hour,
     )

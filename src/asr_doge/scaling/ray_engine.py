@@ -40,6 +40,7 @@ def run_on_ray(
     on_report: Callable[[Any], None],
     folder: str | None,
     again: Callable[[Task, str], Sequence[Task]],
+    decode_workers: int = 0,
 ) -> list[str]:
     """Do tasks on a cluster, in any order; returns why those were left that cannot be done now.
 
@@ -50,6 +51,7 @@ def run_on_ray(
         on_report: called with the report of each task.
         folder: the working directory of workers, which relative paths start from; None if there are none.
         again: what to do in the place of a task that ended its worker, for the reason given; sees to it that this ends.
+        decode_workers: actors of one core each that every worker hires for itself, if there is room.
 
     Raises:
         ConfigError: no cluster, one of another version, or one with too little room.
@@ -60,7 +62,7 @@ def run_on_ray(
     ray = _import_ray()
     fewest, most = config.worker_range()
     with _connected(ray, config):
-        _note_room(ray, config, fewest)
+        _note_room(ray, config, fewest, decode_workers)
         pool = _Pool(ray, make, config, folder, again)
         try:
             return pool.run(tasks, on_report, fewest, most)
@@ -124,12 +126,20 @@ def _fitting(ray: Any, config: EngineConfig) -> list[int]:
     return [count(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def _note_room(ray: Any, config: EngineConfig, fewest: int) -> None:
-    """Say what would be left without the largest node."""
+def _note_room(ray: Any, config: EngineConfig, fewest: int, decode_workers: int) -> None:
+    """Say what would be left without the largest node, and whether the workers leave room for those that decode."""
     fits = _fitting(ray, config)
     left = sum(fits) - max(fits, default=0)
     if len(fits) > 1 and sum(fits) >= fewest > left:
         print(f"note: if the largest node is lost, there is room for {left} workers of {fewest}", file=sys.stderr)
+    cores = sum(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+    needed = fewest * (config.num_cpus_per_worker + decode_workers)
+    if decode_workers and cores < needed:
+        print(
+            f"note: {fewest} workers and {decode_workers} decode workers of each take {needed:g} cores, and the cluster"
+            f" has {cores:g}: where none is free, workers decode by themselves",
+            file=sys.stderr,
+        )
 
 
 @dataclass(frozen=True)
@@ -162,6 +172,7 @@ class _Pool(Generic[Task]):
         self._again = again
         self._waiting: deque[Task] = deque()
         self._calls: dict[Any, _Call[Task]] = {}
+        self._told: set[str] = set()
         options = {"num_cpus": config.num_cpus_per_worker, "num_gpus": config.num_gpus_per_worker}
         self._actor = ray.remote(RemoteWorker).options(max_restarts=0, max_task_retries=0, **options)
 
@@ -211,12 +222,15 @@ class _Pool(Generic[Task]):
             self._replace(call, error, outages)
             return
         if not call.has_place:
-            _check_version(*result)
+            check_version(*result)
             self._calls[call.actor.start.remote()] = _Call(call.actor, None, call.false_starts)
             return
         if call.task is not None:
             outages.note_success()
             on_report(result)
+        elif result is not None and result not in self._told:  # of many workers, one line
+            self._told.add(result)
+            print(f"note: {result}", file=sys.stderr)
         if self._waiting:
             task = self._waiting.popleft()
             is_last = outages.is_last_try(task)
@@ -284,10 +298,10 @@ class RemoteWorker:
                 ) from None
         return socket.gethostname(), version("asr-doge")
 
-    def start(self) -> None:
-        """Load what the worker needs."""
+    def start(self) -> str | None:
+        """Load what the worker needs; returns what the user should know, if anything."""
         self._worker = self._make()
-        self._worker.start()
+        return self._worker.start()
 
     def run(self, task: Any, is_last: bool) -> Any:
         """Do a task."""
@@ -295,7 +309,12 @@ class RemoteWorker:
         return self._worker.run(task, is_last)
 
 
-def _check_version(node: str, there: str) -> None:
+def check_version(node: str, there: str) -> None:
+    """Refuse a node that has another version of this package.
+
+    Raises:
+        ConfigError: it has.
+    """
     here = version("asr-doge")
     if there != here:
         raise ConfigError(f"node {node} has asr-doge {there}, and this machine {here}: install the same on all")

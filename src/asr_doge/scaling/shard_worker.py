@@ -64,9 +64,10 @@ class ShardWorker(ABC):
         self._is_last = False
         self._begin = 0.0
 
-    def start(self) -> None:
-        """Start the decoders, and load what else the worker needs."""
+    def start(self) -> str | None:
+        """Start the decoders, and load what else the worker needs; returns what the user should know."""
         self._reader = item_reader(self.config)
+        return self._reader.start()
 
     @abstractmethod
     def results(self, items: Sequence[Item]) -> Iterator[Result]:

@@ -23,14 +23,14 @@ class TranscribeWorker(ShardWorker):
         super().__init__(config, folder)
         self._transcriber: Transcriber | None = None
 
-    def start(self) -> None:
-        """Load the model, and start the decoders.
+    def start(self) -> str | None:
+        """Load the model, and start the decoders; returns what the user should know.
 
         Raises:
             CheckpointError, ConfigError: as in `load`.
         """
         self._transcriber = load_configured(self.config)
-        super().start()
+        return super().start()
 
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
         """What becomes of each recording, in order."""
