@@ -120,7 +120,7 @@ def test_a_stream_that_ends_within_a_sample_is_transcribed_and_told(
         (["--stream", "a.wav", "--text", "written"], "--text written needs the whole text"),
         (
             ["a.wav", "--model", "nano", "--text", "written"],
-            "'nano' has no punctuation/config.json: use --model english",
+            "'nano' has no punctuation/config.json: copy that of english",
         ),
         (["a.wav", "--format", "srt,json"], "need --output_dir"),
         (["a.wav", "b.wav", "--format", "srt"], "add --output_dir"),

@@ -18,6 +18,7 @@ from asr_doge.models.checkpoints import BUNDLED_MODELS
 from tests import speech
 from tests.cli.conftest import Command
 from tests.cli.recordings import FREE, clip, heard
+from tests.models import tiny
 
 
 def test_one_recording_is_its_text_alone(command: Command, model: Path, recordings: Path) -> None:
@@ -35,6 +36,20 @@ def test_a_language_that_the_model_is_not_told_is_said_to_be_in_vain(
     assert "\n".join(outcome.out) == "\n".join(heard(model, recordings / "b.wav").splitlines())
     (line,) = outcome.err
     assert line == f"--language de has no effect on the text: {model} reads no prompt that names the language"
+
+
+def test_a_text_is_written_with_case_and_punctuation_and_the_same_words(
+    command: Command, model: Path, recordings: Path, tmp_path: Path
+) -> None:
+    """Quietly, by the model that comes with the checkpoint; here it has random weights."""
+    checkpoint = shutil.copytree(model, tmp_path / "checkpoint")
+    punctuator = tiny.punctuator(seed=1)
+    punctuator.model.save_pretrained(checkpoint / "punctuation")
+    punctuator.tokenizer.save_pretrained(checkpoint / "punctuation")
+    outcome = command("transcribe", *FREE, recordings / "b.wav", "--model", checkpoint, "--text", "written")
+    plain = heard(checkpoint, recordings / "b.wav").split()
+    assert (outcome.code, outcome.err) == (0, [])
+    assert " ".join(outcome.out).split() == punctuator.write(plain) != plain
 
 
 def test_files_and_folders_with_their_names_in_order(command: Command, model: Path, recordings: Path) -> None:

@@ -37,7 +37,7 @@ def test_only_the_writing_changes_and_the_whole_text_is_read_at_once() -> None:
     assert punctuator.read == ["it", "was", "i", "mr", "fox"]
     assert result == replace(
         plain,
-        text="It was I.  Mr. Fox?",
+        text="It was I. Mr. Fox?",
         segments=(
             Segment(
                 "It was I.",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import ModernBertForTokenClassification, PreTrainedTokenizerBase
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import find_model
@@ -14,7 +15,6 @@ from asr_doge.models.punctuation import (
     WINDOW_WORDS,
     Punctuator,
     load_punctuator,
-    punctuation_config,
     word_tokens,
 )
 from asr_doge.text.punctuation import LABELS
@@ -25,11 +25,7 @@ WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "a
 
 @pytest.fixture(scope="module")
 def punctuator() -> Punctuator:
-    tokenizer = tiny.tokenizer()
-    model = ModernBertForTokenClassification(punctuation_config(tokenizer, 32, 1))
-    tiny.randomize(model, seed=1)
-    torch.nn.init.zeros_(model.classifier.bias)
-    return Punctuator(model, tokenizer)
+    return tiny.punctuator(seed=1)
 
 
 def _text(count: int) -> list[str]:
@@ -78,22 +74,35 @@ def test_a_word_of_many_tokens_fits(punctuator: Punctuator) -> None:
 
 
 def test_saved_and_loaded_it_labels_the_same(punctuator: Punctuator, tmp_path: Path) -> None:
-    punctuator.model.save_pretrained(tmp_path / FOLDER)
-    punctuator.tokenizer.save_pretrained(tmp_path / FOLDER)
+    _save(punctuator, tmp_path)
     assert load_punctuator(find_model(tmp_path)).labels(_text(100)) == punctuator.labels(_text(100))
     assert punctuator.model.config.num_labels == len(LABELS) == 15
 
 
 def test_a_checkpoint_without_it_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"--text written: .* has no punctuation/config\.json: use --model eng"):
+    with pytest.raises(CheckpointError, match=r"--text written: .* has no punctuation/config\.json: copy that of eng"):
         load_punctuator(find_model(tmp_path))
 
 
-def test_a_damaged_one_is_named(punctuator: Punctuator, tmp_path: Path) -> None:
-    punctuator.model.save_pretrained(tmp_path / FOLDER)
-    punctuator.tokenizer.save_pretrained(tmp_path / FOLDER)
-    weights = tmp_path / FOLDER / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"punctuation cannot be used: ") as caught:
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"layer_types": "?"}'])
+def test_a_damaged_one_is_named(punctuator: Punctuator, tmp_path: Path, name: str, content: bytes) -> None:
+    _save(punctuator, tmp_path)
+    (tmp_path / FOLDER / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match="punctuation") as caught:
         load_punctuator(find_model(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_missing_weight_is_named(punctuator: Punctuator, tmp_path: Path) -> None:
+    _save(punctuator, tmp_path)
+    weights = load_file(tmp_path / FOLDER / "model.safetensors")
+    del weights["classifier.weight"]
+    save_file(weights, tmp_path / FOLDER / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing weights classifier\.weight"):
+        load_punctuator(find_model(tmp_path))
+
+
+def _save(punctuator: Punctuator, folder: Path) -> None:
+    punctuator.model.save_pretrained(folder / FOLDER)
+    punctuator.tokenizer.save_pretrained(folder / FOLDER)

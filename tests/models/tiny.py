@@ -24,6 +24,7 @@ from transformers import (
     GraniteSpeechPlusForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
+    ModernBertForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     WhisperConfig,
@@ -31,6 +32,7 @@ from transformers import (
 )
 
 from asr_doge.audio.log_mel import FEATURE_SIZE
+from asr_doge.models.punctuation import Punctuator, punctuation_config
 
 SENTENCES = (
     "the quick brown fox jumps over the lazy dog",
@@ -210,6 +212,15 @@ def gpt2_model(vocab_size: int, seed: int = 0) -> GPT2LMHeadModel:
     )
     randomize(model, seed)
     return model.eval()
+
+
+def punctuator(seed: int = 0) -> Punctuator:
+    """A model for case and punctuation that gives words many different forms."""
+    words = tokenizer()
+    model = ModernBertForTokenClassification(punctuation_config(words, 32, 1))
+    randomize(model, seed)
+    nn.init.zeros_(model.classifier.bias)
+    return Punctuator(model, words)
 
 
 def save_language_model(model: PreTrainedModel, folder: Path) -> Path:

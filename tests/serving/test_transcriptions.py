@@ -12,12 +12,13 @@ import pytest
 import soundfile
 import srt
 import webvtt
-from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
+from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.cli import main
 from asr_doge.serving import transcriptions
 from tests.serving.conftest import KEY, Held, Running
+from tests.speech import write_wav
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,15 @@ def test_streamed_text_comes_in_parts_that_join_up(
     assert done.logprobs is not None
     assert [entry.token for entry in done.logprobs] == by_command["text"].split()
     assert done.to_dict()["usage"]["seconds"] == pytest.approx(by_command["duration"], abs=1e-3)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("seconds", [0.003, 0.01, 0.09])
+def test_a_recording_too_short_for_a_word_is_refused_before_it_is_read(
+    client: OpenAI, tmp_path: Path, seconds: float
+) -> None:
+    path = write_wav(tmp_path / "a.wav", np.full(round(16_000 * seconds), 0.1, np.float32))
+    with pytest.raises(APIError, match="too short to hold a word"):
+        list(client.audio.transcriptions.create(file=path, model="nano", stream=True))
 
 
 def test_comments_keep_proxies_waiting_while_nothing_happens(

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from asr_doge.cli import main
-from asr_doge.models import ParameterCounts
-from asr_doge.training.plan import MemoryPlan
+from asr_doge.models import ParameterCounts, assemble_model
+from asr_doge.training.plan import MemoryPlan, plan_memory
 from tests.training.conftest import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,17 @@ def test_the_largest_batch_is_the_last_that_fits(batch_size: int, available: int
     planned = MemoryPlan(ParameterCounts(10, 2, 10, 2), 100, 400, 100, 100, batch_size, available)
     assert planned.largest_batch == largest
     assert planned.fits == (batch_size <= largest) == (planned.total <= available)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_is_kept_once_is_not_taken_for_an_utterance_s(granite_folder: Path, doge_folder: Path, bf16: bool) -> None:
+    """Autocast keeps copies of the weights for the backward pass, one for the whole batch."""
+    model = assemble_model(granite_folder, doge_folder, device="cpu").model
+    model.requires_grad_(True)
+    clip = {"speech_embeddings": torch.randn(1, 6, model.encoder.hidden_size), "labels": torch.tensor([[5, 9, 1]])}
+    three = {name: torch.cat([tensor] * 3) for name, tensor in clip.items()}
+    one, all_three = (plan_memory(model, batch, 1, bf16=bf16).activations for batch in (clip, three))
+    assert all_three == pytest.approx(3 * one, rel=0.03)
 
 
 def test_a_plan_is_printed_and_nothing_is_trained(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asr_doge.errors import DataError
+from asr_doge.errors import ConfigError, DataError
 from asr_doge.models.checkpoints import find_model, load_model_config, load_tokenizer
 from asr_doge.models.language_model import load_language_model
 from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
@@ -72,4 +72,6 @@ def test_what_it_writes_loads_and_its_dev_loss_is_finite(tmp_path: Path) -> None
     assert model.num_parameters() == results["parameters"]
     assert tokenizer.decode(tokenizer("it's a dog").input_ids) == "it's a dog"
     assert math.isfinite(results["dev_loss"])
+    with pytest.raises(ConfigError, match=r"was begun with another --steps \(4, now 5\): "):
+        pretrain_language_model(_config(tmp_path, steps=5))
     assert results["dev_perplexity"] > 1

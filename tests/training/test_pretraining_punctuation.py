@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_doge.errors import DataError
+from asr_doge.errors import ConfigError, DataError
 from asr_doge.models.checkpoints import find_model
 from asr_doge.models.punctuation import load_punctuator
 from asr_doge.training.pretraining_punctuation import pretrain_punctuation, read_sentences
@@ -41,6 +41,12 @@ def test_a_text_without_case_and_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plain.txt").write_text("the cat sat\n", encoding="utf-8")
     with pytest.raises(DataError, match="hold no sentence with case or punctuation"):
         read_sentences(_config(tmp_path, text_files=[str(tmp_path / "plain.txt")]))
+
+
+def test_a_run_is_not_continued_with_another_recipe(tmp_path: Path) -> None:
+    pretrain_punctuation(_config(tmp_path, steps=1))
+    with pytest.raises(ConfigError, match=r"stages/punctuation was begun with another --seed \(0, now 1\): "):
+        pretrain_punctuation(_config(tmp_path, steps=1, seed=1))
 
 
 def test_it_learns_to_write_its_text(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class StreamTranscriber:
 
     def __init__(self, transcriber: RecordingTranscriber) -> None:
         self._transcriber = transcriber
-        self._chunker = Chunker(transcriber.max_seconds)
+        self._chunker: Chunker | None = None  # of what is fed
         self._samples = 0
         self._ended: list[Chunk] = []  # not transcribed yet
         self._finished: list[Segment] = []
@@ -89,6 +89,8 @@ class StreamTranscriber:
         """
         samples = _mono(samples)
         self._samples += len(samples)
+        if self._chunker is None:
+            self._chunker = Chunker(self._transcriber.max_seconds)
         self._end_segments(self._chunker.feed(samples))
         chunk = self._chunker.open_chunk
         before = (self._committed, self._hypothesis)
@@ -113,7 +115,7 @@ class StreamTranscriber:
 
     def finish(self) -> StreamUpdate:
         """End the stream: finishes all segments, also those that an interrupt of `feed` left undone."""
-        self._end_segments(self._chunker.finish())
+        self._end_segments(self._chunker.finish() if self._chunker is not None else [])
         self._release()
         return self._update()
 

@@ -19,7 +19,7 @@ def written(result: Result, punctuator: Punctuator | None) -> Result:
     segments = tuple(
         _written(segment, [next(forms) for _ in words]) for segment, words in zip(result.segments, each, strict=True)
     )
-    return replace(result, text=" ".join(segment.text for segment in segments), segments=segments)
+    return replace(result, text=" ".join(segment.text for segment in segments if segment.text), segments=segments)
 
 
 def _written(segment: Segment, forms: list[str]) -> Segment:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, ModernBertConfig, ModernBertForTokenClassification, PreTrainedTokenizerBase
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, first_line
+from asr_doge.models.weights import load_weights
 from asr_doge.text.punctuation import LABELS, write_word
 
 FOLDER = "punctuation"
@@ -59,7 +59,7 @@ def word_tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> lis
 
 
 def word_batch(windows: Sequence[Sequence[Sequence[int]]]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Windows of words' tokens as the model reads them, and where in each row the last token of each word is."""
+    """Windows of words' tokens as the model reads them, `[B, N]`, and where in its row each word ends, `[words]`."""
     rows = [torch.tensor([token for word in window for token in word]) for window in windows]
     ends = [torch.tensor([len(word) for word in window]).cumsum(0) - 1 for window in windows]
     masks = [torch.ones_like(row) for row in rows]
@@ -113,12 +113,17 @@ def load_punctuator(reference: Reference) -> Punctuator:
     files = [reference.file(f"{FOLDER}/{name}") for name in _FILES]
     if None in files:
         raise CheckpointError(
-            f"--text written: '{reference.name}' has no {FOLDER}/{_FILES[files.index(None)]}: use --model english, or"
-            " make it with asr-doge pretrain punctuation"
+            f"--text written: '{reference.name}' has no {FOLDER}/{_FILES[files.index(None)]}: copy that of english, or"
+            " make one with asr-doge pretrain punctuation"
         )
     folder = cast(Path, files[0]).parent
     try:
-        model = ModernBertForTokenClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        return Punctuator(model, AutoTokenizer.from_pretrained(folder))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        config = ModernBertConfig.from_pretrained(folder)
+        model = ModernBertForTokenClassification(config)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # damaged files make transformers and tokenizers raise anything
         raise CheckpointError(f"{folder} cannot be used: {first_line(error)}") from error
+    load_weights(model, Reference(str(folder), folder), lambda key: key, f"punctuation model '{folder}'", torch.float32)
+    if config.num_labels != len(LABELS):
+        raise CheckpointError(f"{folder} has {config.num_labels} labels, not {len(LABELS)}: give it another model")
+    return Punctuator(model, tokenizer)

@@ -70,6 +70,8 @@ class _Work:
         incomplete = None
         try:
             for samples, chunk in self._chunks(self.request.chunking or "auto").read(notes.append):
+                if chunk is not None:  # before it is recognized: if it is too short, it is all there is
+                    check_long_enough(samples, self.caller.sampling_rate, self.name)
                 update = live.take(samples, chunk)
                 if update is not None:
                     self._send(update.finished, live, send)

@@ -148,7 +148,7 @@ class TurnCutter:
     def finish(self) -> list[Chunk]:
         """The rest of the last turn, or a recording without one."""
         if self._beginning is not None:
-            return list(cut_into_chunks(self._beginning, self._max_seconds))
+            return list(cut_into_chunks(self._beginning, self._max_seconds, detector=VoiceActivityDetector()))
         return self._chunks(self._turns.stop()) if self._turns.is_open else []
 
     def _chunks(self, turns: Iterable[TurnEvent]) -> list[Chunk]:
@@ -167,7 +167,9 @@ class TurnCutter:
             return self._hear(turn.samples)
         held, chunker = self._held, self._chunker
         self._held, self._chunker = [], None
-        return list(cut_into_chunks(held, self._max_seconds)) if chunker is None else chunker.finish()
+        if chunker is not None:
+            return chunker.finish()
+        return list(cut_into_chunks(held, self._max_seconds, detector=VoiceActivityDetector()))
 
     def _hear(self, samples: Samples) -> list[Chunk]:
         if self._chunker is None:

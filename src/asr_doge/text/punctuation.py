@@ -29,6 +29,7 @@ LABELS = tuple(WrittenForm(mark, case) for mark, case in product(("", ",", ".", 
 _LABEL_IDS = {form: number for number, form in enumerate(LABELS)}
 _MARKS = {",": ",", ";": ",", ":": ",", ".": ".", "?": "?", "!": "!"}
 _PARTS = re.compile(r"[-/_\u2010-\u2015]+")
+_GAPS = re.compile(r"\.\.+|\u2026")
 _TRAILING = re.compile(r"[\W_]*$")
 
 
@@ -40,13 +41,13 @@ def labelled_words(text: str) -> list[tuple[str, int]]:
         quotation marks around several).
     """
     found: list[tuple[str, int]] = []
-    for token in plain_characters(text).split():
+    for token in _GAPS.sub(r"\g<0> ", plain_characters(text)).split():
         parts = [part for part in _PARTS.split(token) if normalize_training_text(part)]
         for part in parts:
             form = WrittenForm(_mark(token) if part is parts[-1] else "", _case(part))
             found.append((normalize_training_text(part), _LABEL_IDS[form]))
     is_shouted = 2 * sum(LABELS[label].case == "upper" for _, label in found) > len(found)
-    if is_shouted or " ".join(word for word, _ in found) != normalize_training_text(text):
+    if is_shouted or [word for word, _ in found] != normalize_training_text(text).split():
         return []
     return found
 
@@ -67,7 +68,7 @@ def _mark(token: str) -> str:
 def write_word(word: str, form: WrittenForm) -> str:
     """A plain word as it is written."""
     if form.case == "upper":
-        word = word.upper()
+        word = word.upper() if len(word.upper()) == len(word) else word  # straße stays
     elif form.case == "capital":
         first = next((place for place, character in enumerate(word) if character.isalpha()), 0)
         word = word[:first] + word[first : first + 1].upper() + word[first + 1 :]

@@ -1,8 +1,8 @@
 """Predict the memory that training will need, before it starts.
 
 Promises: weights, gradients and optimizer are calculated; activations kept for the backward pass are measured on the
-longest utterance, and multiplied by the batch size (a batch keeps nothing that is not of an utterance). The plan is
-about the training device, not the disk, and leaves out the memory of Python and its libraries.
+longest utterance, and multiplied by the batch size. The plan is about the training device, not the disk, and leaves out
+the memory of Python and its libraries.
 """
 
 from contextlib import nullcontext
@@ -101,6 +101,9 @@ def plan_memory(
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):  # for dropout: the run must be the same with a plan and without
         activations = _activations(model, longest, bf16)
+        if bf16:  # the copies of weights in bf16 are kept once, however many utterances there are
+            twice = {name: torch.cat([tensor, tensor]) for name, tensor in longest.items()}
+            activations = _activations(model, twice, bf16) - activations
     model.train(was_training)
     return MemoryPlan(
         parameters=model.count_parameters(),

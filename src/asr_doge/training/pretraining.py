@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -36,10 +35,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.audio.log_mel import FEATURE_SIZE
-from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.digits import DIGIT_WORDS, read_fsdd
 from asr_doge.data.manifest import read_manifest
-from asr_doge.errors import CheckpointError, ConfigError
+from asr_doge.errors import CheckpointError
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, ASRDogeProcessor
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
@@ -62,6 +60,7 @@ from asr_doge.training.pretraining_text import (
     build_tokenizer,
     collate_stretched_tokens,
 )
+from asr_doge.training.recipes import refuse_another_recipe, store_recipe
 
 CTC_VOCABULARY = 128
 """CTC ids are ASCII character codes; 0 is the blank."""
@@ -214,12 +213,13 @@ def pretrain(config: PretrainConfig) -> None:
         ConfigError: the output folder has stages of another recipe.
         CheckpointError: a finished stage there has unexpected weights.
     """
-    _refuse_another_recipe(config)
+    stages, recipe = Path(config.output_dir) / "stages", _recipe(config)
+    refuse_another_recipe(stages, recipe)
     set_seed(config.seed)
     encoder = build_encoder(config)
     stage = Stage("ctc", config.ctc_steps, config.learning_rate, config.ctc_until)
     speech = _speech(config, config.ctc_steps, CURRICULUM, config.seed)
-    write_atomically(_recipe_path(config), yaml.safe_dump(_recipe(config), sort_keys=False).encode())
+    store_recipe(stages, recipe)
     _run_stage(stage, config, CTCStage(encoder), speech, collate_ctc)
 
     tokenizer = build_tokenizer(config)
@@ -249,10 +249,6 @@ def pretrain(config: PretrainConfig) -> None:
     _save(config, model, encoder, tokenizer)
 
 
-def _recipe_path(config: PretrainConfig) -> Path:
-    return Path(config.output_dir) / "stages" / "config.yaml"
-
-
 def _recipe(config: PretrainConfig) -> dict[str, Any]:
     """Settings that the weights depend on: all except the output folder and the number of processes."""
     recipe = {name: value for name, value in asdict(config).items() if name not in ("output_dir", "num_workers")}
@@ -260,30 +256,6 @@ def _recipe(config: PretrainConfig) -> dict[str, Any]:
         if recipe[name] is not None:
             recipe[name] = os.path.abspath(recipe[name])  # noqa: PTH100 - links are the user's own business
     return recipe
-
-
-def _refuse_another_recipe(config: PretrainConfig) -> None:
-    """Refuse to continue stages with another recipe. Runs from before recipes were stored may continue."""
-    path = _recipe_path(config)
-    if not path.is_file():
-        return
-    try:
-        begun = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        begun = None
-    if not isinstance(begun, dict):
-        raise ConfigError(f"{path} is damaged: delete {path.parent}, or choose another --output_dir")
-    recipe = _recipe(config)
-    differing = [
-        f"--{name} ({begun.get(name)}, now {recipe.get(name)})"
-        for name in {**recipe, **begun}
-        if begun.get(name) != recipe.get(name)
-    ]
-    if differing:
-        raise ConfigError(
-            f"{path.parent} was begun with another {', '.join(differing)}: give what it was begun with, choose another"
-            f" --output_dir, or delete {path.parent}"
-        )
 
 
 def _speech(config: PretrainConfig, steps: int, curriculum: Sequence[Difficulty], seed: int) -> PretrainingSpeech:

@@ -10,6 +10,7 @@ It does not know audio.
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from asr_doge.text.normalization import normalize_training_text
 from asr_doge.training.arguments import pretraining_arguments
 from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
 from asr_doge.training.pretraining_text import build_text_tokenizer
+from asr_doge.training.recipes import refuse_another_recipe, store_recipe
 
 DEV_EVERY = 200
 """Each so many-th sentence is kept out of training, for the dev loss."""
@@ -58,6 +60,11 @@ def plain_transcripts(manifests: Sequence[str]) -> set[str]:
     return {
         normalize_training_text(utterance.text) for manifest in manifests for utterance in read_manifest(Path(manifest))
     }
+
+
+def text_recipe(config: Any) -> dict[str, Any]:
+    """The settings that what is made of text depends on."""
+    return {name: value for name, value in asdict(config).items() if name != "output_dir"}
 
 
 def _token_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
@@ -131,7 +138,11 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
 
     Raises:
         DataError: a file cannot be read.
+        ConfigError: the output folder has a run of another recipe.
     """
+    folder = Path(config.output_dir) / "stages" / "language_model"
+    recipe = text_recipe(config)
+    refuse_another_recipe(folder, recipe)
     set_seed(config.seed)
     texts = read_texts(config)
     train = [text for place, text in enumerate(texts) if place % DEV_EVERY]
@@ -140,7 +151,7 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
     collate = CollateText(tokenizer.bos_token_id)
     rows = _token_rows(tokenizer, train)
     model = build_language_model(small_doge_config(tokenizer, config.text_hidden_dim, config.text_layers))
-    folder = Path(config.output_dir) / "stages" / "language_model"
+    store_recipe(folder, recipe)
     arguments = pretraining_arguments(
         folder,
         config.steps,

@@ -35,9 +35,10 @@ from asr_doge.models.punctuation import (
 )
 from asr_doge.text.punctuation import LABELS, labelled_words
 from asr_doge.training.arguments import pretraining_arguments
-from asr_doge.training.pretraining_language_model import DEV_EVERY, plain_transcripts
+from asr_doge.training.pretraining_language_model import DEV_EVERY, plain_transcripts, text_recipe
 from asr_doge.training.pretraining_text import build_text_tokenizer
 from asr_doge.training.punctuation_configuration import PretrainPunctuationConfig
+from asr_doge.training.recipes import refuse_another_recipe, store_recipe
 
 _WHOLE_SENTENCES = 0.75
 """Share of examples that begin and end with sentences."""
@@ -129,7 +130,11 @@ def pretrain_punctuation(config: PretrainPunctuationConfig) -> dict[str, float]:
 
     Raises:
         DataError: a file cannot be read, or holds no case and punctuation.
+        ConfigError: the output folder has a run of another recipe.
     """
+    folder = Path(config.output_dir) / "stages" / FOLDER
+    recipe = text_recipe(config)
+    refuse_another_recipe(folder, recipe)
     set_seed(config.seed)
     sentences = read_sentences(config)
     # Stretches of the text, since a sentence begins and ends where its neighbours tell.
@@ -139,7 +144,7 @@ def pretrain_punctuation(config: PretrainPunctuationConfig) -> dict[str, float]:
     plain = [" ".join(word for word, _ in sentence) for sentence in train]
     tokenizer = build_text_tokenizer(plain, config.text_vocab_size)
     model = ModernBertForTokenClassification(punctuation_config(tokenizer, config.text_hidden_dim, config.text_layers))
-    folder = Path(config.output_dir) / "stages" / FOLDER
+    store_recipe(folder, recipe)
     arguments = pretraining_arguments(folder, config.steps, config.batch_size, config.learning_rate, config.seed)
     stretches = TextStretches(train, tokenizer, config.steps * config.batch_size, config.seed)
     trainer = Trainer(model, arguments, data_collator=_collate, train_dataset=stretches)
@@ -147,7 +152,7 @@ def pretrain_punctuation(config: PretrainPunctuationConfig) -> dict[str, float]:
     written = Path(config.output_dir) / FOLDER
     model.half().save_pretrained(written)
     tokenizer.save_pretrained(written)
-    punctuator = load_punctuator(find_model(config.output_dir))
+    punctuator = load_punctuator(find_model(Path(config.output_dir).resolve()))
     results: dict[str, Any] = {"parameters": model.num_parameters(), **evaluate(punctuator, dev, _DEV_SENTENCES)}
     (written / "pretraining.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
