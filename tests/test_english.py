@@ -17,6 +17,8 @@ from asr_doge.models import load_model
 from asr_doge.models.checkpoints import BUNDLED_MODELS, find_model, load_model_config, load_tokenizer
 from asr_doge.models.fetching import local_folder
 from asr_doge.models.language_model import load_language_model
+from asr_doge.models.punctuation import load_punctuator
+from asr_doge.text.normalization import normalize_training_text
 from tests.models.hub_server import Hub
 
 ENGLISH = BUNDLED_MODELS["english"]
@@ -49,6 +51,13 @@ def test_its_language_model_prefers_english() -> None:
     assert loss(sentence) < loss(shuffled) - 0.5
 
 
+def test_its_punctuation_fits_what_a_reader_expects() -> None:
+    punctuator = load_punctuator(find_model("english"))
+    text = "mr smith said that it was late in london he had been there all day long"
+    assert " ".join(punctuator.write(text.split())).startswith("Mr. Smith said that it was late in London")
+    assert punctuator.write(["where", "are", "you"]) == ["Where", "are", "you?"]
+
+
 def test_without_network_and_encoder_both_ways_out_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Hub({}).connect(tmp_path / "cache", monkeypatch)
     monkeypatch.setenv("ASR_DOGE_CACHE", str(tmp_path / "user"))
@@ -75,6 +84,10 @@ def test_it_hears_a_sentence() -> None:
     assert len(heard & {"nothing", "was", "said", "about", "the", "money"}) >= 3
     starts = [word.start for segment in result.segments for word in segment.words]
     assert starts == sorted(starts)
+    transcriber.punctuator = load_punctuator(find_model("english"))
+    (readable,) = transcriber.transcribe([waveform])
+    assert normalize_training_text(readable.text) == result.text
+    assert readable.text[0].isupper()
 
 
 @with_encoder

@@ -12,7 +12,7 @@ from asr_doge.errors import ConfigError
 DecoderName = Literal["draft", "greedy", "beam", "ctc", "fusion"]
 Timestamps = Literal["none", "segment", "word", "auto"]
 
-DEFAULT_BEAMS, FUSION_BEAMS, MOST_BEAMS = 4, 8, 100
+DEFAULT_BEAMS, FUSION_BEAMS, MOST_BEAMS = 4, 24, 100
 
 
 @dataclass(kw_only=True)
@@ -27,10 +27,11 @@ class DecodingConfig:
     greedy."""
     num_beams: int = 1
     """Beams of beam search, 2 to 100; a number selects beam search, or fusion where the checkpoint names it. With
-    `--decoder beam` and no number, 4. For `--decoder fusion`, the hypotheses kept at each frame, 8 without a number."""
-    language_model_weight: float = 0.4
+    `--decoder beam` and no number, 4. For `--decoder fusion`, the hypotheses kept at each frame; without a number,
+    24."""
+    language_model_weight: float = 0.5
     """Weight of the language model's log-probability in `fusion`; that of the CTC head is 1."""
-    word_bonus: float = 0.5
+    word_bonus: float = 0.8
     """Added to the score of a hypothesis in `fusion` for each word, in nats, since language models favour short
     texts."""
     n_best: int = 1

@@ -28,8 +28,8 @@ LEAST_LIKELY = -9.0
 TRIED = 12
 """Labels tried at a frame, the likeliest."""
 
-MARGIN = 6.0
-"""Sequences that are e^6 times less likely than the best of a frame are given up."""
+MARGIN = 5.0
+"""Sequences that are e^5 times less likely than the best of a frame are given up."""
 
 Prior = Callable[[Sequence[tuple[int, ...]]], list[float]]
 """Natural logarithms of what speaks for label sequences beside the audio."""

@@ -7,6 +7,7 @@ It does not know audio: a pause says nothing to it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +19,7 @@ from transformers import AutoTokenizer, ModernBertConfig, ModernBertForTokenClas
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference, first_line
 from asr_doge.models.weights import load_weights
-from asr_doge.text.punctuation import LABELS, write_word
+from asr_doge.text.punctuation import LABELS, SENTENCE_MARKS, write_word
 
 FOLDER = "punctuation"
 """Name of its folder in that of a checkpoint."""
@@ -83,9 +84,12 @@ class Punctuator:
         self.tokenizer = tokenizer
 
     def write(self, words: Sequence[str]) -> list[str]:
-        """Each word as it is written in a text of them all."""
-        labels = self.labels(words)
-        return [write_word(word, LABELS[label]) for word, label in zip(words, labels, strict=True)]
+        """Each word as it is written in a text of them all; a word that begins a sentence gets a capital letter."""
+        forms = [LABELS[label] for label in self.labels(words)]
+        for place, form in enumerate(forms):
+            if form.case == "lower" and (not place or forms[place - 1].mark in SENTENCE_MARKS):
+                forms[place] = replace(form, case="capital")
+        return [write_word(word, form) for word, form in zip(words, forms, strict=True)]
 
     @torch.inference_mode()
     def labels(self, words: Sequence[str]) -> list[int]:

@@ -26,6 +26,8 @@ class WrittenForm:
 
 LABELS = tuple(WrittenForm(mark, case) for mark, case in product(("", ",", ".", "?", "!"), _CASES))
 """What a model tells apart, by label id."""
+SENTENCE_MARKS = frozenset(".?!")
+"""Marks after which a sentence begins."""
 _LABEL_IDS = {form: number for number, form in enumerate(LABELS)}
 _MARKS = {",": ",", ";": ",", ":": ",", ".": ".", "?": "?", "!": "!"}
 _PARTS = re.compile(r"[-/_\u2010-\u2015]+")
