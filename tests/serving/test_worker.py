@@ -1,6 +1,5 @@
 """Chunks of many callers through one model: what each hears is what it hears alone."""
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -181,23 +180,16 @@ def test_two_threads_hear_what_one_hears(nano: Transcriber, two_threads: ModelWo
     assert together == alone * 4
 
 
-def test_who_leaves_is_not_worked_for(worker: ModelWorker, metrics: Metrics) -> None:
-    caller = Caller(worker)
-    raised = threading.Event()
-
-    def ask() -> None:
-        try:
-            caller.recognize_chunks([chunk(1.0)])
-        except CancelledError:
-            raised.set()
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    while not worker.waiting:
-        pass
-    caller.leave()
-    asking.join(60)
-    assert raised.is_set()
+def test_who_leaves_is_not_worked_for(nano: Transcriber, metrics: Metrics) -> None:
+    """The chunk waits for the other caller's as long as need be, so that it cannot have begun."""
+    worker = ModelWorker("nano", lambda: nano, metrics, wait=86_400.0)
+    caller, _other = Caller(worker), Caller(worker)
+    with closing(worker), ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(caller.recognize_chunks, [chunk(1.0)])
+        until(lambda: worker.waiting > 0)
+        caller.leave()
+        with pytest.raises(CancelledError):
+            asking.result(60)
     assert "asr_doge_audio_seconds_total 0.0" in metrics.text().decode()
 
 
