@@ -43,8 +43,8 @@ from asr_doge.models.weights import read_weights
 from asr_doge.training.arguments import arguments_on, logging_steps
 from asr_doge.training.callbacks import MarkComplete, Progress, StopOnInterrupt
 from asr_doge.training.ctc_examples import CTCExamples
-from asr_doge.training.ctc_head_configuration import PretrainCTCHeadConfig
 from asr_doge.training.ctc_trainer import CTCHeadStage, CTCTrainer
+from asr_doge.training.pretraining_configuration import PretrainCTCHeadConfig
 from asr_doge.training.processes import process_count
 from asr_doge.training.record import describe_data, describe_machine, write_record
 from asr_doge.training.resuming import Lineage, changes_since, checkpoint_to_resume, is_complete, remove_old

@@ -27,10 +27,9 @@ from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
 from asr_doge.models.whole_folder import whole_folder
 from asr_doge.text.scoring import Scores, score
 from asr_doge.training.arguments import pretraining_arguments
-from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.ctc_loss import ctc_loss
-from asr_doge.training.encoder_configuration import PretrainEncoderConfig
 from asr_doge.training.pretraining import build_encoder
+from asr_doge.training.pretraining_configuration import PretrainConfig, PretrainEncoderConfig
 from asr_doge.training.pretraining_speech import PretrainingSpeech, collate_features
 
 SmallEncoder = GraniteSpeechEncoder | SEANetSpeechEncoder

@@ -43,8 +43,8 @@ from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.language_model import build_language_model, small_doge_config
 from asr_doge.training.arguments import pretraining_arguments
-from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.ctc_loss import ctc_loss
+from asr_doge.training.pretraining_configuration import PretrainConfig
 from asr_doge.training.pretraining_speech import (
     CURRICULUM,
     LAST_DIFFICULTY,

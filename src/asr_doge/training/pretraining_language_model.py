@@ -29,7 +29,7 @@ from asr_doge.models.language_model import build_language_model, small_doge_conf
 from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.text.normalization import normalize_training_text
 from asr_doge.training.arguments import pretraining_arguments
-from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
+from asr_doge.training.pretraining_configuration import PretrainLanguageModelConfig
 from asr_doge.training.pretraining_text import build_text_tokenizer
 from asr_doge.training.recipes import refuse_another_recipe, store_recipe
 

@@ -35,9 +35,9 @@ from asr_doge.models.punctuation import (
 )
 from asr_doge.text.punctuation import LABELS, labelled_words
 from asr_doge.training.arguments import pretraining_arguments
+from asr_doge.training.pretraining_configuration import PretrainPunctuationConfig
 from asr_doge.training.pretraining_language_model import DEV_EVERY, plain_transcripts, text_recipe
 from asr_doge.training.pretraining_text import build_text_tokenizer
-from asr_doge.training.punctuation_configuration import PretrainPunctuationConfig
 from asr_doge.training.recipes import refuse_another_recipe, store_recipe
 
 _WHOLE_SENTENCES = 0.75

@@ -23,7 +23,7 @@ from asr_doge.data.digits import DIGIT_WORDS, random_digits
 from asr_doge.defaults import DEFAULT_PROMPT
 from asr_doge.models import ASRDogeProcessor
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.training.configuration import PretrainConfig
+from asr_doge.training.pretraining_configuration import PretrainConfig
 
 TEXT, TOKEN, SILENCE = 0, 1, 2
 """Kind of a position: plain text, a token in the speech part, or silence."""
