@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers import Seq2SeqTrainingArguments, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.training_args import ParallelMode
 
 from asr_doge.training.configuration import TrainConfig
@@ -108,6 +109,12 @@ def pretraining_arguments(
         seed=seed,
         **settings | options,
     )
+
+
+def train_or_resume(trainer: Trainer) -> None:
+    """Train to the end, from the last checkpoint in the output folder if there is one."""
+    folder = str(trainer.args.output_dir)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if Path(folder).is_dir() else None)
 
 
 def use_precision(arguments: TrainingArguments, bf16: bool) -> None:

@@ -20,6 +20,7 @@ from transformers import (
     EarlyStoppingCallback,
     GenerationConfig,
     ProgressCallback,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -187,6 +188,17 @@ class StopOnInterrupt(TrainerCallback):
         self.asked = True
         if self._speaks:
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+
+
+def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> bool:
+    """Train, from a checkpoint if one is given; whether Ctrl-C or SIGTERM ended it, with the run saved."""
+    stop = StopOnInterrupt()
+    trainer.add_callback(stop)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        stop.restore()
+    return stop.asked
 
 
 class ShowEvaluation(TrainerCallback):

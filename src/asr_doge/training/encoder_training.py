@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EncodecConfig, Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.audio import SAMPLE_RATE
@@ -26,7 +25,7 @@ from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
 from asr_doge.models.whole_folder import whole_folder
 from asr_doge.text.scoring import Scores, score
-from asr_doge.training.arguments import pretraining_arguments
+from asr_doge.training.arguments import pretraining_arguments, train_or_resume
 from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.pretraining import build_encoder
 from asr_doge.training.pretraining_configuration import PretrainConfig, PretrainEncoderConfig
@@ -133,8 +132,7 @@ def _train(config: PretrainEncoderConfig, encoder: SmallEncoder, clips: Pretrain
         dataloader_num_workers=config.num_workers,
     )
     trainer = Trainer(_CTCTraining(encoder), arguments, data_collator=collate, train_dataset=clips)
-    begun = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=begun)
+    train_or_resume(trainer)
 
 
 def dev_scores(encoder: SmallEncoder, clips: Sequence[DigitClip]) -> Scores:

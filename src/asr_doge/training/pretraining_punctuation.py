@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import ModernBertForTokenClassification, PreTrainedTokenizerBase, Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from asr_doge.data.text_files import read_lines
 from asr_doge.errors import DataError
@@ -34,7 +33,7 @@ from asr_doge.models.punctuation import (
     word_tokens,
 )
 from asr_doge.text.punctuation import LABELS, labelled_words
-from asr_doge.training.arguments import pretraining_arguments
+from asr_doge.training.arguments import pretraining_arguments, train_or_resume
 from asr_doge.training.pretraining_configuration import PretrainPunctuationConfig
 from asr_doge.training.pretraining_language_model import DEV_EVERY, plain_transcripts, text_recipe
 from asr_doge.training.pretraining_text import build_text_tokenizer
@@ -148,7 +147,7 @@ def pretrain_punctuation(config: PretrainPunctuationConfig) -> dict[str, float]:
     arguments = pretraining_arguments(folder, config.steps, config.batch_size, config.learning_rate, config.seed)
     stretches = TextStretches(train, tokenizer, config.steps * config.batch_size, config.seed)
     trainer = Trainer(model, arguments, data_collator=_collate, train_dataset=stretches)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    train_or_resume(trainer)
     written = Path(config.output_dir) / FOLDER
     model.half().save_pretrained(written)
     tokenizer.save_pretrained(written)

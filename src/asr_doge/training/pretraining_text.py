@@ -23,7 +23,6 @@ from asr_doge.data.digits import DIGIT_WORDS, random_digits
 from asr_doge.defaults import DEFAULT_PROMPT
 from asr_doge.models import ASRDogeProcessor
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.training.pretraining_configuration import PretrainConfig
 
 TEXT, TOKEN, SILENCE = 0, 1, 2
 """Kind of a position: plain text, a token in the speech part, or silence."""
@@ -31,10 +30,10 @@ NOISE = (0.2, 1.0)
 """Range of the noise on the speech part, relative to the scale of the token embeddings."""
 
 
-def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer in which every digit word is one token."""
     texts = [DEFAULT_PROMPT] + [f"{first} {second}" for first in DIGIT_WORDS for second in DIGIT_WORDS]
-    return build_text_tokenizer(texts, config.text_vocab_size)
+    return build_text_tokenizer(texts, vocab_size)
 
 
 def build_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -33,8 +33,8 @@ from asr_doge.training.callbacks import (
     MarkComplete,
     Progress,
     ShowEvaluation,
-    StopOnInterrupt,
     cers_between,
+    train_until_stopped,
 )
 from asr_doge.training.card import write_card
 from asr_doge.training.checking import check_flags, require_positions
@@ -195,7 +195,7 @@ def _prepare(config: TrainConfig) -> _Run:
     trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample, ctc_ids, before, begin)
     lineage = Lineage.going_on(checkpoint)
     record = {
-        **lineage.described(),
+        **asdict(lineage),
         "config": asdict(config),
         "data": data,
         "parameters": asdict(loaded.model.count_parameters()),
@@ -264,22 +264,20 @@ def _say_features(config: TrainConfig) -> None:
         print("features: computed at every step, from no cache")
 
 
+_MODEL_SETTINGS = (
+    *("prompt_template", "encoder_window", "adapter_type", "adapter_hidden_dim", "adapter_stack"),
+    *("adapter_output_norm", "train_language_model", "train_encoder", "train_encoder_layers"),
+)
+
+
 def _assemble(config: TrainConfig) -> LoadedModel:
     """The untrained model that the flags describe; with cached features, without the weights of its encoder."""
     return assemble_model(
         config.speech_encoder,
         config.language_model,
-        prompt_template=config.prompt_template,
-        encoder_window=config.encoder_window,
         device=own_device(config),
         shelve_encoder=bool(config.features_dir),
-        adapter_type=config.adapter_type,
-        adapter_hidden_dim=config.adapter_hidden_dim,
-        adapter_stack=config.adapter_stack,
-        adapter_output_norm=config.adapter_output_norm,
-        train_language_model=config.train_language_model,
-        train_encoder=config.train_encoder,
-        train_encoder_layers=config.train_encoder_layers,
+        **{name: getattr(config, name) for name in _MODEL_SETTINGS},
         lora=_lora_options(config) if "lora" in (config.train_language_model, config.train_encoder) else None,
     )
 
@@ -383,17 +381,14 @@ def _within_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
 
 def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
     """Train to the end, which is evaluated too."""
-    trainer, stop = run.trainer, StopOnInterrupt()
-    trainer.add_callback(stop)
+    trainer = run.trainer
     try:
         with _within_memory(config, trainer.args.device):
-            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+            is_stopped = train_until_stopped(trainer, run.checkpoint)
     except OSError as error:  # of a logger, whose file is in the run's folder
         raise not_written(Path(config.output_dir), error) from error
-    finally:
-        stop.restore()
-    if trainer.state.global_step % config.eval_steps and not stop.asked:
+    if trainer.state.global_step % config.eval_steps and not is_stopped:
         trainer.evaluate()
     run.show.draw(trainer.state)
-    if stop.asked:
+    if is_stopped:
         raise KeyboardInterrupt
