@@ -19,8 +19,8 @@ from transformers import AutoFeatureExtractor, GenerationConfig, PreTrainedToken
 
 from asr_doge.choices import Dtype, EncoderWindow, Quantization
 from asr_doge.defaults import DEFAULT_LANGUAGE_MODEL, DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER
-from asr_doge.errors import CheckpointError, ConfigError
-from asr_doge.models.checkpoints import Reference, find_model, first_line, load_model_config, load_tokenizer
+from asr_doge.errors import CheckpointError, ConfigError, first_line
+from asr_doge.models.checkpoints import Reference, find_model, load_model_config, load_tokenizer
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import HeadedEncoder, with_head
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, find_speech_encoder, load_head_weights

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, ModernBertConfig, ModernBertForTokenClassification, PreTrainedTokenizerBase
 
-from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import Reference, first_line
+from asr_doge.errors import CheckpointError, first_line
+from asr_doge.models.checkpoints import Reference
 from asr_doge.models.weights import load_weights
 from asr_doge.text.punctuation import LABELS, SENTENCE_MARKS, write_word
 

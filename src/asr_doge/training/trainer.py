@@ -31,9 +31,8 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.data.batching import ProcessBatches, SharedBatches
 from asr_doge.data.manifest import Utterance
-from asr_doge.errors import AudioError, ConfigError, TrainingError
+from asr_doge.errors import AudioError, ConfigError, TrainingError, first_line
 from asr_doge.models import ASRDogeForConditionalGeneration
-from asr_doge.models.checkpoints import first_line
 from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.models.modeling_asr_doge import HEAD_PREFIX
 from asr_doge.training.examples import IDS, UNREADABLE, ReadAheadLoader
