@@ -68,7 +68,7 @@ class SampleResult:
 
 
 def check_readable(results: Sequence[SampleResult]) -> None:
-    """Refuse to score a test set of which nothing was heard: that is the fault of a folder, not of each recording.
+    """Refuse to score a test set without a readable recording: that is the fault of a folder, not of each recording.
 
     Raises:
         DataError: not one sample can be read.
@@ -207,15 +207,15 @@ def worst_utterances(results: Sequence[SampleResult], count: int) -> list[Sample
 
 def aligned_words(reference: str, hypothesis: str) -> list[AlignedWords]:
     """Stretches of words in order, showing where a hypothesis differs from its reference."""
-    said, heard = reference.split(), hypothesis.split()
-    if not said:  # jiwer refuses an empty reference
-        return [AlignedWords("insert", "", hypothesis)] if heard else []
+    reference_words, hypothesis_words = reference.split(), hypothesis.split()
+    if not reference_words:  # jiwer refuses an empty reference
+        return [AlignedWords("insert", "", hypothesis)] if hypothesis_words else []
     (chunks,) = jiwer.process_words(reference, hypothesis).alignments
     return [
         AlignedWords(
             chunk.type,
-            " ".join(said[chunk.ref_start_idx : chunk.ref_end_idx]),
-            " ".join(heard[chunk.hyp_start_idx : chunk.hyp_end_idx]),
+            " ".join(reference_words[chunk.ref_start_idx : chunk.ref_end_idx]),
+            " ".join(hypothesis_words[chunk.hyp_start_idx : chunk.hyp_end_idx]),
         )
         for chunk in chunks
     ]

@@ -234,11 +234,11 @@ class ASRDogeBenchmark:
 
         progress = self._progress(peer)
         results, throughput = transcribe_and_score(samples, transcribe_each, progress, peer.name)
-        heard = {result.id for result in results if result.error is None}
+        readable = {result.id for result in results if result.error is None}
         clips = [
             time_runs(partial(time_peer, peer, sample.audio_path), *self._runs())
             for sample in progress_bar(
-                [sample for sample in timed if sample.id in heard], desc=f"timing {peer.name}", unit="utt"
+                [sample for sample in timed if sample.id in readable], desc=f"timing {peer.name}", unit="utt"
             )
         ]
         result = PeerResult(

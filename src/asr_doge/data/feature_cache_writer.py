@@ -185,7 +185,7 @@ class FeatureCacheWriter:
         return numbers_of(name)[0] % self._part.count == self._part.index - 1
 
     def _usable_headers(self, overwrite: bool) -> dict[str, ShardHeader]:
-        """What is there already; of this part's files, those that nobody can use any more are removed."""
+        """What is there already; of this part's files, those that can no longer be used are removed."""
         headers, damaged = read_headers(self.store)
         others = {
             name: header

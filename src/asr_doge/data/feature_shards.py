@@ -56,7 +56,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Features:
-    """What the encoder hears in one recording.
+    """The encoder's output for one recording.
 
     Attributes:
         embeddings: `[T', D]`.
@@ -261,7 +261,7 @@ def read_rows(
 
 
 def is_of_ctc(name: str) -> bool:
-    """Whether the tensor `name` holds what the CTC head said."""
+    """Whether the tensor `name` is of the CTC head."""
     return name.startswith("ctc_")
 
 

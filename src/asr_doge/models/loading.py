@@ -52,12 +52,12 @@ class LoadedEncoder:
 
     @property
     def module(self) -> nn.Module:
-        """All that computes."""
+        """The module that holds all weights."""
         return self.encoder
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of its weights."""
         return next(chain(self.encoder.parameters(), self.encoder.buffers())).device
 
     def count_parameters(self) -> ParameterCounts:
@@ -111,12 +111,12 @@ class LoadedModel:
 
     @property
     def module(self) -> nn.Module:
-        """All that computes."""
+        """The module that holds all weights."""
         return self.model
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of its weights."""
         return self.model.device
 
     def count_parameters(self) -> ParameterCounts:

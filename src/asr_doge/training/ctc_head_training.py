@@ -295,7 +295,7 @@ class _KeepBest(TrainerCallback):
         """Compare with `state.best_metric`, which the Trainer updates after this call and keeps over a resume."""
         dev = cast(CTCExamples, self.trainer.eval_dataset)
         rows = zip(dev.utterances, self.trainer.hypotheses, strict=True)
-        lines = (f"{utterance.id}\t{utterance.text}\t{heard}\n" for utterance, heard in rows)
+        lines = (f"{utterance.id}\t{utterance.text}\t{hypothesis}\n" for utterance, hypothesis in rows)
         write_atomically(self.folder / HYPOTHESES_NAME, "".join(lines).encode("utf-8", "backslashreplace"))
         if state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric:
             stage = cast(CTCHeadStage[CTCHead], self.trainer.accelerator.unwrap_model(self.trainer.model))

@@ -58,14 +58,14 @@ def pretrain_encoder(config: PretrainEncoderConfig) -> PretrainedEncoder:
     Raises:
         DataError: recordings are missing.
     """
-    heard = read_fsdd(Path(config.digits_dir), takes="train", without=[config.dev_speaker])
-    kept_out = read_fsdd(Path(config.digits_dir), only=[config.dev_speaker])
+    recordings = read_fsdd(Path(config.digits_dir), takes="train", without=[config.dev_speaker])
+    dev_recordings = read_fsdd(Path(config.digits_dir), only=[config.dev_speaker])
     set_seed(config.seed)
     encoder = new_encoder(config)
     clips = PretrainingSpeech(
         config.steps * config.batch_size,
         config.batch_size,
-        heard,
+        recordings,
         [],
         0.0,
         config.seed,
@@ -73,7 +73,7 @@ def pretrain_encoder(config: PretrainEncoderConfig) -> PretrainedEncoder:
     )
     _train(config, encoder, clips)
     encoder.eval()
-    scores = dev_scores(encoder, list(recorded_clips(config.dev_strings, kept_out, config.seed)))
+    scores = dev_scores(encoder, list(recorded_clips(config.dev_strings, dev_recordings, config.seed)))
     folder = Path(config.output_dir) / "encoder"
     with whole_folder(folder) as partial:
         encoder.config.save_pretrained(partial)

@@ -18,7 +18,7 @@ from torch import Tensor
 from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.examples import NamedExamples, collate_named
-from asr_doge.training.processes import process_count, process_rank, say_once
+from asr_doge.training.processes import print_once, process_count, process_rank
 
 FASTER = 1.1
 """Factor by which bfloat16 must be faster: otherwise float32 is nearly as fast, and exact."""
@@ -55,9 +55,9 @@ def chosen_bf16(
         broadcast_object_list(found)
     speed_up: float | None = found[0]
     if speed_up is None:
-        say_once("precision: fp32, as bf16 cannot be used on this device")
+        print_once("precision: fp32, as bf16 cannot be used on this device")
         return False
-    say_once(
+    print_once(
         f"precision: {'bf16' if speed_up >= FASTER else 'fp32'}, a step in bf16 being {speed_up:.2f} times as fast"
     )
     return speed_up >= FASTER

@@ -73,12 +73,12 @@ class StretchedTokens(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, index, 2])
         text = self.processor.text_ids(" ".join(random_digits(rng, (1, 8)))).tolist()
-        heard = [(0, SILENCE)] * int(rng.integers(1, 5))
+        speech = [(0, SILENCE)] * int(rng.integers(1, 5))
         for token, following in pairwise(text):
             # Without silence in between, a repeated token could not be distinguished from a stretched one.
             shortest = 1 if token == following else 0
-            heard += [(token, TOKEN)] * int(rng.integers(1, 6)) + [(0, SILENCE)] * int(rng.integers(shortest, 5))
-        before = [(token, TEXT) for token in self.prompt_ids] + heard
+            speech += [(token, TOKEN)] * int(rng.integers(1, 6)) + [(0, SILENCE)] * int(rng.integers(shortest, 5))
+        before = [(token, TEXT) for token in self.prompt_ids] + speech
         positions = before + [(token, TEXT) for token in text]
         return {
             "input_ids": torch.tensor([token for token, _ in positions]),

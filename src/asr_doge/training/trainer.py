@@ -331,7 +331,7 @@ class SpeechTrainer(Seq2SeqTrainer):
             super()._save_checkpoint(model, trial)
 
 
-class _GoesOn(LRScheduler):
+class _StepCounter(LRScheduler):
     """A scheduler that is stored as the number of its steps alone."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -342,11 +342,11 @@ class _GoesOn(LRScheduler):
         self.last_epoch = state_dict["last_epoch"]
 
 
-class _ByStep(_GoesOn, LambdaLR):
+class _ByStep(_StepCounter, LambdaLR):
     """The rates of a `Schedule`."""
 
 
-class _OneCycle(_GoesOn, OneCycleLR):
+class _OneCycle(_StepCounter, OneCycleLR):
     """Torch's one-cycle schedule."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

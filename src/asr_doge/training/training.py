@@ -52,7 +52,7 @@ from asr_doge.training.inputs import (
 )
 from asr_doge.training.plan import MemoryPlan, longest_batch, plan_memory
 from asr_doge.training.precision import chosen_bf16
-from asr_doge.training.processes import own_device, process_count, say_once, uses_fsdp
+from asr_doge.training.processes import own_device, print_once, process_count, uses_fsdp
 from asr_doge.training.record import describe_data, describe_machine, read_record, write_record
 from asr_doge.training.resuming import (
     Lineage,
@@ -117,8 +117,8 @@ def train(config: TrainConfig) -> TrainResult:
     if run.checkpoint is None and config.resume_from is None:
         forget_warm_up(output_dir)
     if trainer.is_world_process_zero():
-        _say_features(config)
-        _say_plan(_plan(run, config), config)
+        _print_features(config)
+        _print_plan(_plan(run, config), config)
         remove_old(output_dir, run.lineage, KEPT_CHECKPOINTS, spare_left_behind=True)
         write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
         write_record(output_dir, run.record)
@@ -216,7 +216,7 @@ def _begin(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> int:
     """
     before = read_record(checkpoint) or {}
     if "run_id" not in before:
-        say_once(f"{checkpoint}: of an older version, without a run id; taken for one of this run")
+        print_once(f"{checkpoint}: of an older version, without a run id; taken for one of this run")
     changed = _changes(config, checkpoint, data)
     is_other = bool(changed or left_behind(checkpoint, Path(config.output_dir)))
     step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
@@ -255,7 +255,7 @@ def _resolved(config: TrainConfig) -> TrainConfig:
     return replace(config, warm_up="ctc" if resolve_warm_up(config) else "none")
 
 
-def _say_features(config: TrainConfig) -> None:
+def _print_features(config: TrainConfig) -> None:
     if config.features_dir:
         print(f"features: from the cache {config.features_dir}")
     elif config.train_encoder != "none":
@@ -352,7 +352,7 @@ def _plan(run: _Run, config: TrainConfig) -> MemoryPlan:
         )
 
 
-def _say_plan(planned: MemoryPlan, config: TrainConfig) -> None:
+def _print_plan(planned: MemoryPlan, config: TrainConfig) -> None:
     """Print it, and a warning if the device has not that much memory."""
     print("\n".join(planned.lines()))
     if planned.fits:

@@ -82,7 +82,7 @@ def warm_up(
     else:
         trainer = _trainer(config, stage, loaded, train, dev, bf16)
         _run(trainer, folder)
-        print(f"warm-up: {config.warm_up_steps} steps of CTC, {_heard(trainer)}", file=sys.stderr)
+        print(f"warm-up: {config.warm_up_steps} steps of CTC, {_adapter_rates(trainer)}", file=sys.stderr)
         _match_loudness(loaded, dev)
         folder.mkdir(parents=True, exist_ok=True)
         partial = finished.with_suffix(".partial")
@@ -158,7 +158,7 @@ def _run(trainer: CTCTrainer, folder: Path) -> None:
         raise KeyboardInterrupt
 
 
-def _heard(trainer: CTCTrainer) -> str:
+def _adapter_rates(trainer: CTCTrainer) -> str:
     """The adapter's own transcripts of the dev set."""
     metrics = trainer.evaluate()
     return f"dev WER {100 * metrics['eval_wer']:.2f} %, CER {100 * metrics['eval_cer']:.2f} % by the adapter alone"

@@ -56,9 +56,9 @@ class MaskedConformer(EncoderFamily):
         """As `forward`, with as many embeddings as `T` frames have, whatever the lengths."""
         read = input_lengths.clamp(min=self.shortest)
         frames = F.pad(input_features, (0, 0, 0, max(0, self.shortest - input_features.shape[1])))
-        heard = length_mask(input_lengths, frames.shape[1])[..., None]
+        real = length_mask(input_lengths, frames.shape[1])[..., None]
         mask = length_mask(read, frames.shape[1])
-        states = self.encoder(frames.masked_fill(~heard, 0.0), attention_mask=mask).last_hidden_state
+        states = self.encoder(frames.masked_fill(~real, 0.0), attention_mask=mask).last_hidden_state
         lengths = self.output_lengths(input_lengths)
         states = states.masked_fill(~length_mask(lengths, states.shape[1])[..., None], 0.0)
         output = SpeechEncoderOutput(states, lengths)

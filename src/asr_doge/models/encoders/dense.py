@@ -65,9 +65,9 @@ class DenseGraniteSpeech(DenseEncoder):
         states = torch.cat([*kept, hidden_states], dim=-1)
         embeddings = self.family.projector(states.masked_fill(~mask[..., None], 0.0))
         lengths = self.family.output_lengths(input_lengths)
-        heard = length_mask(lengths, embeddings.shape[1])[..., None]
+        real = length_mask(lengths, embeddings.shape[1])[..., None]
         return SpeechEncoderOutput(
-            embeddings.masked_fill(~heard, 0.0), lengths, encoder.out(hidden_states), input_lengths
+            embeddings.masked_fill(~real, 0.0), lengths, encoder.out(hidden_states), input_lengths
         )
 
 
@@ -130,8 +130,8 @@ class DenseWhisper(DenseEncoder):
         else:
             states = self.family.encoder(input_features).last_hidden_state
         lengths = self.family.output_lengths(input_lengths)
-        heard = length_mask(lengths, states.shape[1])[..., None]
-        return SpeechEncoderOutput(states.masked_fill(~heard, 0.0), lengths)
+        real = length_mask(lengths, states.shape[1])[..., None]
+        return SpeechEncoderOutput(states.masked_fill(~real, 0.0), lengths)
 
 
 class DenseParakeet(DenseEncoder):
@@ -151,8 +151,8 @@ class DenseWav2Vec2(DenseEncoder):
 
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
         """`input_features` is `[B, samples]`."""
-        heard = input_features.masked_fill(~length_mask(input_lengths, input_features.shape[1]), 0.0)
-        hidden = F.pad(heard, (0, self.family.shortest - 1))[:, None]  # at least one frame, however short the batch
+        samples = input_features.masked_fill(~length_mask(input_lengths, input_features.shape[1]), 0.0)
+        hidden = F.pad(samples, (0, self.family.shortest - 1))[:, None]  # at least one frame, however short the batch
         layers = list(self.family.encoder.feature_extractor.conv_layers)
         if self.family.config.feat_extract_norm == "group":
             first = layers.pop(0)

@@ -85,8 +85,8 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
 
     def _convolved(self, clip: Tensor) -> Tensor:
         """Frames `[T', conv]` of a clip `[samples]`; one that is shorter than a frame is followed by zeros."""
-        heard = F.pad(clip, (0, max(0, self.shortest - len(clip))))
-        frames: Tensor = self.encoder.feature_extractor(heard[None])[0].T
+        padded = F.pad(clip, (0, max(0, self.shortest - len(clip))))
+        frames: Tensor = self.encoder.feature_extractor(padded[None])[0].T
         return frames
 
     @property
