@@ -176,12 +176,7 @@ def _block_config(settings: CTCHeadSettings) -> GraniteSpeechEncoderConfig:
 
 
 class HeadedEncoder(SpeechEncoder):
-    """An encoder with a trained CTC head, which replaces any of its own.
-
-    Args:
-        family: the encoder, of any family.
-        head: reads its speech embeddings.
-    """
+    """An encoder of any family with a trained CTC head on its speech embeddings, which replaces any of its own."""
 
     has_ctc = True
 

@@ -55,13 +55,7 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
 
 
 def arguments_on(device: torch.device, kind: type[Arguments], **options: Any) -> Arguments:
-    """Arguments of any run that evaluates as it goes, on one device for each process.
-
-    Args:
-        device: of this process.
-        kind: of the arguments.
-        options: further ones.
-    """
+    """Arguments of any run that evaluates as it goes; `device` is the only one of this process."""
     arguments = kind(
         logging_first_step=True,
         logging_nan_inf_filter=False,  # a mean without them would hide them

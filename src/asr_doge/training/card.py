@@ -23,11 +23,7 @@ LICENCES = {
 
 
 def write_card(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the card beside a checkpoint.
-
-    Args:
-        folder: the checkpoint's.
-        record: the run's, with its result.
+    """Write the card into a checkpoint's folder, from the run's record with its result.
 
     Raises:
         DataError: the folder cannot be written to.

@@ -79,14 +79,7 @@ class _Example:
 
 
 class TextStretches(Dataset[_Example]):
-    """Stretches of a text, each drawn from the seed and its number.
-
-    Args:
-        sentences: in the order of the text.
-        tokenizer: see `word_tokens`.
-        size: number of stretches.
-        seed: of their places.
-    """
+    """`size` stretches of a text, each drawn from the seed and its number; `sentences` are in the order of the text."""
 
     def __init__(self, sentences: Sequence[Sentence], tokenizer: PreTrainedTokenizerBase, size: int, seed: int) -> None:
         self._words = [pair for sentence in sentences for pair in sentence]
@@ -158,13 +151,7 @@ def pretrain_punctuation(config: PretrainPunctuationConfig) -> dict[str, float]:
 
 
 def evaluate(punctuator: Punctuator, sentences: Sequence[Sentence], together: int) -> dict[str, float]:
-    """Precision and recall of marks, and the share of words with the right case.
-
-    Args:
-        punctuator: to be measured.
-        sentences: with their labels, in order.
-        together: sentences that are one text.
-    """
+    """Precision and recall of marks, and the share of words with the right case; `together` sentences are one text."""
     right = found = wanted = same_case = words = 0
     for start in range(0, len(sentences), together):
         pairs = [pair for sentence in sentences[start : start + together] for pair in sentence]

@@ -52,14 +52,7 @@ def build_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTok
 
 
 class StretchedTokens(Dataset[dict[str, Tensor]]):
-    """Digit strings in the form of speech: example `i` depends only on the seed and `i`.
-
-    Args:
-        size: examples.
-        processor: gives tokens.
-        prompt_ids: the model's prompt.
-        seed: of everything random.
-    """
+    """Digit strings in the form of speech: example `i` depends only on the seed and `i`."""
 
     def __init__(self, size: int, processor: ASRDogeProcessor, prompt_ids: Sequence[int], seed: int) -> None:
         self.size = size
