@@ -28,14 +28,7 @@ def transcribe_and_score(
     progress: Progress,
     title: str,
 ) -> tuple[list[SampleResult], Throughput]:
-    """Transcribe what is not finished yet, and score everything.
-
-    Args:
-        samples: utterances.
-        transcribe_each: yields their outcomes, in order.
-        progress: the finished transcripts; new ones are added.
-        title: of the progress bar.
-    """
+    """Transcribe by `transcribe_each`, in order, what `progress` does not hold yet, and score everything."""
     known = {sample.id: found for sample in samples if (found := progress.finished(sample)) is not None}
     if known:
         tqdm.write(f"{title}: {len(known)} of {len(samples)} are finished already", file=sys.stderr)

@@ -154,14 +154,7 @@ def shard_bytes(
     utterances: Mapping[str, tuple[str, Sequence[Mapping[str, Tensor]]]],
     unreadable: Mapping[str, str],
 ) -> bytes:
-    """A file's content.
-
-    Args:
-        source: what computed the features.
-        storage: how they are stored.
-        utterances: stamp, and stored rows of each copy, by id.
-        unreadable: see `ShardHeader`.
-    """
+    """A file's content; `utterances` has the stamp and the stored rows of each copy, by id."""
     ordered = {id_: utterances[id_] for id_ in sorted(utterances)}
     copies = [copy for _, copies in ordered.values() for copy in copies]
     names = copies[0].keys() if copies else ()

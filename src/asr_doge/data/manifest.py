@@ -137,9 +137,7 @@ def _utterance_of(fields: object, folder: str | os.PathLike[str] | None) -> Utte
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
     """Write a manifest that `read_manifest` reads back equal; unknown speakers and languages are left out.
 
-    Args:
-        path: the file to write or to replace; missing folders are made.
-        utterances: at least one, each with a unique id.
+    Ids must be unique. Missing folders are made, and an existing file is replaced.
 
     Raises:
         DataError: the file cannot be written, or there is nothing to write.

@@ -92,12 +92,7 @@ _HEADS = 4
 
 
 class CTCHead(nn.Module):
-    """Speech embeddings `[B, T', D]` to CTC logits `[B, T, V]`.
-
-    Args:
-        settings: its shape and vocabulary.
-        speech_size: `D`.
-    """
+    """Speech embeddings `[B, T', D]` to CTC logits `[B, T, V]`; `speech_size` is `D`."""
 
     attention_dists: Tensor
 

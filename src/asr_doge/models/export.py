@@ -107,11 +107,7 @@ class LanguageModelGraph(nn.Module):
 
 
 def export_onnx(loaded: LoadedModel, folder: Path) -> None:
-    """Write both graphs, the tokenizer, the settings and, for Granite, the mel filters to a new folder.
-
-    Args:
-        loaded: a model on the CPU, in float32.
-        folder: to be made.
+    """Write a model on the CPU, in float32, to a new folder: graphs, tokenizer, settings and, for Granite, mel filters.
 
     Raises:
         ConfigError: the folder exists, the `export` extra is not installed, or a graph does not agree with the model.

@@ -72,12 +72,7 @@ def word_batch(windows: Sequence[Sequence[Sequence[int]]]) -> tuple[dict[str, Te
 
 
 class Punctuator:
-    """Writes plain words with case and punctuation.
-
-    Args:
-        model: labels tokens; of a word, the last token's label counts.
-        tokenizer: see `word_tokens`.
-    """
+    """Writes plain words with case and punctuation, by the label that the model gives the last token of each word."""
 
     def __init__(self, model: ModernBertForTokenClassification, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model.eval()

@@ -72,16 +72,7 @@ def arguments_on(device: torch.device, kind: type[Arguments], **options: Any) ->
 def pretraining_arguments(
     output_dir: Path, steps: int, batch_size: int, learning_rate: float, seed: int, **options: Any
 ) -> TrainingArguments:
-    """Arguments of a run over a number of generated batches, in their order.
-
-    Args:
-        output_dir: of its checkpoints.
-        steps: over which the learning rate rises and falls along a cosine.
-        batch_size: examples per step.
-        learning_rate: the highest.
-        seed: of the run.
-        options: further ones, or others than these.
-    """
+    """Arguments of a run over generated batches, with the learning rate along a cosine; `options` override them."""
     settings: dict[str, Any] = {
         "warmup_steps": max(1, steps // 10),
         "lr_scheduler_type": "cosine",

@@ -202,13 +202,7 @@ def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> bool:
 
 
 class ShowEvaluation(TrainerCallback):
-    """Keep `hypotheses.jsonl` and the curves of a run's folder up to date, the curves not too often.
-
-    Args:
-        evaluation: whose hypotheses are shown.
-        folder: of the run.
-        begin: as of `KeepBest`.
-    """
+    """Keep `hypotheses.jsonl` and, less often, the curves of a run's folder up to date; `begin` is as of `KeepBest`."""
 
     def __init__(self, evaluation: Evaluation, folder: Path, begin: int = 0) -> None:
         self.evaluation = evaluation

@@ -28,12 +28,7 @@ NO_LABELS = torch.tensor([IGNORED_LABEL])
 
 
 class EpochDataset(Dataset[Example]):
-    """Examples of utterances, whose augmentation changes by epoch.
-
-    Args:
-        utterances: of a manifest.
-        seed: of the augmentation.
-    """
+    """Examples of utterances, whose augmentation depends on the seed and the epoch."""
 
     def __init__(self, utterances: Sequence[Utterance], seed: int) -> None:
         self.utterances = utterances

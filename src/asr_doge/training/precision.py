@@ -37,12 +37,7 @@ def chosen_bf16(
 ) -> bool:
     """Whether to compute in bfloat16; all processes must call it together, in an initialized group.
 
-    Args:
-        config: the flags.
-        model: on its device.
-        examples: to train on.
-        batch_size: of a process.
-        before: the record of the run that is resumed, if any.
+    A run that is resumed keeps what its record, `before`, has.
     """
     if config.dtype != "auto":
         return config.dtype == "bf16"

@@ -136,11 +136,7 @@ class EncoderFamily(SpeechEncoder):
 
 
 def shelve(encoder: SpeechEncoder) -> SpeechEncoder:
-    """Remove an encoder's weights, which stay on disk: it keeps its shapes and labels, but cannot encode.
-
-    Args:
-        encoder: on the meta device; changed in place.
-    """
+    """Drop the weights of an encoder, which is on the meta device: it keeps shapes and labels, but cannot encode."""
     encoder.shelved_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     for module in encoder.modules():
         for name in [name for name, _ in module.named_parameters(recurse=False)]:
