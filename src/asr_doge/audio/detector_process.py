@@ -159,11 +159,7 @@ def _can_start() -> bool:
 
 
 def _read(pipe: BinaryIO, count: int) -> bytes:
-    """So many bytes.
-
-    Raises:
-        EOFError: there are fewer.
-    """
+    """So many bytes."""
     taken = pipe.read(count)
     if len(taken) < count:
         raise EOFError

@@ -97,11 +97,7 @@ def _library() -> Any:
 
 
 def _check_reachable(dataset: str) -> None:
-    """Ask the hub for a dataset once: without an answer, the libraries would retry for minutes and print every try.
-
-    Raises:
-        DataError: the hub does not answer, or has no such dataset.
-    """
+    """Ask the hub for a dataset once: without an answer, the libraries would retry for minutes and print every try."""
     if Path(dataset).is_dir():
         return
     try:

@@ -125,11 +125,7 @@ def load_language_model(
 
 
 def _config_of_stored(reference: Reference, config: PreTrainedConfig, source: str) -> PreTrainedConfig:
-    """The configuration of the layout that a checkpoint's tensors have, whatever its own configuration says.
-
-    Raises:
-        CheckpointError: it is a Doge checkpoint with neither layout.
-    """
+    """The configuration of the layout that a checkpoint's tensors have, whatever its own configuration says."""
     if not isinstance(config, DogeConfig) or isinstance(config, EarlyDogeConfig):
         return config
     with stored_weights(reference, rename_early_doge_key, lambda name: None) as stored:

@@ -120,11 +120,7 @@ def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
 
 
 def _require_same_run(config: PretrainCTCHeadConfig, checkpoint: Path | None, data: dict[str, Any]) -> None:
-    """Refuse to continue with settings or data other than those the run began with.
-
-    Raises:
-        ConfigError: something differs.
-    """
+    """Refuse to continue with settings or data other than those the run began with."""
     changed = changes_since(checkpoint, asdict(config), data, 1) if checkpoint is not None else []
     if changed:
         raise ConfigError(f"--resume_from {checkpoint}: that run had {'; '.join(changed)}: give what it had")
@@ -155,11 +151,7 @@ def _open_cache(config: PretrainCTCHeadConfig, found: FoundEncoder) -> tuple[Fea
 
 
 def _readable(utterances: Sequence[Utterance], cache: FeatureCache) -> list[Utterance]:
-    """The utterances that have features.
-
-    Raises:
-        DataError: some are missing or stale, or there is none.
-    """
+    """The utterances that have features."""
     readable = [utterance for utterance in utterances if utterance.id not in cache.unreadable]
     cache.require_fresh(readable)
     if not readable:
@@ -168,11 +160,7 @@ def _readable(utterances: Sequence[Utterance], cache: FeatureCache) -> list[Utte
 
 
 def _that_fit(utterances: Sequence[Utterance], cache: FeatureCache, head: CTCHead) -> list[Utterance]:
-    """The utterances whose text is not empty and has a frame of the head for each label.
-
-    Raises:
-        DataError: there is none.
-    """
+    """The utterances whose text is not empty and has a frame of the head for each label."""
     fit = []
     for utterance in utterances:
         needed = _frames_needed(head.vocabulary.ids(utterance.text))

@@ -224,11 +224,7 @@ def _begin(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> int:
 
 
 def _changes(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> list[str]:
-    """What differs from the settings and data of a checkpoint, where that is allowed.
-
-    Raises:
-        ConfigError: something does, and it is not.
-    """
+    """What differs from the settings and data of a checkpoint, where that is allowed."""
     changed = changes_since(checkpoint, asdict(config), data, process_count())
     if changed and not config.allow_config_change:
         raise ConfigError(
