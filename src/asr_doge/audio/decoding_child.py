@@ -134,7 +134,7 @@ class _Forks:
         return fork == 0
 
     def _reap(self, number: int, frame: FrameType | None) -> None:
-        """Of every fork that has ended, say why."""
+        """Write what every fork that has ended died of."""
         with suppress(ChildProcessError):  # there are no others
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 fork, status = ended

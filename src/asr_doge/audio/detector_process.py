@@ -159,7 +159,7 @@ def _can_start() -> bool:
 
 
 def _read(pipe: BinaryIO, count: int) -> bytes:
-    """So many bytes."""
+    """Read `count` bytes; an EOFError if there are fewer."""
     taken = pipe.read(count)
     if len(taken) < count:
         raise EOFError

@@ -29,13 +29,13 @@ from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 BLOCK_SECONDS = 20
 """Time that decoding a block of some seconds may take."""
 LEAST_SECONDS = 30
-"""Of the processor for any recording, however short."""
+"""Seconds of the processor that any recording may take, however short."""
 SLOWEST = 20
 """Seconds of audio that a second of the processor decodes, at least; usual are several hundred."""
 _LONGEST_SECONDS = 7 * 24 * 3600
 """Length of a recording whose decoding may take as long as it needs, if no limit is set."""
 MOST_BYTES = 1 << 24
-"""Of what a fork sends at a time."""
+"""Most bytes that a fork sends at a time."""
 _PACKAGES = Path(__file__).resolve().parents[2]
 """Folder that holds this package. `python -m` looks for modules in its working folder first, which may hold
 untrusted files."""

@@ -265,7 +265,7 @@ class ASRDogeBenchmark:
         return self.config.num_speed_runs, self.config.num_warmup_runs
 
     def _fingerprint(self) -> str:
-        """Of model and hotwords; by the words themselves, since their file may be edited."""
+        """Digest of model and hotwords; of the words themselves, since their file may be edited."""
         hotwords = read_hotwords(self.config.hotwords) if self.config.hotwords else ()
         return fingerprint(self.transcriber.recognizer.loaded, self.config.checkpoint_dir, hotwords)
 

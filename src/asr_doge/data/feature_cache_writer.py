@@ -147,7 +147,7 @@ class FeatureCacheWriter:
         self._index.take(name, read_header(lambda start, stop: content[start:stop], len(content)))
 
     def _current_header(self, name: str) -> ShardHeader | None:
-        """Of what the file holds now, for a writer of other parts, or of all, may have been at it meanwhile."""
+        """The header of the file as it is now: a writer of another part, or of all, may have replaced it meanwhile."""
         try:
             header = read_header_of(self.store, name)
         except (FileNotFoundError, DamagedShardError):

@@ -82,7 +82,7 @@ class Entry(NamedTuple):
     """One utterance in a file."""
 
     stamp: str
-    """Of the recording, see `asr_doge.data.fingerprints.fingerprint`."""
+    """The recording's `asr_doge.data.fingerprints.fingerprint`."""
     copies: tuple[Rows, ...]
     """The recording itself, then its augmented copies."""
 
@@ -213,7 +213,7 @@ def read_header(read: Callable[[int, int], bytes], size: int) -> ShardHeader:
 
 
 def header_digest(metadata: Mapping[str, str]) -> str:
-    """Of a file's metadata, as safetensors gives it."""
+    """Digest of a file's metadata, as safetensors gives it."""
     return hashlib.sha256(metadata[_METADATA_KEY].encode("utf-8", "surrogatepass")).hexdigest()
 
 

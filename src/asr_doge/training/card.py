@@ -19,7 +19,7 @@ LICENCES = {
     "english/language_model": "Apache-2.0",
     "openai/whisper-base": "MIT",
 }
-"""Of parts whose publishers' word we have read."""
+"""Licences of parts whose publishers' statement we have read."""
 
 
 def write_card(folder: Path, record: Mapping[str, Any]) -> None:

@@ -41,7 +41,7 @@ class Evaluation:
         self.processor = processor
         self.utterances = utterances
         self.hypotheses: list[Hypothesis] = []
-        """Of the last evaluation, worst first."""
+        """Hypotheses of the last evaluation, worst first."""
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         """WER, CER and exact match, as fractions, of the rows that are not blank.

@@ -42,12 +42,12 @@ from asr_doge.training.recipes import refuse_another_recipe, store_recipe
 _WHOLE_SENTENCES = 0.75
 """Share of examples that begin and end with sentences."""
 _MOST_SENTENCES = 3
-"""In such an example."""
+"""Most sentences of such an example."""
 _DEV_SENTENCES = 4
-"""That are read together for the results, in the order of the text."""
+"""Sentences that are read together for the results, in the order of the text."""
 
 Sentence = list[tuple[str, int]]
-"""Its words, each with the id of its label."""
+"""The words of a sentence, each with the id of its label."""
 
 
 def read_sentences(config: PretrainPunctuationConfig) -> list[Sentence]:

@@ -70,7 +70,7 @@ from asr_doge.training.trainer import SpeechTrainer, not_written, writing
 from asr_doge.training.warm_up import forget_warm_up, resolve_warm_up, warm_up
 
 CONFIG_NAME = "train_config.yaml"
-"""In `output_dir`, the settings of the run, to be given to `--config`."""
+"""File in `output_dir` with the settings of the run, for `--config`."""
 KEPT_CHECKPOINTS = 2
 """Newest `checkpoint-N` folders that stay."""
 
@@ -93,13 +93,13 @@ class _Run:
     show: ShowEvaluation
     loaded: LoadedModel
     checkpoint: Path | None
-    """To go on from."""
+    """The checkpoint to resume from, if any."""
     lineage: Lineage
-    """Which checkpoints led to where it stands."""
+    """The checkpoints in the history of the run."""
     begin: int
     """Step that evaluations count from: above 0 where the run went back, or goes on with other settings."""
     record: dict[str, Any]
-    """What `run.json` says of it."""
+    """The content of `run.json`."""
     generation_config: GenerationConfig
     """As it is to be saved; the Trainer fills up the model's own with its defaults."""
 

@@ -33,7 +33,7 @@ from asr_doge.training.processes import own_device, process_count
 from asr_doge.training.resuming import Lineage, is_complete
 
 FOLDER = "warm_up"
-"""In the run's folder."""
+"""Name of the stage's folder in that of the run."""
 FINISHED = "finished.safetensors"
 STEPS_BETWEEN_CHECKPOINTS = 50
 
