@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.audio.arrays import to_floats
 from asr_doge.audio.file_parts import Part, open_part
 from asr_doge.audio.sound import Note, Sound
 from asr_doge.audio.timeline import LONGEST_GAP_SECONDS, Clock
@@ -215,11 +216,7 @@ def _planes(frame: "AudioFrame") -> NDArray[np.float32]:
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
-    if samples.dtype.kind == "f":
-        return np.ascontiguousarray(samples, dtype=np.float32)
-    full_scale = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
-    middle = full_scale if samples.dtype.kind == "u" else np.float32(0.0)
-    return np.ascontiguousarray((samples.astype(np.float32) - middle) / full_scale)
+    return np.ascontiguousarray(to_floats(samples))
 
 
 def _seconds(packet: "Packet[Any]", ticks: int | None) -> float | None:
