@@ -1,5 +1,7 @@
 """Transcribe one recording with the graphs of `asr-doge export`, without PyTorch or asr_doge.
 
+For models on Granite Speech's log-mel features, such as nano.
+
 Example:
     pip install numpy onnxruntime soundfile tokenizers
     python examples/onnx_inference.py ./onnx recording.wav        # mono, 16 kHz, at most half a minute
@@ -16,10 +18,7 @@ from tokenizers import Tokenizer
 
 folder, recording = Path(sys.argv[1]), sys.argv[2]
 settings = json.loads((folder / "settings.json").read_text())
-speech_encoder, language_model = (
-    InferenceSession(folder / "encoder.onnx"),
-    InferenceSession(folder / "language_model.onnx"),
-)
+speech_encoder, language_model = (InferenceSession(folder / f"{name}.onnx") for name in ("encoder", "language_model"))
 
 # Log-mel features: 80 bands of a power spectrum every 10 ms, two stacked into one row of 160.
 waveform, rate = soundfile.read(recording, dtype="float32")

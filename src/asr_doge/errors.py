@@ -20,6 +20,11 @@ def in_one_line(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says, for use in our messages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+
+
 class AudioError(ASRDogeError):
     """A recording that cannot be read, or holds no usable samples."""
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from asr_doge.benchmark.accuracy import (
     SampleResult,
+    accuracy_by,
     accuracy_by_duration,
-    accuracy_by_language,
     accuracy_of,
     aligned_words,
     score_sample,
@@ -76,7 +76,8 @@ def test_groups_go_by_length_and_language() -> None:
     assert list(groups) == ["0-2 s", "2-5 s", "10-15 s", "30+ s"]
     results[0] = replace(results[0], language="de")
     results[1] = replace(results[1], language=None)
-    assert {name: group.num_samples for name, group in accuracy_by_language(results, 0).items()} == {"de": 1, "en": 3}
+    groups = accuracy_by(results, lambda result: result.language, seed=0)
+    assert {name: group.num_samples for name, group in groups.items()} == {"de": 1, "en": 3}
 
 
 def test_the_worst_have_the_most_errors() -> None:

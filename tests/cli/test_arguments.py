@@ -15,7 +15,8 @@ from asr_doge.cli.configuration import BenchmarkJobConfig, InfoConfig
 from asr_doge.data.corpora import CORPORA
 from asr_doge.errors import ConfigError
 from asr_doge.scaling.configuration import FeaturesJobConfig, TranscribeJobConfig
-from asr_doge.training.configuration import PretrainConfig, TrainConfig
+from asr_doge.training.configuration import TrainConfig
+from asr_doge.training.pretraining_configuration import PretrainConfig
 from tests.cli.conftest import Command
 from tests.speech import write_yaml
 

@@ -15,8 +15,8 @@ from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
 from asr_doge.models import load_encoder_alone
-from asr_doge.training.ctc_head_configuration import PretrainCTCHeadConfig
 from asr_doge.training.ctc_head_training import CTCHeadResult, mean_weights, pretrain_ctc_head
+from asr_doge.training.pretraining_configuration import PretrainCTCHeadConfig
 from tests.training.runs import log_of, same_weights
 
 Pretrain = Callable[..., CTCHeadResult]

@@ -11,8 +11,8 @@ from asr_doge.cli import main
 from asr_doge.data.digits import DIGIT_WORDS, DigitClip
 from asr_doge.models import load_encoder_alone
 from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
-from asr_doge.training.encoder_configuration import PretrainEncoderConfig
 from asr_doge.training.encoder_training import dev_scores, new_encoder
+from asr_doge.training.pretraining_configuration import PretrainEncoderConfig
 from tests.models import tiny
 
 

@@ -22,8 +22,8 @@ from asr_doge.errors import CheckpointError, ConfigError, DataError
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import assemble_model
 from asr_doge.training import pretraining
-from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.pretraining import collate_ctc, pretrain
+from asr_doge.training.pretraining_configuration import PretrainConfig
 from asr_doge.training.pretraining_speech import CURRICULUM, Difficulty, PretrainingSpeech, collate_features
 from tests import speech
 from tests.models import tiny

@@ -11,7 +11,7 @@ import torch
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.models.checkpoints import find_model, load_model_config, load_tokenizer
 from asr_doge.models.language_model import load_language_model
-from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
+from asr_doge.training.pretraining_configuration import PretrainLanguageModelConfig
 from asr_doge.training.pretraining_language_model import TokenBatches, pretrain_language_model, read_texts
 
 SENTENCES = ["The cat sat.", "A dog ran, fast!", "Mr. Fox looks on.", "It rained all day."]

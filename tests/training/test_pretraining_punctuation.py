@@ -8,8 +8,8 @@ import pytest
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.models.checkpoints import find_model
 from asr_doge.models.punctuation import load_punctuator
+from asr_doge.training.pretraining_configuration import PretrainPunctuationConfig
 from asr_doge.training.pretraining_punctuation import pretrain_punctuation, read_sentences
-from asr_doge.training.punctuation_configuration import PretrainPunctuationConfig
 
 SENTENCES = ["The cat sat.", "A dog ran, fast!", "Did Mr. Fox look on?", "It rained all day.", "The cat sat."]
 

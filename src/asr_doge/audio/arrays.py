@@ -91,10 +91,15 @@ def _to_planes(samples: NDArray[Any]) -> NDArray[np.float32]:
         samples = samples[None]
     elif samples.shape[0] > samples.shape[1]:
         samples = samples.T
+    return to_floats(samples)
+
+
+def to_floats(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """Samples of any type and shape as float32, full scale at 1."""
     with np.errstate(over="ignore"):  # the caller reports infinities
-        planes = np.asarray(samples, dtype=np.float32)
+        floats = np.asarray(samples, dtype=np.float32)
     if samples.dtype.kind == "f":
-        return planes
+        return floats
     full_scale = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
     middle = full_scale if samples.dtype.kind == "u" else np.float32(0.0)
-    return np.asarray((planes - middle) / full_scale, dtype=np.float32)
+    return np.asarray((floats - middle) / full_scale, dtype=np.float32)

@@ -16,26 +16,28 @@ from asr_doge.audio.file_parts import Data, Part
 
 # A recorder that writes to a pipe cannot know the length, and writes one of the largest numbers instead.
 _UNKNOWN_BYTES = 0x7FFF0000
-_WAVE_FORMS = (b"RIFF", b"RF64", b"BW64")
 _MPEG_IN_WAVE = (b"\x50\x00", b"\x55\x00")
 """Formats of a WAV file that holds MP2 or MP3, of which libsndfile believes the stated length."""
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
-_MP4_BOXES = (
-    b"ftyp",
-    b"moov",
-    b"mdat",
-    b"free",
-    b"skip",
-    b"wide",
-    b"pnot",
-    b"styp",
-    b"moof",
-    b"sidx",
-    b"uuid",
-    b"meta",
-)
+_EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+
+# What a file begins with, wherever in the data it starts.
+WAVE = re.compile(rb"(?:RIFF|RF64|BW64).{4}WAVE", re.DOTALL)
+AVI = re.compile(rb"RIFF.{4}AVI ", re.DOTALL)
+"""A file of more than 1 GB continues in further RIFF chunks, called AVIX."""
+W64 = re.compile(re.escape(_W64_RIFF))
+AIFF = re.compile(rb"FORM.{4}AIF[FC]", re.DOTALL)
+CAF = re.compile(rb"caff\x00\x01\x00\x00")
+AU = re.compile(rb"\.snd.{20}", re.DOTALL)
+SPHERE = re.compile(rb"NIST_1A\n")
+VOC = re.compile(rb"Creative Voice File\x1a.{6}", re.DOTALL)
+ASF = re.compile(re.escape(_ASF_HEADER))
+MP4 = re.compile(rb".{4}(?:ftyp|moov|mdat|free|skip|wide|pnot|styp|moof|sidx|uuid|meta)", re.DOTALL)
+JOINED_MP4 = re.compile(rb".{4}ftyp", re.DOTALL)
+"""An MP4, MOV or 3GP file that follows another."""
+MATROSKA = re.compile(re.escape(_EBML))
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,6 @@ def _of_samples(data: Data, start: int, content: int, size: int) -> Part:
     return Part(start, len(data), stated=size / held if held else 1.0, fault=None if held else "it breaks off at once")
 
 
-def is_wave(data: Data, place: int = 0) -> bool:
-    """Whether a WAV, RF64 or BW64 file starts here."""
-    return data[place : place + 4] in _WAVE_FORMS and data[place + 8 : place + 12] == b"WAVE"
-
-
 def walk_wave(data: Data, start: int) -> Part:
     """The WAV, RF64 or BW64 file that starts here, including the chunks after its samples."""
     part = _wave_part(data, start)
@@ -106,7 +103,7 @@ def _wave_part(data: Data, start: int) -> Part:
                 break  # the chunk's size cannot be used to find the next
         elif part is not None:
             for seam in (place, place - 1):  # not all writers pad samples of odd length
-                if is_wave(data, seam):
+                if WAVE.match(data, seam):
                     return replace(part, end=seam)
             if not name.isascii() or content + size > len(data):
                 break
@@ -116,33 +113,23 @@ def _wave_part(data: Data, start: int) -> Part:
 def _next_wave(data: Data, place: int) -> int:
     """Start of the next WAV file after samples of unknown length."""
     while (place := data.find(b"WAVEfmt ", place)) >= 0:
-        if is_wave(data, place - 8):
+        if WAVE.match(data, place - 8):
             return place - 8
         place += 1
     return len(data)
-
-
-def is_avi(data: Data, place: int = 0) -> bool:
-    """Whether an AVI file starts here; one of more than 1 GB continues in further RIFF chunks, called AVIX."""
-    return data[place : place + 4] == b"RIFF" and data[place + 8 : place + 12] == b"AVI "
 
 
 def walk_avi(data: Data, start: int) -> Part:
     """The AVI file that starts here."""
     for name, content, size in _chunks(data, start, _RIFF):
         place = content - 8
-        if name != b"RIFF" or (place > start and is_avi(data, place)):
+        if name != b"RIFF" or (place > start and AVI.match(data, place)):
             return Part(start, place)
         if size == 0 or size >= _UNKNOWN_BYTES:  # never finished: its index is missing too
             break
         if content + size > len(data):
             return Part(start, len(data), _missing(content + size - len(data)))
     return Part(start, len(data))
-
-
-def is_w64(data: Data, place: int = 0) -> bool:
-    """Whether a W64 file starts here."""
-    return data[place : place + 16] == _W64_RIFF
 
 
 def walk_w64(data: Data, start: int) -> Part:
@@ -158,11 +145,6 @@ def walk_w64(data: Data, start: int) -> Part:
     return replace(part, end=len(data)) if part else Part(start, len(data))
 
 
-def is_aiff(data: Data, place: int = 0) -> bool:
-    """Whether an AIFF or AIFF-C file starts here."""
-    return data[place : place + 4] == b"FORM" and data[place + 8 : place + 12] in (b"AIFF", b"AIFC")
-
-
 def walk_aiff(data: Data, start: int) -> Part:
     """The AIFF or AIFF-C file that starts here."""
     part = None
@@ -174,36 +156,21 @@ def walk_aiff(data: Data, start: int) -> Part:
     return replace(part, end=len(data)) if part else Part(start, len(data))
 
 
-def is_caf(data: Data, place: int = 0) -> bool:
-    """Whether a CAF file starts here."""
-    return data[place : place + 8] == b"caff\x00\x01\x00\x00"
-
-
 def walk_caf(data: Data, start: int) -> Part:
     """The CAF file that starts here."""
     part = None
     for name, content, size in _chunks(data, start + 8, _CAF):
-        if is_caf(data, content - 12):
+        if CAF.match(data, content - 12):
             return replace(part or Part(start, start), end=content - 12)
         if name == b"data" and size >= 0:
             part = _of_samples(data, start, content, size)
     return replace(part, end=len(data)) if part else Part(start, len(data))
 
 
-def is_au(data: Data, place: int = 0) -> bool:
-    """Whether an AU file starts here."""
-    return data[place : place + 4] == b".snd" and place + 24 <= len(data)
-
-
 def walk_au(data: Data, start: int) -> Part:
     """The AU file that starts here."""
     offset, size = struct.unpack_from(">II", data, start + 4)
     return Part(start, len(data)) if size >= _UNKNOWN_BYTES else _of_samples(data, start, start + offset, size)
-
-
-def is_sphere(data: Data, place: int = 0) -> bool:
-    """Whether a NIST SPHERE file starts here."""
-    return data[place : place + 8] == b"NIST_1A\n"
 
 
 def walk_sphere(data: Data, start: int) -> Part:
@@ -216,25 +183,15 @@ def walk_sphere(data: Data, start: int) -> Part:
     return _of_samples(data, start, start + int(header[8:16]), size)
 
 
-def is_voc(data: Data, place: int = 0) -> bool:
-    """Whether a Creative Voice file starts here."""
-    return data[place : place + 20] == b"Creative Voice File\x1a" and place + 26 <= len(data)
-
-
 def walk_voc(data: Data, start: int) -> Part:
     """The Creative Voice file that starts here: blocks, each of a type and a size, up to one of type 0."""
     place = start + max(int.from_bytes(data[start + 20 : start + 22], "little"), 26)  # the least that a header has
-    while place < len(data) and not is_voc(data, place):
+    while place < len(data) and not VOC.match(data, place):
         if data[place] == 0:
             return Part(start, place + 1, container="voc")
         place += 4 + int.from_bytes(data[place + 1 : place + 4], "little")
     missing = _missing(place - len(data)) if place > len(data) else None
     return Part(start, min(place, len(data)), missing, container="voc")
-
-
-def is_asf(data: Data, place: int = 0) -> bool:
-    """Whether an ASF file, as WMA and WMV are, starts here."""
-    return data[place : place + 16] == _ASF_HEADER
 
 
 def walk_asf(data: Data, start: int) -> Part:
@@ -248,11 +205,6 @@ def walk_asf(data: Data, start: int) -> Part:
     return Part(start, len(data))
 
 
-def is_mp4(data: Data, place: int = 0) -> bool:
-    """Whether an MP4, MOV or 3GP file starts here; joined ones are recognized by `ftyp` only."""
-    return data[place + 4 : place + 8] == b"ftyp" if place else data[4:8] in _MP4_BOXES
-
-
 def walk_mp4(data: Data, start: int) -> Part:
     """The MP4, MOV or 3GP file that starts here."""
     place = start
@@ -260,7 +212,7 @@ def walk_mp4(data: Data, start: int) -> Part:
         (size,) = struct.unpack_from(">I", data, place)
         if size == 1 and place + 16 <= len(data):
             (size,) = struct.unpack_from(">Q", data, place + 8)
-        if place > start and is_mp4(data, place):
+        if place > start and JOINED_MP4.match(data, place):
             return Part(start, place)
         if size < 8:  # 0: to the end of the file
             break
@@ -270,14 +222,8 @@ def walk_mp4(data: Data, start: int) -> Part:
     return Part(start, len(data))
 
 
-_EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _INFO, _TIME_SCALE, _DURATION = b"\x15\x49\xa9\x66", b"\x2a\xd7\xb1", b"\x44\x89"
 _ENTERED = (_SEGMENT, _CLUSTER, _INFO)
-
-
-def is_matroska(data: Data, place: int = 0) -> bool:
-    """Whether a Matroska or WebM file starts here."""
-    return data[place : place + 4] == _EBML
 
 
 def walk_matroska(data: Data, start: int) -> Part:

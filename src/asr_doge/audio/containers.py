@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.audio.arrays import to_floats
 from asr_doge.audio.file_parts import Part, open_part
 from asr_doge.audio.sound import Note, Sound
 from asr_doge.audio.timeline import LONGEST_GAP_SECONDS, Clock
@@ -126,7 +127,7 @@ def decode(path: Path, part: Part, track: int, name: str, faults: list[str]) -> 
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
         family = container.format.name.split(",")[0]
         clock = Clock(_zero(container, family, is_first=part.start == 0))
-        heard = lost = 0.0
+        decoded = lost = 0.0
         for packet, moment in _packets(container, clock, faults):
             if packet.stream_index != stream.index:
                 continue
@@ -135,12 +136,12 @@ def decode(path: Path, part: Part, track: int, name: str, faults: list[str]) -> 
                 lost += _seconds(packet, packet.duration) or _LOST_SECONDS
                 continue
             for sound in sounds:
-                heard += sound.seconds
+                decoded += sound.seconds
                 yield sound
         if lost > 2 * _LOST_SECONDS:
             faults.append(f"{lost:.1f} s of it cannot be decoded")
-        _check_end(container, stream, part, heard, clock, faults)
-        return clock.end if family in _WITH_CLOCK else heard
+        _check_end(container, stream, part, decoded, clock, faults)
+        return clock.end if family in _WITH_CLOCK else decoded
 
 
 @contextmanager
@@ -215,11 +216,7 @@ def _planes(frame: "AudioFrame") -> NDArray[np.float32]:
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
-    if samples.dtype.kind == "f":
-        return np.ascontiguousarray(samples, dtype=np.float32)
-    full_scale = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
-    middle = full_scale if samples.dtype.kind == "u" else np.float32(0.0)
-    return np.ascontiguousarray((samples.astype(np.float32) - middle) / full_scale)
+    return np.ascontiguousarray(to_floats(samples))
 
 
 def _seconds(packet: "Packet[Any]", ticks: int | None) -> float | None:
@@ -227,16 +224,16 @@ def _seconds(packet: "Packet[Any]", ticks: int | None) -> float | None:
 
 
 def _check_end(
-    container: "InputContainer", stream: "AudioStream", part: Part, heard: float, clock: Clock, faults: list[str]
+    container: "InputContainer", stream: "AudioStream", part: Part, decoded: float, clock: Clock, faults: list[str]
 ) -> None:
     """Compare the end of the sound with the end that the header states."""
     family = container.format.name.split(",")[0]
-    held = heard
+    held = decoded
     promised = part.seconds or 0.0
     if family == "matroska":
         held = clock.end + _zero(container, family, is_first=part.start == 0)
     elif family in _STATES_LENGTH and stream.duration is not None and stream.time_base is not None:
         promised = float(stream.duration * stream.time_base)
-        held = max(heard, clock.length_of(stream.index))
+        held = max(decoded, clock.length_of(stream.index))
     if held < promised - _SHORTFALL_SECONDS:
         faults.append(f"its header promises {promised:.2f} s, but it holds {held:.2f} s")

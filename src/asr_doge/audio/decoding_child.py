@@ -1,7 +1,7 @@
-"""The process in which files of strangers are decoded: one fork for each, with limits.
+"""The process in which untrusted files are decoded: one fork for each, with limits.
 
 Promises: a fork holds one file and one pipe, may take so much memory and processor time and no more, and dies when
-nobody reads any longer; what it does wrong ends with it. This process waits for its forks and, through a second pipe
+its reader leaves; a crash ends the fork alone. This process waits for its forks and, through a second pipe
 that they do not hold, says what they died of.
 It is run by `asr_doge.audio.file_decoding`, as `python -m asr_doge.audio.decoding_child SOCKET`. Another module may
 call `main` with more work to do on the samples there; this one does not know what.
@@ -79,7 +79,7 @@ MEMORY = "memory"
 """What a fork died of, if not of a signal, of which the name is given."""
 _OUT_OF_MEMORY = 3
 NAME = "\0"
-"""Stands for the file's name, which only the server knows, in what is said of a fault."""
+"""Stands for the file's name, which only the server knows, in messages."""
 
 
 def samples_alone(blocks: Blocks, asked: bytes) -> Iterator[bytes]:
@@ -134,7 +134,7 @@ class _Forks:
         return fork == 0
 
     def _reap(self, number: int, frame: FrameType | None) -> None:
-        """Of every fork that has ended, say why."""
+        """Write what every fork that has ended died of."""
         with suppress(ChildProcessError):  # there are no others
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 fork, status = ended

@@ -42,7 +42,7 @@ class LongRecordingDetector:
 
     def __init__(self) -> None:
         self._here: VoiceActivityDetector | None = None
-        self._heard: list[NDArray[np.float32]] | None = [] if _can_start() else None
+        self._so_far: list[NDArray[np.float32]] | None = [] if _can_start() else None
         """All of the recording, until it moves or cannot."""
         self._incomplete = _NONE
         """The last samples, which complete no frame yet."""
@@ -70,19 +70,19 @@ class LongRecordingDetector:
                 self._process, self._here, samples = None, VoiceActivityDetector(), held
         assert self._here is not None, "it is used as a context"
         flags = self._here.feed(samples)
-        if self._heard is not None:
-            self._heard.append(samples)
-            if sum(map(len, self._heard)) >= MOVE_SECONDS * SAMPLE_RATE:
-                self._move(self._heard)
-                self._heard = None
+        if self._so_far is not None:
+            self._so_far.append(samples)
+            if sum(map(len, self._so_far)) >= MOVE_SECONDS * SAMPLE_RATE:
+                self._move(self._so_far)
+                self._so_far = None
         return flags
 
-    def _move(self, heard: list[NDArray[np.float32]]) -> None:
-        """Let a process hear the recording so far, and go on there; if there can be none, go on here."""
+    def _move(self, so_far: list[NDArray[np.float32]]) -> None:
+        """Feed the recording so far to a process, and go on there; if there can be none, go on here."""
         with suppress(EOFError, OSError):
             process = _DetectorProcess()
             try:
-                for samples in heard:  # not in one piece, of which there would be three copies
+                for samples in so_far:  # not in one piece, of which there would be three copies
                     process.feed(samples)
             except (EOFError, OSError):
                 process.end()
@@ -159,11 +159,7 @@ def _can_start() -> bool:
 
 
 def _read(pipe: BinaryIO, count: int) -> bytes:
-    """So many bytes.
-
-    Raises:
-        EOFError: there are fewer.
-    """
+    """Read `count` bytes; an EOFError if there are fewer."""
     taken = pipe.read(count)
     if len(taken) < count:
         raise EOFError

@@ -1,7 +1,7 @@
-"""Recordings of strangers to blocks of samples, or to what is made of these, in a process of their own.
+"""Decode untrusted recordings to blocks of samples, or to what is made of these, in a process of their own.
 
 Promises: a file that needs too much memory or time, or that breaks a decoder, is an `AudioError` in its place and costs
-nothing else; decoding runs no further ahead than a pipe holds, and ends when nobody reads on.
+nothing else; decoding runs no further ahead than a pipe holds, and ends when its reader leaves.
 The process stands by, so that a file costs a fork and not a start of Python. POSIX only.
 """
 
@@ -29,16 +29,16 @@ from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 BLOCK_SECONDS = 20
 """Time that decoding a block of some seconds may take."""
 LEAST_SECONDS = 30
-"""Of the processor for any recording, however short."""
+"""Seconds of the processor that any recording may take, however short."""
 SLOWEST = 20
 """Seconds of audio that a second of the processor decodes, at least; usual are several hundred."""
 _LONGEST_SECONDS = 7 * 24 * 3600
 """Length of a recording whose decoding may take as long as it needs, if no limit is set."""
 MOST_BYTES = 1 << 24
-"""Of what a fork sends at a time."""
+"""Most bytes that a fork sends at a time."""
 _PACKAGES = Path(__file__).resolve().parents[2]
-"""Folder that holds this package. `python -m` looks for modules in its working folder first, which may hold files
-of strangers."""
+"""Folder that holds this package. `python -m` looks for modules in its working folder first, which may hold
+untrusted files."""
 
 
 class DecoderDiedError(AudioError):
@@ -83,7 +83,7 @@ class FileDecoder:
         Args:
             file: with a descriptor; it is read from its start.
             name: what to call it in messages.
-            has_left: set when nobody wants it any more.
+            has_left: set when the samples are no longer wanted.
             on_note, channel, sampling_rate: as in `read_blocks`.
 
         Raises:

@@ -7,6 +7,7 @@ only.
 import io
 import mmap
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,10 +40,10 @@ class Part:
     container: str | None = None
 
 
-def split(data: Data, is_start: Callable[[Data, int], bool], walk: Callable[[Data, int], Part]) -> list[Part]:
-    """Consecutive parts: `walk` finds the one that starts at a place, and `is_start` says whether one does."""
+def split(data: Data, start: re.Pattern[bytes], walk: Callable[[Data, int], Part]) -> list[Part]:
+    """Consecutive parts: `walk` finds the one that starts at a place, where `start` matches."""
     parts = [walk(data, 0)]
-    while parts[-1].end < len(data) and is_start(data, parts[-1].end):
+    while parts[-1].end < len(data) and start.match(data, parts[-1].end):
         parts.append(walk(data, parts[-1].end))
     return [*parts[:-1], replace(parts[-1], end=len(data))]
 

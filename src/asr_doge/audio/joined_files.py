@@ -7,32 +7,29 @@ not.
 """
 
 import mmap
+import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from asr_doge.audio import chunked_formats, packet_formats
 from asr_doge.audio.file_parts import Data, Part, split
 
-_Walk = tuple[Callable[[Data], bool], Callable[[Data], list[Part]]]
-_WALKS: tuple[_Walk, ...] = (
-    *(
-        (is_start, partial(split, is_start=is_start, walk=walk))
-        for is_start, walk in (
-            (chunked_formats.is_wave, chunked_formats.walk_wave),
-            (chunked_formats.is_avi, chunked_formats.walk_avi),
-            (chunked_formats.is_w64, chunked_formats.walk_w64),
-            (chunked_formats.is_aiff, chunked_formats.walk_aiff),
-            (chunked_formats.is_caf, chunked_formats.walk_caf),
-            (chunked_formats.is_au, chunked_formats.walk_au),
-            (chunked_formats.is_sphere, chunked_formats.walk_sphere),
-            (chunked_formats.is_voc, chunked_formats.walk_voc),
-            (chunked_formats.is_asf, chunked_formats.walk_asf),
-            (chunked_formats.is_mp4, chunked_formats.walk_mp4),
-            (chunked_formats.is_matroska, chunked_formats.walk_matroska),
-            (packet_formats.is_flv, packet_formats.walk_flv),
-        )
-    ),
+_CHUNKED: tuple[tuple[re.Pattern[bytes], Callable[[Data, int], Part]], ...] = (
+    (chunked_formats.WAVE, chunked_formats.walk_wave),
+    (chunked_formats.AVI, chunked_formats.walk_avi),
+    (chunked_formats.W64, chunked_formats.walk_w64),
+    (chunked_formats.AIFF, chunked_formats.walk_aiff),
+    (chunked_formats.CAF, chunked_formats.walk_caf),
+    (chunked_formats.AU, chunked_formats.walk_au),
+    (chunked_formats.SPHERE, chunked_formats.walk_sphere),
+    (chunked_formats.VOC, chunked_formats.walk_voc),
+    (chunked_formats.ASF, chunked_formats.walk_asf),
+    (chunked_formats.MP4, chunked_formats.walk_mp4),
+    (chunked_formats.MATROSKA, chunked_formats.walk_matroska),
+    (packet_formats.FLV, packet_formats.walk_flv),
+)
+"""For each format, what a file begins with, and how to find the part that starts at a place."""
+_PACKETS: tuple[tuple[Callable[[Data], bool], Callable[[Data], list[Part]]], ...] = (
     (packet_formats.is_ogg, packet_formats.walk_ogg),
     (packet_formats.is_flac, packet_formats.walk_flac),
     (packet_formats.is_signed, packet_formats.walk_signed),
@@ -46,7 +43,10 @@ _WALKS: tuple[_Walk, ...] = (
 def parts_of(path: Path) -> list[Part]:
     """The recordings in a non-empty file, in order; nearly all files have one."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for matches, walk in _WALKS:
+        for start, walk in _CHUNKED:
+            if start.match(data):
+                return split(data, chunked_formats.JOINED_MP4 if start is chunked_formats.MP4 else start, walk)
+        for matches, walk_all in _PACKETS:
             if matches(data):
-                return walk(data)
+                return walk_all(data)
         return [Part(0, len(data), container="mp3" if packet_formats.has_mpeg_sync(data) else None)]

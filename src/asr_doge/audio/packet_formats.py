@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from asr_doge.audio.file_parts import Data, Part
 
+FLV = re.compile(rb"FLV\x01.\x00\x00\x00\x09", re.DOTALL)
 _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
@@ -126,16 +127,11 @@ def _between(starts: list[int], data: Data) -> Iterator[tuple[int, int]]:
     return zip(starts, [*starts[1:], len(data)], strict=True)
 
 
-def is_flv(data: Data, place: int = 0) -> bool:
-    """Whether an FLV file starts here."""
-    return data[place : place + 4] == b"FLV\x01" and data[place + 5 : place + 9] == b"\x00\x00\x00\x09"
-
-
 def walk_flv(data: Data, start: int) -> Part:
     """The FLV file that starts here."""
     place = start + 13
     while place + 11 <= len(data):
-        if is_flv(data, place):
+        if FLV.match(data, place):
             return Part(start, place)
         place += 11 + int.from_bytes(data[place + 1 : place + 4], "big") + 4
     return Part(start, len(data), "it breaks off within a tag" if place > len(data) else None)

@@ -68,13 +68,7 @@ def flac_seconds(path: Path, part: Part) -> float | None:
 
 
 def pcm_sounds(file: "SoundFile", part: Part, faults: list[str]) -> Generator[Sound, None, float]:
-    """The samples of a file, which is closed at the end; returns their length in seconds.
-
-    Args:
-        file: from `open_pcm`.
-        part: the part of the file.
-        faults: list to which faults are added.
-    """
+    """The samples of a file of `open_pcm`, closed at the end; adds to `faults`, and returns the length in seconds."""
     import soundfile
 
     frames = 0

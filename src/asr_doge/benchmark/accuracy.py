@@ -7,7 +7,7 @@ the raw texts are kept.
 It does not run models. Its intervals assume that utterances are independent; with few speakers they are too narrow.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -68,7 +68,7 @@ class SampleResult:
 
 
 def check_readable(results: Sequence[SampleResult]) -> None:
-    """Refuse to score a test set of which nothing was heard: that is the fault of a folder, not of each recording.
+    """Refuse to score a test set without a readable recording: that is the fault of a folder, not of each recording.
 
     Raises:
         DataError: not one sample can be read.
@@ -193,16 +193,6 @@ def accuracy_by(
     return {name: accuracy_of(members, seed) for name, members in groups.items()}
 
 
-def accuracy_by_speaker(results: Sequence[SampleResult], seed: int) -> dict[str, Accuracy]:
-    """Accuracy of each speaker, by name."""
-    return _sorted(accuracy_by(results, lambda result: result.speaker, seed))
-
-
-def accuracy_by_language(results: Sequence[SampleResult], seed: int) -> dict[str, Accuracy]:
-    """Accuracy of each language, by its code."""
-    return _sorted(accuracy_by(results, lambda result: result.language, seed))
-
-
 def accuracy_by_duration(results: Sequence[SampleResult], seed: int) -> dict[str, Accuracy]:
     """Accuracy of short and long utterances; groups are named `2-5 s` and the like, shortest first."""
     by_length = sorted(results, key=lambda result: result.duration)
@@ -217,15 +207,15 @@ def worst_utterances(results: Sequence[SampleResult], count: int) -> list[Sample
 
 def aligned_words(reference: str, hypothesis: str) -> list[AlignedWords]:
     """Stretches of words in order, showing where a hypothesis differs from its reference."""
-    said, heard = reference.split(), hypothesis.split()
-    if not said:  # jiwer refuses an empty reference
-        return [AlignedWords("insert", "", hypothesis)] if heard else []
+    reference_words, hypothesis_words = reference.split(), hypothesis.split()
+    if not reference_words:  # jiwer refuses an empty reference
+        return [AlignedWords("insert", "", hypothesis)] if hypothesis_words else []
     (chunks,) = jiwer.process_words(reference, hypothesis).alignments
     return [
         AlignedWords(
             chunk.type,
-            " ".join(said[chunk.ref_start_idx : chunk.ref_end_idx]),
-            " ".join(heard[chunk.hyp_start_idx : chunk.hyp_end_idx]),
+            " ".join(reference_words[chunk.ref_start_idx : chunk.ref_end_idx]),
+            " ".join(hypothesis_words[chunk.hyp_start_idx : chunk.hyp_end_idx]),
         )
         for chunk in chunks
     ]
@@ -262,7 +252,3 @@ def _duration_group(seconds: float) -> str:
     bounds = (0.0, *DURATION_BOUNDS)
     index = sum(seconds >= bound for bound in DURATION_BOUNDS)
     return f"{bounds[index]:g}-{bounds[index + 1]:g} s" if index + 1 < len(bounds) else f"{bounds[index]:g}+ s"
-
-
-def _sorted(groups: Mapping[str, Accuracy]) -> dict[str, Accuracy]:
-    return dict(sorted(groups.items()))

@@ -33,7 +33,7 @@ from asr_doge.benchmark.speed import (
     time_clip,
     time_runs,
 )
-from asr_doge.benchmark.transcribing import Outcome, transcribe_and_score, with_bar
+from asr_doge.benchmark.transcribing import Outcome, transcribe_and_score
 from asr_doge.data.manifest import Sample, Utterance, as_utterances, read_manifest, sample_utterances
 from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
@@ -41,6 +41,7 @@ from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.transcription import SourceWithOptions, Transcriber, load_parts
 from asr_doge.models import LoadedEncoder, LoadedModel
+from asr_doge.progress import progress_bar
 
 
 class ASRDogeBenchmark:
@@ -233,10 +234,12 @@ class ASRDogeBenchmark:
 
         progress = self._progress(peer)
         results, throughput = transcribe_and_score(samples, transcribe_each, progress, peer.name)
-        heard = {result.id for result in results if result.error is None}
+        readable = {result.id for result in results if result.error is None}
         clips = [
             time_runs(partial(time_peer, peer, sample.audio_path), *self._runs())
-            for sample in with_bar([sample for sample in timed if sample.id in heard], f"timing {peer.name}")
+            for sample in progress_bar(
+                [sample for sample in timed if sample.id in readable], desc=f"timing {peer.name}", unit="utt"
+            )
         ]
         result = PeerResult(
             name=peer.name,
@@ -249,7 +252,7 @@ class ASRDogeBenchmark:
         return result, progress
 
     def _measure_speed(self, timed: Sequence[Utterance], readable: Sequence[Utterance]) -> SpeedResult:
-        clips = [self._time_clip(sample.audio_path) for sample in with_bar(timed, "timing")]
+        clips = [self._time_clip(sample.audio_path) for sample in progress_bar(timed, desc="timing", unit="utt")]
         batches = time_batches(
             partial(self._transcriber_of, self.transcriber.recognizer.loaded), readable, self.config.batch_sizes
         )
@@ -262,7 +265,7 @@ class ASRDogeBenchmark:
         return self.config.num_speed_runs, self.config.num_warmup_runs
 
     def _fingerprint(self) -> str:
-        """Of model and hotwords; by the words themselves, since their file may be edited."""
+        """Digest of model and hotwords; of the words themselves, since their file may be edited."""
         hotwords = read_hotwords(self.config.hotwords) if self.config.hotwords else ()
         return fingerprint(self.transcriber.recognizer.loaded, self.config.checkpoint_dir, hotwords)
 
@@ -301,13 +304,7 @@ def _report_path(folder: Path) -> Path:
 
 
 def _check_settings(config: BenchmarkConfig) -> None:
-    least = {
-        "num_speed_runs": 1,
-        "batch_size": 1,
-        "max_samples": 0,
-        "num_warmup_runs": 0,
-        "num_worst": 0,
-    }
+    least = {"num_speed_runs": 1, "batch_size": 1, "max_samples": 0, "num_warmup_runs": 0, "num_worst": 0}
     values = [(name, getattr(config, name), bound) for name, bound in least.items()]
     for name, value, bound in [*values, *(("batch_sizes", size, 1) for size in config.batch_sizes)]:
         if value < bound:

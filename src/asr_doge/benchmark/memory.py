@@ -7,7 +7,6 @@ The count includes everything in the process, also Python and its libraries.
 
 import resource
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +90,9 @@ def measure_memory(transcriber: Transcriber, path: str | Path) -> MemoryResult:
         peak_rss_bytes=max(peaks),
         peak_device_bytes=None if so_far_device is None else max(so_far_device, *(peak or 0 for peak in device_peaks)),
         clip_seconds=len(waveform) / transcriber.sampling_rate,
-        stages={stage: watch.peaks[stage] for stage in STAGES if stage in watch.peaks} if _can_clear() else {},
+        stages={stage: watch.peaks[stage] for stage in STAGES if stage in watch.peaks}
+        if clear_peaks(loaded.device)
+        else {},
     )
 
 
@@ -110,16 +111,10 @@ def peak_device(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def clear_peaks(device: torch.device) -> None:
-    """Reset the counts, if the system can."""
-    with suppress(OSError):
-        _CLEAR_REFS.write_text(_CLEAR_PEAK)
+def clear_peaks(device: torch.device) -> bool:
+    """Reset the counts; whether the system lets a process reset its own."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def _can_clear() -> bool:
-    """Whether the system lets a process reset its count."""
     try:
         _CLEAR_REFS.write_text(_CLEAR_PEAK)
     except OSError:

@@ -115,8 +115,8 @@ def _worst_speakers(groups: Mapping[str, Accuracy]) -> list[tuple[str, Accuracy]
 
 
 def _worst_samples(result: BenchmarkResult) -> list[SampleResult]:
-    heard = [sample for sample in result.samples if sample.error is None]
-    return worst_utterances(heard, result.config["num_worst"])
+    readable = [sample for sample in result.samples if sample.error is None]
+    return worst_utterances(readable, result.config["num_worst"])
 
 
 def _worst(sample: SampleResult, embed_audio: bool) -> dict[str, Any]:

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from asr_doge.audio.reading import read_audio
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.benchmark.speed import TimedRun
-from asr_doge.errors import AudioError, CheckpointError, ConfigError
+from asr_doge.errors import AudioError, CheckpointError, ConfigError, first_line
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.models.checkpoints import first_line
 from asr_doge.models.fetching import can_be_fetched, find_or_fetch
 
 HUGGING_FACE = "hf:"

@@ -16,9 +16,8 @@ from asr_doge.benchmark.accuracy import (
     RULES,
     Accuracy,
     SampleResult,
+    accuracy_by,
     accuracy_by_duration,
-    accuracy_by_language,
-    accuracy_by_speaker,
     accuracy_of,
 )
 from asr_doge.benchmark.memory import MemoryResult
@@ -113,15 +112,15 @@ class BenchmarkResult(RecogniserResult):
 
     @cached_property
     def accuracy_by_speaker(self) -> dict[str, Accuracy]:
-        """Of each speaker, if speakers are known."""
-        return accuracy_by_speaker(self.samples, self.seed)
+        """Accuracy of each speaker, if speakers are known."""
+        return dict(sorted(accuracy_by(self.samples, lambda sample: sample.speaker, self.seed).items()))
 
     @cached_property
     def accuracy_by_duration(self) -> dict[str, Accuracy]:
-        """Of short and long utterances."""
+        """Accuracy of short and long utterances."""
         return accuracy_by_duration(self.samples, self.seed)
 
     @cached_property
     def accuracy_by_language(self) -> dict[str, Accuracy]:
-        """Of each language, if languages are known."""
-        return accuracy_by_language(self.samples, self.seed)
+        """Accuracy of each language, if languages are known."""
+        return dict(sorted(accuracy_by(self.samples, lambda sample: sample.language, self.seed).items()))

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -21,7 +20,6 @@ from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.progress import progress_bar
 
 Outcome = Transcription | FailedTranscription
-Item = TypeVar("Item")
 
 
 def transcribe_and_score(
@@ -30,20 +28,13 @@ def transcribe_and_score(
     progress: Progress,
     title: str,
 ) -> tuple[list[SampleResult], Throughput]:
-    """Transcribe what is not finished yet, and score everything.
-
-    Args:
-        samples: utterances.
-        transcribe_each: yields their outcomes, in order.
-        progress: the finished transcripts; new ones are added.
-        title: of the progress bar.
-    """
+    """Transcribe by `transcribe_each`, in order, what `progress` does not hold yet, and score everything."""
     known = {sample.id: found for sample in samples if (found := progress.finished(sample)) is not None}
     if known:
         tqdm.write(f"{title}: {len(known)} of {len(samples)} are finished already", file=sys.stderr)
     outcomes = transcribe_each(sample for sample in samples if sample.id not in known)
     results, audio_seconds, seconds = [], 0.0, 0.0
-    for sample in with_bar(samples, title):
+    for sample in progress_bar(samples, desc=title, unit="utt"):
         outcome = known.get(sample.id) or _next(outcomes, sample, progress)
         if isinstance(outcome, FailedTranscription):
             results.append(score_sample(sample, "", str(outcome.error)))
@@ -54,12 +45,6 @@ def transcribe_and_score(
         audio_seconds += outcome.duration
         seconds += outcome.seconds
     return results, Throughput(audio_seconds, seconds)
-
-
-def with_bar(items: Sequence[Item], title: str) -> Iterable[Item]:
-    """The items, with a progress bar on stderr."""
-    bar: Iterable[Item] = progress_bar(items, desc=title, unit="utt")
-    return bar
 
 
 def _next(outcomes: Iterator[Outcome], sample: Utterance, progress: Progress) -> Finished | FailedTranscription:

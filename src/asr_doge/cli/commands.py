@@ -92,27 +92,27 @@ COMMANDS = {
     ),
     "pretrain": Command(
         "Make the frozen parts of a small model, such as nano.",
-        "asr_doge.training.configuration:PretrainConfig",
+        "asr_doge.training.pretraining_configuration:PretrainConfig",
         "asr-doge pretrain --config configs/nano.yaml --digits_dir ./fsdd --output_dir ./nano",
     ),
     "pretrain ctc_head": Command(
         "A CTC head for an encoder that has none.",
-        "asr_doge.training.ctc_head_configuration:PretrainCTCHeadConfig",
+        "asr_doge.training.pretraining_configuration:PretrainCTCHeadConfig",
         "asr-doge pretrain ctc_head --data_dir ./processed --speech_encoder openai/whisper-base --output_dir ./head",
     ),
     "pretrain language_model": Command(
         "A small language model of text alone.",
-        "asr_doge.training.language_model_configuration:PretrainLanguageModelConfig",
+        "asr_doge.training.pretraining_configuration:PretrainLanguageModelConfig",
         "asr-doge pretrain language_model --text_files novels.txt.gz --without_manifests test.json --output_dir ./lm",
     ),
     "pretrain punctuation": Command(
         "A small model that restores case and punctuation, of text alone.",
-        "asr_doge.training.punctuation_configuration:PretrainPunctuationConfig",
+        "asr_doge.training.pretraining_configuration:PretrainPunctuationConfig",
         "asr-doge pretrain punctuation --text_files novels.txt.gz --without_manifests test.json --output_dir ./english",
     ),
     "pretrain encoder": Command(
         "A small speech encoder with CTC, from nothing, on spoken digits.",
-        "asr_doge.training.encoder_configuration:PretrainEncoderConfig",
+        "asr_doge.training.pretraining_configuration:PretrainEncoderConfig",
         "asr-doge pretrain encoder --architecture seanet --digits_dir ./fsdd --output_dir ./seanet",
     ),
     "merge": Command(

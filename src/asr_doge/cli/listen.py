@@ -74,11 +74,7 @@ def microphone_blocks(sounddevice: Any, microphone: str | None, sampling_rate: i
 
 
 def _sounddevice() -> Any:
-    """The library, which is an extra because it needs PortAudio of the system.
-
-    Raises:
-        ConfigError: it, or PortAudio, is not there.
-    """
+    """The library, which is an extra because it needs PortAudio of the system."""
     try:
         import sounddevice
     except ImportError:

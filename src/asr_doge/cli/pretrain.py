@@ -1,7 +1,7 @@
 """`asr-doge pretrain`: make the frozen parts of a small model, such as nano."""
 
-from asr_doge.training.configuration import PretrainConfig
 from asr_doge.training.pretraining import pretrain
+from asr_doge.training.pretraining_configuration import PretrainConfig
 
 
 def run(config: PretrainConfig) -> int:

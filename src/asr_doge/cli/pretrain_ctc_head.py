@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from asr_doge.cli.console import told_how_to_resume
-from asr_doge.training.ctc_head_configuration import PretrainCTCHeadConfig
 from asr_doge.training.ctc_head_training import CONFIG_NAME, pretrain_ctc_head
+from asr_doge.training.pretraining_configuration import PretrainCTCHeadConfig
 from asr_doge.training.record import RECORD_NAME
 
 

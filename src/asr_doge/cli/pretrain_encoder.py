@@ -1,7 +1,7 @@
 """`asr-doge pretrain encoder`: a small speech encoder with CTC, from nothing."""
 
-from asr_doge.training.encoder_configuration import PretrainEncoderConfig
 from asr_doge.training.encoder_training import pretrain_encoder
+from asr_doge.training.pretraining_configuration import PretrainEncoderConfig
 
 
 def run(config: PretrainEncoderConfig) -> int:

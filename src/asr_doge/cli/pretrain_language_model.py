@@ -1,6 +1,6 @@
 """`asr-doge pretrain language_model`: a small language model of text alone."""
 
-from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
+from asr_doge.training.pretraining_configuration import PretrainLanguageModelConfig
 from asr_doge.training.pretraining_language_model import pretrain_language_model
 
 

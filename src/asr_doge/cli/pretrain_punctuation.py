@@ -1,7 +1,7 @@
 """`asr-doge pretrain punctuation`: a small model that restores case and punctuation, of text alone."""
 
+from asr_doge.training.pretraining_configuration import PretrainPunctuationConfig
 from asr_doge.training.pretraining_punctuation import pretrain_punctuation
-from asr_doge.training.punctuation_configuration import PretrainPunctuationConfig
 
 
 def run(config: PretrainPunctuationConfig) -> int:

@@ -15,10 +15,10 @@ def run(config: TrainConfig) -> int:
     if config.plan:
         print("\n".join(plan(config).lines()))
         return 0
-    speaks = os.environ.get("RANK", "0") == "0"  # of several processes, one
+    prints = os.environ.get("RANK", "0") == "0"  # of several processes, one
     folder = Path(config.output_dir)
-    with told_how_to_resume("train", folder / RECORD_NAME, folder / CONFIG_NAME) if speaks else nullcontext():
+    with told_how_to_resume("train", folder / RECORD_NAME, folder / CONFIG_NAME) if prints else nullcontext():
         result = train(config)
-    if speaks:
+    if prints:
         print(f"{result.steps} steps, best dev CER {100 * result.dev_cer:.2f} %: {result.best_dir}")
     return 0

@@ -18,13 +18,18 @@ TEMPORARY_SUFFIX = ".tmp"
 """Extension of a file that is being written; if it outlives its process, it can be deleted safely."""
 
 
+def existing_part(folder: Path) -> Path:
+    """The folder itself if it exists, else the nearest of the folders around it that does."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
 def check_writable(folder: Path) -> None:
     """Check that a folder can be written to, before hours of work are spent on its future content.
 
     Raises:
         DataError: the folder cannot be written to, or cannot be created.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = existing_part(folder)
     if not existing.is_dir():
         raise DataError(f"{folder} cannot be made: {existing} is a file; choose another folder")
     if not os.access(existing, os.W_OK | os.X_OK):

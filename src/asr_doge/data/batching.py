@@ -39,12 +39,7 @@ def cut_by_length(lengths: Sequence[float], limit: float) -> list[int]:
 
 
 class EpochBatches(Sampler[list[int]], ABC):
-    """A batch sampler for a data loader: lists of indices of items, composed anew for each epoch.
-
-    Args:
-        lengths: of each item, in any unit.
-        seed: of the composition and the order.
-    """
+    """A batch sampler for a data loader: lists of indices of items, composed anew for each epoch from the seed."""
 
     def __init__(self, lengths: Sequence[float], seed: int = 0) -> None:
         self.lengths: NDArray[np.float64] = np.asarray(lengths, dtype=np.float64)
@@ -77,13 +72,7 @@ class EpochBatches(Sampler[list[int]], ABC):
 
 
 class LengthBatches(EpochBatches):
-    """Batches of items of similar length, limited by their total length.
-
-    Args:
-        lengths: of each item.
-        limit: of a batch: the number of its items times the longest of them.
-        seed: of the order.
-    """
+    """Batches of items of similar length, of which the number times the longest is at most `limit`."""
 
     def __init__(self, lengths: Sequence[float], limit: float, seed: int = 0) -> None:
         super().__init__(lengths, seed)
@@ -102,13 +91,7 @@ class LengthBatches(EpochBatches):
 
 
 class CountBatches(EpochBatches):
-    """Batches of `size` items in random order; the last of an epoch has the rest.
-
-    Args:
-        lengths: of each item.
-        size: items of a batch.
-        seed: of the order.
-    """
+    """Batches of `size` items in random order; the last of an epoch has the rest."""
 
     def __init__(self, lengths: Sequence[float], size: int, seed: int = 0) -> None:
         super().__init__(lengths, seed)
@@ -124,11 +107,7 @@ class CountBatches(EpochBatches):
 
 
 class LikeBatches(CountBatches):
-    """Batches of `size` items of similar length; the one of an epoch that is not full is its last.
-
-    Args:
-        lengths, size, seed: as in `CountBatches`.
-    """
+    """Batches of `size` items of similar length; the one of an epoch that is not full is its last."""
 
     def batches(self, epoch: int) -> list[list[int]]:
         """See `EpochBatches.batches`."""

@@ -181,13 +181,7 @@ def recorded_clips(count: int, recordings: Recordings, seed: int) -> Iterator[Di
 
 
 def write_clips(folder: Path, split: str, clips: Iterable[DigitClip]) -> Path:
-    """Write clips as `{split}.jsonl` with WAV files beside it, for `asr-doge process --dataset manifest`.
-
-    Args:
-        folder: of the corpus; the recordings go to `folder/audio/{split}`.
-        split: name of the split.
-        clips: what to write; the manifest is written last.
-    """
+    """Write clips as `{split}.jsonl` and WAV files in `audio/{split}`, for `asr-doge process --dataset manifest`."""
     audio_dir = folder / "audio" / split
     audio_dir.mkdir(parents=True, exist_ok=True)
     utterances = []

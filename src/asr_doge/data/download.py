@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from asr_doge.data.atomic_writing import check_writable
+from asr_doge.data.atomic_writing import check_writable, existing_part
 from asr_doge.data.configuration import DownloadConfig
 from asr_doge.data.corpora import PUBLISHED, Archive
 from asr_doge.data.extraction import unpack
@@ -104,8 +104,7 @@ def _check_room(config: DownloadConfig, missing: Sequence[Archive]) -> None:
         return
     packed = [max(0, (a.bytes or a.unpacked_bytes) - _held(config.output_dir / a.name)) for a in missing]
     needed = sum(a.unpacked_bytes for a in missing) + (sum(packed) if config.keep_archives else max(packed))
-    existing = next(path for path in (config.output_dir, *config.output_dir.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing_part(config.output_dir)).free
     if needed > free:
         raise DataError(
             f"--output_dir {config.output_dir} has {free / 1e9:.1f} GB free, and {len(missing)} archives with what they"

@@ -1,4 +1,4 @@
-"""The feature cache: what the frozen encoder hears, on disk, computed once and read many times.
+"""The feature cache: the output of the frozen encoder on disk, computed once and read many times.
 
 Layout: a folder of files `features-00002-of-00008.safetensors` (see `asr_doge.data.feature_shards`), and nothing else
 that matters. In which of the files an utterance is follows from its id alone, so that several machines can fill a

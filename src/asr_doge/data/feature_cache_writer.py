@@ -147,11 +147,7 @@ class FeatureCacheWriter:
         self._index.take(name, read_header(lambda start, stop: content[start:stop], len(content)))
 
     def _current_header(self, name: str) -> ShardHeader | None:
-        """Of what the file holds now, for a writer of other parts, or of all, may have been at it meanwhile.
-
-        Raises:
-            DataError: another source or storage.
-        """
+        """The header of the file as it is now: a writer of another part, or of all, may have replaced it meanwhile."""
         try:
             header = read_header_of(self.store, name)
         except (FileNotFoundError, DamagedShardError):
@@ -185,7 +181,7 @@ class FeatureCacheWriter:
         return numbers_of(name)[0] % self._part.count == self._part.index - 1
 
     def _usable_headers(self, overwrite: bool) -> dict[str, ShardHeader]:
-        """What is there already; of this part's files, those that nobody can use any more are removed."""
+        """What is there already; of this part's files, those that can no longer be used are removed."""
         headers, damaged = read_headers(self.store)
         others = {
             name: header

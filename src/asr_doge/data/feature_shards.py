@@ -56,7 +56,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Features:
-    """What the encoder hears in one recording.
+    """The encoder's output for one recording.
 
     Attributes:
         embeddings: `[T', D]`.
@@ -82,7 +82,7 @@ class Entry(NamedTuple):
     """One utterance in a file."""
 
     stamp: str
-    """Of the recording, see `asr_doge.data.fingerprints.fingerprint`."""
+    """The recording's `asr_doge.data.fingerprints.fingerprint`."""
     copies: tuple[Rows, ...]
     """The recording itself, then its augmented copies."""
 
@@ -154,14 +154,7 @@ def shard_bytes(
     utterances: Mapping[str, tuple[str, Sequence[Mapping[str, Tensor]]]],
     unreadable: Mapping[str, str],
 ) -> bytes:
-    """A file's content.
-
-    Args:
-        source: what computed the features.
-        storage: how they are stored.
-        utterances: stamp, and stored rows of each copy, by id.
-        unreadable: see `ShardHeader`.
-    """
+    """A file's content; `utterances` has the stamp and the stored rows of each copy, by id."""
     ordered = {id_: utterances[id_] for id_ in sorted(utterances)}
     copies = [copy for _, copies in ordered.values() for copy in copies]
     names = copies[0].keys() if copies else ()
@@ -220,7 +213,7 @@ def read_header(read: Callable[[int, int], bytes], size: int) -> ShardHeader:
 
 
 def header_digest(metadata: Mapping[str, str]) -> str:
-    """Of a file's metadata, as safetensors gives it."""
+    """Digest of a file's metadata, as safetensors gives it."""
     return hashlib.sha256(metadata[_METADATA_KEY].encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -261,7 +254,7 @@ def read_rows(
 
 
 def is_of_ctc(name: str) -> bool:
-    """Whether the tensor `name` holds what the CTC head said."""
+    """Whether the tensor `name` is of the CTC head."""
     return name.startswith("ctc_")
 
 

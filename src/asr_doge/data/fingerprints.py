@@ -48,11 +48,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
 
 
 class KnownCopies:
-    """Compares recordings with their fingerprints, and remembers the results.
-
-    Args:
-        store: the feature cache.
-    """
+    """Compares recordings with their fingerprints, and remembers the results in the folder of a feature cache."""
 
     def __init__(self, store: Store) -> None:
         self._path = store.folder / KNOWN_COPIES if isinstance(store, LocalStore) else None

@@ -17,7 +17,7 @@ from huggingface_hub import HfApi
 from asr_doge.data.atomic_writing import write_atomically
 from asr_doge.data.configuration import DownloadConfig
 from asr_doge.data.transfer import PART_SUFFIX
-from asr_doge.errors import ConfigError, DataError
+from asr_doge.errors import ConfigError, DataError, first_line
 from asr_doge.progress import progress_bar
 
 HUB_PREFIX = "hub:"
@@ -97,11 +97,7 @@ def _library() -> Any:
 
 
 def _check_reachable(dataset: str) -> None:
-    """Ask the hub for a dataset once: without an answer, the libraries would retry for minutes and print every try.
-
-    Raises:
-        DataError: the hub does not answer, or has no such dataset.
-    """
+    """Ask the hub for a dataset once: without an answer, the libraries would retry for minutes and print every try."""
     if Path(dataset).is_dir():
         return
     try:
@@ -178,5 +174,4 @@ def _whole_lines(part: Path) -> list[bytes]:
 
 
 def _unreachable(dataset: str, error: Exception) -> DataError:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return DataError(f"hub:{dataset} cannot be had: {reason}; check the name and the network, and run again")
+    return DataError(f"hub:{dataset} cannot be had: {first_line(error)}; check the name and the network, and run again")

@@ -16,11 +16,7 @@ _SHOWN = 6
 
 
 def find_leaks(kept: Mapping[str, Sequence[Utterance]]) -> Iterator[str]:
-    """One line for each kind of overlap between `train` and another manifest.
-
-    Args:
-        kept: utterances by `train`, `dev` and `test`.
-    """
+    """One line for each kind of overlap between the utterances of `train` and those of another split."""
     train = kept.get("train", ())
     for role, others in kept.items():
         if role == "train":

@@ -137,9 +137,7 @@ def _utterance_of(fields: object, folder: str | os.PathLike[str] | None) -> Utte
 def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
     """Write a manifest that `read_manifest` reads back equal; unknown speakers and languages are left out.
 
-    Args:
-        path: the file to write or to replace; missing folders are made.
-        utterances: at least one, each with a unique id.
+    Ids must be unique. Missing folders are made, and an existing file is replaced.
 
     Raises:
         DataError: the file cannot be written, or there is nothing to write.
@@ -240,15 +238,7 @@ def _duration(fields: dict[str, Any], needed: bool) -> float:
 
 
 def _line(utterance: Utterance, folder: Path) -> str:
-    fields = {
-        "id": utterance.id,
-        "audio_path": _relative(utterance.audio_path, folder),
-        "text": utterance.text,
-        "raw_text": utterance.raw_text,
-        "duration": utterance.duration,
-        "speaker": utterance.speaker,
-        "language": utterance.language,
-    }
+    fields = vars(utterance) | {"audio_path": _relative(utterance.audio_path, folder)}
     known = {name: value for name, value in fields.items() if value is not None}
     return json.dumps(known, ensure_ascii=False) + "\n"
 

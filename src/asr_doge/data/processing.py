@@ -45,9 +45,7 @@ Engine = Callable[[Sequence[Listed], ProcessConfig, str], Iterable[Utterance | R
 def process_corpus(config: ProcessConfig, engine: Engine | None = None) -> ProcessReport:
     """Write a corpus's manifests, the list of what was dropped, and the report page.
 
-    Args:
-        config: of the command.
-        engine: what measures and judges the recordings; default, threads of this process.
+    The recordings are measured and judged by the engine, by default by threads of this process.
 
     Raises:
         ConfigError: no corpus of that name, every split is left out, or lhotse is wanted and not installed.

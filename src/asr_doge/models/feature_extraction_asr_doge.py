@@ -61,11 +61,7 @@ class ClipFeatureExtractor(SequenceFeatureExtractor):
 
 
 class LogMelFeatureExtractor(ClipFeatureExtractor):
-    """Granite Speech's log-mel features (`asr_doge.audio.log_mel`), `[T, 160]`, or with deltas `[T, 320]`.
-
-    Args:
-        deltas: those of Granite Speech 5, of twice the size.
-    """
+    """Granite Speech's features (`asr_doge.audio.log_mel`), `[T, 160]`; with `deltas` version 5's, `[T, 320]`."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from asr_doge.errors import CheckpointError
+from asr_doge.errors import CheckpointError, first_line
 from asr_doge.models.cache import cache_folder
 from asr_doge.models.whole_folder import whole_folder
 
@@ -70,7 +70,7 @@ def _unpack(path: Path, folder: Path) -> None:
                 tokenizer.pad_token = tokenizer.eos_token
             tokenizer.save_pretrained(partial)
     except Exception as error:  # the reader raises whatever a damaged file makes numpy or Python raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise CheckpointError(
-            f"{path} cannot be used ({reason}): give a GGUF file of another architecture, or a model's folder or hub id"
+            f"{path} cannot be used ({first_line(error)}): give a GGUF file of another architecture, or a model's"
+            " folder or hub id"
         ) from error

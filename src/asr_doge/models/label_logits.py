@@ -53,11 +53,7 @@ def only_tokens(language_model: PreTrainedModel, token_ids: Tensor, **inputs: An
 
 
 class TokenRestriction:
-    """Gives every token but some the lowest logit there is, wherever a language model gives logits of all.
-
-    Args:
-        token_ids: of the tokens that may be written, in ascending order.
-    """
+    """Gives all tokens but `token_ids` (ascending) the lowest logit, wherever a language model has logits of all."""
 
     def __init__(self, token_ids: Sequence[int]) -> None:
         self.token_ids = list(token_ids)

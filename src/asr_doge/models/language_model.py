@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, DogeConfig, PreTrainedConfig, Pre
 from transformers.utils import logging
 
 from asr_doge.choices import Quantization
-from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import Reference, first_line
+from asr_doge.errors import CheckpointError, first_line
+from asr_doge.models.checkpoints import Reference
 from asr_doge.models.early_doge import EarlyDogeConfig, stored_layout
 from asr_doge.models.quantization import Int8Config, quantize_linear_layers, quantized_weights
 from asr_doge.models.weights import check_keys, check_shapes, listed, stored_weights
@@ -125,11 +125,7 @@ def load_language_model(
 
 
 def _config_of_stored(reference: Reference, config: PreTrainedConfig, source: str) -> PreTrainedConfig:
-    """The configuration of the layout that a checkpoint's tensors have, whatever its own configuration says.
-
-    Raises:
-        CheckpointError: it is a Doge checkpoint with neither layout.
-    """
+    """The configuration of the layout that a checkpoint's tensors have, whatever its own configuration says."""
     if not isinstance(config, DogeConfig) or isinstance(config, EarlyDogeConfig):
         return config
     with stored_weights(reference, rename_early_doge_key, lambda name: None) as stored:

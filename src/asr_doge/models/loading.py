@@ -19,8 +19,8 @@ from transformers import AutoFeatureExtractor, GenerationConfig, PreTrainedToken
 
 from asr_doge.choices import Dtype, EncoderWindow, Quantization
 from asr_doge.defaults import DEFAULT_LANGUAGE_MODEL, DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER
-from asr_doge.errors import CheckpointError, ConfigError
-from asr_doge.models.checkpoints import Reference, find_model, first_line, load_model_config, load_tokenizer
+from asr_doge.errors import CheckpointError, ConfigError, first_line
+from asr_doge.models.checkpoints import Reference, find_model, load_model_config, load_tokenizer
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import HeadedEncoder, with_head
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, find_speech_encoder, load_head_weights
@@ -52,12 +52,12 @@ class LoadedEncoder:
 
     @property
     def module(self) -> nn.Module:
-        """All that computes."""
+        """The module that holds all weights."""
         return self.encoder
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of its weights."""
         return next(chain(self.encoder.parameters(), self.encoder.buffers())).device
 
     def count_parameters(self) -> ParameterCounts:
@@ -111,12 +111,12 @@ class LoadedModel:
 
     @property
     def module(self) -> nn.Module:
-        """All that computes."""
+        """The module that holds all weights."""
         return self.model
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of its weights."""
         return self.model.device
 
     def count_parameters(self) -> ParameterCounts:

@@ -32,7 +32,7 @@ from asr_doge.models.parameters import ParameterCounts, add_lora, count_paramete
 from asr_doge.models.saving import SavedInParts
 
 HEAD_PREFIX = "encoder.ctc_head."
-"""Of the names of a trained CTC head's weights."""
+"""What the names of a trained CTC head's weights begin with."""
 
 
 class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
@@ -77,7 +77,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         if config.vocabulary_ids is not None:
             self.restrict_vocabulary(config.vocabulary_ids)
         self.ctc_weight = 0.0
-        """Of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
+        """Weight of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
         self.post_init()
         # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
         for choice, part in ((config.train_language_model, self.language_model), (config.train_encoder, self.encoder)):

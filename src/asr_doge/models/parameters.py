@@ -11,8 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from asr_doge.errors import ConfigError
-from asr_doge.models.checkpoints import first_line
+from asr_doge.errors import ConfigError, first_line
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.encoders.base import shelved_parameters

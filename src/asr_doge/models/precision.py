@@ -57,7 +57,8 @@ def choose_precision(dtype: LoadDtype, quantization: Quantization, device: str |
         return Precision(dtype, quantization, {})
     found = find_device(device)
     if found.type != "cpu":
-        return Precision("bf16" if _has_bf16(found) else "fp32", quantization, {})
+        has_bf16 = found.type != "cuda" or torch.cuda.is_bf16_supported()
+        return Precision("bf16" if has_bf16 else "fp32", quantization, {})
     if quantization == "int8":
         return Precision("fp32", "int8", {})
     rates = layer_rates()
@@ -99,7 +100,3 @@ def _least_seconds(action: Callable[[], Any], clock: Callable[[], float]) -> flo
         action()
         times.append(clock() - start)
     return min(times)
-
-
-def _has_bf16(device: torch.device) -> bool:
-    return device.type != "cuda" or torch.cuda.is_bf16_supported()

@@ -20,12 +20,7 @@ from asr_doge.text.prompt import PLACE, fill_prompt
 
 
 class ASRDogeProcessor(ProcessorMixin):
-    """Feature extractor of the speech encoder and tokenizer of the language model.
-
-    Args:
-        feature_extractor, tokenizer: those of the encoder and of the language model.
-        prompt_template: the model's (see `ASRDogeConfig`).
-    """
+    """Feature extractor of the speech encoder and tokenizer of the language model, with the model's prompt."""
 
     def __init__(
         self, feature_extractor: Any, tokenizer: PreTrainedTokenizerBase, prompt_template: str = DEFAULT_PROMPT

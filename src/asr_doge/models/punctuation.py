@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, ModernBertConfig, ModernBertForTokenClassification, PreTrainedTokenizerBase
 
-from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import Reference, first_line
+from asr_doge.errors import CheckpointError, first_line
+from asr_doge.models.checkpoints import Reference
 from asr_doge.models.weights import load_weights
 from asr_doge.text.punctuation import LABELS, SENTENCE_MARKS, write_word
 
@@ -72,12 +72,7 @@ def word_batch(windows: Sequence[Sequence[Sequence[int]]]) -> tuple[dict[str, Te
 
 
 class Punctuator:
-    """Writes plain words with case and punctuation.
-
-    Args:
-        model: labels tokens; of a word, the last token's label counts.
-        tokenizer: see `word_tokens`.
-    """
+    """Writes plain words with case and punctuation, by the label that the model gives the last token of each word."""
 
     def __init__(self, model: ModernBertForTokenClassification, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model.eval()

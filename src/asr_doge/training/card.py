@@ -19,15 +19,11 @@ LICENCES = {
     "english/language_model": "Apache-2.0",
     "openai/whisper-base": "MIT",
 }
-"""Of parts whose publishers' word we have read."""
+"""Licences of parts whose publishers' statement we have read."""
 
 
 def write_card(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the card beside a checkpoint.
-
-    Args:
-        folder: the checkpoint's.
-        record: the run's, with its result.
+    """Write the card into a checkpoint's folder, from the run's record with its result.
 
     Raises:
         DataError: the folder cannot be written to.

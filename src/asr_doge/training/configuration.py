@@ -1,4 +1,4 @@
-"""Settings of the `train` and `pretrain` commands: command line, YAML and Python alike.
+"""Settings of the `train` command: command line, YAML and Python alike.
 
 Promises: a docstring under every field, which is its `--help`; importing this loads neither torch nor transformers.
 It does not check values (see `asr_doge.training.training`).
@@ -172,57 +172,3 @@ class TrainConfig:
     """Name of the run there."""
     no_wandb: bool = False
     """Do not log to Weights & Biases even if a project is set."""
-
-
-@dataclass
-class PretrainConfig:
-    """Make the frozen parts of a small model from nothing: encoder, projector and language model."""
-
-    output_dir: str
-    """Folder to write `encoder/` and `language_model/` to."""
-    digits_dir: str
-    """Free Spoken Digit Dataset folder."""
-    sentences_manifest: str | None = None
-    """Manifest of other read speech, to train the conformer on more voices (speechocean762 `train`)."""
-    dev_speaker: str = "lucas"
-    """FSDD speaker kept out of training."""
-    encoder_hidden_dim: int = 96
-    """Width of the conformer."""
-    encoder_layers: int = 4
-    """Layers of the conformer."""
-    speech_embedding_dim: int = 192
-    """Width of the projector's speech embeddings."""
-    text_hidden_dim: int = 128
-    """Width of the language model."""
-    text_layers: int = 4
-    """Layers of the language model."""
-    text_vocab_size: int = 512
-    """Vocabulary size of the language model, byte-level BPE."""
-    batch_size: int = 24
-    """Utterances per step."""
-    ctc_steps: int = 3200
-    """Steps over which stage 1's learning rate would fall to zero."""
-    ctc_until: float = 0.5
-    """Fraction of those steps after which stage 3 follows, at a high learning rate again."""
-    language_steps: int = 500
-    """Steps of stage 2."""
-    text_steps: int = 1600
-    """Steps of stage 3."""
-    long_text_steps: int = 900
-    """Steps of stage 4, which is stage 3 with strings of up to eight digits."""
-    learning_rate: float = 2e-3
-    """Highest learning rate of stage 1, after a warm-up of a tenth of the steps; it falls to zero along a cosine."""
-    language_learning_rate: float = 2e-3
-    """The same for stage 2."""
-    text_learning_rate: float = 1e-3
-    """The same for stage 3."""
-    long_text_learning_rate: float = 5e-4
-    """The same for stage 4."""
-    sentence_share: float = 0.15
-    """Share of stage 1's batches that are sentences, if there are any."""
-    digit_sentence_share: float = 0.25
-    """Share of stage 3's batches that are sentences of digits only, if there are any."""
-    num_workers: int = 1
-    """Processes that generate speech."""
-    seed: int = 0
-    """Seed of weights and data."""

@@ -10,17 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
 
 from asr_doge.data.feature_cache import FeatureCache
-from asr_doge.data.manifest import Utterance, id_digest
+from asr_doge.data.manifest import Utterance
+from asr_doge.training.datasets import EpochDataset, Example
 
-Example = dict[str, Tensor]
 LONGEST_MASK = 10
 """Largest number of consecutive speech embeddings that are masked."""
 
 
-class CTCExamples(Dataset[Example]):
+class CTCExamples(EpochDataset):
     """`speech_embeddings` `[T', D]` and `ctc_labels` `[L]` of each utterance.
 
     Args:
@@ -42,24 +41,15 @@ class CTCExamples(Dataset[Example]):
         varied: bool = False,
         masked: float = 0.0,
     ) -> None:
-        self.utterances = utterances
+        super().__init__(utterances, seed)
         self.cache = cache
         self.ids = ids
-        self.seed = seed
         self.varied = varied
         self.masked = masked
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, whose augmentation comes next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.utterances)
 
     def __getitem__(self, index: int) -> Example:
         utterance = self.utterances[index]
-        rng = np.random.default_rng([self.seed, self.epoch, *id_digest(utterance.id)])
+        rng = self.rng(utterance)
         copy = int(rng.integers(self.cache.num_copies(utterance.id))) if self.varied else 0
         embeddings = self.cache.embeddings(utterance.id, copy).float()
         if self.masked:

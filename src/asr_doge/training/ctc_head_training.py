@@ -18,7 +18,6 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
-    ProgressCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -29,7 +28,6 @@ from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.data.atomic_writing import check_writable, write_atomically
-from asr_doge.data.batching import LengthBatches, SharedBatches
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
 from asr_doge.errors import ConfigError, DataError
@@ -41,10 +39,10 @@ from asr_doge.models.encoders import encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source
 from asr_doge.models.weights import read_weights
 from asr_doge.training.arguments import arguments_on, logging_steps
-from asr_doge.training.callbacks import MarkComplete, Progress, StopOnInterrupt
+from asr_doge.training.callbacks import MarkComplete, train_until_stopped
 from asr_doge.training.ctc_examples import CTCExamples
-from asr_doge.training.ctc_head_configuration import PretrainCTCHeadConfig
 from asr_doge.training.ctc_trainer import CTCHeadStage, CTCTrainer
+from asr_doge.training.pretraining_configuration import PretrainCTCHeadConfig
 from asr_doge.training.processes import process_count
 from asr_doge.training.record import describe_data, describe_machine, write_record
 from asr_doge.training.resuming import Lineage, changes_since, checkpoint_to_resume, is_complete, remove_old
@@ -97,7 +95,7 @@ def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
     )
     lineage = Lineage.going_on(checkpoint)
     record = {
-        **lineage.described(),
+        **asdict(lineage),
         "config": asdict(config),
         "data": data,
         "parameters": {"ctc_head": parameters},
@@ -108,7 +106,8 @@ def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
     remove_old(output_dir, lineage, config.average, spare_left_behind=True)
     write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
     write_record(output_dir, record)
-    _run(trainer, checkpoint)
+    if train_until_stopped(trainer, checkpoint):
+        raise KeyboardInterrupt
     result = _with_average(trainer, config, head_config)
     reached = {
         "steps": result.steps,
@@ -121,11 +120,7 @@ def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
 
 
 def _require_same_run(config: PretrainCTCHeadConfig, checkpoint: Path | None, data: dict[str, Any]) -> None:
-    """Refuse to continue with settings or data other than those the run began with.
-
-    Raises:
-        ConfigError: something differs.
-    """
+    """Refuse to continue with settings or data other than those the run began with."""
     changed = changes_since(checkpoint, asdict(config), data, 1) if checkpoint is not None else []
     if changed:
         raise ConfigError(f"--resume_from {checkpoint}: that run had {'; '.join(changed)}: give what it had")
@@ -156,11 +151,7 @@ def _open_cache(config: PretrainCTCHeadConfig, found: FoundEncoder) -> tuple[Fea
 
 
 def _readable(utterances: Sequence[Utterance], cache: FeatureCache) -> list[Utterance]:
-    """The utterances that have features.
-
-    Raises:
-        DataError: some are missing or stale, or there is none.
-    """
+    """The utterances that have features."""
     readable = [utterance for utterance in utterances if utterance.id not in cache.unreadable]
     cache.require_fresh(readable)
     if not readable:
@@ -169,11 +160,7 @@ def _readable(utterances: Sequence[Utterance], cache: FeatureCache) -> list[Utte
 
 
 def _that_fit(utterances: Sequence[Utterance], cache: FeatureCache, head: CTCHead) -> list[Utterance]:
-    """The utterances whose text is not empty and has a frame of the head for each label.
-
-    Raises:
-        DataError: there is none.
-    """
+    """The utterances whose text is not empty and has a frame of the head for each label."""
     fit = []
     for utterance in utterances:
         needed = _frames_needed(head.vocabulary.ids(utterance.text))
@@ -248,22 +235,18 @@ def _trainer(
     dev_set: Sequence[Utterance],
     cache: FeatureCache,
 ) -> CTCTrainer:
-    """The Trainer with its data and callbacks."""
+    """The Trainer with its data."""
     ids = head.vocabulary.ids
-    trainer = CTCTrainer(
+    embeddings = sum(cache.num_embeddings(utterance.id) for utterance in dev_set)
+    return CTCTrainer(
         CTCHeadStage(head),
         _arguments(config),
         CTCExamples(train_set, cache, ids, config.seed, varied=True, masked=config.time_masking),
         CTCExamples(dev_set, cache, ids),
-        LengthBatches([utterance.duration for utterance in train_set], config.batch_seconds, config.seed),
-        SharedBatches([utterance.duration for utterance in dev_set], config.batch_seconds),
+        config.batch_seconds,
+        embeddings / sum(utterance.duration for utterance in dev_set),
         head.vocabulary.text,
     )
-    seconds = sum(utterance.duration for utterance in dev_set)
-    trainer.frame_rate_hz = sum(cache.num_embeddings(utterance.id) for utterance in dev_set) / seconds
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Progress(trainer))
-    return trainer
 
 
 def _arguments(config: PretrainCTCHeadConfig) -> TrainingArguments:
@@ -300,23 +283,11 @@ class _KeepBest(TrainerCallback):
         """Compare with `state.best_metric`, which the Trainer updates after this call and keeps over a resume."""
         dev = cast(CTCExamples, self.trainer.eval_dataset)
         rows = zip(dev.utterances, self.trainer.hypotheses, strict=True)
-        lines = (f"{utterance.id}\t{utterance.text}\t{heard}\n" for utterance, heard in rows)
+        lines = (f"{utterance.id}\t{utterance.text}\t{hypothesis}\n" for utterance, hypothesis in rows)
         write_atomically(self.folder / HYPOTHESES_NAME, "".join(lines).encode("utf-8", "backslashreplace"))
         if state.best_metric is None or report["metrics"]["eval_cer"] < state.best_metric:
             stage = cast(CTCHeadStage[CTCHead], self.trainer.accelerator.unwrap_model(self.trainer.model))
             save_head(self.folder / "best", self.head_config, stage.head.state_dict())
-
-
-def _run(trainer: CTCTrainer, checkpoint: Path | None) -> None:
-    """Train to the end; the last step is evaluated and saved too."""
-    stop = StopOnInterrupt()
-    trainer.add_callback(stop)
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        stop.restore()
-    if stop.asked:
-        raise KeyboardInterrupt
 
 
 def _with_average(trainer: CTCTrainer, config: PretrainCTCHeadConfig, head_config: CTCHeadConfig) -> CTCHeadResult:

@@ -11,11 +11,12 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import ProgressCallback, Trainer
 
 from asr_doge.data.batching import LengthBatches, SharedBatches
 from asr_doge.decoding.ctc import ctc_greedy_ids
 from asr_doge.text.scoring import score
+from asr_doge.training.callbacks import Progress
 from asr_doge.training.ctc_examples import CTCExamples, collate_ctc_examples
 from asr_doge.training.ctc_loss import ctc_loss
 from asr_doge.training.trainer import TellEpoch
@@ -53,8 +54,8 @@ class CTCTrainer(Trainer):
         arguments: of transformers.
         train: examples to train on.
         dev: examples to evaluate on, the shortest first.
-        batches: of `train`.
-        dev_batches: of `dev`.
+        batch_seconds: of audio in a batch, padding included.
+        frame_rate_hz: speech embeddings a second, for `audio_seconds`.
         text: gives the text of label ids.
         options: as in `Trainer`.
     """
@@ -65,20 +66,22 @@ class CTCTrainer(Trainer):
         arguments: Any,
         train: CTCExamples,
         dev: CTCExamples,
-        batches: LengthBatches,
-        dev_batches: SharedBatches,
+        batch_seconds: float,
+        frame_rate_hz: float,
         text: Callable[[Sequence[int]], str],
         **options: Any,
     ) -> None:
         super().__init__(model, arguments, train_dataset=train, eval_dataset=dev, **options)
-        self.batches = batches
-        self.dev_batches = dev_batches
-        self.text = text
+        self.batches = LengthBatches(_durations(train), batch_seconds, train.seed)
+        self.dev_batches = SharedBatches(_durations(dev), batch_seconds)
+        self.frame_rate_hz, self.text = frame_rate_hz, text
         self.audio_seconds = 0.0
         """Seconds of audio trained on since this process started, padding included."""
         self.hypotheses: list[str] = []
         """Hypotheses of the last evaluation, in the order of the dev examples."""
         self.add_callback(TellEpoch(self))
+        self.remove_callback(ProgressCallback)
+        self.add_callback(Progress(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of similar length."""
@@ -97,9 +100,6 @@ class CTCTrainer(Trainer):
         size, longest = inputs["speech_embeddings"].shape[:2]
         self.audio_seconds += size * longest / self.frame_rate_hz
         return super().training_step(model, inputs, *rest)
-
-    frame_rate_hz = 50.0
-    """Speech embeddings a second, for `audio_seconds`."""
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -120,3 +120,7 @@ class CTCTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _durations(examples: CTCExamples) -> list[float]:
+    return [utterance.duration for utterance in examples.utterances]

@@ -81,9 +81,9 @@ def _figure(log_history: Sequence[Mapping[str, Any]], begin: int) -> Figure:
 
 def _rows(hypotheses: Sequence[Hypothesis]) -> str:
     return "\n".join(
-        f"<tr><td>{escape(heard.id)}</td><td>{100 * heard.cer:.1f}</td><td>{100 * heard.wer:.1f}</td>"
-        f"<td>{escape(heard.reference)}</td><td>{escape(heard.hypothesis)}</td></tr>"
-        for heard in hypotheses[:SHOWN_HYPOTHESES]
+        f"<tr><td>{escape(one.id)}</td><td>{100 * one.cer:.1f}</td><td>{100 * one.wer:.1f}</td>"
+        f"<td>{escape(one.reference)}</td><td>{escape(one.hypothesis)}</td></tr>"
+        for one in hypotheses[:SHOWN_HYPOTHESES]
     )
 
 
@@ -101,7 +101,7 @@ th, td {{ border-bottom: 1px solid #ddd; padding: .25rem .5rem; text-align: left
 {drawing}
 <h2>Dev utterances, the worst first</h2>
 <table>
-<tr><th>id</th><th>CER %</th><th>WER %</th><th>said</th><th>heard</th></tr>
+<tr><th>id</th><th>CER %</th><th>WER %</th><th>reference</th><th>hypothesis</th></tr>
 {rows}
 </table>
 </html>

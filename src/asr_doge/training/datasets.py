@@ -27,13 +27,32 @@ Example = dict[str, Tensor]
 NO_LABELS = torch.tensor([IGNORED_LABEL])
 
 
-class UtteranceDataset(Dataset[Example]):
+class EpochDataset(Dataset[Example]):
+    """Examples of utterances, whose augmentation depends on the seed and the epoch."""
+
+    def __init__(self, utterances: Sequence[Utterance], seed: int) -> None:
+        self.utterances = utterances
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, whose augmentation comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def rng(self, utterance: Utterance) -> np.random.Generator:
+        """The random generator for the augmentation of an utterance in this epoch."""
+        return np.random.default_rng([self.seed, self.epoch, *id_digest(utterance.id)])
+
+
+class UtteranceDataset(EpochDataset):
     """Base of the two sources; adds `prompt_ids` `[P]` if the prompt names the language.
 
     Args:
-        utterances: of a manifest.
+        utterances, seed: as in `EpochDataset`.
         processor: makes input features and labels.
-        seed: of the augmentation.
 
     Attributes:
         reads_at_once: examples of a batch that are read at the same time.
@@ -43,38 +62,23 @@ class UtteranceDataset(Dataset[Example]):
     reads_at_once = 1
 
     def __init__(self, utterances: Sequence[Utterance], processor: ASRDogeProcessor, seed: int = 0) -> None:
-        self.utterances = utterances
+        super().__init__(utterances, seed)
         self.processor = processor
-        self.seed = seed
-        self.epoch = 0
         self.ctc_ids: Callable[[str], Sequence[int]] | None = None
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, whose augmentation comes next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.utterances)
-
-    def _labels(self, text: str | None) -> Example:
-        """Labels of a text; for None, labels that give no loss."""
+    def _text(self, text: str | None, language: str | None) -> Example:
+        """Labels of a text, and its prompt if prompts differ; for None, labels that give no loss."""
         labels = {"labels": NO_LABELS if text is None else self.processor.text_ids(text)}
         if self.ctc_ids is not None:
             ids = [] if text is None else self.ctc_ids(text)
             labels["ctc_labels"] = torch.tensor(ids, dtype=torch.long)
+        if self.processor.names_language:
+            labels["prompt_ids"] = self.processor.prompt_ids(language)
         return labels
-
-    def _prompt(self, language: str | None) -> Example:
-        """The prompt of an example, if prompts differ."""
-        return {"prompt_ids": self.processor.prompt_ids(language)} if self.processor.names_language else {}
 
     def blank(self) -> Example:
         """A placeholder without labels for an empty place in a batch: it gives no loss."""
         raise NotImplementedError
-
-    def _rng(self, utterance: Utterance) -> np.random.Generator:
-        """The random generator for the augmentation of an utterance in this epoch."""
-        return np.random.default_rng([self.seed, self.epoch, *id_digest(utterance.id)])
 
 
 class SpeechDataset(UtteranceDataset):
@@ -95,7 +99,7 @@ class SpeechDataset(UtteranceDataset):
 
     def __getitem__(self, index: int) -> Example:
         utterance = self.utterances[index]
-        extractor, rng = self.processor.feature_extractor, self._rng(utterance)
+        extractor, rng = self.processor.feature_extractor, self.rng(utterance)
         longest = getattr(extractor, "n_samples", None)  # Whisper's would cut longer clips silently
         waveform = read_clip(utterance.audio_path, extractor.sampling_rate, longest)
         if self.augmentation is not None:
@@ -107,14 +111,13 @@ class SpeechDataset(UtteranceDataset):
         return {
             "input_features": features,
             "attention_mask": mask,
-            **self._labels(utterance.text),
-            **self._prompt(utterance.language),
+            **self._text(utterance.text, utterance.language),
         }
 
     def blank(self) -> Example:
         """See `UtteranceDataset.blank`: a second of silence."""
         features, mask = self._features(np.zeros(self.processor.feature_extractor.sampling_rate, dtype=np.float32))
-        return {"input_features": features, "attention_mask": mask, **self._labels(None), **self._prompt(None)}
+        return {"input_features": features, "attention_mask": mask, **self._text(None, None)}
 
     def _features(self, waveform: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         """The encoder's input features of a clip, and their mask."""
@@ -155,14 +158,13 @@ class CachedSpeechDataset(UtteranceDataset):
 
     def __getitem__(self, index: int) -> Example:
         utterance = self.utterances[index]
-        rng = self._rng(utterance)
+        rng = self.rng(utterance)
         copy = int(rng.integers(self.cache.num_copies(utterance.id))) if self.use_copies else 0
         embeddings = self._varied(self.cache.embeddings(utterance.id, copy), rng)
         return {
             "speech_embeddings": embeddings,
             "attention_mask": torch.ones(len(embeddings), dtype=torch.long),
-            **self._labels(utterance.text),
-            **self._prompt(utterance.language),
+            **self._text(utterance.text, utterance.language),
         }
 
     def blank(self) -> Example:
@@ -171,8 +173,7 @@ class CachedSpeechDataset(UtteranceDataset):
         return {
             "speech_embeddings": embeddings,
             "attention_mask": torch.ones(1, dtype=torch.long),
-            **self._labels(None),
-            **self._prompt(None),
+            **self._text(None, None),
         }
 
     def _varied(self, embeddings: Tensor, rng: np.random.Generator) -> Tensor:

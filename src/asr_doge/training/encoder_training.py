@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EncodecConfig, Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.audio import SAMPLE_RATE
@@ -26,11 +25,10 @@ from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
 from asr_doge.models.whole_folder import whole_folder
 from asr_doge.text.scoring import Scores, score
-from asr_doge.training.arguments import pretraining_arguments
-from asr_doge.training.configuration import PretrainConfig
+from asr_doge.training.arguments import pretraining_arguments, train_or_resume
 from asr_doge.training.ctc_loss import ctc_loss
-from asr_doge.training.encoder_configuration import PretrainEncoderConfig
 from asr_doge.training.pretraining import build_encoder
+from asr_doge.training.pretraining_configuration import PretrainConfig, PretrainEncoderConfig
 from asr_doge.training.pretraining_speech import PretrainingSpeech, collate_features
 
 SmallEncoder = GraniteSpeechEncoder | SEANetSpeechEncoder
@@ -60,14 +58,14 @@ def pretrain_encoder(config: PretrainEncoderConfig) -> PretrainedEncoder:
     Raises:
         DataError: recordings are missing.
     """
-    heard = read_fsdd(Path(config.digits_dir), takes="train", without=[config.dev_speaker])
-    kept_out = read_fsdd(Path(config.digits_dir), only=[config.dev_speaker])
+    recordings = read_fsdd(Path(config.digits_dir), takes="train", without=[config.dev_speaker])
+    dev_recordings = read_fsdd(Path(config.digits_dir), only=[config.dev_speaker])
     set_seed(config.seed)
     encoder = new_encoder(config)
     clips = PretrainingSpeech(
         config.steps * config.batch_size,
         config.batch_size,
-        heard,
+        recordings,
         [],
         0.0,
         config.seed,
@@ -75,7 +73,7 @@ def pretrain_encoder(config: PretrainEncoderConfig) -> PretrainedEncoder:
     )
     _train(config, encoder, clips)
     encoder.eval()
-    scores = dev_scores(encoder, list(recorded_clips(config.dev_strings, kept_out, config.seed)))
+    scores = dev_scores(encoder, list(recorded_clips(config.dev_strings, dev_recordings, config.seed)))
     folder = Path(config.output_dir) / "encoder"
     with whole_folder(folder) as partial:
         encoder.config.save_pretrained(partial)
@@ -134,8 +132,7 @@ def _train(config: PretrainEncoderConfig, encoder: SmallEncoder, clips: Pretrain
         dataloader_num_workers=config.num_workers,
     )
     trainer = Trainer(_CTCTraining(encoder), arguments, data_collator=collate, train_dataset=clips)
-    begun = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=begun)
+    train_or_resume(trainer)
 
 
 def dev_scores(encoder: SmallEncoder, clips: Sequence[DigitClip]) -> Scores:

@@ -41,7 +41,7 @@ class Evaluation:
         self.processor = processor
         self.utterances = utterances
         self.hypotheses: list[Hypothesis] = []
-        """Of the last evaluation, worst first."""
+        """Hypotheses of the last evaluation, worst first."""
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         """WER, CER and exact match, as fractions, of the rows that are not blank.
@@ -54,22 +54,22 @@ class Evaluation:
         is_blank = (label_ids == IGNORED_LABEL).all(dim=1).tolist()
         # Blank rows after the last utterance fill the last batch.
         rows = zip(self.utterances, texts, is_blank, strict=False)
-        heard = [(utterance, *_normalized(utterance, text)) for utterance, text, blank in rows if not blank]
-        if not heard:
+        scored = [(utterance, *_normalized(utterance, text)) for utterance, text, blank in rows if not blank]
+        if not scored:
             raise DataError(f"none of the {len(self.utterances)} dev utterances can be read any more: restore them")
         self.hypotheses = [
             Hypothesis(
                 utterance.id, reference, text, word_edits(reference, text).rate, character_edits(reference, text).rate
             )
-            for utterance, reference, text in heard
+            for utterance, reference, text in scored
         ]
         metrics = _rates(self.hypotheses)
-        spoken = [utterance.language for utterance, _, _ in heard]
+        spoken = [utterance.language for utterance, _, _ in scored]
         languages = sorted({language for language in spoken if language is not None})
         for language in languages if len(languages) > 1 else []:
-            of_language = [heard for heard, other in zip(self.hypotheses, spoken, strict=True) if other == language]
+            of_language = [one for one, other in zip(self.hypotheses, spoken, strict=True) if other == language]
             metrics |= {f"{name}_{language}": rate for name, rate in _rates(of_language).items()}
-        self.hypotheses.sort(key=lambda heard: (-heard.cer, heard.id))
+        self.hypotheses.sort(key=lambda one: (-one.cer, one.id))
         return metrics
 
     def write_hypotheses(self, path: Path) -> None:
@@ -78,17 +78,19 @@ class Evaluation:
         Raises:
             DataError: the file cannot be written.
         """
-        lines = (json.dumps(asdict(heard), ensure_ascii=False) for heard in self.hypotheses)
+        lines = (json.dumps(asdict(one), ensure_ascii=False) for one in self.hypotheses)
         write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
 
 
 def _normalized(utterance: Utterance, text: str) -> tuple[str, str]:
     """Reference and hypothesis by the published rule, as `asr-doge benchmark` compares them."""
     language = utterance.language or "en"
-    said, heard = (normalize_for_scoring(one, language, "clean") for one in (utterance.raw_text, text))
-    return said, heard
+    return (
+        normalize_for_scoring(utterance.raw_text, language, "clean"),
+        normalize_for_scoring(text, language, "clean"),
+    )
 
 
 def _rates(hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
-    scores = score([heard.reference for heard in hypotheses], [heard.hypothesis for heard in hypotheses])
+    scores = score([one.reference for one in hypotheses], [one.hypothesis for one in hypotheses])
     return {"wer": scores.wer, "cer": scores.cer, "exact_match": scores.perfect_match_rate}

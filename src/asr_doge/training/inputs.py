@@ -16,7 +16,7 @@ from asr_doge.models import LoadedModel
 from asr_doge.models.encoders.loading import feature_source
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.datasets import CachedSpeechDataset, SpeechDataset, UtteranceDataset
-from asr_doge.training.processes import process_count, process_rank, say_once
+from asr_doge.training.processes import print_once, process_count, process_rank
 
 REMOTE_READS = 16
 """Utterances that are fetched from a cache elsewhere at the same time."""
@@ -42,7 +42,7 @@ def open_dataset(
     if not readable:
         raise DataError(f"none of {len(utterances)} utterances could be read when {config.features_dir} was made")
     if len(readable) < len(utterances):
-        say_once(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
+        print_once(f"left out: {len(utterances) - len(readable)} of {len(utterances)} utterances that cannot be read")
     reads_at_once = REMOTE_READS if "://" in config.features_dir else 1
     if not training:
         return CachedSpeechDataset(readable, loaded.processor, cache, reads_at_once=reads_at_once)
@@ -72,7 +72,7 @@ def leave_out_unreadable(examples: UtteranceDataset) -> tuple[UtteranceDataset, 
             examples[index]
         except AudioError as error:
             unreadable[utterance.id] = str(error)
-            say_once(f"left out: {error}", sys.stderr)
+            print_once(f"left out: {error}", sys.stderr)
     readable = [utterance for utterance in examples.utterances if utterance.id not in unreadable]
     if not readable:
         raise DataError(f"none of the {len(examples)} dev utterances can be read; {next(iter(unreadable.values()))}")
@@ -91,7 +91,9 @@ def training_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> Pr
         return ProcessBatches(batches, shard, config.gradient_accumulation_steps)
     by_length = LengthBatches(durations, config.batch_seconds, config.seed)
     share = 100 * by_length.padding_share()
-    say_once(f"batches: {len(by_length):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding")
+    print_once(
+        f"batches: {len(by_length):,} an epoch of at most {config.batch_seconds:g} s, {share:.1f} % of it padding"
+    )
     return ProcessBatches(by_length, shard)
 
 

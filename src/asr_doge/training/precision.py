@@ -18,7 +18,7 @@ from torch import Tensor
 from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.examples import NamedExamples, collate_named
-from asr_doge.training.processes import process_count, process_rank, say_once
+from asr_doge.training.processes import print_once, process_count, process_rank
 
 FASTER = 1.1
 """Factor by which bfloat16 must be faster: otherwise float32 is nearly as fast, and exact."""
@@ -37,12 +37,7 @@ def chosen_bf16(
 ) -> bool:
     """Whether to compute in bfloat16; all processes must call it together, in an initialized group.
 
-    Args:
-        config: the flags.
-        model: on its device.
-        examples: to train on.
-        batch_size: of a process.
-        before: the record of the run that is resumed, if any.
+    A run that is resumed keeps what its record, `before`, has.
     """
     if config.dtype != "auto":
         return config.dtype == "bf16"
@@ -55,9 +50,9 @@ def chosen_bf16(
         broadcast_object_list(found)
     speed_up: float | None = found[0]
     if speed_up is None:
-        say_once("precision: fp32, as bf16 cannot be used on this device")
+        print_once("precision: fp32, as bf16 cannot be used on this device")
         return False
-    say_once(
+    print_once(
         f"precision: {'bf16' if speed_up >= FASTER else 'fp32'}, a step in bf16 being {speed_up:.2f} times as fast"
     )
     return speed_up >= FASTER

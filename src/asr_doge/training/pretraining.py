@@ -31,7 +31,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.audio.log_mel import FEATURE_SIZE
@@ -42,9 +41,9 @@ from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, ASRD
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.language_model import build_language_model, small_doge_config
-from asr_doge.training.arguments import pretraining_arguments
-from asr_doge.training.configuration import PretrainConfig
+from asr_doge.training.arguments import pretraining_arguments, train_or_resume
 from asr_doge.training.ctc_loss import ctc_loss
+from asr_doge.training.pretraining_configuration import PretrainConfig
 from asr_doge.training.pretraining_speech import (
     CURRICULUM,
     LAST_DIFFICULTY,
@@ -222,7 +221,7 @@ def pretrain(config: PretrainConfig) -> None:
     store_recipe(stages, recipe)
     _run_stage(stage, config, CTCStage(encoder), speech, collate_ctc)
 
-    tokenizer = build_tokenizer(config)
+    tokenizer = build_tokenizer(config.text_vocab_size)
     processor = ASRDogeProcessor(GraniteSpeechEncoder.feature_extractor(encoder.config), tokenizer)
     set_seed(config.seed)  # so that later stages start alike whether stage 1 ran in this process or an earlier one
     model = build_model(config, encoder, tokenizer)
@@ -310,7 +309,7 @@ def _run_stage(
     )
     callbacks: list[TrainerCallback] = [StopAt(round(stage.until * stage.steps))]
     trainer = Trainer(module, arguments, data_collator=collate, train_dataset=examples, callbacks=callbacks)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    train_or_resume(trainer)
     trainer.save_model(str(finished.parent))
 
 

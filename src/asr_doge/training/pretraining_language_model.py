@@ -9,8 +9,9 @@ It does not know audio.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from asr_doge.data.manifest import read_manifest
 from asr_doge.data.text_files import read_lines
@@ -28,8 +28,8 @@ from asr_doge.errors import DataError
 from asr_doge.models.language_model import build_language_model, small_doge_config
 from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.text.normalization import normalize_training_text
-from asr_doge.training.arguments import pretraining_arguments
-from asr_doge.training.language_model_configuration import PretrainLanguageModelConfig
+from asr_doge.training.arguments import pretraining_arguments, train_or_resume
+from asr_doge.training.pretraining_configuration import PretrainLanguageModelConfig
 from asr_doge.training.pretraining_text import build_text_tokenizer
 from asr_doge.training.recipes import refuse_another_recipe, store_recipe
 
@@ -37,6 +37,9 @@ DEV_EVERY = 200
 """Each so many-th sentence is kept out of training, for the dev loss."""
 LONGEST = 64
 """Tokens of a sentence; longer ones are cut there."""
+_DEV_BATCH = 32
+
+Collate = Callable[[Sequence[Sequence[Sequence[int]]]], dict[str, Tensor]]
 
 
 def read_texts(config: PretrainLanguageModelConfig) -> list[str]:
@@ -108,26 +111,16 @@ class TokenBatches(Dataset[list[list[int]]]):
         return [list(self.rows[row]) for row in self.batches[index]]
 
 
-class CollateText:
-    """Batches as the model reads them.
-
-    Args:
-        bos_id: the token before every sentence.
-    """
-
-    def __init__(self, bos_id: int) -> None:
-        self.bos_id = bos_id
-
-    def __call__(self, batches: Sequence[Sequence[Sequence[int]]]) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask` and `labels`, each `[B, N]`, of the one batch that it is given."""
-        (rows,) = batches
-        sequences = [torch.tensor([self.bos_id, *row]) for row in rows]
-        labels = [torch.tensor([IGNORED_LABEL, *row]) for row in rows]
-        return {
-            "input_ids": pad_sequence(sequences, batch_first=True),
-            "attention_mask": pad_sequence([torch.ones_like(row) for row in sequences], batch_first=True),
-            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL),
-        }
+def _collate(bos_id: int, batches: Sequence[Sequence[Sequence[int]]]) -> dict[str, Tensor]:
+    """`input_ids`, `attention_mask` and `labels`, each `[B, N]`, of one batch, with `bos_id` before every sentence."""
+    (rows,) = batches
+    sequences = [torch.tensor([bos_id, *row]) for row in rows]
+    labels = [torch.tensor([IGNORED_LABEL, *row]) for row in rows]
+    return {
+        "input_ids": pad_sequence(sequences, batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in sequences], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL),
+    }
 
 
 def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, float]:
@@ -148,7 +141,7 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
     train = [text for place, text in enumerate(texts) if place % DEV_EVERY]
     dev = texts[::DEV_EVERY]
     tokenizer = build_text_tokenizer(train, config.text_vocab_size)
-    collate = CollateText(tokenizer.bos_token_id)
+    collate = partial(_collate, tokenizer.bos_token_id)
     rows = _token_rows(tokenizer, train)
     model = build_language_model(small_doge_config(tokenizer, config.text_hidden_dim, config.text_layers))
     store_recipe(folder, recipe)
@@ -167,7 +160,7 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
     )
     batches = TokenBatches(rows, config.batch_tokens, config.steps, config.seed)
     trainer = Trainer(model, arguments, data_collator=collate, train_dataset=batches)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    train_or_resume(trainer)
     text_dir = Path(config.output_dir) / "language_model"
     model.save_pretrained(text_dir)
     tokenizer.save_pretrained(text_dir)
@@ -183,16 +176,12 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
 
 
 @torch.inference_mode()
-def dev_loss(model: torch.nn.Module, rows: Sequence[Sequence[int]], collate: CollateText) -> tuple[float, int]:
+def dev_loss(model: torch.nn.Module, rows: Sequence[Sequence[int]], collate: Collate) -> tuple[float, int]:
     """Mean cross-entropy of the tokens of `rows`, in nats, and their number."""
     model.eval()
     total, tokens = 0.0, sum(map(len, rows))
-    for part in _parts(sorted(rows, key=len), 32):
-        batch = collate([part])
-        total += float(model(**batch).loss) * sum(map(len, part))
+    by_length = sorted(rows, key=len)
+    for start in range(0, len(rows), _DEV_BATCH):
+        part = by_length[start : start + _DEV_BATCH]
+        total += float(model(**collate([part])).loss) * sum(map(len, part))
     return total / tokens, tokens
-
-
-def _parts(rows: Sequence[Sequence[int]], size: int) -> Iterator[Sequence[Sequence[int]]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

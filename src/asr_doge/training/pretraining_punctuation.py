@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import ModernBertForTokenClassification, PreTrainedTokenizerBase, Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from asr_doge.data.text_files import read_lines
 from asr_doge.errors import DataError
@@ -34,21 +33,21 @@ from asr_doge.models.punctuation import (
     word_tokens,
 )
 from asr_doge.text.punctuation import LABELS, labelled_words
-from asr_doge.training.arguments import pretraining_arguments
+from asr_doge.training.arguments import pretraining_arguments, train_or_resume
+from asr_doge.training.pretraining_configuration import PretrainPunctuationConfig
 from asr_doge.training.pretraining_language_model import DEV_EVERY, plain_transcripts, text_recipe
 from asr_doge.training.pretraining_text import build_text_tokenizer
-from asr_doge.training.punctuation_configuration import PretrainPunctuationConfig
 from asr_doge.training.recipes import refuse_another_recipe, store_recipe
 
 _WHOLE_SENTENCES = 0.75
 """Share of examples that begin and end with sentences."""
 _MOST_SENTENCES = 3
-"""In such an example."""
+"""Most sentences of such an example."""
 _DEV_SENTENCES = 4
-"""That are read together for the results, in the order of the text."""
+"""Sentences that are read together for the results, in the order of the text."""
 
 Sentence = list[tuple[str, int]]
-"""Its words, each with the id of its label."""
+"""The words of a sentence, each with the id of its label."""
 
 
 def read_sentences(config: PretrainPunctuationConfig) -> list[Sentence]:
@@ -80,14 +79,7 @@ class _Example:
 
 
 class TextStretches(Dataset[_Example]):
-    """Stretches of a text, each drawn from the seed and its number.
-
-    Args:
-        sentences: in the order of the text.
-        tokenizer: see `word_tokens`.
-        size: number of stretches.
-        seed: of their places.
-    """
+    """`size` stretches of a text, each drawn from the seed and its number; `sentences` are in the order of the text."""
 
     def __init__(self, sentences: Sequence[Sentence], tokenizer: PreTrainedTokenizerBase, size: int, seed: int) -> None:
         self._words = [pair for sentence in sentences for pair in sentence]
@@ -148,7 +140,7 @@ def pretrain_punctuation(config: PretrainPunctuationConfig) -> dict[str, float]:
     arguments = pretraining_arguments(folder, config.steps, config.batch_size, config.learning_rate, config.seed)
     stretches = TextStretches(train, tokenizer, config.steps * config.batch_size, config.seed)
     trainer = Trainer(model, arguments, data_collator=_collate, train_dataset=stretches)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    train_or_resume(trainer)
     written = Path(config.output_dir) / FOLDER
     model.half().save_pretrained(written)
     tokenizer.save_pretrained(written)
@@ -159,13 +151,7 @@ def pretrain_punctuation(config: PretrainPunctuationConfig) -> dict[str, float]:
 
 
 def evaluate(punctuator: Punctuator, sentences: Sequence[Sentence], together: int) -> dict[str, float]:
-    """Precision and recall of marks, and the share of words with the right case.
-
-    Args:
-        punctuator: to be measured.
-        sentences: with their labels, in order.
-        together: sentences that are one text.
-    """
+    """Precision and recall of marks, and the share of words with the right case; `together` sentences are one text."""
     right = found = wanted = same_case = words = 0
     for start in range(0, len(sentences), together):
         pairs = [pair for sentence in sentences[start : start + together] for pair in sentence]

@@ -23,7 +23,6 @@ from asr_doge.data.digits import DIGIT_WORDS, random_digits
 from asr_doge.defaults import DEFAULT_PROMPT
 from asr_doge.models import ASRDogeProcessor
 from asr_doge.models.layout import IGNORED_LABEL
-from asr_doge.training.configuration import PretrainConfig
 
 TEXT, TOKEN, SILENCE = 0, 1, 2
 """Kind of a position: plain text, a token in the speech part, or silence."""
@@ -31,10 +30,10 @@ NOISE = (0.2, 1.0)
 """Range of the noise on the speech part, relative to the scale of the token embeddings."""
 
 
-def build_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer in which every digit word is one token."""
     texts = [DEFAULT_PROMPT] + [f"{first} {second}" for first in DIGIT_WORDS for second in DIGIT_WORDS]
-    return build_text_tokenizer(texts, config.text_vocab_size)
+    return build_text_tokenizer(texts, vocab_size)
 
 
 def build_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -53,14 +52,7 @@ def build_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTok
 
 
 class StretchedTokens(Dataset[dict[str, Tensor]]):
-    """Digit strings in the form of speech: example `i` depends only on the seed and `i`.
-
-    Args:
-        size: examples.
-        processor: gives tokens.
-        prompt_ids: the model's prompt.
-        seed: of everything random.
-    """
+    """Digit strings in the form of speech: example `i` depends only on the seed and `i`."""
 
     def __init__(self, size: int, processor: ASRDogeProcessor, prompt_ids: Sequence[int], seed: int) -> None:
         self.size = size
@@ -74,12 +66,12 @@ class StretchedTokens(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, index, 2])
         text = self.processor.text_ids(" ".join(random_digits(rng, (1, 8)))).tolist()
-        heard = [(0, SILENCE)] * int(rng.integers(1, 5))
+        speech = [(0, SILENCE)] * int(rng.integers(1, 5))
         for token, following in pairwise(text):
             # Without silence in between, a repeated token could not be distinguished from a stretched one.
             shortest = 1 if token == following else 0
-            heard += [(token, TOKEN)] * int(rng.integers(1, 6)) + [(0, SILENCE)] * int(rng.integers(shortest, 5))
-        before = [(token, TEXT) for token in self.prompt_ids] + heard
+            speech += [(token, TOKEN)] * int(rng.integers(1, 6)) + [(0, SILENCE)] * int(rng.integers(shortest, 5))
+        before = [(token, TEXT) for token in self.prompt_ids] + speech
         positions = before + [(token, TEXT) for token in text]
         return {
             "input_ids": torch.tensor([token for token, _ in positions]),

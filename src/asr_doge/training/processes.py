@@ -22,7 +22,7 @@ def process_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def say_once(line: str, file: TextIO | None = None) -> None:
+def print_once(line: str, file: TextIO | None = None) -> None:
     """Print a line once, although all processes call this."""
     if process_rank() == 0:
         print(line, file=file)

@@ -7,7 +7,7 @@ data and settings of its checkpoint, or the difference is named.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -68,10 +68,6 @@ class Lineage:
         """Whether a `checkpoint-N` folder is part of it."""
         run_id, step = self.of(read_record(checkpoint)).run_id, _step(checkpoint)
         return run_id == self.run_id or any(run_id == earlier and step <= until for earlier, until in self.ancestors)
-
-    def described(self) -> dict[str, Any]:
-        """The form stored in a record."""
-        return asdict(self)
 
 
 def _step(checkpoint: Path) -> int:

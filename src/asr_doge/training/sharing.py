@@ -9,8 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from asr_doge.errors import TrainingError
-from asr_doge.models.checkpoints import first_line
+from asr_doge.errors import TrainingError, first_line
 
 
 def push_to_hub(folder: Path, model_id: str, *, private: bool = False) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from asr_doge.errors import ConfigError
-from asr_doge.models.checkpoints import first_line
+from asr_doge.errors import ConfigError, first_line
 from asr_doge.training.configuration import TrainConfig
 
 

@@ -31,9 +31,8 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.data.batching import ProcessBatches, SharedBatches
 from asr_doge.data.manifest import Utterance
-from asr_doge.errors import AudioError, ConfigError, TrainingError
+from asr_doge.errors import AudioError, ConfigError, TrainingError, first_line
 from asr_doge.models import ASRDogeForConditionalGeneration
-from asr_doge.models.checkpoints import first_line
 from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.models.modeling_asr_doge import HEAD_PREFIX
 from asr_doge.training.examples import IDS, UNREADABLE, ReadAheadLoader
@@ -87,7 +86,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         self.audio_seconds = 0.0
         """Seconds of audio that this process has trained on since it started."""
         self._evaluated = torch.zeros(2)
-        """Of the evaluation under way: this process's loss, summed over its labels, and their number."""
+        """This process's loss in the evaluation under way, summed over its labels, and their number."""
         self.add_callback(TellEpoch(self))
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -181,7 +180,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         return self.lr_scheduler
 
     def _scheduler(self, optimizer: torch.optim.Optimizer, parts: Sequence[str], steps: int) -> LRScheduler:
-        """Of the optimizer's groups, each of which is of a part."""
+        """The scheduler of the optimizer's groups, each of which belongs to one of `parts`."""
         if self.schedule.pct_start is not None:
             (stage,) = self.schedule.stages
             highest = [stage.learning_rates[part] for part in parts]
@@ -318,7 +317,7 @@ class SpeechTrainer(Seq2SeqTrainer):
             )
 
     def _forget_gradients_of_untrained_parts(self) -> None:
-        """Else they would count in the norm that gradients are clipped to, and in AdamW's averages."""
+        """Drop gradients that would count in the norm that gradients are clipped to, and in AdamW's averages."""
         trains = {part: self.schedule.trains(part, self.state.global_step, self.state.max_steps) for part in PARTS}
         for name, parameter in self.trained_model.named_parameters():
             if not trains[part_of(name)]:
@@ -332,26 +331,26 @@ class SpeechTrainer(Seq2SeqTrainer):
             super()._save_checkpoint(model, trial)
 
 
-class _GoesOn(LRScheduler):
+class _StepCounter(LRScheduler):
     """A scheduler that is stored as the number of its steps alone."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of an older version, which stored more, too."""
+        """Load the state of this version, or of an older one, which stored more."""
         self.last_epoch = state_dict["last_epoch"]
 
 
-class _ByStep(_GoesOn, LambdaLR):
+class _ByStep(_StepCounter, LambdaLR):
     """The rates of a `Schedule`."""
 
 
-class _OneCycle(_GoesOn, OneCycleLR):
+class _OneCycle(_StepCounter, OneCycleLR):
     """Torch's one-cycle schedule."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """At its end, where the run is shorter now than it has been already."""
+        """Load the state; if the run is now shorter than what was done already, the schedule is at its end."""
         self.last_epoch = min(state_dict["last_epoch"], self.total_steps)
 
 

@@ -33,8 +33,8 @@ from asr_doge.training.callbacks import (
     MarkComplete,
     Progress,
     ShowEvaluation,
-    StopOnInterrupt,
     cers_between,
+    train_until_stopped,
 )
 from asr_doge.training.card import write_card
 from asr_doge.training.checking import check_flags, require_positions
@@ -52,7 +52,7 @@ from asr_doge.training.inputs import (
 )
 from asr_doge.training.plan import MemoryPlan, longest_batch, plan_memory
 from asr_doge.training.precision import chosen_bf16
-from asr_doge.training.processes import own_device, process_count, say_once, uses_fsdp
+from asr_doge.training.processes import own_device, print_once, process_count, uses_fsdp
 from asr_doge.training.record import describe_data, describe_machine, read_record, write_record
 from asr_doge.training.resuming import (
     Lineage,
@@ -70,7 +70,7 @@ from asr_doge.training.trainer import SpeechTrainer, not_written, writing
 from asr_doge.training.warm_up import forget_warm_up, resolve_warm_up, warm_up
 
 CONFIG_NAME = "train_config.yaml"
-"""In `output_dir`, the settings of the run, to be given to `--config`."""
+"""File in `output_dir` with the settings of the run, for `--config`."""
 KEPT_CHECKPOINTS = 2
 """Newest `checkpoint-N` folders that stay."""
 
@@ -93,13 +93,13 @@ class _Run:
     show: ShowEvaluation
     loaded: LoadedModel
     checkpoint: Path | None
-    """To go on from."""
+    """The checkpoint to resume from, if any."""
     lineage: Lineage
-    """Which checkpoints led to where it stands."""
+    """The checkpoints in the history of the run."""
     begin: int
     """Step that evaluations count from: above 0 where the run went back, or goes on with other settings."""
     record: dict[str, Any]
-    """What `run.json` says of it."""
+    """The content of `run.json`."""
     generation_config: GenerationConfig
     """As it is to be saved; the Trainer fills up the model's own with its defaults."""
 
@@ -117,8 +117,8 @@ def train(config: TrainConfig) -> TrainResult:
     if run.checkpoint is None and config.resume_from is None:
         forget_warm_up(output_dir)
     if trainer.is_world_process_zero():
-        _say_features(config)
-        _say_plan(_plan(run, config), config)
+        _print_features(config)
+        _print_plan(_plan(run, config), config)
         remove_old(output_dir, run.lineage, KEPT_CHECKPOINTS, spare_left_behind=True)
         write_atomically(output_dir / CONFIG_NAME, yaml.safe_dump(asdict(config), sort_keys=False).encode())
         write_record(output_dir, run.record)
@@ -195,7 +195,7 @@ def _prepare(config: TrainConfig) -> _Run:
     trainer, show = _trainer(config, schedule, loaded, train_set, dev_sample, ctc_ids, before, begin)
     lineage = Lineage.going_on(checkpoint)
     record = {
-        **lineage.described(),
+        **asdict(lineage),
         "config": asdict(config),
         "data": data,
         "parameters": asdict(loaded.model.count_parameters()),
@@ -216,7 +216,7 @@ def _begin(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> int:
     """
     before = read_record(checkpoint) or {}
     if "run_id" not in before:
-        say_once(f"{checkpoint}: of an older version, without a run id; taken for one of this run")
+        print_once(f"{checkpoint}: of an older version, without a run id; taken for one of this run")
     changed = _changes(config, checkpoint, data)
     is_other = bool(changed or left_behind(checkpoint, Path(config.output_dir)))
     step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
@@ -224,11 +224,7 @@ def _begin(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> int:
 
 
 def _changes(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> list[str]:
-    """What differs from the settings and data of a checkpoint, where that is allowed.
-
-    Raises:
-        ConfigError: something does, and it is not.
-    """
+    """What differs from the settings and data of a checkpoint, where that is allowed."""
     changed = changes_since(checkpoint, asdict(config), data, process_count())
     if changed and not config.allow_config_change:
         raise ConfigError(
@@ -255,7 +251,7 @@ def _resolved(config: TrainConfig) -> TrainConfig:
     return replace(config, warm_up="ctc" if resolve_warm_up(config) else "none")
 
 
-def _say_features(config: TrainConfig) -> None:
+def _print_features(config: TrainConfig) -> None:
     if config.features_dir:
         print(f"features: from the cache {config.features_dir}")
     elif config.train_encoder != "none":
@@ -264,22 +260,20 @@ def _say_features(config: TrainConfig) -> None:
         print("features: computed at every step, from no cache")
 
 
+_MODEL_SETTINGS = (
+    *("prompt_template", "encoder_window", "adapter_type", "adapter_hidden_dim", "adapter_stack"),
+    *("adapter_output_norm", "train_language_model", "train_encoder", "train_encoder_layers"),
+)
+
+
 def _assemble(config: TrainConfig) -> LoadedModel:
     """The untrained model that the flags describe; with cached features, without the weights of its encoder."""
     return assemble_model(
         config.speech_encoder,
         config.language_model,
-        prompt_template=config.prompt_template,
-        encoder_window=config.encoder_window,
         device=own_device(config),
         shelve_encoder=bool(config.features_dir),
-        adapter_type=config.adapter_type,
-        adapter_hidden_dim=config.adapter_hidden_dim,
-        adapter_stack=config.adapter_stack,
-        adapter_output_norm=config.adapter_output_norm,
-        train_language_model=config.train_language_model,
-        train_encoder=config.train_encoder,
-        train_encoder_layers=config.train_encoder_layers,
+        **{name: getattr(config, name) for name in _MODEL_SETTINGS},
         lora=_lora_options(config) if "lora" in (config.train_language_model, config.train_encoder) else None,
     )
 
@@ -354,7 +348,7 @@ def _plan(run: _Run, config: TrainConfig) -> MemoryPlan:
         )
 
 
-def _say_plan(planned: MemoryPlan, config: TrainConfig) -> None:
+def _print_plan(planned: MemoryPlan, config: TrainConfig) -> None:
     """Print it, and a warning if the device has not that much memory."""
     print("\n".join(planned.lines()))
     if planned.fits:
@@ -383,17 +377,14 @@ def _within_memory(config: TrainConfig, device: torch.device) -> Iterator[None]:
 
 def _run_to_the_end(run: _Run, config: TrainConfig) -> None:
     """Train to the end, which is evaluated too."""
-    trainer, stop = run.trainer, StopOnInterrupt()
-    trainer.add_callback(stop)
+    trainer = run.trainer
     try:
         with _within_memory(config, trainer.args.device):
-            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+            is_stopped = train_until_stopped(trainer, run.checkpoint)
     except OSError as error:  # of a logger, whose file is in the run's folder
         raise not_written(Path(config.output_dir), error) from error
-    finally:
-        stop.restore()
-    if trainer.state.global_step % config.eval_steps and not stop.asked:
+    if trainer.state.global_step % config.eval_steps and not is_stopped:
         trainer.evaluate()
     run.show.draw(trainer.state)
-    if stop.asked:
+    if is_stopped:
         raise KeyboardInterrupt

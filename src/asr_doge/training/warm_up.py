@@ -9,21 +9,21 @@ It does not know the run that follows.
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import ProgressCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import sort_checkpoints
 
-from asr_doge.data.batching import LengthBatches, SharedBatches
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedModel
 from asr_doge.models.adapter_ctc import AdapterCTCHead
 from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.training.arguments import arguments_on, logging_steps, use_precision
-from asr_doge.training.callbacks import MarkComplete, Progress, StopOnInterrupt
+from asr_doge.training.callbacks import MarkComplete, train_until_stopped
 from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.ctc_examples import CTCExamples
 from asr_doge.training.ctc_trainer import CTCHeadStage, CTCTrainer
@@ -33,7 +33,7 @@ from asr_doge.training.processes import own_device, process_count
 from asr_doge.training.resuming import Lineage, is_complete
 
 FOLDER = "warm_up"
-"""In the run's folder."""
+"""Name of the stage's folder in that of the run."""
 FINISHED = "finished.safetensors"
 STEPS_BETWEEN_CHECKPOINTS = 50
 
@@ -82,7 +82,7 @@ def warm_up(
     else:
         trainer = _trainer(config, stage, loaded, train, dev, bf16)
         _run(trainer, folder)
-        print(f"warm-up: {config.warm_up_steps} steps of CTC, {_heard(trainer)}", file=sys.stderr)
+        print(f"warm-up: {config.warm_up_steps} steps of CTC, {_adapter_rates(trainer)}", file=sys.stderr)
         _match_loudness(loaded, dev)
         folder.mkdir(parents=True, exist_ok=True)
         partial = finished.with_suffix(".partial")
@@ -118,22 +118,17 @@ def _trainer(
 ) -> CTCTrainer:
     ids = token_labels(loaded.processor, stage.head.settings)
     lineage = Lineage(FOLDER)
-    durations = [utterance.duration for utterance in train.utterances]
-    limit = config.batch_seconds or config.batch_size * sum(durations) / len(durations)
-    trainer = CTCTrainer(
+    seconds = sum(utterance.duration for utterance in train.utterances)
+    return CTCTrainer(
         stage,
         _arguments(config, bf16),
         CTCExamples(train.utterances, train.cache, ids, config.seed, varied=True),
         CTCExamples(dev.utterances, dev.cache, ids),
-        LengthBatches(durations, limit, config.seed),
-        SharedBatches([utterance.duration for utterance in dev.utterances], limit),
+        config.batch_seconds or config.batch_size * seconds / len(train.utterances),
+        loaded.model.encoder.frame_rate_hz,
         stage.head.vocabulary.text,
-        callbacks=[MarkComplete(1, lineage, lineage.described())],
+        callbacks=[MarkComplete(1, lineage, asdict(lineage))],
     )
-    trainer.frame_rate_hz = loaded.model.encoder.frame_rate_hz
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Progress(trainer))
-    return trainer
 
 
 def _arguments(config: TrainConfig, bf16: bool) -> TrainingArguments:
@@ -159,17 +154,11 @@ def _run(trainer: CTCTrainer, folder: Path) -> None:
     """Train to the end of the stage, continuing from an interruption if there was one."""
     folders = [Path(name) for name in sort_checkpoints(str(folder))] if folder.is_dir() else []
     whole = [name for name in folders if is_complete(name)]
-    stop = StopOnInterrupt()
-    trainer.add_callback(stop)
-    try:
-        trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
-    finally:
-        stop.restore()
-    if stop.asked:
+    if train_until_stopped(trainer, whole[-1] if whole else None):
         raise KeyboardInterrupt
 
 
-def _heard(trainer: CTCTrainer) -> str:
+def _adapter_rates(trainer: CTCTrainer) -> str:
     """The adapter's own transcripts of the dev set."""
     metrics = trainer.evaluate()
     return f"dev WER {100 * metrics['eval_wer']:.2f} %, CER {100 * metrics['eval_cer']:.2f} % by the adapter alone"

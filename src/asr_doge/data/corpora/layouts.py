@@ -57,11 +57,11 @@ def _folder(folder: Path, split: str) -> list[Listed] | None:
         paths = find_audio_files(chosen)
     except AudioError:  # no such folder, or nothing in it
         return None
-    heard = {path.with_suffix("") for path in paths}
-    silent = sorted(path for path in chosen.rglob("*.txt") if path.with_suffix("") not in heard)
+    recorded = {path.with_suffix("") for path in paths}
+    unrecorded = sorted(path for path in chosen.rglob("*.txt") if path.with_suffix("") not in recorded)
     return [_with_text_beside(path, folder) for path in paths] + [
         Rejected(_id_in(folder, path), MISSING_AUDIO, f"{path} has no recording of its name beside it")
-        for path in silent
+        for path in unrecorded
         if not any(part.startswith(".") for part in path.relative_to(chosen).parts)
     ]
 

@@ -28,7 +28,7 @@ from asr_doge.data.corpora.base import (
 )
 from asr_doge.data.manifest import Utterance
 from asr_doge.data.text_files import NOT_UTF8, is_utf8, read_lines
-from asr_doge.errors import ConfigError, DataError
+from asr_doge.errors import ConfigError, DataError, first_line
 from asr_doge.progress import progress_bar
 
 _ENDINGS = (".jsonl.gz", ".jsonl")
@@ -102,7 +102,7 @@ def _cuts_of_lines(path: Path) -> Iterator[Any]:
             if not isinstance(cut, lhotse.cut.Cut):
                 raise ValueError(f"a {type(cut).__name__}, not a cut; make cuts with 'lhotse cut simple'")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            yield Rejected(where, MALFORMED, f"{where}: not a cut of lhotse ({_reason(error)})")
+            yield Rejected(where, MALFORMED, f"{where}: not a cut of lhotse ({first_line(error)})")
         else:
             yield cut
 
@@ -112,7 +112,7 @@ def _cuts_of_shar(folder: Path) -> Iterator[Any]:
     try:
         yield from lhotse_library().CutSet.from_shar(in_dir=str(folder))
     except Exception as error:  # of tarfile, gzip, JSON or lhotse, by what is damaged
-        raise DataError(f"{folder} cannot be read as lhotse Shar ({_reason(error)}): make it again") from error
+        raise DataError(f"{folder} cannot be read as lhotse Shar ({first_line(error)}): make it again") from error
 
 
 def _utterance(cut: Any, folder: Path, clip: Path) -> Listed:
@@ -126,7 +126,7 @@ def _utterance(cut: Any, folder: Path, clip: Path) -> Listed:
     except DataError:
         raise
     except Exception as error:  # what lhotse's decoders raise differs from one to the next
-        return Rejected(cut.id, MISSING_AUDIO, f"cut {cut.id} of {folder} cannot be loaded ({_reason(error)})")
+        return Rejected(cut.id, MISSING_AUDIO, f"cut {cut.id} of {folder} cannot be loaded ({first_line(error)})")
     speakers, languages = ({getattr(one, name) for one in spoken} for name in ("speaker", "language"))
     return SourceUtterance(
         cut.id, path, text, *(each.pop() if len(each) == 1 else None for each in (speakers, languages))
@@ -179,7 +179,7 @@ def write_cuts(path: Path, utterances: Sequence[Utterance], num_threads: int = 8
         try:
             recording = lhotse.Recording.from_file(utterance.audio_path, recording_id=utterance.id)
         except Exception as error:  # as above
-            return f"{utterance.audio_path} cannot be read by lhotse ({_reason(error)})"
+            return f"{utterance.audio_path} cannot be read by lhotse ({first_line(error)})"
         supervision = lhotse.SupervisionSegment(
             id=utterance.id,
             recording_id=utterance.id,
@@ -214,7 +214,3 @@ def lhotse_library() -> Any:
     except ImportError:
         raise ConfigError("lhotse's cuts need lhotse: pip install 'asr-doge[lhotse]'") from None
     return lhotse
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

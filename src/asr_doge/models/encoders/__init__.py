@@ -7,11 +7,11 @@ from asr_doge.models.encoders.base import (
     EncoderFamily,
     SpeechEncoder,
     SpeechEncoderOutput,
+    encode,
     length_mask,
     set_encoder_window,
 )
 from asr_doge.models.encoders.conformer_ctc import GraniteSpeech5Family, ParakeetSpeechEncoder
-from asr_doge.models.encoders.encoding import encode
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder, GraniteSpeechPlusEncoder
 from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
 from asr_doge.models.encoders.wav2vec2 import HubertSpeechEncoder, Wav2Vec2SpeechEncoder, WavLMSpeechEncoder

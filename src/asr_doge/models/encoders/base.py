@@ -136,11 +136,7 @@ class EncoderFamily(SpeechEncoder):
 
 
 def shelve(encoder: SpeechEncoder) -> SpeechEncoder:
-    """Remove an encoder's weights, which stay on disk: it keeps its shapes and labels, but cannot encode.
-
-    Args:
-        encoder: on the meta device; changed in place.
-    """
+    """Drop the weights of an encoder, which is on the meta device: it keeps shapes and labels, but cannot encode."""
     encoder.shelved_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     for module in encoder.modules():
         for name in [name for name, _ in module.named_parameters(recurse=False)]:
@@ -151,6 +147,33 @@ def shelve(encoder: SpeechEncoder) -> SpeechEncoder:
 def shelved_parameters(module: nn.Module) -> int:
     """Number of the weights that encoders within a module have left on disk."""
     return sum(part.shelved_parameters for part in module.modules() if isinstance(part, SpeechEncoder))
+
+
+def encode(
+    encoder: SpeechEncoder, input_features: Tensor, attention_mask: Tensor, return_ctc_logits: bool = False
+) -> SpeechEncoderOutput:
+    """Encode a batch in full precision, on the encoder's device: for training, transcription and features alike.
+
+    It is left to the caller whether gradients are wanted.
+
+    Args:
+        encoder: on whatever device.
+        input_features: `[B, T, F]` of the feature extractor that it was trained with, or as its family says.
+        attention_mask: `[B, T]`, 1 at real frames.
+        return_ctc_logits: also return the CTC head's logits.
+
+    Raises:
+        ValueError: the encoder's weights were left on disk.
+    """
+    if shelved_parameters(encoder):
+        raise ValueError("this encoder was loaded without its weights, for training from cached features")
+    # Most weights of a quantized encoder are integers, and features need a floating-point type.
+    weight = next(weight for weight in encoder.parameters() if weight.is_floating_point())
+    lengths = attention_mask.long().sum(dim=1).to(weight.device)
+    # Never in the lower precision that the parts being trained may run in: the feature cache holds what full precision
+    # gives, and training from it and without it must be the same.
+    with torch.autocast(device_type=weight.device.type, enabled=False):
+        return encoder(input_features.to(weight.device, weight.dtype), lengths, return_ctc_logits)
 
 
 def encoder_window(config: PreTrainedConfig) -> EncoderWindow:

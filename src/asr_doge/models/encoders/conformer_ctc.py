@@ -8,7 +8,6 @@ Source: transformers `parakeet` and `granite_speech5`; https://arxiv.org/abs/230
 from abc import abstractmethod
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ParakeetCTCConfig, ParakeetEncoder, ParakeetFeatureExtractor, PreTrainedConfig
@@ -57,9 +56,9 @@ class MaskedConformer(EncoderFamily):
         """As `forward`, with as many embeddings as `T` frames have, whatever the lengths."""
         read = input_lengths.clamp(min=self.shortest)
         frames = F.pad(input_features, (0, 0, 0, max(0, self.shortest - input_features.shape[1])))
-        heard = length_mask(input_lengths, frames.shape[1])[..., None]
+        real = length_mask(input_lengths, frames.shape[1])[..., None]
         mask = length_mask(read, frames.shape[1])
-        states = self.encoder(frames.masked_fill(~heard, 0.0), attention_mask=mask).last_hidden_state
+        states = self.encoder(frames.masked_fill(~real, 0.0), attention_mask=mask).last_hidden_state
         lengths = self.output_lengths(input_lengths)
         states = states.masked_fill(~length_mask(lengths, states.shape[1])[..., None], 0.0)
         output = SpeechEncoderOutput(states, lengths)
@@ -100,17 +99,7 @@ class ParakeetSpeechEncoder(MaskedConformer):
 
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
         """Frames after the convolutions of stride 2."""
-        config = self.encoder.config
-        kernel, stride, factor, lengths = (
-            config.subsampling_conv_kernel_size,
-            config.subsampling_conv_stride,
-            1,
-            input_lengths,
-        )
-        while factor < config.subsampling_factor:
-            reached = lengths + (kernel - 1) // 2 * 2 - kernel
-            lengths, factor = torch.div(reached, stride, rounding_mode="floor") + 1, factor * 2
-        return lengths
+        return self.encoder._get_subsampling_output_length(input_lengths).long()
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str | None:

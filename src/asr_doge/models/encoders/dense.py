@@ -6,6 +6,7 @@ padding is computed too.
 It does not know ONNX (see `asr_doge.models.export`).
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, cast
 
 import torch
@@ -26,21 +27,30 @@ from asr_doge.models.encoders.wav2vec2 import HubertSpeechEncoder, Wav2Vec2Speec
 from asr_doge.models.encoders.whisper import WhisperSpeechEncoder
 
 
-class DenseGraniteSpeech(nn.Module):
-    """Granite Speech on padded batches: attention blocks have full length, and padding is masked.
+class DenseEncoder(nn.Module, ABC):
+    """The dense form of an encoder.
 
     Attributes:
         dynamic_axes: of the input features, those that may have any size.
+        family: the encoder.
     """
 
-    dynamic_axes = (0, 1)
+    dynamic_axes: ClassVar[tuple[int, ...]] = (0, 1)
 
     def __init__(self, encoder: SpeechEncoder) -> None:
         super().__init__()
-        self.family = cast(GraniteSpeechEncoder, encoder)
+        self.family: Any = encoder
+
+    @abstractmethod
+    def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
+        """See `SpeechEncoder.forward`, with CTC logits where the family has a head."""
+
+
+class DenseGraniteSpeech(DenseEncoder):
+    """Granite Speech on padded batches: attention blocks have full length, and padding is masked."""
 
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
-        """See `SpeechEncoder.forward`, with CTC logits; `input_features` is `[B, T, 160]`."""
+        """`input_features` is `[B, T, 160]`."""
         encoder = self.family.encoder
         mask = length_mask(input_lengths, input_features.shape[1])
         hidden_states = encoder.input_linear(input_features)
@@ -55,9 +65,9 @@ class DenseGraniteSpeech(nn.Module):
         states = torch.cat([*kept, hidden_states], dim=-1)
         embeddings = self.family.projector(states.masked_fill(~mask[..., None], 0.0))
         lengths = self.family.output_lengths(input_lengths)
-        heard = length_mask(lengths, embeddings.shape[1])[..., None]
+        real = length_mask(lengths, embeddings.shape[1])[..., None]
         return SpeechEncoderOutput(
-            embeddings.masked_fill(~heard, 0.0), lengths, encoder.out(hidden_states), input_lengths
+            embeddings.masked_fill(~real, 0.0), lengths, encoder.out(hidden_states), input_lengths
         )
 
 
@@ -108,57 +118,41 @@ def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor
     return module.down_conv(mixed).transpose(1, 2)
 
 
-class DenseWhisper(nn.Module):
-    """Whisper, whose input of 30 s is dense already; attributes as of `DenseGraniteSpeech`."""
+class DenseWhisper(DenseEncoder):
+    """Whisper, whose input of 30 s is dense already."""
 
     dynamic_axes = (0,)
 
-    def __init__(self, encoder: SpeechEncoder) -> None:
-        super().__init__()
-        self.family = cast(WhisperSpeechEncoder, encoder)
-
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
-        """See `SpeechEncoder.forward`; `input_features` is `[B, mels, 3000]`, and embeddings are of all 30 s."""
+        """`input_features` is `[B, mels, 3000]`, and embeddings are of all 30 s."""
         if self.family.window == "clip":  # of all 30 s, which costs more but fits any clip
             states = self.family.clip_states(input_features, input_lengths)
         else:
             states = self.family.encoder(input_features).last_hidden_state
         lengths = self.family.output_lengths(input_lengths)
-        heard = length_mask(lengths, states.shape[1])[..., None]
-        return SpeechEncoderOutput(states.masked_fill(~heard, 0.0), lengths)
+        real = length_mask(lengths, states.shape[1])[..., None]
+        return SpeechEncoderOutput(states.masked_fill(~real, 0.0), lengths)
 
 
-class DenseParakeet(nn.Module):
-    """Parakeet CTC, which takes a mask already; attributes as of `DenseGraniteSpeech`."""
-
-    dynamic_axes = (0, 1)
-
-    def __init__(self, encoder: SpeechEncoder) -> None:
-        super().__init__()
-        self.family = cast(ParakeetSpeechEncoder, encoder)
+class DenseParakeet(DenseEncoder):
+    """Parakeet CTC, which takes a mask already."""
 
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
-        """See `SpeechEncoder.forward`, with CTC logits; `input_features` is `[B, T, mels]`."""
+        """`input_features` is `[B, T, mels]`."""
         return self.family.padded(input_features, input_lengths, self.family.has_ctc)
 
 
-class DenseWav2Vec2(nn.Module):
-    """Wav2Vec2, HuBERT and WavLM; attributes as of `DenseGraniteSpeech`.
+class DenseWav2Vec2(DenseEncoder):
+    """Wav2Vec2, HuBERT and WavLM.
 
     The convolutions read all clips at once. Only the normalization after the first reads more than its frame's samples:
     here, the frames of each clip.
     """
 
-    dynamic_axes = (0, 1)
-
-    def __init__(self, encoder: SpeechEncoder) -> None:
-        super().__init__()
-        self.family = cast(Wav2Vec2SpeechEncoder, encoder)
-
     def forward(self, input_features: Tensor, input_lengths: Tensor) -> SpeechEncoderOutput:
-        """See `SpeechEncoder.forward`, with CTC logits if there is a head; `input_features` is `[B, samples]`."""
-        heard = input_features.masked_fill(~length_mask(input_lengths, input_features.shape[1]), 0.0)
-        hidden = F.pad(heard, (0, self.family.shortest - 1))[:, None]  # at least one frame, however short the batch
+        """`input_features` is `[B, samples]`."""
+        samples = input_features.masked_fill(~length_mask(input_lengths, input_features.shape[1]), 0.0)
+        hidden = F.pad(samples, (0, self.family.shortest - 1))[:, None]  # at least one frame, however short the batch
         layers = list(self.family.encoder.feature_extractor.conv_layers)
         if self.family.config.feat_extract_norm == "group":
             first = layers.pop(0)
@@ -216,8 +210,7 @@ class DenseCTCHead(nn.Module):
         return logits
 
 
-DenseClass = type[DenseGraniteSpeech] | type[DenseWhisper] | type[DenseParakeet] | type[DenseWav2Vec2]
-DENSE: dict[str, DenseClass] = {
+DENSE: dict[str, type[DenseEncoder]] = {
     GraniteSpeechEncoder.model_type: DenseGraniteSpeech,
     GraniteSpeechPlusEncoder.model_type: DenseGraniteSpeech,
     ParakeetSpeechEncoder.model_type: DenseParakeet,
