@@ -10,16 +10,19 @@ Example:
 
 Promises: clip `i` depends on the seed and `i` alone (its sentence, voice, pace, pitch), so that an interrupted run goes
 on where it stopped and `--shard k/n` splits the work; no sentence of a `--without` manifest is spoken. One clip in five
-is made up rather than read: spelled names, digits, numbers, dates, addresses.
+is made up rather than read: spelled names, digits, numbers, dates, addresses. With `--spoken`, the manifests of earlier
+corpora, no sentence is spoken again, and those with the most words that nobody has said yet come first.
 It does not know what is trained on it, and adds no noise and no room: `asr-doge features --augment_copies` does.
 """
 
 import argparse
+import heapq
 import json
 import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +47,7 @@ Speak = Callable[[str, np.random.Generator], Waveform]
 MADE_UP_SHARE = 0.2
 WORDS = (3, 18)
 """Fewest and most words of a sentence: longer ones make batches wasteful."""
+SELDOM = 3
 SHARES = {"hibari": 0.42, "slt": 0.13, "rms": 0.14, "awb": 0.09, "kal16": 0.04, "joe": 0.1, "espeak": 0.08}
 ABBREVIATED = re.compile(r"\b[A-Z]\.|\b(?:St|Dr|Gen|Col|No|Hon|Rev|Messrs)\b\.?|[_*\[\]]")
 """What engines read each their own way."""
@@ -155,6 +159,35 @@ def read_sentences(files: list[Path], without: list[Path]) -> list[str]:
             ):
                 kept[text] = None
     return list(kept)
+
+
+def most_new_words_first(sentences: list[str], spoken: list[Path]) -> list[str]:
+    """The sentences that no manifest of `spoken` has, each next one with the most words that were not said before it.
+
+    Only words that `sentences` use `SELDOM` times or more are counted: what is rarer are names and misprints.
+    """
+    said = {normalize_training_text(utterance.text) for path in spoken for utterance in read_manifest(path)}
+    heard = {word for text in said for word in text.split()}
+    plain = {text: normalize_training_text(text) for text in sentences}
+    used = Counter(word for text in plain.values() for word in text.split())
+    words = {
+        text: {word for word in line.split() if used[word] >= SELDOM} - heard
+        for text, line in plain.items()
+        if line not in said
+    }
+    # What a sentence adds can only fall, so one that still adds what it added when it was queued adds the most.
+    queue = [(-len(new), place, text) for place, (text, new) in enumerate(words.items())]
+    heapq.heapify(queue)
+    ordered = []
+    while queue:
+        gain, place, text = heapq.heappop(queue)
+        words[text] -= heard
+        if -gain == len(words[text]):
+            ordered.append(text)
+            heard |= words[text]
+        else:
+            heapq.heappush(queue, (-len(words[text]), place, text))
+    return ordered
 
 
 def below_hundred(number: int) -> str:
@@ -321,7 +354,7 @@ def clips(
     words = sorted(
         {word for text in sentences[:20000] for word in normalize_training_text(text).split() if len(word) > 2}
     )
-    order = np.random.default_rng(flags.seed).permutation(len(sentences))
+    order = np.arange(len(sentences)) if flags.spoken else np.random.default_rng(flags.seed).permutation(len(sentences))
     part, parts = map(int, flags.shard.split("/"))
     for index in range(flags.first + part, flags.first + flags.count, parts):
         rng = np.random.default_rng([flags.seed, index])
@@ -343,6 +376,13 @@ def main() -> int:
         "--sentences", type=Path, nargs="+", required=True, help="text files, a sentence a line (or .gz)"
     )
     parser.add_argument("--without", type=Path, nargs="*", default=[], help="manifests whose sentences are not spoken")
+    parser.add_argument(
+        "--spoken",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="manifests of earlier corpora: new sentences, new words first",
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="corpus to write: audio/ and train.jsonl")
     parser.add_argument("--count", type=int, default=6000, help="clips (default: 6000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first clip (default: 0)")
@@ -367,6 +407,10 @@ def make_speech(flags: argparse.Namespace) -> None:
     sentences = read_sentences(flags.sentences, flags.without)
     if not sentences:
         raise DataError("--sentences hold none of 3 to 18 plain words: give a text file with a sentence a line")
+    if flags.spoken:
+        sentences = most_new_words_first(sentences, flags.spoken)
+        if not sentences:
+            raise DataError("--spoken have every sentence of --sentences: give more text")
     (flags.output_dir / "audio").mkdir(parents=True, exist_ok=True)
     voices = build_voices(flags.voices, flags.flite, flags.joe)
     print(f"{len(sentences)} sentences, voices: {', '.join(voices)}", flush=True)

@@ -69,6 +69,32 @@ def test_sentences_are_spoken_once_and_none_of_a_test_set(python: Path, tmp_path
         assert len(samples) / rate == pytest.approx(utterance.duration, abs=0.001)
 
 
+def test_new_sentences_come_with_the_most_new_words_first(python: Path, tmp_path: Path) -> None:
+    sentences = [
+        "birds see fish swim",
+        "cats chase dogs",
+        "birds cats fish",
+        "swim dogs chase",
+        "see birds swim",
+        "dogs see fish chase cats",
+    ]
+    (tmp_path / "sentences.txt").write_text("\n".join([*sentences, "cats see birds", "ten rarer words are no gain"]))
+    line = {"id": "1", "audio_path": "1.wav", "text": "CATS SEE BIRDS", "duration": 1.0}
+    (tmp_path / "spoken.jsonl").write_text(json.dumps(line) + "\n")
+    finished = run_script(
+        python,
+        "scripts/make_english_speech.py",
+        *("--sentences", tmp_path / "sentences.txt", "--spoken", tmp_path / "spoken.jsonl", "--voices", "espeak"),
+        *("--output_dir", tmp_path / "out", "--count", "7"),
+    )
+    assert "7 sentences" in finished.stdout
+    texts = [utterance.text for utterance in read_manifest(tmp_path / "out" / "train.jsonl")]
+    # Three new words, then fish alone is new; the rest have none. One clip in five is made up in its sentence's place.
+    order = [sentences[place] for place in (3, 0, 1, 2, 4, 5)] + ["ten rarer words are no gain"]
+    assert [text for text in texts if text in order] == [text for text in order if text in texts]
+    assert len(set(texts) & set(order)) >= 4
+
+
 def test_what_holds_no_sentence_is_one_line(python: Path, tmp_path: Path) -> None:
     (tmp_path / "sentences.txt").write_text("1, 2, 3\n")
     finished = run_script(

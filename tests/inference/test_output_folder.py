@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import string
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.output import FORMATS
 from asr_doge.inference.output_folder import JOURNAL, OutputFolder, model_identity
 from asr_doge.inference.results import Transcription
+from asr_doge.models.checkpoints import BUNDLED_MODELS
 
 
 def recording(path: Path, content: bytes = b"sound", seconds: int = 1) -> Path:
@@ -146,6 +148,20 @@ def test_a_model_is_known_by_its_files(tmp_path: Path) -> None:
     assert model_identity(str(tmp_path / "best")) == before
     recording(weights, b"other", seconds=2)
     assert model_identity(str(tmp_path / "best")) != before
+
+
+def test_a_bundled_model_is_known_by_the_content_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = model_identity("nano")
+    again = tmp_path / "again"
+    shutil.copytree(BUNDLED_MODELS["nano"], again)
+    for path in again.rglob("*"):
+        os.utime(path, (1, 1))
+    monkeypatch.setitem(BUNDLED_MODELS, "nano", again)
+    assert model_identity("nano") == before
+    weights = again / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert model_identity("nano") != before
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from asr_doge.data.atomic_writing import LONGEST_NAME_BYTES, check_writable, wri
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.output import ENDINGS, ctm_names, ctm_rows, distinct_names, document, without_ending
 from asr_doge.inference.results import Transcription
+from asr_doge.models.checkpoints import BUNDLED_MODELS
 
 JOURNAL = ".asr-doge-transcripts.jsonl"
 """Name of the journal: what each file was made from."""
@@ -139,19 +140,27 @@ class OutputFolder:
 
 
 def model_identity(model: str) -> str:
-    """Identity of a model: its name, and for a folder also the names, sizes and modification times of its files.
+    """Identity of a model: its name, and of its files what changes when it is trained anew.
+
+    That is, for a folder, their names, sizes and modification times; for a bundled model their names and content, since
+    installing the same package again gives other times.
 
     Args:
         model: a folder, hub id or bundled name.
     """
-    if not os.path.isdir(model):  # noqa: PTH112 - False too where Path.is_dir raises
+    folder = BUNDLED_MODELS.get(model, Path(model))
+    if not os.path.isdir(folder):  # noqa: PTH112 - False too where Path.is_dir raises
         return model
     digest = hashlib.sha256()
-    for path in sorted(Path(model).rglob("*")):
+    for path in sorted(folder.rglob("*")):
         if path.is_file():
             status = path.stat()
-            digest.update(f"{path.relative_to(model)} {status.st_size} {status.st_mtime_ns}\n".encode(errors="replace"))
-    return f"{os.path.abspath(model)} {digest.hexdigest()[:16]}"  # noqa: PTH100 - `resolve` would follow links
+            times = "" if model in BUNDLED_MODELS else f" {status.st_mtime_ns}"
+            digest.update(f"{path.relative_to(folder)} {status.st_size}{times}\n".encode(errors="replace"))
+            if model in BUNDLED_MODELS:
+                digest.update(path.read_bytes())
+    name = model if model in BUNDLED_MODELS else os.path.abspath(model)  # noqa: PTH100 - `resolve` would follow links
+    return f"{name} {digest.hexdigest()[:16]}"
 
 
 def _candidates(targets: Mapping[Path, Path]) -> dict[Path, list[str]]:
