@@ -76,6 +76,7 @@ def measure_memory(transcriber: Transcriber, path: str | Path) -> MemoryResult:
     """
     loaded = transcriber.recognizer.loaded
     so_far_rss, so_far_device = peak_rss(), peak_device(loaded.device)
+    counts_stages = clear_peaks(loaded.device)
     watch = StagePeaks(loaded.device)
     with observed(loaded, watch):
         watch.enter("audio")
@@ -90,9 +91,7 @@ def measure_memory(transcriber: Transcriber, path: str | Path) -> MemoryResult:
         peak_rss_bytes=max(peaks),
         peak_device_bytes=None if so_far_device is None else max(so_far_device, *(peak or 0 for peak in device_peaks)),
         clip_seconds=len(waveform) / transcriber.sampling_rate,
-        stages={stage: watch.peaks[stage] for stage in STAGES if stage in watch.peaks}
-        if clear_peaks(loaded.device)
-        else {},
+        stages={stage: watch.peaks[stage] for stage in STAGES if stage in watch.peaks} if counts_stages else {},
     )
 
 

@@ -238,7 +238,15 @@ def _duration(fields: dict[str, Any], needed: bool) -> float:
 
 
 def _line(utterance: Utterance, folder: Path) -> str:
-    fields = vars(utterance) | {"audio_path": _relative(utterance.audio_path, folder)}
+    fields = {
+        "id": utterance.id,
+        "audio_path": _relative(utterance.audio_path, folder),
+        "text": utterance.text,
+        "raw_text": utterance.raw_text,
+        "duration": utterance.duration,
+        "speaker": utterance.speaker,
+        "language": utterance.language,
+    }
     known = {name: value for name, value in fields.items() if value is not None}
     return json.dumps(known, ensure_ascii=False) + "\n"
 

@@ -260,20 +260,22 @@ def _print_features(config: TrainConfig) -> None:
         print("features: computed at every step, from no cache")
 
 
-_MODEL_SETTINGS = (
-    *("prompt_template", "encoder_window", "adapter_type", "adapter_hidden_dim", "adapter_stack"),
-    *("adapter_output_norm", "train_language_model", "train_encoder", "train_encoder_layers"),
-)
-
-
 def _assemble(config: TrainConfig) -> LoadedModel:
     """The untrained model that the flags describe; with cached features, without the weights of its encoder."""
     return assemble_model(
         config.speech_encoder,
         config.language_model,
+        prompt_template=config.prompt_template,
+        encoder_window=config.encoder_window,
         device=own_device(config),
         shelve_encoder=bool(config.features_dir),
-        **{name: getattr(config, name) for name in _MODEL_SETTINGS},
+        adapter_type=config.adapter_type,
+        adapter_hidden_dim=config.adapter_hidden_dim,
+        adapter_stack=config.adapter_stack,
+        adapter_output_norm=config.adapter_output_norm,
+        train_language_model=config.train_language_model,
+        train_encoder=config.train_encoder,
+        train_encoder_layers=config.train_encoder_layers,
         lora=_lora_options(config) if "lora" in (config.train_language_model, config.train_encoder) else None,
     )
 

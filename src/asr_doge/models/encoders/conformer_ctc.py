@@ -8,6 +8,7 @@ Source: transformers `parakeet` and `granite_speech5`; https://arxiv.org/abs/230
 from abc import abstractmethod
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ParakeetCTCConfig, ParakeetEncoder, ParakeetFeatureExtractor, PreTrainedConfig
@@ -99,7 +100,17 @@ class ParakeetSpeechEncoder(MaskedConformer):
 
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
         """Frames after the convolutions of stride 2."""
-        return self.encoder._get_subsampling_output_length(input_lengths).long()
+        config = self.encoder.config
+        kernel, stride, factor, lengths = (
+            config.subsampling_conv_kernel_size,
+            config.subsampling_conv_stride,
+            1,
+            input_lengths,
+        )
+        while factor < config.subsampling_factor:
+            reached = lengths + (kernel - 1) // 2 * 2 - kernel
+            lengths, factor = torch.div(reached, stride, rounding_mode="floor") + 1, factor * 2
+        return lengths
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str | None:

@@ -94,9 +94,26 @@ def feature_source(fingerprint: str | None, config: PreTrainedConfig, extractor:
 
 
 _UNREAD_SETTINGS = (
-    *("*dropout*", "*layerdrop*", "initializer_*", "init_std", "apply_spec_augment", "mask_time_*", "mask_feature_*"),
-    *("*_token_id", "*_token_ids", "*_token_index", "use_cache", "output_*", "return_dict", "gradient_checkpointing"),
-    *("id2label", "label2id", "problem_type", "is_encoder_decoder", "tie_word_embeddings", "classifier_*"),
+    "*dropout*",
+    "*layerdrop*",
+    "initializer_*",
+    "apply_spec_augment",
+    "mask_time_*",
+    "mask_feature_*",
+    "*_token_id",
+    "*_token_ids",
+    "*_token_index",
+    "use_cache",
+    "output_*",
+    "return_dict",
+    "gradient_checkpointing",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "is_encoder_decoder",
+    "tie_word_embeddings",
+    "init_std",
+    "classifier_*",
 )
 """Patterns of names of settings that no encoder reads outside of training; a family adds its own."""
 

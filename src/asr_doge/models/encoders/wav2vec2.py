@@ -13,6 +13,7 @@ import math
 import re
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -99,7 +100,10 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
 
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
         """Frames after the convolutions, at least one."""
-        return self.encoder._get_feat_extract_output_lengths(input_lengths).clamp(min=1)
+        lengths = input_lengths
+        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
+            lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+        return lengths.clamp(min=1)
 
     def last_layers(self, count: int) -> list[nn.Module]:
         """The last transformer layers, and the norm after them if there is one."""
