@@ -248,12 +248,13 @@ def test_an_address_where_nobody_answers_is_one_line(tmp_path: Path) -> None:
 
 
 def driver_code(folder: Path, output: Path, address: str, before: str = "pass", **settings: object) -> str:
+    """A job in a Python that imports neither torch nor this module, which would."""
+    settings = {"engine": "ray", "workers": "1:2", "ray_address": address} | settings
     return (
-        f"{before}; from pathlib import Path; from tests.scaling.test_ray_engine import on_ray;"
+        f"{before}; from pathlib import Path; from tests.scaling.conftest import job;"
         " from tests.scaling.counting import CountingWorker;"
         " from asr_doge.scaling.jobs import run_transcribe_job as run;"
-        f"run(on_ray(Path({str(folder)!r}), Path({str(output)!r}), ray_address={address!r}, **{settings!r}),"
-        " CountingWorker)"
+        f"run(job(Path({str(folder)!r}), Path({str(output)!r}), **{settings!r}), CountingWorker)"
     )
 
 
