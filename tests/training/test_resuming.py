@@ -104,11 +104,11 @@ def test_a_run_killed_again_and_again_ends_where_an_uninterrupted_one_does(
     chance = random.Random(0)
     config = settings(tmp_path / "killed", **options)
     kills = 0
-    while train_and_be_killed(config, chance.randint(1, 2), chance.choice((0, 1)) * chance.randint(1, 40)) == -SIGKILL:
+    while train_and_be_killed(config, chance.randint(1, 3), chance.choice((0, 1)) * chance.randint(1, 40)) == -SIGKILL:
         kills += 1
         config = settings(tmp_path / "killed", resume_from="latest", **options)
         assert kills < 50, "it makes no headway"
-    assert kills >= 10
+    assert kills >= 8
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
     for name in ("final", "best", "checkpoint-12"):
         assert same_weights(tmp_path / "killed" / name, tmp_path / "whole" / name), name
