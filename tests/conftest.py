@@ -31,8 +31,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests of a cluster: one process must do them all, and can leave whatever follows to the others."""
-    items.sort(key=lambda item: item.path.name != "test_ray_engine.py")
+    """Begin with the tests of a cluster: they wait most, so one process does them all while the others compute."""
+    items.sort(key=lambda item: item.path.name not in ("test_ray_engine.py", "test_remote_decoding.py"))
 
 
 def pytest_collection_finish() -> None:

@@ -23,14 +23,13 @@ from asr_doge.data.digits import (
     synthesized_clips,
     write_clips,
 )
-from asr_doge.data.manifest import read_manifest
 from asr_doge.data.processing import process_corpus
 from asr_doge.decoding import DecodingConfig
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import compute_features
 from asr_doge.inference.transcription import Transcriber
-from asr_doge.models import LoadedModel, assemble_model, load_model
+from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.checkpoints import BUNDLED_MODELS
 from asr_doge.text.scoring import score
 from asr_doge.training.configuration import TrainConfig
@@ -197,10 +196,10 @@ def test_a_short_soft_word_is_not_taken_for_silence(nano: LoadedModel) -> None:
         assert result.guards == (), word
 
 
-def test_an_adapter_learns_on_its_frozen_parts(tmp_path: Path) -> None:
-    """Cached = computed (equality 3), and training from a random start helps at once."""
+def test_cached_and_computed_features_train_alike_on_its_frozen_parts(tmp_path: Path) -> None:
+    """Equality 3; that such training helps at once is a test of the demo (`tests/cli/test_demo.py`)."""
     voices = split_voices().unseen
-    for number, (split, count) in enumerate((("train", 48), ("dev", 8))):
+    for number, (split, count) in enumerate((("train", 16), ("dev", 4))):
         write_clips(tmp_path / "corpus", split, synthesized_clips(count, voices, seed=number))
     processed = tmp_path / "processed"
     process_corpus(ProcessConfig(tmp_path / "corpus", processed, "manifest", test_split=""))
@@ -214,24 +213,20 @@ def test_an_adapter_learns_on_its_frozen_parts(tmp_path: Path) -> None:
                 features_dir=features_dir,
                 adapter_hidden_dim=64,
                 batch_size=8,
-                epochs=5,
+                epochs=4,
                 warmup_steps=3,
                 warm_up="none",
-                eval_steps=15,
-                save_steps=15,
+                eval_steps=4,
+                save_steps=8,
                 num_workers=0,
                 speech_encoder="nano/encoder",
                 language_model="nano/language_model",
                 device="cpu",
             )
         )
-        state = json.loads((tmp_path / name / "checkpoint-30" / "trainer_state.json").read_text())
+        state = json.loads((tmp_path / name / "checkpoint-8" / "trainer_state.json").read_text())
         losses.append([entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry])
-        assert result.steps == 30
+        assert result.steps == 8
     cached, computed = losses
+    assert len(cached) == 2
     assert cached == pytest.approx(computed, rel=1e-2)
-    untrained = assemble_model("nano/encoder", "nano/language_model", device="cpu", adapter_hidden_dim=64)
-    dev = read_manifest(processed / "dev_manifest.json")
-    heard = Transcriber(untrained).transcribe([utterance.audio_path for utterance in dev])
-    before = score([u.text for u in dev], [transcription.text for transcription in heard])
-    assert result.dev_cer < before.cer

@@ -65,8 +65,8 @@ def test_a_real_run_prints_the_texts_and_nothing_else(model: Path, recordings: P
     ]
 
 
-def test_a_mistake_ends_a_real_run_with_exit_code_2(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "asr_doge", "train", "--data_dir", str(tmp_path / "nowhere")]
+def test_a_mistake_ends_a_real_run_with_exit_code_2(python: Path, tmp_path: Path) -> None:
+    command = [str(python), "-m", "asr_doge", "train", "--data_dir", str(tmp_path / "nowhere")]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (finished.returncode, finished.stdout) == (2, "")
     assert len(finished.stderr.splitlines()) == 1

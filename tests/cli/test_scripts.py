@@ -1,12 +1,9 @@
 """The programs beside the package, run as a user runs them."""
 
-import importlib
 import itertools
 import json
-import multiprocessing
 import os
 import subprocess
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +12,11 @@ import soundfile
 
 from asr_doge.data import read_manifest
 from asr_doge.data.digits import DIGIT_WORDS, split_voices, synthesized_clips
-from tests import interpreter, speech
-from tests.killing import kill_at_change
+from tests import speech
+from tests.cli.reproducing import KILLED_AT_WRITE
 from tests.models import tiny
 
 ROOT = Path(__file__).parents[2]
-KILLED_AT_WRITE = {"make_digit_strings": 2, "process": 3, "features": 3, "train": 40, "benchmark": 1}
-"""In `reproduce_killed`, by stage."""
 
 
 def run_script(python: Path, name: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -140,7 +135,7 @@ def test_a_mistake_is_one_line(python: Path, fsdd: Path, tmp_path: Path) -> None
         assert not out.exists()
 
 
-def test_the_published_way_goes_on_wherever_it_is_killed(tmp_path: Path) -> None:
+def test_the_published_way_goes_on_wherever_it_is_killed(python: Path, tmp_path: Path) -> None:
     """`reproduce.sh`, from recordings to the table, each stage killed once as it writes."""
     for speaker, digit, take in itertools.product(("ann", "lucas"), range(10), (0, 5)):
         path = tmp_path / "fsdd" / "recordings" / f"{digit}_{speaker}_{take}.wav"
@@ -156,35 +151,22 @@ def test_the_published_way_goes_on_wherever_it_is_killed(tmp_path: Path) -> None
             "benchmark: {max_samples: 1, num_speed_runs: 1}",
         ],
     )
-    # In a fresh process: from this one, which has computed by many threads, none that computes can be forked.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        *runs, again = pool.submit(reproduce_killed, config, tmp_path, len(KILLED_AT_WRITE) + 2).result()
-    assert [run.returncode for run in runs] == [137] * len(KILLED_AT_WRITE) + [0], runs[-1].stdout
-    assert "--resume_from latest" in runs[4].stdout
-    *_, wer, _, _, _, trained, utterances, _ = runs[-1].stdout.splitlines()
+    # Not from this process, which has computed: its forks could not.
+    command = [str(python), "-m", "tests.cli.reproducing", str(config), str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600, check=False)
+    assert finished.returncode == 0, finished.stderr
+    *runs, last, again = json.loads(finished.stdout)
+    code, printed = last
+    assert [code for code, _ in runs] == [137] * len(KILLED_AT_WRITE), printed
+    assert "--resume_from latest" in runs[4][1]
+    assert code == 0, printed
+    *_, wer, _, _, _, trained, utterances, _ = printed.splitlines()
     assert wer.split()[:2] == ["WER", "%"]
     assert wer.split()[3] == "4.70"
     assert trained.split()[-1] == "1,574,400"
     assert utterances.split() == ["utterances", "1", "200"]
-    assert again.returncode == 0
-    assert again.stdout.splitlines()[-7:] == runs[-1].stdout.splitlines()[-7:]
-
-
-def reproduce_killed(config: Path, folder: Path, runs: int) -> "list[subprocess.CompletedProcess[str]]":
-    """Run the script again and again; each stage is killed the first time that it comes to a certain write."""
-    out = folder / "out"
-
-    def kill_once(arguments: list[str]) -> None:
-        stage = next((stage for stage in KILLED_AT_WRITE if stage in " ".join(arguments[:3])), None)
-        if stage is not None and not (folder / stage).exists():
-            left = itertools.count(KILLED_AT_WRITE[stage], -1)
-            (folder / stage).touch()
-            kill_at_change(out, lambda: next(left) <= 1)
-
-    for subcommand in ("process", "features", "train", "benchmark"):
-        importlib.import_module(f"asr_doge.cli.{subcommand}")  # once, for all processes
-    command = ["sh", "scripts/reproduce.sh", "--config", str(config), str(folder / "fsdd"), str(out)]
-    return [interpreter.run_script(command, folder, kill_once, {"COUNT": "4"}) for _ in range(runs)]
+    assert again[0] == 0
+    assert again[1].splitlines()[-7:] == printed.splitlines()[-7:]
 
 
 def test_the_example_transcribes_with_nano(python: Path, tmp_path: Path) -> None:

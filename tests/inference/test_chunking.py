@@ -82,8 +82,9 @@ def test_cuts_depend_on_the_recording_alone(names: list[str], max_seconds: float
     waveform = np.concatenate([PARTS[name] for name in names])
     at_once = list(cut_into_chunks([waveform], max_seconds, cut_at_pauses=True))
     assert_whole(at_once, waveform, max_seconds)
-    edges = list(itertools.accumulate(itertools.islice(itertools.cycle(sizes), 1 + len(waveform) // min(sizes))))
-    blocks = np.split(waveform, [edge for edge in edges if edge < len(waveform)])
+    cycle = itertools.cycle([*sizes, 8192])  # lest the blocks be as many as the samples
+    edges = itertools.takewhile(lambda edge: edge < len(waveform), itertools.accumulate(cycle))
+    blocks = np.split(waveform, list(edges))
     in_blocks = list(cut_into_chunks(blocks, max_seconds, cut_at_pauses=True))
     facts = [(chunk.start, chunk.end, chunk.speech, chunk.overlap_after, chunk.is_gap) for chunk in at_once]
     assert facts == [(chunk.start, chunk.end, chunk.speech, chunk.overlap_after, chunk.is_gap) for chunk in in_blocks]

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import srt as srt_parser
 import webvtt
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from praatio import textgrid as textgrid_parser
 
@@ -98,6 +98,7 @@ def test_json_holds_results_and_failures_in_order() -> None:
     assert entry == long | {"guards": [{"guard": "silence", "start": 9.0, "end": 20.0}], "passes": 3}
 
 
+@settings(max_examples=40)
 @given(st.lists(transcriptions() | st.just(FAILED), max_size=3))
 def test_json_is_as_its_schema_says(results: list[Any]) -> None:
     schema = json.loads((ROOT / "docs" / "transcription.schema.json").read_text())
@@ -138,6 +139,7 @@ def test_subtitles_can_be_read_while_they_are_shown(result: Transcription) -> No
     assert shown == "".join(result.text.split())
 
 
+@settings(max_examples=40)
 @given(transcriptions())
 def test_srt_is_read_by_others(result: Transcription) -> None:
     cues = subtitle_cues(result.segments)
@@ -149,6 +151,7 @@ def test_srt_is_read_by_others(result: Transcription) -> None:
         assert subtitle.content.split("\n") == [" ".join(word.text for word in line) for line in cue.lines]
 
 
+@settings(max_examples=40)
 @given(transcriptions())
 def test_vtt_is_read_by_others(result: Transcription) -> None:
     cues = subtitle_cues(result.segments)
@@ -180,6 +183,7 @@ def test_two_lines_are_of_like_length() -> None:
 # tables and annotations
 
 
+@settings(max_examples=40)
 @given(transcriptions())
 def test_textgrids_are_read_by_others(result: Transcription) -> None:
     path = GOLDEN / ".parsed.TextGrid"

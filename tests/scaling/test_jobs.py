@@ -27,12 +27,11 @@ from asr_doge.scaling.shard_worker import Shard
 from asr_doge.scaling.shards import Attempts, Job, JobFolder, ShardReport
 from tests.scaling.conftest import check_complete, job, lines, python_path, read_again, samples, write_recordings
 from tests.scaling.counting import CountingWorker
+from tests.scaling.fragile.sitecustomize import DECODER_SECONDS
 from tests.waiting import until
 
 CRASHED = "crashes its decoder (SIGSEGV)"
 DEAD = "given up after attempt 2: its worker died"
-DECODER_SECONDS = 5
-"""What a hanging decoder is given here: none that works needs as much for a block of these recordings."""
 
 
 def in_process(folder: Path, output: Path, **settings: object) -> "subprocess.Popen[str]":

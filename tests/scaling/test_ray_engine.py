@@ -12,16 +12,21 @@ from typing import Any
 
 import pytest
 
+from asr_doge.audio.file_decoding import FileDecoder
 from asr_doge.benchmark.report import read_report
 from asr_doge.cli import benchmark, features, process
 from asr_doge.cli.configuration import BenchmarkJobConfig
+from asr_doge.data.manifest import read_manifest
 from asr_doge.errors import ConfigError, DataError
+from asr_doge.inference.configuration import FeaturesConfig
+from asr_doge.inference.features import compute_features
 from asr_doge.scaling import ray_engine
 from asr_doge.scaling.configuration import FeaturesJobConfig, ProcessJobConfig
 from asr_doge.scaling.jobs import run_transcribe_job
 from tests import speech
 from tests.scaling.conftest import MEMORY, check_complete, job, lines, read_again, write_recordings
 from tests.scaling.counting import CountingWorker, SlowlyLoadingWorker
+from tests.scaling.fragile.sitecustomize import CRASHES, DECODER_SECONDS
 from tests.waiting import until
 
 pytest.importorskip("ray")
@@ -54,20 +59,18 @@ def waiting_recordings(folder: Path, count: int = 16) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("crashes", "crashes its decoder (SIGSEGV)"),
-        ("hangs", "none of it came in 20 s"),
-        ("raises", "given up after attempt 1: RuntimeError: a defect in a stage"),
-        ("kills", "given up after attempt 1: its worker died"),
-        ("bloats", "emory"),
-    ],
-)
-def test_poison_is_named_and_costs_itself_alone(cluster: Any, tmp_path: Path, kind: str, reason: str) -> None:
-    folder = write_recordings(tmp_path / "in", 6, **{kind: 1})
+def test_poison_is_named_and_costs_itself_alone(cluster: Any, tmp_path: Path) -> None:
+    """Poison of every kind in one job, one in a shard."""
+    poison = {
+        "crashes": "crashes its decoder (SIGSEGV)",
+        "hangs": f"none of it came in {DECODER_SECONDS} s",
+        "raises": "given up after attempt 1: RuntimeError: a defect in a stage",
+        "kills": "given up after attempt 1: its worker died",
+        "bloats": "emory",
+    }
+    folder = write_recordings(tmp_path / "in", 19, **{kind: 1 + 4 * shard for shard, kind in enumerate(poison)})
     run_transcribe_job(on_ray(folder, tmp_path / "out", max_attempts=1), CountingWorker)
-    check_complete(folder, tmp_path / "out", **{kind: reason})
+    check_complete(folder, tmp_path / "out", **poison)
 
 
 def test_a_killed_worker_is_replaced(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,13 +148,27 @@ def test_what_cannot_be_fetched_is_fetched_later(cluster: Any, tmp_path: Path) -
     assert (summary.left, summary.transcribed, summary.failed) == ([], 6, [])
 
 
-def test_features_are_those_of_one_process(cluster: Any, tmp_path: Path, granite_folder: Path) -> None:
+def test_features_are_those_of_one_process(
+    cluster: Any, tmp_path: Path, granite_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a recording that ends its decoder: it costs itself alone, and is named."""
     corpus = speech.write_corpus(tmp_path / "corpus")
+    bad = read_manifest(corpus / "train_manifest.json")[3]
+    Path(bad.audio_path).write_bytes(CRASHES)
     settings: dict[str, Any] = {"data_dir": str(corpus), "speech_encoder": str(granite_folder), "device": "cpu"}
-    settings["shard_minutes"] = 0.1
-    assert features.run(FeaturesJobConfig(output_dir=str(tmp_path / "alone"), **settings)) == 0
-    shared = FeaturesJobConfig(output_dir=str(tmp_path / "shared"), engine="ray", workers="2", **settings)
+    decoder = FileDecoder(500_000_000)
+    alone = FeaturesConfig(output_dir=str(tmp_path / "alone"), shard_minutes=0.1, **settings)
+    report = compute_features(alone, decoder.read_clip)
+    decoder.close()
+    assert (report.encoded, len(report.failed)) == (15, 1)
+    capsys.readouterr()
+    shared = FeaturesJobConfig(
+        output_dir=str(tmp_path / "shared"), engine="ray", workers="2", shard_minutes=0.1, **settings
+    )
     assert features.run(shared) == 0
+    told = capsys.readouterr()
+    assert f"left out: {bad.audio_path} crashes its decoder (SIGSEGV): convert it to WAV or FLAC." in told.err
+    assert "15 utterances encoded, 0 kept, 1 unreadable" in told.out
     files = sorted(path.name for path in (tmp_path / "alone").glob("*.safetensors"))
     assert len(files) > 1
     for name in files:
@@ -231,12 +248,13 @@ def test_an_address_where_nobody_answers_is_one_line(tmp_path: Path) -> None:
 
 
 def driver_code(folder: Path, output: Path, address: str, before: str = "pass", **settings: object) -> str:
+    """A job in a Python that imports neither torch nor this module, which would."""
+    settings = {"engine": "ray", "workers": "1:2", "ray_address": address} | settings
     return (
-        f"{before}; from pathlib import Path; from tests.scaling.test_ray_engine import on_ray;"
+        f"{before}; from pathlib import Path; from tests.scaling.conftest import job;"
         " from tests.scaling.counting import CountingWorker;"
         " from asr_doge.scaling.jobs import run_transcribe_job as run;"
-        f"run(on_ray(Path({str(folder)!r}), Path({str(output)!r}), ray_address={address!r}, **{settings!r}),"
-        " CountingWorker)"
+        f"run(job(Path({str(folder)!r}), Path({str(output)!r}), **{settings!r}), CountingWorker)"
     )
 
 

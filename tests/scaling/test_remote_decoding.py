@@ -22,6 +22,7 @@ from asr_doge.scaling.jobs import plan_transcribe_job, run_transcribe_job
 from asr_doge.scaling.opening import ItemReader, item_reader
 from tests.scaling.conftest import MEMORY, check_complete, job, lines, write_recordings
 from tests.scaling.counting import CountingWorker, FarDecodingWorker
+from tests.scaling.fragile.sitecustomize import DECODER_SECONDS
 from tests.waiting import until
 
 ray = pytest.importorskip("ray")
@@ -199,7 +200,7 @@ def test_every_kind_of_poison_is_named(cluster: Any, tmp_path: Path) -> None:
         folder,
         tmp_path / "out",
         crashes="crashes its decoder (SIGSEGV)",
-        hangs="none of it came in 20 s",
+        hangs=f"none of it came in {DECODER_SECONDS} s",
         raises="given up after attempt 1: RuntimeError: a defect in a stage",
         kills="given up after attempt 1: its worker died",
         bloats="emory",

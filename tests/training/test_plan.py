@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell a process's peak")
-def test_the_prediction_is_within_a_quarter_of_the_peak() -> None:
+def test_the_prediction_is_within_a_quarter_of_the_peak(python: Path) -> None:
     """Three sizes: the adapter alone, LoRA, and the whole language model."""
-    command = [sys.executable, str(ROOT / "bench" / "memory.py")]
+    command = [str(python), str(ROOT / "bench" / "memory.py")]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stderr
     sizes = [json.loads(line) for line in finished.stdout.splitlines()]

@@ -33,7 +33,7 @@ def test_batches_by_seconds_are_resumed_within_an_epoch(
     run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: Any
 ) -> None:
     """Equality 5, with everything that is drawn anew each epoch."""
-    options = options | {"batch_seconds": 5.0, "epochs": 3, "eval_steps": 1, "save_steps": 1}
+    options = options | {"batch_seconds": 5.0, "epochs": 3, "eval_steps": 2, "save_steps": 2}
     options |= {"augment": True} if options.get("features_dir") == "" else {}
     whole = run(tmp_path / "whole", **options)
     assert "of at most 5 s, " in capsys.readouterr().out
