@@ -7,6 +7,7 @@ from asr_doge.models.encoders.base import (
     EncoderFamily,
     SpeechEncoder,
     SpeechEncoderOutput,
+    joined,
     length_mask,
     set_encoder_window,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "SpeechEncoderOutput",
     "encode",
     "encoder_family",
+    "joined",
     "length_mask",
     "set_encoder_window",
 ]
