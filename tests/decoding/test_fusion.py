@@ -114,20 +114,21 @@ def _published_search(
 
     The beam is cut by the product with the prior, which a sequence has from its beginning until it is kept.
     """
-    beam = {(): (1.0, 0.0)}
-    priors = {(): 1.0}
+    beam: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}
+    priors: dict[tuple[int, ...], float] = {(): 1.0}
     for frame in np.exp(log_posteriors.astype(np.float64)):
         in_blank: dict[tuple[int, ...], float] = defaultdict(float)
         in_label: dict[tuple[int, ...], float] = defaultdict(float)
         for ids, (blank, label) in beam.items():
             for number, probability in enumerate(frame):
+                longer = (*ids, number)
                 if number == 0:
                     in_blank[ids] += probability * (blank + label)
                 elif ids and ids[-1] == number:
-                    in_label[(*ids, number)] += probability * blank
+                    in_label[longer] += probability * blank
                     in_label[ids] += probability * label
                 else:
-                    in_label[(*ids, number)] += probability * (blank + label)
+                    in_label[longer] += probability * (blank + label)
         found = {ids: (in_blank[ids], in_label[ids]) for ids in {*in_blank, *in_label}}
         worth = {ids: sum(ends) * (priors[ids] if ids in priors else priors[ids[:-1]]) for ids, ends in found.items()}
         kept = sorted(worth, key=lambda ids: -worth[ids])[:width]
