@@ -1,29 +1,52 @@
-"""Prefix beam search against every path there is, and the language model's scores against its own loss."""
+"""Prefix beam search against every path there is and against the published algorithm, and searches of several clips."""
 
 import copy
 import itertools
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.special import log_softmax
-from transformers import DogeConfig
 
+from asr_doge.decoding import decoders
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts
 from asr_doge.decoding.decoders import DecoderInputs, FusionDecoder, choose_decoder
-from asr_doge.decoding.fusion import prefix_beam_search, text_log_probs
+from asr_doge.decoding.fusion import LabelSequence, prefix_beam_search
+from asr_doge.decoding.word_prior import WordPrior
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.encoders import SpeechEncoderOutput
-from asr_doge.models.language_model import build_language_model
+
+Prior = Callable[[Sequence[Sequence[int]]], list[float]]
+
+
+def _none(sequences: Sequence[Sequence[int]]) -> list[float]:
+    return [0.0] * len(sequences)
+
+
+def _search(
+    log_posteriors: NDArray[np.float32], width: int, prior: Prior = _none, margin: float = math.inf
+) -> list[LabelSequence]:
+    """The search of one clip, told the priors that it asks for."""
+    search = prefix_beam_search(log_posteriors, width, margin)
+    try:
+        asked = next(search)
+        while True:
+            asked = search.send(prior(asked))
+    except StopIteration as end:
+        found: list[LabelSequence] = end.value
+        return found
 
 
 @settings(deadline=None, max_examples=40)
@@ -35,7 +58,7 @@ def test_a_wide_beam_gives_every_sequence_its_whole_probability(frames: int, lab
     for path in itertools.product(range(labels), repeat=frames):
         ids = tuple(label for label, _ in groupby(path) if label != 0)
         probability[ids] += float(np.exp(sum(log_posteriors[place, label] for place, label in enumerate(path))))
-    sequences = prefix_beam_search(log_posteriors, width=len(probability) + 1)
+    sequences = _search(log_posteriors, len(probability) + 1)
     assert {sequence.ids for sequence in sequences} == set(probability)
     for sequence in sequences:
         assert np.exp(sequence.log_prob) == pytest.approx(probability[sequence.ids], rel=1e-4)
@@ -44,36 +67,19 @@ def test_a_wide_beam_gives_every_sequence_its_whole_probability(frames: int, lab
 
 def test_a_narrow_beam_gives_as_many_as_it_is_wide() -> None:
     log_posteriors = log_softmax(np.random.default_rng(1).normal(0, 1, (20, 6)), axis=1).astype(np.float32)
-    assert len(prefix_beam_search(log_posteriors, width=5)) == 5
+    assert len(_search(log_posteriors, 5)) == 5
 
 
 def test_what_is_further_behind_than_the_margin_is_given_up() -> None:
     log_posteriors = np.log(np.array([[0.6, 0.3, 0.1]], dtype=np.float32))
-    assert [one.ids for one in prefix_beam_search(log_posteriors, width=9, margin=2.0)] == [(), (1,), (2,)]
-    assert [one.ids for one in prefix_beam_search(log_posteriors, width=9, margin=1.0)] == [(), (1,)]
-    assert [one.ids for one in prefix_beam_search(log_posteriors, width=9, margin=0.5)] == [()]
+    assert [one.ids for one in _search(log_posteriors, 9, margin=2.0)] == [(), (1,), (2,)]
+    assert [one.ids for one in _search(log_posteriors, 9, margin=1.0)] == [(), (1,)]
+    assert [one.ids for one in _search(log_posteriors, 9, margin=0.5)] == [()]
 
 
 def test_a_clip_without_frames_reads_as_nothing() -> None:
-    (sequence,) = prefix_beam_search(np.zeros((0, 4), dtype=np.float32), width=3)
+    (sequence,) = _search(np.zeros((0, 4), dtype=np.float32), 3)
     assert (sequence.ids, sequence.log_prob) == ((), 0.0)
-
-
-def test_texts_weigh_alone_what_they_weigh_together() -> None:
-    torch.manual_seed(0)
-    config = DogeConfig(
-        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=2
-    )
-    model = build_language_model(config).eval()
-    prompt, rows = [0, 5, 6], [[7, 8, 9, 1], [10, 1], [11, 12, 13, 14, 15, 1]]
-    together = text_log_probs(model, prompt, rows, torch.device("cpu"))
-    for row, found in zip(rows, together, strict=True):
-        ids = torch.tensor([[*prompt, *row]])
-        labels = ids.clone()
-        labels[:, : len(prompt)] = -100
-        mean_loss = float(model(input_ids=ids, labels=labels).loss.detach())  # transformers' own
-        assert len(found) == len(row)
-        assert sum(found) == pytest.approx(-mean_loss * len(row), rel=1e-4)
 
 
 @settings(deadline=None, max_examples=40)
@@ -86,8 +92,8 @@ def test_a_prior_ranks_the_beam_and_leaves_the_probabilities(frames: int, labels
     def prior(sequences: Sequence[Sequence[int]]) -> list[float]:
         return [float(sum(weights[label] for label in ids)) for ids in sequences]
 
-    plain = {one.ids: one.log_prob for one in prefix_beam_search(log_posteriors, width=2000)}
-    wide = prefix_beam_search(log_posteriors, width=2000, prior=prior)
+    plain = {one.ids: one.log_prob for one in _search(log_posteriors, 2000)}
+    wide = _search(log_posteriors, 2000, prior)
     assert {one.ids: one.log_prob for one in wide} == pytest.approx(plain)
     ranks = [one.log_prob + added for one, added in zip(wide, prior([one.ids for one in wide]), strict=True)]
     assert ranks == sorted(ranks, reverse=True)
@@ -96,9 +102,66 @@ def test_a_prior_ranks_the_beam_and_leaves_the_probabilities(frames: int, labels
 def test_a_prior_keeps_what_a_narrow_beam_would_drop() -> None:
     certain, unsure = [0.0, -20.0, -20.0], [-2.0, -0.5, -1.2]
     log_posteriors = log_softmax(np.array([unsure, certain, unsure, certain]), axis=1).astype(np.float32)
-    assert (2, 2) not in [one.ids for one in prefix_beam_search(log_posteriors, width=2)]
-    best, _ = prefix_beam_search(log_posteriors, width=2, prior=lambda found: [5.0 * ids.count(2) for ids in found])
+    assert (2, 2) not in [one.ids for one in _search(log_posteriors, 2)]
+    best, _ = _search(log_posteriors, 2, lambda found: [5.0 * ids.count(2) for ids in found])
     assert best.ids == (2, 2)
+
+
+def _published_search(
+    log_posteriors: NDArray[np.float32], width: int, prior: Prior, margin: float
+) -> list[tuple[tuple[int, ...], float]]:
+    """Algorithm 1 of https://arxiv.org/abs/1408.2873 word by word, in probabilities, without its language model.
+
+    The beam is cut by the product with the prior, which a sequence has from its beginning until it is kept.
+    """
+    beam: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}
+    priors: dict[tuple[int, ...], float] = {(): 1.0}
+    for frame in np.exp(log_posteriors.astype(np.float64)):
+        in_blank: dict[tuple[int, ...], float] = defaultdict(float)
+        in_label: dict[tuple[int, ...], float] = defaultdict(float)
+        for ids, (blank, label) in beam.items():
+            for number, probability in enumerate(frame):
+                longer = (*ids, number)
+                if number == 0:
+                    in_blank[ids] += probability * (blank + label)
+                elif ids and ids[-1] == number:
+                    in_label[longer] += probability * blank
+                    in_label[ids] += probability * label
+                else:
+                    in_label[longer] += probability * (blank + label)
+        found = {ids: (in_blank[ids], in_label[ids]) for ids in {*in_blank, *in_label}}
+        worth = {ids: sum(ends) * (priors[ids] if ids in priors else priors[ids[:-1]]) for ids, ends in found.items()}
+        kept = sorted(worth, key=lambda ids: -worth[ids])[:width]
+        kept = [ids for ids in kept if worth[ids] > worth[kept[0]] * math.exp(-margin)]
+        priors = {ids: priors[ids] if ids in priors else math.exp(prior([ids])[0]) for ids in kept}
+        beam = {ids: found[ids] for ids in kept}
+    best = sorted(beam, key=lambda ids: -sum(beam[ids]) * priors[ids])
+    return [(ids, math.log(sum(beam[ids]))) for ids in best]
+
+
+@given(
+    st.integers(1, 25),
+    st.integers(2, 9),
+    st.integers(1, 12),
+    st.sampled_from([0.5, 3.0, math.inf]),
+    st.sampled_from([0.0, 0.3, 3.0]),
+    st.floats(0.5, 6.0),
+    st.integers(0, 10_000),
+)
+def test_a_narrow_beam_is_that_of_the_published_algorithm(
+    frames: int, labels: int, width: int, margin: float, prior_weight: float, peaks: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    log_posteriors = log_softmax(rng.normal(0, peaks, (frames, labels)), axis=1).astype(np.float32)
+    bigrams = rng.normal(0, prior_weight, (labels, labels))
+
+    def prior(sequences: Sequence[Sequence[int]]) -> list[float]:
+        return [float(sum(bigrams[pair] for pair in itertools.pairwise(ids))) for ids in sequences]
+
+    found = _search(log_posteriors, width, prior, margin)
+    expected = _published_search(log_posteriors, width, prior, margin)
+    assert [one.ids for one in found] == [ids for ids, _ in expected]
+    assert [one.log_prob for one in found] == pytest.approx([log_prob for _, log_prob in expected], rel=1e-6, abs=1e-6)
 
 
 def _heard(loaded: LoadedModel, clips: Sequence[int]) -> DecoderInputs:
@@ -121,6 +184,26 @@ def test_clips_are_weighed_each_for_itself(assembled: LoadedModel) -> None:
         assert [one.text for one in hypotheses] == [one.text for one in alone]
         assert [one.score for one in hypotheses] == pytest.approx([one.score for one in alone], rel=1e-4)
         assert len({one.text for one in hypotheses}) == len(hypotheses) == 4
+
+
+def test_the_language_model_reads_for_all_clips_at_once(
+    assembled: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priors: list[WordPrior] = []
+
+    class Noted(WordPrior):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            priors.append(self)
+
+    monkeypatch.setattr(decoders, "WordPrior", Noted)
+    decoder = FusionDecoder(assembled, DecodingConfig(decoder="fusion"))
+    together = decoder.decode(_heard(assembled, (0, 1, 2)))
+    alone = [decoder.decode(_heard(assembled, (clip,)))[0] for clip in range(3)]
+    assert [texts[0].passes for texts in together] == [texts[0].passes for texts in alone]
+    assert [prior.passes for prior in priors[1:]] == [1 + texts[0].passes for texts in alone]  # one for the first token
+    # That one, those of the longest search, and of each clip's whole texts.
+    assert priors[0].passes == 1 + max(texts[0].passes for texts in alone) - 1 + 3
 
 
 def test_weights_choose_the_text(assembled: LoadedModel) -> None:

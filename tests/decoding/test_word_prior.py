@@ -39,9 +39,9 @@ def _language_model(family: str = "doge") -> PreTrainedModel:
     return model
 
 
-def _tokenize(text: str) -> list[int]:
+def _tokenize(texts: Sequence[str]) -> list[list[int]]:
     """Letters, but "b c" is one token, which is two after a lone "b"; "-" has none."""
-    return [30 if part == "b c" else 3 + ord(part) % 26 for part in re.findall("b c|[a-z]", text)]
+    return [[30 if part == "b c" else 3 + ord(part) % 26 for part in re.findall("b c|[a-z]", text)] for text in texts]
 
 
 def _prior(model: PreTrainedModel, texts: Sequence[str], weight: float = 1.0, bonus: float = 0.0) -> WordPrior:
@@ -49,9 +49,14 @@ def _prior(model: PreTrainedModel, texts: Sequence[str], weight: float = 1.0, bo
     return WordPrior(model, 0, lambda ids: texts[ids[0]], _tokenize, weight, bonus)
 
 
-def _log_prob(model: PreTrainedModel, text: str) -> float:
+def _ask(prior: WordPrior, numbers: Sequence[int]) -> list[float]:
+    """The priors of texts by their numbers."""
+    return prior([prior.complete_words([number]) for number in numbers])
+
+
+def _log_prob(model: PreTrainedModel, text: str, *ends: int) -> float:
     """By transformers' own loss."""
-    ids = torch.tensor([[0, *_tokenize(text)]])
+    ids = torch.tensor([[0, *_tokenize([text])[0], *ends]])
     if ids.shape[1] == 1:
         return 0.0
     return -float(model(input_ids=ids, labels=ids).loss.detach()) * (ids.shape[1] - 1)
@@ -75,9 +80,9 @@ def test_the_prior_of_complete_words_is_the_language_models_own_loss(spelled: st
     beginnings = [spelled[:length] for length in range(len(spelled) + 1)]
     prior = _prior(model, beginnings, weight=0.5, bonus=2.0)
     for place in range(len(spelled)):
-        prior([[place]])  # as a search asks: from the shortest on
+        _ask(prior, [place])  # as a search asks: from the shortest on
     expected = 0.5 * _log_prob(model, complete) + 2.0 * len(complete.split())
-    assert prior([[len(spelled)]]) == pytest.approx([expected], rel=1e-4)
+    assert _ask(prior, [len(spelled)]) == pytest.approx([expected], rel=1e-4)
 
 
 words = st.lists(st.sampled_from(["a", "b", "c", "dog", "elephant", "-"]), max_size=7).map(
@@ -95,16 +100,34 @@ def test_texts_read_together_score_what_they_score_alone(family: str, calls: lis
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(word_prior, "MOST_STATES", kept)
         numbers = iter(range(len(texts)))
-        found = [score for call in calls for score in prior([[next(numbers)] for _ in call])]
+        found = [score for call in calls for score in _ask(prior, [next(numbers) for _ in call])]
     assert found == pytest.approx([_log_prob(model, text) for text in texts], rel=1e-3, abs=1e-3)
 
 
 def test_new_words_of_one_call_take_one_pass() -> None:
     texts = ["a ", "dog ", "a dog ", "dog a ", "a dog c "]
     prior = _prior(_language_model(), texts)
-    prior([[0], [1]])
-    prior([[2], [3]])
+    _ask(prior, [0, 1])
+    _ask(prior, [2, 3])
     before = prior.passes
-    prior([[2], [3], [4]])
-    prior([[0], [4]])
+    _ask(prior, [2, 3, 4])
+    _ask(prior, [0, 4])
     assert prior.passes == before + 1
+    assert prior.has_read([("a", "dog", "c"), ()])
+    assert not prior.has_read([("a",), ("c",)])
+
+
+@settings(deadline=None, max_examples=15)
+@given(asked=st.lists(words, max_size=6), texts=st.lists(words, min_size=1, max_size=4, unique=True))
+def test_whole_texts_have_the_probability_of_their_end_too(asked: list[str], texts: list[str]) -> None:
+    model = _language_model()
+    prior = _prior(model, asked)
+    _ask(prior, range(len(asked)))  # which may have read some of them already, or their beginnings
+    before = prior.passes
+    found = prior.log_probs(texts, eos_id=1)
+    assert prior.passes == before + 1
+    assert [ids for ids, _ in found] == [[*ids, 1] for ids in _tokenize(texts)]
+    assert [len(log_probs) for _, log_probs in found] == [len(ids) for ids, _ in found]
+    assert [sum(log_probs) for _, log_probs in found] == pytest.approx(
+        [_log_prob(model, text, 1) for text in texts], rel=1e-3
+    )

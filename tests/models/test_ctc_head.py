@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from asr_doge.choices import CTCHeadType, Quantization
 from asr_doge.errors import ConfigError
-from asr_doge.models import assemble_model, load_encoder_alone, load_model
+from asr_doge.models import assemble_model, load_encoder_alone, load_model, loading
 from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings, HeadedEncoder
 from asr_doge.models.ctc_vocabulary import LEAST_OCCURRENCES, CTCVocabulary
 from asr_doge.models.encoders import length_mask
@@ -125,6 +125,34 @@ def test_an_encoder_with_a_head_has_ctc_and_the_same_embeddings(head_folder: Pat
     assert torch.equal(bare.speech_embeddings, together.speech_embeddings)
     assert isinstance(encoder, HeadedEncoder)
     assert encoder.family.window == "clip"
+
+
+def test_a_batch_is_encoded_in_parts_that_are_short_together(
+    head_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "ENCODED_SECONDS", 1.5)
+    speech_encoder = load_encoder_alone(head_folder, device="cpu", dtype=torch.float64)
+    waveforms = [
+        tiny.random_waveform(seconds, seed=i)
+        for i, seconds in enumerate((0.9, 0.7, 0.7, 0.1, 0.1, 0.1, 0.1, 1.4, 2.0, 0.2))
+    ]
+    sizes: list[int] = []
+    hook = speech_encoder.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    together = speech_encoder.encode(waveforms, return_ctc_logits=True)
+    hook.remove()
+    assert sizes == [1, 2, 4, 1, 1, 1]
+    assert together.ctc_logits is not None
+    assert together.ctc_lengths is not None
+    for index, waveform in enumerate(waveforms):
+        alone = speech_encoder.encode([waveform], return_ctc_logits=True)
+        assert alone.ctc_logits is not None
+        for ours, lengths, theirs in (
+            (together.speech_embeddings, together.speech_lengths, alone.speech_embeddings),
+            (together.ctc_logits, together.ctc_lengths, alone.ctc_logits),
+        ):
+            assert lengths[index] == theirs.shape[1]
+            assert tiny.relative_difference(ours[index, : theirs.shape[1]], theirs[0]) < 1e-9
+            assert not ours[index, theirs.shape[1] :].any()
 
 
 def test_a_model_saves_its_head_and_finds_it_again(head_folder: Path, doge_folder: Path, tmp_path: Path) -> None:

@@ -12,16 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from asr_doge.decoding.configuration import DecoderName, DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.draft import Verifier
-from asr_doge.decoding.fusion import MARGIN, prefix_beam_search, text_log_probs
+from asr_doge.decoding.fusion import MARGIN, Found, prefix_beam_search, search_together
 from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
 from asr_doge.decoding.word_prior import WordPrior
 from asr_doge.errors import ConfigError
@@ -251,6 +249,9 @@ class FusionDecoder(LanguageModelDecoder):
     def __init__(self, loaded: LoadedModel, config: DecodingConfig) -> None:
         super().__init__(loaded, bound_length=False)
         self.config = config
+        self.tokenizer = loaded.processor.tokenizer
+        self.eos_id: int = self.tokenizer.eos_token_id
+        self.bos_id: int = self.eos_id if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
 
     def decode(self, inputs: DecoderInputs) -> list[list[Hypothesis]]:
         """See `Decoder.decode`; a draft into which hotwords were inserted is kept as it is."""
@@ -258,36 +259,35 @@ class FusionDecoder(LanguageModelDecoder):
         assert logits is not None
         assert lengths is not None
         assert inputs.drafts is not None
-        rows = ctc_log_posteriors(logits, lengths)
         best_paths = ctc_greedy_texts(self.model.encoder, logits, lengths)
-        return [
-            self._search(row) if draft == best_path else [Hypothesis(draft, score)]
-            for row, (draft, score), best_path in zip(rows, inputs.drafts, best_paths, strict=True)
-        ]
+        wanted = [row for row, (draft, _) in enumerate(inputs.drafts) if draft == best_paths[row]]
+        hypotheses = [[Hypothesis(draft, score)] for draft, score in inputs.drafts]
+        if wanted:
+            rows = ctc_log_posteriors(logits[wanted], lengths[wanted])
+            weight, bonus = self.config.language_model_weight, self.config.word_bonus
+            spell, model = self.model.encoder.ctc_text, self.model.language_model
+            prior = WordPrior(model, self.bos_id, spell, self._tokenize, weight, bonus, len(rows))
+            searches = [prefix_beam_search(row, self.config.beams, MARGIN) for row in rows]
+            for row, found in zip(wanted, search_together(searches, prior), strict=True):
+                hypotheses[row] = self._scored(found, prior)
+        return hypotheses
 
-    def _search(self, log_posteriors: NDArray[np.float32]) -> list[Hypothesis]:
+    def _scored(self, found: Found, prior: WordPrior) -> list[Hypothesis]:
         """The distinct texts of a clip, best first."""
-        weight, bonus = self.config.language_model_weight, self.config.word_bonus
-        language_model, tokenizer = self.model.language_model, self.processor.tokenizer
-        bos_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        prior = WordPrior(language_model, bos_id, self.model.encoder.ctc_text, self._tokenize, weight, bonus)
         texts: dict[str, float] = {}
-        for labels in prefix_beam_search(log_posteriors, self.config.beams, prior, MARGIN):
+        for labels in found.sequences:
             text = " ".join(self.model.encoder.ctc_text(labels.ids).split())
             texts[text] = max(labels.log_prob, texts.get(text, -math.inf))
-        tokens = [[*self._tokenize(text), tokenizer.eos_token_id] for text in texts]
-        log_probs = text_log_probs(language_model, [bos_id], tokens, self.model.device)
-        scored = [
-            Hypothesis(
-                text, score + weight * sum(row) + bonus * len(text.split()), tuple(ids), tuple(row), prior.passes + 1
-            )
-            for (text, score), row, ids in zip(texts.items(), log_probs, tokens, strict=True)
-        ]
+        scored = []
+        for text, (ids, log_probs) in zip(texts, prior.log_probs(list(texts), self.eos_id), strict=True):
+            score = texts[text] + prior.weight * sum(log_probs) + prior.bonus * len(text.split())
+            scored.append(Hypothesis(text, score, tuple(ids), tuple(log_probs), found.passes + 1))
         return sorted(scored, key=lambda hypothesis: -(hypothesis.score or 0.0))[: self.config.n_best]
 
-    def _tokenize(self, text: str) -> list[int]:
-        """The language model's tokens of a text, without special ones."""
-        ids: list[int] = self.processor.text_ids(normalize_training_text(text))[:-1].tolist()
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        """The language model's tokens of texts, without special ones."""
+        normalized = [normalize_training_text(text) for text in texts]
+        ids: list[list[int]] = self.tokenizer(normalized, add_special_tokens=False).input_ids
         return ids
 
 

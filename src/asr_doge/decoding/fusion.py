@@ -1,38 +1,34 @@
 """Shallow fusion: the CTC head proposes hypotheses, and the language model weighs each by its text alone.
 
 Promises: `prefix_beam_search` gives the label sequences of the largest probability, each summed over all its paths that
-the beam kept; with a `prior` (`asr_doge.decoding.word_prior`) the beam keeps those of the largest product with it.
-`text_log_probs` gives the log-probabilities of whole texts in one pass. No speech is before any text, so nothing need
-be trained between head and language model.
+the beam kept; where it is told priors of sequences, the beam keeps those of the largest product with them.
+`search_together` runs the searches of several clips with one `WordPrior`: what each finds does not depend on the
+others. No speech is before any text, so nothing need be trained between head and language model.
 It does not know audio or times, nor the final score of a text (see `FusionDecoder`).
 Source of the search: Hannun et al., https://arxiv.org/abs/1408.2873.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from asr_doge.decoding.ctc import BLANK
-from asr_doge.models.layout import IGNORED_LABEL
+from asr_doge.decoding.word_prior import WordPrior, Words
 
-LEAST_LIKELY = -9.0
-"""A label below this log-posterior is not tried at a frame."""
 TRIED = 12
 """Labels tried at a frame, the likeliest."""
 
 MARGIN = 5.0
 """Sequences that are e^5 times less likely than the best of a frame are given up."""
 
-Prior = Callable[[Sequence[tuple[int, ...]]], list[float]]
-"""Natural logarithms of what speaks for label sequences beside the audio."""
+Labels = tuple[int, ...]
+Search = Generator[list[Labels], list[float], list["LabelSequence"]]
+"""Yields label sequences, is sent the natural logarithm of each one's prior, and returns what it has found."""
 
 
 @dataclass(frozen=True)
@@ -44,56 +40,97 @@ class LabelSequence:
         log_prob: natural logarithm of the probability of all their paths in the beam.
     """
 
-    ids: tuple[int, ...]
+    ids: Labels
     log_prob: float
 
 
-def prefix_beam_search(
-    log_posteriors: NDArray[np.float32], width: int, prior: Prior | None = None, margin: float = math.inf
-) -> list[LabelSequence]:
+class _Ends(NamedTuple):
+    """Natural logarithms of what is known of a label sequence.
+
+    Attributes:
+        in_blank: the probability of its paths that end in a blank.
+        in_label: of those that end in its last label.
+        prior: what speaks for it beside the audio.
+    """
+
+    in_blank: float
+    in_label: float
+    prior: float
+
+    @property
+    def log_prob(self) -> float:
+        return _sum(self.in_blank, self.in_label)
+
+    @property
+    def worth(self) -> float:
+        return _sum(self.in_blank, self.in_label) + self.prior
+
+
+_Beam = dict[Labels, _Ends]
+
+
+def prefix_beam_search(log_posteriors: NDArray[np.float32], width: int, margin: float = math.inf) -> Search:
     """The likeliest label sequences of a clip, the best first, at most `width`.
+
+    Priors are added to the logarithms of probabilities when the beam is cut, but not to `log_prob`. Only what is kept
+    gets its prior, which may cost a pass of the language model; until then, it has that of its beginning.
 
     Args:
         log_posteriors: `[T, V]`, natural logarithms.
         width: sequences kept at each frame.
-        prior: of sequences, added to the logarithms of their probabilities when the beam is cut, but not to `log_prob`.
         margin: sequences that are further below the best of their frame are not kept (natural logarithm).
     """
-    beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}  # ends in a blank, in a label
-    priors: dict[tuple[int, ...], float] = {(): 0.0}
-    for frame in log_posteriors:
-        found = _extended(beam, frame)
-        # Only what is kept gets its prior, which may cost a pass of the language model; until then, its beginning's.
-        worth = {ids: _sum(*ends) + priors.get(ids, priors.get(ids[:-1], 0.0)) for ids, ends in found.items()}
+    beam: _Beam = {(): _Ends(0.0, -math.inf, 0.0)}
+    likeliest = np.argsort(-log_posteriors, axis=1)[:, :TRIED].tolist()
+    for frame, tried in zip(log_posteriors.tolist(), likeliest, strict=True):
+        found = _extended(beam, frame, [label for label in tried if label != BLANK], margin)
+        worth = {ids: ends.worth for ids, ends in found.items()}
         least = max(worth.values()) - margin
         kept = nlargest(width, (ids for ids, value in worth.items() if value > least), key=worth.__getitem__)
-        beam = {ids: (found[ids][0], found[ids][1]) for ids in kept}
-        new = [ids for ids in kept if ids not in priors]
-        if prior is not None and new:
-            priors.update(zip(new, prior(new), strict=True))
-    best = sorted(beam.items(), key=lambda item: -_sum(*item[1]) - priors.get(item[0], 0.0))
-    return [LabelSequence(ids, _sum(*ends)) for ids, ends in best]
+        new = [ids for ids in kept if ids not in beam]
+        beam = {ids: found[ids] for ids in kept}
+        if new:
+            for ids, prior in zip(new, (yield new), strict=True):
+                beam[ids] = beam[ids]._replace(prior=prior)
+    best = sorted(beam.items(), key=lambda item: -item[1].worth)
+    return [LabelSequence(ids, ends.log_prob) for ids, ends in best]
 
 
-def _extended(
-    beam: Mapping[tuple[int, ...], tuple[float, float]], frame: NDArray[np.float32]
-) -> dict[tuple[int, ...], list[float]]:
-    """What the beam becomes with another frame `[V]`: log-probabilities of ending in a blank and in a label."""
-    tried = np.argpartition(-frame, min(TRIED, len(frame) - 1))[:TRIED]
-    labels = [(int(label), float(frame[label])) for label in tried if label != BLANK and frame[label] > LEAST_LIKELY]
-    blank = float(frame[BLANK])
-    found: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [-math.inf, -math.inf])
-    for ids, (after_blank, after_label) in beam.items():
-        either, kept = _sum(after_blank, after_label), found[ids]
-        kept[0] = _sum(kept[0], either + blank)
-        if ids:
-            kept[1] = _sum(kept[1], after_label + float(frame[ids[-1]]))
-        for label, log_prob in labels:
-            sequence = (*ids, label)
-            longer = found[sequence]
-            # The same label again needs a blank between, or it is still the one before.
-            longer[1] = _sum(longer[1], (after_blank if ids and ids[-1] == label else either) + log_prob)
+def _extended(beam: _Beam, frame: Sequence[float], tried: Sequence[int], margin: float) -> _Beam:
+    """What the beam becomes with another frame `[V]`; new sequences that `margin` would drop are left out.
+
+    Args:
+        beam: the best sequences first or nearly so.
+        frame: log-posteriors.
+        tried: labels to go on with, the likeliest first.
+        margin: as in `prefix_beam_search`.
+    """
+    found = {}
+    for ids, (in_blank, in_label, prior) in beam.items():
+        again = in_label + frame[ids[-1]] if ids else -math.inf
+        before = beam.get(ids[:-1]) if ids else None
+        if before is not None:
+            again = _sum(again, _grown(ids[:-1], before, ids[-1]) + frame[ids[-1]])
+        found[ids] = _Ends(_sum(in_blank, in_label) + frame[BLANK], again, prior)
+    best = max(ends.worth for ends in found.values())
+    for ids, ends in beam.items():
+        worth = ends.worth
+        for label in tried:
+            if worth + frame[label] <= best - margin:
+                break
+            longer = (*ids, label)
+            if longer not in beam:
+                found[longer] = _Ends(-math.inf, _grown(ids, ends, label) + frame[label], ends.prior)
+                best = max(best, found[longer].worth)
     return found
+
+
+def _grown(ids: Labels, ends: _Ends, label: int) -> float:
+    """Log-probability of the paths of a sequence after which a label is a further one of its own.
+
+    The same label again needs a blank between, or it is still the one before.
+    """
+    return ends.in_blank if ids and ids[-1] == label else ends.log_prob
 
 
 def _sum(first: float, second: float) -> float:
@@ -103,16 +140,40 @@ def _sum(first: float, second: float) -> float:
     return first if second == -math.inf else first + math.log1p(math.exp(second - first))
 
 
-@torch.inference_mode()
-def text_log_probs(
-    language_model: torch.nn.Module, prompt_ids: Sequence[int], rows: Sequence[Sequence[int]], device: torch.device
-) -> list[list[float]]:
-    """Log-probability of each token of each row of ids after the prompt alone, in one pass."""
-    sequences = [torch.tensor([*prompt_ids, *row]) for row in rows]
-    labels = [torch.tensor([*[IGNORED_LABEL] * len(prompt_ids), *row]) for row in rows]
-    ids = pad_sequence(sequences, batch_first=True).to(device)
-    mask = pad_sequence([torch.ones_like(row) for row in sequences], batch_first=True).to(device)
-    wanted = pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL).to(device)[:, 1:]
-    logits: Tensor = language_model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-    chosen = logits.log_softmax(dim=-1).gather(2, wanted.clamp(min=0)[..., None])[..., 0]
-    return [scores[len(prompt_ids) - 1 :][: len(row)].tolist() for scores, row in zip(chosen, rows, strict=True)]
+@dataclass(frozen=True)
+class Found:
+    """What the search of a clip found.
+
+    Attributes:
+        sequences: the best first.
+        passes: of the language model that it needed; it may have shared them.
+    """
+
+    sequences: list[LabelSequence]
+    passes: int
+
+
+def search_together(searches: Sequence[Search], prior: WordPrior) -> list[Found]:
+    """Run searches to their ends; each goes on until new words need the language model, which reads those of all."""
+    found: dict[int, Found] = {}
+    answers: dict[int, list[float] | None] = dict.fromkeys(range(len(searches)))
+    seen: list[set[Words]] = [{()} for _ in searches]
+    passes = [0] * len(searches)
+    while answers:
+        waiting: dict[int, list[Words]] = {}
+        for number, answer in answers.items():
+            try:
+                while True:
+                    asked = next(searches[number]) if answer is None else searches[number].send(answer)
+                    texts = [prior.complete_words(ids) for ids in asked]
+                    passes[number] += not seen[number].issuperset(texts)
+                    seen[number].update(texts)
+                    if not prior.has_read(texts):
+                        waiting[number] = texts
+                        break
+                    answer = prior(texts)
+            except StopIteration as end:
+                found[number] = Found(end.value, passes[number])
+        prior.read(words for texts in waiting.values() for words in texts)
+        answers = {number: prior(texts) for number, texts in waiting.items()}
+    return [found[number] for number in range(len(searches))]

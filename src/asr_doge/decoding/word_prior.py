@@ -1,11 +1,11 @@
-"""The language model's opinion of the words that label sequences spell, for a search that asks again and again.
+"""The language model's opinion of the words that label sequences spell, for searches that ask again and again.
 
-Promises: `WordPrior` scores the complete words of label sequences by the language model alone. It reads only words that
-are new, all those of a call in one pass; the result does not depend on what is read together.
-It does not know audio, nor which label sequences are worth asking about (see `asr_doge.decoding.fusion`).
+Promises: `WordPrior` scores the complete words of label sequences, and whole texts, by the language model alone. It
+reads only what is new, and all of a call in one pass; the result does not depend on what is read together.
+It does not know audio or clips, nor which label sequences are worth asking about (see `asr_doge.decoding.fusion`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 MOST_STATES = 64
-"""Texts whose KV caches are kept at a time."""
+"""Texts whose KV caches are kept at a time, for each search."""
 
 Words = tuple[str, ...]
-Cache = list[tuple[Tensor, ...]]
+Read = tuple["_TextState", list[int]]
+"""A text that was read, and the tokens after it that were not."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,16 @@ class _TextState:
 
     Attributes:
         ids: the text's tokens.
-        score: natural logarithm of their probability.
-        log_probs: of the next token, `[V]`.
-        cache: keys and values of each layer, `[1 + len(ids), heads, head_dim]`: those of the model's first token, too.
+        log_probs: natural logarithm of the probability of each.
+        next_log_probs: of the next token, `[V]`.
+        cache: keys and values of all layers for each token, and for the model's first, `[1 + len(ids)]` of `[D]`.
+            Texts that begin alike have the same tensors there, not only equal ones.
     """
 
     ids: list[int]
-    score: float
-    log_probs: NDArray[np.float32]
-    cache: Cache
-
-    @property
-    def read(self) -> int:
-        """Tokens in the cache."""
-        return len(self.cache[0][0]) if self.cache else 0
+    log_probs: list[float]
+    next_log_probs: NDArray[np.float32]
+    cache: list[Tensor]
 
 
 class WordPrior:
@@ -53,9 +49,10 @@ class WordPrior:
         language_model: a causal language model that reads `[bos] text`.
         bos_id: its first token.
         spell: the text of label ids, with the spaces that begin or end words.
-        tokenize: the language model's tokens of a text, without special ones.
+        tokenize: the language model's tokens of texts, without special ones.
         weight: of the log-probability.
         bonus: added for each word.
+        searches: that ask at the same time.
 
     Attributes:
         passes: of the language model, so far.
@@ -66,9 +63,10 @@ class WordPrior:
         language_model: PreTrainedModel,
         bos_id: int,
         spell: Callable[[Sequence[int]], str],
-        tokenize: Callable[[str], list[int]],
+        tokenize: Callable[[list[str]], list[list[int]]],
         weight: float,
         bonus: float,
+        searches: int = 1,
     ) -> None:
         self.language_model = language_model
         self.spell = spell
@@ -76,94 +74,127 @@ class WordPrior:
         self.weight = weight
         self.bonus = bonus
         self.passes = 0
-        (first,) = self._extend([(_TextState([], 0.0, np.zeros(0, np.float32), []), [bos_id])])
-        self._start = replace(first, ids=[])  # the first token is no part of the text
+        self._shapes: list[tuple[int, int]] = []  # heads and width of keys and values, layer by layer
+        (first,) = self._extend([(_TextState([], [], np.zeros(0, np.float32), []), [bos_id])])
+        self._start = replace(first, ids=[], log_probs=[])  # the first token is no part of the text
         self._scores: dict[Words, float] = {(): 0.0}
         self._states: dict[Words, _TextState] = {}
+        self._most_states = MOST_STATES * searches
 
-    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """The priors of label ids; a last word counts once a space or the next word has begun."""
-        texts = [self._complete_words(ids) for ids in sequences]
-        self._read([words for words in dict.fromkeys(texts) if words not in self._scores])
-        return [self.weight * self._scores[words] + self.bonus * len(words) for words in texts]
-
-    def _complete_words(self, ids: Sequence[int]) -> Words:
+    def complete_words(self, ids: Sequence[int]) -> Words:
+        """The words that label ids spell; a last word counts once a space or the next word has begun."""
         text = self.spell(ids)
         words = text.split()
         return tuple(words if text.endswith(" ") else words[:-1])
 
-    def _read(self, texts: Sequence[Words]) -> None:
-        """Score texts, and keep the newest states."""
-        found = {words: self._split(words) for words in texts}
-        longer = {words: row for words, row in found.items() if row[1]}
-        states = {words: before for words, (before, rest) in found.items() if not rest}  # a word without tokens
-        if longer:
-            states.update(zip(longer, self._extend(list(longer.values())), strict=True))
-        self._scores.update((words, state.score) for words, state in states.items())
+    def has_read(self, texts: Iterable[Words]) -> bool:
+        """Whether it can tell the priors of all these texts without the language model."""
+        return all(words in self._scores for words in texts)
+
+    def __call__(self, texts: Sequence[Words]) -> list[float]:
+        """The priors of the words of texts, which are read if they have not been yet."""
+        self.read(texts)
+        return [self.weight * self._scores[words] + self.bonus * len(words) for words in texts]
+
+    def read(self, texts: Iterable[Words]) -> None:
+        """Score the words of texts, those that are new in one pass, and keep the newest states."""
+        new = [words for words in dict.fromkeys(texts) if words not in self._scores]
+        states = dict(zip(new, self._extend(self._split(new)), strict=True))
+        self._scores.update((words, sum(state.log_probs)) for words, state in states.items())
         self._states.update(states)
-        for words in list(self._states)[:-MOST_STATES]:  # what is needed again is read again, from the start
+        for words in list(self._states)[: -self._most_states]:  # what is needed again is read again, from the start
             del self._states[words]
 
-    def _split(self, words: Words) -> tuple[_TextState, list[int]]:
-        """The state before the last word, and the tokens after it.
+    def log_probs(self, texts: Sequence[str], eos_id: int) -> list[tuple[list[int], list[float]]]:
+        """The tokens of whole texts, with the one that ends each, and natural logarithms of their probabilities."""
+        rows = [(before, [*rest, eos_id]) for before, rest in self._split([tuple(text.split()) for text in texts])]
+        return [(state.ids, state.log_probs) for state in self._extend(rows)]
 
-        It is the state of no text where that state is not kept, or where the last word changes the tokens before it.
+    def _split(self, texts: Sequence[Words]) -> list[Read]:
+        """For each text the longest state that is kept of it, whole or without its last word, and the tokens after it.
+
+        It is the state of no text where no other is kept, or where the last word changes the tokens before it.
         """
-        ids = self.tokenize(" ".join(words))
-        before = self._states.get(words[:-1], self._start)
-        if ids[: len(before.ids)] != before.ids:
-            before = self._start
-        return before, ids[len(before.ids) :]
+        rows = []
+        for words, ids in zip(texts, self.tokenize([" ".join(words) for words in texts]) if texts else [], strict=True):
+            before = self._states.get(words) or self._states.get(words[:-1], self._start)
+            if ids[: len(before.ids)] != before.ids:
+                before = self._start
+            rows.append((before, ids[len(before.ids) :]))
+        return rows
 
     @torch.inference_mode()
-    def _extend(self, rows: Sequence[tuple[_TextState, list[int]]]) -> list[_TextState]:
-        """The states after further tokens, all read in one pass: caches are padded on the left, tokens on the right."""
+    def _extend(self, rows: Sequence[Read]) -> list[_TextState]:
+        """The states after further tokens, all read in one pass.
+
+        The texts are one row for the model. A mask shows each token those of its own text only, and what several
+        texts begin with is there once (tree attention, https://arxiv.org/abs/2305.09781).
+        """
+        if not any(rest for _, rest in rows):  # words without tokens
+            return [before for before, _ in rows]
         self.passes += 1
         device = self.language_model.device
-        ids = pad_sequence([torch.tensor(rest) for _, rest in rows], batch_first=True)
-        read, new = (torch.tensor(counts) for counts in zip(*((b.read, len(rest)) for b, rest in rows), strict=True))
-        width = int(read.max())
-        places = torch.arange(-width, ids.shape[1])
-        mask = (places >= -read[:, None]) & (places < new[:, None])
-        cache = DynamicCache(_padded([before.cache for before, _ in rows]))
+        read = {id(token): token for before, _ in rows for token in before.cache}
+        cache = self._cache(list(read.values()))
+        places = [len(before.cache) + number for before, rest in rows for number in range(len(rest))]
         logits: Tensor = self.language_model(
-            input_ids=ids.to(device),
-            attention_mask=mask.long().to(device),
-            position_ids=(read[:, None] + torch.arange(ids.shape[1])).to(device),
+            input_ids=torch.tensor([[token for _, rest in rows for token in rest]], device=device),
+            attention_mask=_own_texts(rows, list(read))[None, None].to(device),
+            position_ids=torch.tensor([places], device=device),
             past_key_values=cache,
             use_cache=True,
         ).logits
-        log_probs = logits.float().log_softmax(dim=-1).cpu().numpy()
-        layers = cast("list[DynamicLayer]", cache.layers)
-        states = []
-        for row, (before, rest) in enumerate(rows):
-            real = slice(width - before.read, width + len(rest))
-            kept = [_row(layer, row, real) for layer in layers]
-            states.append(_extended(before, rest, log_probs[row], kept))
+        log_probs = logits[0].float().log_softmax(dim=-1).cpu().numpy()
+        new = self._tokens(cast("list[DynamicLayer]", cache.layers), len(read))
+        states, start = [], 0
+        for before, rest in rows:
+            part = slice(start, start + len(rest))
+            states.append(_extended(before, rest, log_probs[part], new[part]))
+            start += len(rest)
         return states
 
+    def _cache(self, tokens: list[Tensor]) -> DynamicCache:
+        """The cache of one row in which tokens follow each other."""
+        if not tokens:
+            return DynamicCache()
+        parts = torch.stack(tokens).split([heads * size for heads, size in self._shapes], dim=1)
+        shaped = [
+            part.unflatten(1, shape).transpose(0, 1)[None] for part, shape in zip(parts, self._shapes, strict=True)
+        ]
+        return DynamicCache(zip(shaped[::2], shaped[1::2], strict=True))
 
-def _padded(caches: Sequence[Cache]) -> Cache:
-    """Caches of several texts as one, `[B, heads, longest, head_dim]` for each layer, padded on the left."""
-    layers = zip(*caches, strict=True)
-    return [tuple(_left_padded(list(rows)) for rows in zip(*layer, strict=True)) for layer in layers]
-
-
-def _left_padded(rows: list[Tensor]) -> Tensor:
-    """Rows `[T, heads, head_dim]` as `[B, heads, longest, head_dim]`."""
-    return pad_sequence(rows, batch_first=True, padding_side="left").transpose(1, 2)
-
-
-def _row(layer: DynamicLayer, row: int, real: slice) -> tuple[Tensor, ...]:
-    """Keys and values of a row's tokens, `[T, heads, head_dim]`."""
-    assert layer.keys is not None
-    assert layer.values is not None
-    return layer.keys[row, :, real].transpose(0, 1), layer.values[row, :, real].transpose(0, 1)
+    def _tokens(self, layers: list[DynamicLayer], start: int) -> tuple[Tensor, ...]:
+        """Keys and values of all layers for each token from `start` on, `[D]` each."""
+        parts = [part for layer in layers for part in (layer.keys, layer.values) if part is not None]
+        self._shapes = [(part.shape[1], part.shape[3]) for part in parts]
+        return torch.cat([part[0, :, start:].transpose(0, 1).flatten(1) for part in parts], dim=1).unbind()
 
 
-def _extended(before: _TextState, rest: list[int], log_probs: NDArray[np.float32], cache: Cache) -> _TextState:
-    """The state after `rest`, whose tokens gave `log_probs` `[at least len(rest), V]` of the next ones."""
-    score = before.score + sum(float(log_probs[place, token]) for place, token in enumerate(rest[1:]))
-    if before.cache:
-        score += float(before.log_probs[rest[0]])
-    return _TextState([*before.ids, *rest], score, log_probs[len(rest) - 1], cache)
+def _own_texts(rows: Sequence[Read], read: Sequence[int]) -> Tensor:
+    """Which tokens each new one may see, `[new, read + new]`: those before it in its text, and itself.
+
+    Args:
+        rows: the texts.
+        read: identities of the tokens in the cache.
+    """
+    place = {token: number for number, token in enumerate(read)}
+    count = sum(len(rest) for _, rest in rows)
+    mask = np.zeros((count, len(read) + count), dtype=bool)
+    start = 0
+    for before, rest in rows:
+        end = start + len(rest)
+        mask[start:end, [place[id(token)] for token in before.cache]] = True
+        mask[start:end, len(read) + start : len(read) + end] = np.tri(len(rest), dtype=bool)
+        start = end
+    return torch.from_numpy(mask)
+
+
+def _extended(
+    before: _TextState, rest: list[int], log_probs: NDArray[np.float32], cache: Sequence[Tensor]
+) -> _TextState:
+    """The state after `rest`, whose tokens gave `log_probs` `[len(rest), V]` of the next ones."""
+    if not rest:
+        return before
+    first = float(before.next_log_probs[rest[0]]) if before.cache else 0.0
+    found = [first, *(float(log_probs[place, token]) for place, token in enumerate(rest[1:]))]
+    return _TextState([*before.ids, *rest], [*before.log_probs, *found], log_probs[-1].copy(), [*before.cache, *cache])

@@ -215,6 +215,10 @@ class HeadedEncoder(SpeechEncoder):
         """The family's."""
         return self.family.num_frames(input_features)
 
+    def extractor_options(self, longest: int) -> dict[str, Any]:
+        """The family's."""
+        return self.family.extractor_options(longest)
+
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
         """The family's."""
         return self.family.output_lengths(input_lengths)

@@ -24,7 +24,7 @@ from asr_doge.models.checkpoints import Reference, find_model, load_model_config
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import HeadedEncoder, with_head
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, find_speech_encoder, load_head_weights
-from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family
+from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, joined
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.fetching import find_or_fetch
@@ -35,6 +35,8 @@ from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 from asr_doge.models.whole_folder import whole_folder
 
 MAX_NEW_TOKENS = 256
+ENCODED_SECONDS = 15
+"""Seconds of audio, with padding, that a CPU encodes at once, if no single clip is longer."""
 TORCH_TYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -86,13 +88,37 @@ class LoadedEncoder:
     def input_features(self, waveforms: Sequence[Waveform]) -> tuple[torch.Tensor, torch.Tensor]:
         """Input features of a batch of clips `[samples]` and their mask, on the CPU, as `encode` makes them."""
         inputs = self.feature_extractor(
-            list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt", return_attention_mask=True
+            list(waveforms),
+            sampling_rate=self.sampling_rate,
+            return_tensors="pt",
+            return_attention_mask=True,
+            **self.encoder.extractor_options(max(len(waveform) for waveform in waveforms)),
         )
         return inputs["input_features"], inputs["attention_mask"]
 
     def encode(self, waveforms: Sequence[Waveform], return_ctc_logits: bool = False) -> SpeechEncoderOutput:
-        """Encode a batch of clips `[samples]`; the result of each is the same as if it were alone."""
-        return self.encode_features(*self.input_features(waveforms), return_ctc_logits)
+        """Encode a batch of clips `[samples]`; the result of each is the same as if it were alone.
+
+        On a CPU only neighbours that are short are encoded at once. More would be no faster, would compute padding, and
+        would take several times the memory.
+        """
+        return joined(
+            [
+                self.encode_features(*self.input_features(waveforms[part]), return_ctc_logits)
+                for part in self._parts([len(waveform) for waveform in waveforms])
+            ]
+        )
+
+    def _parts(self, samples: Sequence[int]) -> list[slice]:
+        """The clips of a batch, by their lengths, that are encoded at once."""
+        if self.device.type != "cpu":
+            return [slice(0, len(samples))]
+        most, start, parts = ENCODED_SECONDS * self.sampling_rate, 0, []
+        for end in range(1, len(samples) + 1):
+            if end == len(samples) or (end + 1 - start) * max(samples[start : end + 1]) > most:
+                parts.append(slice(start, end))
+                start = end
+        return parts
 
     def encode_features(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor, return_ctc_logits: bool = False

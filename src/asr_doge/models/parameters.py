@@ -7,7 +7,6 @@ It does not train.
 from dataclasses import dataclass
 from typing import Any
 
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -48,6 +47,8 @@ def add_lora(part: nn.Module, options: dict[str, Any]) -> None:
     Raises:
         ConfigError: there are no such layers.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # here: slow to import, and most models have no LoRA
+
     if options.get("target_modules") == "all-linear" and not isinstance(part, PreTrainedModel):  # which peft asks for
         names = [name for name, module in part.named_modules() if isinstance(module, nn.Linear)]
         options = {**options, "target_modules": names}

@@ -14,7 +14,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from asr_doge.choices import EncoderWindow
 from asr_doge.errors import CheckpointError, ConfigError
-from asr_doge.models import assemble_model
+from asr_doge.models import LoadedEncoder, assemble_model
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.encoders import ENCODERS, SpeechEncoder, encoder_family, set_encoder_window
 from asr_doge.models.encoders.base import encoder_window
@@ -164,3 +164,26 @@ def test_another_family_is_refused_by_name(doge_folder: Path) -> None:
     config = load_model_config(find_model(doge_folder))
     with pytest.raises(CheckpointError, match=r"'doge' is not supported; supported: .*granite_speech, .*whisper"):
         encoder_family(config)
+
+
+@settings(max_examples=8)
+@example(samples=[480_000, 16_000])
+@example(samples=[464_000])
+@example(samples=[401])
+@given(samples=st.lists(st.integers(401, 100_000), min_size=1, max_size=3))
+def test_features_of_the_window_alone_are_those_of_thirty_seconds(whisper_folder: Path, samples: list[int]) -> None:
+    encoder = load(whisper_folder, "clip")
+    extractor = ENCODERS["whisper"].feature_extractor(load_model_config(find_model(whisper_folder)))
+    waveforms = [tiny.random_waveform(n / 16_000) for n in samples]
+    whole = extractor(waveforms, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
+    features, mask = LoadedEncoder(encoder, extractor).input_features(waveforms)
+    frames = features.shape[2]
+    assert frames == min(
+        3000, 2 * -(-(-(-max(samples) // 160) + 100) // 2)
+    )  # a second more than the longest clip, even
+    assert mask.sum(dim=1).equal(whole.attention_mask.sum(dim=1))
+    assert (features - whole.input_features[..., :frames]).abs().max() < 1e-5
+    with torch.no_grad():
+        ours = encoder(features.double(), mask.sum(dim=1)).speech_embeddings
+        theirs = encoder(whole.input_features.double(), mask.sum(dim=1)).speech_embeddings
+    assert tiny.relative_difference(ours, theirs) < 1e-4

@@ -8,6 +8,7 @@ from asr_doge.models.encoders.base import (
     SpeechEncoder,
     SpeechEncoderOutput,
     encode,
+    joined,
     length_mask,
     set_encoder_window,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "SpeechEncoderOutput",
     "encode",
     "encoder_family",
+    "joined",
     "length_mask",
     "set_encoder_window",
 ]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig
 
 from asr_doge.choices import CTCUnits, EncoderWindow
@@ -36,6 +37,22 @@ class SpeechEncoderOutput:
     speech_lengths: Tensor
     ctc_logits: Tensor | None = None
     ctc_lengths: Tensor | None = None
+
+
+def joined(outputs: Sequence[SpeechEncoderOutput]) -> SpeechEncoderOutput:
+    """The outputs for several batches as that of one, in order; all have CTC logits, or none."""
+
+    def rows(batches: Sequence[Tensor]) -> Tensor:
+        return pad_sequence([row for batch in batches for row in batch], batch_first=True)
+
+    logits = [output.ctc_logits for output in outputs if output.ctc_logits is not None]
+    lengths = [output.ctc_lengths for output in outputs if output.ctc_lengths is not None]
+    return SpeechEncoderOutput(
+        rows([output.speech_embeddings for output in outputs]),
+        torch.cat([output.speech_lengths for output in outputs]),
+        rows(logits) if logits else None,
+        torch.cat(lengths) if lengths else None,
+    )
 
 
 class SpeechEncoder(nn.Module, ABC):
@@ -74,6 +91,13 @@ class SpeechEncoder(nn.Module, ABC):
     def num_frames(self, input_features: Tensor) -> int:
         """`T` of padded `input_features`."""
         return input_features.shape[1]
+
+    def extractor_options(self, longest: int) -> dict[str, Any]:
+        """What its feature extractor is to be told, if anything, for a batch whose longest clip has `longest` samples.
+
+        The encoder reads the same with these options and without; they spare what it would not read.
+        """
+        return {}
 
     @abstractmethod
     def output_lengths(self, input_lengths: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ Source: transformers `whisper`; https://arxiv.org/abs/2212.04356.
 """
 
 import re
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput, en
 _WANTED_KEY = re.compile(r"(?:model\.)?(encoder\..+)")
 SILENCE_FRAMES = 100
 """What the window `clip` reads after a clip, at 100 Hz: a second. Without any, a clip's last states differ most."""
+LONGEST_FRAMES, SAMPLES_PER_FRAME = 3000, 160
+"""Frames of 30 s, and samples in each, of transformers' `WhisperFeatureExtractor`."""
 
 
 class WhisperSpeechEncoder(EncoderFamily):
@@ -42,7 +45,7 @@ class WhisperSpeechEncoder(EncoderFamily):
     def forward(
         self, input_features: Tensor, input_lengths: Tensor, return_ctc_logits: bool = False
     ) -> SpeechEncoderOutput:
-        """See `SpeechEncoder.forward`; `input_features` is `[B, mels, 3000]`."""
+        """See `SpeechEncoder.forward`; `input_features` is `[B, mels, 3000]`, or shorter for the window `clip`."""
         if return_ctc_logits:
             raise ValueError("Whisper has no CTC head")
         speech_lengths = self.output_lengths(input_lengths)
@@ -79,8 +82,15 @@ class WhisperSpeechEncoder(EncoderFamily):
             states = layer(states, mask)
         return encoder.layer_norm(states)
 
+    def extractor_options(self, longest: int) -> dict[str, Any]:
+        """Features of no more than the window `clip` reads, instead of 30 s."""
+        if self.window != "clip":
+            return {}
+        frames = self.window_lengths(torch.tensor(-(-longest // SAMPLES_PER_FRAME)), LONGEST_FRAMES)
+        return {"max_length": int(frames) * SAMPLES_PER_FRAME}
+
     def num_frames(self, input_features: Tensor) -> int:
-        """The last axis: `input_features` is `[B, mels, 3000]`."""
+        """The last axis: `input_features` is `[B, mels, T]`."""
         return input_features.shape[2]
 
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
