@@ -81,9 +81,9 @@ def prefix_beam_search(log_posteriors: NDArray[np.float32], width: int, margin: 
         margin: sequences that are further below the best of their frame are not kept (natural logarithm).
     """
     beam: _Beam = {(): _Ends(0.0, -math.inf, 0.0)}
-    likeliest = np.argsort(-log_posteriors, axis=1)[:, :TRIED].tolist()
-    for frame, tried in zip(log_posteriors.tolist(), likeliest, strict=True):
-        found = _extended(beam, frame, [label for label in tried if label != BLANK], margin)
+    for frame in log_posteriors:
+        likeliest = np.argsort(-frame)[:TRIED].tolist()
+        found = _extended(beam, frame.tolist(), [label for label in likeliest if label != BLANK], margin)
         worth = {ids: ends.worth for ids, ends in found.items()}
         least = max(worth.values()) - margin
         kept = nlargest(width, (ids for ids, value in worth.items() if value > least), key=worth.__getitem__)
@@ -146,7 +146,7 @@ class Found:
 
     Attributes:
         sequences: the best first.
-        passes: of the language model that it needed; it may have shared them.
+        passes: of the language model that it needed after that of the first token; it may have shared them.
     """
 
     sequences: list[LabelSequence]

@@ -1,8 +1,10 @@
 """The language model's opinion of the words that label sequences spell, for searches that ask again and again.
 
 Promises: `WordPrior` scores the complete words of label sequences, and whole texts, by the language model alone. It
-reads only what is new, and all of a call in one pass; the result does not depend on what is read together.
-It does not know audio or clips, nor which label sequences are worth asking about (see `asr_doge.decoding.fusion`).
+reads only what is new, and all of a call in one pass; the result does not depend on what is read together, but for
+mixtures of experts whose router looks at all tokens of a pass.
+It does not know audio or clips, nor which label sequences are worth asking about (see `asr_doge.decoding.fusion`), nor
+sliding windows of attention: a text shorter than them, as a chunk's is in published models, is read as it should be.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +20,8 @@ from transformers.cache_utils import DynamicLayer
 
 MOST_STATES = 64
 """Texts whose KV caches are kept at a time, for each search."""
+MOST_LOG_PROBS = 1 << 24
+"""Log-probabilities of next tokens (64 MiB) beyond which several searches keep no more texts than one."""
 
 Words = tuple[str, ...]
 Read = tuple["_TextState", list[int]]
@@ -33,7 +37,7 @@ class _TextState:
         log_probs: natural logarithm of the probability of each.
         next_log_probs: of the next token, `[V]`.
         cache: keys and values of all layers for each token, and for the model's first, `[1 + len(ids)]` of `[D]`.
-            Texts that begin alike have the same tensors there, not only equal ones.
+            A text that goes on from another has the same tensors there, not only equal ones.
     """
 
     ids: list[int]
@@ -79,7 +83,7 @@ class WordPrior:
         self._start = replace(first, ids=[], log_probs=[])  # the first token is no part of the text
         self._scores: dict[Words, float] = {(): 0.0}
         self._states: dict[Words, _TextState] = {}
-        self._most_states = MOST_STATES * searches
+        self._most_states = max(MOST_STATES, min(MOST_STATES * searches, MOST_LOG_PROBS // len(first.next_log_probs)))
 
     def complete_words(self, ids: Sequence[int]) -> Words:
         """The words that label ids spell; a last word counts once a space or the next word has begun."""
@@ -167,7 +171,8 @@ class WordPrior:
         """Keys and values of all layers for each token from `start` on, `[D]` each."""
         parts = [part for layer in layers for part in (layer.keys, layer.values) if part is not None]
         self._shapes = [(part.shape[1], part.shape[3]) for part in parts]
-        return torch.cat([part[0, :, start:].transpose(0, 1).flatten(1) for part in parts], dim=1).unbind()
+        tokens = torch.cat([part[0, :, start:].transpose(0, 1).flatten(1) for part in parts], dim=1)
+        return tuple(token.clone() for token in tokens)  # a view would keep those of all other texts
 
 
 def _own_texts(rows: Sequence[Read], read: Sequence[int]) -> Tensor:

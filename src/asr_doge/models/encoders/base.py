@@ -41,6 +41,8 @@ class SpeechEncoderOutput:
 
 def joined(outputs: Sequence[SpeechEncoderOutput]) -> SpeechEncoderOutput:
     """The outputs for several batches as that of one, in order; all have CTC logits, or none."""
+    if len(outputs) == 1:
+        return outputs[0]
 
     def rows(batches: Sequence[Tensor]) -> Tensor:
         return pad_sequence([row for batch in batches for row in batch], batch_first=True)
