@@ -2,8 +2,8 @@
 
 Promises: it exits with 1 unless every recording is there once, each poison is named, and all other texts equal those of
 the local engine. Poison is of three kinds in turn: no audio, an empty file, and a recording that ends the worker that
-takes it (as the system does for want of memory). Both nodes are on this machine, one core each, and one more for each
-decode worker. Memory is what a kind of process holds at most, of all its processes at the time and their forks; what
+takes it (as the system does for want of memory). Both nodes are on this machine, one core each; with decode workers, each
+has room for those of both. Memory is what a kind of process holds at most, of all its processes at the time and their forks; what
 several share counts once (Linux). It is looked at every five seconds.
 
     python bench/ray_faults.py --data_dir ./speechocean762/test --model nano
@@ -90,7 +90,7 @@ def watch(most: dict[str, float], is_over: threading.Event) -> None:
 
 def through_a_cluster(config: TranscribeJobConfig, output: Path, shards: int, most: dict[str, float]) -> JobSummary:
     """Run a job on two nodes, and kill one when half of its shards are complete."""
-    node = NODE | {"num_cpus": 1 + config.decode_workers}
+    node = NODE | {"num_cpus": 2 + 2 * config.decode_workers if config.decode_workers else 1}
     cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     victim = cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -137,7 +137,7 @@ def main() -> None:
             engine="ray",
             workers="1:2",
             max_attempts=2,
-            wait_for_workers=600,  # a busy machine takes long to start one
+            wait_for_workers=300,  # a busy machine takes long to start one
             decode_workers=arguments.decode_workers,
             **settings,
         )
