@@ -2,9 +2,9 @@
 
 Promises: it exits with 1 unless every recording is there once, each poison is named, and all other texts equal those of
 the local engine. Poison is of three kinds in turn: no audio, an empty file, and a recording that ends the worker that
-takes it (as the system does for want of memory). Both nodes are on this machine, one core each; with decode workers, each
-has room for those of both. Memory is what a kind of process holds at most, of all its processes at the time and their forks; what
-several share counts once (Linux). It is looked at every five seconds.
+takes it (as the system does for want of memory). Both nodes are on this machine, one core each; with decode workers,
+each has room for those of both. Memory is what a kind of process holds at most, of all its processes at the time and
+their forks; what several share counts once (Linux). It is looked at every five seconds.
 
     python bench/ray_faults.py --data_dir ./speechocean762/test --model nano
     python bench/ray_faults.py --data_dir ./speechocean762/test --model nano --decode_workers 1
