@@ -2,9 +2,12 @@
 
 Promises: it exits with 1 unless every recording is there once, each poison is named, and all other texts equal those of
 the local engine. Poison is of three kinds in turn: no audio, an empty file, and a recording that ends the worker that
-takes it (as the system does for want of memory). Both nodes are on this machine, one core each.
+takes it (as the system does for want of memory). Both nodes are on this machine, one core each; with decode workers,
+each has room for those of both. Memory is what a kind of process holds at most, of all its processes at the time and
+their forks; what several share counts once (Linux). It is looked at every five seconds.
 
     python bench/ray_faults.py --data_dir ./speechocean762/test --model nano
+    python bench/ray_faults.py --data_dir ./speechocean762/test --model nano --decode_workers 1
 """
 
 import argparse
@@ -17,9 +20,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.cluster_utils import Cluster
 
@@ -64,10 +69,30 @@ def lines(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in sorted(output.glob("*.jsonl")) for line in path.read_text().splitlines()]
 
 
-def through_a_cluster(config: TranscribeJobConfig, output: Path, shards: int) -> JobSummary:
+def megabytes() -> dict[str, float]:
+    """What kinds of Ray's actors hold now, with their forks."""
+    held: dict[str, float] = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            lineage = [process, *process.parents()]
+            actors = [name for name in (one.cmdline()[:1] for one in lineage) if name and name[0].startswith("ray::")]
+            kind = actors[0][0].removeprefix("ray::").partition(".")[0] if actors else "Ray itself"
+            held[kind] = held.get(kind, 0.0) + process.memory_full_info().pss / 1e6
+    return held
+
+
+def watch(most: dict[str, float], is_over: threading.Event) -> None:
+    """Note the most that each kind holds."""
+    while not is_over.wait(5):
+        for kind, amount in megabytes().items():
+            most[kind] = max(most.get(kind, 0.0), amount)
+
+
+def through_a_cluster(config: TranscribeJobConfig, output: Path, shards: int, most: dict[str, float]) -> JobSummary:
     """Run a job on two nodes, and kill one when half of its shards are complete."""
-    cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
-    victim = cluster.add_node(**NODE)
+    node = NODE | {"num_cpus": 2 + 2 * config.decode_workers if config.decode_workers else 1}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    victim = cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
 
     def kill() -> None:
@@ -78,9 +103,12 @@ def through_a_cluster(config: TranscribeJobConfig, output: Path, shards: int) ->
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
+    is_over = threading.Event()
+    threading.Thread(target=watch, args=(most, is_over), daemon=True).start()
     try:
         return run_transcribe_job(config, MortalWorker)
     finally:
+        is_over.set()
         ray.shutdown()
         cluster.shutdown()
 
@@ -91,6 +119,7 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--shard_size", type=int, default=64)
+    parser.add_argument("--decode_workers", type=int, default=0, help="for each worker")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as temporary:
@@ -103,9 +132,17 @@ def main() -> None:
         run_transcribe_job(TranscribeJobConfig(good, output_dir=str(local), engine="local", **settings))
         shards = -(-len(good + poison) // arguments.shard_size)
         everything = TranscribeJobConfig(
-            [str(folder)], output_dir=str(cluster), engine="ray", workers="1:2", max_attempts=2, **settings
+            [str(folder)],
+            output_dir=str(cluster),
+            engine="ray",
+            workers="1:2",
+            max_attempts=2,
+            wait_for_workers=300,  # a busy machine takes long to start one
+            decode_workers=arguments.decode_workers,
+            **settings,
         )
-        summary = through_a_cluster(everything, cluster, shards)
+        most: dict[str, float] = {}
+        summary = through_a_cluster(everything, cluster, shards, most)
         found = lines(cluster)
         expected = {line["path"]: line for line in lines(local)}
         same = sum(line == expected.get(line["path"]) for line in found)
@@ -123,6 +160,7 @@ def main() -> None:
                     "lines_equal_to_local": same,
                     "texts_equal_to_local": texts,
                     "seconds_on_the_cluster": summary.seconds,
+                    "most_megabytes": {kind: round(amount) for kind, amount in sorted(most.items())},
                 },
                 indent=1,
             )

@@ -1,10 +1,11 @@
 #!/bin/bash
-# `asr-doge transcribe` as a Slurm array: each task does one part of the shards. Not tried on a cluster.
+# `asr-doge transcribe` as a Slurm array: each task does one part of the shards. Tried with Slurm 22.05 on one machine.
 #
 #   sbatch --array=1-64 deploy/slurm.sh
 #
 # Submitted again, it goes on with a job that was stopped. Replace the paths, which all nodes must share, by yours.
 #SBATCH --job-name=asr-doge
+#SBATCH --ntasks=1
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=32G

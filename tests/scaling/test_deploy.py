@@ -41,3 +41,10 @@ def test_the_command_for_slurm(tmp_path: Path) -> None:
     config.check_job()
     shard = parse_shard(config.shard)
     assert (shard.index, shard.count) == (3, 64)
+
+
+def test_slurm_is_told_all_that_it_asks_for() -> None:
+    """sbatch 22.05: "--gpus-per-task used without either --gpus or -n/--ntasks is not allowed"."""
+    options = [line.split("=")[0] for line in (DEPLOY / "slurm.sh").read_text().splitlines() if line[:7] == "#SBATCH"]
+    assert "#SBATCH --gpus-per-task" in options
+    assert {"#SBATCH --gpus", "#SBATCH --ntasks"} & set(options)

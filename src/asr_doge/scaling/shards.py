@@ -158,16 +158,25 @@ class JobFolder:
         Raises:
             DataError: it is of another job, or holds something else, or cannot be written.
         """
-        try:
+        with self._naming_flag():
             sizes = self._store.sizes()
-        except DataError as error:
-            remedy = ": check the URL and your credentials" if is_url(self.url) else ""
-            raise DataError(f"--output_dir: {error}{remedy}") from error
         if JOB not in sizes:
             if any(name.endswith(".done.json") for name in sizes):
                 raise DataError(f"{self.url} holds shards, and no {JOB} that says of what: {_SAME_JOB}")
-            self._store.write(JOB, _json(asdict(self.job)))
+            with (
+                self._naming_flag()
+            ):  # a store may let us list and not write, or only now say that it has no such bucket
+                self._store.write(JOB, _json(asdict(self.job)))
         self.check()
+
+    @contextmanager
+    def _naming_flag(self) -> Iterator[None]:
+        """Tell in the first steps of a job whose fault it is that the store does not work."""
+        try:
+            yield
+        except DataError as error:
+            remedy = ": check the URL and your credentials" if is_url(self.url) else ""
+            raise DataError(f"--output_dir: {error}{remedy}") from error
 
     def check(self) -> None:
         """Refuse a folder of another job.
