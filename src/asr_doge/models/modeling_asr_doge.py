@@ -79,8 +79,10 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         self.ctc_weight = 0.0
         """Weight of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
         self.post_init()
+        # A CTC head is trained whole, and has no need of LoRA.
+        family = self.encoder.family if isinstance(self.encoder, HeadedEncoder) else self.encoder
         # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
-        for choice, part in ((config.train_language_model, self.language_model), (config.train_encoder, self.encoder)):
+        for choice, part in ((config.train_language_model, self.language_model), (config.train_encoder, family)):
             if choice == "lora":
                 add_lora(part, config.lora or {})
         self._trained_of_encoder = trained_encoder_weights(self.encoder, config)
