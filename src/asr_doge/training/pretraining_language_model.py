@@ -179,9 +179,11 @@ def pretrain_language_model(config: PretrainLanguageModelConfig) -> dict[str, fl
 def dev_loss(model: torch.nn.Module, rows: Sequence[Sequence[int]], collate: Collate) -> tuple[float, int]:
     """Mean cross-entropy of the tokens of `rows`, in nats, and their number."""
     model.eval()
+    device = next(model.parameters()).device
     total, tokens = 0.0, sum(map(len, rows))
     by_length = sorted(rows, key=len)
     for start in range(0, len(rows), _DEV_BATCH):
         part = by_length[start : start + _DEV_BATCH]
-        total += float(model(**collate([part])).loss) * sum(map(len, part))
+        batch = {name: tensor.to(device) for name, tensor in collate([part]).items()}
+        total += float(model(**batch).loss) * sum(map(len, part))
     return total / tokens, tokens
