@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
+from asr_doge.audio.sound import log_note
 from asr_doge.decoding.recognition import Recognition
 from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 from asr_doge.inference.chunking import Chunk
@@ -141,3 +142,12 @@ def guard_actions(recognition: Recognition, chunk: Chunk) -> list[GuardAction]:
         for start, end in recognition.silenced
     ]
     return [*silenced, *(GuardAction(guard, chunk.start, chunk.end) for guard in recognition.guards)]
+
+
+def successful(result: Transcription | FailedTranscription) -> Transcription:
+    """The result, if the recording could be read; else its error is raised. Notes go to the log."""
+    if isinstance(result, FailedTranscription):
+        raise result.error
+    for line in (*result.notes, *([result.incomplete] if result.incomplete else [])):
+        log_note(line)
+    return result

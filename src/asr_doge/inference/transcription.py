@@ -2,8 +2,8 @@
 
 Promises: results come in the order of the inputs; a recording that cannot be read gives an error in its place and does
 not affect the others; chunks of many recordings are batched with others of similar length, which does not change their
-text. While the model works on some chunks, the next ones are read and cut in another thread. Memory grows neither with
-the number of files nor with their length.
+text. While the model works on some chunks, the next ones are read and cut in another thread; on a CPU it works on two
+batches at a time. Memory grows neither with the number of files nor with their length.
 It does not print or write files (see `asr_doge.inference.output` and the command line).
 """
 
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from asr_doge.audio.forking import in_live_threads
 from asr_doge.audio.level import for_encoder, without_rumble
 from asr_doge.audio.reading import check_long_enough
-from asr_doge.audio.sound import log_note
 from asr_doge.audio.voice_activity import has_voice
 from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError, CheckpointError
+from asr_doge.inference.batches import Batches, Recognized, batches_at_a_time
 from asr_doge.inference.chunking import Chunk, cut_into_chunks
-from asr_doge.inference.recordings import QueuedChunk, Recording
+from asr_doge.inference.recordings import QueuedChunk, Recording, successful
 from asr_doge.inference.results import FailedTranscription, Transcription
 from asr_doge.inference.sources import Blocks, Chunks, as_sources, path_of, source_blocks, with_defaults
 from asr_doge.inference.sources import Source as Source
@@ -77,10 +77,12 @@ class RecordingTranscriber(ABC):
     Attributes:
         unsure_below: as in `ASRDogeConfig`.
         punctuator: writes the texts of recordings with case and punctuation; None leaves them plain.
+        parallel: batches that are recognized at a time, each by its share of torch's threads.
     """
 
     unsure_below: float | None = None
     punctuator: Punctuator | None = None
+    parallel: int = 1
 
     def __init__(
         self, sampling_rate: int, max_seconds: float, batch_size: int, language: str | None, cut_at_pauses: bool
@@ -125,7 +127,7 @@ class RecordingTranscriber(ABC):
             AudioError: a recording cannot be read, or `source` is not a recording.
         """
         sources, is_one = as_sources(source)
-        results = [_successful(result) for result in self._transcribe_each(sources, lambda _: None, sampling_rate)]
+        results = [successful(result) for result in self._transcribe_each(sources, lambda _: None, sampling_rate)]
         return results[0] if is_one else results
 
     def transcribe_each(
@@ -149,12 +151,30 @@ class RecordingTranscriber(ABC):
         recordings: deque[Recording] = deque()
         each = (with_defaults(source, self.language, sampling_rate) for source in sources)
         stopped = Event()
-        for buffer in read_ahead(self._buffers(each, recordings, stopped), stopped.set):
-            on_progress(buffer.skipped / self.sampling_rate)
-            self._transcribe_chunks(buffer.chunks, on_progress)
-            while recordings and recordings[0].is_done:
-                result = recordings.popleft().finished(self.sampling_rate, self.unsure_below)
-                yield written(result, self.punctuator)
+        with Batches(self._recognize_queued, self.batch_size, self.parallel) as batches:
+            for buffer in read_ahead(self._buffers(each, recordings, stopped), stopped.set):
+                on_progress(buffer.skipped / self.sampling_rate)
+                self._add(batches.through([one for one in buffer.chunks if one[0].error is None]), on_progress)
+                yield from self._finished(recordings)
+            self._add(batches.rest(), on_progress)
+            yield from self._finished(recordings)
+
+    def _recognize_queued(self, batch: Sequence[QueuedChunk]) -> list[Recognition]:
+        languages = [recording.language for recording, _, _ in batch]
+        return self.recognize_chunks([chunk for _, _, chunk in batch], languages)
+
+    def _add(self, recognized: Iterable[Recognized], on_progress: Callable[[float], None]) -> None:
+        """Give recordings the recognitions of their chunks."""
+        for batch, recognitions in recognized:
+            for (recording, index, chunk), recognition in zip(batch, recognitions, strict=True):
+                recording.add(index, chunk, recognition)
+            on_progress(sum(len(chunk.samples) for _, _, chunk in batch) / self.sampling_rate)
+
+    def _finished(self, recordings: deque[Recording]) -> Iterator[Transcription | FailedTranscription]:
+        """Take out the first recordings, up to one that is still being transcribed."""
+        while recordings and recordings[0].is_done:
+            result = recordings.popleft().finished(self.sampling_rate, self.unsure_below)
+            yield written(result, self.punctuator)
 
     def _buffers(
         self, sources: Iterable[SourceWithOptions], recordings: deque[Recording], stopped: Event
@@ -217,17 +237,6 @@ class RecordingTranscriber(ABC):
                 if chunk is not None:
                     yield chunk
 
-    def _transcribe_chunks(self, chunks: list[QueuedChunk], on_progress: Callable[[float], None]) -> None:
-        """Transcribe all chunks held, longest first, in batches of similar length."""
-        chunks = sorted((one for one in chunks if one[0].error is None), key=lambda one: -len(one[2].samples))
-        for start in range(0, len(chunks), self.batch_size):
-            batch = chunks[start : start + self.batch_size]
-            languages = [recording.language for recording, _, _ in batch]
-            recognitions = self.recognize_chunks([chunk for _, _, chunk in batch], languages)
-            for (recording, index, chunk), recognition in zip(batch, recognitions, strict=True):
-                recording.add(index, chunk, recognition)
-            on_progress(sum(len(chunk.samples) for _, _, chunk in batch) / self.sampling_rate)
-
 
 class Transcriber(RecordingTranscriber):
     """A loaded model with everything needed to transcribe.
@@ -259,6 +268,7 @@ class Transcriber(RecordingTranscriber):
             language,
             self.recognizer.config.cut_at_pauses,
         )
+        self.parallel = batches_at_a_time(speech_encoder.device)
         if isinstance(loaded, LoadedModel):
             self.unsure_below = loaded.model.config.unsure_below
 
@@ -387,11 +397,3 @@ def transcribe(
 def _has_voice(clip: NDArray[np.float32]) -> bool:
     """Whether there is speech in a clip, whatever hum there is."""
     return has_voice(without_rumble(clip))
-
-
-def _successful(result: Transcription | FailedTranscription) -> Transcription:
-    if isinstance(result, FailedTranscription):
-        raise result.error
-    for line in (*result.notes, *([result.incomplete] if result.incomplete else [])):
-        log_note(line)
-    return result
