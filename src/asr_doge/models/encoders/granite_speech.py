@@ -276,7 +276,7 @@ class _PackedLayout:
 
     def sources(self) -> Tensor:
         """`[S]`, the frame in each row; past a clip's end its last one, so that no other clip is read."""
-        first, start = (ends - counts for ends, counts in ((self._lengths.cumsum(0), self._lengths), (self._sizes.cumsum(0), self._sizes)))
+        first, start = (counts.cumsum(0) - counts for counts in (self._lengths, self._sizes))
         place = torch.arange(self.num_rows) - start.repeat_interleave(self._sizes)
         last = (self._lengths - 1).repeat_interleave(self._sizes)
         sources = first.repeat_interleave(self._sizes) + place.minimum(last)
@@ -319,7 +319,8 @@ def _block_attention(attention: GraniteSpeechConformerAttention, hidden_states: 
     key, value = attention.to_kv(normed).index_select(0, places.block_sources).chunk(2, dim=-1)
     bias = _relative_bias(query, attention.rel_pos_emb(places.distances) * attention.scale)
     bias = _masked(bias, places.block_mask)  # every block has a frame to attend to
-    query, key, value = (part.reshape(shape).transpose(1, 2) for part in (query, key, value))  # [blocks, heads, block, d]
+    # [blocks, heads, block, d]
+    query, key, value = (part.view(shape).transpose(1, 2) for part in (query, key, value))
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=attention.scale)
     mixed = mixed.transpose(1, 2).reshape(blocks * block, -1)
     return attention.dropout(attention.to_out(mixed.index_select(0, places.block_rows)))
