@@ -378,6 +378,8 @@ def _depthwise(module: GraniteSpeechConformerDepthWiseConv1d, frames: Tensor) ->
         return module(frames.T[None])[0].T
     taps = module.conv.weight.squeeze(1).T.contiguous()  # [kernel, C]
     padded = F.pad(frames, (0, 0, *module.padding))
+    if torch.compiler.is_compiling():  # a view of memory: what makes the frames is then not computed again for each tap
+        padded = padded.as_strided(padded.shape, padded.stride())
     mixed = padded[: len(frames)] * taps[0]
     for shift, tap in enumerate(taps[1:], start=1):
         mixed.addcmul_(padded[shift : shift + len(frames)], tap)
