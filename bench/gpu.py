@@ -1,6 +1,7 @@
 """Published sizes on a GPU: real-time factors by batch size, how well encoder and training use the device, and memory.
 
     python bench/gpu.py --output gpu.json                   # minutes, one GPU
+    python bench/gpu.py --compile --profile kernels.txt --profile_batch_size 64
     python bench/gpu.py --small --device cpu                # tiny sizes, to see that it runs
 
 Promises: random weights in bfloat16, loaded by the function that every command uses; a fixed number of tokens, "draft"
@@ -9,8 +10,10 @@ its floating point operations per second over those of a large matrix product, b
 training step of the adapter, from speech embeddings as the feature cache gives them, with float32 weights and bfloat16
 autocast as `asr-doge train` has them. "original" computes
 as the published code does (float32, batch 1, the whole prefix again for every token), without its idle 2.5B language
-model in memory. RTFx is seconds of audio per second of work.
-It does not know accuracy: random weights have none. It has not been run on a GPU yet.
+model in memory. RTFx is seconds of audio per second of work. `--compile` measures the encoder and "draft" a second time
+with compiled conformer blocks, in the same run. `--profile` writes where the time goes: kernels by device time,
+launches, and waits of the host for the device.
+It does not know accuracy: random weights have none.
 """
 
 import argparse
@@ -25,11 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from profiling import write_profiles
 from speed import Batch, draft, greedy, make_checkpoint, noise
 from torch.utils.flop_counter import FlopCounterMode
 
 from asr_doge.benchmark.about import describe_machine
 from asr_doge.data.atomic_writing import write_atomically
+from asr_doge.errors import first_line
 from asr_doge.models import LoadedModel, find_device, load_model
 
 BATCH_SIZES = (1, 8, 32, 64, 128, 256)
@@ -78,6 +83,7 @@ def on(device: torch.device, batch: Batch) -> Batch:
     return batch[0].to(device), batch[1].to(device)
 
 
+@torch.inference_mode()
 def measure_batch(loaded: LoadedModel, size: int, seconds: float, num_tokens: int) -> dict[str, float]:
     """One batch size: RTFx, the encoder's operations per second, and the memory."""
     device = loaded.model.device
@@ -90,6 +96,7 @@ def measure_batch(loaded: LoadedModel, size: int, seconds: float, num_tokens: in
     return {
         "batch_size": size,
         "encode_seconds": encode_seconds,
+        "encoder_flops": counter.get_total_flops(),
         "encoder_flops_per_second": counter.get_total_flops() / encode_seconds,
         "draft_rtfx": size * seconds / seconds_of(lambda: draft(loaded, batch, num_tokens), device),
         "greedy_rtfx": size * seconds / seconds_of(lambda: greedy(loaded, batch, num_tokens), device, runs=1),
@@ -97,8 +104,41 @@ def measure_batch(loaded: LoadedModel, size: int, seconds: float, num_tokens: in
     }
 
 
-def measure_training(checkpoint: Path, device: torch.device, size: int, seconds: float) -> dict[str, float]:
-    """A training step from cached features: samples and operations per second, and the memory."""
+@torch.inference_mode()
+def measure_compiled(
+    loaded: LoadedModel, batches: list[dict[str, float]], seconds: float, num_tokens: int, peak: float
+) -> list[dict[str, float]]:
+    """Encoder and draft with compiled conformer blocks, at the sizes of `batches`, the largest first."""
+    device = loaded.model.device
+    loaded.model.encoder.compile()
+    compiled = []
+    for before in sorted(batches, key=lambda figures: -figures["batch_size"]):
+        size = int(before["batch_size"])
+        batch = on(device, noise(loaded, [seconds] * size))
+        start = time.perf_counter()
+        loaded.model.encode(*batch)
+        first_seconds = time.perf_counter() - start
+        encode_seconds = seconds_of(lambda batch=batch: loaded.model.encode(*batch), device)
+        draft_seconds = seconds_of(lambda batch=batch: draft(loaded, batch, num_tokens), device)
+        figures = {
+            "batch_size": size,
+            "first_seconds": first_seconds,
+            "encode_seconds": encode_seconds,
+            "encoder_share_of_peak": before["encoder_flops"] / encode_seconds / peak,
+            "draft_rtfx": size * seconds / draft_seconds,
+        }
+        print(
+            f"compiled   batch {size:>4} RTFx draft {figures['draft_rtfx']:.0f}"
+            f"  encoder at {100 * figures['encoder_share_of_peak']:.0f} % of the peak,"
+            f" {before['encode_seconds'] / encode_seconds:.2f} times as fast  first call {first_seconds:.1f} s",
+            flush=True,
+        )
+        compiled.append(figures)
+    return compiled
+
+
+def training_step(checkpoint: Path, device: torch.device, size: int, seconds: float) -> Callable[[], None]:
+    """A training step from cached features."""
     model = load_model(checkpoint, device=device).model.train()
     optimizer = torch.optim.AdamW(model.adapter.parameters(), fused=True)
     embeddings = torch.randn(size, round(EMBEDDINGS_PER_SECOND * seconds), model.encoder.hidden_size, device=device)
@@ -112,6 +152,11 @@ def measure_training(checkpoint: Path, device: torch.device, size: int, seconds:
         optimizer.step()
         optimizer.zero_grad()
 
+    return step
+
+
+def measure_training(step: Callable[[], None], device: torch.device, size: int) -> dict[str, float]:
+    """A training step: samples and operations per second, and the memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with FlopCounterMode(display=False) as counter:
@@ -123,6 +168,18 @@ def measure_training(checkpoint: Path, device: torch.device, size: int, seconds:
         "flops_per_second": counter.get_total_flops() / step_seconds,
         "peak_device_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
     }
+
+
+@torch.inference_mode()
+def profile(options: argparse.Namespace, loaded: LoadedModel) -> None:
+    """Write where the time of each way goes, the encoder compiled if it was measured so."""
+    batch = on(loaded.model.device, noise(loaded, [options.seconds] * options.profile_batch_size))
+    ways = {
+        "encode": lambda: loaded.model.encode(*batch),
+        "draft": lambda: draft(loaded, batch, options.tokens),
+        "greedy": lambda: greedy(loaded, batch, options.tokens),
+    }
+    write_profiles(options.profile, ways, loaded.model.device)
 
 
 def measure(options: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, Any]:
@@ -148,8 +205,18 @@ def measure(options: argparse.Namespace, device: torch.device, folder: Path) -> 
             flush=True,
         )
         batches.append(figures)
+    compiled: list[dict[str, float]] = []
+    if options.compile:
+        try:
+            compiled = measure_compiled(loaded, batches, options.seconds, options.tokens, peak)
+        except Exception as error:  # without a compiler for the device, the figures above still count
+            print(f"error: the encoder cannot be compiled here: {first_line(error)}", file=sys.stderr)
+            loaded = load_model(checkpoint, device=device, dtype=torch.bfloat16)
+    if options.profile:
+        profile(options, loaded)
     del loaded
-    training = measure_training(checkpoint, device, options.training_batch_size, options.seconds)
+    step = training_step(checkpoint, device, options.training_batch_size, options.seconds)
+    training = measure_training(step, device, options.training_batch_size)
     training["share_of_peak"] = training["flops_per_second"] / peak
     print(
         f"training   {training['samples_per_second']:.0f} samples/s from cached features, batch"
@@ -157,6 +224,8 @@ def measure(options: argparse.Namespace, device: torch.device, folder: Path) -> 
         f"  {training['peak_device_bytes'] / 1e9:.1f} GB",
         flush=True,
     )
+    if options.profile:
+        write_profiles(options.profile, {"training": step}, device, append=True)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": describe_machine(device),
@@ -166,6 +235,7 @@ def measure(options: argparse.Namespace, device: torch.device, folder: Path) -> 
         "matmul_peak_flops_per_second": peak,
         "original_rtfx": original_rtfx,
         "batches": batches,
+        "compiled": compiled,
         "training": training,
     }
 
@@ -179,6 +249,9 @@ def main() -> int:
     parser.add_argument("--training_batch_size", type=int, default=64, help="default 64")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each recording (default 10)")
     parser.add_argument("--tokens", type=int, default=30, help="tokens that are written (default 30)")
+    parser.add_argument("--compile", action="store_true", help="measure with compiled conformer blocks too")
+    parser.add_argument("--profile", type=Path, help="text file for where the time goes, kernel by kernel")
+    parser.add_argument("--profile_batch_size", type=int, default=64, help="default 64")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

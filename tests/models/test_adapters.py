@@ -70,3 +70,22 @@ def test_without_a_norm_there_is_nothing_to_scale() -> None:
     before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
     made.match_scale(torch.ones(5, 8))
     assert all(torch.equal(tensor, before[name]) for name, tensor in made.state_dict().items())
+
+
+def test_the_output_norm_is_one_kernel_in_mixed_precision(recwarn: pytest.WarningsRecorder) -> None:
+    """Torch warns where types differ and it computes in several; the result is the arithmetic of float32, rounded."""
+    made = adapter(norm=True).float()
+    torch.nn.init.normal_(made.norm.weight)
+    (clip,) = tiny.random_clips([20], size=6)
+    torch.set_warn_always(True)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            output, _ = made(clip[None].float(), torch.tensor([20]))
+            before = made.layers(clip[None].float())
+    finally:
+        torch.set_warn_always(False)
+    assert not [warning for warning in recwarn if "Mismatch dtype" in str(warning.message)]
+    assert output.dtype == before.dtype == torch.bfloat16
+    wide = before.float()
+    expected = wide * (wide.square().mean(dim=-1, keepdim=True) + 1e-6).rsqrt() * made.norm.weight
+    assert torch.allclose(output.float(), expected, rtol=2**-8)

@@ -42,7 +42,7 @@ class Adapter(nn.Module):
             }[config.adapter_type]()
             layers = [first, nn.GELU(), nn.Linear(hidden_dim, text_size)]
         self.layers = nn.Sequential(*layers)
-        self.norm = nn.RMSNorm(text_size, eps=1e-6) if config.adapter_output_norm else nn.Identity()
+        self.norm = _OutputNorm(text_size, eps=1e-6) if config.adapter_output_norm else nn.Identity()
 
     def forward(self, speech_embeddings: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Adapt a padded batch.
@@ -80,6 +80,13 @@ class Adapter(nn.Module):
         """
         if isinstance(self.norm, nn.RMSNorm):
             self.norm.weight.fill_(float(token_embeddings.float().square().mean().sqrt()))
+
+
+class _OutputNorm(nn.RMSNorm):
+    """A norm that computes in its weight's type, as torch does too, but in one kernel where autocast gives bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class _Neighbours(nn.Module):

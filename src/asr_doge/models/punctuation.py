@@ -95,6 +95,7 @@ class Punctuator:
         labels: list[int] = []
         for place in range(0, len(starts), _BATCH):
             batch, ends = word_batch([tokens[start : start + WINDOW_WORDS] for start in starts[place : place + _BATCH]])
+            batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
             best = self.model(**batch).logits.argmax(dim=-1)
             for start, row, end in zip(starts[place : place + _BATCH], best, ends, strict=True):
                 labels += row[end].tolist()[len(labels) - start :]  # the later window decides on its own context

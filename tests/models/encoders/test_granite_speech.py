@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from transformers import GraniteSpeechForConditionalGeneration, GraniteSpeechPlusForConditionalGeneration
 
 from asr_doge.errors import CheckpointError
@@ -358,3 +359,18 @@ def test_batch_statistics_in_training_are_of_real_frames(granite_folder: Path) -
             encoder.conformer(tiny.padded(clips, padding, extra)[0], lengths)
         running.append(torch.cat([b for name, b in encoder.named_buffers() if "running" in name]))
     assert torch.allclose(running[0], running[1], rtol=1e-9)
+
+
+def test_compiled_blocks_give_what_uncompiled_ones_give() -> None:
+    """One graph without breaks serves both blocks and these lengths. A GPU's own compiler is not tested here."""
+    encoder, compiled = random_encoder(), GraniteSpeechEncoder(tiny.granite_config())
+    tiny.randomize(compiled, seed=2)
+    compiled = compiled.double().eval()
+    graphs = CompileCounter()
+    compiled.compile(fullgraph=True, backend=graphs)
+    for lengths in ([450, 10], [3, 700, 200]):
+        batch, mask = tiny.padded(tiny.random_clips(lengths), padding=9.0)
+        with torch.no_grad():
+            theirs, ours = (each(batch, mask.sum(dim=1)).speech_embeddings for each in (encoder, compiled))
+        assert tiny.relative_difference(ours, theirs) < 1e-9
+    assert graphs.frame_count == 1

@@ -4,15 +4,16 @@ Promises: the same speech embeddings as `GraniteSpeechForConditionalGeneration.g
 in any padded batch, at no cost for the padding. Upstream's forward takes no length mask: its attention, depthwise
 convolution and q-former read the padding, so a clip's result depends on its neighbours. This module runs upstream's
 layers, with its weights, on the packed frames of all clips: most layers read single frames, attention reads blocks
-within a clip, and the convolution reads zeros between clips.
+within a clip, and the convolution reads zeros between clips. `compile` makes fewer and larger kernels of each block,
+for a GPU.
 
 It does not know the language model of the full checkpoint; none of its 2.5B parameters is read or allocated.
 Source: transformers `granite_speech` and `granite_speech_plus`; https://huggingface.co/ibm-granite/granite-speech-3.3-2b.
 """
 
 import re
-from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,14 @@ class GraniteSpeechEncoder(EncoderFamily):
         self.embeddings_per_window: int = config.window_size // config.downsample_rate
         self.frame_rate_hz = FRAME_RATE_HZ * self.embeddings_per_window / config.window_size
         self.ctc_frame_rate_hz = float(FRAME_RATE_HZ)
+        self._run_block: RunBlock = run_block
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the conformer block, once for all blocks and lengths; arguments as of `torch.compile`.
+
+        The whole forward, which `nn.Module.compile` would take, has a loop of 16 blocks and lengths on the CPU.
+        """
+        self._run_block = torch.compile(run_block, *args, **({"dynamic": True} | kwargs))
 
     def forward(
         self, input_features: Tensor, input_lengths: Tensor, return_ctc_logits: bool = False
@@ -141,7 +150,7 @@ class GraniteSpeechEncoder(EncoderFamily):
         # [N, hidden] up to the end
         hidden_states = self.encoder.input_linear(frames.pack(input_features.flatten(0, 1)))
         layers = cast(list[GraniteSpeechConformerBlock], list(self.encoder.layers))
-        run = ConformerRunner(lengths, self.encoder.attention_dists, layers[0])
+        run = ConformerRunner(lengths, self.encoder.attention_dists, layers[0], self._run_block)
         kept = [hidden_states] if 0 in self.concatenated_layers else []
         for index, layer in enumerate(layers, start=1):
             hidden_states = run(layer, hidden_states)
@@ -160,6 +169,41 @@ class GraniteSpeechPlusEncoder(GraniteSpeechEncoder):
     upstream = (GraniteSpeechPlusCTCEncoder, GraniteSpeechPlusEncoderProjector)
 
 
+class Places(NamedTuple):
+    """Where the `N` packed frames are in the layouts that a conformer block needs, all on the device of the frames.
+
+    Attributes:
+        distances: `[2 * block]`, from `_distances`.
+        block_sources: `[S]`, the frame in each row of whole blocks; past a clip's end its last one.
+        block_rows: `[N]`, the row of each frame.
+        block_mask: `[blocks, 1, 1, block]`, True at frames.
+        gap_sources: `[S']`, the frame in each row where every clip is followed by as many rows as the convolution
+            reaches.
+        gap_rows: `[N]`, the row of each frame.
+        is_gap: `[S', 1]`, False at frames.
+    """
+
+    distances: Tensor
+    block_sources: Tensor
+    block_rows: Tensor
+    block_mask: Tensor
+    gap_sources: Tensor
+    gap_rows: Tensor
+    is_gap: Tensor
+
+
+RunBlock = Callable[[GraniteSpeechConformerBlock, Tensor, Places], Tensor]
+
+
+def run_block(layer: GraniteSpeechConformerBlock, hidden_states: Tensor, places: Places) -> Tensor:
+    """Packed frames `[N, hidden]` after one of upstream's conformer blocks."""
+    hidden_states = hidden_states + 0.5 * layer.ff1(hidden_states)
+    hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, places)
+    hidden_states = hidden_states + _convolution(layer.conv, hidden_states, places)
+    hidden_states = hidden_states + 0.5 * layer.ff2(hidden_states)
+    return cast(Tensor, layer.post_norm(hidden_states))
+
+
 class ConformerRunner:
     """Runs upstream's conformer blocks on the real frames of all clips of a batch, one clip after another.
 
@@ -168,24 +212,36 @@ class ConformerRunner:
         attention_dists: `[context, context]`, as upstream computes it: the index of each (query, key) into the relative
             position embedding. Attention is local to blocks of `context` frames.
         layer: any of the blocks, for the reach of its convolution.
+        run: `run_block`, or what was compiled from it.
     """
 
-    def __init__(self, lengths: Tensor, attention_dists: Tensor, layer: GraniteSpeechConformerBlock) -> None:
+    def __init__(
+        self,
+        lengths: Tensor,
+        attention_dists: Tensor,
+        layer: GraniteSpeechConformerBlock,
+        run: RunBlock = run_block,
+    ) -> None:
         # A batch whose longest clip is shorter than a block needs a shorter one only: the frames left out would all be
         # masked.
         lengths, device = lengths.cpu(), attention_dists.device
         block = min(len(attention_dists), int(lengths.max()))
-        self._distances = _distances(attention_dists[:block, :block])
-        self._blocks = _PackedLayout(lengths, _round_up(lengths, block), device)
-        self._gapped = _PackedLayout(lengths, lengths + max(layer.conv.depth_conv.padding), device)
+        blocks = _PackedLayout(lengths, _round_up(lengths, block), device)
+        gapped = _PackedLayout(lengths, lengths + max(layer.conv.depth_conv.padding), device)
+        self._run = run
+        self._places = Places(
+            _distances(attention_dists[:block, :block]),
+            blocks.sources(),
+            blocks.rows,
+            blocks.mask().view(-1, 1, 1, block),
+            gapped.sources(),
+            gapped.rows,
+            ~gapped.mask()[:, None],
+        )
 
     def __call__(self, layer: GraniteSpeechConformerBlock, hidden_states: Tensor) -> Tensor:
         """Packed frames `[N, hidden]` after one block."""
-        hidden_states = hidden_states + 0.5 * layer.ff1(hidden_states)
-        hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, self._distances, self._blocks)
-        hidden_states = hidden_states + _convolution(layer.conv, hidden_states, self._gapped)
-        hidden_states = hidden_states + 0.5 * layer.ff2(hidden_states)
-        return layer.post_norm(hidden_states)
+        return self._run(layer, hidden_states, self._places)
 
 
 class _PackedLayout:
@@ -198,6 +254,7 @@ class _PackedLayout:
     """
 
     def __init__(self, lengths: Tensor, sizes: Tensor, device: torch.device) -> None:
+        self._lengths, self._sizes = lengths, sizes
         spare = sizes - lengths
         before = (spare.cumsum(0) - spare).repeat_interleave(lengths)
         self.rows = (torch.arange(len(before)) + before).to(device, non_blocking=True)
@@ -216,6 +273,14 @@ class _PackedLayout:
     def pack(self, unpacked: Tensor) -> Tensor:
         """The frames `[N, D]` of a layout `[S, D]`."""
         return unpacked.index_select(0, self.rows)
+
+    def sources(self) -> Tensor:
+        """`[S]`, the frame in each row; past a clip's end its last one, so that no other clip is read."""
+        first, start = (counts.cumsum(0) - counts for counts in (self._lengths, self._sizes))
+        place = torch.arange(self.num_rows) - start.repeat_interleave(self._sizes)
+        last = (self._lengths - 1).repeat_interleave(self._sizes)
+        sources = first.repeat_interleave(self._sizes) + place.minimum(last)
+        return sources.to(self.rows.device, non_blocking=True)
 
     def mask(self) -> Tensor:
         """`[S]`, True at frames."""
@@ -244,27 +309,31 @@ def _distances(of_pairs: Tensor) -> Tensor:
     return F.pad(falling, (0, 1))  # to an even width, for aligned rows; the last column is never looked at
 
 
-def _block_attention(
-    attention: GraniteSpeechConformerAttention, hidden_states: Tensor, distances: Tensor, blocks: _PackedLayout
-) -> Tensor:
-    """Self-attention `[N, hidden]` within blocks of one clip, with Shaw's relative positions.
-
-    Args:
-        hidden_states: `[N, hidden]`.
-        distances: `[2 * block]`, from `_distances`.
-        blocks: slots of whole blocks.
-    """
-    block = len(distances) // 2
-    shape = (blocks.num_rows // block, block, attention.num_heads, cast(int, attention.dim_head))
+def _block_attention(attention: GraniteSpeechConformerAttention, hidden_states: Tensor, places: Places) -> Tensor:
+    """Self-attention `[N, hidden]` within blocks of one clip, with Shaw's relative positions."""
+    blocks, block = len(places.block_mask), places.block_mask.shape[-1]
+    shape = (blocks, block, attention.num_heads, cast(int, attention.dim_head))
     normed = attention.pre_norm(hidden_states)
-    query, key, value = (
-        blocks.unpack(part).view(shape) for part in (attention.to_q(normed), *attention.to_kv(normed).chunk(2, dim=-1))
-    )
-    bias = _relative_bias(query, attention.rel_pos_emb(distances) * attention.scale)
-    bias.masked_fill_(~blocks.mask().view(-1, 1, 1, block), float("-inf"))  # every block has a frame to attend to
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [blocks, heads, block, d]
+    # Rows past a clip's end repeat its last frame: as keys they are masked, as queries they are not read.
+    query = attention.to_q(normed).index_select(0, places.block_sources).view(shape)
+    key, value = attention.to_kv(normed).index_select(0, places.block_sources).chunk(2, dim=-1)
+    bias = _relative_bias(query, attention.rel_pos_emb(places.distances) * attention.scale)
+    bias = _masked(bias, places.block_mask)  # every block has a frame to attend to
+    # [blocks, heads, block, d]
+    query, key, value = (part.view(shape).transpose(1, 2) for part in (query, key, value))
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=attention.scale)
-    return attention.dropout(attention.to_out(blocks.pack(mixed.transpose(1, 2).reshape(blocks.num_rows, -1))))
+    mixed = mixed.transpose(1, 2).reshape(blocks * block, -1)
+    return attention.dropout(attention.to_out(mixed.index_select(0, places.block_rows)))
+
+
+def _masked(bias: Tensor, mask: Tensor) -> Tensor:
+    """`bias` where `mask` is True, minus infinity elsewhere.
+
+    In place on the CPU, where allocating takes longest; a compiler would copy all of what `bias` is a view of.
+    """
+    if bias.device.type == "cpu" and not torch.compiler.is_compiling():
+        return bias.masked_fill_(~mask, float("-inf"))
+    return torch.where(mask, bias, float("-inf"))
 
 
 def _relative_bias(query: Tensor, positions: Tensor) -> Tensor:
@@ -284,15 +353,11 @@ def _relative_bias(query: Tensor, positions: Tensor) -> Tensor:
     return scores.as_strided((blocks, heads, block, block), strides, block - 1)
 
 
-def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor, gapped: _PackedLayout) -> Tensor:
-    """The conformer's convolution module `[N, hidden]`; around each clip it reads zeros, as for a clip alone.
-
-    Args:
-        hidden_states: `[N, hidden]`.
-        gapped: slots that end with as many zeros as the convolution reaches.
-    """
+def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor, places: Places) -> Tensor:
+    """The conformer's convolution module `[N, hidden]`; around each clip it reads zeros, as for a clip alone."""
     gated = F.glu(_pointwise(module.up_conv, module.norm(hidden_states)), dim=-1)
-    mixed = gapped.pack(_depthwise(module.depth_conv, gapped.unpack(gated)))
+    spread = gated.index_select(0, places.gap_sources).masked_fill_(places.is_gap, 0.0)
+    mixed = _depthwise(module.depth_conv, spread).index_select(0, places.gap_rows)
     return module.dropout(_pointwise(module.down_conv, module.silu(module.batch_norm(mixed))))
 
 
@@ -306,12 +371,15 @@ def _pointwise(layer: nn.Module, frames: Tensor) -> Tensor:
 def _depthwise(module: GraniteSpeechConformerDepthWiseConv1d, frames: Tensor) -> Tensor:
     """The depthwise convolution on frames `[S, C]`.
 
-    On the CPU as a sum of shifted products: torch's own takes twice as long there.
+    On the CPU as a sum of shifted products: torch's own takes twice as long there. Compiled likewise: the sum becomes
+    one kernel with what is before and after it, while torch's own copies the frames to another layout and back.
     """
-    if frames.device.type != "cpu":
+    if frames.device.type != "cpu" and not torch.compiler.is_compiling():
         return module(frames.T[None])[0].T
     taps = module.conv.weight.squeeze(1).T.contiguous()  # [kernel, C]
     padded = F.pad(frames, (0, 0, *module.padding))
+    if torch.compiler.is_compiling():  # a view of memory: what makes the frames is then not computed again for each tap
+        padded = padded.as_strided(padded.shape, padded.stride())
     mixed = padded[: len(frames)] * taps[0]
     for shift, tap in enumerate(taps[1:], start=1):
         mixed.addcmul_(padded[shift : shift + len(frames)], tap)
