@@ -88,7 +88,8 @@ def test_the_trained_encoder_comes_back_with_its_head(
         )  # as float32
     frozen = assembled_with(head, "none", head_folder, whisper_folder, doge_folder)
     alone = load_encoder_alone(tmp_path / "saved", device="cpu", dtype=torch.float64)
-    for expected, *found, unlike in zip(*map(encoded, (loaded, again, alone, frozen)), strict=True):
+    outputs = [encoded(loaded), encoded(again), encoded(alone), encoded(frozen)]
+    for expected, *found, unlike in zip(*outputs, strict=True):
         assert all(torch.allclose(one, expected, rtol=0, atol=1e-4) for one in found)
         assert (unlike - expected).abs().max() > 0.1
 
