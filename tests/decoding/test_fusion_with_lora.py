@@ -9,7 +9,7 @@ import torch
 from asr_doge.decoding.configuration import DecoderName, DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.models import LoadedModel, assemble_model
-from asr_doge.models.parameters import without_lora
+from asr_doge.models.lora import without_lora
 from tests.models import tiny
 
 CLIPS = [tiny.random_waveform(seconds, seed=i) for i, seconds in enumerate((0.7, 1.3))]

@@ -27,7 +27,7 @@ from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
 from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.models.loading import MAX_NEW_TOKENS
-from asr_doge.models.parameters import without_lora
+from asr_doge.models.lora import without_lora
 from asr_doge.text.normalization import normalize_training_text
 
 LENGTH_PER_DRAFT_TOKEN, LENGTH_ANYWAY = 2, 16
