@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from asr_doge.choices import Quantization
 from asr_doge.decoding.configuration import DecoderName, DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
-from asr_doge.models import LoadedModel, assemble_model
+from asr_doge.models import LoadedModel, assemble_model, load_model
 from asr_doge.models.lora import without_lora
 from tests.models import tiny
 
@@ -53,6 +54,18 @@ def test_fusion_is_that_of_the_language_model_before_lora(trained: LoadedModel, 
     assert found == expected  # texts, scores and confidences
     assert all(len(one.alternatives) == 3 and one.words for one in found)
     assert all(word.log_prob is not None for one in found for word in one.words)
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_so_it_is_of_saved_and_rounded_models(
+    quantization: Quantization, trained: LoadedModel, frozen: LoadedModel, tmp_path: Path
+) -> None:
+    found = []
+    for name, loaded in (("trained", trained), ("frozen", frozen)):
+        loaded.save(tmp_path / name)
+        found.append(recognized(load_model(tmp_path / name, device="cpu", quantization=quantization), "fusion"))
+    assert found[0] == found[1]
+    assert (found[0] == recognized(trained, "fusion")) == (quantization == "none")
 
 
 @pytest.mark.parametrize("decoder", ["greedy", "beam", "draft"])
