@@ -39,7 +39,9 @@ def test_what_of_the_encoder_is_trained_gets_gradients_and_is_saved(
     loaded.save(tmp_path / "saved")
     again = load_model(tmp_path / "saved", device="cpu").model
     model.eval()
-    assert torch.equal(again(**batch).logits, model(**batch).logits)
+    assert tiny.relative_difference(again(**batch).logits, model(**batch).logits) < 1e-5  # LoRA is merged
+    resumed = type(model).from_pretrained(tmp_path / "saved")
+    assert torch.equal(resumed(**batch).logits, model(**batch).logits)
     clip = [tiny.random_waveform(0.7)]
     alone = load_encoder_alone(tmp_path / "saved", device="cpu").encode(clip).speech_embeddings
     assert torch.equal(

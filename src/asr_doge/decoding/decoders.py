@@ -27,6 +27,7 @@ from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
 from asr_doge.models.layout import IGNORED_LABEL
 from asr_doge.models.loading import MAX_NEW_TOKENS
+from asr_doge.models.lora import without_lora
 from asr_doge.text.normalization import normalize_training_text
 
 LENGTH_PER_DRAFT_TOKEN, LENGTH_ANYWAY = 2, 16
@@ -250,6 +251,7 @@ class FusionDecoder(LanguageModelDecoder):
         super().__init__(loaded, bound_length=False)
         self.config = config
         self.tokenizer = loaded.processor.tokenizer
+        self.language_model = without_lora(self.model.language_model)  # LoRA was trained to read speech
         self.eos_id: int = self.tokenizer.eos_token_id
         self.bos_id: int = self.eos_id if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
 
@@ -265,7 +267,7 @@ class FusionDecoder(LanguageModelDecoder):
         if wanted:
             rows = ctc_log_posteriors(logits[wanted], lengths[wanted])
             weight, bonus = self.config.language_model_weight, self.config.word_bonus
-            spell, model = self.model.encoder.ctc_text, self.model.language_model
+            spell, model = self.model.encoder.ctc_text, self.language_model
             prior = WordPrior(model, self.bos_id, spell, self._tokenize, weight, bonus, len(rows))
             searches = [prefix_beam_search(row, self.config.beams, MARGIN) for row in rows]
             for row, found in zip(wanted, search_together(searches, prior), strict=True):

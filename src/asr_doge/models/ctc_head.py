@@ -236,3 +236,8 @@ def with_head(encoder: SpeechEncoder, settings: Mapping[str, Any] | None) -> Spe
     if settings is None or settings.get("type") == "adapter" or isinstance(encoder, HeadedEncoder):
         return encoder
     return HeadedEncoder(encoder, CTCHead(CTCHeadSettings.read(settings), encoder.hidden_size))
+
+
+def without_head(encoder: SpeechEncoder) -> SpeechEncoder:
+    """The encoder below a trained CTC head, or itself."""
+    return encoder.family if isinstance(encoder, HeadedEncoder) else encoder

@@ -22,16 +22,19 @@ from asr_doge.defaults import DEFAULT_LANGUAGE_MODEL, DEFAULT_MODEL, DEFAULT_PRO
 from asr_doge.errors import CheckpointError, ConfigError, first_line
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config, load_tokenizer
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
-from asr_doge.models.ctc_head import HeadedEncoder, with_head
+from asr_doge.models.ctc_head import HeadedEncoder, with_head, without_head
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, find_speech_encoder, load_head_weights
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, joined
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.fetching import find_or_fetch
 from asr_doge.models.frozen_parts import load_frozen_encoder
+from asr_doge.models.lora import hold_lora, merge_updates
 from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration
-from asr_doge.models.parameters import ParameterCounts
+from asr_doge.models.parameters import ParameterCounts, trained_encoder_weights
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
+from asr_doge.models.quantization import quantize_linear_layers
+from asr_doge.models.weights import check_keys, check_shapes, read_weights
 from asr_doge.models.whole_folder import whole_folder
 
 MAX_NEW_TOKENS = 256
@@ -177,7 +180,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     quantization: Quantization = "none",
 ) -> LoadedModel:
-    """Load a trained model.
+    """Load a trained model, to be used and not trained further.
 
     Args:
         name: checkpoint folder, hub id, or bundled name; default `english`.
@@ -192,7 +195,11 @@ def load_model(
     found_device = _find_device_for(quantization, device)
     reference = find_model(name if name is not None else DEFAULT_MODEL)
     model = ASRDogeForConditionalGeneration.from_pretrained(
-        reference.folder or reference.name, dtype=dtype, device_map=found_device, quantization=quantization
+        reference.folder or reference.name,
+        dtype=dtype,
+        device_map=found_device,
+        quantization=quantization,
+        for_inference=True,
     )
     reference.required_file("tokenizer.json")
     tokenizer = load_tokenizer(reference)
@@ -227,23 +234,18 @@ def load_encoder_alone(
     reference = find_or_fetch(name if name is not None else DEFAULT_MODEL)
     config = load_model_config(reference)
     if isinstance(config, CTCHeadConfig):
-        return _load_headed_encoder(reference, config, "", found_device, dtype, quantization)
+        return _load_encoder_of(reference, config, "", found_device, dtype, quantization)
     if not isinstance(config, ASRDogeConfig):
         encoder = load_encoder(reference, config, dtype, quantization)
-    elif (
-        config.speech_encoder is None
-        or config.train_encoder != "none"
-        or (config.ctc_head is not None and config.ctc_head["type"] == "adapter")
-    ):  # all or part of it is in the checkpoint
+    elif config.speech_encoder is None or (config.ctc_head is not None and config.ctc_head["type"] == "adapter"):
+        # All of it is in the checkpoint, or the head is the adapter.
         return load_model(name, device=device, dtype=dtype, quantization=quantization).speech_encoder
-    elif config.ctc_head is not None:
-        return _load_headed_encoder(reference, config, HEAD_PREFIX, found_device, dtype, quantization)
     else:
-        encoder, config = load_frozen_encoder(config, dtype, quantization), config.encoder_config
+        return _load_encoder_of(reference, config, HEAD_PREFIX, found_device, dtype, quantization)
     return LoadedEncoder(encoder.to(found_device), encoder_family(config).feature_extractor(config))
 
 
-def _load_headed_encoder(
+def _load_encoder_of(
     reference: Reference,
     config: ASRDogeConfig | CTCHeadConfig,
     prefix: str,
@@ -251,13 +253,42 @@ def _load_headed_encoder(
     dtype: torch.dtype,
     quantization: Quantization,
 ) -> LoadedEncoder:
-    """A frozen encoder with the CTC head whose weights a checkpoint holds under names with `prefix`."""
-    encoder = with_head(load_frozen_encoder(config, dtype, quantization), config.ctc_head)
-    assert isinstance(encoder, HeadedEncoder)
-    load_head_weights(encoder, reference, prefix)
-    encoder.ctc_head.to(dtype)
+    """The encoder that a checkpoint points to, as it was trained, with its CTC head if it has one.
+
+    The checkpoint holds the head's weights under names with `prefix`.
+    """
+    is_frozen = isinstance(config, CTCHeadConfig) or config.train_encoder == "none"
+    encoder = with_head(load_frozen_encoder(config, dtype, quantization if is_frozen else "none"), config.ctc_head)
+    if isinstance(encoder, HeadedEncoder):
+        encoder.ctc_head.to(dtype)
+        load_head_weights(encoder, reference, prefix)
+    if isinstance(config, ASRDogeConfig):
+        _load_trained_weights(encoder, reference, config)
+    if quantization == "int8":
+        quantize_linear_layers(encoder)
     extractor = encoder_family(config.encoder_config).feature_extractor(config.encoder_config)
     return LoadedEncoder(encoder.requires_grad_(False).eval().to(device), extractor)
+
+
+def _load_trained_weights(encoder: SpeechEncoder, reference: Reference, config: ASRDogeConfig) -> None:
+    """Load what a checkpoint trained of its encoder, if anything, with LoRA's updates merged.
+
+    Raises:
+        CheckpointError: some weights are missing, unexpected, of another shape, or damaged.
+    """
+    if config.train_encoder == "lora":
+        hold_lora(without_head(encoder), config.lora or {})
+    expected = {name.removeprefix("encoder.") for name in trained_encoder_weights(encoder, config)}
+
+    def own_name(key: str) -> str | None:
+        of_encoder = key.startswith("encoder.") and not key.startswith(HEAD_PREFIX)
+        return key.removeprefix("encoder.") if of_encoder else None
+
+    weights, source = read_weights(reference, own_name), f"checkpoint '{reference.name}'"
+    check_keys(expected, weights, source)
+    check_shapes(encoder.state_dict(), weights, source)
+    encoder.load_state_dict(weights, strict=False)
+    merge_updates(encoder)
 
 
 def assemble_model(

@@ -7,12 +7,10 @@ It does not know how the updates were trained.
 
 from pathlib import Path
 
-from peft import LoraConfig, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 
 from asr_doge.errors import ConfigError
+from asr_doge.models.lora import UPDATES_NAME, has_updates, merge_updates
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
 from asr_doge.models.whole_folder import whole_folder
 
@@ -21,17 +19,13 @@ def merge_lora(model: ASRDogeForConditionalGeneration) -> None:
     """Merge the language model's updates, in place; its configuration then says `full`.
 
     Raises:
-        ConfigError: there are none, or the encoder has some, which its checkpoint could not hold merged.
+        ConfigError: there are none.
     """
-    if model.config.train_encoder != "none":
-        raise ConfigError("the encoder was trained too: only the language model's LoRA can be merged")
     _require_lora(model)
-    for name, layer in [*model.language_model.named_modules()]:
-        if isinstance(layer, BaseTunerLayer):
-            layer.merge()
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.language_model.get_submodule(parent), attribute, layer.get_base_layer())
-    model.config.train_language_model, model.config.lora = "full", None
+    merge_updates(model.language_model)
+    model.config.train_language_model = "full"
+    if model.config.train_encoder != "lora":
+        model.config.lora = None
 
 
 def export_lora(model: ASRDogeForConditionalGeneration, folder: Path) -> None:
@@ -42,13 +36,25 @@ def export_lora(model: ASRDogeForConditionalGeneration, folder: Path) -> None:
     Raises:
         ConfigError: there are none.
     """
+    from peft import LoraConfig  # slow to import
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
     _require_lora(model)
-    configs: dict[str, LoraConfig] = model.language_model.peft_config  # type: ignore[assignment]  # where peft put it
-    (config,) = configs.values()
-    config.task_type, config.inference_mode = "CAUSAL_LM", True
-    config.base_model_name_or_path = model.config.language_model
-    config.revision = model.config.language_model_revision
-    updates = get_peft_model_state_dict(model.language_model)
+    config = LoraConfig(
+        **{
+            **(model.config.lora or {}),
+            "target_modules": [name for name, layer in model.language_model.named_modules() if has_updates(layer)],
+        },
+        task_type="CAUSAL_LM",
+        inference_mode=True,
+        base_model_name_or_path=model.config.language_model,
+        revision=model.config.language_model_revision,
+    )
+    updates = {
+        name.replace(f".{UPDATES_NAME}.", "."): update
+        for name, update in model.language_model.state_dict().items()
+        if ".lora_" in name
+    }
     with whole_folder(folder) as partial:
         config.save_pretrained(str(partial))
         save_file(

@@ -23,12 +23,13 @@ from asr_doge.errors import ConfigError
 from asr_doge.models.adapter_ctc import AdapterCTCHead
 from asr_doge.models.adapters import Adapter
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
-from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head
+from asr_doge.models.ctc_head import CTCHeadSettings, HeadedEncoder, with_head, without_head
 from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, length_mask
 from asr_doge.models.label_logits import TokenRestriction, only_labels, only_tokens
 from asr_doge.models.language_model import build_language_model
 from asr_doge.models.layout import IGNORED_LABEL, DecodingState, Layout, full_attention_mask, group_by_length, left_pad
-from asr_doge.models.parameters import ParameterCounts, add_lora, count_parameters, trained_encoder_weights
+from asr_doge.models.lora import add_lora, hold_lora
+from asr_doge.models.parameters import ParameterCounts, count_parameters, trained_encoder_weights
 from asr_doge.models.saving import SavedInParts
 
 HEAD_PREFIX = "encoder.ctc_head."
@@ -42,6 +43,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         config: shapes, pointers and prompt.
         encoder: an encoder with weights; by default one with random weights is built.
         language_model: a causal language model with weights; likewise.
+        for_inference: LoRA's updates, if there are any, are not to be trained.
     """
 
     config_class = ASRDogeConfig
@@ -57,6 +59,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         *,
         encoder: SpeechEncoder | None = None,
         language_model: PreTrainedModel | None = None,
+        for_inference: bool = False,
     ) -> None:
         super().__init__(config)
         # Transformers takes a class of this name for one that shifts its labels, and the Trainer would then leave each
@@ -76,15 +79,16 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         self._restriction_hook: RemovableHandle | None = None
         if config.vocabulary_ids is not None:
             self.restrict_vocabulary(config.vocabulary_ids)
+        self.merged_updates = {}
         self.ctc_weight = 0.0
         """Weight of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
         self.post_init()
-        # A CTC head is trained whole, and has no need of LoRA.
-        family = self.encoder.family if isinstance(self.encoder, HeadedEncoder) else self.encoder
+        put_lora = hold_lora if for_inference else add_lora
         # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
-        for choice, part in ((config.train_language_model, self.language_model), (config.train_encoder, family)):
-            if choice == "lora":
-                add_lora(part, config.lora or {})
+        if config.train_language_model == "lora":
+            put_lora(self.language_model, config.lora or {})
+        if config.train_encoder == "lora":
+            put_lora(without_head(self.encoder), config.lora or {})  # a CTC head is trained whole
         self._trained_of_encoder = trained_encoder_weights(self.encoder, config)
         self._freeze()
         self.train(False)
@@ -132,8 +136,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         if name.startswith(("adapter.", HEAD_PREFIX)):
             return True
         if name.startswith("language_model."):
-            choice = self.config.train_language_model
-            return choice == "full" or (choice == "lora" and ".lora_" in name)
+            return self.config.train_language_model == "full" or ".lora_" in name
         return name in self._trained_of_encoder
 
     def train(self, mode: bool = True) -> "ASRDogeForConditionalGeneration":
@@ -164,11 +167,12 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
 
     def count_parameters(self) -> ParameterCounts:
         """Parameters of each part; works on the meta device too."""
+        merged = sum(map(torch.numel, self.merged_updates.values()))
         return ParameterCounts(
-            encoder=count_parameters(self.encoder),
+            encoder=count_parameters(self.encoder) + merged,
             adapter=count_parameters(self.adapter),
             language_model=count_parameters(self.language_model),
-            trainable=sum(p.numel() for p in self.parameters() if p.requires_grad),
+            trainable=sum(p.numel() for p in self.parameters() if p.requires_grad) + merged,
         )
 
     def encode(

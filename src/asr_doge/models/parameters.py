@@ -5,12 +5,9 @@ It does not train.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
-from asr_doge.errors import ConfigError, first_line
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.encoders.base import shelved_parameters
@@ -39,23 +36,6 @@ class ParameterCounts:
 def count_parameters(module: nn.Module) -> int:
     """Parameters of a module, whether they are loaded or not."""
     return sum(parameter.numel() for parameter in module.parameters()) + shelved_parameters(module)
-
-
-def add_lora(part: nn.Module, options: dict[str, Any]) -> None:
-    """Put LoRA's updates beside the layers that `options` (of `peft.LoraConfig`) names.
-
-    Raises:
-        ConfigError: there are no such layers.
-    """
-    from peft import LoraConfig, inject_adapter_in_model  # here: slow to import, and most models have no LoRA
-
-    if options.get("target_modules") == "all-linear" and not isinstance(part, PreTrainedModel):  # which peft asks for
-        names = [name for name, module in part.named_modules() if isinstance(module, nn.Linear)]
-        options = {**options, "target_modules": names}
-    try:
-        inject_adapter_in_model(LoraConfig(**options), part)
-    except ValueError as error:
-        raise ConfigError(f"lora_targets {options.get('target_modules')}: {first_line(error)}") from error
 
 
 def trained_encoder_weights(encoder: SpeechEncoder, config: ASRDogeConfig) -> set[str]:

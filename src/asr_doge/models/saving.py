@@ -23,6 +23,7 @@ from asr_doge.models.checkpoints import find_model, load_generation_config
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
+from asr_doge.models.lora import merge_updates
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.models.weights import check_keys, check_shapes, read_weights
 
@@ -35,12 +36,14 @@ class SavedInParts(PreTrainedModel):
     Attributes:
         config: the configuration, with pointers to the frozen parts.
         encoder, adapter, language_model: the parts.
+        merged_updates: LoRA's updates that are in the encoder's weights now; a checkpoint has them apart.
     """
 
     config: ASRDogeConfig
     encoder: SpeechEncoder
     adapter: Adapter
     language_model: PreTrainedModel
+    merged_updates: dict[str, Tensor]
 
     @abstractmethod
     def is_trained(self, name: str) -> bool:
@@ -64,7 +67,7 @@ class SavedInParts(PreTrainedModel):
             if pointer is None
         ]
         tied = set(self.language_model.all_tied_weights_keys)
-        return {
+        return self.merged_updates.keys() | {
             name
             for name in self.state_dict()
             if (self.is_trained(name) or name.startswith(tuple(without_pointer)))
@@ -87,7 +90,7 @@ class SavedInParts(PreTrainedModel):
         if is_quantized(self):
             raise ConfigError("a quantized model cannot be saved: load it without quantization, which loses nothing")
         wanted = self.trained_keys()
-        weights = self.state_dict() if state_dict is None else state_dict
+        weights = self.state_dict() | self.merged_updates if state_dict is None else state_dict
         weights = {name: weights[name] for name in sorted(wanted)}
         with self._as_saved():
             super().save_pretrained(save_directory, state_dict=weights, **options)
@@ -120,11 +123,13 @@ class SavedInParts(PreTrainedModel):
         dtype: torch.dtype = torch.float32,
         quantization: Quantization = "none",
         shelve_encoder: bool = False,
+        for_inference: bool = False,
     ) -> Model:
         """The frozen parts that `config` points to, with an untrained adapter.
 
         With `quantization`, some of it is still whole: parts with random weights, a head tied to the token embedding,
-        and a language model that was trained too. With `shelve_encoder` it reads speech embeddings only.
+        and a language model that was trained too. With `shelve_encoder` it reads speech embeddings only;
+        `for_inference` it is not to be trained.
 
         Raises:
             CheckpointError: a part cannot be found or loaded, or has changed since its fingerprint was taken.
@@ -137,7 +142,7 @@ class SavedInParts(PreTrainedModel):
             encoder = load_frozen_encoder(config, dtype, rounding, shelved=shelve_encoder)
         if config.language_model is not None:
             language_model = load_frozen_language_model(config, dtype, quantization)
-        model = cls(config, encoder=encoder, language_model=language_model)
+        model = cls(config, encoder=encoder, language_model=language_model, for_inference=for_inference)
         model.adapter.match_scale(model.sample_token_embeddings())
         return model.to(dtype)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
 
@@ -151,6 +156,7 @@ class SavedInParts(PreTrainedModel):
         dtype: torch.dtype | str | None = None,
         device_map: Any = None,
         quantization: Quantization = "none",
+        for_inference: bool = False,
         **_: Any,
     ) -> Model:
         """A trained model: the frozen parts its configuration points to, and the checkpoint's own weights.
@@ -162,6 +168,7 @@ class SavedInParts(PreTrainedModel):
             dtype: of the weights in memory; default float32.
             device_map: a device for the whole model (`"cuda"`, `torch.device(...)`).
             quantization: `int8` for matrices of 8 bits, on the CPU only (see `asr_doge.models.quantization`).
+            for_inference: it is not to be trained; LoRA's updates of the encoder are merged into its weights.
             _: options of the Auto classes that have no meaning here.
 
         Raises:
@@ -169,11 +176,16 @@ class SavedInParts(PreTrainedModel):
         """
         reference = find_model(pretrained_model_name_or_path, revision)
         config = config or load_asr_doge_config(reference)
-        model = cls.from_parts(config, dtype=_resolve_dtype(dtype), quantization=quantization)
+        model = cls.from_parts(
+            config, dtype=_resolve_dtype(dtype), quantization=quantization, for_inference=for_inference
+        )
         tensors = read_weights(reference, lambda key: key)
         check_keys(model.trained_keys(), tensors.keys(), f"checkpoint '{reference.name}'")
         check_shapes(model.state_dict(), tensors, f"checkpoint '{reference.name}'")
         model.load_state_dict(tensors, strict=False)
+        if for_inference and config.speech_encoder is not None:  # else its weights without them would be lost
+            updates = merge_updates(model.encoder)
+            model.merged_updates = {f"encoder.{name}": update for name, update in updates.items()}
         if quantization == "int8":  # what `from_parts` had to leave
             quantize_linear_layers(model.encoder)
             quantize_linear_layers(model.language_model)
