@@ -186,3 +186,62 @@ def test_the_example_says_what_is_wrong_in_one_line(python: Path, tmp_path: Path
     assert (finished.returncode, finished.stdout) == (2, "")
     (line,) = finished.stderr.splitlines()
     assert line.startswith("error: unknown model './none'")
+
+
+def test_sentences_of_texts_end_at_their_marks_and_have_no_figures(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "speech.json").write_text(
+        json.dumps(
+            {"text": 'Mr. Smith came home early. In 1890 he left again! "Was it he?" they asked at once.\n\nNo.'}
+        )
+    )
+    (tmp_path / "book.txt").write_text("Call me by\nmy own name. Mr. Smith came home early.")
+    written = tmp_path / "sentences.txt"
+
+    finished = run_script(
+        python, "scripts/make_sentences.py", tmp_path / "speech.json", tmp_path / "book.txt", "--output", written
+    )
+
+    assert finished.returncode == 0, finished.stderr
+    assert written.read_text().splitlines() == [
+        "Mr. Smith came home early.",
+        '"Was it he?" they asked at once.',
+        "Call me by my own name.",
+    ]
+    (tmp_path / "broken.json").write_text("{}")
+    refused = run_script(python, "scripts/make_sentences.py", tmp_path / "broken.json", "--output", written)
+    assert refused.returncode == 2
+    assert "broken.json has no text" in refused.stderr
+
+
+def test_a_mix_has_each_manifest_so_many_times(python: Path, tmp_path: Path) -> None:
+    for name, text, seconds in (
+        ("human", "Hello, THERE", 2.0),
+        ("made", "yes", 3.0),
+        ("made", "?", 1.0),
+        ("made", "no", 20.0),
+    ):
+        (tmp_path / name).mkdir(exist_ok=True)
+        line = {"id": text, "audio_path": f"{text[0]}.wav", "text": text, "duration": seconds}
+        with (tmp_path / name / "train.jsonl").open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
+    output = tmp_path / "mixed" / "train.jsonl"
+
+    finished = run_script(
+        python,
+        "scripts/mix_manifests.py",
+        f"{tmp_path}/human/train.jsonl=3",
+        f"{tmp_path}/made/train.jsonl=2",
+        "--output",
+        output,
+    )
+
+    assert finished.returncode == 0, finished.stderr
+    mixed = read_manifest(output)
+    assert sorted((utterance.text, utterance.audio_path.name) for utterance in mixed) == [
+        *[("hello there", "H.wav")] * 3,
+        *[("yes", "y.wav")] * 2,
+    ]
+    assert {utterance.audio_path.parent for utterance in mixed} == {tmp_path / "human", tmp_path / "made"}
+    refused = run_script(python, "scripts/mix_manifests.py", "train.jsonl", "--output", output)
+    assert refused.returncode == 2
+    assert "give MANIFEST=TIMES" in refused.stderr
