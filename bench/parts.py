@@ -85,7 +85,7 @@ def _watched(transcriber: Transcriber) -> PartClock:
     clock.watch(decoder, "decode", "search")
     clock.watch(decoder, "_tokenize", "tokenizer")
     clock.watch(WordPrior, "_extend", "states of texts")
-    clock.watch(model.language_model, "forward", "language model")
+    clock.watch(getattr(decoder, "language_model", model.language_model), "forward", "language model")
     clock.watch(transcriber.recognizer, "recognize", "guards and times")
     return clock
 

@@ -31,7 +31,7 @@ class DecodingConfig:
     24."""
     language_model_weight: float = 0.5
     """Weight of the language model's log-probability in `fusion`; that of the CTC head is 1."""
-    word_bonus: float = 0.8
+    word_bonus: float = 1.1
     """Added to the score of a hypothesis in `fusion` for each word, in nats, since language models favour short
     texts."""
     n_best: int = 1

@@ -97,6 +97,9 @@ def merge_updates(part: nn.Module) -> dict[str, Tensor]:
             updates |= {f"{name}.{own}": weight for own, weight in layer.state_dict().items() if "lora_" in own}
             cast(Any, layer).merge()
             _replace(part, name, cast(Any, layer).base_layer)
+    if updates:  # else the pages of the file that the weights were mapped from stay in memory beside the merged ones
+        for weight in (*part.parameters(), *part.buffers()):
+            weight.data = weight.data.clone()
     return updates
 
 
