@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def measure_compiled(
         start = time.perf_counter()
         loaded.model.encode(*batch)
         first_seconds = time.perf_counter() - start
-        encode_seconds = seconds_of(lambda batch=batch: loaded.model.encode(*batch), device)
-        draft_seconds = seconds_of(lambda batch=batch: draft(loaded, batch, num_tokens), device)
+        encode_seconds = seconds_of(partial(loaded.model.encode, *batch), device)
+        draft_seconds = seconds_of(partial(draft, loaded, batch, num_tokens), device)
         figures = {
             "batch_size": size,
             "first_seconds": first_seconds,

@@ -75,6 +75,7 @@ def test_without_a_norm_there_is_nothing_to_scale() -> None:
 def test_the_output_norm_is_one_kernel_in_mixed_precision(recwarn: pytest.WarningsRecorder) -> None:
     """Torch warns where types differ and it computes in several; the result is the arithmetic of float32, rounded."""
     made = adapter(norm=True).float()
+    assert isinstance(made.norm, torch.nn.RMSNorm)
     torch.nn.init.normal_(made.norm.weight)
     (clip,) = tiny.random_clips([20], size=6)
     torch.set_warn_always(True)
