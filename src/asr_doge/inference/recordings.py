@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from asr_doge.audio.sound import log_note
 from asr_doge.decoding.recognition import Recognition
 from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 from asr_doge.inference.chunking import Chunk
@@ -112,6 +111,11 @@ QueuedChunk = tuple[Recording, int, Chunk]
 """A chunk that waits to be transcribed, with its recording and its number there."""
 
 
+def num_samples(queued: QueuedChunk) -> int:
+    """Of the chunk."""
+    return len(queued[2].samples)
+
+
 def segment_of(recognition: Recognition, chunk: Chunk) -> Segment:
     """The segment for a recognized chunk, with times from the recording's start."""
     bounds = recognition.word_bounds
@@ -142,12 +146,3 @@ def guard_actions(recognition: Recognition, chunk: Chunk) -> list[GuardAction]:
         for start, end in recognition.silenced
     ]
     return [*silenced, *(GuardAction(guard, chunk.start, chunk.end) for guard in recognition.guards)]
-
-
-def successful(result: Transcription | FailedTranscription) -> Transcription:
-    """The result, if the recording could be read; else its error is raised. Notes go to the log."""
-    if isinstance(result, FailedTranscription):
-        raise result.error
-    for line in (*result.notes, *([result.incomplete] if result.incomplete else [])):
-        log_note(line)
-    return result

@@ -7,6 +7,7 @@ segments, joined by spaces, are the text. Plain data: importing this loads neith
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr_doge.audio.sound import log_note
 from asr_doge.errors import ASRDogeError
 
 
@@ -98,3 +99,12 @@ class FailedTranscription:
 
 
 Result = Transcription | FailedTranscription
+
+
+def successful(result: Transcription | FailedTranscription) -> Transcription:
+    """The result, if the recording could be read; else its error is raised. Notes go to the log."""
+    if isinstance(result, FailedTranscription):
+        raise result.error
+    for line in (*result.notes, *([result.incomplete] if result.incomplete else [])):
+        log_note(line)
+    return result

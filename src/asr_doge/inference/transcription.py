@@ -26,10 +26,10 @@ from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError, CheckpointError
-from asr_doge.inference.batches import Batches, Recognized, batches_at_a_time
+from asr_doge.inference.batches import Batches, batches_at_a_time
 from asr_doge.inference.chunking import Chunk, cut_into_chunks
-from asr_doge.inference.recordings import QueuedChunk, Recording, successful
-from asr_doge.inference.results import FailedTranscription, Transcription
+from asr_doge.inference.recordings import QueuedChunk, Recording, num_samples
+from asr_doge.inference.results import FailedTranscription, Transcription, successful
 from asr_doge.inference.sources import Blocks, Chunks, as_sources, path_of, source_blocks, with_defaults
 from asr_doge.inference.sources import Source as Source
 from asr_doge.inference.sources import SourceWithOptions as SourceWithOptions
@@ -48,7 +48,9 @@ LONGEST_SECONDS = 30.0
 ROUNDING_SECONDS = 0.001
 """Seconds by which a rounded duration in a manifest may be shorter than its resampled recording."""
 BUFFER_SECONDS = 240.0
-"""Seconds of audio that are read, and then transcribed, together; twice as much is in memory at once."""
+"""Seconds of audio that are read, and then transcribed, together; twice as much, and some batches, are in memory."""
+
+Recognized = Iterable[tuple[list[QueuedChunk], list[Recognition]]]
 
 
 @dataclass
@@ -151,19 +153,19 @@ class RecordingTranscriber(ABC):
         recordings: deque[Recording] = deque()
         each = (with_defaults(source, self.language, sampling_rate) for source in sources)
         stopped = Event()
-        with Batches(self._recognize_queued, self.batch_size, self.parallel) as batches:
+        with Batches(self._recognize_queued, num_samples, self.batch_size, self.parallel) as batches:
             for buffer in read_ahead(self._buffers(each, recordings, stopped), stopped.set):
                 on_progress(buffer.skipped / self.sampling_rate)
-                self._add(batches.through([one for one in buffer.chunks if one[0].error is None]), on_progress)
+                self._add(batches.submit([one for one in buffer.chunks if one[0].error is None]), on_progress)
                 yield from self._finished(recordings)
-            self._add(batches.rest(), on_progress)
+            self._add(batches.drain(), on_progress)
             yield from self._finished(recordings)
 
     def _recognize_queued(self, batch: Sequence[QueuedChunk]) -> list[Recognition]:
         languages = [recording.language for recording, _, _ in batch]
         return self.recognize_chunks([chunk for _, _, chunk in batch], languages)
 
-    def _add(self, recognized: Iterable[Recognized], on_progress: Callable[[float], None]) -> None:
+    def _add(self, recognized: Recognized, on_progress: Callable[[float], None]) -> None:
         """Give recordings the recognitions of their chunks."""
         for batch, recognitions in recognized:
             for (recording, index, chunk), recognition in zip(batch, recognitions, strict=True):

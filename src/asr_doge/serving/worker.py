@@ -22,7 +22,9 @@ from dataclasses import dataclass
 import torch
 
 from asr_doge.decoding.recognition import Recognition
+from asr_doge.inference.batches import batches_at_a_time
 from asr_doge.inference.chunking import Chunk
+from asr_doge.inference.model_threads import start_model_threads
 from asr_doge.inference.transcription import RecordingTranscriber, Transcriber
 from asr_doge.serving.batching import Job, Kind, alike
 from asr_doge.serving.metrics import Metrics
@@ -34,8 +36,6 @@ FILE_BATCH = 8
 """Chunks that one file may have in the queue."""
 LIVE_SECONDS = 2.0
 """For so long after a live chunk, one of several threads is kept for speech that ends."""
-THREADS = 2
-"""That run the model on a CPU of at least as many cores."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,10 @@ class ModelWorker:
         self._live_until, self._sessions = 0.0, 0
         self._changed = threading.Condition()
         self._closed = False
-        is_parallel = self._transcriber.recognizer.speech_encoder.device.type == "cpu"
-        cores = torch.get_num_threads()
-        count = threads or (min(THREADS, cores) if is_parallel else 1)
-        self._is_parallel = is_parallel
-        share = max(cores // count, 1)
-        self._threads = [
-            threading.Thread(target=self._run, args=(share,), name="model", daemon=True) for _ in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
+        device = self._transcriber.recognizer.speech_encoder.device
+        self._is_parallel = device.type == "cpu"
+        self._threads: list[threading.Thread] = []
+        self._threads = start_model_threads(threads or batches_at_a_time(device), self._run, "model")
 
     @property
     def is_loaded(self) -> bool:
@@ -163,8 +157,7 @@ class ModelWorker:
         for job in self._jobs:
             job.result.cancel()
 
-    def _run(self, cores: int) -> None:
-        torch.set_num_threads(cores)  # of this thread
+    def _run(self) -> None:
         while batch := self._next_batch():
             self._metrics.queue_seconds.observe(time.monotonic() - batch[0].came)
             self._recognize(batch)
