@@ -18,22 +18,19 @@ from asr_doge.errors import ASRDogeError, DataError
 from asr_doge.text.normalization import normalize_training_text
 
 
-def repeated(argument: str, longest: float) -> list[Utterance]:
-    """The utterances of `MANIFEST=TIMES` that are no longer than `longest` seconds and have words."""
+def repeated(place: int, argument: str, longest: float) -> list[Utterance]:
+    """The utterances of `MANIFEST=TIMES` that are no longer than `longest` seconds and have words.
+
+    Their ids begin with the place of the argument, since corpora may have the same ones.
+    """
     name, _, times = argument.rpartition("=")
-    if not name or not times.isdigit() or int(times) < 1:
+    if not name or not times.isdecimal() or int(times) < 1:
         raise DataError(f"{argument}: give MANIFEST=TIMES, such as ./human/train.jsonl=4")
-    kept = [
-        replace(utterance, text=normalize_training_text(utterance.text))
-        for utterance in read_manifest(Path(name))
-        if utterance.duration <= longest
-    ]
-    return [
-        replace(utterance, id=f"{Path(name).parent.name}-{utterance.id}-{number}")
-        for number in range(int(times))
-        for utterance in kept
-        if utterance.text
-    ]
+    every = read_manifest(Path(name))
+    short = [replace(one, text=normalize_training_text(one.text)) for one in every if one.duration <= longest]
+    kept = [one for one in short if one.text]
+    print(f"{name}: {len(kept)} of {len(every)} utterances, {times} times")
+    return [replace(one, id=f"{place}-{one.id}-{number}") for number in range(int(times)) for one in kept]
 
 
 def main() -> int:
@@ -44,7 +41,8 @@ def main() -> int:
     parser.add_argument("--longest", type=float, default=16.0, help="seconds of the longest recording (default: 16)")
     flags = parser.parse_args()
     try:
-        mixed = [utterance for argument in flags.manifests for utterance in repeated(argument, flags.longest)]
+        parts = [repeated(place, argument, flags.longest) for place, argument in enumerate(flags.manifests, start=1)]
+        mixed = [utterance for part in parts for utterance in part]
         flags.output.parent.mkdir(parents=True, exist_ok=True)
         write_manifest(flags.output, mixed)
     except ASRDogeError as error:

@@ -191,10 +191,13 @@ def test_the_example_says_what_is_wrong_in_one_line(python: Path, tmp_path: Path
 def test_sentences_of_texts_end_at_their_marks_and_have_no_figures(python: Path, tmp_path: Path) -> None:
     (tmp_path / "speech.json").write_text(
         json.dumps(
-            {"text": 'Mr. Smith came home early. In 1890 he left again! "Was it he?" they asked at once.\n\nNo.'}
+            {
+                "text": 'Gen. Smith came home early. In 1890 he left again! "Was it he?" they asked at once.\n\nNo.'
+                " He said (\u201cI go home.\u201d) \u201cThen he left.\u201d"
+            }
         )
     )
-    (tmp_path / "book.txt").write_text("Call me by\nmy own name. Mr. Smith came home early.")
+    (tmp_path / "book.txt").write_text("Call me by\nmy own name. Gen. Smith came home early.")
     written = tmp_path / "sentences.txt"
 
     finished = run_script(
@@ -203,14 +206,19 @@ def test_sentences_of_texts_end_at_their_marks_and_have_no_figures(python: Path,
 
     assert finished.returncode == 0, finished.stderr
     assert written.read_text().splitlines() == [
-        "Mr. Smith came home early.",
+        "Gen. Smith came home early.",
         '"Was it he?" they asked at once.',
+        "He said (\u201cI go home.\u201d)",
+        "\u201cThen he left.\u201d",
         "Call me by my own name.",
     ]
-    (tmp_path / "broken.json").write_text("{}")
-    refused = run_script(python, "scripts/make_sentences.py", tmp_path / "broken.json", "--output", written)
+    (tmp_path / "broken.json").write_text('{"text": 5}')
+    files = (tmp_path / "broken.json", tmp_path / "book.txt")
+    refused = run_script(python, "scripts/make_sentences.py", *files, "--output", written)
     assert refused.returncode == 2
     assert "broken.json has no text" in refused.stderr
+    assert "of 1 of 2 files" in refused.stdout
+    assert len(written.read_text().splitlines()) == 2
 
 
 def test_a_mix_has_each_manifest_so_many_times(python: Path, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from asr_doge.errors import ConfigError
+from asr_doge.models import assemble_model
 from asr_doge.models.lora import LoRALinear, add_lora, hold_lora, merge_updates
+from asr_doge.models.merging import merge_lora
 from tests.models import tiny
 
 PARTS: dict[str, Callable[[], nn.Module]] = {
@@ -98,3 +100,23 @@ def test_layers_that_are_not_there_are_named() -> None:
     for put in (add_lora, hold_lora):
         with pytest.raises(ConfigError, match=r"lora_targets.*no_such_layer"):
             put(tiny.doge_model(40), {"r": 3, "target_modules": ["no_such_layer"]})
+
+
+def test_lora_of_a_tied_output_layer_is_not_merged() -> None:
+    """Merging unties it, and a checkpoint of the merged model would give it the embedding's weights again."""
+    loaded = assemble_model(
+        "nano/encoder",
+        "nano/language_model",
+        device="cpu",
+        train_language_model="lora",
+        lora={"target_modules": ["lm_head"]},
+    )
+    with pytest.raises(ConfigError, match="token embedding's too"):
+        merge_lora(loaded.model)
+
+
+def test_lora_to_be_used_has_the_sizes_of_its_layer() -> None:
+    part = nn.Sequential(nn.Linear(3, 7))
+    hold_lora(part, {"r": 2, "target_modules": ["0"]})
+    assert isinstance(part[0], LoRALinear)
+    assert (part[0].in_features, part[0].out_features) == (3, 7)

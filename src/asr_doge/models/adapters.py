@@ -83,7 +83,10 @@ class Adapter(nn.Module):
 
 
 class _OutputNorm(nn.RMSNorm):
-    """A norm that computes in its weight's type, as torch does too, but in one kernel where autocast gives bfloat16."""
+    """A norm that computes in its weight's type where autocast gives bfloat16, in one kernel.
+
+    Torch computes in that type too, but 2.11 did so in several kernels.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)

@@ -42,6 +42,7 @@ class LoRALinear(nn.Module):
         up = nn.Linear(rank, base_layer.out_features, bias=False, device=device, dtype=dtype)
         self.lora_A, self.lora_B = nn.ModuleDict({UPDATES_NAME: down}), nn.ModuleDict({UPDATES_NAME: up})
         self.scaling = alpha / rank
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
 
     @property
     def weight(self) -> Tensor:
@@ -97,9 +98,6 @@ def merge_updates(part: nn.Module) -> dict[str, Tensor]:
             updates |= {f"{name}.{own}": weight for own, weight in layer.state_dict().items() if "lora_" in own}
             cast(Any, layer).merge()
             _replace(part, name, cast(Any, layer).base_layer)
-    if updates:  # else the pages of the file that the weights were mapped from stay in memory beside the merged ones
-        for weight in (*part.parameters(), *part.buffers()):
-            weight.data = weight.data.clone()
     return updates
 
 

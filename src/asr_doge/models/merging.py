@@ -19,9 +19,15 @@ def merge_lora(model: ASRDogeForConditionalGeneration) -> None:
     """Merge the language model's updates, in place; its configuration then says `full`.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or one is of an output layer that shares its weights with the embedding.
     """
     _require_lora(model)
+    output = model.language_model.get_output_embeddings()
+    if has_updates(output) and model.language_model.config.tie_word_embeddings:
+        raise ConfigError(
+            "LoRA of an output layer cannot be merged where that layer's weights are the token embedding's too: train"
+            " with other --lora_targets, such as all-linear"
+        )
     merge_updates(model.language_model)
     model.config.train_language_model = "full"
     if model.config.train_encoder != "lora":
