@@ -381,6 +381,7 @@ def test_compiled_blocks_give_the_same_features(
     corpus: Path, granite_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All batches by the graphs that were made before the first; a GPU's own compiler is not tested here."""
+    torch._dynamo.reset()  # of a function, only so many graphs are kept
     graphs = CompileCounter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=graphs))
     plain = FeatureCache.open(features(corpus, granite_folder).folder)

@@ -20,6 +20,7 @@ from tests.models import tiny
 
 
 def compile_by(backend: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()  # of a function, only so many graphs are kept
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
 
 
@@ -42,6 +43,11 @@ def test_an_encoder_without_such_blocks_is_refused(whisper_folder: Path) -> None
         ConfigError, match=r"^--compile is for Granite Speech's encoder, .* WhisperSpeechEncoder: leave"
     ):
         compile_encoder(load_encoder_alone(whisper_folder, device="cpu"))
+
+
+def test_a_quantized_encoder_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--compile does not go with 8-bit matrices: leave it or"):
+        compile_encoder(load_encoder_alone("nano", device="cpu", quantization="int8"))
 
 
 def test_a_machine_without_a_compiler_is_told_in_one_line(

@@ -11,6 +11,7 @@ from asr_doge.errors import ConfigError, first_line
 from asr_doge.models.ctc_head import without_head
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.loading import LoadedEncoder, LoadedModel
+from asr_doge.models.quantization import is_quantized
 
 _BATCHES = ([5.0, 5.0], [2.0])
 """Seconds of the clips that are encoded to compile: a batch that has one block of attention gets a graph of its own."""
@@ -20,7 +21,8 @@ def compile_encoder(loaded: LoadedModel | LoadedEncoder) -> None:
     """Compile the conformer blocks of its encoder, in place; takes some seconds on a GPU, a minute or more on a CPU.
 
     Raises:
-        ConfigError: its encoder has no blocks that can be compiled, or there is no compiler for its device.
+        ConfigError: its encoder has no blocks that can be compiled, or is quantized, or there is no compiler for its
+            device.
     """
     speech_encoder = loaded.speech_encoder
     encoder = without_head(speech_encoder.encoder)
@@ -28,6 +30,8 @@ def compile_encoder(loaded: LoadedModel | LoadedEncoder) -> None:
         raise ConfigError(
             f"--compile is for Granite Speech's encoder, and this one is {type(encoder).__name__}: leave it out"
         )
+    if is_quantized(encoder):  # each shape of matrix would be compiled by itself, for minutes
+        raise ConfigError("--compile does not go with 8-bit matrices: leave it or --quantization int8 out")
     rng, rate = np.random.default_rng(0), speech_encoder.sampling_rate
     try:
         encoder.compile()
