@@ -12,7 +12,7 @@ autocast as `asr-doge train` has them. "original" computes
 as the published code does (float32, batch 1, the whole prefix again for every token), without its idle 2.5B language
 model in memory. RTFx is seconds of audio per second of work. `--compile` measures the encoder and "draft" a second time
 with compiled conformer blocks, in the same run. `--profile` writes where the time goes: kernels by device time,
-launches, and waits of the host for the device.
+launches, and waits of the host for the device, the encoder being compiled if that was measured.
 It does not know accuracy: random weights have none.
 """
 

@@ -166,6 +166,21 @@ def test_what_is_missing_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("subcommand", ["features", "transcribe", "benchmark"])
+def test_each_command_refuses_to_compile_what_has_no_such_blocks(
+    command: Command, subcommand: str, head_folder: Path, tmp_path: Path
+) -> None:
+    processed = speech.write_corpus(tmp_path / "processed", train=1, dev=1, test=1)
+    arguments = {
+        "features": ("--data_dir", processed, "--speech_encoder", head_folder),
+        "transcribe": (processed, "--model", head_folder),
+        "benchmark": ("--data_dir", processed, "--checkpoint_dir", head_folder, "--output_dir", tmp_path / "report"),
+    }[subcommand]
+    outcome = command(subcommand, *arguments, "--device", "cpu", "--compile")
+    assert outcome.code == 2
+    assert outcome.err[-1].startswith("error: --compile is for Granite Speech's encoder")
+
+
 @pytest.mark.parametrize("began", [False, True])
 def test_an_interrupted_training_says_how_to_go_on_if_it_can(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: bool

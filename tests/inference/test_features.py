@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from asr_doge.audio import read_audio, read_clip
 from asr_doge.data import read_manifest, write_manifest
@@ -373,6 +375,22 @@ def test_the_encoder_computes_in_a_lower_precision_if_asked(
     assert 0 < abs(loss - wanted) < 5e-3 * wanted
     with pytest.raises(DataError, match=r"another storage \(--compute_dtype bf16, not fp32\)"):
         features(corpus, granite_folder)
+
+
+def test_compiled_blocks_give_the_same_features(
+    corpus: Path, granite_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All batches by the graphs that were made before the first; a GPU's own compiler is not tested here."""
+    torch._dynamo.reset()  # of a function, only so many graphs are kept
+    graphs = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=graphs))
+    plain = FeatureCache.open(features(corpus, granite_folder).folder)
+    compiled = FeatureCache.open(features(corpus, granite_folder, output_dir=str(tmp_path), compile=True).folder)
+    assert graphs.frame_count == 2
+    for utterance in read_manifest(corpus / "train_manifest.json"):
+        assert tiny.relative_difference(compiled[utterance.id], plain[utterance.id]) < 1e-5
+    assert features(corpus, granite_folder, compile=True).encoded == 0  # and nothing is compiled
+    assert graphs.frame_count == 2
 
 
 def test_a_cache_in_full_precision_says_nothing_of_it(corpus: Path, granite_folder: Path) -> None:

@@ -1,8 +1,13 @@
 """What `asr-doge serve` refuses to start with."""
 
+from pathlib import Path
+
 import pytest
 
 from asr_doge.cli import main
+from asr_doge.errors import ConfigError
+from asr_doge.serving.configuration import ServeConfig
+from asr_doge.serving.service import Service
 
 
 @pytest.mark.parametrize(
@@ -26,3 +31,8 @@ def test_a_mistake_is_one_line(
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert remedy in told[0]
+
+
+def test_a_model_that_cannot_be_compiled_is_refused(head_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^--compile is for Granite Speech's encoder"):
+        Service(ServeConfig(model=str(head_folder), device="cpu", compile=True))

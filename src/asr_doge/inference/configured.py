@@ -9,7 +9,14 @@ from asr_doge.models.punctuation import load_punctuator
 def load_configured(config: TranscribeConfig) -> Transcriber:
     """Load the model that the settings of `transcribe` name; errors as in `load`."""
     transcriber = load(
-        config.model, config.device, config, config.batch_size, config.quantization, config.language, config.dtype
+        config.model,
+        config.device,
+        config,
+        config.batch_size,
+        config.quantization,
+        config.language,
+        config.dtype,
+        config.compile,
     )
     if config.text == "written":
         transcriber.punctuator = load_punctuator(find_model(config.model))

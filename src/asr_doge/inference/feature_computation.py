@@ -55,6 +55,7 @@ def computing_in(compute_dtype: ComputeDtype) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+@torch.inference_mode()  # as when encoding: compiled blocks are compiled for it
 def batch_seconds_that_fit(speech_encoder: LoadedEncoder) -> float:
     """Seconds of audio that the encoder's device holds at once; on a CPU, where more is not faster, the least.
 

@@ -2,8 +2,8 @@
 
 Promises: the cache holds what the model's `encode` gives for the same audio, so training from it gives the same loss
 (to the rounding of the storage type); only utterances that are new or whose audio changed are encoded; the same corpus
-gives the same bytes on the same machine in batches of the same size, with one process or several, interrupted or not;
-clips that cannot be read are named, counted and left out. No language model is loaded.
+gives the same bytes on the same machine in batches of the same size, with one process or several, interrupted or not
+(`compile` rounds otherwise); clips that cannot be read are named, counted and left out. No language model is loaded.
 It does not know the format of the cache's files (see `asr_doge.data.feature_folder`), nor how a batch comes to be
 encoded (see `asr_doge.inference.feature_encoding`).
 """
@@ -32,6 +32,7 @@ from asr_doge.inference.feature_computation import (
 )
 from asr_doge.inference.feature_encoding import FeaturesRun, FeaturesWork, ReadClip
 from asr_doge.models import LoadedEncoder, find_device
+from asr_doge.models.compiling import compile_encoder
 from asr_doge.models.ctc_head_checkpoints import find_speech_encoder
 from asr_doge.models.encoders import encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source, load_encoder
@@ -101,6 +102,8 @@ def compute_features(config: FeaturesConfig, read: ReadClip | None = None) -> Fe
     ):
         queued = _held(writer, utterances, copies, config.verify)
         is_complete = all(one.id in queued or writer.shard_of(one.id) is None for one in utterances)
+        if config.compile and not is_complete:
+            compile_encoder(speech_encoder)
         batch_seconds = config.batch_seconds or (
             SMALLEST_BATCH_SECONDS if is_complete else batch_seconds_that_fit(speech_encoder)
         )

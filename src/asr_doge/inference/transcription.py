@@ -25,21 +25,17 @@ from asr_doge.audio.voice_activity import has_voice
 from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
-from asr_doge.errors import AudioError, CheckpointError
+from asr_doge.errors import AudioError
 from asr_doge.inference.batches import Batches, batches_at_a_time
 from asr_doge.inference.chunking import Chunk, cut_into_chunks
+from asr_doge.inference.loading import load_parts
 from asr_doge.inference.recordings import QueuedChunk, Recording, num_samples
 from asr_doge.inference.results import FailedTranscription, Transcription, successful
 from asr_doge.inference.sources import Blocks, Chunks, as_sources, path_of, source_blocks, with_defaults
 from asr_doge.inference.sources import Source as Source
 from asr_doge.inference.sources import SourceWithOptions as SourceWithOptions
 from asr_doge.inference.written import written
-from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
-from asr_doge.models.ctc_head_checkpoints import is_ctc_head
-from asr_doge.models.fetching import can_be_fetched
-from asr_doge.models.frozen_parts import WITHOUT_TEXT
-from asr_doge.models.loading import TORCH_TYPES
-from asr_doge.models.precision import choose_precision
+from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.punctuation import Punctuator
 from asr_doge.read_ahead import read_ahead
 
@@ -311,6 +307,7 @@ def load(
     quantization: Quantization = "none",
     language: str | None = None,
     dtype: LoadDtype = "fp32",
+    compile: bool = False,
 ) -> Transcriber:
     """Load a model for transcription; for `--decoder ctc`, or of a CTC head's folder, its encoder alone.
 
@@ -324,33 +321,13 @@ def load(
         language: as in `Transcriber`.
         dtype: of the weights in memory, and of the computation; `auto` is the fastest of this machine, which on a CPU
             may be `int8`.
+        compile: the encoder's conformer blocks, as in `asr_doge.models.compiling`.
 
     Raises:
-        CheckpointError, ConfigError: as in `asr_doge.models.load_model`, and in `Transcriber`.
+        CheckpointError, ConfigError: as in `asr_doge.models.load_model`, in `compile_encoder`, and in `Transcriber`.
     """
-    loaded = load_parts(model, device, decoding, quantization, dtype)
+    loaded = load_parts(model, device, decoding, quantization, dtype, compile)
     return Transcriber(loaded, batch_size, decoding, language)
-
-
-def load_parts(
-    model: str | Path | None = None,
-    device: str | None = None,
-    decoding: DecodingConfig | None = None,
-    quantization: Quantization = "none",
-    dtype: LoadDtype = "fp32",
-) -> LoadedModel | LoadedEncoder:
-    """What a `Transcriber` with these settings needs of a model; arguments and errors as in `load`."""
-    if model is not None and can_be_fetched(model):  # but need not be: none of them gives text by itself
-        raise CheckpointError(f"'{model}' is not an ASR-Doge checkpoint; {WITHOUT_TEXT}")
-    decoder = decoding.decoder if decoding is not None else None
-    alone = decoder == "ctc" or (decoder is None and model is not None and is_ctc_head(model))
-    read = load_encoder_alone if alone else load_model
-
-    def load_chosen() -> LoadedModel | LoadedEncoder:
-        chosen = choose_precision(dtype, quantization, device)
-        return read(model, device=device, dtype=TORCH_TYPES[chosen.dtype], quantization=chosen.quantization)
-
-    return in_live_threads(load_chosen)
 
 
 @overload

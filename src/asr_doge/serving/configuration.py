@@ -52,6 +52,9 @@ class ServeConfig(DecodingConfig):
     """Type of the weights and of what is computed with them."""
     quantization: Quantization = "none"
     """int8: 8-bit matrices, on the CPU."""
+    compile: bool = False
+    """Compile the conformer blocks of Granite Speech's encoder, for a GPU: 1.3 times as fast in large batches, after
+    some seconds at the start. Equal to rounding."""
     batch_seconds: float = 60.0
     """Audio that the model reads at once, padding included, from as many requests and streams as it comes; more suits a
     GPU, less keeps live streams quick."""

@@ -67,4 +67,5 @@ class Service:
             quantization=config.quantization,
             language=config.language,
             dtype=config.dtype,
+            compile=config.compile,
         )

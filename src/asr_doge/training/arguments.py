@@ -78,6 +78,7 @@ def pretraining_arguments(
         "lr_scheduler_type": "cosine",
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
+        "logging_nan_inf_filter": False,  # it would hide them, and let the host wait for the device at each step
         "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": torch.accelerator.is_available(),
         "remove_unused_columns": False,
