@@ -8,6 +8,7 @@ writing what it holds. What importing itself may print or wait for is tested wit
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -72,6 +73,8 @@ def main() -> None:
     tests = os.getppid()
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # as the end of a process looks for garbage, it would copy each page of memory
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(sys.argv[1])
         listener.listen()
