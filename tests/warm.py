@@ -71,10 +71,11 @@ def warm_python(folder: Path) -> Iterator[Path]:
 def main() -> None:
     """Serve until the tests end; in the process of a command, run it."""
     tests = os.getppid()
+    gc.disable()
     for name in IMPORTED:
         importlib.import_module(name)
-    gc.collect()
     gc.freeze()  # as the end of a process looks for garbage, it would copy each page of memory
+    gc.enable()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(sys.argv[1])
         listener.listen()

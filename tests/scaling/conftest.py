@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr_doge.audio import file_decoding
 from asr_doge.scaling import engines, opening
 from asr_doge.scaling.configuration import TranscribeJobConfig
+from tests.nursery import nursery
 from tests.scaling.fragile.sitecustomize import CRASHES, HANGS
 
 FRAGILE = Path(__file__).parent / "fragile"
@@ -24,8 +26,9 @@ MEMORY = 80_000_000
 @pytest.fixture(autouse=True, scope="package")
 def fragile_decoders() -> Iterator[None]:
     """Decoders crash and hang on what says so."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, nursery("asr_doge.audio.decoding_child", python_path()) as start:
         patch.setenv("PYTHONPATH", python_path())
+        patch.setattr(file_decoding, "_started", start)
         yield
 
 
