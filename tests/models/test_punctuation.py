@@ -85,7 +85,7 @@ def test_a_checkpoint_without_it_is_named(tmp_path: Path) -> None:
         load_punctuator(find_model(tmp_path))
 
 
-OTHER = b'{"vocab_size": 9, "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}'
+OTHER = b'{"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}'
 """A configuration of a model of other shapes; of one that says nothing the model would be large."""
 
 

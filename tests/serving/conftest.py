@@ -1,5 +1,6 @@
 """A real server on a port of its own, with the bundled model, for real clients."""
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ import soundfile
 from numpy.typing import NDArray
 from openai import OpenAI
 
-from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
+from asr_doge.audio import SAMPLE_RATE, Voice, file_decoding, synthesize
 from asr_doge.decoding.recognition import Recognition
 from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.server import Server, create_server
+from tests.nursery import nursery
 from tests.waiting import PATIENCE_SECONDS, until
 
 KEY = "sk-a-key-of-the-tests"
@@ -77,6 +79,15 @@ class Held:
             return recognize(chunks, *others)
 
         monkeypatch.setattr(model, "recognize_chunks", wait)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def decoders() -> Iterator[None]:
+    """Servers and tests start many."""
+    path = os.environ.get("PYTHONPATH", "")
+    with pytest.MonkeyPatch.context() as patch, nursery("asr_doge.serving.cutting_child", path) as start:
+        patch.setattr(file_decoding, "_started", start)
+        yield
 
 
 @pytest.fixture(scope="package")
