@@ -1,7 +1,7 @@
 """Decoding processes forked from one that stands by, for tests that start many: what each imports takes a second.
 
 Each is what `asr_doge.audio.file_decoding` starts: the same module with the same socket, in a process of its own.
-Fresh ones are started by `tests/audio/test_file_decoding.py`, by jobs in processes of their own, and on a cluster.
+Fresh ones are started by `tests/audio/test_file_decoding.py` and by jobs in processes of their own.
 
     python -m tests.nursery MODULE SOCKET
 """
@@ -11,6 +11,7 @@ import gc
 import importlib
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -35,35 +36,47 @@ class Forked(psutil.Process):
 
 
 @contextlib.contextmanager
-def nursery(module: str, python_path: str) -> Iterator[Start]:
-    """A function that starts a decoding process, in the place of that of `asr_doge.audio.file_decoding`.
+def nursery(module: str, folder: Path, python_path: str) -> Iterator[str]:
+    """The address at which processes of a module can be asked for; see `start_at`.
 
-    It starts a fresh one for another module.
+    Args:
+        module: of the processes.
+        folder: for the address.
+        python_path: of the processes.
     """
-    fresh = file_decoding._started
-    requests, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "tests.nursery", module, str(theirs.fileno())]
-    root = Path(__file__).parents[1]
-    with theirs:
+    address = str(folder / "decoders")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(100)
         process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env=os.environ | {"PYTHONPATH": python_path}, cwd=root
+            [sys.executable, "-m", "tests.nursery", module, str(listener.fileno())],
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": python_path},
+            cwd=Path(__file__).parents[1],
         )
+    with process:
+        yield address
+
+
+def start_at(address: str, module: str) -> Start:
+    """What starts processes of a module at this address, and fresh ones of others; `file_decoding._started` is such."""
+    fresh = file_decoding._started
 
     def start(wanted: str) -> tuple[Any, socket.socket]:
         if wanted != module:
             return fresh(wanted)
         ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(requests, [b"1"], [theirs.fileno()])
-        return Forked(int(requests.recv(16))), ours
+        with theirs, socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(address)
+            socket.send_fds(asking, [b"1"], [theirs.fileno()])
+            return Forked(int(asking.recv(16))), ours
 
-    with requests:
-        yield start
-    process.wait()
+    return start
 
 
 def main() -> None:
-    """Stand by until the tests end; in a process that was asked for, run the module."""
+    """Stand by until standard input is closed; in a process that was asked for, run the module."""
     module, number = sys.argv[1:]
     for name in ("av", "scipy.signal", "soundfile", module):
         importlib.import_module(name)
@@ -71,16 +84,20 @@ def main() -> None:
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that end
-    with socket.socket(fileno=int(number)) as requests:
+    with socket.socket(fileno=int(number)) as listener:
         while True:
-            message, given, _, _ = socket.recv_fds(requests, 1, 1)
-            if not message:
+            ready, _, _ = select.select([listener, sys.stdin], [], [])
+            if sys.stdin in ready:
                 return
-            child = os.fork()
-            if not child:
-                break
-            os.close(given[0])
-            requests.sendall(str(child).encode())
+            asking, _ = listener.accept()
+            with asking:
+                _, given, _, _ = socket.recv_fds(asking, 1, 1)
+                child = os.fork() if given else -1
+                if not child:
+                    break
+                for descriptor in given:
+                    os.close(descriptor)
+                asking.sendall(str(child).encode())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [module, str(given[0])]

@@ -17,9 +17,10 @@ from asr_doge.audio import SAMPLE_RATE, Voice, file_decoding, synthesize
 from asr_doge.decoding.recognition import Recognition
 from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber, load
+from asr_doge.serving.chunk_decoding import MODULE
 from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.server import Server, create_server
-from tests.nursery import nursery
+from tests.nursery import nursery, start_at
 from tests.waiting import PATIENCE_SECONDS, until
 
 KEY = "sk-a-key-of-the-tests"
@@ -82,11 +83,11 @@ class Held:
 
 
 @pytest.fixture(autouse=True, scope="package")
-def decoders() -> Iterator[None]:
+def decoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Servers and tests start many."""
-    path = os.environ.get("PYTHONPATH", "")
-    with pytest.MonkeyPatch.context() as patch, nursery("asr_doge.serving.cutting_child", path) as start:
-        patch.setattr(file_decoding, "_started", start)
+    path, folder = os.environ.get("PYTHONPATH", ""), tmp_path_factory.mktemp("decoders")
+    with pytest.MonkeyPatch.context() as patch, nursery(MODULE, folder, path) as address:
+        patch.setattr(file_decoding, "_started", start_at(address, MODULE))
         yield
 
 
