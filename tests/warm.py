@@ -1,8 +1,8 @@
 """A Python that has the package imported already, for tests that start many: half of what such a test takes is imports.
 
 Each command is a process of its own, forked from one that has imported everything and computed nothing. It has its
-caller's arguments, folder, environment and standard streams, closed ones included, and ends as every Python does, by
-writing what it holds. What importing itself may print or wait for is tested with fresh ones (`tests/cli`).
+caller's arguments, folder, environment and standard streams, closed ones included, gets its Ctrl-C, and ends as every
+Python does, by writing what it holds. What importing itself may print or wait for is tested with fresh ones (`tests/cli`).
 
     python -m tests.warm SOCKET        # waits for commands, which `CLIENT` sends
 """
@@ -32,13 +32,15 @@ def is_open(number):
 
 streams = [number for number in range(3) if is_open(number)]  # before anything else is opened
 
-import json, socket, sys
+import json, signal, socket, sys
 
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     command = json.dumps([sys.argv[1:], dict(os.environ), streams]).encode()
     socket.send_fds(server, [len(command).to_bytes(4, "big")], [os.open(".", os.O_RDONLY), *streams])
     server.sendall(command)
+    process = int(server.recv(16))
+    signal.signal(signal.SIGINT, lambda number, _: os.kill(process, number))
     sys.exit(int(server.recv(16)))
 """
 IMPORTED = (
@@ -52,7 +54,7 @@ IMPORTED = (
 
 @contextlib.contextmanager
 def warm_python(folder: Path) -> Iterator[Path]:
-    """The path of an executable to be used as Python, for modules (`-m`) and scripts."""
+    """The path of an executable to be used as Python, for modules (`-m`), commands (`-c`) and scripts."""
     client, address = folder / "python", folder / "socket"
     command = [sys.executable, "-m", "tests.warm", str(address)]
     root = Path(__file__).parents[1]
@@ -106,8 +108,10 @@ def main() -> None:
                 break
             for number in given:
                 os.close(number)
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             with contextlib.suppress(OSError):  # its caller is gone
+                connection.sendall(f"{child:<16}".encode())
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            with contextlib.suppress(OSError):
                 connection.sendall(str(code if code >= 0 else 128 - code).encode())
             connection.close()
     arguments, environment, streams = json.loads(content)
@@ -133,6 +137,9 @@ def become(arguments: list[str], environment: dict[str, str], streams: list[int]
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    elif arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        exec(compile(arguments[1], "-c", "exec"), {"__name__": "__main__"})
     else:
         sys.argv = arguments
         sys.path[0] = str(Path(arguments[0]).resolve().parent)
