@@ -51,6 +51,7 @@ IMPORTED = (
     "asr_doge.cli.train",
     "asr_doge.data.digits",
     "asr_doge.audio.synthesis",
+    "scipy.signal",
     "tests.models.tiny",  # for transformers' models of the usual kinds
 )
 
