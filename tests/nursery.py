@@ -1,7 +1,7 @@
 """Decoding processes forked from one that stands by, for tests that start many: what each imports takes a second.
 
 Each is what `asr_doge.audio.file_decoding` starts: the same module with the same socket, in a process of its own.
-Fresh ones are started by `tests/audio/test_file_decoding.py` and by jobs in processes of their own.
+Fresh ones are started in `tests/audio` and by the commands that `tests/cli` runs.
 
     python -m tests.nursery MODULE SOCKET
 """

@@ -54,6 +54,11 @@ def cluster() -> Iterator[Any]:
         cluster.shutdown()
 
 
+def share_decoders() -> None:
+    """In a process that a test starts."""
+    file_decoding._started = start_at(os.environ[DECODERS], DECODER)
+
+
 def python_path() -> str:
     """Modules that processes of a test find: what breaks decoders, this package, and these tests."""
     root = Path(__file__).parents[2]
