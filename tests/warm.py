@@ -52,6 +52,7 @@ IMPORTED = (
     "asr_doge.data.digits",
     "asr_doge.audio.synthesis",
     "scipy.signal",
+    "pip._internal.commands.download",
     "tests.models.tiny",  # for transformers' models of the usual kinds
 )
 
