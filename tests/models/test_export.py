@@ -23,6 +23,7 @@ from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.export import ENCODER_GRAPH, LANGUAGE_MODEL_GRAPH, SPEECH_TOKEN, LanguageModelGraph, export_onnx
 from tests.models import tiny
+from tests.models.tracing import without_collections
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_inference.py"
 
@@ -41,7 +42,8 @@ def nano() -> LoadedModel:
 @pytest.fixture(scope="module")
 def folder(nano: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "onnx"
-    export_onnx(nano, folder)
+    with without_collections():
+        export_onnx(nano, folder)
     return folder
 
 
