@@ -24,15 +24,27 @@ import psutil
 
 from asr_doge.audio import file_decoding
 
-Start = Callable[[str], tuple[Any, socket.socket]]
+Start = Callable[..., Any]
 
 
-class Forked(psutil.Process):
-    """A process that is not our child, with what `subprocess.Popen` has."""
+class Forked:
+    """A process that is not our child, with what its users need of a `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._process = psutil.Process(pid)
 
     def poll(self) -> int | None:
         """None while it runs."""
-        return None if self.is_running() else 0
+        return None if self._process.is_running() else 0
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        self._process.wait()
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
 
 
 @contextlib.contextmanager
@@ -63,7 +75,7 @@ def start_at(address: str, module: str) -> Start:
     """What starts processes of a module at this address, and fresh ones of others; `file_decoding._started` is such."""
     fresh = file_decoding._started
 
-    def start(wanted: str) -> tuple[Any, socket.socket]:
+    def start(wanted: str) -> Any:
         if wanted != module:
             return fresh(wanted)
         ours, theirs = socket.socketpair()

@@ -32,10 +32,11 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_inference.py"
 def nano() -> LoadedModel:
     """Two layers of each kind: to trace one more takes seconds."""
     loaded = load_model("nano", device="cpu")
-    encoder, language_model = loaded.model.encoder.encoder, loaded.model.language_model.model
+    encoder: Any = loaded.model.encoder.encoder
+    language_model: Any = loaded.model.language_model
     encoder.layers, encoder.num_layers = encoder.layers[:2], 2
-    language_model.layers = language_model.layers[:2]
-    loaded.model.language_model.config.num_hidden_layers = 2
+    language_model.model.layers = language_model.model.layers[:2]
+    language_model.config.num_hidden_layers = 2
     return loaded
 
 
