@@ -102,7 +102,7 @@ def main() -> None:
             if sys.stdin in ready:
                 return
             asking, _ = listener.accept()
-            with asking:
+            with asking, contextlib.suppress(OSError):  # who asked may be killed meanwhile
                 _, given, _, _ = socket.recv_fds(asking, 1, 1)
                 child = os.fork() if given else -1
                 if not child:
