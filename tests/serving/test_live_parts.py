@@ -144,7 +144,7 @@ def test_no_word_is_sent_twice_where_chunks_are_joined(monkeypatch: pytest.Monke
     spoken = np.concatenate([word[at[0] : at[-1] + 1] for word, at in zip(words, loud, strict=True)])
     nano = load(device="cpu", decoding=DecodingConfig(cut_at_pauses=True))
     monkeypatch.setattr(nano, "max_seconds", 6.0)
-    deltas, updates = Deltas(), list(stream(np.split(spoken, range(6400, len(spoken), 6400)), nano))
+    deltas, updates = Deltas(), list(stream(np.split(spoken, range(3200, len(spoken), 3200)), nano))
     sent = "".join(map(deltas.take, updates)).split()
     assert sum(len(update.finished) for update in updates) > 1
     assert all(one != next_ for one, next_ in pairwise(sent))
