@@ -39,8 +39,9 @@ venv: $(STAMP)
 demo: $(STAMP)
 	@$(VENV)/bin/asr-doge demo $(ARGS)
 
+# Compiled once and kept, also where the environment says otherwise: tests start many Pythons.
 test: $(STAMP)
-	@$(PY) -m pytest -n $(WORKERS) --dist worksteal --durations 10 $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest -n $(WORKERS) --dist worksteal --durations 10 $(ARGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff format --check

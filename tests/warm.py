@@ -1,13 +1,16 @@
 """A Python that has the package imported already, for tests that start many: half of what such a test takes is imports.
 
 Each command is a process of its own, forked from one that has imported everything and computed nothing. It has its
-caller's arguments, folder, environment and standard streams, closed ones included, and ends as every Python does, by
-writing what it holds. What importing itself may print or wait for is tested with fresh ones (`tests/cli`).
+caller's arguments, folder, environment and standard streams, closed ones included, gets its Ctrl-C, and ends as every
+Python does, by writing what it holds. What importing itself may print or wait for is tested with fresh Pythons
+(`tests/cli`).
 
     python -m tests.warm SOCKET        # waits for commands, which `CLIENT` sends
 """
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -15,6 +18,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -31,13 +35,15 @@ def is_open(number):
 
 streams = [number for number in range(3) if is_open(number)]  # before anything else is opened
 
-import json, socket, sys
+import json, signal, socket, sys
 
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     command = json.dumps([sys.argv[1:], dict(os.environ), streams]).encode()
     socket.send_fds(server, [len(command).to_bytes(4, "big")], [os.open(".", os.O_RDONLY), *streams])
     server.sendall(command)
+    process = int(server.recv(16))
+    signal.signal(signal.SIGINT, lambda number, _: os.kill(process, number))
     sys.exit(int(server.recv(16)))
 """
 IMPORTED = (
@@ -45,13 +51,15 @@ IMPORTED = (
     "asr_doge.cli.train",
     "asr_doge.data.digits",
     "asr_doge.audio.synthesis",
+    "scipy.signal",
+    "pip._internal.commands.download",
     "tests.models.tiny",  # for transformers' models of the usual kinds
 )
 
 
 @contextlib.contextmanager
 def warm_python(folder: Path) -> Iterator[Path]:
-    """The path of an executable to be used as Python, for modules (`-m`) and scripts."""
+    """The path of an executable to be used as Python, for modules (`-m`), commands (`-c`) and scripts."""
     client, address = folder / "python", folder / "socket"
     command = [sys.executable, "-m", "tests.warm", str(address)]
     root = Path(__file__).parents[1]
@@ -70,8 +78,11 @@ def warm_python(folder: Path) -> Iterator[Path]:
 def main() -> None:
     """Serve until the tests end; in the process of a command, run it."""
     tests = os.getppid()
+    gc.disable()
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # as the end of a process looks for garbage, it would copy each page of memory
+    gc.enable()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(sys.argv[1])
         listener.listen()
@@ -102,16 +113,19 @@ def main() -> None:
                 break
             for number in given:
                 os.close(number)
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             with contextlib.suppress(OSError):  # its caller is gone
+                connection.sendall(f"{child:<16}".encode())
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            with contextlib.suppress(OSError):
                 connection.sendall(str(code if code >= 0 else 128 - code).encode())
             connection.close()
     arguments, environment, streams = json.loads(content)
-    become(arguments, environment, streams, given)
+    become(environment, streams, given)
+    end(run(arguments))
 
 
-def become(arguments: list[str], environment: dict[str, str], streams: list[int], given: list[int]) -> None:
-    """Take the caller's place, in the folder and with the open streams that are `given`, and run the command."""
+def become(environment: dict[str, str], streams: list[int], given: list[int]) -> None:
+    """Take the caller's place, in the folder and with the open streams that are `given`."""
     folder, *files = given
     os.fchdir(folder)
     os.environ.clear()
@@ -126,13 +140,44 @@ def become(arguments: list[str], environment: dict[str, str], streams: list[int]
         opened = stream(number) if number in streams else None
         setattr(sys, name, opened)
         setattr(sys, f"__{name}__", opened)
-    if arguments[0] == "-m":
-        sys.argv = arguments[1:]
-        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = arguments
-        sys.path[0] = str(Path(arguments[0]).resolve().parent)
-        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; returns its exit code."""
+    try:
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        elif arguments[0] == "-c":
+            sys.argv = ["-c", *arguments[2:]]
+            exec(compile(arguments[1], "-c", "exec"), {"__name__": "__main__"})
+        else:
+            sys.argv = arguments
+            sys.path[0] = str(Path(arguments[0]).resolve().parent)
+            runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as asked:
+        if asked.code is None or isinstance(asked.code, int):
+            return asked.code or 0
+        print(asked.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def end(code: int) -> None:
+    """End as Python does, but for taking all modules apart, which takes half a second."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+    except OSError as error:
+        print(f"Exception ignored in: {stream!r}\n{error!r}", file=sys.stderr)
+        code = 120
+    os._exit(code)
 
 
 def stream(number: int) -> TextIO:

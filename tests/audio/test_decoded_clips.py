@@ -1,6 +1,7 @@
 """Clips that a process of its own decodes are those that are decoded here, and so are their faults."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ from tests.scaling.conftest import python_path
 from tests.scaling.fragile.sitecustomize import CRASHES
 
 
-@pytest.fixture
-def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileDecoder]:
-    monkeypatch.setenv("PYTHONPATH", python_path())
-    decoder = FileDecoder(500_000_000)
-    yield decoder
-    decoder.close()
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[FileDecoder]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", python_path())
+        with closing(FileDecoder(500_000_000)) as decoder:
+            yield decoder
 
 
 @pytest.mark.parametrize(("rate", "wanted"), [(16_000, 16_000), (44_100, 16_000), (22_050, 24_000)])

@@ -23,12 +23,21 @@ from tests.scaling.fragile.sitecustomize import CRASHES, FAILS, FILLS_ITS_PIPE, 
 from tests.waiting import until
 
 
-@pytest.fixture
-def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileDecoder]:
-    monkeypatch.setenv("PYTHONPATH", python_path())
-    decoder = FileDecoder(memory=500_000_000)
-    yield decoder
-    decoder.close()
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[FileDecoder]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", python_path())
+        with closing(FileDecoder(memory=500_000_000)) as decoder:
+            yield decoder
+
+
+@pytest.fixture(scope="module")
+def strict_decoder() -> Iterator[FileDecoder]:
+    """Of recordings of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", python_path())
+        with closing(FileDecoder(memory=500_000_000, max_duration=1)) as decoder:
+            yield decoder
 
 
 def decoded(decoder: FileDecoder, path: Path, channel: int | None = None) -> "np.typing.NDArray[np.float32]":
@@ -82,17 +91,13 @@ def test_a_crash_in_the_middle_of_a_block_is_told_by_its_signal(decoder: FileDec
     ],
 )
 def test_it_is_said_what_a_file_takes_too_much_of(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes, said: str
+    strict_decoder: FileDecoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes, said: str
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", python_path())
     monkeypatch.setattr(file_decoding, "LEAST_SECONDS", 1)
     monkeypatch.setattr(file_decoding, "BLOCK_SECONDS", 100)
     (tmp_path / "bad.wav").write_bytes(content)
-    with (
-        closing(FileDecoder(memory=500_000_000, max_duration=1)) as decoder,
-        pytest.raises(DecoderDiedError, match=rf"^bad\.wav {said}"),
-    ):
-        decoded(decoder, tmp_path / "bad.wav")
+    with pytest.raises(DecoderDiedError, match=rf"^bad\.wav {said}"):
+        decoded(strict_decoder, tmp_path / "bad.wav")
 
 
 def test_work_that_hangs_is_ended_like_a_decoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -94,14 +94,14 @@ def test_mistakes_in_a_real_run_are_one_line_each(fresh: tuple[list[str], list[s
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no named pipes in folders")
-def test_an_interrupt_is_code_130_and_leaves_a_whole_document(model: Path, tmp_path: Path) -> None:
+def test_an_interrupt_is_code_130_and_leaves_a_whole_document(python: Path, model: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.wav"
     os.mkfifo(pipe)
     start = (  # where pytest runs in the background, its children would ignore the signal
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
         " from asr_doge.cli import main; sys.exit(main())"
     )
-    command = [sys.executable, "-c", start, "transcribe", *FREE, str(pipe), "--format", "json", "--model", str(model)]
+    command = [str(python), "-c", start, "transcribe", *FREE, str(pipe), "--format", "json", "--model", str(model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         writer = None
         while writer is None and process.poll() is None:

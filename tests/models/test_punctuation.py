@@ -1,5 +1,6 @@
 """Windows of a long text are joined without a seam, whatever is read beside them; a missing model is named."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -84,8 +85,19 @@ def test_a_checkpoint_without_it_is_named(tmp_path: Path) -> None:
         load_punctuator(find_model(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"layer_types": "?"}'])
+OTHER = b'{"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}'
+"""A configuration of a model of other shapes; of one that says nothing the model would be large."""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *itertools.product(
+            ("model.safetensors", "config.json", "tokenizer.json"), (b"", b"[]", b'{"layer_types": "?"}')
+        ),
+        *(("model.safetensors", b"{}"), ("config.json", OTHER), ("tokenizer.json", b"{}")),
+    ],
+)
 def test_a_damaged_one_is_named(punctuator: Punctuator, tmp_path: Path, name: str, content: bytes) -> None:
     _save(punctuator, tmp_path)
     (tmp_path / FOLDER / name).write_bytes(content)

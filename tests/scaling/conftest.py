@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr_doge.audio import file_decoding
 from asr_doge.scaling import engines, opening
 from asr_doge.scaling.configuration import TranscribeJobConfig
-from tests.scaling.fragile.sitecustomize import CRASHES, HANGS
+from tests.nursery import nursery, start_at
+from tests.scaling.fragile.sitecustomize import CRASHES, DECODER, DECODERS, HANGS
 
 FRAGILE = Path(__file__).parent / "fragile"
 MEMORY = 80_000_000
@@ -22,10 +24,15 @@ MEMORY = 80_000_000
 
 
 @pytest.fixture(autouse=True, scope="package")
-def fragile_decoders() -> Iterator[None]:
-    """Decoders crash and hang on what says so."""
-    with pytest.MonkeyPatch.context() as patch:
+def fragile_decoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoders crash and hang on what says so, here and on a cluster."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        nursery(DECODER, tmp_path_factory.mktemp("decoders"), python_path()) as address,
+    ):
         patch.setenv("PYTHONPATH", python_path())
+        patch.setenv(DECODERS, address)
+        patch.setattr(file_decoding, "_started", start_at(address, DECODER))
         yield
 
 
@@ -45,6 +52,11 @@ def cluster() -> Iterator[Any]:
         yield cluster
         ray.shutdown()
         cluster.shutdown()
+
+
+def share_decoders() -> None:
+    """In a process that a test starts."""
+    file_decoding._started = start_at(os.environ[DECODERS], DECODER)
 
 
 def python_path() -> str:

@@ -38,8 +38,9 @@ def in_process(folder: Path, output: Path, **settings: object) -> "subprocess.Po
     """A job in a process of its own."""
     code = (  # where pytest runs in the background, its children would ignore Ctrl-C
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from pathlib import Path; from tests.scaling.conftest import job; from tests.scaling.counting import"
-        " CountingWorker; from asr_doge.scaling.jobs import run_transcribe_job as run;"
+        "from pathlib import Path; from tests.scaling.conftest import job, share_decoders; share_decoders();"
+        "from tests.scaling.counting import CountingWorker;"
+        "from asr_doge.scaling.jobs import run_transcribe_job as run;"
         f"run(job(Path({str(folder)!r}), Path({str(output)!r}), **{settings!r}), CountingWorker)"
     )
     environment = os.environ | {"PYTHONPATH": python_path()}
@@ -197,7 +198,7 @@ def test_two_drivers_on_one_output_double_nothing(tmp_path: Path) -> None:
     check_complete(folder, tmp_path / "out", crashes=CRASHED)
 
 
-def test_a_full_disk_stops_the_job_and_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_stops_the_job_and_loses_nothing(tmp_path: Path, small_disk: Path, no_pauses: None) -> None:
     folder = write_recordings(tmp_path / "in", 20)
     out = small_disk / "out"
     fill = small_disk / "fill"

@@ -211,11 +211,11 @@ def test_a_job_without_a_free_core_says_so_in_a_line(
     cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_recordings(tmp_path / "in", 8)
-    run_transcribe_job(on_ray(folder, tmp_path / "out", workers="1:2", wait_for_workers=15.0), CountingWorker)
+    run_transcribe_job(on_ray(folder, tmp_path / "out", workers="1:2", wait_for_workers=10.0), CountingWorker)
     check_complete(folder, tmp_path / "out")
     told = [line for line in capsys.readouterr().err.splitlines() if "note" in line]
     assert told == [
-        "note: 0 of 1 decode workers of a worker found a core in 15 s: it decodes 1 recordings at once by itself"
+        "note: 0 of 1 decode workers of a worker found a core in 10 s: it decodes 1 recordings at once by itself"
     ]
 
 

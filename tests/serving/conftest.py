@@ -1,5 +1,6 @@
 """A real server on a port of its own, with the bundled model, for real clients."""
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +13,14 @@ import soundfile
 from numpy.typing import NDArray
 from openai import OpenAI
 
-from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
+from asr_doge.audio import SAMPLE_RATE, Voice, file_decoding, synthesize
 from asr_doge.decoding.recognition import Recognition
 from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber, load
+from asr_doge.serving.chunk_decoding import MODULE
 from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.server import Server, create_server
+from tests.nursery import nursery, start_at
 from tests.waiting import PATIENCE_SECONDS, until
 
 KEY = "sk-a-key-of-the-tests"
@@ -77,6 +80,15 @@ class Held:
             return recognize(chunks, *others)
 
         monkeypatch.setattr(model, "recognize_chunks", wait)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def decoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Servers and tests start many."""
+    path, folder = os.environ.get("PYTHONPATH", ""), tmp_path_factory.mktemp("decoders")
+    with pytest.MonkeyPatch.context() as patch, nursery(MODULE, folder, path) as address:
+        patch.setattr(file_decoding, "_started", start_at(address, MODULE))
+        yield
 
 
 @pytest.fixture(scope="package")

@@ -8,12 +8,11 @@ import pytest
 from asr_doge.errors import ConfigError
 from tests.training.conftest import Train
 
-wandb = pytest.importorskip("wandb", reason="needs asr-doge[wandb]")
-
 
 @pytest.fixture(autouse=True)
 def log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """Where runs are logged to."""
+    wandb = pytest.importorskip("wandb", reason="needs asr-doge[wandb]")  # here, as it takes a second
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

@@ -16,6 +16,7 @@ from asr_doge.models import LoadedModel, assemble_model
 from asr_doge.models.encoders import length_mask
 from asr_doge.models.export import EncoderGraph, write_graph
 from tests.models import tiny, tiny_encoders
+from tests.models.tracing import without_collections
 
 FAMILIES = ("wav2vec2", "parakeet", "wavlm")
 
@@ -45,7 +46,8 @@ def exported(request: pytest.FixtureRequest, doge_folder: Path, tmp_path_factory
     loaded.model.eval()
     size = tiny_encoders.FEATURES.get(request.param, 1)
     features, mask = batch([90, 61], size)
-    write_graph(EncoderGraph(loaded.model), (features, mask.sum(dim=1)), folder / "encoder.onnx")
+    with without_collections():
+        write_graph(EncoderGraph(loaded.model), (features, mask.sum(dim=1)), folder / "encoder.onnx")
     return Exported(loaded, InferenceSession(folder / "encoder.onnx"), size)
 
 

@@ -10,11 +10,15 @@ from typing import Any
 
 CRASHES, HANGS = b"crashes its decoder", b"hangs its decoder"
 FILLS_ITS_PIPE = b"has a block that no pipe holds"
-DECODER_SECONDS = 5
+DECODER_SECONDS = 3
 """What a hanging decoder is given here: none that works needs as much for a block of these recordings."""
 IS_BUSY, TAKES_MEMORY, FAILS = b"keeps its decoder busy", b"takes memory without end", b"raises an error"
 
-if "asr_doge.audio.decoding_child" in sys.orig_argv:
+DECODER = "asr_doge.audio.decoding_child"
+DECODERS = "ADDRESS_OF_DECODERS"
+"""Variable with the address at which Ray's workers ask for decoding processes; see `tests.nursery`."""
+
+if DECODER in sys.orig_argv:
     import numpy
 
     from asr_doge.audio import reading
@@ -42,8 +46,10 @@ if "asr_doge.audio.decoding_child" in sys.orig_argv:
 
 if any("default_worker.py" in argument for argument in sys.orig_argv):
     from asr_doge.audio import file_decoding, reading
+    from tests.nursery import start_at
 
     file_decoding.BLOCK_SECONDS = DECODER_SECONDS
+    file_decoding._started = start_at(os.environ[DECODERS], DECODER)
     honest_duration = reading.audio_duration
 
     def audio_duration(path: Any) -> float:
