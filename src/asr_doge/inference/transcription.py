@@ -136,6 +136,9 @@ class RecordingTranscriber(ABC):
     ) -> Iterator[Transcription | FailedTranscription]:
         """Transcribe recordings, yielding results in order as they come; unreadable ones yield their error.
 
+        The model may be at work on later recordings while a result is used: do not fork a process then (see
+        `asr_doge.audio.forking`).
+
         Args:
             sources: read one after the other, as they are needed; each may have its own language, rate and channel.
             on_progress: called with the seconds of audio that were transcribed since the last call.
