@@ -1,5 +1,7 @@
 """Batches, one or several at a time."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -117,10 +119,35 @@ def test_who_leaves_early_waits_for_no_batch_and_begins_no_other() -> None:
     leave.set()
 
     waiting = [thread for thread in threading.enumerate() if thread.name == "batches"]
-    assert all(thread.daemon for thread in waiting)  # at work when a process ends, they do not keep it
     for thread in waiting:
         thread.join(60)
     assert sorted(begun) in ([], [4], [3, 4])
+
+
+LEAVES_WORK = """
+import sys, threading, torch
+from asr_doge.inference.batches import Batches
+
+begun = threading.Event()
+
+def work(batch):
+    begun.set()
+    for _ in range(100):
+        torch.randn(600, 600) @ torch.randn(600, 600)
+    return batch
+
+batches = Batches(work, abs, 1, 2)
+list(batches.submit([3, 2, 1]))
+begun.wait()
+sys.exit(7)
+"""
+
+
+def test_a_process_that_ends_with_batches_at_work_is_not_aborted() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LEAVES_WORK], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (7, "", "")
 
 
 def test_texts_are_those_of_one_batch_at_a_time() -> None:

@@ -9,13 +9,16 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from io import StringIO, TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from asr_doge.cli.commands import COMMANDS, run_command, split_command
 from asr_doge.errors import ASRDogeError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +38,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if output.error is None:
                 _fail(f"error: {os.fsdecode(error.filename)}: {error.strerror}")
         except KeyboardInterrupt:
-            code = 130
+            code = INTERRUPTED
             _fail("\ninterrupted")
     return code if output.error is None else output.lost()
+
+
+def run() -> NoReturn:
+    """Run the command and end the process with its exit code.
+
+    After Ctrl-C it ends at once: else Python would wait for batches at work in other threads, which nobody wants.
+    """
+    code = main()
+    threads = sys.modules.get("asr_doge.inference.model_threads")  # which needs torch
+    if code == INTERRUPTED and threads is not None and threads.are_any_alive():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:

@@ -1,13 +1,15 @@
 """Divide items into batches of similar length and work on them, on several at a time where the device can.
 
 Promises: every batch comes back once, in the order in which they were begun, with its results, or raises what its work
-raised; few are begun ahead. Who leaves early waits for nothing. An only batch has all of torch's threads.
+raised; few are begun ahead. Who leaves early waits for nothing, until the process ends: a batch at work is finished. An
+only batch has all of torch's threads.
 It does not know what the items are.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -78,7 +80,7 @@ class Batches(Generic[Item, Result]):
 
     def _begin(self, batch: list[Item]) -> None:
         if not self._has_threads:
-            start_model_threads(self._parallel, self._run, "batches")
+            start_model_threads(self._parallel, self._run, partial(self._jobs.put, None), "batches")
             self._has_threads = True
         job: tuple[list[Item], Future[list[Result]]] = (batch, Future())
         self._begun.append(job)

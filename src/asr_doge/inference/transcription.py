@@ -46,8 +46,6 @@ ROUNDING_SECONDS = 0.001
 BUFFER_SECONDS = 240.0
 """Seconds of audio that are read, and then transcribed, together; twice as much, and some batches, are in memory."""
 
-Recognized = Iterable[tuple[list[QueuedChunk], list[Recognition]]]
-
 
 @dataclass
 class _Buffer:
@@ -155,21 +153,25 @@ class RecordingTranscriber(ABC):
         with Batches(self._recognize_queued, num_samples, self.batch_size, self.parallel) as batches:
             for buffer in read_ahead(self._buffers(each, recordings, stopped), stopped.set):
                 on_progress(buffer.skipped / self.sampling_rate)
-                self._add(batches.submit([one for one in buffer.chunks if one[0].error is None]), on_progress)
+                for batch, recognitions in batches.submit([one for one in buffer.chunks if one[0].error is None]):
+                    self._add(batch, recognitions, on_progress)
+                    yield from self._finished(recordings)
+                yield from self._finished(recordings)  # those without speech, and those that could not be read
+            for batch, recognitions in batches.drain():
+                self._add(batch, recognitions, on_progress)
                 yield from self._finished(recordings)
-            self._add(batches.drain(), on_progress)
-            yield from self._finished(recordings)
 
     def _recognize_queued(self, batch: Sequence[QueuedChunk]) -> list[Recognition]:
         languages = [recording.language for recording, _, _ in batch]
         return self.recognize_chunks([chunk for _, _, chunk in batch], languages)
 
-    def _add(self, recognized: Recognized, on_progress: Callable[[float], None]) -> None:
+    def _add(
+        self, batch: list[QueuedChunk], recognitions: list[Recognition], on_progress: Callable[[float], None]
+    ) -> None:
         """Give recordings the recognitions of their chunks."""
-        for batch, recognitions in recognized:
-            for (recording, index, chunk), recognition in zip(batch, recognitions, strict=True):
-                recording.add(index, chunk, recognition)
-            on_progress(sum(len(chunk.samples) for _, _, chunk in batch) / self.sampling_rate)
+        for (recording, index, chunk), recognition in zip(batch, recognitions, strict=True):
+            recording.add(index, chunk, recognition)
+        on_progress(sum(len(chunk.samples) for _, _, chunk in batch) / self.sampling_rate)
 
     def _finished(self, recordings: deque[Recording]) -> Iterator[Transcription | FailedTranscription]:
         """Take out the first recordings, up to one that is still being transcribed."""

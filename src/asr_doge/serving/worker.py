@@ -105,7 +105,7 @@ class ModelWorker:
         device = self._transcriber.recognizer.speech_encoder.device
         self._is_parallel = device.type == "cpu"
         self._threads: list[threading.Thread] = []
-        self._threads = start_model_threads(threads or batches_at_a_time(device), self._run, "model")
+        self._threads = start_model_threads(threads or batches_at_a_time(device), self._run, self._stop, "model")
 
     @property
     def is_loaded(self) -> bool:
@@ -149,13 +149,16 @@ class ModelWorker:
 
     def close(self) -> None:
         """Finish the batches at work, fail what waits, and end the threads."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._stop()
         for thread in self._threads:
             thread.join()
         for job in self._jobs:
             job.result.cancel()
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def _run(self) -> None:
         while batch := self._next_batch():
