@@ -8,6 +8,7 @@ import torch
 
 from asr_doge.decoding import DecoderName, DecodingConfig
 from asr_doge.decoding.confidence import Calibration
+from asr_doge.decoding.ctc import cannot_spell
 from asr_doge.decoding.decoders import LENGTH_ANYWAY, LENGTH_PER_SECOND
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import CheckpointError, ConfigError
@@ -59,6 +60,16 @@ def test_a_headed_model_verifies_its_draft_and_times_its_words(
         assert 0 <= times[0] <= times[-1] <= len(clip) / 16_000
     draft = [word for recognition in found["draft"] for word in recognition.words]
     assert all(word.log_posterior is not None for word in draft if word.text.isalpha() and word.text.isascii())
+
+
+def test_words_of_few_long_labels_are_spelled(whisper_folder: Path, doge_folder: Path) -> None:
+    """Else their text counts as one in another script, whose words are spread evenly over the clip."""
+    text = tiny.SENTENCES[0]
+    vocabulary = CTCVocabulary.of_pieces([text] * LEAST_OCCURRENCES, 500)
+    encoder = model_with(vocabulary, whisper_folder, doge_folder).model.encoder
+    assert len(vocabulary.ids(text)) < sum(map(str.isalnum, text)) / 2
+    assert not cannot_spell(encoder, text)
+    assert cannot_spell(encoder, "\u0441\u0435\u043c\u044c")
 
 
 @pytest.mark.parametrize("units", ["characters", "bpe"])

@@ -79,4 +79,8 @@ def cannot_spell(encoder: SpeechEncoder, text: str) -> bool:
     For Cyrillic words, a head of Latin characters gives blanks, or a few characters that resemble them.
     """
     spoken = "".join(filter(str.isalnum, text))
-    return len(ctc_label_ids(encoder, spoken)) < len(spoken) / 2
+    labels = ctc_label_ids(encoder, spoken)
+    spelled = len(labels)
+    if encoder.ctc_units == "bpe":  # whose labels are several characters each
+        spelled = sum(map(str.isalnum, encoder.ctc_text([ids[0] for ids in labels])))
+    return spelled < len(spoken) / 2
