@@ -2,6 +2,7 @@
 
 Example:
     python bench/word_times.py --digits_dir ./fsdd
+    python bench/word_times.py --digits_dir ./fsdd --labels     # for the head's `first_label_delay`
 
 Promises: the times are those of `asr-doge transcribe --timestamps word`; strings whose words are not all right are left
 out and counted, since their words have no counterpart. The truth is where each recording's sound begins and ends, which
@@ -11,7 +12,8 @@ that a word begins, which is where the one before it ends (it counts the closure
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +24,10 @@ from asr_doge.audio import SAMPLE_RATE, add_noise
 from asr_doge.audio.synthesis import synthesize, synthesize_timed
 from asr_doge.data.digits import random_digits, random_voice, read_fsdd, split_voices
 from asr_doge.decoding import DecodingConfig
+from asr_doge.decoding.alignment import label_frames
+from asr_doge.decoding.ctc import ctc_log_posteriors
 from asr_doge.errors import ASRDogeError
+from asr_doge.inference.results import Word
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import load_model
 
@@ -33,6 +38,15 @@ Speak = Callable[[Sequence[str], np.random.Generator], Speech]
 """Says words, given a source of chance."""
 
 
+@dataclass(frozen=True)
+class RightString:
+    """A string whose words were all right: its sound, where they are, and where they were found."""
+
+    waveform: Waveform
+    truth: list[tuple[float, float]]
+    words: list[Word]
+
+
 def main() -> int:
     """Measure every speaker and print one line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -41,6 +55,11 @@ def main() -> int:
     parser.add_argument("--takes", default="test", choices=["all", "train", "test"], help="recordings (default: test)")
     parser.add_argument("--strings", type=int, default=60, help="of each speaker (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of digits, takes, pauses and voices (default: 0)")
+    parser.add_argument(
+        "--labels",
+        action="store_true",
+        help="instead: how long after a word begins its first CTC label comes, and its last after it ends",
+    )
     parser.add_argument("--snr", type=float, help="add white noise so many dB below the speech (default: none)")
     flags = parser.parse_args()
     try:
@@ -50,11 +69,20 @@ def main() -> int:
     except ASRDogeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("| speaker | strings right | words | median ms | 90th percentile ms |\n|---|---|---|---|---|")
+    if flags.labels:
+        print("Label after boundary in ms: 5th percentile, median, 95th")
+        print("| speaker | first label after the beginning | last label after the end |\n|---|---|---|")
+    else:
+        print("| speaker | strings right | words | median ms | 90th percentile ms |\n|---|---|---|---|---|")
     for name, speak in speakers.items():
-        errors, right = measure(transcriber, speak, flags.strings, np.random.default_rng(flags.seed), flags.snr)
+        strings = list(right_strings(transcriber, speak, flags.strings, np.random.default_rng(flags.seed), flags.snr))
+        if flags.labels:
+            print(f"| {name} | {' | '.join(label_offsets(transcriber, strings))} |", flush=True)
+            continue
+        errors = boundary_errors(strings)
         median, high = np.percentile(1000 * errors, [50, 90])
-        print(f"| {name} | {right} of {flags.strings} | {len(errors) // 2} | {median:.0f} | {high:.0f} |", flush=True)
+        right = f"{len(strings)} of {flags.strings}"
+        print(f"| {name} | {right} | {len(errors) // 2} | {median:.0f} | {high:.0f} |", flush=True)
     return 0
 
 
@@ -77,12 +105,10 @@ def in_one_breath(words: Sequence[str], rng: np.random.Generator) -> Speech:
     return waveform, list(pairwise([*starts, end / SAMPLE_RATE]))
 
 
-def measure(
+def right_strings(
     transcriber: Transcriber, speak: Speak, count: int, rng: np.random.Generator, snr: float | None
-) -> tuple[NDArray[np.float64], int]:
-    """Absolute errors of all boundaries, in seconds, and how many strings were right."""
-    errors: list[float] = []
-    right = 0
+) -> Iterator[RightString]:
+    """The strings that were recognized without an error, of `count`."""
     for _ in range(count):
         words = random_digits(rng, (2, 8))
         waveform, truth = speak(words, rng)
@@ -90,10 +116,31 @@ def measure(
             waveform = add_noise(waveform, snr, rng)
         found = [word for segment in transcriber.transcribe(waveform).segments for word in segment.words]
         if [word.text for word in found] == list(words):
-            right += 1
-            for word, (start, end) in zip(found, truth, strict=True):
-                errors += [abs(word.start - start), abs(word.end - end)]
-    return np.asarray(errors), right
+            yield RightString(waveform, truth, found)
+
+
+def boundary_errors(strings: Sequence[RightString]) -> NDArray[np.float64]:
+    """Distances `[2 * words]` of all words' beginnings and ends from the truth, in seconds."""
+    pairs = [pair for string in strings for pair in zip(string.words, string.truth, strict=True)]
+    found = np.array([(word.start, word.end) for word, _ in pairs])
+    return np.abs(found - [truth for _, truth in pairs]).ravel()
+
+
+def label_offsets(transcriber: Transcriber, strings: Sequence[RightString]) -> list[str]:
+    """How long after a word begins its first label comes, and its last after it ends: percentiles 5, 50, 95 in ms."""
+    encoder = transcriber.recognizer.speech_encoder.encoder
+    offsets: list[tuple[float, float]] = []
+    for string in strings:
+        speech = transcriber.recognizer.speech_encoder.encode([string.waveform], return_ctc_logits=True)
+        assert speech.ctc_logits is not None and speech.ctc_lengths is not None, "word times need a CTC head"
+        (log_posteriors,) = ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
+        frames = label_frames(encoder, log_posteriors, [word.text for word in string.words]) or []
+        for labels, (start, end) in zip(frames, string.truth, strict=True):
+            if labels is not None:
+                rate = encoder.ctc_frame_rate_hz
+                offsets.append((labels.first / rate - start, labels.last / rate - end))
+    columns = np.percentile(1000 * np.array(offsets), [5, 50, 95], axis=0).T
+    return [", ".join(f"{value:.0f}" for value in column) for column in columns]
 
 
 def joined(recordings: Sequence[Waveform], rng: np.random.Generator) -> Speech:

@@ -5,11 +5,12 @@ cannot spell take no frame, and a text too long for its clip is spread evenly. W
 it. Words keep their order and do not overlap.
 It does not know where the text came from; it need not be the CTC head's own.
 
-A CTC head shows which character was spoken, but not exactly when: its label is at a frame near it. The alignment
-assumes that the label of a word's last character is at the end of the word, or in the pause after it (nano's is within
-0.06 s of the end if there is no pause). It assumes nothing of the other labels, since a word's first one may come as
-soon as the word before is over. So the last labels show roughly where two words meet, and loudness shows exactly where.
-For a head whose last labels come long before words end, the words of unbroken speech would end too early.
+A CTC head shows which character was spoken, but not exactly when: its label is at a frame near it, and where heads
+learn to put it differs. The alignment assumes one of two things, whichever the head's `first_label_delay` says. Without
+one, the last label of a word is at its end or in the pause after it (nano's is within 0.06 s of the end if there is no
+pause), and the others may be anywhere. With one, the first label of a word comes so long after it begins (english's),
+and the others may be anywhere. Either shows roughly where two words meet, and loudness shows exactly where. A head
+that does neither has wrong times in unbroken speech.
 """
 
 from collections.abc import Sequence
@@ -22,9 +23,9 @@ from numpy.typing import NDArray
 from asr_doge.decoding.ctc import BLANK, cannot_spell, label_log_posteriors
 from asr_doge.models.encoders import SpeechEncoder
 
-LEAD_SECONDS, TAIL_SECONDS = 0.15, 0.08
+LEAD_SECONDS, TAIL_SECONDS, WORD_SECONDS = 0.15, 0.08, 0.4
 """Without a pause, a word begins at most the first value before its first label, and the last word of a clip ends at
-most the second after its last label, in seconds."""
+most the second after its last label; the third, if the head marks words where they begin. In seconds."""
 NO_PAUSE_COST = 0.05
 """The boundary of two words is at a pause within this many seconds of the last label of the first, if there is one."""
 PAUSE_WORTH = 0.5
@@ -54,7 +55,7 @@ class AlignedWord:
 
 
 @dataclass(frozen=True)
-class _WordFrames:
+class LabelFrames:
     """Frames of a word's first and last label, and the mean log-posterior of all its labels."""
 
     first: int
@@ -79,16 +80,29 @@ def align_words(
         sampling_rate: in Hz.
     """
     seconds = len(waveform) / sampling_rate
-    emissions, owner = _emissions(encoder, log_posteriors, words)
-    path = _best_path(emissions, log_posteriors[:, BLANK])
     is_foreign = cannot_spell(encoder, "".join(words))
-    if path is None or is_foreign:
+    frames = None if is_foreign else label_frames(encoder, log_posteriors, words)
+    if frames is None:
         edges = np.linspace(0, seconds, len(words) + 1).tolist()
         return [
             AlignedWord(start, end, None if is_foreign else UNALIGNED_LOG_POSTERIOR) for start, end in pairwise(edges)
         ]
-    marked = [_marks(path, np.flatnonzero(owner == number), emissions) for number in range(len(words))]
-    return _place(marked, 1 / encoder.ctc_frame_rate_hz, seconds, _pauses(waveform, sampling_rate))
+    frame_seconds = 1 / encoder.ctc_frame_rate_hz
+    return _place(frames, frame_seconds, encoder.first_label_delay, seconds, _pauses(waveform, sampling_rate))
+
+
+def label_frames(
+    encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], words: Sequence[str]
+) -> list[LabelFrames | None] | None:
+    """Where the labels of each word are, None for a word without any; None if the words do not fit into the clip.
+
+    Arguments as in `align_words`.
+    """
+    emissions, owner = _emissions(encoder, log_posteriors, words)
+    path = _best_path(emissions, log_posteriors[:, BLANK])
+    if path is None:
+        return None
+    return [_marks(path, np.flatnonzero(owner == number), emissions) for number in range(len(words))]
 
 
 def _emissions(
@@ -145,29 +159,34 @@ def _best_path(emissions: NDArray[np.float32], blank: NDArray[np.float32]) -> ND
     return path
 
 
-def _marks(path: NDArray[np.int64], labels: NDArray[np.int64], emissions: NDArray[np.float32]) -> _WordFrames | None:
+def _marks(path: NDArray[np.int64], labels: NDArray[np.int64], emissions: NDArray[np.float32]) -> LabelFrames | None:
     """The frames of a word's labels on the path; None for a word without any."""
     if not len(labels):
         return None
     frames = [np.flatnonzero(path == label) for label in labels]
     best = [emissions[where, label].max() for label, where in zip(labels, frames, strict=True)]
-    return _WordFrames(int(frames[0][0]), int(frames[-1][-1]), float(np.mean(best)))
+    return LabelFrames(int(frames[0][0]), int(frames[-1][-1]), float(np.mean(best)))
 
 
 def _place(
-    marked: Sequence[_WordFrames | None], frame_seconds: float, seconds: float, pauses: Sequence[tuple[float, float]]
+    marked: Sequence[LabelFrames | None],
+    frame_seconds: float,
+    delay: float | None,
+    seconds: float,
+    pauses: Sequence[tuple[float, float]],
 ) -> list[AlignedWord]:
-    """Start and end of each word, in a clip of `seconds`.
+    """Start and end of each word, in a clip of `seconds`; `delay` is the head's `first_label_delay`.
 
     A word without labels gets no duration and is placed at the end of the word before it.
     """
     aligned: list[AlignedWord] = []
     spoken = [word for word in marked if word is not None]
     if spoken:
-        begin, finish = _speech_extent(spoken, frame_seconds, seconds, pauses)
+        tail = TAIL_SECONDS if delay is None else WORD_SECONDS
+        begin, finish = _speech_extent(spoken, frame_seconds, tail, seconds, pauses)
         within = [pause for pause in pauses if begin < pause[0] and pause[1] < finish]
         moments = np.arange(begin, finish + MOMENT_SECONDS, MOMENT_SECONDS).clip(max=finish)
-        meetings = _word_boundaries(spoken, frame_seconds, moments, within)
+        meetings = _word_boundaries(spoken, frame_seconds, delay, moments, within)
         starts, ends = iter([begin, *(start for _, start in meetings)]), iter([*(end for end, _ in meetings), finish])
     for word in marked:
         end = aligned[-1].end if aligned else 0.0
@@ -180,38 +199,49 @@ def _place(
 
 
 def _speech_extent(
-    spoken: Sequence[_WordFrames], frame_seconds: float, seconds: float, pauses: Sequence[tuple[float, float]]
+    spoken: Sequence[LabelFrames],
+    frame_seconds: float,
+    tail: float,
+    seconds: float,
+    pauses: Sequence[tuple[float, float]],
 ) -> tuple[float, float]:
     """Start of the first word and end of the last: at the silence at the clip's ends, if there is any.
 
-    A label may come as late as after its word, so other silences may be within the words.
+    A label may come as late as after its word, so other silences may be within the words. Without a silence at its end,
+    the last word ends `tail` after its last label.
     """
     begin = max((end for start, end in pauses if start < EDGE_SECONDS), default=None)
     finish = min((start for start, end in pauses if end > seconds - EDGE_SECONDS), default=None)
     if begin is None:
         begin = max(spoken[0].first * frame_seconds - LEAD_SECONDS, 0.0)
     if finish is None:
-        finish = min((spoken[-1].last + 1) * frame_seconds + TAIL_SECONDS, seconds)
+        finish = min((spoken[-1].last + 1) * frame_seconds + tail, seconds)
     return begin, max(begin, finish)
 
 
 def _word_boundaries(
-    spoken: Sequence[_WordFrames],
+    spoken: Sequence[LabelFrames],
     frame_seconds: float,
+    delay: float | None,
     moments: NDArray[np.float64],
     pauses: Sequence[tuple[float, float]],
 ) -> list[tuple[float, float]]:
     """End of each word but the last and start of the next: the cheapest choice of moments and pauses in order.
 
-    A moment costs `NO_PAUSE_COST`, a pause nothing; both cost their distance from the last label of the word before,
-    and a pause earns `PAUSE_WORTH` of its length, so that a long one is not left within a word.
+    A moment costs `NO_PAUSE_COST`, a pause nothing; both cost their distance from where the labels say that the words
+    meet (a pause anywhere in it, if they say where the first of them ends, and its end, if where the second begins).
+    A pause earns `PAUSE_WORTH` of its length, so that a long one is not left within a word.
     """
     in_pause = np.searchsorted(np.ravel(pauses), moments, side="right") % 2 == 1
     places = np.array([*((moment, moment) for moment in moments[~in_pause]), *pauses])
     places = places[np.argsort(places[:, 0])]
     starts, ends = places.T
-    expected = frame_seconds * np.array([word.last for word in spoken[:-1]], dtype=np.float64)[:, None]
-    costs = np.maximum(starts - expected, expected - ends).clip(min=0)
+    if delay is None:
+        expected = frame_seconds * np.array([word.last for word in spoken[:-1]], dtype=np.float64)[:, None]
+        costs = np.maximum(starts - expected, expected - ends).clip(min=0)
+    else:
+        expected = frame_seconds * np.array([word.first for word in spoken[1:]], dtype=np.float64)[:, None] - delay
+        costs = np.abs(ends - expected)
     costs += np.where(ends > starts, PAUSE_WORTH * (starts - ends), NO_PAUSE_COST)
     chosen = places[_cheapest_in_order(costs)].tolist()
     return [

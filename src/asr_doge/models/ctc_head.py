@@ -44,6 +44,8 @@ class CTCHeadSettings:
         dropout: in training.
         tokens, merges: of its `CTCVocabulary`.
         token_ids: for an `adapter`, the language model's id of each of the tokens.
+        first_label_delay: seconds from where a word begins to its first label, for a head that marks words at their
+            beginning (`bench/word_times.py --labels` measures it); None for one that marks where they end.
     """
 
     tokens: Sequence[str]
@@ -54,6 +56,7 @@ class CTCHeadSettings:
     layers: int = 2
     dropout: float = 0.1
     token_ids: Sequence[int] = ()
+    first_label_delay: float | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "CTCHeadSettings":
@@ -72,6 +75,9 @@ class CTCHeadSettings:
         for name in ("stack", "hidden_dim", "layers"):
             if getattr(settings, name) < 1:
                 raise ConfigError(f"ctc_head: {name} must be at least 1")
+        delay = settings.first_label_delay
+        if delay is not None and not (isinstance(delay, float | int) and 0 <= delay <= 1):
+            raise ConfigError(f"ctc_head: first_label_delay must be seconds from 0 to 1; got '{delay}'")
         if settings.type == "conformer" and settings.hidden_dim % _HEADS:
             raise ConfigError(f"ctc_head: hidden_dim {settings.hidden_dim} must be a multiple of {_HEADS}")
         if not settings.tokens:
@@ -182,6 +188,7 @@ class HeadedEncoder(SpeechEncoder):
         self.hidden_size = family.hidden_size
         self.frame_rate_hz = family.frame_rate_hz
         self.ctc_frame_rate_hz = family.frame_rate_hz / head.stack
+        self.first_label_delay = head.settings.first_label_delay
         self.vocabulary = head.vocabulary
         self.ctc_units = head.vocabulary.units
 

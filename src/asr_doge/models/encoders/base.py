@@ -65,6 +65,7 @@ class SpeechEncoder(nn.Module, ABC):
         hidden_size: width `D` of the speech embeddings.
         frame_rate_hz: speech embeddings per second of audio.
         ctc_frame_rate_hz: CTC frames per second of audio; 0 without a CTC head.
+        first_label_delay: of its CTC head, see `CTCHeadSettings`.
         ctc_units: what the ids of the CTC head are.
         vocabulary: the labels of the CTC head; None without one, or where a family spells in a way of its own.
         shelved_parameters: number of those that were left on disk (see `shelve`).
@@ -74,6 +75,7 @@ class SpeechEncoder(nn.Module, ABC):
     hidden_size: int
     frame_rate_hz: float
     ctc_frame_rate_hz: float = 0.0
+    first_label_delay: float | None = None
     ctc_units: CTCUnits = "characters"
     vocabulary: CTCVocabulary | None = None
     shelved_parameters: int = 0
