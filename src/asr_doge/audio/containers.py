@@ -220,7 +220,11 @@ def _planes(frame: "AudioFrame") -> NDArray[np.float32]:
 
 
 def _seconds(packet: "Packet[Any]", ticks: int | None) -> float | None:
-    return float(ticks * packet.time_base) if ticks is not None and packet.time_base else None
+    if ticks is None or not packet.time_base:
+        return None
+    return (
+        ticks * packet.time_base.numerator / packet.time_base.denominator
+    )  # a product of fractions takes ten times as long
 
 
 def _check_end(
