@@ -132,7 +132,8 @@ def label_offsets(transcriber: Transcriber, strings: Sequence[RightString]) -> l
     offsets: list[tuple[float, float]] = []
     for string in strings:
         speech = transcriber.recognizer.speech_encoder.encode([string.waveform], return_ctc_logits=True)
-        assert speech.ctc_logits is not None and speech.ctc_lengths is not None, "word times need a CTC head"
+        assert speech.ctc_logits is not None
+        assert speech.ctc_lengths is not None
         (log_posteriors,) = ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
         frames = label_frames(encoder, log_posteriors, [word.text for word in string.words]) or []
         for labels, (start, end) in zip(frames, string.truth, strict=True):
