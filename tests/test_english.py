@@ -98,3 +98,31 @@ def test_it_says_that_it_is_unsure_of_another_language() -> None:
     other, known = Transcriber(load_model("english", device="cpu")).transcribe(spoken)
     assert ["another language" in note for note in other.notes] == [True]
     assert not known.notes
+
+
+@with_encoder
+def test_a_siren_says_nothing() -> None:
+    """A sweep between 500 and 1,100 Hz every two seconds, as many sirens have."""
+    time = np.arange(30 * SAMPLE_RATE) / SAMPLE_RATE
+    siren = (0.3 * np.sin(2 * np.pi * (800 * time - 300 * np.cos(np.pi * time)))).astype(np.float32)
+    (result,) = Transcriber(load_model("english", device="cpu")).transcribe([siren])
+    assert result.text == ""
+
+
+@with_encoder
+def test_words_are_timed_where_they_are_spoken() -> None:
+    """The truth is where each synthesized word was put; its head marks the beginnings of words."""
+    words = ["seven", "nine", "four"]
+    sounds = [synthesize(word, Voice("en-us")) for word in words]
+    pause = np.zeros(SAMPLE_RATE // 3, dtype=np.float32)
+    waveform = np.concatenate([part for sound in sounds for part in (pause, sound)] + [pause])
+    transcriber = Transcriber(load_model("english", device="cpu"), decoding=DecodingConfig(timestamps="word"))
+    found = [word for segment in transcriber.transcribe(waveform).segments for word in segment.words]
+    assert [word.text for word in found] == words
+    place = 0
+    for word, sound in zip(found, sounds, strict=True):
+        place += len(pause)
+        loud = np.flatnonzero(np.abs(sound) > 0.01 * np.abs(sound).max())
+        assert word.start == pytest.approx((place + loud[0]) / SAMPLE_RATE, abs=0.1)
+        assert word.end == pytest.approx((place + loud[-1]) / SAMPLE_RATE, abs=0.1)
+        place += len(sound)

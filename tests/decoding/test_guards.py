@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_doge.audio import Voice, synthesize
-from asr_doge.decoding.guards import is_nonspeech, is_quiet_or_steady, silenced, steady_stretches, without_loops
+from asr_doge.decoding.guards import (
+    is_nonspeech,
+    is_quiet_or_steady,
+    is_unlike_speech,
+    silenced,
+    steady_stretches,
+    without_loops,
+)
 
 RATE = 16_000
 
@@ -114,6 +121,16 @@ def test_voices_are_listened_for_in_doubt_only() -> None:
     blank = (0, 0.99)
     assert is_nonspeech(posteriors(*[blank] * 5), unasked)
     assert not is_nonspeech(posteriors(blank, (3, 0.95), blank, (4, 0.95)), unasked)
+
+
+@pytest.mark.parametrize(("least", "expected"), [(0.54, False), (0.56, True)])
+def test_labels_that_are_hardly_likely_are_no_speech_whoever_speaks(least: float, expected: bool) -> None:
+    blank = (0, 0.99)
+    assert is_unlike_speech(posteriors(blank, (3, 0.5), blank, (4, 0.6)), least) is expected  # 0.55 on average
+
+
+def test_nothing_but_blanks_has_no_unlikely_label() -> None:
+    assert not is_unlike_speech(posteriors((0, 0.99), (0, 0.5)), 1.0)
 
 
 def test_without_a_head_the_voice_decides() -> None:

@@ -53,6 +53,22 @@ def test_draft_is_greedy_in_fewer_passes(nano: LoadedModel, waveforms: list[NDAr
     assert [recognize(nano, [clip])[0].text for clip in waveforms] == texts(draft)
 
 
+def test_a_clip_of_unlikely_labels_is_silent_beside_one_of_likely_ones(
+    waveforms: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threshold lies between the two clips' own means; the labels of the silent one are still known."""
+    loaded = load_model("nano", device="cpu")
+    free = recognize(loaded, waveforms)
+    means = [float(np.mean(one.label_probabilities)) for one in free]
+    unlikely, likely = int(np.argmin(means)), int(np.argmax(means))
+    monkeypatch.setattr(loaded.model.config, "silent_below", (means[unlikely] + means[likely]) / 2)
+    silent, said = recognize(loaded, [waveforms[unlikely], waveforms[likely]])
+    assert (silent.text, silent.guards) == ("", ("silence",))
+    assert silent.label_probabilities == pytest.approx(free[unlikely].label_probabilities, abs=1e-3)
+    assert said.text == free[likely].text
+    assert recognize(loaded, [waveforms[unlikely]], guard_silence=False)[0].text == free[unlikely].text
+
+
 def test_the_encoder_alone_recognizes_as_the_whole_model_drafts(
     nano: LoadedModel, clips: list[DigitClip], waveforms: list[NDArray[np.float32]]
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.decoding.ctc import BLANK
+from asr_doge.decoding.ctc import BLANK, best_path_probabilities
 
 GuardName = Literal["silence", "length", "loop"]
 
@@ -106,6 +106,19 @@ def _levels(waveform: NDArray[np.float32], sampling_rate: int) -> NDArray[np.flo
 def is_blank(log_posteriors: NDArray[np.float32]) -> bool:
     """Whether the CTC head gives only blanks for a clip; its log-posteriors are `[T, V]`."""
     return bool((log_posteriors.argmax(axis=1) == BLANK).all())
+
+
+def is_unlike_speech(log_posteriors: NDArray[np.float32], silent_below: float) -> bool:
+    """Whether the labels that a CTC head gives for a clip have a mean probability below `silent_below`.
+
+    So have those for a siren, and for speech in most languages that it was not trained on.
+
+    Args:
+        log_posteriors: `[T, V]`.
+        silent_below: as in `ASRDogeConfig`.
+    """
+    probabilities = best_path_probabilities(log_posteriors)
+    return bool(len(probabilities)) and float(probabilities.mean()) < silent_below
 
 
 def is_nonspeech(log_posteriors: NDArray[np.float32] | None, has_voice: Callable[[], bool]) -> bool:

@@ -24,6 +24,7 @@ from asr_doge.decoding.guards import (
     is_blank,
     is_nonspeech,
     is_quiet_or_steady,
+    is_unlike_speech,
     silenced,
     steady_stretches,
     without_loops,
@@ -105,6 +106,7 @@ class Recognizer:
         self.config = config
         self.decoder = build_decoder(config, loaded)
         calibration = None if isinstance(loaded, LoadedEncoder) else loaded.model.config.calibration
+        self.silent_below = None if isinstance(loaded, LoadedEncoder) else loaded.model.config.silent_below
         self.calibration = CALIBRATION if calibration is None else Calibration(**calibration)
         self.hotwords = read_hotwords(config.hotwords) if config.hotwords else []
         if not self.encoder.has_ctc:
@@ -148,6 +150,10 @@ class Recognizer:
         if guarded:
             clips = [waveforms[place] for place in audible]
             of_each = log_posteriors if log_posteriors is not None else [None] * len(rows)
+            for place, row in zip(audible, of_each, strict=True):
+                if row is not None and self.silent_below is not None and is_unlike_speech(row, self.silent_below):
+                    results[place] = Recognition(guards=("silence",), label_probabilities=_label_probabilities(row))
+            rows = [row for row in rows if not results[audible[row]].label_probabilities]
             rows = [row for row in rows if self._may_be_speech(clips[row], of_each[row], has_voice)]
         if not rows:
             return results
@@ -284,9 +290,7 @@ class Recognizer:
             alternatives=tuple((one.text, one.score or 0.0) for one in hypotheses) if self.config.n_best > 1 else (),
             guards=tuple(guards),
             passes=best.passes,
-            label_probabilities=tuple(best_path_probabilities(log_posteriors).tolist())
-            if log_posteriors is not None
-            else (),
+            label_probabilities=_label_probabilities(log_posteriors),
         )
 
     def _time(
@@ -310,6 +314,10 @@ class Recognizer:
             so_far = str(tokenizer.decode(list(hypothesis.tokens[:end]), skip_special_tokens=True)).split()
             sums[min(max(len(so_far), 1), count) - 1] += log_prob if len(so_far) else 0.0
         return list(sums)
+
+
+def _label_probabilities(log_posteriors: LogPosteriors | None) -> tuple[float, ...]:
+    return tuple(best_path_probabilities(log_posteriors).tolist()) if log_posteriors is not None else ()
 
 
 def _without_drafts(inputs: DecoderInputs, rows: Sequence[int]) -> DecoderInputs:
