@@ -1,5 +1,7 @@
 """Samples that somebody hands in become one mono waveform, or one clear line."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from asr_doge.audio.arrays import prepare_waveform
+from asr_doge.audio.arrays import in_blocks, prepare_waveform
 from asr_doge.errors import AudioError
 from tests.audio.tones import tone
 
@@ -73,3 +76,19 @@ def test_a_view_that_skips_samples_is_read_right() -> None:
 def test_a_bad_array_is_named_with_its_fault(array: Any, rate: int, finding: str) -> None:
     with pytest.raises(AudioError, match=f"^microphone .*{finding}"):
         prepare_waveform(array, rate, name="microphone")
+
+
+@given(sizes=st.lists(st.integers(0, 9), max_size=12), samples=st.integers(1, 10), breaks=st.booleans())
+def test_joined_blocks_hold_the_same_samples_also_before_an_error(sizes: list[int], samples: int, breaks: bool) -> None:
+    stream = np.arange(sum(sizes), dtype=np.float32)
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        yield from np.split(stream, np.cumsum(sizes))[: len(sizes)]
+        if breaks:
+            raise AudioError("damaged")
+
+    given_: list[NDArray[np.float32]] = []
+    with pytest.raises(AudioError) if breaks else nullcontext():
+        given_.extend(in_blocks(blocks(), samples))
+    assert np.concatenate([np.zeros(0, np.float32), *given_]).tolist() == stream.tolist()
+    assert all(len(block) % samples == 0 and len(block) for block in given_[:-1])

@@ -1,9 +1,10 @@
 """Convert samples that a caller passes, as an array, a tensor or lists, to one mono waveform.
 
 Promises: `prepare_waveform` gives float32 `[samples]` at the wanted rate, or one `AudioError` line that says what to
-pass; `check_samples` refuses values that no recording has. It does not read files.
+pass; `check_samples` refuses values that no recording has; `in_blocks` joins short blocks. It does not read files.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,27 @@ def prepare_waveform(
     planes = _to_planes(_to_numpy(array, name))
     mono = np.concatenate(list(to_mono([planes], from_rate, name, channel, on_note)))
     return resample(check_samples(mono, name), from_rate, to_rate)
+
+
+def in_blocks(blocks: Iterable[NDArray[np.float32]], samples: int) -> Iterator[NDArray[np.float32]]:
+    """The same samples in blocks of a multiple of `samples`, and a rest.
+
+    Decoders give a fraction of a second at a time, and each block costs calls and a wait for Python's lock. What came
+    before an AudioError is given before it.
+    """
+    held: list[NDArray[np.float32]] = []
+    try:
+        for block in blocks:
+            held.append(block)
+            if sum(map(len, held)) >= samples:
+                joined = np.concatenate(held)
+                whole = len(joined) // samples * samples
+                held = [joined[whole:]] if whole < len(joined) else []
+                yield joined[:whole]
+    except AudioError:
+        yield from held and [np.concatenate(held)]
+        raise
+    yield from held and [np.concatenate(held)]
 
 
 def check_samples(mono: NDArray[np.float32], name: str) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ silence.
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,12 +129,12 @@ def decode(path: Path, part: Part, track: int, name: str, faults: list[str]) -> 
         family = container.format.name.split(",")[0]
         clock = Clock(_zero(container, family, is_first=part.start == 0))
         decoded = lost = 0.0
-        for packet, moment in _packets(container, clock, faults):
+        for packet, tick, moment in _packets(container, clock, faults):
             if packet.stream_index != stream.index:
                 continue
-            sounds = _decoded(packet, moment if family in _WITH_CLOCK else None)
+            sounds = _decoded(packet, tick, moment if family in _WITH_CLOCK else None)
             if sounds is None:
-                lost += _seconds(packet, packet.duration) or _LOST_SECONDS
+                lost += _seconds(packet.duration, tick) or _LOST_SECONDS
                 continue
             for sound in sounds:
                 decoded += sound.seconds
@@ -176,26 +177,30 @@ def _zero(container: "InputContainer", family: str, is_first: bool) -> float:
 
 def _packets(
     container: "InputContainer", clock: Clock, faults: list[str]
-) -> "Iterator[tuple[Packet[Any], float | None]]":
-    """All packets with their start times; None for a packet without time stamp."""
+) -> "Iterator[tuple[Packet[Any], Fraction | None, float | None]]":
+    """All packets, each with the seconds of a tick of its times, and its start time; None if it has no time stamp."""
     import av
 
+    ticks: dict[int, Fraction | None] = {}  # a packet makes a new fraction each time that it is asked
     try:
         for packet in container.demux():
-            stamp = _seconds(packet, packet.pts if packet.pts is not None else packet.dts)
-            duration = _seconds(packet, packet.duration) or 0.0
+            if packet.stream_index not in ticks:
+                ticks[packet.stream_index] = packet.time_base
+            tick = ticks[packet.stream_index]
+            stamp = _seconds(packet.pts if packet.pts is not None else packet.dts, tick)
+            duration = _seconds(packet.duration, tick) or 0.0
             if not 0.0 <= duration <= _LONGEST_PACKET_SECONDS:
                 duration = 0.0
-            yield packet, clock.place(packet.stream_index, stamp, duration) if stamp is not None else None
+            yield packet, tick, clock.place(packet.stream_index, stamp, duration) if stamp is not None else None
     except av.FFmpegError as error:
         faults.append(error.strerror or str(error))
 
 
-def _decoded(packet: "Packet[Any]", moment: float | None) -> list[Sound] | None:
+def _decoded(packet: "Packet[Any]", tick: Fraction | None, moment: float | None) -> list[Sound] | None:
     """The sound in a packet; None if it cannot be decoded."""
     import av
 
-    stamp = _seconds(packet, packet.pts)
+    stamp = _seconds(packet.pts, tick)
     sounds: list[Sound] = []
     try:
         for frame in packet.decode():
@@ -219,12 +224,9 @@ def _planes(frame: "AudioFrame") -> NDArray[np.float32]:
     return np.ascontiguousarray(to_floats(samples))
 
 
-def _seconds(packet: "Packet[Any]", ticks: int | None) -> float | None:
-    if ticks is None or not packet.time_base:
-        return None
-    return (
-        ticks * packet.time_base.numerator / packet.time_base.denominator
-    )  # a product of fractions takes ten times as long
+def _seconds(ticks: int | None, tick: Fraction | None) -> float | None:
+    # Not the product of fractions, which takes ten times as long.
+    return ticks * tick.numerator / tick.denominator if ticks is not None and tick else None
 
 
 def _check_end(

@@ -9,6 +9,7 @@ This module combines the steps: `files` (paths and pipes), `joined_files` (the p
 `containers` (decoding), `timeline` (silence for gaps), `channels` (mixing to one), `resampling`.
 """
 
+import math
 import os
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.arrays import check_samples
+from asr_doge.audio.arrays import check_samples, in_blocks
 from asr_doge.audio.channels import to_mono
 from asr_doge.audio.containers import choose_track, decode
 from asr_doge.audio.file_parts import Part
@@ -33,6 +34,8 @@ from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 
 MINIMUM_SECONDS = 0.1
 """Shorter than any word: such a recording is a mistake and is refused."""
+JOINED_SECONDS = 0.25
+"""Least length of the blocks in which decoded sound is checked and resampled; packets of speech codecs hold 0.02."""
 _BLOCK_SAMPLES = 1 << 16
 
 
@@ -138,7 +141,9 @@ def read_blocks(
                 raise AudioError(
                     f"{name} states a sampling rate of {rate} Hz, which no recording has: correct its header."
                 )
-            mono = to_mono((sound.planes for sound in run), rate, name, channel, on_note)
+            mono = in_blocks(
+                to_mono((sound.planes for sound in run), rate, name, channel, on_note), math.ceil(JOINED_SECONDS * rate)
+            )
             yield from resample_blocks((check_samples(block, name) for block in mono), rate, sampling_rate)
     if faults:
         raise _broken(name, faults)

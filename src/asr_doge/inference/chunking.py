@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.audio.arrays import in_blocks
 from asr_doge.audio.detector_process import LongRecordingDetector
 from asr_doge.audio.level import NOISE_PEAK, DetectorInput, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
@@ -224,7 +225,7 @@ def cut_into_chunks(
         if room >= 0 and longest_dead_seconds(queued) < _seconds(_frames(DEAD_SECONDS) - 1):  # whole frames of it
             yield from _uncut(queued)
             return
-    blocks = _in_large_blocks(chain(queued, rest))
+    blocks = in_blocks(chain(queued, rest), _BLOCK_SAMPLES)
     if detector is not None:
         yield from cut_with(Chunker(max_seconds, detector), blocks)
         return
@@ -237,23 +238,6 @@ def cut_with(cutter: Cutter, blocks: Iterable[NDArray[np.float32]]) -> Iterator[
     for block in blocks:
         yield from cutter.feed(block)
     yield from cutter.finish()
-
-
-def _in_large_blocks(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """The same samples in blocks of `_BLOCK_SAMPLES`, and a rest.
-
-    Decoders give a quarter of a second at a time, and for each block the thread that cuts waits for the detector, and
-    for the thread of the model to let go of Python's lock.
-    """
-    held: list[NDArray[np.float32]] = []
-    for block in blocks:
-        held.append(block)
-        if sum(map(len, held)) >= _BLOCK_SAMPLES:
-            samples = np.concatenate(held)
-            whole = len(samples) // _BLOCK_SAMPLES * _BLOCK_SAMPLES
-            yield samples[:whole]
-            held = [samples[whole:]]
-    yield from held and [np.concatenate(held)]
 
 
 def _uncut(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Chunk]:
