@@ -28,6 +28,24 @@ def test_the_command_for_kubernetes() -> None:
     assert config.num_cpus_per_worker <= float(limits["cpu"])
 
 
+RAY_JOB = {"entrypoint": str, "shutdownAfterJobFinishes": bool, "ttlSecondsAfterFinished": int, "rayClusterSpec": dict}
+RAY_CLUSTER = {"rayVersion": str, "enableInTreeAutoscaling": bool, "headGroupSpec": dict, "workerGroupSpecs": list}
+HEAD_GROUP = {"rayStartParams": dict, "template": dict}
+WORKER_GROUP = {"groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, **HEAD_GROUP}
+
+
+def test_the_job_has_the_fields_of_the_operators_types() -> None:
+    """Those that it uses of RayJobSpec, RayClusterSpec, HeadGroupSpec and WorkerGroupSpec (KubeRay, apis/ray/v1)."""
+    job = yaml.safe_load((DEPLOY / "kuberay.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    parts = [(job["spec"], RAY_JOB), (cluster, RAY_CLUSTER), (cluster["headGroupSpec"], HEAD_GROUP)]
+    parts += [(group, WORKER_GROUP) for group in cluster["workerGroupSpecs"]]
+    for values, types in parts:
+        assert {name: type(value) for name, value in values.items()} == types
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert all(type(value) is str for value in group["rayStartParams"].values())
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_command_for_slurm(tmp_path: Path) -> None:
     """Run as one task of an array, with a program in the place of ours that notes its arguments."""
