@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, add_noise
+from asr_doge.audio.level import for_encoder
 from asr_doge.audio.synthesis import synthesize, synthesize_timed
 from asr_doge.data.digits import random_digits, random_voice, read_fsdd, split_voices
 from asr_doge.decoding import DecodingConfig
@@ -76,6 +77,9 @@ def main() -> int:
         print("| speaker | strings right | words | median ms | 90th percentile ms |\n|---|---|---|---|---|")
     for name, speak in speakers.items():
         strings = list(right_strings(transcriber, speak, flags.strings, np.random.default_rng(flags.seed), flags.snr))
+        if not strings:
+            print(f"| {name} | none of {flags.strings} right |", flush=True)
+            continue
         if flags.labels:
             print(f"| {name} | {' | '.join(label_offsets(transcriber, strings))} |", flush=True)
             continue
@@ -131,12 +135,12 @@ def label_offsets(transcriber: Transcriber, strings: Sequence[RightString]) -> l
     encoder = transcriber.recognizer.speech_encoder.encoder
     offsets: list[tuple[float, float]] = []
     for string in strings:
-        speech = transcriber.recognizer.speech_encoder.encode([string.waveform], return_ctc_logits=True)
+        speech = transcriber.recognizer.speech_encoder.encode([for_encoder(string.waveform)], return_ctc_logits=True)
         assert speech.ctc_logits is not None
         assert speech.ctc_lengths is not None
         (log_posteriors,) = ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)
-        frames = label_frames(encoder, log_posteriors, [word.text for word in string.words]) or []
-        for labels, (start, end) in zip(frames, string.truth, strict=True):
+        frames = label_frames(encoder, log_posteriors, [word.text for word in string.words])
+        for labels, (start, end) in zip(frames or [], string.truth if frames else [], strict=True):
             if labels is not None:
                 rate = encoder.ctc_frame_rate_hz
                 offsets.append((labels.first / rate - start, labels.last / rate - end))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from asr_doge.audio.arrays import in_blocks, prepare_waveform
+from asr_doge.audio.arrays import joined_blocks, prepare_waveform
 from asr_doge.errors import AudioError
 from tests.audio.tones import tone
 
@@ -87,8 +87,16 @@ def test_joined_blocks_hold_the_same_samples_also_before_an_error(sizes: list[in
         if breaks:
             raise AudioError("damaged")
 
-    given_: list[NDArray[np.float32]] = []
+    found: list[NDArray[np.float32]] = []
     with pytest.raises(AudioError) if breaks else nullcontext():
-        given_.extend(in_blocks(blocks(), samples))
-    assert np.concatenate([np.zeros(0, np.float32), *given_]).tolist() == stream.tolist()
-    assert all(len(block) % samples == 0 and len(block) for block in given_[:-1])
+        for block in joined_blocks(blocks(), samples):
+            found.append(block)
+            # No more was read than is needed.
+            assert len(block) < samples + max(sizes)
+    assert np.concatenate([np.zeros(0, np.float32), *found]).tolist() == stream.tolist()
+    assert all(len(block) >= samples for block in found[:-1])
+
+
+def test_a_block_that_is_long_enough_is_not_copied() -> None:
+    long = np.zeros(100, dtype=np.float32)
+    assert next(joined_blocks([long], 10)) is long

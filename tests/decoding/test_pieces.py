@@ -79,7 +79,19 @@ def test_its_last_word_is_not_cut_short_where_no_silence_ends_the_clip() -> None
     assert (cat.start, cat.end) == pytest.approx((0.0, 0.4), abs=0.02)
 
 
-@pytest.mark.parametrize("delay", [-0.1, 1.5, "soon"])
+@pytest.mark.parametrize("delay", [0.08, 0.3])
+def test_words_of_unbroken_speech_begin_the_delay_before_their_labels(delay: float) -> None:
+    """In noise without a pause; the last word ends 0.4 s after its label, though the noise goes on."""
+    path: list[str | None] = [None] * 50
+    begins = [0.4, 0.8, 1.2]
+    for begin, piece in zip(begins, ("▁cat", "▁dog", "▁cat"), strict=True):
+        path[round((begin + delay) / FRAME_SECONDS)] = piece
+    words = align_words(_headed(delay), _posteriors(path), ["cat", "dog", "cat"], _sound([1] * 50), RATE)
+    assert [word.start for word in words] == pytest.approx(begins, abs=0.03)
+    assert [word.end for word in words] == pytest.approx([0.8, 1.2, 1.2 + delay + 0.44], abs=0.03)
+
+
+@pytest.mark.parametrize("delay", [-0.1, 1.5, True, "soon"])
 def test_a_delay_that_cannot_be_is_refused(delay: float) -> None:
     with pytest.raises(ConfigError, match="first_label_delay"):
         CTCHeadSettings.read({"tokens": TOKENS, "first_label_delay": delay})

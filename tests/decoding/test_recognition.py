@@ -62,11 +62,15 @@ def test_a_clip_of_unlikely_labels_is_silent_beside_one_of_likely_ones(
     means = [float(np.mean(one.label_probabilities)) for one in free]
     unlikely, likely = int(np.argmin(means)), int(np.argmax(means))
     monkeypatch.setattr(loaded.model.config, "silent_below", (means[unlikely] + means[likely]) / 2)
-    silent, said = recognize(loaded, [waveforms[unlikely], waveforms[likely]])
-    assert (silent.text, silent.guards) == ("", ("silence",))
-    assert silent.label_probabilities == pytest.approx(free[unlikely].label_probabilities, abs=1e-3)
-    assert said.text == free[likely].text
-    assert recognize(loaded, [waveforms[unlikely]], guard_silence=False)[0].text == free[unlikely].text
+    pair = [waveforms[unlikely], waveforms[likely]]
+    for one, decoder in ((loaded, "draft"), (loaded.speech_encoder, "ctc")):
+        silent, said = Recognizer(one, DecodingConfig(decoder=decoder)).recognize(pair)  # type: ignore[arg-type]
+        assert (silent.text, silent.guards) == ("", ("silence",))
+        assert silent.label_probabilities == pytest.approx(free[unlikely].label_probabilities, abs=1e-3)
+        assert said.text
+    assert recognize(loaded, pair[:1], guard_silence=False)[0].text == free[unlikely].text
+    # An unsure word may be the one that is asked for.
+    assert Recognizer(loaded, DecodingConfig()).recognize(pair[:1], hotwords=[["seven"]])[0].text
 
 
 def test_the_encoder_alone_recognizes_as_the_whole_model_drafts(

@@ -1,7 +1,7 @@
 """Convert samples that a caller passes, as an array, a tensor or lists, to one mono waveform.
 
 Promises: `prepare_waveform` gives float32 `[samples]` at the wanted rate, or one `AudioError` line that says what to
-pass; `check_samples` refuses values that no recording has; `in_blocks` joins short blocks. It does not read files.
+pass; `check_samples` refuses values that no recording has; `joined_blocks` joins short blocks. It does not read files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -52,8 +52,8 @@ def prepare_waveform(
     return resample(check_samples(mono, name), from_rate, to_rate)
 
 
-def in_blocks(blocks: Iterable[NDArray[np.float32]], samples: int) -> Iterator[NDArray[np.float32]]:
-    """The same samples in blocks of a multiple of `samples`, and a rest.
+def joined_blocks(blocks: Iterable[NDArray[np.float32]], samples: int) -> Iterator[NDArray[np.float32]]:
+    """Join blocks to ones of at least so many `samples`, but for the last; a block that has as many stays as it is.
 
     Decoders give a fraction of a second at a time, and each block costs calls and a wait for Python's lock. What came
     before an AudioError is given before it.
@@ -63,10 +63,8 @@ def in_blocks(blocks: Iterable[NDArray[np.float32]], samples: int) -> Iterator[N
         for block in blocks:
             held.append(block)
             if sum(map(len, held)) >= samples:
-                joined = np.concatenate(held)
-                whole = len(joined) // samples * samples
-                held = [joined[whole:]] if whole < len(joined) else []
-                yield joined[:whole]
+                yield np.concatenate(held) if len(held) > 1 else block
+                held = []
     except AudioError:
         yield from held and [np.concatenate(held)]
         raise

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.arrays import check_samples, in_blocks
+from asr_doge.audio.arrays import check_samples, joined_blocks
 from asr_doge.audio.channels import to_mono
 from asr_doge.audio.containers import choose_track, decode
 from asr_doge.audio.file_parts import Part
@@ -141,7 +141,7 @@ def read_blocks(
                 raise AudioError(
                     f"{name} states a sampling rate of {rate} Hz, which no recording has: correct its header."
                 )
-            mono = in_blocks(
+            mono = joined_blocks(
                 to_mono((sound.planes for sound in run), rate, name, channel, on_note), math.ceil(JOINED_SECONDS * rate)
             )
             yield from resample_blocks((check_samples(block, name) for block in mono), rate, sampling_rate)

@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from asr_doge.decoding.ctc import BLANK, cannot_spell, label_log_posteriors
 from asr_doge.models.encoders import SpeechEncoder
 
-LEAD_SECONDS, TAIL_SECONDS, WORD_SECONDS = 0.15, 0.08, 0.4
+LEAD_SECONDS, TAIL_SECONDS = 0.15, 0.08
 """Without a pause, a word begins at most the first value before its first label, and the last word of a clip ends at
-most the second after its last label; the third, if the head marks words where they begin. In seconds."""
+most the second after its last label, in seconds."""
+TAIL_AFTER_BEGINNING_SECONDS = 0.4
+"""The same as the second value, for a head that marks words where they begin: as long as a short word."""
 NO_PAUSE_COST = 0.05
 """The boundary of two words is at a pause within this many seconds of the last label of the first, if there is one."""
 PAUSE_WORTH = 0.5
@@ -182,8 +184,10 @@ def _place(
     aligned: list[AlignedWord] = []
     spoken = [word for word in marked if word is not None]
     if spoken:
-        tail = TAIL_SECONDS if delay is None else WORD_SECONDS
-        begin, finish = _speech_extent(spoken, frame_seconds, tail, seconds, pauses)
+        lead, tail = (LEAD_SECONDS, TAIL_SECONDS) if delay is None else (delay, TAIL_AFTER_BEGINNING_SECONDS)
+        begin, finish = _speech_extent(
+            spoken[0].first * frame_seconds - lead, (spoken[-1].last + 1) * frame_seconds + tail, seconds, pauses
+        )
         within = [pause for pause in pauses if begin < pause[0] and pause[1] < finish]
         moments = np.arange(begin, finish + MOMENT_SECONDS, MOMENT_SECONDS).clip(max=finish)
         meetings = _word_boundaries(spoken, frame_seconds, delay, moments, within)
@@ -199,23 +203,19 @@ def _place(
 
 
 def _speech_extent(
-    spoken: Sequence[LabelFrames],
-    frame_seconds: float,
-    tail: float,
-    seconds: float,
-    pauses: Sequence[tuple[float, float]],
+    first: float, last: float, seconds: float, pauses: Sequence[tuple[float, float]]
 ) -> tuple[float, float]:
     """Start of the first word and end of the last: at the silence at the clip's ends, if there is any.
 
-    A label may come as late as after its word, so other silences may be within the words. Without a silence at its end,
-    the last word ends `tail` after its last label.
+    A label may come as late as after its word, so other silences may be within the words.
+
+    Args:
+        first, last: where the labels say that the words begin and end, in seconds.
+        seconds: of the clip.
+        pauses: in it.
     """
-    begin = max((end for start, end in pauses if start < EDGE_SECONDS), default=None)
-    finish = min((start for start, end in pauses if end > seconds - EDGE_SECONDS), default=None)
-    if begin is None:
-        begin = max(spoken[0].first * frame_seconds - LEAD_SECONDS, 0.0)
-    if finish is None:
-        finish = min((spoken[-1].last + 1) * frame_seconds + tail, seconds)
+    begin = max((end for start, end in pauses if start < EDGE_SECONDS), default=max(first, 0.0))
+    finish = min((start for start, end in pauses if end > seconds - EDGE_SECONDS), default=min(last, seconds))
     return begin, max(begin, finish)
 
 
@@ -244,6 +244,8 @@ def _word_boundaries(
         costs = np.abs(ends - expected)
     costs += np.where(ends > starts, PAUSE_WORTH * (starts - ends), NO_PAUSE_COST)
     chosen = places[_cheapest_in_order(costs)].tolist()
+    if delay is not None:
+        return [(end, start) for end, start in chosen]
     return [
         (end, start if start > end else max(start, after.first * frame_seconds - LEAD_SECONDS))
         for (end, start), after in zip(chosen, spoken[1:], strict=True)

@@ -111,7 +111,7 @@ def is_blank(log_posteriors: NDArray[np.float32]) -> bool:
 def is_unlike_speech(log_posteriors: NDArray[np.float32], silent_below: float) -> bool:
     """Whether the labels that a CTC head gives for a clip have a mean probability below `silent_below`.
 
-    So have those for a siren, and for speech in most languages that it was not trained on.
+    Those of english for a siren have, and for Russian; for seven other languages they do not (docs/english.md).
 
     Args:
         log_posteriors: `[T, V]`.

@@ -106,7 +106,6 @@ class Recognizer:
         self.config = config
         self.decoder = build_decoder(config, loaded)
         calibration = None if isinstance(loaded, LoadedEncoder) else loaded.model.config.calibration
-        self.silent_below = None if isinstance(loaded, LoadedEncoder) else loaded.model.config.silent_below
         self.calibration = CALIBRATION if calibration is None else Calibration(**calibration)
         self.hotwords = read_hotwords(config.hotwords) if config.hotwords else []
         if not self.encoder.has_ctc:
@@ -136,7 +135,8 @@ class Recognizer:
         Raises:
             CheckpointError: the CTC head gives NaN.
         """
-        results = [Recognition(guards=("silence",))] * len(waveforms)
+        silent = Recognition(guards=("silence",))
+        results = [silent] * len(waveforms)
         rate = self.speech_encoder.sampling_rate
         guarded = self.config.guard_silence
         stretches = [steady_stretches(clip, rate) if guarded else [] for clip in waveforms]
@@ -150,11 +150,15 @@ class Recognizer:
         if guarded:
             clips = [waveforms[place] for place in audible]
             of_each = log_posteriors if log_posteriors is not None else [None] * len(rows)
-            for place, row in zip(audible, of_each, strict=True):
-                if row is not None and self.silent_below is not None and is_unlike_speech(row, self.silent_below):
-                    results[place] = Recognition(guards=("silence",), label_probabilities=_label_probabilities(row))
-            rows = [row for row in rows if not results[audible[row]].label_probabilities]
-            rows = [row for row in rows if self._may_be_speech(clips[row], of_each[row], has_voice)]
+            asked_for = [hotwords[place] if hotwords is not None else self.hotwords for place in audible]
+            for row in rows:  # what is unsure of them may say how unsure, too
+                results[audible[row]] = replace(silent, label_probabilities=_label_probabilities(of_each[row]))
+            rows = [
+                row
+                for row in rows
+                if (asked_for[row] or not self._is_unlike_speech(of_each[row]))
+                and self._may_be_speech(clips[row], of_each[row], has_voice)
+            ]
         if not rows:
             return results
         speech = _rows(speech, rows)
@@ -169,6 +173,14 @@ class Recognizer:
             parts = tuple((start / rate, end / rate) for start, end in stretches[place])
             results[place] = replace(recognition, silenced=parts)
         return results
+
+    def _is_unlike_speech(self, log_posteriors: LogPosteriors | None) -> bool:
+        """Whether the head's labels are so unlikely that the guard `silence` takes a clip for no speech.
+
+        Not asked of clips with hotwords, which are what a head is least sure of.
+        """
+        least = self.speech_encoder.silent_below
+        return least is not None and log_posteriors is not None and is_unlike_speech(log_posteriors, least)
 
     def _may_be_speech(
         self, waveform: Waveform, log_posteriors: LogPosteriors | None, has_voice: Callable[[Waveform], bool] | None

@@ -272,8 +272,7 @@ class Transcriber(RecordingTranscriber):
             self.recognizer.config.cut_at_pauses,
         )
         self.parallel = batches_at_a_time(speech_encoder.device)
-        if isinstance(loaded, LoadedModel):
-            self.unsure_below = loaded.model.config.unsure_below
+        self.unsure_below = speech_encoder.unsure_below
 
     @property
     def loaded(self) -> LoadedModel:

@@ -102,6 +102,10 @@ class ASRDogeConfig(PreTrainedConfig):
         _check_choice("adapter_type", self.adapter_type, get_args(AdapterType))
         _check_choice("train_language_model", self.train_language_model, get_args(TrainLanguageModel))
         _check_choice("train_encoder", self.train_encoder, get_args(TrainEncoder))
+        for name in ("unsure_below", "silent_below"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, float | int) and 0 <= value <= 1):
+                raise ConfigError(f"{name} must be a probability from 0 to 1; got '{value}'")
         if self.adapter_hidden_dim < 1 or self.adapter_stack < 1:
             raise ConfigError("adapter_hidden_dim and adapter_stack must be at least 1")
         if "lora" in (self.train_language_model, self.train_encoder) and self.lora is None:

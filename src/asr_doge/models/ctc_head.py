@@ -76,7 +76,7 @@ class CTCHeadSettings:
             if getattr(settings, name) < 1:
                 raise ConfigError(f"ctc_head: {name} must be at least 1")
         delay = settings.first_label_delay
-        if delay is not None and not (isinstance(delay, float | int) and 0 <= delay <= 1):
+        if delay is not None and (isinstance(delay, bool) or not isinstance(delay, float | int) or not 0 <= delay <= 1):
             raise ConfigError(f"ctc_head: first_label_delay must be seconds from 0 to 1; got '{delay}'")
         if settings.type == "conformer" and settings.hidden_dim % _HEADS:
             raise ConfigError(f"ctc_head: hidden_dim {settings.hidden_dim} must be a multiple of {_HEADS}")

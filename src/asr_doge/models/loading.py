@@ -45,10 +45,17 @@ TORCH_TYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bf
 
 @dataclass
 class LoadedEncoder:
-    """A speech encoder ready to use, on its device, with the feature extractor that it was trained with."""
+    """A speech encoder ready to use, on its device, with the feature extractor that it was trained with.
+
+    Attributes:
+        encoder, feature_extractor: that belong together.
+        unsure_below, silent_below: of its CTC head's labels, as in `ASRDogeConfig`.
+    """
 
     encoder: SpeechEncoder
     feature_extractor: Any
+    unsure_below: float | None = None
+    silent_below: float | None = None
 
     @property
     def speech_encoder(self) -> "LoadedEncoder":
@@ -159,7 +166,10 @@ class LoadedModel:
     @property
     def speech_encoder(self) -> LoadedEncoder:
         """Its encoder only."""
-        return LoadedEncoder(self.model.encoder, self.processor.feature_extractor)
+        config = self.model.config
+        return LoadedEncoder(
+            self.model.encoder, self.processor.feature_extractor, config.unsure_below, config.silent_below
+        )
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
         """Write a checkpoint folder, completely or not at all; an existing one is replaced.
@@ -267,7 +277,10 @@ def _load_encoder_of(
     if quantization == "int8":
         quantize_linear_layers(encoder)
     extractor = encoder_family(config.encoder_config).feature_extractor(config.encoder_config)
-    return LoadedEncoder(encoder.requires_grad_(False).eval().to(device), extractor)
+    unsure_below, silent_below = (
+        (config.unsure_below, config.silent_below) if isinstance(config, ASRDogeConfig) else (None, None)
+    )
+    return LoadedEncoder(encoder.requires_grad_(False).eval().to(device), extractor, unsure_below, silent_below)
 
 
 def _load_trained_weights(encoder: SpeechEncoder, reference: Reference, config: ASRDogeConfig) -> None:
