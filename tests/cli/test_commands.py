@@ -4,17 +4,22 @@ import json
 import platform
 import shlex
 import shutil
+from collections import Counter
+from math import prod
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined] # its documented place
+from safetensors import safe_open
 from transformers.utils import logging
 
 from asr_doge.cli import console, info, train
 from asr_doge.data import read_manifest
 from asr_doge.models import load_model, loading
+from asr_doge.models.checkpoints import BUNDLED_MODELS, find_model, load_model_config
 from asr_doge.training.record import write_record
 from tests import speech
 from tests.cli.conftest import Command
@@ -38,6 +43,74 @@ def test_info_counts_a_checkpoint(command: Command, model: Path) -> None:
     text = "\n".join(command("info", "--model", model).out)
     assert f"{counts.adapter:,}" in text
     assert f"{counts.total:,}" in text
+
+
+PARTS = {
+    "encoder.family": "LoRA on the speech encoder",
+    "encoder.ctc_head": "CTC head",
+    "adapter": "adapter",
+    "language_model": "LoRA on the language model",
+}
+"""Of english, what the names of weights in its checkpoint begin with."""
+
+
+def rows_of(lines: list[str]) -> dict[str, tuple[str, str]]:
+    """Where each part comes from and its parameters, by the table that `info` prints."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    return {part: (origin, count) for part, origin, count in rows}
+
+
+def stored_parameters(path: Path) -> Counter[str]:
+    """Numbers in a file of weights by the first parts of their names, without what a batch norm counts in training."""
+    counts: Counter[str] = Counter()
+    with safe_open(path, framework="pt") as stored:
+        for name in stored.keys():  # noqa: SIM118  # it is no dictionary
+            if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+                parts = name.split(".")
+                counts[".".join(parts[: 2 if parts[0] == "encoder" else 1])] += prod(stored.get_slice(name).get_shape())
+    return counts
+
+
+def test_info_shows_the_default_model_by_part_and_where_downloads_go(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part as transformers or the bundled files have it; the encoder, which is not bundled, is not fetched."""
+    monkeypatch.setenv("ASR_DOGE_CACHE", str(tmp_path / "cache"))
+    outcome = command("info")
+    assert (outcome.code, outcome.err) == (0, [])
+    lines = {line[:20].strip(): line[21:] for line in outcome.out}
+    assert lines["default model"] == "english"
+    assert lines["downloaded models"] == str(tmp_path / "cache" / "models")
+    assert lines["hub cache"] == HF_HUB_CACHE
+    assert not (tmp_path / "cache").exists()
+
+    english, rows = BUNDLED_MODELS["english"], rows_of(outcome.out)
+    with torch.device("meta"):
+        whisper = transformers.WhisperModel(load_model_config(find_model("english")).encoder_config)
+    expected = {
+        "speech encoder": ("openai/whisper-base", whisper.encoder.num_parameters()),
+        **{PARTS[name]: ("the checkpoint", n) for name, n in stored_parameters(english / "model.safetensors").items()},
+        "language model": (
+            "english/language_model",
+            stored_parameters(english / "language_model" / "model.safetensors").total(),
+        ),
+        "case and punctuation": (
+            "the checkpoint",
+            stored_parameters(english / "punctuation" / "model.safetensors").total(),
+        ),
+    }
+    assert {part: rows[part] for part in expected} == {
+        part: (origin, f"{count:,}") for part, (origin, count) in expected.items()
+    }
+    assert rows["all"][1] == f"{sum(count for _, count in expected.values()):,}"
+
+
+def test_info_shows_no_part_that_is_not_there(command: Command) -> None:
+    nano = BUNDLED_MODELS["nano"]
+    encoder = stored_parameters(nano / "encoder" / "model.safetensors").total()
+    rows = rows_of(command("info", "--model", "nano").out)
+    assert list(rows) == ["speech encoder with its CTC head", "adapter", "language model", "all", "trainable"]
+    assert rows["speech encoder with its CTC head"] == ("nano/encoder", f"{encoder:,}")
 
 
 def test_info_reports_versions_and_devices_but_nothing_personal(command: Command) -> None:

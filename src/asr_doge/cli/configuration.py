@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from asr_doge.benchmark.configuration import BenchmarkConfig
+from asr_doge.defaults import DEFAULT_MODEL
 from asr_doge.scaling.configuration import Engine, EngineConfig
 
 
@@ -53,7 +54,7 @@ class ExportConfig:
 class InfoConfig:
     """Versions, devices, where models and caches live, and the parameters of a model."""
 
-    model: str = "nano"
-    """Checkpoint folder, hub id or nano; `published` is the published pair, counted without downloading it."""
+    model: str = DEFAULT_MODEL
+    """Checkpoint folder, hub id, english or nano; `published` is the published pair, counted without downloading it."""
     report: bool = False
     """Print only versions and devices, to paste into a bug report; no name of a user, a host or a folder is in it."""

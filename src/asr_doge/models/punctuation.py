@@ -117,13 +117,34 @@ def load_punctuator(reference: Reference) -> Punctuator:
             " make one with asr-doge pretrain punctuation"
         )
     folder = cast(Path, files[0]).parent
+    config, model = _built(folder)
     try:
-        config = ModernBertConfig.from_pretrained(folder)
-        model = ModernBertForTokenClassification(config)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # damaged files make transformers and tokenizers raise anything
+    except Exception as error:  # damaged files make tokenizers raise anything
         raise CheckpointError(f"{folder} cannot be used: {first_line(error)}") from error
     load_weights(model, Reference(str(folder), folder), lambda key: key, f"punctuation model '{folder}'", torch.float32)
     if config.num_labels != len(LABELS):
         raise CheckpointError(f"{folder} has {config.num_labels} labels, not {len(LABELS)}: give it another model")
     return Punctuator(model, tokenizer)
+
+
+def count_punctuation_parameters(reference: Reference) -> int:
+    """Parameters of the model that comes with a checkpoint, by its configuration alone; 0 if none does.
+
+    Raises:
+        CheckpointError: the configuration cannot be read.
+    """
+    path = reference.file(f"{FOLDER}/{_FILES[0]}")
+    if path is None:
+        return 0
+    with torch.device("meta"):
+        return _built(path.parent)[1].num_parameters()
+
+
+def _built(folder: Path) -> tuple[ModernBertConfig, ModernBertForTokenClassification]:
+    """The configuration in a folder, and a model of this shape with random weights."""
+    try:
+        config = ModernBertConfig.from_pretrained(folder)
+        return config, ModernBertForTokenClassification(config)
+    except Exception as error:  # damaged files make transformers raise anything
+        raise CheckpointError(f"{folder} cannot be used: {first_line(error)}") from error
