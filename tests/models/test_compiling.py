@@ -3,20 +3,26 @@
 The compiler of a device takes a minute here and is not tested: Dynamo's graphs are run as they are.
 """
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
+from asr_doge.decoding import DecodingConfig
 from asr_doge.errors import ConfigError
+from asr_doge.inference.configuration import FeaturesConfig
+from asr_doge.inference.features import compute_features
+from asr_doge.inference.transcription import load
 from asr_doge.models import load_encoder_alone, load_model
-from asr_doge.models.compiling import compile_encoder
+from asr_doge.models.compiling import check_compilable, compile_encoder
 from tests.models import tiny
+from tests.speech import write_corpus
 
 
 def compile_by(backend: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,16 +44,46 @@ def test_graphs_made_at_once_serve_all_batches(checkpoint_folder: Path, monkeypa
     assert graphs.frame_count == 2
 
 
-def test_an_encoder_without_such_blocks_is_refused(whisper_folder: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"^--compile is for Granite Speech's encoder, .* WhisperSpeechEncoder: leave"
-    ):
-        compile_encoder(load_encoder_alone(whisper_folder, device="cpu"))
+REFUSAL = (
+    r"^--compile is for encoders of type granite_speech and granite_speech_plus, and this one is of type whisper: leave"
+    r" it out$"
+)
+
+
+@pytest.mark.parametrize("files", ["whisper_folder", "head_folder"])
+def test_other_encoders_are_refused_by_their_configuration_alone(
+    files: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """There are no weights that could be loaded."""
+    shutil.copy(request.getfixturevalue(files) / "config.json", tmp_path)
+    with pytest.raises(ConfigError, match=REFUSAL):
+        check_compilable(tmp_path)
+
+
+@pytest.mark.parametrize("decoder", [None, "ctc"])
+def test_the_default_model_is_refused_before_its_encoder_is_fetched(
+    decoder: Literal["ctc"] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASR_DOGE_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=REFUSAL):
+        load(device="cpu", decoding=DecodingConfig(decoder=decoder), compile=True)
+    assert not any(tmp_path.iterdir())
+
+
+def test_features_refuses_before_it_loads(whisper_folder: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus", train=1, dev=1, test=1)
+    (tmp_path / "encoder").mkdir()
+    shutil.copy(whisper_folder / "config.json", tmp_path / "encoder")
+    config = FeaturesConfig(
+        str(tmp_path / "corpus"), speech_encoder=str(tmp_path / "encoder"), device="cpu", compile=True
+    )
+    with pytest.raises(ConfigError, match=REFUSAL):
+        compute_features(config)
 
 
 def test_a_quantized_encoder_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^--compile does not go with 8-bit matrices: leave it or"):
-        compile_encoder(load_encoder_alone("nano", device="cpu", quantization="int8"))
+        load("nano", device="cpu", quantization="int8", compile=True)
 
 
 def test_a_machine_without_a_compiler_is_told_in_one_line(

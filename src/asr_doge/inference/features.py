@@ -32,7 +32,7 @@ from asr_doge.inference.feature_computation import (
 )
 from asr_doge.inference.feature_encoding import FeaturesRun, FeaturesWork, ReadClip
 from asr_doge.models import LoadedEncoder, find_device
-from asr_doge.models.compiling import compile_encoder
+from asr_doge.models.compiling import check_encoder_compilable, compile_encoder
 from asr_doge.models.ctc_head_checkpoints import find_speech_encoder
 from asr_doge.models.encoders import encoder_family
 from asr_doge.models.encoders.loading import encoder_fingerprint, feature_source, load_encoder
@@ -79,6 +79,8 @@ def compute_features(config: FeaturesConfig, read: ReadClip | None = None) -> Fe
     dtype = weights_dtype(config.compute_dtype, device)
     found = find_speech_encoder(config.speech_encoder, config.encoder_window)
     reference, encoder_config = found.reference, found.config  # not the head, which reads what is stored here
+    if config.compile:
+        check_encoder_compilable(encoder_config)
     encoder = load_encoder(reference, encoder_config, dtype).to(device)
     speech_encoder = LoadedEncoder(encoder, encoder_family(encoder_config).feature_extractor(encoder_config))
     top_k = config.ctc_top_k if encoder.has_ctc else 0

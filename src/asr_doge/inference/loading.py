@@ -10,7 +10,7 @@ from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import CheckpointError
 from asr_doge.models import LoadedEncoder, LoadedModel, load_encoder_alone, load_model
-from asr_doge.models.compiling import compile_encoder
+from asr_doge.models.compiling import check_compilable, compile_encoder
 from asr_doge.models.ctc_head_checkpoints import is_ctc_head
 from asr_doge.models.fetching import can_be_fetched
 from asr_doge.models.frozen_parts import WITHOUT_TEXT
@@ -35,6 +35,8 @@ def load_parts(
 
     def load_chosen() -> LoadedModel | LoadedEncoder:
         chosen = choose_precision(dtype, quantization, device)
+        if compile:
+            check_compilable(model, chosen.quantization)
         loaded = read(model, device=device, dtype=TORCH_TYPES[chosen.dtype], quantization=chosen.quantization)
         if compile:
             compile_encoder(loaded)

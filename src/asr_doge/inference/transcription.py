@@ -328,7 +328,8 @@ def load(
         compile: the encoder's conformer blocks, as in `asr_doge.models.compiling`.
 
     Raises:
-        CheckpointError, ConfigError: as in `asr_doge.models.load_model`, in `compile_encoder`, and in `Transcriber`.
+        CheckpointError, ConfigError: as in `asr_doge.models.load_model`, in `asr_doge.models.compiling`, and in
+            `Transcriber`.
     """
     loaded = load_parts(model, device, decoding, quantization, dtype, compile)
     return Transcriber(loaded, batch_size, decoding, language)
