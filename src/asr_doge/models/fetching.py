@@ -1,7 +1,7 @@
 """Speech encoders that are fetched on first use: published models that `asr-doge download model` knows.
 
 Promises: wherever a speech encoder is named, on the command line or in a checkpoint, such a model is found on this
-machine or fetched: once, whole and checked, after one line that says what comes, from where and how large it is.
+machine or fetched: once, whole and checked, after one line that says what comes, from where, and how large it is.
 Without a network the error is one line with the ways out. What is in the hub's cache already is used from there.
 It does not know what the encoder is for.
 """
