@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -162,12 +163,12 @@ def test_without_overlap_nothing_is_dropped() -> None:
 
 
 def test_word_times_go_with_their_words() -> None:
-    def timed(text: str, start: float, shared: Span | None) -> ChunkTranscript:
+    def evenly_timed(text: str, start: float, shared: Span | None) -> ChunkTranscript:
         words = tuple(Word(word, start + i / 2, start + i / 2 + 0.5) for i, word in enumerate(text.split()))
         segment = Segment(text, start, words[-1].end, words)
         return ChunkTranscript(segment, tuple((word.start, word.end) for word in words), shared)
 
-    segments = stitch([timed("one two three fo", 0.0, None), timed("ee three four", 0.5, (0.5, 2.0))])
+    segments = stitch([evenly_timed("one two three fo", 0.0, None), evenly_timed("ee three four", 0.5, (0.5, 2.0))])
     assert [segment.text for segment in segments] == ["one two three", "four"]
     assert [[word.text for word in segment.words] for segment in segments] == [["one", "two", "three"], ["four"]]
     assert [(segment.start, segment.end) for segment in segments] == [(0.0, 1.5), (1.5, 2.0)]
@@ -185,6 +186,42 @@ def test_words_of_neighbours_do_not_overlap() -> None:
     )
     words = [word for segment in segments for word in segment.words]
     assert [(word.start, word.end) for word in words] == [(0.0, 1.0), (4.6, 5.0), (5.0, 6.5), (6.5, 9.0)]
+
+
+def timed(words: Sequence[Timed], start: float, end: float, shared: Span | None) -> ChunkTranscript:
+    """`said`, with times of its words asked for."""
+    part = said(words, start, end, shared)
+    return replace(part, segment=replace(part.segment, words=tuple(Word(*word) for word in words)))
+
+
+def test_a_word_that_was_over_before_the_one_before_it_ends_gets_a_share_of_its_time() -> None:
+    """The neighbours time the word that both have differently, by less than `SAME_TIME`."""
+    first = timed([("one", 0.0, 1.0), ("seven", 5.0, 5.6)], 0.0, 6.0, None)
+    second = timed([("seven", 4.75, 5.1), ("a", 5.1, 5.2), ("b", 5.2, 5.5), ("dog", 5.5, 6.4)], 4.5, 7.0, (4.5, 6.0))
+    before, after = stitch([first, second])
+    times = [(word.text, round(word.start, 9), round(word.end, 9)) for word in (*before.words, *after.words)]
+    assert times == [("one", 0.0, 1.0), ("seven", 5.0, 5.2), ("a", 5.2, 5.4), ("b", 5.4, 5.6), ("dog", 5.6, 6.4)]
+    assert (before.end, after.start) == (before.words[-1].end, after.words[0].start)
+
+
+@given(st.integers(0, 2**32))
+def test_every_word_lasts_and_ends_before_the_next_begins(seed: int) -> None:
+    """However far apart the two alignments are, of words that both make last."""
+    chance = random.Random(seed)
+    truth, cut = spoken(chance), chance.uniform(2.5, 5.5)
+
+    def shifted(words: list[Timed]) -> list[Timed]:
+        edges = sorted(chance.uniform(-0.35, 0.35) + edge for _, *span in words for edge in span)
+        return [(word, edges[2 * n], edges[2 * n + 1]) for n, (word, *_) in enumerate(words)]
+
+    still = [0.0] * len(truth)
+    parts = (
+        timed(shifted(heard_from(truth, 0.0, cut, still)), 0.0, cut, None),
+        timed(shifted(heard_from(truth, cut - 1.5, truth[-1][2], still)), cut - 1.5, truth[-1][2], (cut - 1.5, cut)),
+    )
+    words = [word for segment in stitch(parts) for word in segment.words]
+    assert all(word.start < word.end for word in words)
+    assert all(word.end <= later.start for word, later in pairwise(words))
 
 
 def test_a_segment_that_lost_words_has_no_alternatives() -> None:

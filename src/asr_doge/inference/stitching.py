@@ -1,17 +1,18 @@
 """Join the transcripts of overlapping chunks of a recording.
 
-Promises: a word that two neighbours both have is kept once, and no word outside their overlap is dropped. Two words are
-the same if they are spelled alike at the same time; such words decide where to join only if they are at least half of
-the words in the overlap. If word times are not known, they are estimated from the number of characters; where one word
-is said again and again, the joint may then be wrong by a word.
+Promises: a word that two neighbours both have is kept once, and no word outside their overlap is dropped; words do not
+overlap, and none loses all of its time to the one before. Two words are the same if they are spelled alike at the same
+time; such words decide where to join only if they are at least half of the words in the overlap. If word times are not
+known, they are estimated from the number of characters; where one word is said again and again, the joint may then be
+wrong by a word.
 It knows no models.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
-from asr_doge.inference.results import Segment
+from asr_doge.inference.results import Segment, Word
 
 Span = tuple[float, float]
 """Start and end, in seconds of the recording."""
@@ -64,17 +65,14 @@ def _join(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tupl
     kept, dropped = _joint(first, second, shared)
     start, end = shared
     middle = (start + end) / 2
-    times, later = first.times[:kept], second.times[dropped:]
+    times, later = _in_order(first.times[:kept], second.times[dropped:])
     ends = times[-1][1] if times else max(min(middle, first.segment.end), first.segment.start)
     begins = max(later[0][0], ends) if later else min(max(middle, ends), max(second.segment.end, ends))
-    words = tuple(
-        replace(word, start=max(word.start, ends), end=max(word.end, ends)) for word in second.segment.words[dropped:]
-    )
     before = replace(
         first.segment,
         text=" ".join(heard[:kept]),
         end=ends,
-        words=first.segment.words[:kept],
+        words=_timed(first.segment.words[:kept], times),
         alternatives=first.segment.alternatives if kept == len(heard) else (),
     )
     after = replace(
@@ -82,10 +80,30 @@ def _join(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tupl
         text=" ".join(again[dropped:]),
         start=begins,
         end=max(second.segment.end, begins),
-        words=words,
+        words=_timed(second.segment.words[dropped:], later),
         alternatives=() if dropped else second.segment.alternatives,
     )
     return replace(first, segment=before, times=times), replace(second, segment=after, times=later)
+
+
+def _in_order(times: tuple[Span, ...], later: tuple[Span, ...]) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    """Times of the words that are kept of the first and of the second, so that none overlap.
+
+    By its own times, a word of the second may be over before the last one of the first: such words share its time.
+    """
+    if not times or not later:
+        return times, later
+    start, end = times[-1]
+    covered = sum(stop <= end for _, stop in later)
+    edges = [start, *(start + (end - start) * number / (covered + 1) for number in range(1, covered + 1)), end]
+    shares = list(pairwise(edges))
+    rest = [(max(begin, end), stop) for begin, stop in later[covered:]]
+    return (*times[:-1], shares[0]), (*shares[1:], *rest)
+
+
+def _timed(words: tuple[Word, ...], times: tuple[Span, ...]) -> tuple[Word, ...]:
+    """Words, if they were requested, at these times, which then are known."""
+    return tuple(replace(word, start=start, end=end) for word, (start, end) in zip(words, times, strict=bool(words)))
 
 
 def _joint(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tuple[int, int]:
