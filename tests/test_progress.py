@@ -1,9 +1,13 @@
 """Progress where standard error is a file: whole lines, and none for what is soon done."""
 
 import io
+import os
+import signal
 import sys
+from threading import Event, Thread
 
 import pytest
+from tqdm import tqdm
 
 from asr_doge.progress import progress_bar, progress_lines
 
@@ -30,6 +34,32 @@ def test_without_a_total_there_is_no_share() -> None:
     file = io.StringIO()
     assert list(progress_lines(iter("ab"), desc="split", unit="utt", seconds=0, file=file)) == ["a", "b"]
     assert file.getvalue().splitlines()[-1].startswith("split: 2 utt, 00:")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+def test_a_process_forked_while_another_thread_looks_at_the_bars_has_bars() -> None:
+    """As tqdm's monitor does every ten seconds. A process that waits for ever is ended by its alarm."""
+    progress_bar(range(1)).close()
+    is_locked, may_go = Event(), Event()
+
+    def look() -> None:
+        with tqdm.get_lock():
+            is_locked.set()
+            may_go.wait()
+
+    thread = Thread(target=look)
+    thread.start()
+    is_locked.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        with progress_bar(range(3)) as bar:
+            os._exit(sum(bar))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    may_go.set()
+    thread.join()
+    assert code == 3
+    assert list(progress_bar(range(3))) == [0, 1, 2]  # here as before
 
 
 def test_on_a_terminal_it_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

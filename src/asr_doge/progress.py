@@ -1,16 +1,34 @@
 """How far long work is: a bar on a terminal, and a line every so often where standard error is a file or a pipe.
 
 Promises: work that is done within half a minute prints nothing but its bar; a log holds whole lines, no carriage
-returns. It knows nothing of the work.
+returns; a process that was forked can show it too. It knows nothing of the work.
 """
 
+import os
 import sys
 from collections.abc import Callable
+from threading import RLock
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30.0
+
+
+def _renew_lock() -> None:
+    """Give all kinds of bars a new lock.
+
+    A thread of tqdm's looks at the bars every ten seconds, under the lock that every new bar takes. If it does so as
+    the process is forked, the new one has the lock, locked, and not that thread, and would wait for ever.
+    """
+    kinds, lock = [tqdm], RLock()
+    for kind in kinds:
+        kind.set_lock(lock)  # each may have one of its own
+        kinds.extend(kind.__subclasses__())
+
+
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class ProgressLines(tqdm):  # type: ignore[misc]  # whose stubs are not installed
