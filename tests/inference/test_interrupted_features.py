@@ -48,8 +48,19 @@ def run_part(corpus: Path, encoder: Path, folder: Path, part: str) -> None:
     features(corpus, encoder, output_dir=str(folder), shard=part, **PIECEMEAL)
 
 
+PRELOADED = (__name__, "scipy.signal", "tests.models.tiny", "transformers.models.blip_2.modeling_blip_2")
+"""What a run imports sooner or later."""
+
+
 def start(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
-    process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    """A process forked from one that has imported what it needs, and computed nothing.
+
+    Forked from this one, which has computed in threads, it sometimes waited for ever on a busy processor: below
+    `torch.stft`, for a lock of MKL's (`mm_account_ptr_by_tid`) that was locked as it was forked.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    process = context.Process(target=target, args=arguments)
     process.start()
     return process
 
