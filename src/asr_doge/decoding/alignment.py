@@ -197,8 +197,9 @@ def _place(
         if word is None:
             aligned.append(AlignedWord(end, end, None))
         else:
-            start = max(end, next(starts))
-            aligned.append(AlignedWord(start, max(start, next(ends)), word.log_posterior))
+            stop = next(ends)
+            start = max(end, min(next(starts), stop - MOMENT_SECONDS))  # a word takes time
+            aligned.append(AlignedWord(start, max(start, stop), word.log_posterior))
     return aligned
 
 
@@ -232,7 +233,8 @@ def _word_boundaries(
     meet (a pause anywhere in it, if they say where the first of them ends, and its end, if where the second begins).
     A pause earns `PAUSE_WORTH` of its length, so that a long one is not left within a word.
     """
-    in_pause = np.searchsorted(np.ravel(pauses), moments, side="right") % 2 == 1
+    edges = np.ravel([(start, end + MOMENT_SECONDS / 2) for start, end in pauses])  # its end is no place of its own
+    in_pause = np.searchsorted(edges, moments, side="right") % 2 == 1
     places = np.array([*((moment, moment) for moment in moments[~in_pause]), *pauses])
     places = places[np.argsort(places[:, 0])]
     starts, ends = places.T
