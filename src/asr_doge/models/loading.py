@@ -166,10 +166,8 @@ class LoadedModel:
     @property
     def speech_encoder(self) -> LoadedEncoder:
         """Its encoder only."""
-        config = self.model.config
-        return LoadedEncoder(
-            self.model.encoder, self.processor.feature_extractor, config.unsure_below, config.silent_below
-        )
+        limits = self.model.config.unsure_below, self.model.config.silent_below
+        return LoadedEncoder(self.model.encoder, self.processor.feature_extractor, *limits)
 
     def save(self, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
         """Write a checkpoint folder, completely or not at all; an existing one is replaced.
@@ -277,10 +275,8 @@ def _load_encoder_of(
     if quantization == "int8":
         quantize_linear_layers(encoder)
     extractor = encoder_family(config.encoder_config).feature_extractor(config.encoder_config)
-    unsure_below, silent_below = (
-        (config.unsure_below, config.silent_below) if isinstance(config, ASRDogeConfig) else (None, None)
-    )
-    return LoadedEncoder(encoder.requires_grad_(False).eval().to(device), extractor, unsure_below, silent_below)
+    limits = (config.unsure_below, config.silent_below) if isinstance(config, ASRDogeConfig) else ()
+    return LoadedEncoder(encoder.requires_grad_(False).eval().to(device), extractor, *limits)
 
 
 def _load_trained_weights(encoder: SpeechEncoder, reference: Reference, config: ASRDogeConfig) -> None:
