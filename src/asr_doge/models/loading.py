@@ -48,7 +48,6 @@ class LoadedEncoder:
     """A speech encoder ready to use, on its device, with the feature extractor that it was trained with.
 
     Attributes:
-        encoder, feature_extractor: that belong together.
         unsure_below, silent_below: of its CTC head's labels, as in `ASRDogeConfig`.
     """
 
