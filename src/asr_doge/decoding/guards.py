@@ -35,6 +35,9 @@ SURE_POSTERIOR, SURE_LABEL = 0.9, 0.95
 
 nano's head is often less sure of short words than of beeps and drums; the detector tells these apart."""
 
+UNLIKELY_SECONDS = 2.0
+"""Shorter clips are not judged by how likely their labels are: of 250 single digits, english has eight below 0.42."""
+
 LONGEST_PHRASE = 8
 LOOP_REPEATS, LOOP_REPEATS_WITHOUT_DRAFT = 4, 8
 """Repeats of a phrase in a row that may be a loop; with a draft, only in a text that is far longer than the draft."""
@@ -108,17 +111,18 @@ def is_blank(log_posteriors: NDArray[np.float32]) -> bool:
     return bool((log_posteriors.argmax(axis=1) == BLANK).all())
 
 
-def is_unlike_speech(log_posteriors: NDArray[np.float32], silent_below: float) -> bool:
+def is_unlike_speech(log_posteriors: NDArray[np.float32], seconds: float, silent_below: float) -> bool:
     """Whether the labels that a CTC head gives for a clip have a mean probability below `silent_below`.
 
     Those of english for a siren have, and for Russian; for seven other languages they do not (docs/english.md).
 
     Args:
         log_posteriors: `[T, V]`.
+        seconds: length of the clip; a short one, which may be one unsure word, is not judged.
         silent_below: as in `ASRDogeConfig`.
     """
     probabilities = best_path_probabilities(log_posteriors)
-    return bool(len(probabilities)) and float(probabilities.mean()) < silent_below
+    return seconds >= UNLIKELY_SECONDS and bool(len(probabilities)) and float(probabilities.mean()) < silent_below
 
 
 def is_nonspeech(log_posteriors: NDArray[np.float32] | None, has_voice: Callable[[], bool]) -> bool:

@@ -156,7 +156,7 @@ class Recognizer:
             rows = [
                 row
                 for row in rows
-                if (asked_for[row] or not self._is_unlike_speech(of_each[row]))
+                if (asked_for[row] or not self._is_unlike_speech(clips[row], of_each[row]))
                 and self._may_be_speech(clips[row], of_each[row], has_voice)
             ]
         if not rows:
@@ -174,13 +174,15 @@ class Recognizer:
             results[place] = replace(recognition, silenced=parts)
         return results
 
-    def _is_unlike_speech(self, log_posteriors: LogPosteriors | None) -> bool:
+    def _is_unlike_speech(self, waveform: Waveform, log_posteriors: LogPosteriors | None) -> bool:
         """Whether the head's labels are so unlikely that the guard `silence` takes a clip for no speech.
 
         Not asked of clips with hotwords, which are what a head is least sure of.
         """
         least = self.speech_encoder.silent_below
-        return least is not None and log_posteriors is not None and is_unlike_speech(log_posteriors, least)
+        if least is None or log_posteriors is None:
+            return False
+        return is_unlike_speech(log_posteriors, len(waveform) / self.speech_encoder.sampling_rate, least)
 
     def _may_be_speech(
         self, waveform: Waveform, log_posteriors: LogPosteriors | None, has_voice: Callable[[Waveform], bool] | None

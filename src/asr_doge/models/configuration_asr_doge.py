@@ -49,8 +49,8 @@ class ASRDogeConfig(PreTrainedConfig):
             (`bench/confidence.py --save` fits it); None for nano's.
         unsure_below: mean probability of the CTC head's labels (`asr_doge.decoding.ctc.best_path_probabilities`) below
             which users are told that the model is unsure of a recording; None to tell nobody.
-        silent_below: mean probability of those labels below which the guard `silence` takes a clip for no speech,
-            whatever the voice activity detector says; None never to.
+        silent_below: mean probability of those labels below which the guard `silence` takes a clip of 2 s or more for
+            no speech, whatever the voice activity detector says; None never to.
         train_language_model: trained part of the language model: `none`, `lora` or `full`.
         train_encoder: trained part of the encoder: `none`, `lora`, or `last_k`, its last layers and what follows.
         train_encoder_layers: number of its layers that `last_k` trains.
