@@ -34,5 +34,5 @@ def test_a_mistake_is_one_line(
 
 
 def test_a_model_that_cannot_be_compiled_is_refused(head_folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^--compile is for Granite Speech's encoder"):
+    with pytest.raises(ConfigError, match=r"^--compile is for encoders of type granite_speech"):
         Service(ServeConfig(model=str(head_folder), device="cpu", compile=True))
