@@ -63,8 +63,11 @@ def test_a_clip_of_unlikely_labels_is_silent_beside_one_of_likely_ones(
     unlikely, likely = int(np.argmin(means)), int(np.argmax(means))
     monkeypatch.setattr(loaded.model.config, "silent_below", (means[unlikely] + means[likely]) / 2)
     pair = [waveforms[unlikely], waveforms[likely]]
-    for one, decoder in ((loaded, "draft"), (loaded.speech_encoder, "ctc")):
-        silent, said = Recognizer(one, DecodingConfig(decoder=decoder)).recognize(pair)  # type: ignore[arg-type]
+    for recognizer in (
+        Recognizer(loaded, DecodingConfig()),
+        Recognizer(loaded.speech_encoder, DecodingConfig(decoder="ctc")),
+    ):
+        silent, said = recognizer.recognize(pair)
         assert (silent.text, silent.guards) == ("", ("silence",))
         assert silent.label_probabilities == pytest.approx(free[unlikely].label_probabilities, abs=1e-3)
         assert said.text

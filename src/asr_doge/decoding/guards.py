@@ -36,7 +36,7 @@ SURE_POSTERIOR, SURE_LABEL = 0.9, 0.95
 nano's head is often less sure of short words than of beeps and drums; the detector tells these apart."""
 
 UNLIKELY_SECONDS = 2.0
-"""Shorter clips are not judged by how likely their labels are: of 250 single digits, english has eight below 0.42."""
+"""Shorter clips are not judged by how likely their labels are: a word alone is often as unlikely as a noise."""
 
 LONGEST_PHRASE = 8
 LOOP_REPEATS, LOOP_REPEATS_WITHOUT_DRAFT = 4, 8
