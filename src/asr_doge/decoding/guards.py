@@ -6,12 +6,13 @@ It does not detect speech itself.
 """
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.decoding.ctc import BLANK, best_path_probabilities
+from asr_doge.decoding.ctc import BLANK
 
 GuardName = Literal["silence", "length", "loop"]
 
@@ -111,18 +112,17 @@ def is_blank(log_posteriors: NDArray[np.float32]) -> bool:
     return bool((log_posteriors.argmax(axis=1) == BLANK).all())
 
 
-def is_unlike_speech(log_posteriors: NDArray[np.float32], seconds: float, silent_below: float) -> bool:
+def is_unlike_speech(label_probabilities: Sequence[float], seconds: float, silent_below: float) -> bool:
     """Whether the labels that a CTC head gives for a clip have a mean probability below `silent_below`.
 
     Those of english for a siren have, and for Russian; for seven other languages they do not (docs/english.md).
 
     Args:
-        log_posteriors: `[T, V]`.
+        label_probabilities: of its best path, at each frame that is no blank.
         seconds: length of the clip; a short one, which may be one unsure word, is not judged.
         silent_below: as in `ASRDogeConfig`.
     """
-    probabilities = best_path_probabilities(log_posteriors)
-    return seconds >= UNLIKELY_SECONDS and bool(len(probabilities)) and float(probabilities.mean()) < silent_below
+    return seconds >= UNLIKELY_SECONDS and len(label_probabilities) > 0 and fmean(label_probabilities) < silent_below
 
 
 def is_nonspeech(log_posteriors: NDArray[np.float32] | None, has_voice: Callable[[], bool]) -> bool:

@@ -147,16 +147,16 @@ class Recognizer:
         speech = self.speech_encoder.encode([waveforms[i] for i in audible], self.encoder.has_ctc)
         log_posteriors = self._log_posteriors(speech)
         rows = list(range(len(audible)))  # of the encoder's batch
+        wanted = [hotwords[place] if hotwords is not None else self.hotwords for place in audible]
         if guarded:
             clips = [waveforms[place] for place in audible]
             of_each = log_posteriors if log_posteriors is not None else [None] * len(rows)
-            asked_for = [hotwords[place] if hotwords is not None else self.hotwords for place in audible]
-            for row in rows:  # what is unsure of them may say how unsure, too
+            for row in rows:  # a silent one may say how unsure it is, too
                 results[audible[row]] = replace(silent, label_probabilities=_label_probabilities(of_each[row]))
             rows = [
                 row
                 for row in rows
-                if (asked_for[row] or not self._is_unlike_speech(clips[row], of_each[row]))
+                if (wanted[row] or not self._is_unlike_speech(clips[row], results[audible[row]].label_probabilities))
                 and self._may_be_speech(clips[row], of_each[row], has_voice)
             ]
         if not rows:
@@ -166,23 +166,21 @@ class Recognizer:
         places = [audible[row] for row in rows]
         prompt_ids = self._prompt_ids([languages[place] for place in places]) if languages is not None else None
         want_times = [timed is not None and timed[place] for place in places]
-        wanted = [hotwords[place] if hotwords is not None else self.hotwords for place in places]
         clips = [waveforms[place] for place in places]
-        found = self._decode(speech, log_posteriors, clips, prompt_ids, want_times, wanted)
+        found = self._decode(speech, log_posteriors, clips, prompt_ids, want_times, [wanted[row] for row in rows])
         for place, recognition in zip(places, found, strict=True):
             parts = tuple((start / rate, end / rate) for start, end in stretches[place])
             results[place] = replace(recognition, silenced=parts)
         return results
 
-    def _is_unlike_speech(self, waveform: Waveform, log_posteriors: LogPosteriors | None) -> bool:
+    def _is_unlike_speech(self, waveform: Waveform, label_probabilities: Sequence[float]) -> bool:
         """Whether the head's labels are so unlikely that the guard `silence` takes a clip for no speech.
 
         Not asked of clips with hotwords, which are what a head is least sure of.
         """
         least = self.speech_encoder.silent_below
-        if least is None or log_posteriors is None:
-            return False
-        return is_unlike_speech(log_posteriors, len(waveform) / self.speech_encoder.sampling_rate, least)
+        seconds = len(waveform) / self.speech_encoder.sampling_rate
+        return least is not None and is_unlike_speech(label_probabilities, seconds, least)
 
     def _may_be_speech(
         self, waveform: Waveform, log_posteriors: LogPosteriors | None, has_voice: Callable[[Waveform], bool] | None
