@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
+from transformers.initialization import no_init_weights
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, DogeConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
@@ -86,7 +87,7 @@ def load_language_model(
     """
     source = f"language model '{reference.name}'"
     config = _config_of_stored(reference, config, source)
-    with init_empty_weights():
+    with init_empty_weights(), no_init_weights():
         blueprint = build_language_model(copy.deepcopy(config))
     rename, tied = _rename_for(blueprint), blueprint.all_tied_weights_keys
     if quantization == "int8":

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from transformers.initialization import no_init_weights
 from transformers import PreTrainedConfig
 
 from asr_doge.audio import SAMPLE_RATE
@@ -45,7 +46,7 @@ def load_encoder(
     """
     family = encoder_family(config)
     complete_config(config, reference)
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), no_init_weights():
         encoder = family(config)
     if shelved:
         return shelve(encoder).eval()
