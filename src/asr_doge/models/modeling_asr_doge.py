@@ -124,8 +124,8 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         head = AdapterCTCHead(settings, self.adapter, self.get_input_embeddings())
         self.encoder = HeadedEncoder(self.encoder, head)
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Leave every part as its own constructor made it."""
+    def initialize_weights(self) -> None:
+        """Leave every part as its own constructor made it, or its file: transformers would draw the weights anew."""
 
     def _freeze(self) -> None:
         for name, parameter in self.named_parameters():
