@@ -1,4 +1,4 @@
-"""Make digit strings out of recordings of single digits, to train or test a digit recognizer on human speech.
+r"""Make digit strings out of recordings of single digits, to train or test a digit recognizer on human speech.
 
 With `--synthesized`, strings spoken by espeak-ng (in the voices that nano's recipe trains on) are mixed in.
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from asr_doge.cli import main
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedModel, assemble_model, load_encoder_alone, load_model
-from tests.models import tiny
+from tests.models import tiny, tiny_encoders
 
 
 @pytest.mark.parametrize(("choice", "layers"), [("lora", 1), ("last_k", 1), ("last_k", 9)])
@@ -48,6 +48,66 @@ def test_what_of_the_encoder_is_trained_gets_gradients_and_is_saved(
         alone, load_model(tmp_path / "saved", device="cpu").speech_encoder.encode(clip).speech_embeddings
     )
     assert not torch.equal(alone, load_encoder_alone(folder, device="cpu").encode(clip).speech_embeddings)
+
+
+@pytest.mark.parametrize(
+    ("family", "choice", "stack"),
+    [
+        ("wav2vec2", "lora", 50),
+        ("wav2vec2", "last_k", 50),
+        ("parakeet", "lora", 1),
+        ("granite", "lora", 1),
+        ("seanet", "last_k", 20),
+    ],
+)
+def test_a_head_of_the_encoders_own_is_not_trained_beside_it(
+    family: str, choice: str, stack: int, doge_folder: Path, tmp_path: Path
+) -> None:
+    """No loss reaches it, and several processes wait for the gradient of whatever is trained."""
+    folder = tiny_encoders.save(family, tmp_path / family)
+    loaded = assemble_model(folder, doge_folder, device="cpu", adapter_stack=stack, train_encoder=choice)
+    assert loaded.model.encoder.has_ctc
+    batch = loaded.processor([tiny.random_waveform(0.7)], ["the fox"], sampling_rate=16_000)
+    model = loaded.model
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.add_(0.1)  # else half of them have no gradient at first
+    model.train()
+    model(**batch).loss.backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any(name.startswith("encoder.") for name in trained)
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == trained
+    loaded.save(tmp_path / "saved")
+    again = load_model(tmp_path / "saved", device="cpu").model
+    model.eval()
+    assert tiny.relative_difference(again(**batch).logits, model(**batch).logits) < 1e-5
+    load_encoder_alone(tmp_path / "saved", device="cpu")
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "parakeet", "granite", "seanet"])
+def test_a_checkpoint_trained_from_cached_features_of_an_encoder_with_a_head_loads(
+    family: str, doge_folder: Path, tmp_path: Path
+) -> None:
+    folder = tiny_encoders.save(family, tmp_path / family)
+    loaded = assemble_model(folder, doge_folder, device="cpu", shelve_encoder=True)
+    model = loaded.model
+    assert {name for name, _ in model.named_parameters() if model.is_trained(name)} == {
+        f"adapter.{name}" for name, _ in model.adapter.named_parameters()
+    }
+    loaded.save(tmp_path / "saved")
+    again = load_model(tmp_path / "saved", device="cpu").model
+    assert again.encoder.has_ctc
+    assert again.count_parameters() == model.count_parameters()
+
+
+def test_an_encoder_of_which_lora_would_train_nothing_is_refused(doge_folder: Path, tmp_path: Path) -> None:
+    seanet = tiny_encoders.save("seanet", tmp_path)
+    with pytest.raises(ConfigError, match=r"no linear layer to train, .*--train_encoder last_k"):
+        assemble_model(seanet, doge_folder, device="cpu", adapter_stack=20, train_encoder="lora")
+    lora = {"r": 2, "target_modules": ["lm_head"]}
+    with pytest.raises(ConfigError, match=r"lora_targets \['lm_head'\]"):
+        assemble_model(seanet, doge_folder, device="cpu", adapter_stack=20, train_encoder="lora", lora=lora)
 
 
 @pytest.mark.parametrize("choice", ["lora", "last_k"])

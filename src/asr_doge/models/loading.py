@@ -285,7 +285,7 @@ def _load_trained_weights(encoder: SpeechEncoder, reference: Reference, config: 
         CheckpointError: some weights are missing, unexpected, of another shape, or damaged.
     """
     if config.train_encoder == "lora":
-        hold_lora(without_head(encoder), config.lora or {})
+        hold_lora(below := without_head(encoder), config.lora or {}, below.ctc_layers)
     expected = {name.removeprefix("encoder.") for name in trained_encoder_weights(encoder, config)}
 
     def own_name(key: str) -> str | None:

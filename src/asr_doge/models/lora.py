@@ -7,6 +7,8 @@ Source: https://arxiv.org/abs/2106.09685.
 """
 
 import copy
+import re
+from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -62,8 +64,13 @@ class LoRALinear(nn.Module):
         self.base_layer.weight = nn.Parameter(merged.to(weight.dtype), requires_grad=False)
 
 
-def add_lora(part: nn.Module, options: dict[str, Any]) -> None:
+def add_lora(part: nn.Module, options: dict[str, Any], left_out: Sequence[str] = ()) -> None:
     """Put updates to be trained beside the layers that `options` (of `peft.LoraConfig`) names; at first they are zero.
+
+    Args:
+        part: whose layers they are.
+        options: of `peft.LoraConfig`.
+        left_out: names of modules in `part` that get none.
 
     Raises:
         ConfigError: there are no such layers.
@@ -71,20 +78,27 @@ def add_lora(part: nn.Module, options: dict[str, Any]) -> None:
     from peft import LoraConfig, inject_adapter_in_model  # here: slow to import, and only training needs it
 
     if options.get("target_modules") == ALL_LINEAR and not isinstance(part, PreTrainedModel):  # which peft asks for
-        options = {**options, "target_modules": _targets(part, ALL_LINEAR)}
+        if not (names := _targets(part, ALL_LINEAR, left_out)):
+            raise ConfigError(
+                f"lora_targets {ALL_LINEAR}: there is no linear layer to train, and LoRA passes recurrent layers and"
+                " convolutions by; --train_encoder last_k trains an encoder of these"
+            )
+        options = {**options, "target_modules": names}
+    if left_out:
+        options = {**options, "exclude_modules": rf"({'|'.join(map(re.escape, left_out))})(\..*)?"}
     try:
         inject_adapter_in_model(LoraConfig(**options), part)
     except ValueError as error:
         raise ConfigError(f"lora_targets {options.get('target_modules')}: {first_line(error)}") from error
 
 
-def hold_lora(part: nn.Module, options: dict[str, Any]) -> None:
+def hold_lora(part: nn.Module, options: dict[str, Any], left_out: Sequence[str] = ()) -> None:
     """Put updates whose weights are to be loaded beside the same layers as `add_lora`, which does the rarer kinds."""
     targets = options.get("target_modules")
-    names = _targets(part, targets) if targets == ALL_LINEAR or isinstance(targets, list) else []
+    names = _targets(part, targets, left_out) if targets == ALL_LINEAR or isinstance(targets, list) else []
     layers = [part.get_submodule(name) for name in names]
     if not names or not options.keys() <= _READ_OPTIONS or not all(type(layer) is nn.Linear for layer in layers):
-        add_lora(part, options)
+        add_lora(part, options, left_out)
         return
     for name, layer in zip(names, layers, strict=True):
         _replace(part, name, LoRALinear(cast(nn.Linear, layer), options.get("r", 8), options.get("lora_alpha", 8)))
@@ -124,8 +138,13 @@ def _base(module: nn.Module) -> nn.Module:
     return cast(nn.Module, module.base_layer) if has_updates(module) else without_lora(module)
 
 
-def _targets(part: nn.Module, targets: str | list[str]) -> list[str]:
+def _targets(part: nn.Module, targets: str | list[str], left_out: Sequence[str]) -> list[str]:
     """Names of the layers that `target_modules` names: a layer's own name or the end of its path, as in peft."""
+    names = _all_targets(part, targets)
+    return [name for name in names if not any(f"{name}.".startswith(f"{other}.") for other in left_out)]
+
+
+def _all_targets(part: nn.Module, targets: str | list[str]) -> list[str]:
     if targets == ALL_LINEAR:
         output = part.get_output_embeddings() if isinstance(part, PreTrainedModel) else None
         kinds = (nn.Linear, Conv1D)  # GPT-2's, which are linear too

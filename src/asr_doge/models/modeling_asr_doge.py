@@ -88,7 +88,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         if config.train_language_model == "lora":
             put_lora(self.language_model, config.lora or {})
         if config.train_encoder == "lora":
-            put_lora(without_head(self.encoder), config.lora or {})  # a CTC head is trained whole
+            put_lora(below := without_head(self.encoder), config.lora or {}, below.ctc_layers)  # heads: whole or not
         self._trained_of_encoder = trained_encoder_weights(self.encoder, config)
         self._freeze()
         self.train(False)

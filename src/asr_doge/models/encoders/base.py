@@ -68,6 +68,8 @@ class SpeechEncoder(nn.Module, ABC):
         first_label_delay: of its CTC head, see `CTCHeadSettings`.
         ctc_units: what the ids of the CTC head are.
         vocabulary: the labels of the CTC head; None without one, or where a family spells in a way of its own.
+        ctc_layers: names of the modules that only the CTC logits go through; LoRA leaves them out, as no loss reaches
+            them.
         shelved_parameters: number of those that were left on disk (see `shelve`).
     """
 
@@ -78,6 +80,7 @@ class SpeechEncoder(nn.Module, ABC):
     first_label_delay: float | None = None
     ctc_units: CTCUnits = "characters"
     vocabulary: CTCVocabulary | None = None
+    ctc_layers: tuple[str, ...] = ()
     shelved_parameters: int = 0
 
     @abstractmethod

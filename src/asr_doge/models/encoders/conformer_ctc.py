@@ -85,17 +85,18 @@ class ParakeetSpeechEncoder(MaskedConformer):
     """Parakeet CTC: `[B, T, mels]` at 100 Hz to `[B, T', hidden]` at 12.5 Hz (published sizes)."""
 
     model_type = "parakeet_ctc"
+    ctc_layers = ("lm_head",)
     shortest = 1
 
     def __init__(self, config: ParakeetCTCConfig) -> None:
         super().__init__(config)
         self.encoder = ParakeetEncoder(config.encoder_config)  # type: ignore[arg-type]  # a dictionary only until __post_init__
-        self.ctc_head = ParakeetEncoderCTCHead(self.hidden_size, config.vocab_size, kernel_size=1)
+        self.lm_head = ParakeetEncoderCTCHead(self.hidden_size, config.vocab_size, kernel_size=1)
         self.frame_rate_hz = 100 / self.encoder.config.subsampling_factor
         self.ctc_frame_rate_hz = self.frame_rate_hz
 
     def _logits(self, states: Tensor) -> Tensor:
-        logits: Tensor = self.ctc_head(states)
+        logits: Tensor = self.lm_head(states)
         return logits
 
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
@@ -114,8 +115,10 @@ class ParakeetSpeechEncoder(MaskedConformer):
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str | None:
-        """Names unchanged."""
-        return key if key.startswith(("encoder.", "ctc_head.")) else None
+        """Names unchanged, but for the head's: `ctc_head` is that of a head trained on an encoder."""
+        if key.startswith("ctc_head."):
+            return f"lm_head.{key.removeprefix('ctc_head.')}"
+        return key if key.startswith("encoder.") else None
 
     @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> ParakeetFeatureExtractor:

@@ -9,6 +9,7 @@ import torch
 from accelerate import init_empty_weights
 from transformers.initialization import no_init_weights
 from transformers import PreTrainedConfig
+from transformers.models.auto.feature_extraction_auto import feature_extractor_class_from_name
 
 from asr_doge.audio import SAMPLE_RATE
 from asr_doge.choices import Quantization
@@ -42,12 +43,16 @@ def load_encoder(
 
     Raises:
         CheckpointError: no family reads it, its sampling rate is another, or a weight is missing, unexpected
-            or damaged.
+            or damaged; or the family would make checkpoints that cannot be loaded.
     """
     family = encoder_family(config)
     complete_config(config, reference)
     with init_empty_weights(include_buffers=False), no_init_weights():
         encoder = family(config)
+    if hasattr(encoder, "ctc_head"):
+        raise CheckpointError(
+            f"{family.__name__}.ctc_head needs another name: checkpoints hold heads that were trained apart under it"
+        )
     if shelved:
         return shelve(encoder).eval()
     if quantization == "int8":
@@ -61,11 +66,17 @@ def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
 
     Raises:
         CheckpointError: no family reads it, those files are missing or unusable, or its sampling rate is not that
-            at which recordings are read.
+            at which recordings are read; or transformers does not know the family's feature extractor.
     """
     family = encoder_family(config)
     family.complete_config(config, reference)
-    rate = int(family.feature_extractor(config).sampling_rate)
+    extractor = family.feature_extractor(config)
+    if feature_extractor_class_from_name(type(extractor).__name__) is None:
+        raise CheckpointError(
+            f"no checkpoint on a {family.__name__} could be loaded: register {type(extractor).__name__} with"
+            " AutoFeatureExtractor in models/__init__.py (CONTRIBUTING.md, Adding an encoder family)"
+        )
+    rate = int(extractor.sampling_rate)
     if rate != SAMPLE_RATE:
         raise CheckpointError(
             f"speech encoder '{reference.name}' takes {rate} Hz, and recordings are read at {SAMPLE_RATE} Hz: choose"

@@ -28,6 +28,7 @@ class SEANetSpeechEncoder(EncoderFamily):
 
     model_type = "encodec"
     unread_settings = ("ctc_tokens", "codebook_*", "target_bandwidths", "chunk_length_s", "overlap", "normalize")
+    ctc_layers = ("lm_head",)
 
     def __init__(self, config: EncodecConfig) -> None:
         super().__init__()

@@ -35,6 +35,7 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
 
     model_type = "wav2vec2"
     unread_settings = ("ctc_*", "num_negatives", "*codevector*", "*_quantizer_*")
+    ctc_layers = ("lm_head",)
     upstream: ClassVar[type[PreTrainedModel]] = Wav2Vec2Model
 
     def __init__(self, config: PreTrainedConfig) -> None:
