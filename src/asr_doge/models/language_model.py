@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
-from transformers.initialization import no_init_weights
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, DogeConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from asr_doge.choices import Quantization

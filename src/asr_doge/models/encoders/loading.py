@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers.initialization import no_init_weights
 from transformers import PreTrainedConfig
+from transformers.initialization import no_init_weights
 from transformers.models.auto.feature_extraction_auto import feature_extractor_class_from_name
 
 from asr_doge.audio import SAMPLE_RATE
