@@ -15,7 +15,9 @@ from asr_doge.errors import ASRDogeError
 def main() -> int:
     """Load a checkpoint, transcribe, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint_dir", default="nano", help="checkpoint folder, hub id, or nano (default)")
+    parser.add_argument(
+        "--checkpoint_dir", default="english", help="checkpoint folder, hub id, english (default) or nano"
+    )
     parser.add_argument("--audio_path", required=True, help="recording to transcribe")
     flags = parser.parse_args()
     try:

@@ -172,7 +172,7 @@ def test_the_published_way_goes_on_wherever_it_is_killed(python: Path, tmp_path:
 def test_the_example_transcribes_with_nano(python: Path, tmp_path: Path) -> None:
     (clip,) = synthesized_clips(1, split_voices().train, seed=3)
     path = speech.write_wav(tmp_path / "digits.wav", np.clip(clip.waveform, -1.0, 1.0))
-    finished = run_script(python, "examples/inference.py", "--audio_path", path)
+    finished = run_script(python, "examples/inference.py", "--checkpoint_dir", "nano", "--audio_path", path)
     assert finished.returncode == 0, finished.stderr
     (line,) = finished.stdout.splitlines()
     assert set(line.split()) <= set(DIGIT_WORDS)
