@@ -3,8 +3,8 @@
 Promises: `without_rumble` and `DetectorInput` remove constant offsets and mains hum from the input of the voice
 activity detector and of the search for pauses, and `DetectorInput` raises quiet recordings to the level that the
 detector needs. The samples for the encoder keep offset and hum, since removing them was measured to cost words
-(docs/formats.md); only a clip that is raised loses its offset. `for_encoder` changes the level of clips only if they
-are so quiet, or so far above full scale, that words were lost. How the samples arrive changes nothing. It does not
+(docs/formats.md); only a clip that is raised loses its offset. `normalize_level` changes the level of clips only if
+they are so quiet, or so far above full scale, that words were lost. How the samples arrive changes nothing. It does not
 decide what is speech.
 """
 
@@ -61,10 +61,11 @@ class DetectorInput:
         return min(max(DETECTED_PEAK / self._loudest, 1.0), _MOST_GAIN)
 
 
-def for_encoder(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A clip `[samples]` at a level at which words are recognized.
+def normalize_level(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring a clip `[samples]` to a level at which the encoder recognizes words; most clips are returned unchanged.
 
-    An offset is no loudness: speech on one is raised like other speech, and then without it, since it would grow too.
+    A constant offset is not loudness. A quiet clip that has one is raised by its speech alone, and loses the offset,
+    which would otherwise be raised too.
     """
     low, high = float(samples.min(initial=0.0)), float(samples.max(initial=0.0))
     if max(-low, high) > LOUD_PEAK:

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.arrays import joined_blocks
+from asr_doge.audio.arrays import merge_short_blocks
 from asr_doge.audio.detector_process import LongRecordingDetector
 from asr_doge.audio.level import NOISE_PEAK, DetectorInput, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
@@ -225,7 +225,7 @@ def cut_into_chunks(
         if room >= 0 and longest_dead_seconds(queued) < _seconds(_frames(DEAD_SECONDS) - 1):  # whole frames of it
             yield from _uncut(queued)
             return
-    blocks = joined_blocks(chain(queued, rest), _BLOCK_SAMPLES)
+    blocks = merge_short_blocks(chain(queued, rest), _BLOCK_SAMPLES)
     if detector is not None:
         yield from cut_with(Chunker(max_seconds, detector), blocks)
         return

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.forking import in_live_threads
-from asr_doge.audio.level import for_encoder, without_rumble
+from asr_doge.audio.level import normalize_level, without_rumble
 from asr_doge.audio.reading import check_long_enough
 from asr_doge.audio.voice_activity import has_voice
 from asr_doge.choices import LoadDtype, Quantization
@@ -294,7 +294,7 @@ class Transcriber(RecordingTranscriber):
         """As declared; `hotwords` are searched for in each chunk, by default those of the configuration."""
         return in_live_threads(
             self.recognizer.recognize,
-            [for_encoder(chunk.samples) for chunk in chunks],
+            [normalize_level(chunk.samples) for chunk in chunks],
             _has_voice,
             languages or [self.language] * len(chunks),
             # Overlaps are joined by the times of their words; of a whole recording these are the cheapest bounds.
