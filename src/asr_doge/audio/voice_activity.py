@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.detector_threads import on_one_thread
-from asr_doge.audio.forking import in_live_threads
+from asr_doge.audio.forking import call_fork_safe
 from asr_doge.audio.resampling import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class VoiceActivityDetector:
         held = np.concatenate([self._incomplete, samples])
         frames = _frames(held)
         self._incomplete = held[frames.size :].copy()
-        return in_live_threads(self._flags, frames) if len(frames) else []
+        return call_fork_safe(self._flags, frames) if len(frames) else []
 
     def _flags(self, frames: NDArray[np.float32]) -> list[bool]:
         # Of all frames at once: for each by itself this takes a third as long as the model.
@@ -90,7 +90,7 @@ class VoiceActivityDetector:
 
 def has_voice(clip: NDArray[np.float32]) -> bool:
     """Whether there is speech in a clip `[samples]` at 16 kHz, which is not empty."""
-    return in_live_threads(_has_voice, clip)
+    return call_fork_safe(_has_voice, clip)
 
 
 def _has_voice(clip: NDArray[np.float32]) -> bool:

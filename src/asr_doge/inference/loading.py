@@ -5,7 +5,7 @@ It does not know how the model is used (see `asr_doge.inference.transcription`).
 
 from pathlib import Path
 
-from asr_doge.audio.forking import in_live_threads
+from asr_doge.audio.forking import call_fork_safe
 from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import CheckpointError
@@ -42,4 +42,4 @@ def load_parts(
             compile_encoder(loaded)
         return loaded
 
-    return in_live_threads(load_chosen)
+    return call_fork_safe(load_chosen)

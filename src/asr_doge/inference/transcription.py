@@ -18,7 +18,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.forking import in_live_threads
+from asr_doge.audio.forking import call_fork_safe
 from asr_doge.audio.level import normalize_level, without_rumble
 from asr_doge.audio.reading import check_long_enough
 from asr_doge.audio.voice_activity import has_voice
@@ -292,7 +292,7 @@ class Transcriber(RecordingTranscriber):
         hotwords: Sequence[Sequence[str]] | None = None,
     ) -> list[Recognition]:
         """As declared; `hotwords` are searched for in each chunk, by default those of the configuration."""
-        return in_live_threads(
+        return call_fork_safe(
             self.recognizer.recognize,
             [normalize_level(chunk.samples) for chunk in chunks],
             _has_voice,
