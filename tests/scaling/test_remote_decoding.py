@@ -112,10 +112,10 @@ def test_one_whose_reader_leaves_decodes_the_next_recording(cluster: Any, long: 
     with reading() as reader:
         reader._opened = refuse
         for _ in range(3):
-            has_left = threading.Event()
-            blocks = reader.blocks(Item(str(long)), lambda note: None, has_left)
+            cancelled = threading.Event()
+            blocks = reader.blocks(Item(str(long)), lambda note: None, cancelled)
             next(blocks)
-            has_left.set()
+            cancelled.set()
             blocks.close()
         np.testing.assert_array_equal(read(reader, Item(str(long))), expected(long))
 

@@ -94,8 +94,8 @@ def test_who_takes_nothing_of_the_replies_is_let_go(served: Running, monkeypatch
 def test_a_client_that_leaves_takes_its_work_along(
     served: Running, recording: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    has_left = threading.Event()
-    hold(served, monkeypatch, has_left.is_set)
+    cancelled = threading.Event()
+    hold(served, monkeypatch, cancelled.is_set)
     content = recording.read_bytes()
     head = b'--X\r\nContent-Disposition: form-data; name="model"\r\n\r\nnano\r\n--X\r\n'
     head += b'Content-Disposition: form-data; name="stream"\r\n\r\n%s\r\n--X\r\n' % str(stream).lower().encode()
@@ -107,8 +107,8 @@ def test_a_client_that_leaves_takes_its_work_along(
         )
         until(lambda: bool(served.service.worker.callers))
         (caller,) = served.service.worker.callers
-    until(caller.has_left.is_set)
-    has_left.set()
+    until(caller.cancelled.is_set)
+    cancelled.set()
     until(lambda: idle(served))
     assert not served.service.worker.waiting
     assert reply_to(served, "/healthz")[0] == 200

@@ -168,7 +168,7 @@ def test_nothing_waits_for_a_hypothesis_once_its_speech_is_over(
         caller.end_speech()
         assert hypothesis.result(60) is None  # though the model is still at work on it
         assert caller.recognize_open(chunk(1.0)) is None
-        assert not caller.has_left.is_set()
+        assert not caller.cancelled.is_set()
         held.go.set()
         assert len(caller.recognize_chunks([chunk(1.0)])) == 1
 
@@ -187,7 +187,7 @@ def test_who_leaves_is_not_worked_for(nano: Transcriber, metrics: Metrics) -> No
     with closing(worker), ThreadPoolExecutor(1) as threads:
         asking = threads.submit(caller.recognize_chunks, [chunk(1.0)])
         until(lambda: worker.waiting > 0)
-        caller.leave()
+        caller.cancel()
         with pytest.raises(CancelledError):
             asking.result(60)
     assert "asr_doge_audio_seconds_total 0.0" in metrics.text().decode()

@@ -1,8 +1,8 @@
 """Decode untrusted recordings to blocks of samples, or to what is made of these, in a process of their own.
 
-Promises: a file that needs too much memory or time, or that breaks a decoder, is an `AudioError` in its place and costs
-nothing else; decoding runs no further ahead than a pipe holds, and ends when its reader leaves.
-The process stands by, so that a file costs a fork and not a start of Python. POSIX only.
+Promises: a file that needs too much memory or time, or that breaks a decoder, is an `AudioError` in its place and
+affects no other; decoding runs no further ahead than a pipe holds, and ends when its reader stops reading.
+The decoding process keeps running, so that a file costs a fork and not a start of Python. POSIX only.
 """
 
 import math
@@ -73,7 +73,7 @@ class FileDecoder:
         self,
         file: BinaryIO,
         name: str,
-        has_left: threading.Event,
+        cancelled: threading.Event,
         on_note: Note = log_note,
         channel: int | None = None,
         sampling_rate: int = SAMPLE_RATE,
@@ -83,7 +83,7 @@ class FileDecoder:
         Args:
             file: with a descriptor; it is read from its start.
             name: what to call it in messages.
-            has_left: set when the samples are no longer wanted.
+            cancelled: set by the caller when it no longer wants the samples.
             on_note, channel, sampling_rate: as in `read_blocks`.
 
         Raises:
@@ -91,14 +91,14 @@ class FileDecoder:
             AudioError: it cannot be read, or is too long.
             DamagedAudioError: it is truncated or damaged; what is there of it was given.
         """
-        sent = self.sent(file, name, has_left, on_note, channel, sampling_rate)
+        sent = self.sent(file, name, cancelled, on_note, channel, sampling_rate)
         return (np.frombuffer(block, dtype=np.float32) for block in sent)
 
     def sent(
         self,
         file: BinaryIO,
         name: str,
-        has_left: threading.Event,
+        cancelled: threading.Event,
         on_note: Note = log_note,
         channel: int | None = None,
         sampling_rate: int = SAMPLE_RATE,
@@ -111,7 +111,7 @@ class FileDecoder:
         with self._decoded(file.fileno(), name, channel, sampling_rate, asked) as (pipe, death):
             while True:
                 kind, content = _frame(pipe, self._most_bytes)
-                if kind == END or has_left.is_set():
+                if kind == END or cancelled.is_set():
                     return
                 if not kind:
                     raise DecoderDiedError(_cause_of_death(name, death.read().decode()))

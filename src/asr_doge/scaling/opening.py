@@ -84,31 +84,31 @@ class ItemReader:
                     try:
                         yield reading
                     finally:
-                        reading.has_left.set()
+                        reading.cancelled.set()
             finally:
                 for reading in ahead:
-                    reading.has_left.set()
+                    reading.cancelled.set()
 
-    def blocks(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+    def blocks(self, item: Item, on_note: Note, cancelled: threading.Event) -> Iterator[Samples]:
         """The samples of an item, at 16 kHz.
 
         Raises:
             AudioError: its recording cannot be fetched or read, or is given up, or ends before its part begins.
         """
         with self._opened(item) as file:
-            yield from self.decoded(file, item, on_note, has_left)
+            yield from self.decoded(file, item, on_note, cancelled)
 
-    def decoded(self, file: BinaryIO, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+    def decoded(self, file: BinaryIO, item: Item, on_note: Note, cancelled: threading.Event) -> Iterator[Samples]:
         """The samples of an item whose recording is open; errors as of `blocks`, but for fetching it."""
-        return cut(self._whole(file, item.name, each_once(on_note), has_left), item)
+        return cut(self._whole(file, item.name, each_once(on_note), cancelled), item)
 
-    def _whole(self, file: BinaryIO, name: str, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+    def _whole(self, file: BinaryIO, name: str, on_note: Note, cancelled: threading.Event) -> Iterator[Samples]:
         """The samples of a recording, decoded in as many attempts as it may take."""
         given = 0
         for attempt in range(1, self._attempts + 1):
             file.seek(0)  # which the decoder may share
             try:
-                for block in without_first(given, self._decoder.blocks(file, name, has_left, on_note, self._channel)):
+                for block in without_first(given, self._decoder.blocks(file, name, cancelled, on_note, self._channel)):
                     given += len(block)
                     yield block
                 return
@@ -163,19 +163,19 @@ class Reading:
 
     Attributes:
         name: what to call it.
-        has_left: set when nobody wants it any more.
+        cancelled: set when its reader no longer wants it.
     """
 
     def __init__(self, item: Item) -> None:
         self._item = item
         self.name = item.name
-        self.has_left = threading.Event()
+        self.cancelled = threading.Event()
         self._queue: queue.Queue[Samples | str | ASRDogeError | None] = queue.Queue(_QUEUED_BLOCKS)
 
     def fill(self, reader: ItemReader) -> None:
         """Decode, in a thread."""
         try:
-            for block in reader.blocks(self._item, self._note, self.has_left):
+            for block in reader.blocks(self._item, self._note, self.cancelled):
                 if not self._put(block):
                     return
             self._put(None)
@@ -198,8 +198,8 @@ class Reading:
         self._put(note)
 
     def _put(self, thing: Samples | str | ASRDogeError | None) -> bool:
-        """Hand something to the reader; False if it has left."""
-        while not self.has_left.is_set():
+        """Hand something to the reader; False if it was cancelled."""
+        while not self.cancelled.is_set():
             try:
                 self._queue.put(thing, timeout=0.2)
                 return True

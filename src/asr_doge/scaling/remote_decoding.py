@@ -140,14 +140,14 @@ class RemoteReader(ItemReader):
         self._workers.close()
         super().close()
 
-    def blocks(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+    def blocks(self, item: Item, on_note: Note, cancelled: threading.Event) -> Iterator[Samples]:
         """See `ItemReader.blocks`."""
         on_note = each_once(on_note)
         given = 0
         worker = self._workers.borrow()
         if worker is not None:
             try:
-                for piece in self._pieces(worker, item, has_left):
+                for piece in self._pieces(worker, item, cancelled):
                     for note in piece.notes:
                         on_note(note)
                     for block in piece.blocks:
@@ -165,17 +165,17 @@ class RemoteReader(ItemReader):
             finally:
                 if worker is not None:
                     self._workers.give_back(worker)
-        if not has_left.is_set():
-            yield from self._decoded_here(without_first(given, super().blocks(item, on_note, has_left)))
+        if not cancelled.is_set():
+            yield from self._decoded_here(without_first(given, super().blocks(item, on_note, cancelled)))
 
-    def _pieces(self, worker: Any, item: Item, has_left: threading.Event) -> Iterator[Piece]:
+    def _pieces(self, worker: Any, item: Item, cancelled: threading.Event) -> Iterator[Piece]:
         """An item's pieces; while one is read, the next is decoded.
 
         Raises:
             RayError: the decode worker is gone.
         """
         asked = worker.take.remote(item)
-        while asked is not None and not has_left.is_set():
+        while asked is not None and not cancelled.is_set():
             if self._ray.wait([asked], timeout=_LOOK_SECONDS)[0]:
                 piece: Piece = self._ray.get(asked)
                 asked = worker.take.remote(None) if piece.goes_on else None

@@ -35,11 +35,11 @@ class ChunkDecoder:
         self.files = FileDecoder(memory, max_duration, MODULE, longest)
 
     def chunks(
-        self, file: BinaryIO, name: str, has_left: threading.Event, on_note: Note, chunking: Chunking
+        self, file: BinaryIO, name: str, cancelled: threading.Event, on_note: Note, chunking: Chunking
     ) -> Iterator[tuple[int, Chunk | None]]:
         """A recording as `Chunks` has it; arguments and errors are those of `FileDecoder.blocks`."""
         asked = Cutting(self._max_seconds, chunking).packed()
-        return map(unpacked, self.files.sent(file, name, has_left, on_note, asked=asked))
+        return map(unpacked, self.files.sent(file, name, cancelled, on_note, asked=asked))
 
     def close(self) -> None:
         """End the process that stands by."""

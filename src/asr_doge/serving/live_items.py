@@ -193,7 +193,7 @@ class ItemWriter:
     ) -> None:
         self._worker, self._language, self._on_final = worker, language, on_final
         self._caller: Caller | None = None
-        self._has_left = False
+        self._cancelled = False
         self._item = ItemStarted("", 0.0, SessionSettings(""))
         self._live: StreamTranscriber | None = None
         self._deltas = Deltas()
@@ -222,18 +222,18 @@ class ItemWriter:
         if self._caller is not None:
             self._caller.end_speech()
 
-    def leave(self) -> None:
-        """Nobody wants anything any more."""
-        self._has_left = True
+    def cancel(self) -> None:
+        """Stop: the client has left, and what waits for the model is cancelled."""
+        self._cancelled = True
         if self._caller is not None:
-            self._caller.leave()
+            self._caller.cancel()
 
     def _start(self, item: ItemStarted) -> None:
         language = item.settings.language or self._language
         caller = Caller(self._worker, language, item.settings.hotwords, kind="ended")
         self._caller = caller
-        if self._has_left:
-            caller.leave()
+        if self._cancelled:
+            caller.cancel()
         self._item, self._live = item, StreamTranscriber(caller)
         self._deltas, self._tentative = Deltas(), ""
 
@@ -266,7 +266,7 @@ class ItemWriter:
         """Of the item at work."""
         self._live = None
         if self._caller is not None:
-            self._caller.leave()
+            self._caller.cancel()
 
     def _events_of(self, update: StreamUpdate) -> list[Event]:
         events = []

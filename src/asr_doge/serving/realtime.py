@@ -1,8 +1,8 @@
 """`/v1/realtime`: live audio over WebSocket, as OpenAI's transcription sessions have it.
 
-Promises: nothing of a session runs on the event loop but its reading and sending; no queue of it grows without bound,
-for a client that sends faster than it is heard is read more slowly; a client that leaves takes its work along, and a
-server that stops first writes what was said.
+Promises: of a session, only reading and sending run on the event loop; its queues are bounded, since a client that
+sends faster than its audio is processed is read more slowly; when a client disconnects, its work is cancelled; a server
+that stops first transcribes what was said.
 """
 
 import asyncio
@@ -121,7 +121,7 @@ class _Session:
             _LOG.exception("session %s failed", self._id)
             closed = _Closed(INTERNAL, "the server failed")
         finally:
-            self._writer.leave()
+            self._writer.cancel()
             for task in all_tasks:
                 task.cancel()
             with suppress(asyncio.CancelledError):

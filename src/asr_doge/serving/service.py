@@ -52,7 +52,7 @@ class Service:
     def close(self) -> None:
         """End the threads and the decoding process. Whoever still waits is told that nothing comes."""
         for caller in list(self.worker.callers):
-            caller.leave()
+            caller.cancel()
         self.worker.close()
         for pool in (self.files, self.listening, self.live):
             pool.shutdown(wait=True, cancel_futures=True)

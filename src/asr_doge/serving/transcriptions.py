@@ -1,7 +1,7 @@
 """`POST /v1/audio/transcriptions`: a file to its transcript, at once or as it is made.
 
 Promises: the text is what the command line gives for the same file; work runs in threads and in the model's own, never
-on the event loop; who leaves takes its work along.
+on the event loop; when a client disconnects, its work is cancelled.
 """
 
 import asyncio
@@ -94,8 +94,8 @@ class _Work:
             is_first = False
 
     def _chunks(self, chunking: Chunking) -> Chunks:
-        decoder, has_left = self.service.decoder, self.caller.has_left
-        return Chunks(lambda on_note: decoder.chunks(self.file, self.name, has_left, on_note, chunking), self.name)
+        decoder, cancelled = self.service.decoder, self.caller.cancelled
+        return Chunks(lambda on_note: decoder.chunks(self.file, self.name, cancelled, on_note, chunking), self.name)
 
 
 @router.post("/transcriptions", openapi_extra=TRANSCRIPTION_SCHEMA, response_model=None)
@@ -110,7 +110,7 @@ async def transcribe(request: Request) -> Response:
         file, name = recording_of(form, service.most_bytes)
         language = wanted.language or service.config.language
         caller = Caller(service.worker, language, wanted.hotwords)
-        stack.callback(caller.leave)
+        stack.callback(caller.cancel)
         work = _Work(service, wanted, caller, file, name)
         if wanted.stream:
             return _EventResponse(_events(work, request.state.request_id), stack.pop_all())
@@ -142,7 +142,7 @@ class _EventResponse(StreamingResponse):
 
 
 async def _until_gone(request: Request, work: _Work) -> Transcription:
-    """The transcript, unless the client leaves before.
+    """The transcript, unless the client disconnects first.
 
     Raises:
         APIError: the recording cannot be read.
@@ -156,10 +156,10 @@ async def _until_gone(request: Request, work: _Work) -> Transcription:
     finally:
         watch.cancel()
         if not task.done():
-            work.caller.leave()
+            work.caller.cancel()
             with suppress(Exception, asyncio.CancelledError):
                 await asyncio.shield(task)
-    if work.caller.has_left.is_set():
+    if work.caller.cancelled.is_set():
         raise ClientDisconnect
     try:
         return task.result()
@@ -190,7 +190,7 @@ async def _events(work: _Work, request_id: str) -> AsyncIterator[str]:
         except AudioError as error:
             send(_unreadable(error).body)
         except Exception:
-            if not work.caller.has_left.is_set():
+            if not work.caller.cancelled.is_set():
                 logging.getLogger("asr_doge").exception("request %s failed", request_id)
                 send(failure(request_id).body)
         finally:
@@ -209,6 +209,6 @@ async def _events(work: _Work, request_id: str) -> AsyncIterator[str]:
             kind = "event: error\n" if "error" in event else ""
             yield f"{kind}data: {json.dumps(event, ensure_ascii=False)}\n\n"
     finally:
-        work.caller.leave()
+        work.caller.cancel()
         with suppress(Exception, asyncio.CancelledError):
             await asyncio.shield(task)

@@ -2,7 +2,7 @@
 
 Promises: chunks of files and streams that come within a few milliseconds are recognized in one pass, with others of
 like length; live speech that has ended goes before all that waits, and no file waits for ever; a chunk that breaks the
-model costs its own caller only; a caller that leaves takes its chunks out of the queue. Results do not depend on who
+model costs its own caller only; the chunks of a cancelled caller leave the queue. Results do not depend on who
 else is in the batch, as the recognizer promises. The model is given back after a time without work and loaded again
 when needed.
 On a CPU two threads run the model, each with half of the cores: batches save little there, and the threads of one pass
@@ -283,7 +283,7 @@ def _facts(name: str, transcriber: Transcriber) -> ModelFacts:
 
 
 class Caller(RecordingTranscriber):
-    """A transcriber for one request or one item of a session, whose model is the worker's, until it leaves.
+    """A transcriber for one request or one item of a session, which runs the model of the worker.
 
     Args:
         worker: has the model.
@@ -302,7 +302,7 @@ class Caller(RecordingTranscriber):
         facts = worker.facts
         super().__init__(facts.sampling_rate, facts.max_seconds, FILE_BATCH, language, facts.cut_at_pauses)
         self.hotwords = hotwords
-        self.has_left, self._is_over = threading.Event(), threading.Event()
+        self.cancelled, self._is_over = threading.Event(), threading.Event()
         self._worker, self._kind = worker, kind
         self._waiting: list[Future[Recognition]] = []
         self._hypothesis: Future[Recognition] | None = None
@@ -314,19 +314,19 @@ class Caller(RecordingTranscriber):
         """As declared.
 
         Raises:
-            CancelledError: the caller has left.
+            CancelledError: the caller was cancelled.
         """
         spoken = languages or [self.language] * len(chunks)
         waiting = self._waiting = self._worker.submit(chunks, spoken, self.hotwords, self._kind)
-        if self.has_left.is_set():
-            self.leave()
+        if self.cancelled.is_set():
+            self.cancel()
         return [future.result() for future in waiting]
 
     def recognize_open(self, chunk: Chunk) -> Recognition | None:
         """As declared, and nothing once the speech is over.
 
         Raises:
-            CancelledError: the caller has left.
+            CancelledError: the caller was cancelled.
         """
         (self._hypothesis,) = self._worker.submit([chunk], [self.language], self.hotwords, "open")
         if self._is_over.is_set():
@@ -334,19 +334,19 @@ class Caller(RecordingTranscriber):
         try:
             return self._hypothesis.result()
         except CancelledError:
-            if self.has_left.is_set():
+            if self.cancelled.is_set():
                 raise
             return None
 
     def end_speech(self) -> None:
-        """Want no hypotheses any more: nothing that comes now waits for one."""
+        """Note that the speech is over: hypotheses of it that are still waiting are cancelled."""
         self._is_over.set()
         if self._hypothesis is not None:
             self._hypothesis.cancel()
 
-    def leave(self) -> None:
-        """Want nothing any more: what waits is taken out of the queue."""
-        self.has_left.set()
+    def cancel(self) -> None:
+        """Take what still waits out of the queue; later calls raise a CancelledError."""
+        self.cancelled.set()
         self._worker.callers.discard(self)
         self.end_speech()
         for future in self._waiting:
