@@ -63,7 +63,7 @@ class ItemReader:
         return None
 
     def close(self) -> None:
-        """End the process that stands by for decoding."""
+        """End the fork server that decodes."""
         self._decoder.close()
 
     def read_ahead(self, items: Sequence[Item]) -> Iterator["Reading"]:

@@ -48,9 +48,9 @@ class Cutting:
         return _CUTTING.pack(self.max_seconds, _AT_PAUSES if self.chunking == "auto" else _AS_THE_MODEL, 0, 0)
 
     @classmethod
-    def unpacked(cls, asked: bytes) -> "Cutting":
+    def unpacked(cls, work_options: bytes) -> "Cutting":
         """As it was sent."""
-        max_seconds, kind, padding, silence = _CUTTING.unpack_from(asked)
+        max_seconds, kind, padding, silence = _CUTTING.unpack_from(work_options)
         if kind == _AT_TURNS:
             return cls(max_seconds, TurnDetection(padding, silence))
         return cls(max_seconds, "auto" if kind == _AT_PAUSES else None)
@@ -69,7 +69,7 @@ class Cutting:
         yield from cutter.finish()
 
 
-def cut(blocks: Blocks, asked: bytes) -> Iterator[bytes]:
+def cut(blocks: Blocks, work_options: bytes) -> Iterator[bytes]:
     """A message for each chunk, and one for the end; some between, at which a reader that has to leave can do so."""
     samples = 0
 
@@ -79,7 +79,7 @@ def cut(blocks: Blocks, asked: bytes) -> Iterator[bytes]:
             samples += len(block)
             yield block
 
-    for chunk in Cutting.unpacked(asked).cut(heard()):
+    for chunk in Cutting.unpacked(work_options).cut(heard()):
         yield packed(samples, chunk)
     yield packed(samples, None)
 
