@@ -31,7 +31,7 @@ from asr_doge.inference.chunking import Chunk, cut_into_chunks
 from asr_doge.inference.loading import load_parts
 from asr_doge.inference.recordings import QueuedChunk, Recording, num_samples
 from asr_doge.inference.results import FailedTranscription, Transcription, successful
-from asr_doge.inference.sources import Blocks, Chunks, as_sources, path_of, source_blocks, with_defaults
+from asr_doge.inference.sources import BlockSource, ChunkSource, as_sources, path_of, source_blocks, with_defaults
 from asr_doge.inference.sources import Source as Source
 from asr_doge.inference.sources import SourceWithOptions as SourceWithOptions
 from asr_doge.inference.written import written
@@ -188,7 +188,7 @@ class RecordingTranscriber(ABC):
             if stopped.is_set():
                 return
             path = path_of(given.source)
-            name = given.source.name if isinstance(given.source, Blocks | Chunks) else str(path or "array")
+            name = given.source.name if isinstance(given.source, BlockSource | ChunkSource) else str(path or "array")
             recording = Recording(path, name, given.language, given.channel)
             recordings.append(recording)
             for chunk in self._chunks(given, recording, stopped):
@@ -211,7 +211,7 @@ class RecordingTranscriber(ABC):
     def _chunks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """The chunks of a recording as they are read; an error ends them."""
         try:
-            if isinstance(given.source, Chunks):
+            if isinstance(given.source, ChunkSource):
                 yield from self._cut_chunks(given.source, recording, stopped)
             else:
                 yield from self.cut(self._blocks(given, recording, stopped))
@@ -230,7 +230,7 @@ class RecordingTranscriber(ABC):
                 recording.samples += len(block)
                 yield block
 
-    def _cut_chunks(self, source: Chunks, recording: Recording, stopped: Event) -> Iterator[Chunk]:
+    def _cut_chunks(self, source: ChunkSource, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """Take a recording that arrives cut, until nobody wants it, and note how many samples it has."""
         with recording.reading():
             for samples, chunk in source.read(recording.notes.append):

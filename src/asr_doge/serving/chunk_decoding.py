@@ -37,7 +37,7 @@ class ChunkDecoder:
     def chunks(
         self, file: BinaryIO, name: str, cancelled: threading.Event, on_note: Note, chunking: Chunking
     ) -> Iterator[tuple[int, Chunk | None]]:
-        """A recording as `Chunks` has it; arguments and errors are those of `FileDecoder.blocks`."""
+        """A recording as `ChunkSource` has it; arguments and errors are those of `FileDecoder.blocks`."""
         work_options = Cutting(self._max_seconds, chunking).packed()
         return map(unpacked, self.files.messages(file, name, cancelled, on_note, work_options=work_options))
 

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from asr_doge.audio.reading import check_long_enough
 from asr_doge.errors import AudioError, DamagedAudioError
 from asr_doge.inference.results import FailedTranscription, Segment, Transcription
-from asr_doge.inference.sources import Chunks
+from asr_doge.inference.sources import ChunkSource
 from asr_doge.inference.stream import StreamTranscriber
 from asr_doge.serving.errors import APIError, failure
 from asr_doge.serving.form_fields import TranscriptionRequest, parse_fields
@@ -93,9 +93,11 @@ class _Work:
             send(delta_event(text, segment.words, self.request.with_logprobs))
             is_first = False
 
-    def _chunks(self, chunking: Chunking) -> Chunks:
+    def _chunks(self, chunking: Chunking) -> ChunkSource:
         decoder, cancelled = self.service.decoder, self.caller.cancelled
-        return Chunks(lambda on_note: decoder.chunks(self.file, self.name, cancelled, on_note, chunking), self.name)
+        return ChunkSource(
+            lambda on_note: decoder.chunks(self.file, self.name, cancelled, on_note, chunking), self.name
+        )
 
 
 @router.post("/transcriptions", openapi_extra=TRANSCRIPTION_SCHEMA, response_model=None)
