@@ -15,7 +15,7 @@ from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving import worker as worker_module
-from asr_doge.serving.batching import LIKE_LENGTH, SHORT_SECONDS, Job, alike
+from asr_doge.serving.batching import LIKE_LENGTH, SHORT_SECONDS, PendingChunk, choose_batch
 from asr_doge.serving.metrics import Metrics
 from asr_doge.serving.worker import MOST_CHUNKS_CPU, MOST_CHUNKS_LIVE, Caller, ModelWorker
 from tests.serving.conftest import Held
@@ -69,13 +69,13 @@ def chunk(seconds: float) -> Chunk:
 
 @given(st.lists(st.floats(0.1, 29.0), min_size=1, max_size=40), st.integers(1, 40))
 def test_batches_are_of_like_length_and_no_larger_than_allowed(lengths: list[float], most: int) -> None:
-    waiting = [Job(chunk(length), None, None) for length in lengths]
+    waiting = [PendingChunk(chunk(length), None, None) for length in lengths]
     batches: list[list[float]] = []
     while waiting:
-        chosen = alike(waiting, batch_seconds=60, most=most)
+        chosen = choose_batch(waiting, batch_seconds=60, most=most)
         assert chosen[0] is waiting[0]
-        waiting = [job for job in waiting if job not in chosen]
-        batches.append([job.seconds for job in chosen])
+        waiting = [pending for pending in waiting if pending not in chosen]
+        batches.append([pending.seconds for pending in chosen])
     assert sorted(length for batch in batches for length in batch) == pytest.approx(sorted(lengths), abs=1e-3)
     for batch in batches:
         assert len(batch) == 1 or max(batch) <= max(SHORT_SECONDS, LIKE_LENGTH * min(batch)) + 1e-3

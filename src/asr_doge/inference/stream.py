@@ -102,12 +102,12 @@ class StreamTranscriber:
             return None
         return self._update()
 
-    def take(self, samples: int, chunk: Chunk | None) -> StreamUpdate | None:
-        """Instead of samples, take a chunk that was cut elsewhere, if there is one; returns what changed, if any did.
+    def feed_chunk(self, samples: int, chunk: Chunk | None) -> StreamUpdate | None:
+        """Instead of `feed`, take a chunk that was cut elsewhere; returns what changed, if anything did.
 
         Args:
-            samples: of the stream up to now.
-            chunk: that they complete.
+            samples: number of samples of the stream so far.
+            chunk: the chunk that they complete, if any.
         """
         self._samples = samples
         self._end_segments([chunk] if chunk is not None else [])

@@ -1,7 +1,7 @@
-"""Chunks that wait for the model, and which of them go through it together.
+"""Pending chunks, and which of them the model recognizes in one batch.
 
-Promises: how long a chunk may wait for later ones depends on its kind; those of a batch are of like length. It does not
-know threads or models.
+Promises: how long a chunk may wait for later ones depends on its kind; the chunks of a batch are of similar length. It
+knows neither threads nor models.
 """
 
 import time
@@ -24,8 +24,8 @@ PATIENCE: dict[Kind, float] = {"ended": 0.0, "open": 0.5, "file": 1.0}
 
 
 @dataclass(eq=False)
-class Job:
-    """A chunk in the queue."""
+class PendingChunk:
+    """A chunk that waits for the model, and the future of its recognition."""
 
     chunk: Chunk
     language: str | None
@@ -41,7 +41,7 @@ class Job:
 
     @property
     def due(self) -> float:
-        """When those that come later have to wait for it, by the monotonic clock."""
+        """The time, by the monotonic clock, from which later chunks no longer go before it."""
         return self.came + PATIENCE[self.kind]
 
     @property
@@ -50,14 +50,14 @@ class Job:
         return self.kind == "ended"
 
 
-def alike(jobs: Sequence[Job], batch_seconds: float, most: int) -> list[Job]:
-    """The first job, and of the others those nearest in length, as many as fit."""
-    first, *others = jobs
+def choose_batch(waiting: Sequence[PendingChunk], batch_seconds: float, most: int) -> list[PendingChunk]:
+    """The first chunk and, of the others, those nearest to it in length, as many as fit."""
+    first, *others = waiting
     batch, longest, shortest = [first], first.seconds, first.seconds
-    for job in sorted(others, key=lambda job: abs(job.seconds - first.seconds)):
-        high, low = max(longest, job.seconds), min(shortest, job.seconds)
+    for pending in sorted(others, key=lambda pending: abs(pending.seconds - first.seconds)):
+        high, low = max(longest, pending.seconds), min(shortest, pending.seconds)
         is_alike = high <= max(SHORT_SECONDS, LIKE_LENGTH * low)
         if is_alike and len(batch) < most and high * (len(batch) + 1) <= batch_seconds:
-            batch.append(job)
+            batch.append(pending)
             longest, shortest = high, low
     return batch

@@ -25,9 +25,9 @@ from asr_doge.serving.live_items import (
     ItemAudio,
     ItemDropped,
     ItemEnded,
+    ItemEvent,
     ItemWriter,
     Listener,
-    Part,
     new_event,
     new_id,
 )
@@ -81,7 +81,7 @@ class _Closed(Exception):  # noqa: N818  # it ends a session and is no error
 
 
 class _Session:
-    """One client's session: it is read, listened to and written in three tasks."""
+    """One client's session, in three tasks: reading messages, detecting items, and writing their text."""
 
     def __init__(self, websocket: WebSocket, service: Service) -> None:
         self._websocket, self._service = websocket, service
@@ -93,14 +93,14 @@ class _Session:
         self._listener = Listener(settings, service.models, self._id)
         self._writer = ItemWriter(service.worker, service.config.language, service.metrics.final_seconds.observe)
         self._inbox: asyncio.Queue[tuple[Event | None, int]] = asyncio.Queue()  # bounded by the sizes in it
-        self._parts: asyncio.Queue[Part | None] = asyncio.Queue()  # the same
+        self._item_events: asyncio.Queue[ItemEvent | None] = asyncio.Queue()  # the same
         self._unheard, self._unwritten = 0, 0.0
         self._moved = asyncio.Event()
         self._faults = 0
         self._sending = asyncio.Lock()
 
     async def run(self) -> None:
-        """Until the client leaves, the server stops, or something is wrong."""
+        """Run until the client disconnects, the server stops, or something fails."""
         work = asyncio.gather(self._listen(), self._write())
         reading = asyncio.create_task(self._read())
         stopping = asyncio.create_task(self._service.stopping.wait())
@@ -136,7 +136,7 @@ class _Session:
             await asyncio.wait_for(asyncio.shield(work), DRAIN_SECONDS)
 
     async def _read(self) -> None:
-        """Messages of the client to the inbox."""
+        """Put the client's messages into the inbox."""
         idle_from = time.monotonic()
         patience = self._service.config.idle_timeout
         while True:
@@ -160,7 +160,7 @@ class _Session:
                 idle_from = time.monotonic()  # only now: to wait for the server is not to be idle
 
     async def _listen(self) -> None:
-        """Messages to parts of items."""
+        """Turn the inbox into events for the client and item events."""
         loop = asyncio.get_running_loop()
         is_last = False
         while not is_last:
@@ -169,34 +169,34 @@ class _Session:
             is_last = event is None
             try:
                 if event is not None:
-                    out = await loop.run_in_executor(self._service.listening, self._listener.take, event)
+                    out = await loop.run_in_executor(self._service.listening, self._listener.handle, event)
                 else:
                     out = self._listener.commit() if self._listener.is_open else []
             except ValueError as error:
                 await self._fault(error, event)
                 out = []
-            await self._send([part for part in out if isinstance(part, dict)])
-            for part in out:
-                if not isinstance(part, dict):
-                    self._unwritten += _seconds(part)
-                    self._parts.put_nowait(part)
-                if isinstance(part, ItemEnded | ItemDropped):
+            await self._send([item_event for item_event in out if isinstance(item_event, dict)])
+            for item_event in out:
+                if not isinstance(item_event, dict):
+                    self._unwritten += _seconds(item_event)
+                    self._item_events.put_nowait(item_event)
+                if isinstance(item_event, ItemEnded | ItemDropped):
                     self._writer.end_speech()
             self._unheard -= size
             self._moved.set()
-        self._parts.put_nowait(None)
+        self._item_events.put_nowait(None)
 
     async def _write(self) -> None:
-        """Parts of items to text."""
+        """Turn item events into text."""
         loop = asyncio.get_running_loop()
         is_last = False
         while not is_last:
-            parts = [await self._parts.get()]
-            while not self._parts.empty():
-                parts.append(self._parts.get_nowait())
-            is_last = None in parts
-            work = [part for part in parts if part is not None]
-            await self._send(await loop.run_in_executor(self._service.live, self._writer.take, work))
+            item_events = [await self._item_events.get()]
+            while not self._item_events.empty():
+                item_events.append(self._item_events.get_nowait())
+            is_last = None in item_events
+            work = [item_event for item_event in item_events if item_event is not None]
+            await self._send(await loop.run_in_executor(self._service.live, self._writer.handle, work))
             self._unwritten -= sum(map(_seconds, work))
             self._moved.set()
 
@@ -244,5 +244,5 @@ def _parsed(text: Any) -> Event:
     return event
 
 
-def _seconds(part: Part) -> float:
-    return len(part.samples) / SAMPLE_RATE if isinstance(part, ItemAudio) else 0.0
+def _seconds(item_event: ItemEvent) -> float:
+    return len(item_event.samples) / SAMPLE_RATE if isinstance(item_event, ItemAudio) else 0.0

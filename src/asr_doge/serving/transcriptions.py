@@ -72,7 +72,7 @@ class _Work:
             for samples, chunk in self._chunks(self.request.chunking or "auto").read(notes.append):
                 if chunk is not None:  # before it is recognized: if it is too short, it is all there is
                     check_long_enough(samples, self.caller.sampling_rate, self.name)
-                update = live.take(samples, chunk)
+                update = live.feed_chunk(samples, chunk)
                 if update is not None:
                     self._send(update.finished, live, send)
         except DamagedAudioError as error:  # the readable part is transcribed all the same

@@ -26,7 +26,7 @@ from asr_doge.inference.batches import batches_at_a_time
 from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.model_threads import start_model_threads
 from asr_doge.inference.transcription import RecordingTranscriber, Transcriber
-from asr_doge.serving.batching import Job, Kind, alike
+from asr_doge.serving.batching import Kind, PendingChunk, choose_batch
 from asr_doge.serving.metrics import Metrics
 
 MOST_CHUNKS, MOST_CHUNKS_CPU, MOST_CHUNKS_LIVE = 64, 8, 4
@@ -97,7 +97,7 @@ class ModelWorker:
         self.facts = _facts(name, self._transcriber)
         metrics.model_loaded.set(1)
         self.callers: set[Caller] = set()
-        self._jobs: list[Job] = []
+        self._queue: list[PendingChunk] = []
         self._at_work = {True: 0, False: 0}  # threads, with a batch that is urgent or not
         self._live_until, self._sessions = 0.0, 0
         self._changed = threading.Condition()
@@ -116,7 +116,7 @@ class ModelWorker:
     def waiting(self) -> int:
         """Chunks in the queue that somebody still wants."""
         with self._changed:
-            return sum(not job.result.done() for job in self._jobs)
+            return sum(not pending.result.done() for pending in self._queue)
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -137,23 +137,23 @@ class ModelWorker:
         kind: Kind,
     ) -> "list[Future[Recognition]]":
         """Queue chunks; a future that is cancelled takes its chunk out again."""
-        jobs = [Job(chunk, language, hotwords, kind) for chunk, language in zip(chunks, languages, strict=True)]
+        new = [PendingChunk(chunk, language, hotwords, kind) for chunk, language in zip(chunks, languages, strict=True)]
         with self._changed:
             if self._closed:
                 raise RuntimeError("the server is shutting down")
             if kind != "file":
                 self._live_until = time.monotonic() + LIVE_SECONDS
-            self._jobs += jobs
+            self._queue += new
             self._changed.notify_all()
-        return [job.result for job in jobs]
+        return [pending.result for pending in new]
 
     def close(self) -> None:
         """Finish the batches at work, fail what waits, and end the threads."""
         self._stop()
         for thread in self._threads:
             thread.join()
-        for job in self._jobs:
-            job.result.cancel()
+        for pending in self._queue:
+            pending.result.cancel()
 
     def _stop(self) -> None:
         with self._changed:
@@ -168,29 +168,29 @@ class ModelWorker:
                 self._at_work[batch[0].is_urgent] -= 1
                 self._changed.notify_all()
 
-    def _next_batch(self) -> list[Job]:
+    def _next_batch(self) -> list[PendingChunk]:
         """Wait for work; nothing once closed."""
         with self._changed:
             while not self._closed:
-                self._jobs = [job for job in self._jobs if not job.result.cancelled()]
-                jobs = self._allowed()
-                if not jobs:
+                self._queue = [pending for pending in self._queue if not pending.result.cancelled()]
+                allowed = self._allowed()
+                if not allowed:
                     if not self._changed.wait(self._patience()) and not self._is_busy:
                         self._unload()
-                elif (left := min(job.came for job in jobs) + self._time_to_join - time.monotonic()) > 0:
+                elif (left := min(pending.came for pending in allowed) + self._time_to_join - time.monotonic()) > 0:
                     self._changed.wait(left)
                 else:
-                    most = min(math.ceil(len(jobs) / self._free_threads(jobs[0].is_urgent)), self._most_chunks())
-                    batch = alike(jobs, self._batch_seconds, most)
+                    most = min(math.ceil(len(allowed) / self._free_threads(allowed[0].is_urgent)), self._most_chunks())
+                    batch = choose_batch(allowed, self._batch_seconds, most)
                     self._at_work[batch[0].is_urgent] += 1
                     chosen = set(map(id, batch))
-                    self._jobs = [job for job in self._jobs if id(job) not in chosen]
+                    self._queue = [pending for pending in self._queue if id(pending) not in chosen]
                     return batch
             return []
 
     @property
     def _is_busy(self) -> bool:
-        return bool(self._jobs) or any(self._at_work.values())
+        return bool(self._queue) or any(self._at_work.values())
 
     @property
     def _time_to_join(self) -> float:
@@ -209,7 +209,7 @@ class ModelWorker:
     def _patience(self) -> float | None:
         """Seconds to wait where nothing may begin; what waits may once no thread is kept for speech."""
         limits = [self._keep_alive] if self.is_loaded and self._keep_alive is not None else []
-        limits += [max(self._live_until - time.monotonic(), 0.0)] if self._jobs else []
+        limits += [max(self._live_until - time.monotonic(), 0.0)] if self._queue else []
         return min(limits, default=None)
 
     def _free_threads(self, is_urgent: bool) -> int:
@@ -218,34 +218,36 @@ class ModelWorker:
         is_kept = len(self._threads) > 1 and self._is_live
         return min(free, len(self._threads) - 1 - self._at_work[False]) if is_kept and not is_urgent else free
 
-    def _allowed(self) -> list[Job]:
+    def _allowed(self) -> list[PendingChunk]:
         """Of what waits, what may begin now and together, the most pressing first."""
         may_begin = self._free_threads(is_urgent=False) > 0
-        jobs = sorted((job for job in self._jobs if job.is_urgent or may_begin), key=lambda job: job.due)
-        return [job for job in jobs if job.is_urgent == jobs[0].is_urgent]
+        allowed = sorted(
+            (pending for pending in self._queue if pending.is_urgent or may_begin), key=lambda pending: pending.due
+        )
+        return [pending for pending in allowed if pending.is_urgent == allowed[0].is_urgent]
 
-    def _recognize(self, batch: list[Job]) -> None:
+    def _recognize(self, batch: list[PendingChunk]) -> None:
         began = time.monotonic()
         try:
             recognitions = self.loaded().recognize_chunks(
-                [job.chunk for job in batch], [job.language for job in batch], self._hotwords(batch)
+                [pending.chunk for pending in batch], [pending.language for pending in batch], self._hotwords(batch)
             )
         except Exception as error:
             if len(batch) == 1:
                 with suppress(InvalidStateError):
                     batch[0].result.set_exception(error)
                 return
-            for job in batch:
-                self._recognize([job])
+            for pending in batch:
+                self._recognize([pending])
             return
-        self._metrics.batch(len(batch), sum(job.seconds for job in batch), time.monotonic() - began)
-        for job, recognition in zip(batch, recognitions, strict=True):
+        self._metrics.batch(len(batch), sum(pending.seconds for pending in batch), time.monotonic() - began)
+        for pending, recognition in zip(batch, recognitions, strict=True):
             with suppress(InvalidStateError):  # nobody wants it any more
-                job.result.set_result(recognition)
+                pending.result.set_result(recognition)
 
-    def _hotwords(self, batch: Sequence[Job]) -> list[Sequence[str]]:
+    def _hotwords(self, batch: Sequence[PendingChunk]) -> list[Sequence[str]]:
         own = self.loaded().recognizer.hotwords
-        return [own if job.hotwords is None else job.hotwords for job in batch]
+        return [own if pending.hotwords is None else pending.hotwords for pending in batch]
 
     def loaded(self) -> Transcriber:
         """The model, loaded if it is not; for the worker's own threads."""
