@@ -175,12 +175,12 @@ class _Session:
             except ValueError as error:
                 await self._fault(error, event)
                 out = []
-            await self._send([item_event for item_event in out if isinstance(item_event, dict)])
-            for item_event in out:
-                if not isinstance(item_event, dict):
-                    self._unwritten += _seconds(item_event)
-                    self._item_events.put_nowait(item_event)
-                if isinstance(item_event, ItemEnded | ItemDropped):
+            await self._send([one for one in out if isinstance(one, dict)])
+            for one in out:
+                if not isinstance(one, dict):
+                    self._unwritten += _seconds(one)
+                    self._item_events.put_nowait(one)
+                if isinstance(one, ItemEnded | ItemDropped):
                     self._writer.end_speech()
             self._unheard -= size
             self._moved.set()
