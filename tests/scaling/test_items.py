@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from asr_doge.errors import AudioError, DataError
 from asr_doge.scaling import opening
+from asr_doge.scaling.item_reading import ItemReader, cut, open_item
 from asr_doge.scaling.items import FetchError, Item, list_items
-from asr_doge.scaling.opening import ItemReader, cut, open_item
 
 RATE = 16_000
 

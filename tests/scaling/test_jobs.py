@@ -19,10 +19,10 @@ from asr_doge.data.stores import LocalStore
 from asr_doge.errors import DataError
 from asr_doge.inference.output import Result
 from asr_doge.scaling import engines
-from asr_doge.scaling.encoding import _schema
 from asr_doge.scaling.engines import TransientError
 from asr_doge.scaling.items import Item
 from asr_doge.scaling.jobs import Deaths, run_transcribe_job
+from asr_doge.scaling.shard_encoding import _schema
 from asr_doge.scaling.shard_worker import Shard
 from asr_doge.scaling.shards import Attempts, Job, JobFolder, ShardReport
 from tests.scaling.conftest import check_complete, job, lines, python_path, read_again, samples, write_recordings

@@ -16,9 +16,9 @@ import pytest
 from asr_doge.data import stores
 from asr_doge.errors import AudioError, DataError
 from asr_doge.scaling import engines, opening
+from asr_doge.scaling.item_reading import open_item
 from asr_doge.scaling.items import DeniedError, FetchError, Item, list_items
 from asr_doge.scaling.jobs import run_transcribe_job
-from asr_doge.scaling.opening import open_item
 from tests.scaling.conftest import job, lines, samples, write_recordings
 from tests.scaling.counting import CountingWorker
 

@@ -31,7 +31,7 @@ def run(config: FeaturesJobConfig) -> int:
 
 
 def _on_ray(config: FeaturesJobConfig) -> list[FeaturesReport]:
-    from asr_doge.scaling.parts import part_names, run_parts  # here, since Ray is an extra
+    from asr_doge.scaling.command_parts import part_names, run_parts  # here, since Ray is an extra
 
     if config.shard != FeaturesConfig.shard:
         raise ConfigError("--shard divides the work without a cluster: leave it or --engine ray out")

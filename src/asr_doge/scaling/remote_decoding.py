@@ -23,8 +23,8 @@ from asr_doge.audio.sound import Note
 from asr_doge.data.stores import is_url
 from asr_doge.errors import AudioError
 from asr_doge.scaling.configuration import TranscribeJobConfig
+from asr_doge.scaling.item_reading import ItemReader, Samples, each_once, item_reader, open_item, without_first
 from asr_doge.scaling.items import Item
-from asr_doge.scaling.opening import ItemReader, Samples, each_once, item_reader, open_item, without_first
 from asr_doge.scaling.ray_engine import check_version
 
 MOST_REPLACED = 3

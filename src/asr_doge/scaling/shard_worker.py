@@ -4,8 +4,8 @@ Promises: finished lines of a shard under way are stored durably every little wh
 does the rest only. If its worker died or failed, that is done one recording at a time, and each is noted durably before
 it is begun: one that ends its worker `max_attempts` times is given up, with a line that says so, and its neighbours
 keep theirs. A recording that ends its decoder is no such case: it fails by itself (see
-`asr_doge.scaling.opening`). One that cannot be fetched leaves the whole shard undone, since the store may be at fault.
-It knows neither engine nor model, and loads no torch.
+`asr_doge.scaling.item_reading`). One that cannot be fetched leaves the whole shard undone, since the store may be at
+fault. It knows neither engine nor model, and loads no torch.
 """
 
 import json
@@ -23,8 +23,8 @@ from asr_doge.inference.output import Result, json_line
 from asr_doge.inference.results import FailedTranscription
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.engines import StageError, TransientError
+from asr_doge.scaling.item_reading import ItemReader, Reading, can_fetch, item_reader, store_of
 from asr_doge.scaling.items import DeniedError, FetchError, Item
-from asr_doge.scaling.opening import ItemReader, Reading, can_fetch, item_reader, store_of
 from asr_doge.scaling.shards import Attempts, JobFolder, ShardReport
 
 MOST_GIVEN_UP = 10

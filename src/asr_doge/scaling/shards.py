@@ -24,9 +24,9 @@ from typing import Any
 from asr_doge.data.stores import is_url, open_store
 from asr_doge.errors import DataError
 from asr_doge.scaling.configuration import ShardFormat
-from asr_doge.scaling.encoding import encode
 from asr_doge.scaling.engines import TransientError
 from asr_doge.scaling.items import Item
+from asr_doge.scaling.shard_encoding import encode
 
 JOB, SUMMARY = "job.json", "summary.json"
 _MOST_WRITES = 8

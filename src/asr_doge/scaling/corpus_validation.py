@@ -1,4 +1,4 @@
-"""`process` on a Ray cluster: the recordings of a corpus measured and judged in blocks, by whichever worker is free.
+"""`process` on a Ray cluster: the recordings of a corpus are measured and validated in blocks, by any free worker.
 
 Promises: the manifests are those of one process. A block that ends its worker is divided, so that in the end one
 recording is alone: it is dropped when it has ended `MOST_ATTEMPTS` workers by itself, and named. Nothing is stored on
@@ -15,7 +15,7 @@ from pathlib import Path
 from asr_doge.data.configuration import ProcessConfig
 from asr_doge.data.corpora import MISSING_AUDIO, Listed, Rejected
 from asr_doge.data.manifest import Utterance
-from asr_doge.data.processing import AT_ONCE, judge_each
+from asr_doge.data.processing import AT_ONCE, validate_each
 from asr_doge.errors import DataError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import EngineConfig
@@ -42,8 +42,8 @@ class Block:
         ]
 
 
-class JudgingWorker:
-    """Judges blocks.
+class ValidationWorker:
+    """Validates blocks.
 
     Args:
         config: of the command.
@@ -57,16 +57,16 @@ class JudgingWorker:
 
     def run(self, block: Block, is_last: bool = False) -> tuple[int, list[Utterance | Rejected]]:
         """Where a block starts, and what becomes of its recordings."""
-        return block.start, list(judge_each(block.listed, self._config))
+        return block.start, list(validate_each(block.listed, self._config))
 
     def close(self) -> None:
         """Nothing is left to end."""
 
 
-def judge_on_ray(
+def validate_on_ray(
     engine: EngineConfig, listed: Sequence[Listed], config: ProcessConfig, title: str
 ) -> Iterator[Utterance | Rejected]:
-    """Judge recordings on a cluster, in their order.
+    """Validate recordings on a cluster, in their order.
 
     Raises:
         ConfigError, ASRDogeError: as in `run_on_ray`; or a recording is here and not on a worker's node.
@@ -94,7 +94,7 @@ def judge_on_ray(
 
         size = min(AT_ONCE, -(-len(listed) // (BLOCKS_PER_WORKER * engine.worker_range()[1])) or 1)
         blocks = Block(0, len(listed), tuple(listed)).parts(size)
-        run_on_ray(partial(JudgingWorker, config), blocks, engine, on_report, _folder(listed), again)
+        run_on_ray(partial(ValidationWorker, config), blocks, engine, on_report, _folder(listed), again)
     for _, results in sorted(found.items()):
         yield from results
 
