@@ -8,10 +8,8 @@ knows no command.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Generic, TypeVar
 
-from asr_doge.data.stores import is_url
 from asr_doge.errors import ASRDogeError, DataError, StoreError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import EngineConfig
@@ -74,7 +72,7 @@ def run_parts(
         config: of the cluster.
         parts: what is to be done.
         title: of the bar.
-        paths: that the work depends on, which are relative to the working directory if at all.
+        paths: as in `run_on_ray`.
 
     Raises:
         ASRDogeError: as in `run_on_ray` and of the work itself; or a part ended too many workers.
@@ -87,7 +85,7 @@ def run_parts(
             reports.append(report)
             bar.update()
 
-        def again(part: str, reason: str) -> list[str]:
+        def retry(part: str, reason: str) -> list[str]:
             attempts[part] += 1
             if attempts[part] < MOST_ATTEMPTS:
                 return [part]
@@ -96,9 +94,7 @@ def run_parts(
                 f" with --shard {part} to see why"
             )
 
-        relative = any(path is not None and not is_url(path) and not Path(path).is_absolute() for path in paths)
-        folder = str(Path.cwd()) if relative else None
-        left = run_on_ray(partial(PartsWorker[Report], load), parts, config, on_report, folder, again)
+        left = run_on_ray(partial(PartsWorker[Report], load), parts, config, on_report, paths, retry)
     if left:
         raise DataError(left[0])
     return reports

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from asr_doge.data.configuration import ProcessConfig
 from asr_doge.data.corpora import MISSING_AUDIO, Listed, Rejected
@@ -80,7 +79,7 @@ def validate_on_ray(
             found[report[0]] = report[1]
             bar.update(len(report[1]))
 
-        def again(block: Block, reason: str) -> list[Block]:
+        def retry(block: Block, reason: str) -> list[Block]:
             if block.count > 1:
                 return block.parts(-(-block.count // 2))
             attempts[block.start] += 1
@@ -94,7 +93,8 @@ def validate_on_ray(
 
         size = min(AT_ONCE, -(-len(listed) // (BLOCKS_PER_WORKER * engine.worker_range()[1])) or 1)
         blocks = Block(0, len(listed), tuple(listed)).parts(size)
-        run_on_ray(partial(ValidationWorker, config), blocks, engine, on_report, _folder(listed), again)
+        paths = [source.audio_path for source in listed if not isinstance(source, Rejected)]
+        run_on_ray(partial(ValidationWorker, config), blocks, engine, on_report, paths, retry)
     for _, results in sorted(found.items()):
         yield from results
 
@@ -112,9 +112,3 @@ def _check_shared(listed: Sequence[Listed], results: Sequence[Utterance | Reject
             raise DataError(
                 f"{source.audio_path} is on this machine and not on a worker's node: share its folder among the nodes"
             )
-
-
-def _folder(listed: Sequence[Listed]) -> str | None:
-    """The working directory, if any path starts from it."""
-    paths = (source.audio_path for source in listed if not isinstance(source, Rejected))
-    return str(Path.cwd()) if any(not path.is_absolute() for path in paths) else None

@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from asr_doge.data.sharding import parse_shard
-from asr_doge.data.stores import is_url
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import TranscribeJobConfig
@@ -199,14 +198,14 @@ def _run(
         if config.engine == "ray":
             from asr_doge.scaling.ray_engine import run_on_ray  # here, since Ray is an extra
 
-            relative = _folder_of_relative_paths(config, tasks)
-            again = Deaths(folder).again
-            return run_on_ray(make, tasks, config, report, relative, again, config.decode_workers)
+            model = config.model if Path(config.model).is_dir() else None
+            paths = [config.output_dir, config.hotwords, model, *(item.url for task in tasks for item in task.items)]
+            return run_on_ray(make, tasks, config, report, paths, CrashLimit(folder).retry, config.decode_workers)
         return run_here(make, tasks, report)
 
 
-class Deaths:
-    """Bounds how often a shard may end its worker.
+class CrashLimit:
+    """Limits how many workers a shard may end.
 
     A recording that does is given up in the end (see `asr_doge.scaling.shard_worker`), and every attempt is noted
     before it is begun. So a shard that ends worker after worker and of which nothing new is noted would go on for ever.
@@ -219,11 +218,11 @@ class Deaths:
         self._folder = folder
         self._known: dict[int, tuple[tuple[int, int] | None, int]] = {}
 
-    def again(self, shard: Shard, reason: str) -> list[Shard]:
-        """A shard that ended its worker, to be tried again.
+    def retry(self, shard: Shard, reason: str) -> list[Shard]:
+        """The tasks to do instead of a shard that ended its worker: the shard itself.
 
         Raises:
-            DataError: it ended `MOST_DEATHS` workers and came no further meanwhile.
+            DataError: it ended `MOST_DEATHS` workers in a row without making progress.
         """
         attempts = None
         with suppress(TransientError):
@@ -239,14 +238,6 @@ class Deaths:
             )
         self._known[shard.number] = state, deaths
         return [shard]
-
-
-def _folder_of_relative_paths(config: TranscribeJobConfig, tasks: Sequence[Shard]) -> str | None:
-    """The working directory, if any path of the job starts from it."""
-    model = config.model if Path(config.model).is_dir() else None
-    paths = [config.output_dir, config.hotwords, model, *(item.url for task in tasks for item in task.items)]
-    relative = any(path is not None and not is_url(path) and not Path(path).is_absolute() for path in paths)
-    return str(Path.cwd()) if relative else None
 
 
 def _summary(

@@ -16,12 +16,14 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Generic
 
+from asr_doge.data.stores import is_url
 from asr_doge.errors import ASRDogeError, ConfigError, DataError
 from asr_doge.scaling.configuration import EngineConfig
 from asr_doge.scaling.engines import Outages, StageError, Task, TransientError, Worker, note_failure
@@ -38,8 +40,8 @@ def run_on_ray(
     tasks: Sequence[Task],
     config: EngineConfig,
     on_report: Callable[[Any], None],
-    folder: str | None,
-    again: Callable[[Task, str], Sequence[Task]],
+    paths: Iterable[str | Path | None],
+    on_worker_death: Callable[[Task, str], Sequence[Task]],
     decode_workers: int = 0,
 ) -> list[str]:
     """Do tasks on a cluster, in any order; returns why those were left that cannot be done now.
@@ -49,13 +51,14 @@ def run_on_ray(
         tasks: what is to be done.
         config: of the cluster and its workers.
         on_report: called with the report of each task.
-        folder: the working directory of workers, which relative paths start from; None if there are none.
-        again: what to do in the place of a task that ended its worker, for the reason given; sees to it that this ends.
+        paths: that the tasks read or write. If any is relative, workers get the working directory of this process.
+        on_worker_death: gives the tasks to do instead of one that ended its worker, for the reason given. It must see
+            to it that this does not go on for ever.
         decode_workers: actors of one core each that every worker hires for itself, if there is room.
 
     Raises:
         ConfigError: no cluster, one of another version, or one with too little room.
-        ASRDogeError: as the worker raises, or `again`; or workers cannot start, or nothing can be done now.
+        ASRDogeError: as the worker raises, or `on_worker_death`; or workers cannot start, or nothing can be done now.
     """
     if not tasks:
         return []
@@ -63,7 +66,8 @@ def run_on_ray(
     fewest, most = config.worker_range()
     with _connected(ray, config):
         _note_room(ray, config, fewest, decode_workers)
-        pool = _Pool(ray, make, config, folder, again)
+        is_relative = any(path and not is_url(str(path)) and not Path(path).is_absolute() for path in paths)
+        pool = _Pool(ray, make, config, str(Path.cwd()) if is_relative else None, on_worker_death)
         try:
             return pool.run(tasks, on_report, fewest, most)
         finally:
@@ -166,10 +170,10 @@ class _Pool(Generic[Task]):
         make: Callable[[], Worker[Task]],
         config: EngineConfig,
         folder: str | None,
-        again: Callable[[Task, str], Sequence[Task]],
+        on_worker_death: Callable[[Task, str], Sequence[Task]],
     ) -> None:
         self._ray, self._make, self._config, self._folder = ray, make, config, folder
-        self._again = again
+        self._on_worker_death = on_worker_death
         self._waiting: deque[Task] = deque()
         self._calls: dict[Any, _Call[Task]] = {}
         self._told: set[str] = set()
@@ -258,7 +262,7 @@ class _Pool(Generic[Task]):
             return
         if defect is not None:
             raise defect
-        tasks = self._again(call.task, reason)
+        tasks = self._on_worker_death(call.task, reason)
         note_failure(reason, "its task is tried again" if tasks else "its task is given up")
         self._waiting.extendleft(tasks)
         self._hire()
