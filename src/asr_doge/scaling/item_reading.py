@@ -100,7 +100,7 @@ class ItemReader:
 
     def decoded(self, file: BinaryIO, item: Item, on_note: Note, cancelled: threading.Event) -> Iterator[Samples]:
         """The samples of an item whose recording is open; errors as of `blocks`, but for fetching it."""
-        return cut(self._whole(file, item.name, each_once(on_note), cancelled), item)
+        return samples_of_item(self._whole(file, item.name, each_once(on_note), cancelled), item)
 
     def _whole(self, file: BinaryIO, name: str, on_note: Note, cancelled: threading.Event) -> Iterator[Samples]:
         """The samples of a recording, decoded in as many attempts as it may take."""
@@ -108,7 +108,7 @@ class ItemReader:
         for attempt in range(1, self._attempts + 1):
             file.seek(0)  # which the decoder may share
             try:
-                for block in without_first(given, self._decoder.blocks(file, name, cancelled, on_note, self._channel)):
+                for block in skip_samples(given, self._decoder.blocks(file, name, cancelled, on_note, self._channel)):
                     given += len(block)
                     yield block
                 return
@@ -149,7 +149,7 @@ def each_once(on_note: Note) -> Note:
     return note_once
 
 
-def without_first(samples: int, blocks: Iterator[Samples]) -> Iterator[Samples]:
+def skip_samples(samples: int, blocks: Iterator[Samples]) -> Iterator[Samples]:
     """The blocks without so many samples at their beginning, which an attempt before gave."""
     for block in blocks:
         new = block[samples:]
@@ -208,7 +208,7 @@ class Reading:
         return False
 
 
-def cut(blocks: Iterator[Samples], item: Item) -> Iterator[Samples]:
+def samples_of_item(blocks: Iterator[Samples], item: Item) -> Iterator[Samples]:
     """The part of a recording that an item is, in blocks.
 
     Raises:
@@ -272,14 +272,14 @@ def _failure(item: Item, error: Exception) -> AudioError:
         )
     reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
     line = f"{item.name} cannot be opened: {reason}"
-    if not _may_pass(item, error):
+    if not _is_transient(item, error):
         return AudioError(f"{line}.")
     if is_url(item.url) and (isinstance(error, PermissionError) or http_status(error) in (401, 403)):
         return DeniedError(f"{line}: check your credentials.")
     return FetchError(f"{line}.")
 
 
-def _may_pass(item: Item, error: Exception) -> bool:
+def _is_transient(item: Item, error: Exception) -> bool:
     """Whether an error is one of the store, or of this machine, and not of the recording."""
     if isinstance(error, ValueError) and path_of(item.url).lower().endswith(".parquet"):  # a damaged one
         return False

@@ -66,7 +66,7 @@ def run_on_ray(
     fewest, most = config.worker_range()
     with _connected(ray, config):
         _note_room(ray, config, fewest, decode_workers)
-        is_relative = any(path and not is_url(str(path)) and not Path(path).is_absolute() for path in paths)
+        is_relative = any(path is not None and not is_url(str(path)) and not Path(path).is_absolute() for path in paths)
         pool = _Pool(ray, make, config, str(Path.cwd()) if is_relative else None, on_worker_death)
         try:
             return pool.run(tasks, on_report, fewest, most)

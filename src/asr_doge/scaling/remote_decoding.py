@@ -23,7 +23,7 @@ from asr_doge.audio.sound import Note
 from asr_doge.data.stores import is_url
 from asr_doge.errors import AudioError
 from asr_doge.scaling.configuration import TranscribeJobConfig
-from asr_doge.scaling.item_reading import ItemReader, Samples, each_once, item_reader, open_item, without_first
+from asr_doge.scaling.item_reading import ItemReader, Samples, each_once, item_reader, open_item, skip_samples
 from asr_doge.scaling.items import Item
 from asr_doge.scaling.ray_engine import check_version
 
@@ -166,7 +166,7 @@ class RemoteReader(ItemReader):
                 if worker is not None:
                     self._workers.give_back(worker)
         if not cancelled.is_set():
-            yield from self._decoded_here(without_first(given, super().blocks(item, on_note, cancelled)))
+            yield from self._decoded_here(skip_samples(given, super().blocks(item, on_note, cancelled)))
 
     def _pieces(self, worker: Any, item: Item, cancelled: threading.Event) -> Iterator[Piece]:
         """An item's pieces; while one is read, the next is decoded.

@@ -231,7 +231,7 @@ class JobFolder:
         content = encode(lines, self.job.format)
         report.bytes, report.sha256 = len(content), hashlib.sha256(content).hexdigest()
         report.fingerprint = self.job.fingerprint
-        with _passing():
+        with _as_transient():
             for _ in range(_MOST_WRITES):
                 self._store.write(self.name(report.number), content)
                 self._store.write(self.name(report.number, "done.json"), _json(asdict(report)))
@@ -259,12 +259,12 @@ class JobFolder:
             TransientError: it cannot be written.
         """
         known = {"fingerprint": self.job.fingerprint} | asdict(attempts)
-        with _passing():
+        with _as_transient():
             self._store.write(self.name(number, "attempts.json"), _json(known))
 
     def forget_attempt(self, number: int) -> None:
         """Note that a shard is not under way."""
-        with _passing():
+        with _as_transient():
             self._store.remove(self.name(number, "attempts.json"))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -282,7 +282,7 @@ class JobFolder:
 
     def _read(self, name: str) -> Any:
         """What a file of JSON holds; None if it is missing or damaged."""
-        with _passing():
+        with _as_transient():
             content = self._store.content(name)
         try:
             return json.loads(content or b"null")
@@ -291,7 +291,7 @@ class JobFolder:
 
 
 @contextmanager
-def _passing() -> Iterator[None]:
+def _as_transient() -> Iterator[None]:
     """Take it that a store that cannot be used now can be used later."""
     try:
         yield
