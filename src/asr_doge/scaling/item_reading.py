@@ -150,7 +150,7 @@ def each_once(on_note: Note) -> Note:
 
 
 def skip_samples(samples: int, blocks: Iterator[Samples]) -> Iterator[Samples]:
-    """The blocks without so many samples at their beginning, which an attempt before gave."""
+    """The blocks without their first `samples` samples, which an earlier attempt gave."""
     for block in blocks:
         new = block[samples:]
         samples -= min(samples, len(block))
@@ -209,7 +209,7 @@ class Reading:
 
 
 def samples_of_item(blocks: Iterator[Samples], item: Item) -> Iterator[Samples]:
-    """The part of a recording that an item is, in blocks.
+    """The samples of an item, in blocks, from those of its whole recording.
 
     Raises:
         AudioError: the recording ends before the part begins.
@@ -263,7 +263,7 @@ def open_item(item: Item) -> BinaryIO:
 
 
 def _failure(item: Item, error: Exception) -> AudioError:
-    """What to tell of a recording that cannot be opened."""
+    """The error for a recording that cannot be opened."""
     if isinstance(error, FileNotFoundError):
         if is_url(item.url) or item.stamp in ("", "missing"):
             return AudioError(f"{item.name} does not exist: check the path.")
@@ -280,7 +280,7 @@ def _failure(item: Item, error: Exception) -> AudioError:
 
 
 def _is_transient(item: Item, error: Exception) -> bool:
-    """Whether an error is one of the store, or of this machine, and not of the recording."""
+    """Whether an error is the store's or this machine's, and not the recording's."""
     if isinstance(error, ValueError) and path_of(item.url).lower().endswith(".parquet"):  # a damaged one
         return False
     if isinstance(error, DataError) or is_url(item.url):  # a package that is missing here, for one
@@ -318,7 +318,7 @@ def _copy(file: BinaryIO, copy: IO[bytes], left: int | None) -> None:
 
 
 def store_of(item: Item) -> tuple[str, str]:
-    """What keys are of: protocol and server or bucket; empty for a local file."""
+    """What credentials are for: protocol, and server or bucket; empty for a local file."""
     parts = urlsplit(item.url)
     return (parts.scheme, parts.netloc) if is_url(item.url) else ("", "")
 

@@ -1,10 +1,10 @@
-"""The folder of a job: what it is of, its shards, and which of them are complete.
+"""The output folder of a job: the job it belongs to, its shards, and which of them are complete.
 
 Promises: a shard counts only with its completion marker, written last, of the same job, beside a file of the size it
 states; the file and the marker are each written completely or not at all, also on object stores, which lock nothing. A
-job of another model, of other settings or recordings is refused. Whoever writes a shard, and however often, its lines
-are the same recordings in the same order, so that two processes on one folder waste time and double nothing. What
-cannot be read or written is a `TransientError`. It does not know what is in a line.
+job of another model, of other settings or recordings is refused. A shard has the same recordings in the same order,
+whoever writes it and however often, so two processes on one folder waste time, but no recording is there twice. A file
+that cannot be read or written is a `TransientError`. It does not know what is in a line.
 
 A job of 3 shards leaves `job.json`, `transcripts-00001-of-00003.jsonl` with `transcripts-00001-of-00003.done.json`
 and so on, and, when it is complete, `summary.json`. An `.attempts.json` is of a shard that was begun.
@@ -110,7 +110,7 @@ class ShardReport:
 
 @dataclass
 class Attempts:
-    """How far a shard came that was begun and not finished.
+    """The progress of a shard that was begun and not finished.
 
     Attributes:
         lines: of the recordings that are done, one after another.
@@ -153,7 +153,7 @@ class JobFolder:
                 self._store.remove(name)
 
     def claim(self) -> None:
-        """Note what the folder is of, unless that is noted.
+        """Write `job.json`, which says what job the folder belongs to, unless it is there.
 
         Raises:
             DataError: it is of another job, or holds something else, or cannot be written.
@@ -171,7 +171,7 @@ class JobFolder:
 
     @contextmanager
     def _naming_flag(self) -> Iterator[None]:
-        """Tell in the first steps of a job whose fault it is that the store does not work."""
+        """Name `--output_dir` in the error of a store that does not work in the first steps of a job."""
         try:
             yield
         except DataError as error:
@@ -292,7 +292,7 @@ class JobFolder:
 
 @contextmanager
 def _as_transient() -> Iterator[None]:
-    """Take it that a store that cannot be used now can be used later."""
+    """Turn the error of a store into a TransientError, since the store may work again later."""
     try:
         yield
     except TransientError:
