@@ -29,7 +29,7 @@ from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.fetching import find_or_fetch
 from asr_doge.models.frozen_parts import load_frozen_encoder
-from asr_doge.models.lora import hold_lora, merge_updates
+from asr_doge.models.lora import add_lora_for_inference, merge_updates
 from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration
 from asr_doge.models.parameters import ParameterCounts, trained_encoder_weights
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
@@ -285,7 +285,7 @@ def _load_trained_weights(encoder: SpeechEncoder, reference: Reference, config: 
         CheckpointError: some weights are missing, unexpected, of another shape, or damaged.
     """
     if config.train_encoder == "lora":
-        hold_lora(without_head(encoder), config.lora or {})
+        add_lora_for_inference(without_head(encoder), config.lora or {})
     expected = {name.removeprefix("encoder.") for name in trained_encoder_weights(encoder, config)}
 
     def own_name(key: str) -> str | None:

@@ -28,7 +28,7 @@ from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode,
 from asr_doge.models.label_logits import TokenRestriction, only_labels, only_tokens
 from asr_doge.models.language_model import build_language_model
 from asr_doge.models.layout import IGNORED_LABEL, DecodingState, Layout, full_attention_mask, group_by_length, left_pad
-from asr_doge.models.lora import add_lora, hold_lora
+from asr_doge.models.lora import add_lora_for_inference, add_trainable_lora
 from asr_doge.models.parameters import ParameterCounts, count_parameters, trained_encoder_weights
 from asr_doge.models.saving import SavedInParts
 
@@ -43,7 +43,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         config: shapes, pointers and prompt.
         encoder: an encoder with weights; by default one with random weights is built.
         language_model: a causal language model with weights; likewise.
-        for_inference: LoRA's updates, if there are any, are not to be trained.
+        for_inference: whether LoRA's updates, if there are any, are only used and not trained.
     """
 
     config_class = ASRDogeConfig
@@ -83,12 +83,12 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         self.ctc_weight = 0.0
         """Weight of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
         self.post_init()
-        put_lora = hold_lora if for_inference else add_lora
+        add_lora = add_lora_for_inference if for_inference else add_trainable_lora
         # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
         if config.train_language_model == "lora":
-            put_lora(self.language_model, config.lora or {})
+            add_lora(self.language_model, config.lora or {})
         if config.train_encoder == "lora":
-            put_lora(without_head(self.encoder), config.lora or {})  # a CTC head is trained whole
+            add_lora(without_head(self.encoder), config.lora or {})  # a CTC head is trained whole
         self._trained_of_encoder = trained_encoder_weights(self.encoder, config)
         self._freeze()
         self.train(False)

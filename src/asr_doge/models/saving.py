@@ -36,7 +36,7 @@ class SavedInParts(PreTrainedModel):
     Attributes:
         config: the configuration, with pointers to the frozen parts.
         encoder, adapter, language_model: the parts.
-        merged_updates: LoRA's updates that are in the encoder's weights now; a checkpoint has them apart.
+        merged_updates: LoRA's updates that are merged into the encoder's weights; a checkpoint stores them separately.
     """
 
     config: ASRDogeConfig
@@ -128,8 +128,8 @@ class SavedInParts(PreTrainedModel):
         """The frozen parts that `config` points to, with an untrained adapter.
 
         With `quantization`, some of it is still whole: parts with random weights, a head tied to the token embedding,
-        and a language model that was trained too. With `shelve_encoder` it reads speech embeddings only;
-        `for_inference` it is not to be trained.
+        and a language model that was trained too. With `shelve_encoder` the model reads speech
+        embeddings only; with `for_inference` it is not to be trained.
 
         Raises:
             CheckpointError: a part cannot be found or loaded, or has changed since its fingerprint was taken.
@@ -168,7 +168,8 @@ class SavedInParts(PreTrainedModel):
             dtype: of the weights in memory; default float32.
             device_map: a device for the whole model (`"cuda"`, `torch.device(...)`).
             quantization: `int8` for matrices of 8 bits, on the CPU only (see `asr_doge.models.quantization`).
-            for_inference: it is not to be trained; LoRA's updates of the encoder are merged into its weights.
+            for_inference: whether the model is only used and not trained; LoRA's updates of the encoder are then merged
+                into its weights.
             _: options of the Auto classes that have no meaning here.
 
         Raises:
