@@ -308,7 +308,7 @@ def assemble_model(
     encoder_window: EncoderWindow | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-    shelve_encoder: bool = False,
+    skip_encoder_weights: bool = False,
     **options: Any,
 ) -> LoadedModel:
     """A new model: two pretrained parts and an untrained adapter between them.
@@ -320,7 +320,7 @@ def assemble_model(
         prompt_template: text the language model reads before the speech; `{language}` in it is the language spoken.
         encoder_window: how much the encoder reads at a time (see `set_encoder_window`).
         device, dtype: as in `load_model`.
-        shelve_encoder: leave the encoder's weights on disk, to train from cached features.
+        skip_encoder_weights: leave the encoder's weights on disk, to train from cached features.
         options: other fields of `ASRDogeConfig` (`adapter_hidden_dim`, `train_language_model`, …).
 
     Raises:
@@ -350,7 +350,7 @@ def assemble_model(
     feature_extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
     processor = ASRDogeProcessor(feature_extractor, tokenizer, prompt_template)
     config.prompt_ids = processor.prompt_ids().tolist()
-    model = ASRDogeForConditionalGeneration.from_parts(config, dtype=dtype, shelve_encoder=shelve_encoder)
+    model = ASRDogeForConditionalGeneration.from_parts(config, dtype=dtype, skip_encoder_weights=skip_encoder_weights)
     if found.head is not None and isinstance(model.encoder, HeadedEncoder):
         load_head_weights(model.encoder, found.head[0])
     model.generation_config = _default_generation(tokenizer)

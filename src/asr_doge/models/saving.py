@@ -122,13 +122,13 @@ class SavedInParts(PreTrainedModel):
         *,
         dtype: torch.dtype = torch.float32,
         quantization: Quantization = "none",
-        shelve_encoder: bool = False,
+        skip_encoder_weights: bool = False,
         for_inference: bool = False,
     ) -> Model:
         """The frozen parts that `config` points to, with an untrained adapter.
 
         With `quantization`, some of it is still whole: parts with random weights, a head tied to the token embedding,
-        and a language model that was trained too. With `shelve_encoder` the model reads speech
+        and a language model that was trained too. With `skip_encoder_weights` the model reads speech
         embeddings only; with `for_inference` it is not to be trained.
 
         Raises:
@@ -139,7 +139,7 @@ class SavedInParts(PreTrainedModel):
             # What of the encoder was trained comes from the checkpoint, and can be rounded only then.
             is_frozen = config.train_encoder == "none"
             rounding: Quantization = quantization if is_frozen else "none"
-            encoder = load_frozen_encoder(config, dtype, rounding, shelved=shelve_encoder)
+            encoder = load_frozen_encoder(config, dtype, rounding, skip_weights=skip_encoder_weights)
         if config.language_model is not None:
             language_model = load_frozen_language_model(config, dtype, quantization)
         model = cls(config, encoder=encoder, language_model=language_model, for_inference=for_inference)

@@ -268,7 +268,7 @@ def _assemble(config: TrainConfig) -> LoadedModel:
         prompt_template=config.prompt_template,
         encoder_window=config.encoder_window,
         device=own_device(config),
-        shelve_encoder=bool(config.features_dir),
+        skip_encoder_weights=bool(config.features_dir),
         adapter_type=config.adapter_type,
         adapter_hidden_dim=config.adapter_hidden_dim,
         adapter_stack=config.adapter_stack,

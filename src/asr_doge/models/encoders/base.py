@@ -68,7 +68,7 @@ class SpeechEncoder(nn.Module, ABC):
         first_label_delay: of its CTC head, see `CTCHeadSettings`.
         ctc_units: what the ids of the CTC head are.
         vocabulary: the labels of the CTC head; None without one, or where a family spells in a way of its own.
-        shelved_parameters: number of those that were left on disk (see `shelve`).
+        unloaded_parameters: number of parameters that were left on disk (see `drop_weights`).
     """
 
     has_ctc: bool = False
@@ -78,7 +78,7 @@ class SpeechEncoder(nn.Module, ABC):
     first_label_delay: float | None = None
     ctc_units: CTCUnits = "characters"
     vocabulary: CTCVocabulary | None = None
-    shelved_parameters: int = 0
+    unloaded_parameters: int = 0
 
     @abstractmethod
     def forward(
@@ -163,18 +163,18 @@ class EncoderFamily(SpeechEncoder):
         """
 
 
-def shelve(encoder: SpeechEncoder) -> SpeechEncoder:
+def drop_weights(encoder: SpeechEncoder) -> SpeechEncoder:
     """Drop the weights of an encoder, which is on the meta device: it keeps shapes and labels, but cannot encode."""
-    encoder.shelved_parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    encoder.unloaded_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     for module in encoder.modules():
         for name in [name for name, _ in module.named_parameters(recurse=False)]:
             delattr(module, name)
     return encoder
 
 
-def shelved_parameters(module: nn.Module) -> int:
+def unloaded_parameters(module: nn.Module) -> int:
     """Number of the weights that encoders within a module have left on disk."""
-    return sum(part.shelved_parameters for part in module.modules() if isinstance(part, SpeechEncoder))
+    return sum(part.unloaded_parameters for part in module.modules() if isinstance(part, SpeechEncoder))
 
 
 def encode(
@@ -193,7 +193,7 @@ def encode(
     Raises:
         ValueError: the encoder's weights were left on disk.
     """
-    if shelved_parameters(encoder):
+    if unloaded_parameters(encoder):
         raise ValueError("this encoder was loaded without its weights, for training from cached features")
     # Most weights of a quantized encoder are integers, and features need a floating-point type.
     weight = next(weight for weight in encoder.parameters() if weight.is_floating_point())

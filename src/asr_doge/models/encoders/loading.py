@@ -14,7 +14,7 @@ from asr_doge.choices import Quantization
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
-from asr_doge.models.encoders.base import shelve
+from asr_doge.models.encoders.base import drop_weights
 from asr_doge.models.quantization import quantize_linear_layers
 from asr_doge.models.weights import load_weights, weights_fingerprint
 
@@ -28,7 +28,7 @@ def load_encoder(
     dtype: torch.dtype = torch.float32,
     quantization: Quantization = "none",
     *,
-    shelved: bool = False,
+    skip_weights: bool = False,
 ) -> SpeechEncoder:
     """A frozen speech encoder with the weights of a checkpoint.
 
@@ -37,7 +37,7 @@ def load_encoder(
         config: its configuration.
         dtype: of the weights in memory.
         quantization: see `asr_doge.models.quantization`.
-        shelved: leave the weights on disk (see `shelve`).
+        skip_weights: leave all weights on disk (see `drop_weights`).
 
     Raises:
         CheckpointError: no family reads it, its sampling rate is another, or a weight is missing, unexpected
@@ -47,8 +47,8 @@ def load_encoder(
     complete_config(config, reference)
     with init_empty_weights(include_buffers=False):
         encoder = family(config)
-    if shelved:
-        return shelve(encoder).eval()
+    if skip_weights:
+        return drop_weights(encoder).eval()
     if quantization == "int8":
         quantize_linear_layers(encoder)
     load_weights(encoder, reference, family.rename_checkpoint_key, f"speech encoder '{reference.name}'", dtype)
