@@ -24,7 +24,7 @@ from asr_doge.models.checkpoints import Reference, find_model, load_model_config
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import HeadedEncoder, with_head, without_head
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, find_speech_encoder, load_head_weights
-from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, joined
+from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, concatenate_outputs, encode, encoder_family
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.fetching import find_or_fetch
@@ -111,23 +111,23 @@ class LoadedEncoder:
         On a CPU only neighbours that are short are encoded at once. More would be no faster, would compute padding, and
         would take several times the memory.
         """
-        return joined(
+        return concatenate_outputs(
             [
-                self.encode_features(*self.input_features(waveforms[part]), return_ctc_logits)
-                for part in self._parts([len(waveform) for waveform in waveforms])
+                self.encode_features(*self.input_features(waveforms[rows]), return_ctc_logits)
+                for rows in self._sub_batches([len(waveform) for waveform in waveforms])
             ]
         )
 
-    def _parts(self, samples: Sequence[int]) -> list[slice]:
-        """The clips of a batch, by their lengths, that are encoded at once."""
+    def _sub_batches(self, samples: Sequence[int]) -> list[slice]:
+        """The rows of a batch that are encoded at once, given the lengths of all its clips."""
         if self.device.type != "cpu":
             return [slice(0, len(samples))]
-        most, start, parts = ENCODED_SECONDS * self.sampling_rate, 0, []
+        most, start, sub_batches = ENCODED_SECONDS * self.sampling_rate, 0, []
         for end in range(1, len(samples) + 1):
             if end == len(samples) or (end + 1 - start) * max(samples[start : end + 1]) > most:
-                parts.append(slice(start, end))
+                sub_batches.append(slice(start, end))
                 start = end
-        return parts
+        return sub_batches
 
     def encode_features(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor, return_ctc_logits: bool = False

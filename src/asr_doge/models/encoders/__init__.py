@@ -7,8 +7,8 @@ from asr_doge.models.encoders.base import (
     EncoderFamily,
     SpeechEncoder,
     SpeechEncoderOutput,
+    concatenate_outputs,
     encode,
-    joined,
     length_mask,
     set_encoder_window,
 )
@@ -52,9 +52,9 @@ __all__ = [
     "EncoderFamily",
     "SpeechEncoder",
     "SpeechEncoderOutput",
+    "concatenate_outputs",
     "encode",
     "encoder_family",
-    "joined",
     "length_mask",
     "set_encoder_window",
 ]

@@ -39,8 +39,8 @@ class SpeechEncoderOutput:
     ctc_lengths: Tensor | None = None
 
 
-def joined(outputs: Sequence[SpeechEncoderOutput]) -> SpeechEncoderOutput:
-    """The outputs for several batches as that of one, in order; all have CTC logits, or none."""
+def concatenate_outputs(outputs: Sequence[SpeechEncoderOutput]) -> SpeechEncoderOutput:
+    """The outputs of several batches as one output, in order; either all have CTC logits or none."""
     if len(outputs) == 1:
         return outputs[0]
 
