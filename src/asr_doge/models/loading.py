@@ -20,6 +20,7 @@ from transformers import AutoFeatureExtractor, GenerationConfig, PreTrainedToken
 from asr_doge.choices import Dtype, EncoderWindow, Quantization
 from asr_doge.defaults import DEFAULT_LANGUAGE_MODEL, DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER
 from asr_doge.errors import CheckpointError, ConfigError, first_line
+from asr_doge.models.atomic_folder import atomic_folder
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config, load_tokenizer
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import HeadedEncoder, with_head, without_head
@@ -35,7 +36,6 @@ from asr_doge.models.parameters import ParameterCounts, trained_encoder_weights
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 from asr_doge.models.quantization import quantize_linear_layers
 from asr_doge.models.weights import check_keys, check_shapes, copy_out_of_file, read_weights
-from asr_doge.models.whole_folder import whole_folder
 
 MAX_NEW_TOKENS = 256
 ENCODED_SECONDS = 15
@@ -175,7 +175,7 @@ class LoadedModel:
             folder: of the checkpoint.
             weights: to write instead of the model's own (if several processes share them).
         """
-        with whole_folder(folder) as partial:
+        with atomic_folder(folder) as partial:
             self.model.save_pretrained(partial, state_dict=weights)
             self.processor.save_pretrained(partial)
 
