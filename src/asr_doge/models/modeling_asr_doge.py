@@ -235,7 +235,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
             total = self._cross_entropy(predicted.float().flatten(0, 1), compared)
             count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
             if ctc_labels is not None and isinstance(self.encoder, HeadedEncoder):
-                total = total + self.ctc_weight * self.encoder.ctc_total(speech_embeddings, lengths, ctc_labels)
+                total = total + self.ctc_weight * self.encoder.summed_ctc_loss(speech_embeddings, lengths, ctc_labels)
             loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 

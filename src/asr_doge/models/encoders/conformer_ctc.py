@@ -123,7 +123,7 @@ class ParakeetSpeechEncoder(MaskedConformer):
         return ParakeetFeatureExtractor(feature_size=config.encoder_config.num_mel_bins)
 
 
-class GraniteSpeech5Family(MaskedConformer):
+class GraniteSpeech5SpeechEncoder(MaskedConformer):
     """Granite Speech 5: `[B, T, 320]` at 50 Hz to `[B, T', hidden]` at 12.5 Hz (published sizes)."""
 
     model_type = "granite_speech5_ctc"
