@@ -19,9 +19,9 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from asr_doge.decoding.configuration import DecoderName, DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.draft import Verifier
-from asr_doge.decoding.fusion import MARGIN, Found, prefix_beam_search, search_together
+from asr_doge.decoding.fusion import MARGIN, SearchResult, prefix_beam_search, search_together
 from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
-from asr_doge.decoding.word_prior import WordPrior
+from asr_doge.decoding.language_model_scorer import LanguageModelScorer
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
@@ -268,22 +268,22 @@ class FusionDecoder(LanguageModelDecoder):
             rows = ctc_log_posteriors(logits[wanted], lengths[wanted])
             weight, bonus = self.config.language_model_weight, self.config.word_bonus
             spell, model = self.model.encoder.ctc_text, self.language_model
-            prior = WordPrior(model, self.bos_id, spell, self._tokenize, weight, bonus, len(rows))
+            scorer = LanguageModelScorer(model, self.bos_id, spell, self._tokenize, weight, bonus, len(rows))
             searches = [prefix_beam_search(row, self.config.beams, MARGIN) for row in rows]
-            for row, found in zip(wanted, search_together(searches, prior), strict=True):
-                hypotheses[row] = self._scored(found, prior)
+            for row, result in zip(wanted, search_together(searches, scorer), strict=True):
+                hypotheses[row] = self._scored(result, scorer)
         return hypotheses
 
-    def _scored(self, found: Found, prior: WordPrior) -> list[Hypothesis]:
+    def _scored(self, result: SearchResult, scorer: LanguageModelScorer) -> list[Hypothesis]:
         """The distinct texts of a clip, best first."""
         texts: dict[str, float] = {}
-        for labels in found.sequences:
+        for labels in result.sequences:
             text = " ".join(self.model.encoder.ctc_text(labels.ids).split())
             texts[text] = max(labels.log_prob, texts.get(text, -math.inf))
         scored = []
-        for text, (ids, log_probs) in zip(texts, prior.log_probs(list(texts), self.eos_id), strict=True):
-            score = texts[text] + prior.weight * sum(log_probs) + prior.bonus * len(text.split())
-            scored.append(Hypothesis(text, score, tuple(ids), tuple(log_probs), found.passes + 1))
+        for text, (ids, log_probs) in zip(texts, scorer.log_probs(list(texts), self.eos_id), strict=True):
+            score = texts[text] + scorer.weight * sum(log_probs) + scorer.bonus * len(text.split())
+            scored.append(Hypothesis(text, score, tuple(ids), tuple(log_probs), result.passes + 1))
         return sorted(scored, key=lambda hypothesis: -(hypothesis.score or 0.0))[: self.config.n_best]
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
