@@ -30,11 +30,11 @@ from asr_doge.models.loading import MAX_NEW_TOKENS
 from asr_doge.models.lora import without_lora
 from asr_doge.text.normalization import normalize_training_text
 
-LENGTH_PER_DRAFT_TOKEN, LENGTH_ANYWAY = 2, 16
-"""A text may have this many tokens for each token of its draft, plus this many more."""
-LENGTH_PER_SECOND = 15
-"""Without a draft, this many for each second of speech: three times what fast speakers need with a tokenizer of words
-and subwords, and about as many characters as they speak."""
+TOKENS_PER_DRAFT_TOKEN, EXTRA_TOKENS = 2, 16
+"""A text may have `TOKENS_PER_DRAFT_TOKEN` tokens for each token of its draft, plus `EXTRA_TOKENS`."""
+TOKENS_PER_SECOND = 15
+"""Without a draft, the tokens for each second of speech: three times what fast speakers need with a tokenizer of words
+and subwords, and about what they need with one of characters."""
 TRAIN_A_HEAD = "train one: asr-doge pretrain ctc_head --speech_encoder ENCODER (docs/ctc_head.md)"
 """What to do about an encoder without CTC."""
 
@@ -53,7 +53,7 @@ class Hypothesis:
         tokens: the language model's, with the end-of-sequence token if it was reached; empty for CTC.
         log_probs: of each token, if the decoder has them.
         passes: number of language-model passes.
-        cut: whether it was stopped at its length limit.
+        truncated: whether it was stopped at its length limit.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Hypothesis:
     tokens: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
     passes: int = 0
-    cut: bool = False
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,19 @@ class LanguageModelDecoder(Decoder):
         if not self.bound_length or not inputs.is_bounded:
             return [self.max_new_tokens] * len(drafts)
         if inputs.drafts is None:
-            rate = LENGTH_PER_SECOND / self.model.encoder.frame_rate_hz
+            rate = TOKENS_PER_SECOND / self.model.encoder.frame_rate_hz
             bounds = [math.ceil(rate * length) for length in inputs.speech.speech_lengths.tolist()]
         else:
-            bounds = [LENGTH_PER_DRAFT_TOKEN * len(draft) for draft in drafts]
-        return [min(self.max_new_tokens, LENGTH_ANYWAY + bound) for bound in bounds]
+            bounds = [TOKENS_PER_DRAFT_TOKEN * len(draft) for draft in drafts]
+        return [min(self.max_new_tokens, EXTRA_TOKENS + bound) for bound in bounds]
 
     def hypothesis(
         self, tokens: Sequence[int], limit: int, passes: int, score: float | None, log_probs: Sequence[float] = ()
     ) -> Hypothesis:
-        """One text of its tokens."""
+        """The hypothesis with these tokens."""
         text = self.processor.batch_decode([list(tokens)])[0]
-        is_cut = limit < self.max_new_tokens and len(tokens) >= limit and tokens[-1] not in self.eos_ids
-        return Hypothesis(text, score, tuple(tokens), tuple(log_probs), passes, is_cut)
+        is_truncated = limit < self.max_new_tokens and len(tokens) >= limit and tokens[-1] not in self.eos_ids
+        return Hypothesis(text, score, tuple(tokens), tuple(log_probs), passes, is_truncated)
 
 
 class DraftDecoder(LanguageModelDecoder):
@@ -162,8 +162,8 @@ class DraftDecoder(LanguageModelDecoder):
         ]
 
 
-class OwnLimits(StoppingCriteria):
-    """Ends each clip's search at its own limit; otherwise beams that continue for a neighbour would find other texts.
+class LengthLimits(StoppingCriteria):
+    """Ends each clip's search at its own limit, so that its text does not depend on longer clips in the batch.
 
     Args:
         limits: the most tokens of each clip.
@@ -214,7 +214,7 @@ class SearchDecoder(LanguageModelDecoder):
             num_return_sequences=self.n_best,
             max_new_tokens=max(limits),
             logits_processor=LogitsProcessorList(biased),
-            stopping_criteria=StoppingCriteriaList([OwnLimits(limits)]),
+            stopping_criteria=StoppingCriteriaList([LengthLimits(limits)]),
             return_dict_in_generate=True,
             output_scores=self.num_beams > 1,  # needed for the score of each sequence
         )
@@ -389,7 +389,7 @@ _MOE = "its mixture of experts reads ahead"
 
 
 def _obstacle(loaded: LoadedModel) -> str | None:
-    """Why several tokens at once give another result than one by one for this language model; None if they do not."""
+    """Why this language model gives another result for several tokens at once than one by one; None if it does not."""
     config = loaded.model.config.text_config
     if getattr(config, "is_moe", False):  # Doge's router mixes neighbouring positions
         return _MOE
