@@ -1,4 +1,4 @@
-"""Load what transcribes of a model: all of it, or for `--decoder ctc` its encoder alone.
+"""Load what `Transcriber` needs: a whole model or, for `--decoder ctc`, its encoder alone.
 
 It does not know how the model is used (see `asr_doge.inference.transcription`).
 """
@@ -18,7 +18,7 @@ from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.models.precision import choose_precision
 
 
-def load_parts(
+def load_model_or_encoder(
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,

@@ -26,9 +26,9 @@ from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError
-from asr_doge.inference.batches import Batches, batches_at_a_time
+from asr_doge.inference.batches import BatchRunner, batches_at_a_time
 from asr_doge.inference.chunking import Chunk, cut_into_chunks
-from asr_doge.inference.loading import load_parts
+from asr_doge.inference.loading import load_model_or_encoder
 from asr_doge.inference.recordings import QueuedChunk, Recording, num_samples
 from asr_doge.inference.results import FailedTranscription, Transcription, successful
 from asr_doge.inference.sources import BlockSource, ChunkSource, as_sources, path_of, source_blocks, with_defaults
@@ -150,7 +150,7 @@ class RecordingTranscriber(ABC):
         recordings: deque[Recording] = deque()
         each = (with_defaults(source, self.language, sampling_rate) for source in sources)
         stopped = Event()
-        with Batches(self._recognize_queued, num_samples, self.batch_size, self.parallel) as batches:
+        with BatchRunner(self._recognize_queued, num_samples, self.batch_size, self.parallel) as batches:
             for buffer in read_ahead(self._buffers(each, recordings, stopped), stopped.set):
                 on_progress(buffer.skipped / self.sampling_rate)
                 for batch, recognitions in batches.submit([one for one in buffer.chunks if one[0].error is None]):
@@ -331,7 +331,7 @@ def load(
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, in `asr_doge.models.compiling`, and in
             `Transcriber`.
     """
-    loaded = load_parts(model, device, decoding, quantization, dtype, compile)
+    loaded = load_model_or_encoder(model, device, decoding, quantization, dtype, compile)
     return Transcriber(loaded, batch_size, decoding, language)
 
 
