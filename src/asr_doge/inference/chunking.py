@@ -73,7 +73,7 @@ class Chunk:
         return self.start + len(self.samples) / SAMPLE_RATE
 
     @property
-    def shared(self) -> tuple[float, float] | None:
+    def overlap(self) -> tuple[float, float] | None:
         """The overlap with the chunk before, in seconds of the recording."""
         return (self.start, self.start + self.overlap_before) if self.overlap_before else None
 

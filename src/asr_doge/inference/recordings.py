@@ -136,7 +136,7 @@ def segment_of(recognition: Recognition, chunk: Chunk) -> Segment:
 def transcript_of(recognition: Recognition, chunk: Chunk) -> ChunkTranscript:
     """The transcript of a recognized chunk, ready to be joined with its neighbours'."""
     times = tuple((chunk.start + start, min(chunk.start + end, chunk.end)) for start, end in recognition.times)
-    return ChunkTranscript(segment_of(recognition, chunk), times, chunk.shared)
+    return ChunkTranscript(segment_of(recognition, chunk), times, chunk.overlap)
 
 
 def guard_actions(recognition: Recognition, chunk: Chunk) -> list[GuardAction]:
