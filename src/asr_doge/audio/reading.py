@@ -26,8 +26,8 @@ from asr_doge.audio.file_parts import Part
 from asr_doge.audio.files import file_on_disk, is_pipe
 from asr_doge.audio.joined_files import parts_of
 from asr_doge.audio.level import normalize_level
-from asr_doge.audio.pcm import BELIEVABLE_RATES, UNKNOWN_FRAMES, flac_seconds, open_pcm, pcm_sounds
-from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
+from asr_doge.audio.pcm import UNKNOWN_FRAMES, flac_seconds, open_pcm, pcm_sounds
+from asr_doge.audio.resampling import BELIEVABLE_RATES, SAMPLE_RATE, resample_blocks
 from asr_doge.audio.sound import Note, Sound, log_note
 from asr_doge.audio.timeline import fill_gaps
 from asr_doge.errors import AudioError, DamagedAudioError, in_one_line

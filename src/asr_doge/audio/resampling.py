@@ -8,12 +8,34 @@ arrives in blocks, in memory of a few seconds. It does not know files, channels 
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.errors import AudioError
+
 SAMPLE_RATE = 16_000
 """Sampling rate of every waveform inside the package, in Hz."""
+BELIEVABLE_RATES = range(1_000, 1_000_001)
+"""Sampling rates, in Hz, that a recording can have."""
+
+
+def checked_rate(rate: Any) -> int:
+    """A sampling rate as a whole number.
+
+    Raises:
+        AudioError: it is not a number, or no recording has this rate.
+    """
+    try:
+        whole = int(rate)
+        if whole != rate or whole not in BELIEVABLE_RATES:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise AudioError(
+            f"a sampling rate of {rate} Hz cannot be right: pass the rate that was recorded at, as in 44100"
+        ) from None
+    return whole
 
 
 def resample(waveform: NDArray[np.float32], from_rate: int, to_rate: int) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from asr_doge.audio.arrays import prepare_waveform
 from asr_doge.audio.reading import read_blocks
+from asr_doge.audio.resampling import checked_rate
 from asr_doge.audio.sound import Note, log_note
 from asr_doge.errors import AudioError
 from asr_doge.inference.chunking import Chunk
@@ -103,8 +104,6 @@ def with_defaults(
     return given if given.sampling_rate is not None else replace(given, sampling_rate=sampling_rate)
 
 
-RATES = range(1_000, 1_000_001)
-"""Sampling rates, in Hz, that a recording can have."""
 PASS_INSTEAD = "pass a file, its bytes, samples, or a list of such"
 
 
@@ -169,23 +168,6 @@ def source_blocks(
         yield prepare_waveform(source, rate, sampling_rate, "array", channel, on_note)
     else:
         raise AudioError(f"{type(source).__name__} is nothing that can be transcribed: {PASS_INSTEAD}.")
-
-
-def checked_rate(rate: Any) -> int:
-    """A sampling rate as a whole number.
-
-    Raises:
-        AudioError: it is not a number, or no recording has this rate.
-    """
-    try:
-        whole = int(rate)
-        if whole != rate or whole not in RATES:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise AudioError(
-            f"a sampling rate of {rate} Hz cannot be right: pass the rate that was recorded at, as in 44100"
-        ) from None
-    return whole
 
 
 def _is_one(given: Any) -> bool:

@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from asr_doge.audio.arrays import prepare_waveform
-from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
+from asr_doge.audio.resampling import SAMPLE_RATE, checked_rate, resample_blocks
 from asr_doge.errors import AudioError
 from asr_doge.inference.chunking import Chunk, Chunker
 from asr_doge.inference.recordings import guard_actions, transcript_of
 from asr_doge.inference.results import GuardAction, Segment, Transcription
-from asr_doge.inference.sources import checked_rate
 from asr_doge.inference.stitching import ChunkTranscript, common_prefix_length, stitch
 from asr_doge.inference.transcription import RecordingTranscriber
 
