@@ -23,7 +23,7 @@ SAME_TIME_ESTIMATED = 1.0
 """The same for estimated times: how much a speaker's pace may shift a word within the 1.5 s of an overlap."""
 CUT_OFF_WORDS = 0.25
 """Share of a word that is missing in the text at an edge with an overlap, for estimated times: of a word that is cut
-through, models write a transcript, all or nothing."""
+through, models write a part, all or nothing."""
 
 
 @dataclass(frozen=True)
