@@ -42,6 +42,7 @@ from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.evaluation import Evaluation
 from asr_doge.training.examples import NamedExamples, collate_named
 from asr_doge.training.heads import Ids, prepare_head, tokens_of
+from asr_doge.training.hub_upload import push_to_hub
 from asr_doge.training.inputs import (
     evaluation_batches,
     leave_out_unreadable,
@@ -64,7 +65,6 @@ from asr_doge.training.resuming import (
     require_same_sharding,
 )
 from asr_doge.training.schedule import Schedule, read_schedule
-from asr_doge.training.sharing import push_to_hub
 from asr_doge.training.tracking import uses_wandb, wandb_run
 from asr_doge.training.trainer import SpeechTrainer, not_written, writing
 from asr_doge.training.warm_up import forget_warm_up, resolve_warm_up, warm_up
