@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asr_doge.errors import AudioError, DataError
-from asr_doge.scaling import opening
+from asr_doge.scaling import item_reading
 from asr_doge.scaling.item_reading import ItemReader, open_item, samples_of_item
 from asr_doge.scaling.items import FetchError, Item, list_items
 
@@ -82,7 +82,7 @@ def test_a_store_that_fails_once_is_asked_again(folder: Path, monkeypatch: pytes
             raise failures.pop()
         return io.open(path, "rb")  # noqa: UP020 - Path.open is the one replaced
 
-    monkeypatch.setattr(opening, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(item_reading, "_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(Path, "open", unsure)
     (item,) = list_items([str(folder / "a.wav")])
     for attempts, fails in ((1, True), (2, False)):

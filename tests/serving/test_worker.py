@@ -15,7 +15,7 @@ from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving import worker as worker_module
-from asr_doge.serving.batching import LIKE_LENGTH, SHORT_SECONDS, PendingChunk, choose_batch
+from asr_doge.serving.batching import MOST_LENGTH_RATIO, SHORT_SECONDS, PendingChunk, choose_batch
 from asr_doge.serving.metrics import Metrics
 from asr_doge.serving.worker import MOST_CHUNKS_CPU, MOST_CHUNKS_LIVE, Caller, ModelWorker
 from tests.serving.conftest import Held
@@ -78,7 +78,7 @@ def test_batches_are_of_like_length_and_no_larger_than_allowed(lengths: list[flo
         batches.append([pending.seconds for pending in chosen])
     assert sorted(length for batch in batches for length in batch) == pytest.approx(sorted(lengths), abs=1e-3)
     for batch in batches:
-        assert len(batch) == 1 or max(batch) <= max(SHORT_SECONDS, LIKE_LENGTH * min(batch)) + 1e-3
+        assert len(batch) == 1 or max(batch) <= max(SHORT_SECONDS, MOST_LENGTH_RATIO * min(batch)) + 1e-3
         assert len(batch) == 1 or max(batch) * len(batch) <= 60 + 1e-3
         assert len(batch) <= most
 

@@ -14,7 +14,7 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.decoding.recognition import Recognition
 from asr_doge.inference.chunking import Chunk
 
-LIKE_LENGTH = 2.0
+MOST_LENGTH_RATIO = 2.0
 """Chunks in one batch differ in length by this factor at most, or are all shorter than `SHORT_SECONDS`."""
 SHORT_SECONDS = 2.0
 Kind = Literal["ended", "open", "file"]
@@ -56,7 +56,7 @@ def choose_batch(waiting: Sequence[PendingChunk], batch_seconds: float, most: in
     batch, longest, shortest = [first], first.seconds, first.seconds
     for pending in sorted(others, key=lambda pending: abs(pending.seconds - first.seconds)):
         high, low = max(longest, pending.seconds), min(shortest, pending.seconds)
-        is_alike = high <= max(SHORT_SECONDS, LIKE_LENGTH * low)
+        is_alike = high <= max(SHORT_SECONDS, MOST_LENGTH_RATIO * low)
         if is_alike and len(batch) < most and high * (len(batch) + 1) <= batch_seconds:
             batch.append(pending)
             longest, shortest = high, low

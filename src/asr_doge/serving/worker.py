@@ -1,8 +1,8 @@
 """The one instance of the model, and the threads that run it for all callers.
 
 Promises: chunks of files and streams that come within a few milliseconds are recognized in one pass, with others of
-like length; live speech that has ended goes before all that waits, and no file waits for ever; a chunk that breaks the
-model costs its own caller only; the chunks of a cancelled caller leave the queue. Results do not depend on who
+similar length; live speech that has ended goes before all that waits, and no file waits for ever; a chunk that breaks
+the model costs its own caller only; the chunks of a cancelled caller leave the queue. Results do not depend on who
 else is in the batch, as the recognizer promises. The model is given back after a time without work and loaded again
 when needed.
 On a CPU two threads run the model, each with half of the cores: batches save little there, and the threads of one pass

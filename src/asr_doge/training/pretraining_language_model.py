@@ -77,7 +77,7 @@ def _token_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> lis
 
 
 class TokenBatches(Dataset[list[list[int]]]):
-    """Batches of sentences of like length: every pass in another order, drawn from the seed.
+    """Batches of sentences of similar length: every pass in another order, drawn from the seed.
 
     Args:
         rows: token ids of each sentence.
