@@ -18,9 +18,9 @@ MOST_LENGTH_RATIO = 2.0
 """Chunks in one batch differ in length by this factor at most, or are all shorter than `SHORT_SECONDS`."""
 SHORT_SECONDS = 2.0
 Kind = Literal["ended", "open", "file"]
-"""Of a chunk: live speech that has ended, live speech that goes on, or a part of a file."""
+"""The origin of a chunk: live speech that has ended, live speech that continues, or a file."""
 PATIENCE: dict[Kind, float] = {"ended": 0.0, "open": 0.5, "file": 1.0}
-"""Seconds by which a chunk may wait for others that came later."""
+"""Seconds that a chunk of each kind may wait while later chunks go first."""
 
 
 @dataclass(eq=False)
@@ -36,7 +36,7 @@ class PendingChunk:
 
     @property
     def seconds(self) -> float:
-        """Of its audio."""
+        """Length of its audio."""
         return len(self.chunk.samples) / SAMPLE_RATE
 
     @property
@@ -46,7 +46,7 @@ class PendingChunk:
 
     @property
     def is_urgent(self) -> bool:
-        """Whether somebody waits for the text of what was said."""
+        """Whether a client waits for the final text of live speech."""
         return self.kind == "ended"
 
 

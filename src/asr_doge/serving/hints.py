@@ -1,4 +1,4 @@
-"""What clients say of a recording beforehand: its language, and words to listen for.
+"""The hints of a client about a recording: its language, and words to listen for.
 
 Promises: a prompt never reaches the language model; of it, only what looks like a list of names is listened for, and
 no prompt is an error, since clients also put the text before a recording into it.

@@ -56,17 +56,17 @@ def delta_event(text: str, words: Iterable[Word], with_logprobs: bool) -> dict[s
 
 
 def usage(seconds: float) -> dict[str, Any]:
-    """What was transcribed, as it is billed elsewhere."""
+    """The `usage` of a reply: the length of the audio."""
     return {"type": "duration", "seconds": round(seconds, 3)}
 
 
 def warnings(result: Transcription) -> list[str]:
-    """What to know of the transcript, one line each: that it is of a part only, and remarks on the recording."""
+    """Warnings about the transcript, one line each: that the recording is incomplete, and its notes."""
     return [*([result.incomplete] if result.incomplete else []), *result.notes]
 
 
 def warning_header(result: Transcription) -> dict[str, str]:
-    """The same for replies that are not JSON, as `X-Warnings` in ASCII; none if there are none."""
+    """The warnings of a reply that is not JSON, as header `X-Warnings` in ASCII; empty if there are none."""
     text = " ".join(" ".join(warnings(result)).split()).encode("ascii", "backslashreplace").decode()
     return {"X-Warnings": text} if text else {}
 
@@ -107,7 +107,7 @@ def _common(result: Transcription, request: TranscriptionRequest) -> dict[str, A
 def _segment(number: int, segment: Segment, token_ids: Callable[[str], list[int]]) -> dict[str, Any]:
     """Whisper's ten fields.
 
-    What was not said is no segment, so `no_speech_prob` is 0; nothing is sampled, so `temperature` is too.
+    Silence gives no segment, so `no_speech_prob` is 0; texts are not sampled, so `temperature` is 0.
     """
     fields: dict[str, Any] = {
         "id": number,

@@ -24,7 +24,7 @@ UNTAKEN_SECONDS = 60.0
 """A connection is closed if its client has acknowledged none of its reply for so long, where the system can (Linux)."""
 KEEP_ALIVE_SECONDS = 30
 GRACE_SECONDS = 60
-"""How long requests may go on after the server was told to stop."""
+"""Seconds that requests may take after the server was told to stop."""
 MESSAGE_BYTES = 16 << 20
 """Largest message of a WebSocket; OpenAI's allows 15 MiB of audio in one."""
 SPARE_CONNECTIONS = 100
@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
 
     @property
     def port(self) -> int:
-        """Where it listens, once it does."""
+        """The port, once the server listens."""
         port: int = self.servers[0].sockets[0].getsockname()[1]
         return port
 

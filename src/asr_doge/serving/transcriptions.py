@@ -48,7 +48,7 @@ class _Work:
     name: str
 
     def whole(self) -> Transcription:
-        """All of it.
+        """Transcribe the whole file.
 
         Raises:
             AudioError: it cannot be read.
@@ -60,7 +60,7 @@ class _Work:
         return replace(result, notes=(*result.notes, *self.request.notes))
 
     def streamed(self, send: Callable[[dict[str, Any]], None]) -> None:
-        """All of it, cut at pauses, sending events as its segments end.
+        """Transcribe the file cut at pauses, and send an event for each segment as it ends.
 
         Raises:
             AudioError: it cannot be read.
@@ -123,7 +123,7 @@ async def transcribe(request: Request) -> Response:
 
 @router.post("/translations", response_model=None)
 async def translate() -> Response:
-    """Not here: the model writes what was said, in the language in which it was said."""
+    """Refuse: models here transcribe only."""
     raise APIError(
         400,
         "this server does not translate: transcribe with /v1/audio/transcriptions, and translate its text",

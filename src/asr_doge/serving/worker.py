@@ -1,9 +1,9 @@
-"""The one instance of the model, and the threads that run it for all callers.
+"""The server's model, and the threads that run it for all callers.
 
 Promises: chunks of files and streams that come within a few milliseconds are recognized in one pass, with others of
 similar length; live speech that has ended goes before all that waits, and no file waits for ever; a chunk that breaks
 the model costs its own caller only; the chunks of a cancelled caller leave the queue. Results do not depend on who
-else is in the batch, as the recognizer promises. The model is given back after a time without work and loaded again
+else is in the batch, as the recognizer promises. The model is unloaded after a time without work and loaded again
 when needed.
 On a CPU two threads run the model, each with half of the cores: batches save little there, and the threads of one pass
 wait for each other, for very long where other programs run. It does not know files or HTTP, and of sessions only that
@@ -30,12 +30,12 @@ from asr_doge.serving.batching import Kind, PendingChunk, choose_batch
 from asr_doge.serving.metrics import Metrics
 
 MOST_CHUNKS, MOST_CHUNKS_CPU, MOST_CHUNKS_LIVE = 64, 8, 4
-"""Chunks in one batch; on a CPU; and there while a live session is open, whose next turn may have to wait for a batch.
-More on a CPU save little, and those that are done early wait for the others."""
+"""Chunks in one batch on an accelerator, on a CPU, and on a CPU while a live session is open, whose next turn may have
+to wait for the batch. On a CPU larger batches save little, and all their chunks wait for the slowest."""
 FILE_BATCH = 8
 """Chunks that one file may have in the queue."""
 LIVE_SECONDS = 2.0
-"""For so long after a live chunk, one of several threads is kept for speech that ends."""
+"""Seconds after a live chunk for which one of several threads is kept for speech that ends."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ModelWorker:
         metrics: told what is done.
         batch_seconds: audio in one batch, padding included.
         wait: seconds to wait for others to join a batch.
-        keep_alive: seconds without work after which the model is given back; None for never.
+        keep_alive: seconds without work after which the model is unloaded; None for never.
         threads: that run the model; default, what suits its device.
 
     Attributes:
@@ -120,7 +120,7 @@ class ModelWorker:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """While a live session is open, whether or not somebody speaks."""
+        """Count a live session as open, whether or not anybody speaks."""
         with self._changed:
             self._sessions += 1
         try:
@@ -169,7 +169,7 @@ class ModelWorker:
                 self._changed.notify_all()
 
     def _next_batch(self) -> list[PendingChunk]:
-        """Wait for work; nothing once closed."""
+        """Wait for a batch; empty once the worker is closed."""
         with self._changed:
             while not self._closed:
                 self._queue = [pending for pending in self._queue if not pending.result.cancelled()]
@@ -194,7 +194,7 @@ class ModelWorker:
 
     @property
     def _time_to_join(self) -> float:
-        """Seconds that a chunk waits for others; a file sends its own together, so alone it waits for nobody."""
+        """Seconds that a chunk waits for others; an only caller sends its chunks together, so they do not wait."""
         return self._wait if len(self.callers) != 1 else 0.0
 
     @property
@@ -207,19 +207,19 @@ class ModelWorker:
         return MOST_CHUNKS_LIVE if self._sessions else MOST_CHUNKS_CPU
 
     def _patience(self) -> float | None:
-        """Seconds to wait where nothing may begin; what waits may once no thread is kept for speech."""
+        """Seconds to wait if no chunk may start: until the model is unloaded, or no thread is kept for live speech."""
         limits = [self._keep_alive] if self.is_loaded and self._keep_alive is not None else []
         limits += [max(self._live_until - time.monotonic(), 0.0)] if self._queue else []
         return min(limits, default=None)
 
     def _free_threads(self, is_urgent: bool) -> int:
-        """Threads that could begin with work that is urgent or not; one is kept for speech that ends."""
+        """Threads that are free for urgent work, or for other work: one thread is kept for live speech that ends."""
         free = len(self._threads) - sum(self._at_work.values())
         is_kept = len(self._threads) > 1 and self._is_live
         return min(free, len(self._threads) - 1 - self._at_work[False]) if is_kept and not is_urgent else free
 
     def _allowed(self) -> list[PendingChunk]:
-        """Of what waits, what may begin now and together, the most pressing first."""
+        """The pending chunks that may start now, in one batch, the most urgent first."""
         may_begin = self._free_threads(is_urgent=False) > 0
         allowed = sorted(
             (pending for pending in self._queue if pending.is_urgent or may_begin), key=lambda pending: pending.due
@@ -291,7 +291,7 @@ class Caller(RecordingTranscriber):
         worker: has the model.
         language: spoken; None where it is not known.
         hotwords: to listen for; None for the server's own.
-        kind: of the chunks that it recognizes as a whole.
+        kind: of the chunks that it passes to `recognize_chunks`.
     """
 
     def __init__(
@@ -313,7 +313,7 @@ class Caller(RecordingTranscriber):
     def recognize_chunks(
         self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
     ) -> list[Recognition]:
-        """As declared.
+        """See `RecordingTranscriber.recognize_chunks`.
 
         Raises:
             CancelledError: the caller was cancelled.
@@ -325,7 +325,7 @@ class Caller(RecordingTranscriber):
         return [future.result() for future in waiting]
 
     def recognize_open(self, chunk: Chunk) -> Recognition | None:
-        """As declared, and nothing once the speech is over.
+        """See `RecordingTranscriber.recognize_open`; None once the speech is over.
 
         Raises:
             CancelledError: the caller was cancelled.
