@@ -40,16 +40,16 @@ class Request:
 
     Attributes:
         memory: bytes that the fork may take.
-        processor_seconds: that it may take in all.
-        block_seconds: that decoding any one block, and the work on it, may take.
+        cpu_seconds: CPU time that the fork may take in all.
+        block_seconds: elapsed time that decoding one block, and the work on it, may take.
         max_duration: of the longest recording, in seconds; infinite for any.
-        channel: to read, from 0; None for the mean of all.
+        channel: the channel to read, from 0; None for the mean of all.
         sampling_rate: of the blocks, in Hz.
-        work_options: of the work on its blocks, in a form of its own; at most 32 bytes, padded with zeros.
+        work_options: options of the work on the blocks, packed; at most 32 bytes, padded with zeros.
     """
 
     memory: int
-    processor_seconds: int
+    cpu_seconds: int
     block_seconds: int
     max_duration: float = math.inf
     channel: int | None = None
@@ -57,14 +57,14 @@ class Request:
     work_options: bytes = b""
 
     def packed(self) -> bytes:
-        """As it is sent."""
+        """The request as bytes for the pipe."""
         channel = -1 if self.channel is None else self.channel
-        limits = self.memory, self.processor_seconds, self.block_seconds, self.max_duration
+        limits = self.memory, self.cpu_seconds, self.block_seconds, self.max_duration
         return _REQUEST.pack(*limits, channel, self.sampling_rate, self.work_options)
 
     @classmethod
     def unpacked(cls, message: bytes) -> "Request":
-        """As it was sent."""
+        """The request in a message."""
         request = cls(*_REQUEST.unpack(message))
         return request if request.channel != -1 else replace(request, channel=None)
 
@@ -162,7 +162,7 @@ def _decode(file: int, pipe: int, request: Request, work: Work) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody reads: die
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, sys.stderr.fileno())  # libraries print what they think of a file
-    _limit(request.memory, request.processor_seconds)
+    _limit(request.memory, request.cpu_seconds)
     path = f"/dev/fd/{file}"
     with open(pipe, "wb", buffering=0) as output:  # a descriptor, no path
 
@@ -209,11 +209,11 @@ def _within_limits(blocks: Blocks, path: str, request: Request, damage: list[str
             yield block
 
 
-def _limit(memory: int, processor_seconds: int) -> None:
+def _limit(memory: int, cpu_seconds: int) -> None:
     held = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (held + memory, held + memory))
     # SIGXCPU says why, where the first limit is below the second; at that Linux sends SIGKILL.
-    resource.setrlimit(resource.RLIMIT_CPU, (processor_seconds, processor_seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

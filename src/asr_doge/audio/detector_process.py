@@ -130,7 +130,7 @@ class _DetectorProcess:
             self.waiting.append(self)
 
     def feed(self, samples: NDArray[np.float32]) -> list[bool]:
-        """As `VoiceActivityDetector.feed`, of the recording begun by no samples at all.
+        """`VoiceActivityDetector.feed`; an empty block begins a recording.
 
         Raises:
             EOFError, OSError: it was killed, or belongs to the process that this one was forked from.

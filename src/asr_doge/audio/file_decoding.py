@@ -121,7 +121,7 @@ class FileDecoder:
                 yield content
 
     def read_clip(self, path: Path, sampling_rate: int, longest: int | None) -> NDArray[np.float32]:
-        """What `asr_doge.audio.reading.read_clip` gives, decoded in a fork; errors as there, and `DecoderDiedError`."""
+        """`asr_doge.audio.reading.read_clip`, decoded in a fork; errors as there, and `DecoderDiedError`."""
         name = in_one_line(str(path))
         with file_on_disk(path) as copy, copy.open("rb") as file:
             waveform = gather(self.blocks(file, name, threading.Event(), sampling_rate=sampling_rate))
@@ -138,9 +138,9 @@ class FileDecoder:
         self, descriptor: int, name: str, channel: int | None, sampling_rate: int, work_options: bytes
     ) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         """The pipes of a fork that decodes a file: what it writes, and the cause of its death."""
-        processor_seconds = LEAST_SECONDS + round((self._max_duration or _LONGEST_SECONDS) / SLOWEST)
+        cpu_seconds = LEAST_SECONDS + round((self._max_duration or _LONGEST_SECONDS) / SLOWEST)
         longest = math.inf if self._max_duration is None else self._max_duration
-        request = Request(self._memory, processor_seconds, BLOCK_SECONDS, longest, channel, sampling_rate, work_options)
+        request = Request(self._memory, cpu_seconds, BLOCK_SECONDS, longest, channel, sampling_rate, work_options)
         with ExitStack() as ours:
             try:
                 with ExitStack() as theirs:

@@ -83,7 +83,7 @@ def read_clip(
 def as_clip(
     waveform: NDArray[np.float32], path: str | os.PathLike[str], sampling_rate: int, longest: int | None
 ) -> NDArray[np.float32]:
-    """What `read_clip` gives for a recording that was read; errors as there."""
+    """The clip of a waveform that was read, as `read_clip` returns it; errors as there."""
     check_long_enough(len(waveform), sampling_rate, str(path))
     if longest is not None and len(waveform) > longest:
         raise AudioError(

@@ -27,7 +27,7 @@ from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 PAUSE_SECONDS = 1.0
 """A pause of this length ends any chunk; the longer the chunk already is, the shorter the pause that suffices."""
 USUAL_SHARE = 0.6
-"""From this share of the longest chunk on, any pause ends it: few training clips of a model are longer."""
+"""A chunk longer than this share of the longest ends at any pause: few training clips of a model are longer."""
 MARGIN_SECONDS = 0.3
 """Least silence around speech that its chunk keeps, in seconds; the detector clips soft sounds."""
 SHORTEST_PAUSE_SECONDS = 0.1
@@ -69,7 +69,7 @@ class Chunk:
 
     @property
     def end(self) -> float:
-        """Where it ends in the recording, in seconds."""
+        """End in the recording, in seconds."""
         return self.start + len(self.samples) / SAMPLE_RATE
 
     @property
@@ -78,9 +78,9 @@ class Chunk:
         return (self.start, self.start + self.overlap_before) if self.overlap_before else None
 
     def speech_bounds(self) -> tuple[float, float]:
-        """Start and end of what may be speech, in seconds of the recording; of the chunk if there is none.
+        """Start and end of possible speech, in seconds of the recording; those of the chunk if there is none.
 
-        For what is uncut the detector runs only now, since it takes longer than a small model.
+        For a recording that was not cut the detector runs only here, since it takes longer than a small model.
         """
         speech = self.speech
         if self.is_uncut:
@@ -105,7 +105,7 @@ class Chunker:
 
     Args:
         max_seconds: longest chunk, in seconds.
-        detector: of this recording's speech; by default one that works in this thread.
+        detector: finds this recording's speech; by default one that works in this thread.
     """
 
     def __init__(

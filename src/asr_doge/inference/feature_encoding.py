@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class FeaturesWork:
-    """What is left to encode: batches of utterances for each file of the cache."""
+    """The remaining work: batches of utterances for each file of the cache."""
 
     shards: dict[int, list[list[Utterance]]] = field(default_factory=dict)
     kept: int = 0

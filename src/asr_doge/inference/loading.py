@@ -26,7 +26,7 @@ def load_model_or_encoder(
     dtype: LoadDtype = "fp32",
     compile: bool = False,
 ) -> LoadedModel | LoadedEncoder:
-    """What a `Transcriber` with these settings needs of a model; arguments and errors as in `load`."""
+    """The model, or its encoder alone, for a `Transcriber` with these settings; arguments and errors as in `load`."""
     if model is not None and can_be_fetched(model):  # but need not be: none of them gives text by itself
         raise CheckpointError(f"'{model}' is not an ASR-Doge checkpoint; {WITHOUT_TEXT}")
     decoder = decoding.decoder if decoding is not None else None

@@ -112,7 +112,7 @@ QueuedChunk = tuple[Recording, int, Chunk]
 
 
 def num_samples(queued: QueuedChunk) -> int:
-    """Of the chunk."""
+    """Length of the chunk."""
     return len(queued[2].samples)
 
 
@@ -140,7 +140,7 @@ def transcript_of(recognition: Recognition, chunk: Chunk) -> ChunkTranscript:
 
 
 def guard_actions(recognition: Recognition, chunk: Chunk) -> list[GuardAction]:
-    """What the guards did in a chunk of a recording, or in a stretch of it."""
+    """The actions of the guards on a chunk, with times in the recording."""
     silenced = [
         GuardAction("silence", chunk.start + start, min(chunk.start + end, chunk.end))
         for start, end in recognition.silenced

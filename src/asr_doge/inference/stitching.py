@@ -20,10 +20,10 @@ Span = tuple[float, float]
 SAME_TIME = 0.4
 """Seconds by which the middle of a word may differ between two alignments; about the length of a short word."""
 SAME_TIME_ESTIMATED = 1.0
-"""The same for estimated times: how much a speaker's pace may shift a word within the 1.5 s of an overlap."""
+"""As `SAME_TIME`, for estimated times: how much a speaker's pace may shift a word within the 1.5 s of an overlap."""
 CUT_OFF_WORDS = 0.25
-"""Share of a word that is missing in the text at an edge with an overlap, for estimated times: of a word that is cut
-through, models write a part, all or nothing."""
+"""Share of a word that the text lacks at an edge that cuts through it, on average, for estimated times: models write
+the whole word, a part or nothing."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _timed(words: tuple[Word, ...], times: tuple[Span, ...]) -> tuple[Word, ...]
 
 
 def _where_to_join(first: ChunkTranscript, second: ChunkTranscript, overlap: Span) -> tuple[int, int]:
-    """How many words of the first to keep, and how many of the second to drop."""
+    """The number of words of the first to keep, and of the second to drop."""
     is_measured = bool(first.times and second.times)
     tolerance = SAME_TIME if is_measured else SAME_TIME_ESTIMATED
     ours, theirs = _word_times(first, is_cut_after=True), _word_times(second)
@@ -119,8 +119,8 @@ def _where_to_join(first: ChunkTranscript, second: ChunkTranscript, overlap: Spa
     def closeness(index: int, other: int) -> float:
         """Positive for the same word at the same time.
 
-        By estimated times, words that reach out of the overlap count less: else, of a word that is repeated, the pairs
-        that are one apart would count more, being one pair more.
+        With estimated times, words that extend beyond the overlap count less. Otherwise, if a word is repeated, an
+        alignment that is shifted by one word could win because it has one more pair.
         """
         span, same = ours[before + index], theirs[other]
         apart = abs(_middle(span) - _middle(same))
@@ -139,7 +139,7 @@ def _where_to_join(first: ChunkTranscript, second: ChunkTranscript, overlap: Spa
 
 
 def _cut_in_time(ours: Sequence[Span], theirs: Sequence[Span], moment: float) -> tuple[int, int]:
-    """As `_where_to_join`, if the two disagree: each supplies the words on its side of one moment.
+    """`_where_to_join` for texts that disagree: each supplies the words on its side of one moment.
 
     Nothing is cut off if only one of the two has words.
     """

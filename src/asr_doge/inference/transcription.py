@@ -221,7 +221,7 @@ class RecordingTranscriber(ABC):
         recording.is_read = True
 
     def _blocks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[NDArray[np.float32]]:
-        """Read a recording block by block, until nobody wants it, and count its samples."""
+        """Read a recording block by block, until cancelled, and count its samples."""
         note = recording.notes.append
         with recording.reading():
             for block in source_blocks(given.source, self.sampling_rate, given.sampling_rate, given.channel, note):
@@ -231,7 +231,7 @@ class RecordingTranscriber(ABC):
                 yield block
 
     def _cut_chunks(self, source: ChunkSource, recording: Recording, stopped: Event) -> Iterator[Chunk]:
-        """Take a recording that arrives cut, until nobody wants it, and note how many samples it has."""
+        """Read the chunks of a recording that arrives cut, until cancelled, and count its samples."""
         with recording.reading():
             for samples, chunk in source.read(recording.notes.append):
                 recording.samples = samples
@@ -291,7 +291,7 @@ class Transcriber(RecordingTranscriber):
         languages: Sequence[str | None] | None = None,
         hotwords: Sequence[Sequence[str]] | None = None,
     ) -> list[Recognition]:
-        """As declared; `hotwords` are searched for in each chunk, by default those of the configuration."""
+        """See `RecordingTranscriber`; `hotwords` are those of each chunk, by default those of the configuration."""
         return call_fork_safe(
             self.recognizer.recognize,
             [normalize_level(chunk.samples) for chunk in chunks],
