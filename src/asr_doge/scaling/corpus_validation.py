@@ -22,19 +22,19 @@ from asr_doge.scaling.ray_engine import run_on_ray
 
 MOST_ATTEMPTS = 2
 BLOCKS_PER_WORKER = 8
-"""Blocks for each worker, at least, so that one that is slow or lost leaves little to the others."""
+"""Least blocks for each worker, so that one that is slow or lost leaves little to the others."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Recordings that follow one another in a list; it is known by where it starts and how many they are."""
+    """Consecutive recordings of a list, identified by their start and count."""
 
     start: int
     count: int
     listed: tuple[Listed, ...] = field(compare=False)
 
     def parts(self, size: int) -> "list[Block]":
-        """The same in blocks of a size."""
+        """The block divided into blocks of at most `size` recordings."""
         cuts = range(0, self.count, size)
         return [
             Block(self.start + cut, len(self.listed[cut : cut + size]), self.listed[cut : cut + size]) for cut in cuts
@@ -55,11 +55,11 @@ class ValidationWorker:
         """Load nothing."""
 
     def run(self, block: Block, is_last: bool = False) -> tuple[int, list[Utterance | Rejected]]:
-        """Where a block starts, and what becomes of its recordings."""
+        """The start of a block, and the results of its recordings."""
         return block.start, list(validate_each(block.listed, self._config))
 
     def close(self) -> None:
-        """Nothing is left to end."""
+        """End nothing."""
 
 
 def validate_on_ray(

@@ -318,7 +318,7 @@ def _copy(file: BinaryIO, copy: IO[bytes], left: int | None) -> None:
 
 
 def store_of(item: Item) -> tuple[str, str]:
-    """What credentials are for: protocol, and server or bucket; empty for a local file."""
+    """Protocol and server (or bucket), which share credentials; empty for a local file."""
     parts = urlsplit(item.url)
     return (parts.scheme, parts.netloc) if is_url(item.url) else ("", "")
 

@@ -27,18 +27,18 @@ from asr_doge.scaling.shards import Job, JobFolder, ShardReport, source_digest
 
 _SAMPLED_BYTES = 1 << 16
 MOST_DEATHS = 4
-"""Workers that a shard may end one after another while nothing new is noted of it."""
+"""Workers in a row that may die at a shard without any progress in it."""
 
 
 @dataclass(frozen=True)
 class JobSummary:
-    """What became of all recordings, or, of a process's part, so far.
+    """Summary of a job, or of one process's part of it, so far.
 
     Attributes:
-        shards, finished: their number in the job, and of those that are complete.
+        shards, finished: number of shards in the job, and of those that are complete.
         transcribed, incomplete: recordings with a text, and of these the damaged ones.
         failed: name and reason of each other recording.
-        left: why shards were left that could not be done this time; the same command tries them again.
+        left: reasons of shards that could not be done this time; the same command tries them again.
         audio_hours: length of the transcribed ones.
         seconds: time of this run.
         times_real_time: audio in the shards that this run finished, over its time.
@@ -56,7 +56,7 @@ class JobSummary:
 
 
 def describe_job(config: TranscribeJobConfig, items: Sequence[Item]) -> Job:
-    """What the output depends on."""
+    """The job that a command describes."""
     return Job(
         "transcribe",
         model_digest(config.model),
@@ -144,7 +144,7 @@ def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _t
 
 
 def plan_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _transcribe_worker) -> Plan:
-    """What the job would hold and cost; arguments and errors as of `run_transcribe_job`."""
+    """Estimate the size and cost of a job; arguments and errors as of `run_transcribe_job`."""
     config.check_job()
     items, job = _listed(config)
     here = replace(config, decode_workers=0)

@@ -148,11 +148,11 @@ def _note_room(ray: Any, config: EngineConfig, fewest: int, decode_workers: int)
 
 @dataclass(frozen=True)
 class _Call(Generic[Task]):
-    """What a worker is at: a task, or None while it starts.
+    """A remote call of a worker: a task, or None while it starts.
 
     Attributes:
-        false_starts: workers before it that failed in its place before they began a task.
-        has_place: whether it is on a node yet.
+        false_starts: workers that failed in this place before it without beginning a task.
+        has_place: whether it has been placed on a node.
     """
 
     actor: Any
@@ -325,6 +325,6 @@ def check_version(node: str, there: str) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:3])[:300] or type(error).__name__

@@ -144,7 +144,7 @@ class RemoteReader(ItemReader):
         """See `ItemReader.blocks`."""
         on_note = each_once(on_note)
         given = 0
-        worker = self._workers.borrow()
+        worker = self._workers.acquire()
         if worker is not None:
             try:
                 for piece in self._pieces(worker, item, cancelled):
@@ -164,7 +164,7 @@ class RemoteReader(ItemReader):
                 worker = None
             finally:
                 if worker is not None:
-                    self._workers.give_back(worker)
+                    self._workers.release(worker)
         if not cancelled.is_set():
             yield from self._decoded_here(skip_samples(given, super().blocks(item, on_note, cancelled)))
 
@@ -220,14 +220,14 @@ class DecodeWorkers:
                 self._look(_LOOK_SECONDS)
         return len(self._free)
 
-    def borrow(self) -> Any | None:
-        """One that is free, if any is."""
+    def acquire(self) -> Any | None:
+        """A free actor, if any."""
         with self._lock:
             self._look(0.0)
             return self._free.pop() if self._free else None
 
-    def give_back(self, actor: Any) -> None:
-        """Let others have it."""
+    def release(self, actor: Any) -> None:
+        """Make an actor free again."""
         with self._lock:
             self._free.append(actor)
 

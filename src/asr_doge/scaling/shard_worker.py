@@ -28,29 +28,29 @@ from asr_doge.scaling.items import DeniedError, FetchError, Item
 from asr_doge.scaling.shards import Attempts, JobFolder, ShardReport
 
 MOST_GIVEN_UP = 10
-"""Recordings given up one after another that stop the job: the fault is then hardly theirs."""
+"""Recordings given up in a row that stop the job: the fault is then hardly theirs."""
 MOST_DOUBTS = 2
-"""Attempts beyond `max_attempts` at a recording whose last one may be going on, on another machine."""
+"""Attempts beyond `max_attempts` at a recording whose last attempt may still be running on another machine."""
 _MOST_PROBES = 3
-"""Recordings of a store that are asked for again, to see whether its keys are still good."""
+"""Recordings of a store that are requested again, to see whether its credentials are still valid."""
 _CLOCK_SECONDS = 60.0
-"""By which a process may seem to have started earlier or later, since clocks are set."""
+"""Tolerance when start times of a process are compared, since clocks are adjusted."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard to be done: its number, from 1, and its items."""
+    """A shard to process: its number, from 1, and its items."""
 
     number: int
     items: tuple[Item, ...]
 
 
 class ShardWorker(ABC):
-    """Does shards, one after another.
+    """Processes shards, one after another.
 
     Args:
-        config: of the command.
-        folder: of the job.
+        config: the command's.
+        folder: the job's.
 
     Attributes:
         storing_share: share of its time in which a worker may store finished lines of a shard under way.
@@ -65,13 +65,13 @@ class ShardWorker(ABC):
         self._begin = 0.0
 
     def start(self) -> str | None:
-        """Start the decoders, and load what else the worker needs; returns what the user should know."""
+        """Start the decoders and load what else the worker needs; returns a note for the user, if any."""
         self._reader = item_reader(self.config)
         return self._reader.start()
 
     @abstractmethod
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
-        """What becomes of each recording, in order."""
+        """The result of each recording, in order."""
 
     def close(self) -> None:
         """End the decoders."""

@@ -37,7 +37,7 @@ _SAME_JOB = "choose another --output_dir, or replace what is there with --overwr
 
 @dataclass(frozen=True)
 class Job:
-    """What the output of a job depends on.
+    """Everything that the output of a job depends on.
 
     Attributes:
         kind: its command.
@@ -75,7 +75,7 @@ class Job:
 
 
 def source_digest(items: Sequence[Item]) -> str:
-    """Digest of items: what they are, and what their files look like."""
+    """Digest of items, including the stamps of their files."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(json.dumps([getattr(item, one.name) for one in fields(Item)]).encode() + b"\n")
@@ -84,15 +84,15 @@ def source_digest(items: Sequence[Item]) -> str:
 
 @dataclass
 class ShardReport:
-    """What became of a shard's recordings.
+    """The outcome of a shard.
 
     Attributes:
         number: of the shard, from 1.
-        transcribed: those with a text, also of a part.
+        transcribed: number of recordings with a text, even of a part.
         incomplete: of these, the damaged ones.
         audio_seconds: length of the transcribed ones.
-        work_seconds: time it took, in all tries whose lines were kept.
-        failures: names of the others, each with the reason.
+        work_seconds: time of all attempts whose lines were kept.
+        failures: names of the other recordings, each with the reason.
         bytes, sha256: of the file.
         fingerprint: of the job.
     """
@@ -246,14 +246,14 @@ class JobFolder:
         )
 
     def attempts(self, number: int) -> Attempts | None:
-        """How far an unfinished shard came; None if it was never begun."""
+        """The progress of an unfinished shard; None if it was never begun."""
         found = self._read(self.name(number, "attempts.json"))
         if not isinstance(found, dict) or found.get("fingerprint") != self.job.fingerprint:
             return None
         return Attempts(**{one.name: found[one.name] for one in fields(Attempts)})
 
     def note_attempt(self, number: int, attempts: Attempts) -> None:
-        """Note durably how far a shard came.
+        """Store the progress of a shard durably.
 
         Raises:
             TransientError: it cannot be written.
@@ -263,12 +263,12 @@ class JobFolder:
             self._store.write(self.name(number, "attempts.json"), _json(known))
 
     def forget_attempt(self, number: int) -> None:
-        """Note that a shard is not under way."""
+        """Remove the progress of a shard that is not running."""
         with _as_transient():
             self._store.remove(self.name(number, "attempts.json"))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Note that all is done."""
+        """Store the summary of a finished job."""
         self._store.write(SUMMARY, _json(summary))
 
     def _report(self, number: int) -> ShardReport | None:
@@ -281,7 +281,7 @@ class JobFolder:
             return None
 
     def _read(self, name: str) -> Any:
-        """What a file of JSON holds; None if it is missing or damaged."""
+        """The content of a JSON file; None if it is missing or damaged."""
         with _as_transient():
             content = self._store.content(name)
         try:
