@@ -139,7 +139,7 @@ def _write_all(loaded: LoadedModel, folder: Path) -> None:
 
 
 def _settings(loaded: LoadedModel, cache: Tensor, graph: EncoderGraph) -> dict[str, Any]:
-    """What a program needs to know to decode with the graphs."""
+    """Metadata that a program needs to decode with the graphs."""
     ctc_head = graph.ctc_head
     vocabulary = ctc_head.head.vocabulary if ctc_head is not None else loaded.model.encoder.vocabulary
     labels = {"ctc_labels": ["", *vocabulary.tokens]} if vocabulary is not None and graph.has_ctc else {}

@@ -42,7 +42,7 @@ WITHOUT_TEXT = (
 
 
 def _use_of(config: PreTrainedConfig) -> str:
-    """What another kind of model can be used for here."""
+    """Advice on how another kind of model can be used here."""
     if isinstance(config, CTCHeadConfig):
         return "it is a CTC head without a language model, for --decoder ctc"
     family = ENCODERS.get(config.model_type)

@@ -19,7 +19,7 @@ from asr_doge.errors import ConfigError, first_line
 Part = TypeVar("Part", bound=nn.Module)
 
 ALL_LINEAR = "all-linear"
-"""As `target_modules`: every linear layer but a language model's output layer."""
+"""A value of `target_modules`: every linear layer but a language model's output layer."""
 _READ_OPTIONS = {"r", "lora_alpha", "lora_dropout", "target_modules"}
 UPDATES_NAME = "default"
 """Peft's name for a module's only set of updates."""

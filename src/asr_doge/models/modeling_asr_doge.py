@@ -33,7 +33,7 @@ from asr_doge.models.parameters import ParameterCounts, count_parameters, traine
 from asr_doge.models.saving import SavedInParts
 
 HEAD_PREFIX = "encoder.ctc_head."
-"""What the names of a trained CTC head's weights begin with."""
+"""Prefix of the names of a trained CTC head's weights."""
 
 
 class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
@@ -155,7 +155,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
 
     @torch.no_grad()
     def sample_token_embeddings(self) -> Tensor:
-        """What the embedding module gives for at most 4,096 tokens, `[V, H]`; Gemma's scales its weights."""
+        """Output of the embedding module for at most 4,096 tokens, `[V, H]`; Gemma's scales its weights."""
         module = self.get_input_embeddings()
         ids = torch.arange(0, module.num_embeddings, -(-module.num_embeddings // 4096), device=module.weight.device)
         given: Tensor = module(ids)

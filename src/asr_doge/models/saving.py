@@ -51,7 +51,7 @@ class SavedInParts(PreTrainedModel):
 
     @abstractmethod
     def sample_token_embeddings(self) -> Tensor:
-        """What the embedding module gives for some tokens, `[V, H]`."""
+        """Output of the embedding module for some tokens, `[V, H]`."""
 
     def trained_keys(self) -> set[str]:
         """Names of the weights that a checkpoint holds.

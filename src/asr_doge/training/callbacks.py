@@ -1,8 +1,8 @@
-"""What happens beside the steps of a run: when it stops, what it keeps, what it shows.
+"""Trainer callbacks: when a run stops, which checkpoints it keeps, what it shows.
 
 Promises: `best` is always a whole checkpoint, that of the lowest dev CER so far; a `checkpoint-N` folder is marked once
 it is whole, and older ones are removed only then; Ctrl-C and SIGTERM end the run at the end of a step, saved.
-They do not know how the model or the data are made.
+They know nothing of the model or the data.
 """
 
 import copy

@@ -97,9 +97,9 @@ class SpeechEncoder(nn.Module, ABC):
         return input_features.shape[1]
 
     def extractor_options(self, longest: int) -> dict[str, Any]:
-        """What its feature extractor is to be told, if anything, for a batch whose longest clip has `longest` samples.
+        """Options of the feature extractor for a batch whose longest clip has `longest` samples.
 
-        The encoder reads the same with these options and without; they spare what it would not read.
+        They do not change the encoder's output; they save features that it would not read.
         """
         return {}
 
@@ -205,7 +205,7 @@ def encode(
 
 
 def encoder_window(config: PreTrainedConfig) -> EncoderWindow:
-    """How much an encoder of this configuration reads at a time."""
+    """The window (full or clip) of an encoder's configuration."""
     return getattr(config, "encoder_window", "full")
 
 

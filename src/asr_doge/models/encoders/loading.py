@@ -78,7 +78,7 @@ def encoder_fingerprint(reference: Reference, config: PreTrainedConfig) -> str:
 
 
 def feature_source(fingerprint: str | None, config: PreTrainedConfig, extractor: Any) -> dict[str, str | int | None]:
-    """What speech embeddings in a cache depend on besides the audio; another value means other embeddings.
+    """Everything that cached speech embeddings depend on besides the audio; another value means other embeddings.
 
     Args:
         fingerprint: of the encoder's weights.

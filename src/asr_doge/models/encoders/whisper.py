@@ -21,7 +21,8 @@ from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput, en
 
 _WANTED_KEY = re.compile(r"(?:model\.)?(encoder\..+)")
 SILENCE_FRAMES = 100
-"""What the window `clip` reads after a clip, at 100 Hz: a second. Without any, a clip's last states differ most."""
+"""Frames of silence after a clip with window `clip`: a second at 100 Hz. Without it, a clip's last states differ most
+from those with window `full`."""
 LONGEST_FRAMES, SAMPLES_PER_FRAME = 3000, 160
 """Frames of 30 s, and samples in each, of transformers' `WhisperFeatureExtractor`."""
 
