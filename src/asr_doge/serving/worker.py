@@ -175,7 +175,7 @@ class ModelWorker:
                 self._queue = [pending for pending in self._queue if not pending.result.cancelled()]
                 allowed = self._allowed()
                 if not allowed:
-                    if not self._changed.wait(self._patience()) and not self._is_busy:
+                    if not self._changed.wait(self._idle_timeout()) and not self._is_busy:
                         self._unload()
                 elif (left := min(pending.came for pending in allowed) + self._time_to_join - time.monotonic()) > 0:
                     self._changed.wait(left)
@@ -206,7 +206,7 @@ class ModelWorker:
             return MOST_CHUNKS
         return MOST_CHUNKS_LIVE if self._sessions else MOST_CHUNKS_CPU
 
-    def _patience(self) -> float | None:
+    def _idle_timeout(self) -> float | None:
         """Seconds to wait if no chunk may start: until the model is unloaded, or no thread is kept for live speech."""
         limits = [self._keep_alive] if self.is_loaded and self._keep_alive is not None else []
         limits += [max(self._live_until - time.monotonic(), 0.0)] if self._queue else []
