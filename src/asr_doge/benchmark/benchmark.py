@@ -273,7 +273,7 @@ class ASRDogeBenchmark:
         return fingerprint(self.transcriber.recognizer.loaded, self.config.checkpoint_dir, hotwords)
 
     def _about(self) -> dict[str, Any]:
-        """What was measured, where and when."""
+        """Model, settings, machine and date of the measurement."""
         loaded = self.transcriber.recognizer.loaded
         counts = loaded.count_parameters()
         return {

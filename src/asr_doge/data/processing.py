@@ -115,7 +115,7 @@ def _refuse_to_overwrite_source(config: ProcessConfig, role: str, split: str) ->
 
 
 def _by_id(results: Iterable[Utterance | Rejected]) -> tuple[list[Utterance], list[Rejected]]:
-    """What is kept of one split and what is not, in their order."""
+    """The kept and the rejected recordings of one split, in their order."""
     kept: dict[str, Utterance] = {}
     rejected: list[Rejected] = []
     for result in results:

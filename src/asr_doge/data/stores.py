@@ -242,7 +242,7 @@ def http_status(error: Exception) -> int | None:
 
 
 def one_line(error: Exception) -> str:
-    """What an error of any library says, without line breaks."""
+    """The message of any library's error, without line breaks."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):  # two classes before Python 3.11
         return "no answer in time"
     status, message = http_status(error), getattr(error, "message", None)

