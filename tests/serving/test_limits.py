@@ -105,9 +105,9 @@ def test_a_client_that_leaves_takes_its_work_along(
             b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: multipart/form-data; boundary=X\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
-        until(lambda: bool(served.service.worker.callers))
-        (caller,) = served.service.worker.callers
-    until(caller.cancelled.is_set)
+        until(lambda: bool(served.service.worker.transcribers))
+        (transcriber,) = served.service.worker.transcribers
+    until(transcriber.cancelled.is_set)
     cancelled.set()
     until(lambda: idle(served))
     assert not served.service.worker.waiting
@@ -207,7 +207,7 @@ def test_a_stopping_server_finishes_what_runs(
                     if kinds[-1].endswith(("delta", "tentative")) and not asking.ident:
                         hold(one, monkeypatch, lambda: one.server.should_exit)
                         asking.start()
-                        await asyncio.to_thread(until, lambda: len(one.service.worker.callers) == 2)
+                        await asyncio.to_thread(until, lambda: len(one.service.worker.transcribers) == 2)
                         one.server.should_exit = True
             except ConnectionClosed as closed:
                 return kinds, closed.rcvd.code if closed.rcvd else 0

@@ -31,7 +31,7 @@ class PendingChunk:
     language: str | None
     hotwords: tuple[str, ...] | None
     kind: Kind = "file"
-    came: float = field(default_factory=time.monotonic)
+    arrived: float = field(default_factory=time.monotonic)
     result: "Future[Recognition]" = field(default_factory=Future)
 
     @property
@@ -42,7 +42,7 @@ class PendingChunk:
     @property
     def due(self) -> float:
         """The time, by the monotonic clock, from which later chunks no longer go before it."""
-        return self.came + PATIENCE[self.kind]
+        return self.arrived + PATIENCE[self.kind]
 
     @property
     def is_urgent(self) -> bool:

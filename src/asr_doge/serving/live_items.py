@@ -24,7 +24,7 @@ from asr_doge.serving.live_audio import AudioInput
 from asr_doge.serving.replies import logprobs, usage, word_of
 from asr_doge.serving.session_settings import SessionSettings
 from asr_doge.serving.turns import TurnAudio, TurnDetector, TurnEvent, TurnStarted, TurnStopped
-from asr_doge.serving.worker import Caller, ModelWorker
+from asr_doge.serving.worker import ModelWorker, WorkerTranscriber
 
 _LOG = logging.getLogger("asr_doge")
 
@@ -194,7 +194,7 @@ class ItemWriter:
         on_final: Callable[[float], None],
     ) -> None:
         self._worker, self._language, self._on_final = worker, language, on_final
-        self._caller: Caller | None = None
+        self._transcriber: WorkerTranscriber | None = None
         self._cancelled = False
         self._item = ItemStarted("", 0.0, SessionSettings(""))
         self._live: StreamTranscriber | None = None
@@ -221,22 +221,22 @@ class ItemWriter:
 
     def end_speech(self) -> None:
         """Cancel hypotheses of the item at work, whose end is known but may not have been handled yet."""
-        if self._caller is not None:
-            self._caller.end_speech()
+        if self._transcriber is not None:
+            self._transcriber.end_speech()
 
     def cancel(self) -> None:
         """Stop: the client has left, and what waits for the model is cancelled."""
         self._cancelled = True
-        if self._caller is not None:
-            self._caller.cancel()
+        if self._transcriber is not None:
+            self._transcriber.cancel()
 
     def _start(self, item: ItemStarted) -> None:
         language = item.settings.language or self._language
-        caller = Caller(self._worker, language, item.settings.hotwords, kind="ended")
-        self._caller = caller
+        transcriber = WorkerTranscriber(self._worker, language, item.settings.hotwords, kind="ended")
+        self._transcriber = transcriber
         if self._cancelled:
-            caller.cancel()
-        self._item, self._live = item, StreamTranscriber(caller)
+            transcriber.cancel()
+        self._item, self._live = item, StreamTranscriber(transcriber)
         self._deltas, self._tentative = Deltas(), ""
 
     def _hear(self, waiting: Sequence[NDArray[np.float32]], hypothesis: bool) -> list[Event]:
@@ -267,8 +267,8 @@ class ItemWriter:
     def _drop(self) -> None:
         """Drop the item at work."""
         self._live = None
-        if self._caller is not None:
-            self._caller.cancel()
+        if self._transcriber is not None:
+            self._transcriber.cancel()
 
     def _events_of(self, update: StreamUpdate) -> list[Event]:
         events = []

@@ -50,9 +50,9 @@ class Service:
         return round(self.config.max_upload_mb * 1_000_000)
 
     def close(self) -> None:
-        """End the threads and the fork server; callers that still wait are cancelled."""
-        for caller in list(self.worker.callers):
-            caller.cancel()
+        """End the threads and the fork server; requests that still wait are cancelled."""
+        for transcriber in list(self.worker.transcribers):
+            transcriber.cancel()
         self.worker.close()
         for pool in (self.files, self.listening, self.live):
             pool.shutdown(wait=True, cancel_futures=True)

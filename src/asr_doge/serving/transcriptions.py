@@ -29,7 +29,7 @@ from asr_doge.serving.replies import delta_event, done_event, reply, warning_hea
 from asr_doge.serving.service import Service
 from asr_doge.serving.session_settings import Chunking
 from asr_doge.serving.uploads import close_form, read_form, recording_of
-from asr_doge.serving.worker import Caller
+from asr_doge.serving.worker import WorkerTranscriber
 
 KEEP_ALIVE_SECONDS = 10.0
 """Without an event for so long, a comment is sent, so that no proxy takes the connection for dead."""
@@ -43,7 +43,7 @@ class _Work:
 
     service: Service
     request: TranscriptionRequest
-    caller: Caller
+    transcriber: WorkerTranscriber
     file: BinaryIO
     name: str
 
@@ -53,8 +53,8 @@ class _Work:
         Raises:
             AudioError: it cannot be read.
         """
-        chunking = self.request.chunking or ("auto" if self.caller.cut_at_pauses else None)
-        (result,) = self.caller.transcribe_each([self._chunks(chunking)])
+        chunking = self.request.chunking or ("auto" if self.transcriber.cut_at_pauses else None)
+        (result,) = self.transcriber.transcribe_each([self._chunks(chunking)])
         if isinstance(result, FailedTranscription):
             raise result.error
         return replace(result, notes=(*result.notes, *self.request.notes))
@@ -65,13 +65,13 @@ class _Work:
         Raises:
             AudioError: it cannot be read.
         """
-        live = StreamTranscriber(self.caller)
+        live = StreamTranscriber(self.transcriber)
         notes = list(self.request.notes)
         incomplete = None
         try:
             for samples, chunk in self._chunks(self.request.chunking or "auto").read(notes.append):
                 if chunk is not None:  # before it is recognized: if it is too short, it is all there is
-                    check_long_enough(samples, self.caller.sampling_rate, self.name)
+                    check_long_enough(samples, self.transcriber.sampling_rate, self.name)
                 update = live.feed_chunk(samples, chunk)
                 if update is not None:
                     self._send(update.finished, live, send)
@@ -79,7 +79,9 @@ class _Work:
             if not live.seconds:
                 raise
             incomplete = str(error)
-        check_long_enough(round(live.seconds * self.caller.sampling_rate), self.caller.sampling_rate, self.name)
+        check_long_enough(
+            round(live.seconds * self.transcriber.sampling_rate), self.transcriber.sampling_rate, self.name
+        )
         self._send(live.finish().finished, live, send)
         result = replace(live.transcription(), notes=tuple(notes), incomplete=incomplete)
         send(done_event(result, self.request))
@@ -94,7 +96,7 @@ class _Work:
             is_first = False
 
     def _chunks(self, chunking: Chunking) -> ChunkSource:
-        decoder, cancelled = self.service.decoder, self.caller.cancelled
+        decoder, cancelled = self.service.decoder, self.transcriber.cancelled
         return ChunkSource(
             lambda on_note: decoder.chunks(self.file, self.name, cancelled, on_note, chunking), self.name
         )
@@ -111,9 +113,9 @@ async def transcribe(request: Request) -> Response:
         wanted = parse_fields(form, service.models, service.worker.facts.has_word_times)
         file, name = recording_of(form, service.most_bytes)
         language = wanted.language or service.config.language
-        caller = Caller(service.worker, language, wanted.hotwords)
-        stack.callback(caller.cancel)
-        work = _Work(service, wanted, caller, file, name)
+        transcriber = WorkerTranscriber(service.worker, language, wanted.hotwords)
+        stack.callback(transcriber.cancel)
+        work = _Work(service, wanted, transcriber, file, name)
         if wanted.stream:
             return _EventResponse(_events(work, request.state.request_id), stack.pop_all())
         result = await _until_gone(request, work)
@@ -158,10 +160,10 @@ async def _until_gone(request: Request, work: _Work) -> Transcription:
     finally:
         watch.cancel()
         if not task.done():
-            work.caller.cancel()
+            work.transcriber.cancel()
             with suppress(Exception, asyncio.CancelledError):
                 await asyncio.shield(task)
-    if work.caller.cancelled.is_set():
+    if work.transcriber.cancelled.is_set():
         raise ClientDisconnect
     try:
         return task.result()
@@ -192,7 +194,7 @@ async def _events(work: _Work, request_id: str) -> AsyncIterator[str]:
         except AudioError as error:
             send(_unreadable(error).body)
         except Exception:
-            if not work.caller.cancelled.is_set():
+            if not work.transcriber.cancelled.is_set():
                 logging.getLogger("asr_doge").exception("request %s failed", request_id)
                 send(failure(request_id).body)
         finally:
@@ -211,6 +213,6 @@ async def _events(work: _Work, request_id: str) -> AsyncIterator[str]:
             kind = "event: error\n" if "error" in event else ""
             yield f"{kind}data: {json.dumps(event, ensure_ascii=False)}\n\n"
     finally:
-        work.caller.cancel()
+        work.transcriber.cancel()
         with suppress(Exception, asyncio.CancelledError):
             await asyncio.shield(task)

@@ -1,8 +1,8 @@
-"""The server's model, and the threads that run it for all callers.
+"""The server's model, and the threads that run it for all requests and live sessions.
 
 Promises: chunks of files and streams that come within a few milliseconds are recognized in one pass, with others of
 similar length; live speech that has ended goes before all that waits, and no file waits for ever; a chunk that breaks
-the model costs its own caller only; the chunks of a cancelled caller leave the queue. Results do not depend on who
+the model costs its own request only; the chunks of a cancelled request leave the queue. Results do not depend on who
 else is in the batch, as the recognizer promises. The model is unloaded after a time without work and loaded again
 when needed.
 On a CPU two threads run the model, each with half of the cores: batches save little there, and the threads of one pass
@@ -40,7 +40,7 @@ LIVE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What callers need to know of the model, loaded or not.
+    """Properties of the model that are known though it may be unloaded.
 
     Attributes:
         name: as the user gave it.
@@ -67,14 +67,14 @@ class ModelWorker:
     Args:
         name: of the model.
         load: loads it.
-        metrics: told what is done.
+        metrics: counts batches and seconds.
         batch_seconds: audio in one batch, padding included.
         wait: seconds to wait for others to join a batch.
         keep_alive: seconds without work after which the model is unloaded; None for never.
-        threads: that run the model; default, what suits its device.
+        threads: threads that run the model; default, as many as suit its device.
 
     Attributes:
-        callers: those that have not left.
+        transcribers: those that are not cancelled.
 
     Raises:
         ASRDogeError: the model cannot be loaded.
@@ -96,7 +96,7 @@ class ModelWorker:
         self._loading = threading.Lock()
         self.facts = _facts(name, self._transcriber)
         metrics.model_loaded.set(1)
-        self.callers: set[Caller] = set()
+        self.transcribers: set[WorkerTranscriber] = set()
         self._queue: list[PendingChunk] = []
         self._at_work = {True: 0, False: 0}  # threads, with a batch that is urgent or not
         self._live_until, self._sessions = 0.0, 0
@@ -114,7 +114,7 @@ class ModelWorker:
 
     @property
     def waiting(self) -> int:
-        """Chunks in the queue that somebody still wants."""
+        """Number of chunks in the queue that are not cancelled."""
         with self._changed:
             return sum(not pending.result.done() for pending in self._queue)
 
@@ -148,7 +148,7 @@ class ModelWorker:
         return [pending.result for pending in new]
 
     def close(self) -> None:
-        """Finish the batches at work, fail what waits, and end the threads."""
+        """Finish the running batches, cancel pending chunks, and end the threads."""
         self._stop()
         for thread in self._threads:
             thread.join()
@@ -162,7 +162,7 @@ class ModelWorker:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            self._metrics.queue_seconds.observe(time.monotonic() - batch[0].came)
+            self._metrics.queue_seconds.observe(time.monotonic() - batch[0].arrived)
             self._recognize(batch)
             with self._changed:
                 self._at_work[batch[0].is_urgent] -= 1
@@ -177,7 +177,7 @@ class ModelWorker:
                 if not allowed:
                     if not self._changed.wait(self._idle_timeout()) and not self._is_busy:
                         self._unload()
-                elif (left := min(pending.came for pending in allowed) + self._time_to_join - time.monotonic()) > 0:
+                elif (left := min(pending.arrived for pending in allowed) + self._time_to_join - time.monotonic()) > 0:
                     self._changed.wait(left)
                 else:
                     most = min(math.ceil(len(allowed) / self._free_threads(allowed[0].is_urgent)), self._most_chunks())
@@ -194,8 +194,8 @@ class ModelWorker:
 
     @property
     def _time_to_join(self) -> float:
-        """Seconds that a chunk waits for others; an only caller sends its chunks together, so they do not wait."""
-        return self._wait if len(self.callers) != 1 else 0.0
+        """Seconds that a chunk waits for others; the only request sends its chunks together, so they do not wait."""
+        return self._wait if len(self.transcribers) != 1 else 0.0
 
     @property
     def _is_live(self) -> bool:
@@ -242,7 +242,7 @@ class ModelWorker:
             return
         self._metrics.batch(len(batch), sum(pending.seconds for pending in batch), time.monotonic() - began)
         for pending, recognition in zip(batch, recognitions, strict=True):
-            with suppress(InvalidStateError):  # nobody wants it any more
+            with suppress(InvalidStateError):  # cancelled meanwhile
                 pending.result.set_result(recognition)
 
     def _hotwords(self, batch: Sequence[PendingChunk]) -> list[Sequence[str]]:
@@ -250,7 +250,7 @@ class ModelWorker:
         return [own if pending.hotwords is None else pending.hotwords for pending in batch]
 
     def loaded(self) -> Transcriber:
-        """The model, loaded if it is not; for the worker's own threads."""
+        """The model, loaded again if necessary; for the worker's own threads."""
         with self._loading:
             if self._transcriber is None:
                 self._transcriber = self._load()
@@ -284,13 +284,13 @@ def _facts(name: str, transcriber: Transcriber) -> ModelFacts:
     )
 
 
-class Caller(RecordingTranscriber):
-    """A transcriber for one request or one item of a session, which runs the model of the worker.
+class WorkerTranscriber(RecordingTranscriber):
+    """A transcriber for one request or one item of a session, which queues its chunks for the worker.
 
     Args:
-        worker: has the model.
-        language: spoken; None where it is not known.
-        hotwords: to listen for; None for the server's own.
+        worker: recognizes the chunks.
+        language: the spoken language; None if unknown.
+        hotwords: words to listen for; None for the server's own.
         kind: of the chunks that it passes to `recognize_chunks`.
     """
 
@@ -308,7 +308,7 @@ class Caller(RecordingTranscriber):
         self._worker, self._kind = worker, kind
         self._waiting: list[Future[Recognition]] = []
         self._hypothesis: Future[Recognition] | None = None
-        worker.callers.add(self)
+        worker.transcribers.add(self)
 
     def recognize_chunks(
         self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
@@ -316,7 +316,7 @@ class Caller(RecordingTranscriber):
         """See `RecordingTranscriber.recognize_chunks`.
 
         Raises:
-            CancelledError: the caller was cancelled.
+            CancelledError: the transcriber was cancelled.
         """
         spoken = languages or [self.language] * len(chunks)
         waiting = self._waiting = self._worker.submit(chunks, spoken, self.hotwords, self._kind)
@@ -328,7 +328,7 @@ class Caller(RecordingTranscriber):
         """See `RecordingTranscriber.recognize_open`; None once the speech is over.
 
         Raises:
-            CancelledError: the caller was cancelled.
+            CancelledError: the transcriber was cancelled.
         """
         (self._hypothesis,) = self._worker.submit([chunk], [self.language], self.hotwords, "open")
         if self._is_over.is_set():
@@ -347,9 +347,9 @@ class Caller(RecordingTranscriber):
             self._hypothesis.cancel()
 
     def cancel(self) -> None:
-        """Take what still waits out of the queue; later calls raise a CancelledError."""
+        """Take pending chunks out of the queue; later calls raise a CancelledError."""
         self.cancelled.set()
-        self._worker.callers.discard(self)
+        self._worker.transcribers.discard(self)
         self.end_speech()
         for future in self._waiting:
             future.cancel()
