@@ -59,7 +59,7 @@ def test_too_large_a_file_that_does_not_say_so(strict: Running) -> None:
 @pytest.mark.parametrize("way", ["too long in all", "silent"])
 def test_a_slow_sender_is_not_waited_for(strict: Running, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     if way == "silent":
-        monkeypatch.setattr(uploads, "SILENCE_SECONDS", 0.3)
+        monkeypatch.setattr(uploads, "STALL_SECONDS", 0.3)
     else:
         monkeypatch.setattr(strict.service.config, "upload_timeout", 0.3)
     with closing(half_a_request(strict)) as slow:
@@ -259,8 +259,8 @@ def test_an_item_that_breaks_the_model_costs_itself_only(
 
 def test_who_sends_faster_than_is_heard_is_read_no_further(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the model is at work on the first words: a quarter of an hour of sound, 40 MB, does not get through."""
-    monkeypatch.setattr(realtime, "MOST_UNHEARD", 1 << 20)
-    monkeypatch.setattr(realtime, "MOST_UNWRITTEN_SECONDS", 1)
+    monkeypatch.setattr(realtime, "MOST_INBOX_CHARACTERS", 1 << 20)
+    monkeypatch.setattr(realtime, "MOST_PENDING_SECONDS", 1)
     may_go_on = threading.Event()
     hold(served, monkeypatch, may_go_on.is_set)
     loud = np.random.default_rng(0).normal(0, 0.2, SAMPLE_RATE)

@@ -19,7 +19,7 @@ MOST_LENGTH_RATIO = 2.0
 SHORT_SECONDS = 2.0
 Kind = Literal["ended", "open", "file"]
 """The origin of a chunk: live speech that has ended, live speech that continues, or a file."""
-PATIENCE: dict[Kind, float] = {"ended": 0.0, "open": 0.5, "file": 1.0}
+QUEUE_SECONDS: dict[Kind, float] = {"ended": 0.0, "open": 0.5, "file": 1.0}
 """Seconds that a chunk of each kind may wait while later chunks go first."""
 
 
@@ -42,7 +42,7 @@ class PendingChunk:
     @property
     def due(self) -> float:
         """The time, by the monotonic clock, from which later chunks no longer go before it."""
-        return self.arrived + PATIENCE[self.kind]
+        return self.arrived + QUEUE_SECONDS[self.kind]
 
     @property
     def is_urgent(self) -> bool:

@@ -1,8 +1,8 @@
-"""A live session without its network: a client's messages to items of audio, and items to text.
+"""A live session without its network: turn a client's messages into items of audio, and items into text.
 
 An item, OpenAI's word, is a stretch of audio that gets a transcript: a turn, or what the client commits.
 Promises: `Listener` turns messages into `Event`s for the client and `ItemEvent`s, without the model; `ItemWriter` turns
-`ItemEvent`s into `Event`s with it. Each keeps its order, so the two may run at the same time. The deltas of an item
+`ItemEvent`s into `Event`s with it. Each works in order, and the two may run at the same time. The deltas of an item
 only grow; its `completed` holds the text that its audio would have as a file.
 """
 
@@ -70,9 +70,9 @@ class Listener:
     """Turns the messages of one client into events for it and `ItemEvent`s, in order.
 
     Args:
-        settings: at the start.
-        models: names under which the model may be asked for.
-        session_id: of the session.
+        settings: the initial settings.
+        models: names under which the model may be requested.
+        session_id: id of the session.
     """
 
     def __init__(self, settings: SessionSettings, models: Sequence[str], session_id: str) -> None:
@@ -80,15 +80,15 @@ class Listener:
         self._models = models
         self._input = AudioInput(settings.format)
         self._turns = TurnDetector(settings.turn_detection) if settings.turn_detection else None
-        self._heard = 0  # samples
-        self._item: str | None = None  # that is open
+        self._heard = 0  # samples received
+        self._item: str | None = None  # id of the open item
         self._previous: str | None = None
 
     def handle(self, message: Event) -> list[Event | ItemEvent]:
         """The events that follow from a message.
 
         Raises:
-            ValueError: it cannot be understood; the message says why.
+            ValueError: the message is malformed; the error says why.
         """
         kind = message.get("type")
         if kind == "input_audio_buffer.append":
@@ -108,14 +108,14 @@ class Listener:
         raise ValueError(f"'{str(kind)[:60]}' is no event of a transcription session")
 
     def commit(self) -> list[Event | ItemEvent]:
-        """End the item that is open; without one, an empty item answers."""
+        """End the open item; if none is open, an empty item is committed."""
         if self._turns is not None:
             return self._of_turns(self._turns.stop())
         return [*self._start(self._heard), *self._end()]
 
     @property
     def is_open(self) -> bool:
-        """Whether an item is."""
+        """Whether an item is open."""
         return self._item is not None
 
     def _hear(self, samples: NDArray[np.float32]) -> list[Event | ItemEvent]:
@@ -220,12 +220,12 @@ class ItemWriter:
         return events + self._hear(waiting, hypothesis=True)
 
     def end_speech(self) -> None:
-        """Cancel hypotheses of the item at work, whose end is known but may not have been handled yet."""
+        """Cancel hypotheses of the current item, whose end is known but may not have been handled yet."""
         if self._transcriber is not None:
             self._transcriber.end_speech()
 
     def cancel(self) -> None:
-        """Stop: the client has left, and what waits for the model is cancelled."""
+        """Stop, since the client has disconnected: chunks that wait for the model are cancelled."""
         self._cancelled = True
         if self._transcriber is not None:
             self._transcriber.cancel()
@@ -244,7 +244,7 @@ class ItemWriter:
             return []
         try:
             update = self._live.feed(np.concatenate(waiting), hypothesis)
-        except CancelledError:  # the client has left
+        except CancelledError:  # the client has disconnected
             raise
         except Exception:
             return [self._failed()]
@@ -265,7 +265,7 @@ class ItemWriter:
         return events
 
     def _drop(self) -> None:
-        """Drop the item at work."""
+        """Drop the current item."""
         self._live = None
         if self._transcriber is not None:
             self._transcriber.cancel()
@@ -292,7 +292,7 @@ class ItemWriter:
         return event | ({"logprobs": logprobs(words)} if settings.with_logprobs else {})
 
     def _failed(self) -> Event:
-        """The item is lost, and the session goes on."""
+        """Drop the item after an error; the session continues."""
         self._drop()
         _LOG.exception("item %s failed", self._item.item_id)
         error = {"type": "server_error", "code": "transcription_failed", "param": None}
@@ -304,17 +304,17 @@ class ItemWriter:
 
 
 class Deltas:
-    """The text of an item as it grows, for clients that join what they are sent.
+    """The text of an item in increments, for clients that concatenate them.
 
-    A word that was sent stays sent; where its segment's final text has others, only those beyond as many are added.
+    Words that were sent cannot be changed: of a segment's final text, only words beyond their number are sent.
     """
 
     def __init__(self) -> None:
-        self._open = 0  # words sent of the segments that are open
+        self._open = 0  # number of words sent of the open segment
         self._is_begun = False
 
     def take(self, update: StreamUpdate) -> str:
-        """What to add, perhaps nothing."""
+        """The text to append; may be empty."""
         finished = [word for segment in update.finished for word in segment.text.split()]
         committed = update.committed.split()
         words = finished[self._open :] if update.finished else []
@@ -329,12 +329,12 @@ class Deltas:
 
 
 def new_event(kind: str, **values: Any) -> Event:
-    """An event of the server's."""
+    """An event from the server."""
     return {"type": kind, "event_id": new_id("event")} | values
 
 
 def new_id(kind: str) -> str:
-    """A name that is used once."""
+    """A unique id."""
     return f"{kind}_{uuid4().hex[:20]}"
 
 

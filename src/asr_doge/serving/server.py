@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
 
 
 class TimeoutProtocol(H11Protocol):
-    """HTTP/1.1 with timeouts: for silence, for headers that come byte by byte, and for replies that nobody reads."""
+    """HTTP/1.1 with timeouts: for idle connections, for slow headers, and for replies that the client does not read."""
 
     _timeout: asyncio.TimerHandle | None = None
 

@@ -134,7 +134,7 @@ async def translate() -> Response:
 
 
 class _EventResponse(StreamingResponse):
-    """A streamed reply, which gives back what it holds though its client may leave before the first event."""
+    """A streamed reply that releases its resources even if the client disconnects before the first event."""
 
     def __init__(self, events: AsyncIterator[str], held: ExitStack) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
@@ -150,7 +150,7 @@ async def _until_gone(request: Request, work: _Work) -> Transcription:
 
     Raises:
         APIError: the recording cannot be read.
-        ClientDisconnect: the client left.
+        ClientDisconnect: the client disconnected.
     """
     task = asyncio.get_running_loop().run_in_executor(work.service.files, work.whole)
     watch = asyncio.create_task(_gone(request))

@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from asr_doge.serving.errors import APIError
 
-SILENCE_SECONDS = 30.0
+STALL_SECONDS = 30.0
 """Seconds without data after which an upload fails."""
 FIELD_BYTES = 1 << 20
-"""All that comes beside the file, and any one field."""
+"""Largest size of all other fields together, and of one field."""
 MOST_FIELDS = 1000
 
 
@@ -31,7 +31,7 @@ async def read_form(request: Request, most_bytes: int, timeout: float) -> FormDa
 
     Raises:
         APIError: 400, 408 or 413.
-        ClientDisconnect: the sender left.
+        ClientDisconnect: the client disconnected.
     """
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
@@ -64,16 +64,16 @@ def check_length(request: Request, most_bytes: int) -> None:
 
 
 async def _limited(request: Request, most_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body as it comes."""
+    """Yield the body as it arrives, within the limits."""
     received = 0
     body = request.stream()
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(body), SILENCE_SECONDS)
+            chunk = await asyncio.wait_for(anext(body), STALL_SECONDS)
         except StopAsyncIteration:
             return
         except asyncio.TimeoutError:
-            raise _too_slow(SILENCE_SECONDS) from None
+            raise _too_slow(STALL_SECONDS) from None
         received += len(chunk)
         if received > most_bytes + FIELD_BYTES:
             raise _too_large(most_bytes)
