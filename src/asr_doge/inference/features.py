@@ -197,15 +197,10 @@ def _stored(
 ) -> set[str]:
     """Ids of utterances whose features are stored. Features stay valid if the recording is gone, as in training."""
     stored = {utterance.id for utterance in utterances if writer.holds(utterance.id, None, copies.get(utterance.id, 1))}
-    here = [utterance for utterance in utterances if utterance.id in stored and _exists(utterance.audio_path)]
+    here = [utterance for utterance in utterances if utterance.id in stored and os.path.exists(utterance.audio_path)]  # noqa: PTH110 - False where Path.exists raises
     stamps = [(utterance.audio_path, writer.stamp(utterance.id) or "") for utterance in here]
     unchanged = KnownCopies(writer.store).unchanged(stamps, verify=verify)
     return stored - {utterance.id for utterance, is_same in zip(here, unchanged, strict=True) if not is_same}
-
-
-def _exists(path: Path) -> bool:
-    """False too where `Path.exists` raises, as for a name that is too long."""
-    return os.path.exists(path)  # noqa: PTH110
 
 
 def _require_space(writer: FeatureCacheWriter, work: FeaturesWork, copies: dict[str, int], per_second: float) -> None:

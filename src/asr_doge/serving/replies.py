@@ -7,7 +7,8 @@ that it is right.
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from statistics import fmean
 from typing import Any
 
 from asr_doge.inference.output import document
@@ -109,6 +110,7 @@ def _segment(number: int, segment: Segment, token_ids: Callable[[str], list[int]
 
     Silence gives no segment, so `no_speech_prob` is 0; texts are not sampled, so `temperature` is 0.
     """
+    scores = [_logprob(word) for word in segment.words if word.confidence is not None]
     fields: dict[str, Any] = {
         "id": number,
         "seek": round(SEEK_FRAMES * segment.start),
@@ -117,7 +119,7 @@ def _segment(number: int, segment: Segment, token_ids: Callable[[str], list[int]
         "text": segment.text,
         "tokens": token_ids(segment.text),
         "temperature": 0.0,
-        "avg_logprob": round(_mean([_logprob(word) for word in segment.words if word.confidence is not None]), 4),
+        "avg_logprob": round(fmean(scores) if scores else 0.0, 4),
         "compression_ratio": round(_compression_ratio(segment.text), 4),
         "no_speech_prob": 0.0,
     }
@@ -128,10 +130,6 @@ def _segment(number: int, segment: Segment, token_ids: Callable[[str], list[int]
 
 def _logprob(word: Word) -> float:
     return math.log(max(word.confidence or 0.0, LEAST_CONFIDENCE))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
 
 
 def _compression_ratio(text: str) -> float:
