@@ -78,7 +78,7 @@ def test_a_silent_connection_is_closed(served: Running, monkeypatch: pytest.Monk
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux closes such connections")
 def test_who_takes_nothing_of_the_replies_is_let_go(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Far more is asked for than the two ends of a connection hold, and nothing of it is read."""
-    monkeypatch.setattr(server, "UNTAKEN_SECONDS", 0.2)
+    monkeypatch.setattr(server, "ACKNOWLEDGE_SECONDS", 0.2)
     connections = served.server.server_state.connections
     others = set(connections)  # which earlier clients may keep for half a minute
     with closing(socket.socket()) as greedy:

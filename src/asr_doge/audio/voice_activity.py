@@ -39,17 +39,17 @@ NEARLY_AS_LOUD = 10 ** (-20 / 10)
 """Power, relative to the loudest recent frame, from which a frame is sound. In digit strings of five people the model
 missed every eighth word of one of them."""
 ABOVE_FLOOR = 10 ** (10 / 10)
-"""Such a frame must also be this far above the quietest recent one, since steady noise is not speech."""
+"""Such a frame must also be this far above the noise floor, since steady noise is not speech."""
 FLOOR_RISE = 1.002
-"""Factor by which the quietest frame counts more after each frame; tenfold after 37 s."""
+"""Rise of the noise floor (the quietest recent frame), per frame; tenfold in 37 s."""
 FORGETTING = 0.999
-"""Factor by which the loudest frame counts less after each frame; half after 22 s."""
+"""Decay of the running peak, per frame; it halves in 22 s."""
 
 RUNNING_START_SECONDS, FULL_LEVEL = 0.25, 0.95
 """Silence before a clip, and its peak, when the model is run on it again."""
 VOICED_FRAMES, VOICED = 4, 0.6
-"""Speech has this mean probability over so many frames in a row, an eighth of a second. Of 250 single digits of five
-people the highest such mean was at least 0.83, of computed melodies at most 0.45."""
+"""Speech reaches this mean probability over `VOICED_FRAMES` frames in a row, an eighth of a second. Of 250 single
+digits of five people the highest such mean was at least 0.83, of computed melodies at most 0.45."""
 
 
 class VoiceActivityDetector:

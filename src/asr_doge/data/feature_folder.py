@@ -37,7 +37,7 @@ OTHER_SOURCE_REMEDY = "with another --output_dir, or with --overwrite to replace
 
 
 def shard_count(seconds: float, shard_seconds: float) -> int:
-    """Files for so much audio: the power of two that leaves at most `shard_seconds` for each, on average."""
+    """Number of files for this much audio: the power of two that leaves at most `shard_seconds` for each on average."""
     count = 1
     while count * shard_seconds < seconds:
         count *= 2

@@ -57,7 +57,7 @@ class Store(Protocol):
         """Free space; None if there is no limit or it is not known."""
 
     def local_path(self, name: str) -> Path | None:
-        """The path by which the file can be mapped into memory, if any."""
+        """The path of a file that can be mapped into memory, if any."""
 
 
 def open_store(folder: str | os.PathLike[str]) -> Store:

@@ -33,7 +33,7 @@ from asr_doge.inference.chunking import Chunk
 
 @dataclass(frozen=True)
 class BlockSource:
-    """A recording that somebody else decodes.
+    """A recording that the caller decodes.
 
     Attributes:
         read: gives the blocks, `[samples]` each, mono, at the model's sampling rate. It passes remarks to its argument,
@@ -47,7 +47,7 @@ class BlockSource:
 
 @dataclass(frozen=True)
 class ChunkSource:
-    """A recording that somebody else decodes and cuts into chunks.
+    """A recording that the caller decodes and cuts into chunks.
 
     Attributes:
         read: gives pairs: the number of samples so far, and the chunk that they complete, if any. It passes remarks to

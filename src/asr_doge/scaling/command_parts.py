@@ -17,17 +17,17 @@ from asr_doge.scaling.engines import StageError, TransientError
 from asr_doge.scaling.ray_engine import run_on_ray
 
 PARTS_PER_WORKER = 2
-"""Parts for each worker, so that one that is slow or lost leaves less to the others."""
+"""Parts for each worker: several, so that one that is slow or lost leaves less to the others."""
 MOST_ATTEMPTS = 3
 
 Report = TypeVar("Report")
 
 
 class PartsWorker(Generic[Report]):
-    """Does parts.
+    """Runs parts of a command.
 
     Args:
-        load: loads what they need; what it returns does a part, such as `2/8`.
+        load: loads what the parts need, and returns the function that runs a part such as `2/8`.
     """
 
     def __init__(self, load: Callable[[], Callable[[str], Report]]) -> None:
@@ -55,7 +55,7 @@ class PartsWorker(Generic[Report]):
             raise StageError(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
-        """Nothing is left to end."""
+        """End nothing."""
 
 
 def run_parts(
@@ -101,7 +101,7 @@ def run_parts(
 
 
 def part_names(config: EngineConfig, most: int | None = None) -> list[str]:
-    """The parts for the workers of a cluster, at most so many."""
+    """The parts for the workers of a cluster; at most `most`."""
     count = PARTS_PER_WORKER * config.worker_range()[1]
     count = min(count, most) if most else count
     return [f"{part}/{count}" for part in range(1, count + 1)]

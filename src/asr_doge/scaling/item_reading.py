@@ -59,7 +59,7 @@ class ItemReader:
         self._decoder = FileDecoder(memory)
 
     def start(self) -> str | None:
-        """Get ready; returns what the user should know, if anything."""
+        """Prepare; returns a note for the user, if any."""
         return None
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class ItemReader:
         self._decoder.close()
 
     def read_ahead(self, items: Sequence[Item]) -> Iterator["Reading"]:
-        """Recordings in order; each must be read, or left, before the next is asked for."""
+        """Recordings in order; each must be read, or skipped, before the next is requested."""
         waiting = iter(items)
         ahead: deque[Reading] = deque()
         with ThreadPoolExecutor(self._at_once) as threads:
@@ -127,7 +127,7 @@ class ItemReader:
 
 
 def item_reader(config: TranscribeJobConfig) -> ItemReader:
-    """A reader as the settings want it."""
+    """The reader for these settings."""
     memory = config.decode_memory_mb * 1_000_000
     settings = config.decoders, config.max_attempts, memory, _CHANNELS[config.channels]
     if config.decode_workers:
@@ -308,7 +308,7 @@ def _copy_range(item: Item, copy: IO[bytes]) -> None:
 
 
 def _copy(file: BinaryIO, copy: IO[bytes], left: int | None) -> None:
-    """Copy so many bytes, or all."""
+    """Copy `left` bytes, or all."""
     while left is None or left > 0:
         block = file.read(_COPIED_BYTES if left is None else min(left, _COPIED_BYTES))
         if not block:

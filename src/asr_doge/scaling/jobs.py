@@ -1,6 +1,6 @@
-"""A job from its settings to its summary: list, shard, run on an engine, count.
+"""Run a job from its settings to its summary: list its items, divide them into shards, run an engine, count.
 
-Promises: the same command goes on with a job that was stopped; what was finished is kept whatever stops the rest; every
+Promises: the same command continues a job that was stopped; finished shards are kept whatever stops the others; every
 recording ends as one line of the output, a text or an error, and those with errors are named in the summary.
 """
 
@@ -99,7 +99,7 @@ def _transcribe_worker(config: TranscribeJobConfig, folder: JobFolder) -> ShardW
 
 
 def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _transcribe_worker) -> JobSummary:
-    """Transcribe in shards, on the engine that is asked for.
+    """Transcribe in shards, on the configured engine.
 
     Args:
         config: of the command.
@@ -172,7 +172,7 @@ def _run(
     tasks: Sequence[Shard],
     done: list[ShardReport],
 ) -> list[str]:
-    """Do shards, with a bar of hours; returns why some were left."""
+    """Process shards, with a progress bar; returns the reasons of those that were left."""
     failures = 0
     begin = time.perf_counter()
     metrics = Metrics(len(tasks)) if config.engine == "ray" else None

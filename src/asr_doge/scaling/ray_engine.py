@@ -29,9 +29,9 @@ from asr_doge.scaling.configuration import EngineConfig
 from asr_doge.scaling.engines import Outages, StageError, Task, TransientError, Worker, note_failure
 
 CONNECT_SECONDS = 10.0
-"""Time in which a cluster must answer."""
+"""Seconds in which a cluster must answer."""
 MOST_FALSE_STARTS = 4
-"""Workers that fail one after another in the same place, before they begin a task, that stop the job."""
+"""Workers in a row that fail in the same place, before they begin a task, after which the job stops."""
 _LOOK_SECONDS = 1.0
 
 
@@ -44,17 +44,18 @@ def run_on_ray(
     on_worker_death: Callable[[Task, str], Sequence[Task]],
     decode_workers: int = 0,
 ) -> list[str]:
-    """Do tasks on a cluster, in any order; returns why those were left that cannot be done now.
+    """Run tasks on a cluster, in any order; returns the reasons of those that were left, which cannot be done now.
 
     Args:
-        make: makes a worker, on the node where it is to work.
-        tasks: what is to be done.
-        config: of the cluster and its workers.
+        make: makes a worker, on its node.
+        tasks: the tasks.
+        config: settings of the cluster and its workers.
         on_report: called with the report of each task.
-        paths: that the tasks read or write. If any is relative, workers get the working directory of this process.
+        paths: paths that the tasks read or write. If any is relative, workers get the working directory of this
+            process.
         on_worker_death: gives the tasks to do instead of one that ended its worker, for the reason given. It must see
             to it that this does not go on for ever.
-        decode_workers: actors of one core each that every worker hires for itself, if there is room.
+        decode_workers: actors of one core each that every worker starts for its decoding, if there is room.
 
     Raises:
         ConfigError: no cluster, one of another version, or one with too little room.
@@ -181,7 +182,7 @@ class _Pool(Generic[Task]):
         self._actor = ray.remote(RemoteWorker).options(max_restarts=0, max_task_retries=0, **options)
 
     def run(self, tasks: Sequence[Task], on_report: Callable[[Any], None], fewest: int, most: int) -> list[str]:
-        """Do all tasks; returns why some were left."""
+        """Run all tasks; returns the reasons of those that were left."""
         self._waiting.extend(tasks)
         wanted, count = min(fewest, len(tasks)), min(most, len(tasks))
         outages: Outages[Task] = Outages(count)

@@ -1,11 +1,11 @@
-"""A worker's way with a shard: from its recordings, through decoders that it starts and ends, to its committed lines.
+"""Process a shard in a worker: decode its recordings, get their results, and commit the lines of the output.
 
-Promises: finished lines of a shard under way are stored durably every little while, so that whoever goes on with it
-does the rest only. If its worker died or failed, that is done one recording at a time, and each is noted durably before
+Promises: finished lines of an unfinished shard are stored durably at short intervals, so that another worker needs to
+do the rest only. If a worker died or failed, the rest is done one recording at a time, and each is noted durably before
 it is begun: one that ends its worker `max_attempts` times is given up, with a line that says so, and its neighbours
-keep theirs. A recording that ends its decoder is no such case: it fails by itself (see
-`asr_doge.scaling.item_reading`). One that cannot be fetched leaves the whole shard undone, since the store may be at
-fault. It knows neither engine nor model, and loads no torch.
+keep theirs. A recording that crashes its decoder only fails itself (see `asr_doge.scaling.item_reading`). One that
+cannot be fetched leaves the whole shard undone, since the store may be at fault. It knows neither engine nor model, and
+loads no torch.
 """
 
 import json
@@ -124,7 +124,7 @@ class ShardWorker(ABC):
             raise
 
     def _leave(self, shard: Shard, attempts: Attempts) -> None:
-        """Note how far a shard came that is left, up to the first recording that other keys may open."""
+        """Store the progress of a shard that is left, up to the first recording to which access was denied."""
         if attempts.denied:
             del attempts.lines[attempts.denied[0] :]
             attempts.denied, attempts.tried, attempts.reason, attempts.given_up = [], 0, None, 0

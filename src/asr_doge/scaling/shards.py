@@ -7,7 +7,7 @@ whoever writes it and however often, so two processes on one folder waste time, 
 that cannot be read or written is a `TransientError`. It does not know what is in a line.
 
 A job of 3 shards leaves `job.json`, `transcripts-00001-of-00003.jsonl` with `transcripts-00001-of-00003.done.json`
-and so on, and, when it is complete, `summary.json`. An `.attempts.json` is of a shard that was begun.
+and so on, and, when it is complete, `summary.json`. An `.attempts.json` has the progress of an unfinished shard.
 """
 
 import hashlib
@@ -146,7 +146,7 @@ class JobFolder:
         self._store = open_store(url)
 
     def clear(self) -> None:
-        """Remove what a job left here, of whatever it was."""
+        """Remove the files of any job in this folder."""
         for name in self._store.sizes():
             shard = r"transcripts-\d+-of-\d+\.(jsonl|parquet|done\.json|attempts\.json)"
             if name in (JOB, SUMMARY) or re.fullmatch(shard, name):

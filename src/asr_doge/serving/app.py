@@ -203,7 +203,7 @@ async def metrics(request: Request) -> Response:
 
 @models.get("")
 async def list_models(request: Request) -> dict[str, Any]:
-    """The model, and the names under which it may be asked for."""
+    """The model, and the names under which it may be requested."""
     service: Service = request.app.state.service
     return {"object": "list", "data": [_model(name, service) for name in service.models]}
 

@@ -19,16 +19,16 @@ from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.service import Service
 
 HEADER_SECONDS = 20.0
-"""A connection is closed if the next request has not begun after so long."""
-UNTAKEN_SECONDS = 60.0
-"""A connection is closed if its client has acknowledged none of its reply for so long, where the system can (Linux)."""
+"""Seconds after which a connection without complete headers of a next request is closed."""
+ACKNOWLEDGE_SECONDS = 60.0
+"""Seconds without acknowledgement of a reply after which its connection is closed, where the system can (Linux)."""
 KEEP_ALIVE_SECONDS = 30
 GRACE_SECONDS = 60
 """Seconds that requests may take after the server was told to stop."""
 MESSAGE_BYTES = 16 << 20
 """Largest message of a WebSocket; OpenAI's allows 15 MiB of audio in one."""
 SPARE_CONNECTIONS = 100
-"""Connections for probes and pages, beside those of requests and sessions."""
+"""Connections for probes and pages, in addition to those of requests and sessions."""
 
 
 class Server(uvicorn.Server):
@@ -71,7 +71,7 @@ class TimeoutProtocol(H11Protocol):
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             descriptor = transport.get_extra_info("socket").fileno()  # uvloop's object lacks `setsockopt`
             with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as same:
-                same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * UNTAKEN_SECONDS))
+                same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * ACKNOWLEDGE_SECONDS))
         self._timeout = self.loop.call_later(HEADER_SECONDS, self._hang_up)
 
     def on_response_complete(self) -> None:

@@ -32,7 +32,7 @@ from asr_doge.serving.uploads import close_form, read_form, recording_of
 from asr_doge.serving.worker import WorkerTranscriber
 
 KEEP_ALIVE_SECONDS = 10.0
-"""Without an event for so long, a comment is sent, so that no proxy takes the connection for dead."""
+"""Seconds without an event after which a comment is sent, so that no proxy closes the connection as idle."""
 
 router = APIRouter(prefix="/v1/audio")
 

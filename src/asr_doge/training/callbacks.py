@@ -41,7 +41,7 @@ SECONDS_BETWEEN_DRAWINGS = 60.0
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """Early stopping that goes on counting over a resume, where transformers' own starts anew.
+    """Early stopping whose count continues after a resume, where that of transformers starts again.
 
     Args:
         patience: evaluations without a lower dev CER.
@@ -167,7 +167,7 @@ class StopOnInterrupt(TrainerCallback):
             self._before = {}  # not the main thread, which alone may listen
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop, all processes at the same step, whichever was asked."""
+        """Stop all processes at the same step, whichever of them got the signal."""
         asked = self.asked
         if torch.distributed.is_initialized():
             flag = torch.tensor(int(asked), device=args.device)
