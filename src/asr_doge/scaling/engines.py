@@ -53,7 +53,7 @@ class Worker(Protocol[Task_in]):
         """Release all resources."""
 
 
-class Outages(Generic[Task]):
+class RetryLimit(Generic[Task]):
     """Counts transient errors, and decides which tasks to try again.
 
     Args:
@@ -109,7 +109,7 @@ def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report:
     if not tasks:
         return []
     waiting = deque(tasks)
-    outages: Outages[Task] = Outages(1)
+    retry_limit: RetryLimit[Task] = RetryLimit(1)
     has_traced = False
     worker = make()
     try:
@@ -117,11 +117,11 @@ def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report:
         while waiting:
             task = waiting.popleft()
             try:
-                on_report(worker.run(task, outages.is_last_try(task)))
+                on_report(worker.run(task, retry_limit.is_last_try(task)))
             except TransientError as error:
-                if outages.may_retry(task, error):
+                if retry_limit.may_retry(task, error):
                     waiting.append(task)
-                time.sleep(outages.pause)
+                time.sleep(retry_limit.pause)
             except StageError as error:
                 note_failure(str(error), "its task is tried again")
                 if error.__cause__ is not None and not has_traced:  # a defect, of which the first trace is enough
@@ -129,10 +129,10 @@ def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report:
                     has_traced = True
                 waiting.appendleft(task)
             else:
-                outages.note_success()
+                retry_limit.note_success()
     finally:
         worker.close()
-    return outages.left
+    return retry_limit.left
 
 
 def note_failure(reason: str, remedy: str) -> None:

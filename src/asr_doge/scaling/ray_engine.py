@@ -26,7 +26,7 @@ from typing import Any, Generic
 from asr_doge.data.stores import is_url
 from asr_doge.errors import ASRDogeError, ConfigError, DataError
 from asr_doge.scaling.configuration import EngineConfig
-from asr_doge.scaling.engines import Outages, StageError, Task, TransientError, Worker, note_failure
+from asr_doge.scaling.engines import RetryLimit, StageError, Task, TransientError, Worker, note_failure
 
 CONNECT_SECONDS = 10.0
 """Seconds in which a cluster must answer."""
@@ -185,19 +185,19 @@ class _Pool(Generic[Task]):
         """Run all tasks; returns the reasons of those that were left."""
         self._waiting.extend(tasks)
         wanted, count = min(fewest, len(tasks)), min(most, len(tasks))
-        outages: Outages[Task] = Outages(count)
+        retry_limit: RetryLimit[Task] = RetryLimit(count)
         since = time.monotonic()
         for _ in range(count):
             self._hire()
         while self._waiting or any(call.task is not None for call in self._calls.values()):
             ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=_LOOK_SECONDS)
             for ref in ready:
-                self._end(ref, on_report, outages)
+                self._end(ref, on_report, retry_limit)
             if self._placed >= wanted:  # to load a model may take its time
                 wanted, since = 1, time.monotonic()
             elif self._waiting and time.monotonic() - since > self._config.wait_for_workers:
                 raise self._too_few(fewest)
-        return outages.left
+        return retry_limit.left
 
     @property
     def _placed(self) -> int:
@@ -217,37 +217,37 @@ class _Pool(Generic[Task]):
         with suppress(Exception):  # it may be gone, and its node with it
             self._ray.kill(actor)
 
-    def _end(self, ref: Any, on_report: Callable[[Any], None], outages: Outages[Task]) -> None:
+    def _end(self, ref: Any, on_report: Callable[[Any], None], retry_limit: RetryLimit[Task]) -> None:
         """Take the result of a call, and give its worker the next task, or hire another in its place."""
         call = self._calls.pop(ref)
         try:
             result = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
             self._dismiss(call.actor)
-            self._replace(call, error, outages)
+            self._replace(call, error, retry_limit)
             return
         if not call.has_place:
             check_version(*result)
             self._calls[call.actor.start.remote()] = _Call(call.actor, None, call.false_starts)
             return
         if call.task is not None:
-            outages.note_success()
+            retry_limit.note_success()
             on_report(result)
         elif result is not None and result not in self._told:  # of many workers, one line
             self._told.add(result)
             print(f"note: {result}", file=sys.stderr)
         if self._waiting:
             task = self._waiting.popleft()
-            is_last = outages.is_last_try(task)
+            is_last = retry_limit.is_last_try(task)
             self._calls[call.actor.run.remote(task, is_last)] = _Call(call.actor, task, 0)
         else:
             self._dismiss(call.actor)
 
-    def _replace(self, call: _Call[Task], error: Exception, outages: Outages[Task]) -> None:
+    def _replace(self, call: _Call[Task], error: Exception, retry_limit: RetryLimit[Task]) -> None:
         """Hire a worker in the place of one that failed, unless the job must stop."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, TransientError) and call.task is not None:
-            if outages.may_retry(call.task, cause):
+            if retry_limit.may_retry(call.task, cause):
                 self._waiting.append(call.task)
             self._hire()  # to start takes it a while, in which others may do the task
             return
