@@ -144,7 +144,7 @@ class FeatureCacheWriter:
                     unreadable.setdefault(id_, reason)
         content = shard_bytes(self.source, self.storage, utterances, unreadable)
         self.store.write(name, content)
-        self._index.take(name, read_header(lambda start, stop: content[start:stop], len(content)))
+        self._index.add(name, read_header(lambda start, stop: content[start:stop], len(content)))
 
     def _current_header(self, name: str) -> ShardHeader | None:
         """The header of the file as it is now: a writer of another part, or of all, may have replaced it meanwhile."""
