@@ -151,15 +151,13 @@ class Recognizer:
         if guarded:
             clips = [waveforms[place] for place in audible]
             row_posteriors = log_posteriors if log_posteriors is not None else [None] * len(rows)
+            probabilities = [_label_probabilities(row) for row in row_posteriors]
             for row in rows:  # a discarded clip counts in `unsure_below` too
-                results[audible[row]] = replace(silent, label_probabilities=_label_probabilities(row_posteriors[row]))
+                results[audible[row]] = replace(silent, label_probabilities=probabilities[row])
             rows = [
                 row
                 for row in rows
-                if (
-                    row_hotwords[row]
-                    or not self._has_unlikely_labels(clips[row], results[audible[row]].label_probabilities)
-                )
+                if (row_hotwords[row] or not self._has_unlikely_labels(clips[row], probabilities[row]))
                 and self._may_be_speech(clips[row], row_posteriors[row], has_voice)
             ]
         if not rows:
