@@ -6,6 +6,7 @@ loads one only through `EncoderFamily`. A family is one file beside this one, li
 It does not know any particular family, nor where weights come from.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,19 +131,23 @@ class EncoderFamily(SpeechEncoder):
 
     Class attributes:
         model_type: the transformers `model_type` of the checkpoints this family reads.
+        checkpoint_keys: pattern of the names of needed tensors in a published checkpoint; its group is the name in this
+            module. Families that rename more override `rename_checkpoint_key`.
         unread_settings: patterns of names in a checkpoint's configuration that this encoder does not read, such as
             those of a language model beside it. A feature cache stays valid when they change.
         windows: how much it can read at a time, the published way first (see `set_encoder_window`).
     """
 
     model_type: ClassVar[str]
+    checkpoint_keys: ClassVar[str]
     unread_settings: ClassVar[tuple[str, ...]] = ()
     windows: ClassVar[tuple[EncoderWindow, ...]] = ("full",)
 
-    @staticmethod
-    @abstractmethod
-    def rename_checkpoint_key(key: str) -> str | None:
+    @classmethod
+    def rename_checkpoint_key(cls, key: str) -> str | None:
         """The name in this module of a tensor of a published checkpoint, or None for one that is not needed."""
+        match = re.fullmatch(cls.checkpoint_keys, key)
+        return match.group(1) if match else None
 
     @staticmethod
     def complete_config(config: PreTrainedConfig, reference: Reference) -> None:

@@ -85,6 +85,7 @@ class ParakeetSpeechEncoder(MaskedConformer):
     """Parakeet CTC: `[B, T, mels]` at 100 Hz to `[B, T', hidden]` at 12.5 Hz (published sizes)."""
 
     model_type = "parakeet_ctc"
+    checkpoint_keys = r"((?:encoder|ctc_head)\..+)"
     shortest = 1
 
     def __init__(self, config: ParakeetCTCConfig) -> None:
@@ -113,11 +114,6 @@ class ParakeetSpeechEncoder(MaskedConformer):
         return lengths
 
     @staticmethod
-    def rename_checkpoint_key(key: str) -> str | None:
-        """Names unchanged."""
-        return key if key.startswith(("encoder.", "ctc_head.")) else None
-
-    @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> ParakeetFeatureExtractor:
         """NVIDIA's log-mel front end, with the checkpoint's number of bands."""
         return ParakeetFeatureExtractor(feature_size=config.encoder_config.num_mel_bins)
@@ -127,6 +123,7 @@ class GraniteSpeech5SpeechEncoder(MaskedConformer):
     """Granite Speech 5: `[B, T, 320]` at 50 Hz to `[B, T', hidden]` at 12.5 Hz (published sizes)."""
 
     model_type = "granite_speech5_ctc"
+    checkpoint_keys = r"(encoder\..+)"  # the CTC head is a part of the encoder
 
     def __init__(self, config: GraniteSpeech5CTCConfig) -> None:
         super().__init__(config)
@@ -142,11 +139,6 @@ class GraniteSpeech5SpeechEncoder(MaskedConformer):
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
         """Frames halved by each subsampling layer; at least one."""
         return (input_lengths // self.shortest).clamp(min=1)
-
-    @staticmethod
-    def rename_checkpoint_key(key: str) -> str | None:
-        """Names unchanged; the head is a part of the encoder."""
-        return key if key.startswith("encoder.") else None
 
     @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> LogMelFeatureExtractor:

@@ -12,7 +12,6 @@ Source: transformers `granite_speech` and `granite_speech_plus`;
     https://huggingface.co/ibm-granite/granite-speech-3.3-2b.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -37,13 +36,12 @@ from asr_doge.audio.log_mel import FRAME_RATE_HZ
 from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
 
-_WANTED_KEY = re.compile(r"(?:model\.)?((?:encoder|projector)\..+)")
-
 
 class GraniteSpeechEncoder(EncoderFamily):
     """Conformer and q-former projector: `[B, T, 160]` at 50 Hz to `[B, T', 2048]` at 10 Hz (published sizes)."""
 
     model_type = "granite_speech"
+    checkpoint_keys = r"(?:model\.)?((?:encoder|projector)\..+)"  # transformers 5 adds `model.`
     unread_settings = ("text_config", "has_lora_adapter")  # the width of the embeddings is in the projector's weights
     has_ctc = True
     upstream: ClassVar[tuple[type[nn.Module], type[nn.Module]]] = (
@@ -114,12 +112,6 @@ class GraniteSpeechEncoder(EncoderFamily):
     def last_layers(self, count: int) -> list[nn.Module]:
         """The last conformer blocks and the projector; not the CTC head, so that drafts stay the same."""
         return [*list(self.encoder.layers)[-count:], self.projector]
-
-    @staticmethod
-    def rename_checkpoint_key(key: str) -> str | None:
-        """`encoder.*` and `projector.*`, with or without the `model.` that transformers 5 puts before them."""
-        match = _WANTED_KEY.fullmatch(key)
-        return match.group(1) if match else None
 
     @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> LogMelFeatureExtractor:
