@@ -68,7 +68,7 @@ def chunk(seconds: float) -> Chunk:
 
 
 @given(st.lists(st.floats(0.1, 29.0), min_size=1, max_size=40), st.integers(1, 40))
-def test_batches_are_of_like_length_and_no_larger_than_allowed(lengths: list[float], most: int) -> None:
+def test_batches_are_of_similar_length_and_no_larger_than_allowed(lengths: list[float], most: int) -> None:
     waiting = [PendingChunk(chunk(length), None, None) for length in lengths]
     batches: list[list[float]] = []
     while waiting:
