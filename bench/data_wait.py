@@ -59,10 +59,10 @@ def make_cache(folder: Path, utterances: int) -> Path:
     return processed
 
 
-def assembled(shelve_encoder: bool) -> tuple[LoadedModel, float]:
+def assembled(skip_encoder_weights: bool) -> tuple[LoadedModel, float]:
     """The parts, and the processor's seconds that loading took."""
     start = time.process_time()
-    loaded = assemble_model(ENCODER, LANGUAGE_MODEL, device="cpu", shelve_encoder=shelve_encoder)
+    loaded = assemble_model(ENCODER, LANGUAGE_MODEL, device="cpu", skip_encoder_weights=skip_encoder_weights)
     return loaded, time.process_time() - start
 
 
@@ -102,7 +102,7 @@ def published_run(folder: Path, utterances: int = 8, seconds: float = 10.0) -> T
     """A run of the published pair, with random weights, on a cache of random embeddings."""
     make_checkpoint(folder, small=False, stored=torch.float32)
     parts = str(folder / "encoder"), str(folder / "language_model")
-    loaded = assemble_model(*parts, device="cpu", shelve_encoder=True)
+    loaded = assemble_model(*parts, device="cpu", skip_encoder_weights=True)
     config = loaded.model.config
     source = feature_source(
         config.speech_encoder_fingerprint, config.encoder_config, loaded.processor.feature_extractor
@@ -158,8 +158,8 @@ def main() -> None:
         processed = make_cache(Path(folder), options.utterances)
         assembled(True)  # warm
         _, whole = assembled(False)
-        loaded, shelved = assembled(True)
-        print(json.dumps({"start_up_cpu_seconds": {"with the encoder": whole, "without": shelved}}), flush=True)
+        loaded, without = assembled(True)
+        print(json.dumps({"start_up_cpu_seconds": {"with the encoder": whole, "without": without}}), flush=True)
         here = str(processed / "features")
         read = RemoteStore.read
 

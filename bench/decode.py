@@ -33,7 +33,7 @@ from transformers import LogitsProcessorList, PreTrainedConfig
 from asr_doge.audio.reading import read_audio
 from asr_doge.data.manifest import read_manifest
 from asr_doge.decoding.ctc import ctc_greedy_texts
-from asr_doge.decoding.decoders import LENGTH_ANYWAY, LENGTH_PER_DRAFT_TOKEN
+from asr_doge.decoding.decoders import EXTRA_TOKENS, TOKENS_PER_DRAFT_TOKEN
 from asr_doge.decoding.draft import AddBias, Verifier
 from asr_doge.errors import ASRDogeError
 from asr_doge.models import ASRDogeConfig, ASRDogeForConditionalGeneration, load_model
@@ -133,7 +133,7 @@ def measure_nano(name: str, manifest: Path, most: int) -> list[Line]:
         assert speech.ctc_lengths is not None
         draft = ctc_greedy_texts(loaded.model.encoder, speech.ctc_logits, speech.ctc_lengths)[0]
         tokens = loaded.processor.text_ids(normalize_training_text(draft))[:-1].tolist()
-        utterances.append(Utterance(speech, tokens, LENGTH_ANYWAY + LENGTH_PER_DRAFT_TOKEN * len(tokens)))
+        utterances.append(Utterance(speech, tokens, EXTRA_TOKENS + TOKENS_PER_DRAFT_TOKEN * len(tokens)))
 
     def verify(threshold: float | None) -> Write:
         return _verify(Verifier(loaded.model, eos, tokenizer.convert_ids_to_tokens, threshold))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_doge.data.manifest import read_manifest
-from asr_doge.decoding.word_prior import WordPrior
+from asr_doge.decoding.language_model_scorer import LanguageModelScorer
 from asr_doge.inference.results import Transcription
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.models import LoadedEncoder
@@ -84,7 +84,7 @@ def _watched(transcriber: Transcriber) -> PartClock:
         clock.watch(model.encoder.ctc_head, "forward", "head")
     clock.watch(decoder, "decode", "search")
     clock.watch(decoder, "_tokenize", "tokenizer")
-    clock.watch(WordPrior, "_extend", "states of texts")
+    clock.watch(LanguageModelScorer, "_extend", "states of texts")
     clock.watch(getattr(decoder, "language_model", model.language_model), "forward", "language model")
     clock.watch(transcriber.recognizer, "recognize", "guards and times")
     return clock

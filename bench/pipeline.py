@@ -24,7 +24,7 @@ import numpy as np
 import soundfile
 
 from asr_doge.audio import SAMPLE_RATE
-from asr_doge.audio.level import for_encoder
+from asr_doge.audio.level import normalize_level
 from asr_doge.data.digits import read_fsdd, recorded_clips, split_voices, synthesized_clips
 from asr_doge.decoding.recognition import Recognition
 from asr_doge.inference.chunking import Chunk
@@ -54,7 +54,7 @@ class Noting(Transcriber):
     def recognize_alone(self) -> None:
         """Encode and decode what was kept, and nothing else."""
         for chunks in self.batches:
-            clips = [for_encoder(chunk.samples) for chunk in chunks]
+            clips = [normalize_level(chunk.samples) for chunk in chunks]
             timed = [bool(chunk.overlap_before or chunk.overlap_after) for chunk in chunks]
             self.recognizer.recognize(clips, lambda _: True, timed=timed)
 

@@ -27,8 +27,8 @@ import numpy as np
 import soundfile
 
 from asr_doge.audio.resampling import SAMPLE_RATE
+from asr_doge.scaling.item_reading import ItemReader
 from asr_doge.scaling.items import Item
-from asr_doge.scaling.opening import ItemReader
 
 TRIALS = ("rate", "raises", "kills", "kills_once")
 BLOCK_ROWS = 8

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, add_noise
-from asr_doge.audio.level import for_encoder
+from asr_doge.audio.level import normalize_level
 from asr_doge.audio.synthesis import synthesize, synthesize_timed
 from asr_doge.data.digits import random_digits, random_voice, read_fsdd, split_voices
 from asr_doge.decoding import DecodingConfig
@@ -135,7 +135,9 @@ def label_offsets(transcriber: Transcriber, strings: Sequence[RightString]) -> l
     encoder = transcriber.recognizer.speech_encoder.encoder
     offsets: list[tuple[float, float]] = []
     for string in strings:
-        speech = transcriber.recognizer.speech_encoder.encode([for_encoder(string.waveform)], return_ctc_logits=True)
+        speech = transcriber.recognizer.speech_encoder.encode(
+            [normalize_level(string.waveform)], return_ctc_logits=True
+        )
         assert speech.ctc_logits is not None
         assert speech.ctc_lengths is not None
         (log_posteriors,) = ctc_log_posteriors(speech.ctc_logits, speech.ctc_lengths)

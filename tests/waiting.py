@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 
-PATIENCE_SECONDS = 180.0
+TIMEOUT_SECONDS = 180.0
 """However busy the machine."""
 
 
-def until(is_so: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
+def until(is_so: Callable[[], bool], seconds: float = TIMEOUT_SECONDS) -> None:
     """Wait for something that happens elsewhere, but not for ever."""
     end = time.monotonic() + seconds
     while not is_so():

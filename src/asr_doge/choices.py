@@ -1,4 +1,4 @@
-"""The values that settings may take, by which command lines and checkpoints are checked.
+"""The allowed values of settings, against which command lines and checkpoints are checked.
 
 Promises: importing this loads nothing. (Torch and transformers take seconds, and `--help` needs neither.)
 """

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, and a line every so often where standard error is a file or a pipe.
+"""Progress of long work: a bar on a terminal, and a line every so often where standard error is a file or a pipe.
 
 Promises: work that is done within half a minute prints nothing but its bar; a log holds whole lines, no carriage
 returns; a process that was forked can show it too. It knows nothing of the work.
@@ -32,11 +32,11 @@ if hasattr(os, "register_at_fork"):  # Windows does not fork
 
 
 class ProgressLines(tqdm):  # type: ignore[misc]  # whose stubs are not installed
-    """A bar that is a line each time."""
+    """A bar that writes a line each time."""
 
     @staticmethod
     def status_printer(file: TextIO) -> Callable[[str], None]:
-        """What writes a bar; each on a line of its own, once."""
+        """A function that writes each different status once, on its own line."""
         written = ""
 
         def write(status: str) -> None:

@@ -1,10 +1,9 @@
-"""Make the next item of an iterator in another thread while its user works on the present one.
+"""Prefetch: make the next item of an iterator in a thread while its consumer works on the present one.
 
-Promises: the items and the errors are the iterator's own, in order; one item at most is made ahead, so that memory is
-that of two. Where either of the two leaves Python's lock for most of its time, as models do, the shorter hides behind
-the longer.
-It does not know what the items are. A thread that waits for its iterator (a pipe into which nobody writes) is left
-behind, and does not keep the process alive.
+Promises: the items and the errors are the iterator's own, in order; at most one item is made ahead, so that memory is
+that of two. If one side releases Python's lock most of the time, as models do, both take only the time of the slower.
+It does not know what the items are. A thread whose iterator blocks (a pipe into which nobody writes) is abandoned,
+and does not keep the process alive.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,15 +14,15 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 STOP_SECONDS = 0.5
-"""How long a user that leaves early waits for the thread to end."""
+"""Seconds that a consumer which stops early waits for the thread to end."""
 
 
 def read_ahead(items: Iterator[Item], stop: Callable[[], None] = lambda: None) -> Iterator[Item]:
-    """Yield the items of an iterator; the next is made while the user has one.
+    """Yield the items of an iterator; the next is made while the consumer has one.
 
     Args:
         items: used by one other thread only.
-        stop: called if the user leaves before the end, so that `items` may end early.
+        stop: called if the consumer stops before the end, so that `items` may end early.
     """
     orders: SimpleQueue[bool] = SimpleQueue()
     made: SimpleQueue[tuple[list[Item], BaseException | None]] = SimpleQueue()
@@ -35,7 +34,7 @@ def read_ahead(items: Iterator[Item], stop: Callable[[], None] = lambda: None) -
             except StopIteration:
                 made.put(([], None))
                 return
-            except BaseException as error:  # of whatever kind, it is the user's
+            except BaseException as error:  # of any kind: the consumer gets it
                 made.put(([], error))
                 return
 

@@ -1,4 +1,4 @@
-"""Work on the blocks of a recording that never ends, run as a process that stands by for decoding."""
+"""Work on the blocks of a recording that never ends, run as a fork server that decodes."""
 
 import threading
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from asr_doge.audio.decoding_child import Blocks, main
 
 
-def wait(blocks: Blocks, asked: bytes) -> Iterator[bytes]:
+def wait(blocks: Blocks, work_options: bytes) -> Iterator[bytes]:
     """Forever, with the first block."""
     for _ in blocks:
         threading.Event().wait()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from asr_doge.audio.arrays import joined_blocks, prepare_waveform
+from asr_doge.audio.arrays import merge_short_blocks, prepare_waveform
 from asr_doge.errors import AudioError
 from tests.audio.tones import tone
 
@@ -89,7 +89,7 @@ def test_joined_blocks_hold_the_same_samples_also_before_an_error(sizes: list[in
 
     found: list[NDArray[np.float32]] = []
     with pytest.raises(AudioError) if breaks else nullcontext():
-        for block in joined_blocks(blocks(), samples):
+        for block in merge_short_blocks(blocks(), samples):
             found.append(block)
             # No more was read than is needed.
             assert len(block) < samples + max(sizes)
@@ -99,4 +99,4 @@ def test_joined_blocks_hold_the_same_samples_also_before_an_error(sizes: list[in
 
 def test_a_block_that_is_long_enough_is_not_copied() -> None:
     long = np.zeros(100, dtype=np.float32)
-    assert next(joined_blocks([long], 10)) is long
+    assert next(merge_short_blocks([long], 10)) is long

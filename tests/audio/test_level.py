@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_doge.audio import Voice, read_audio, read_clip, synthesize
-from asr_doge.audio.level import DetectorInput, for_encoder, without_rumble
+from asr_doge.audio.level import DetectorInput, normalize_level, without_rumble
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector, has_voice
 from asr_doge.decoding.guards import is_quiet_or_steady
 from tests.audio.odd import RATE, tone
@@ -48,14 +48,14 @@ def test_hum_hides_no_speech_and_is_none() -> None:
 def test_quiet_speech_is_heard_where_it_is(decibels: float) -> None:
     quiet = SPOKEN * np.float32(10 ** (decibels / 20) / np.abs(SPOKEN).max())
     assert speech_seconds(quiet.astype(np.float32)) == pytest.approx(speech_seconds(SPOKEN), abs=0.4)
-    assert 0.1 <= np.abs(for_encoder(quiet)).max() <= 1 or decibels == -30
+    assert 0.1 <= np.abs(normalize_level(quiet)).max() <= 1 or decibels == -30
 
 
 @given(st.floats(0.0071, 1.0), st.floats(-1.0, 1.0), st.integers(32, 4000))
 def test_usual_levels_reach_the_encoder_untouched(peak: float, offset: float, samples: int) -> None:
     """Whatever they stand on, as long as it is within full scale."""
     clip = (tone(1000, samples / RATE, RATE, peak) + offset).astype(np.float32)
-    assert for_encoder(clip) is clip or np.abs(clip).max() > 1
+    assert normalize_level(clip) is clip or np.abs(clip).max() > 1
 
 
 @pytest.mark.parametrize("offset", [0.02, -0.2, 0.5])
@@ -64,20 +64,20 @@ def test_quiet_speech_on_an_offset_is_raised_too(decibels: float, offset: float)
     """As a 16-bit file has it; what reaches the encoder is the speech itself, at the level of quiet speech alone."""
     quiet = SPOKEN * (10 ** (decibels / 20) / np.abs(SPOKEN).max())
     stored = (np.round(32768 * (quiet + offset)) / 32768).astype(np.float32)
-    raised = for_encoder(stored)
+    raised = normalize_level(stored)
     assert np.abs(raised).max() == pytest.approx(0.3)
     assert np.corrcoef(raised, quiet)[0, 1] > 0.99
 
 
 def test_levels_far_off_are_brought_back() -> None:
-    assert np.abs(for_encoder(20 * SPOKEN / np.abs(SPOKEN).max())).max() == pytest.approx(0.9)
-    assert np.abs(for_encoder(0.001 * SPOKEN / np.abs(SPOKEN).max())).max() == pytest.approx(0.3)
+    assert np.abs(normalize_level(20 * SPOKEN / np.abs(SPOKEN).max())).max() == pytest.approx(0.9)
+    assert np.abs(normalize_level(0.001 * SPOKEN / np.abs(SPOKEN).max())).max() == pytest.approx(0.3)
     rounding = np.tile(np.array([0, 2.0**-15], dtype=np.float32), 50)
-    assert for_encoder(rounding) is rounding
+    assert normalize_level(rounding) is rounding
     offset = np.full(100, 0.2, dtype=np.float32)
-    assert for_encoder(offset) is offset
+    assert normalize_level(offset) is offset
     nothing = np.zeros(0, dtype=np.float32)
-    assert for_encoder(nothing) is nothing
+    assert normalize_level(nothing) is nothing
 
 
 @pytest.mark.parametrize(("peak", "read"), [(0.003, 0.3), (0.1, 0.1), (0.8, 0.8), (5.0, 0.9)])

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import pytest
 
-from asr_doge.scaling import engines, opening
+from asr_doge.scaling import engines, item_reading
 from asr_doge.scaling.items import FetchError, Item
 from tests.cli.conftest import Command
 from tests.cli.recordings import FREE
@@ -100,9 +100,9 @@ def test_recordings_that_cannot_be_fetched_are_said_to_be_tried_again(
             raise FetchError(f"{item.name} cannot be fetched: no answer.")
         return honest(item)
 
-    honest = opening.open_item
-    monkeypatch.setattr(opening, "open_item", away)
-    for module in (engines, opening):
+    honest = item_reading.open_item
+    monkeypatch.setattr(item_reading, "open_item", away)
+    for module in (engines, item_reading):
         monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.0)
     flags = ("--engine", "local", "--output_dir", tmp_path / "out", "--shard_size", "1")
     outcome = command("transcribe", *FREE, recordings, "--model", model, *flags)

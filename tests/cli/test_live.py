@@ -248,7 +248,7 @@ def test_a_microphone_that_is_unplugged_leaves_what_it_heard(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listen, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(listen, "TIMEOUT_SECONDS", 0.01)
     assert print_live(microphone_blocks(sounddevice(waveform), "desk", 16_000), nano, "txt", "nano", None) == 2
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 2

@@ -37,7 +37,7 @@ def test_a_neighbours_limit_changes_no_text(assembled: LoadedModel, drafts: list
     for clip, hypotheses in enumerate(together):
         (alone,) = searched(assembled, (clip,), drafts, beams)
         assert [one.tokens for one in hypotheses] == [one.tokens for one in alone]
-        assert [one.cut for one in hypotheses] == [one.cut for one in alone]
+        assert [one.truncated for one in hypotheses] == [one.truncated for one in alone]
 
 
 def naming(loaded: LoadedModel, decoder: str) -> LoadedModel:

@@ -100,7 +100,7 @@ def test_any_draft_gives_the_greedy_text(
 ) -> None:
     drafts = [data.draw(spoilt(texts)) for _ in LENGTHS]
     window = data.draw(st.integers(1, 25))
-    decoded = verifier(assembled, ends, window=window).decode(inputs(), drafts, [LIMIT] * 4)
+    decoded = verifier(assembled, ends, proposal_tokens=window).decode(inputs(), drafts, [LIMIT] * 4)
     assert [row.tokens for row in decoded] == texts
     for row in decoded:
         assert 1 <= row.passes <= len(row.tokens)

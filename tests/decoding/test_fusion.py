@@ -23,12 +23,12 @@ from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts
 from asr_doge.decoding.decoders import DecoderInputs, FusionDecoder, choose_decoder
 from asr_doge.decoding.fusion import LabelSequence, prefix_beam_search
-from asr_doge.decoding.word_prior import WordPrior
+from asr_doge.decoding.language_model_scorer import LanguageModelScorer
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedModel, load_model
 from asr_doge.models.encoders import SpeechEncoderOutput
 
-Prior = Callable[[Sequence[Sequence[int]]], list[float]]
+Scorer = Callable[[Sequence[Sequence[int]]], list[float]]
 
 
 def _none(sequences: Sequence[Sequence[int]]) -> list[float]:
@@ -36,14 +36,14 @@ def _none(sequences: Sequence[Sequence[int]]) -> list[float]:
 
 
 def _search(
-    log_posteriors: NDArray[np.float32], width: int, prior: Prior = _none, margin: float = math.inf
+    log_posteriors: NDArray[np.float32], width: int, scorer: Scorer = _none, margin: float = math.inf
 ) -> list[LabelSequence]:
-    """The search of one clip, told the priors that it asks for."""
+    """The search of one clip, given the word scores that it asks for."""
     search = prefix_beam_search(log_posteriors, width, margin)
     try:
         asked = next(search)
         while True:
-            asked = search.send(prior(asked))
+            asked = search.send(scorer(asked))
     except StopIteration as end:
         found: list[LabelSequence] = end.value
         return found
@@ -84,22 +84,22 @@ def test_a_clip_without_frames_reads_as_nothing() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 6), st.integers(2, 4), st.integers(0, 10_000))
-def test_a_prior_ranks_the_beam_and_leaves_the_probabilities(frames: int, labels: int, seed: int) -> None:
+def test_scores_rank_the_beam_and_leave_the_probabilities(frames: int, labels: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     log_posteriors = log_softmax(rng.normal(0, 1.5, (frames, labels)), axis=1).astype(np.float32)
     weights = rng.normal(0, 3, labels)
 
-    def prior(sequences: Sequence[Sequence[int]]) -> list[float]:
+    def scorer(sequences: Sequence[Sequence[int]]) -> list[float]:
         return [float(sum(weights[label] for label in ids)) for ids in sequences]
 
     plain = {one.ids: one.log_prob for one in _search(log_posteriors, 2000)}
-    wide = _search(log_posteriors, 2000, prior)
+    wide = _search(log_posteriors, 2000, scorer)
     assert {one.ids: one.log_prob for one in wide} == pytest.approx(plain)
-    ranks = [one.log_prob + added for one, added in zip(wide, prior([one.ids for one in wide]), strict=True)]
+    ranks = [one.log_prob + added for one, added in zip(wide, scorer([one.ids for one in wide]), strict=True)]
     assert ranks == sorted(ranks, reverse=True)
 
 
-def test_a_prior_keeps_what_a_narrow_beam_would_drop() -> None:
+def test_scores_keep_what_a_narrow_beam_would_drop() -> None:
     certain, unsure = [0.0, -20.0, -20.0], [-2.0, -0.5, -1.2]
     log_posteriors = log_softmax(np.array([unsure, certain, unsure, certain]), axis=1).astype(np.float32)
     assert (2, 2) not in [one.ids for one in _search(log_posteriors, 2)]
@@ -108,14 +108,14 @@ def test_a_prior_keeps_what_a_narrow_beam_would_drop() -> None:
 
 
 def _published_search(
-    log_posteriors: NDArray[np.float32], width: int, prior: Prior, margin: float
+    log_posteriors: NDArray[np.float32], width: int, scorer: Scorer, margin: float
 ) -> list[tuple[tuple[int, ...], float]]:
     """Algorithm 1 of https://arxiv.org/abs/1408.2873 word by word, in probabilities, without its language model.
 
-    The beam is cut by the product with the prior, which a sequence has from its beginning until it is kept.
+    The beam is cut by the product with the score, which a sequence has from its prefix until it is kept.
     """
     beam: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}
-    priors: dict[tuple[int, ...], float] = {(): 1.0}
+    known: dict[tuple[int, ...], float] = {(): 1.0}
     for frame in np.exp(log_posteriors.astype(np.float64)):
         in_blank: dict[tuple[int, ...], float] = defaultdict(float)
         in_label: dict[tuple[int, ...], float] = defaultdict(float)
@@ -130,12 +130,12 @@ def _published_search(
                 else:
                     in_label[longer] += probability * (blank + label)
         found = {ids: (in_blank[ids], in_label[ids]) for ids in {*in_blank, *in_label}}
-        worth = {ids: sum(ends) * (priors[ids] if ids in priors else priors[ids[:-1]]) for ids, ends in found.items()}
+        worth = {ids: sum(ends) * (known[ids] if ids in known else known[ids[:-1]]) for ids, ends in found.items()}
         kept = sorted(worth, key=lambda ids: -worth[ids])[:width]
         kept = [ids for ids in kept if worth[ids] > worth[kept[0]] * math.exp(-margin)]
-        priors = {ids: priors[ids] if ids in priors else math.exp(prior([ids])[0]) for ids in kept}
+        known = {ids: known[ids] if ids in known else math.exp(scorer([ids])[0]) for ids in kept}
         beam = {ids: found[ids] for ids in kept}
-    best = sorted(beam, key=lambda ids: -sum(beam[ids]) * priors[ids])
+    best = sorted(beam, key=lambda ids: -sum(beam[ids]) * known[ids])
     return [(ids, math.log(sum(beam[ids]))) for ids in best]
 
 
@@ -149,17 +149,17 @@ def _published_search(
     st.integers(0, 10_000),
 )
 def test_a_narrow_beam_is_that_of_the_published_algorithm(
-    frames: int, labels: int, width: int, margin: float, prior_weight: float, peaks: float, seed: int
+    frames: int, labels: int, width: int, margin: float, spread: float, peaks: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     log_posteriors = log_softmax(rng.normal(0, peaks, (frames, labels)), axis=1).astype(np.float32)
-    bigrams = rng.normal(0, prior_weight, (labels, labels))
+    bigrams = rng.normal(0, spread, (labels, labels))
 
-    def prior(sequences: Sequence[Sequence[int]]) -> list[float]:
+    def scorer(sequences: Sequence[Sequence[int]]) -> list[float]:
         return [float(sum(bigrams[pair] for pair in itertools.pairwise(ids))) for ids in sequences]
 
-    found = _search(log_posteriors, width, prior, margin)
-    expected = _published_search(log_posteriors, width, prior, margin)
+    found = _search(log_posteriors, width, scorer, margin)
+    expected = _published_search(log_posteriors, width, scorer, margin)
     assert [one.ids for one in found] == [ids for ids, _ in expected]
     assert [one.log_prob for one in found] == pytest.approx([log_prob for _, log_prob in expected], rel=1e-6, abs=1e-6)
 
@@ -189,21 +189,23 @@ def test_clips_are_weighed_each_for_itself(assembled: LoadedModel) -> None:
 def test_the_language_model_reads_for_all_clips_at_once(
     assembled: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    priors: list[WordPrior] = []
+    scorers: list[LanguageModelScorer] = []
 
-    class Noted(WordPrior):
+    class Noted(LanguageModelScorer):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
-            priors.append(self)
+            scorers.append(self)
 
-    monkeypatch.setattr(decoders, "WordPrior", Noted)
+    monkeypatch.setattr(decoders, "LanguageModelScorer", Noted)
     decoder = FusionDecoder(assembled, DecodingConfig(decoder="fusion"))
     together = decoder.decode(_heard(assembled, (0, 1, 2)))
     alone = [decoder.decode(_heard(assembled, (clip,)))[0] for clip in range(3)]
     assert [texts[0].passes for texts in together] == [texts[0].passes for texts in alone]
-    assert [prior.passes for prior in priors[1:]] == [1 + texts[0].passes for texts in alone]  # one for the first token
+    assert [scorer.passes for scorer in scorers[1:]] == [
+        1 + texts[0].passes for texts in alone
+    ]  # one for the first token
     # That one, those of the longest search, and of each clip's whole texts.
-    assert priors[0].passes == 1 + max(texts[0].passes for texts in alone) - 1 + 3
+    assert scorers[0].passes == 1 + max(texts[0].passes for texts in alone) - 1 + 3
 
 
 def test_weights_choose_the_text(assembled: LoadedModel) -> None:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from asr_doge.audio import Voice, synthesize
 from asr_doge.decoding.guards import (
+    has_unlikely_labels,
     is_nonspeech,
     is_quiet_or_steady,
-    is_unlike_speech,
     silenced,
     steady_stretches,
     without_loops,
@@ -126,11 +126,11 @@ def test_voices_are_listened_for_in_doubt_only() -> None:
 @pytest.mark.parametrize(("seconds", "least", "expected"), [(3.0, 0.54, False), (3.0, 0.56, True), (0.5, 0.56, False)])
 def test_labels_that_are_hardly_likely_are_no_speech_but_a_word(seconds: float, least: float, expected: bool) -> None:
     """0.55 on average; half a second may hold one unsure word."""
-    assert is_unlike_speech([0.5, 0.6], seconds, least) is expected
+    assert has_unlikely_labels([0.5, 0.6], seconds, least) is expected
 
 
 def test_nothing_but_blanks_has_no_unlikely_label() -> None:
-    assert not is_unlike_speech([], 3.0, 1.0)
+    assert not has_unlikely_labels([], 3.0, 1.0)
 
 
 def test_without_a_head_the_voice_decides() -> None:

@@ -9,7 +9,7 @@ import torch
 from asr_doge.decoding import DecoderName, DecodingConfig
 from asr_doge.decoding.confidence import Calibration
 from asr_doge.decoding.ctc import cannot_spell
-from asr_doge.decoding.decoders import LENGTH_ANYWAY, LENGTH_PER_SECOND
+from asr_doge.decoding.decoders import EXTRA_TOKENS, TOKENS_PER_SECOND
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import CheckpointError, ConfigError
 from asr_doge.inference.transcription import load
@@ -92,7 +92,7 @@ def test_without_a_head_a_text_is_as_long_as_its_clip_allows(whisper_folder: Pat
     for clip in CLIPS:
         (recognition,) = recognizer.recognize([clip])
         seconds = math.ceil(len(clip) / 160) / 100  # Whisper's frames
-        most = LENGTH_ANYWAY + math.ceil(LENGTH_PER_SECOND * math.ceil(seconds * 50) / 50)
+        most = EXTRA_TOKENS + math.ceil(TOKENS_PER_SECOND * math.ceil(seconds * 50) / 50)
         assert recognition.passes == min(64, most)
         assert ("length" in recognition.guards) == (most < 64)
     free = Recognizer(loaded, DecodingConfig(guard_silence=False, guard_length=False))

@@ -19,18 +19,18 @@ from asr_doge.audio import read_audio
 from asr_doge.audio.voice_activity import VoiceActivityDetector, has_voice
 from asr_doge.inference.transcription import Transcriber
 
-PATIENCE_SECONDS = 200
+TIMEOUT_SECONDS = 200
 kept: Transcriber | None = None
 
 
 def say(path: str) -> str:
     """The text by the transcriber that the process has inherited, or by one that it loads."""
-    signal.alarm(PATIENCE_SECONDS)
+    signal.alarm(TIMEOUT_SECONDS)
     return (kept or asr_doge.load("nano", device="cpu")).transcribe(path).text
 
 
 def load_and_say(path: str) -> str:
-    signal.alarm(PATIENCE_SECONDS)
+    signal.alarm(TIMEOUT_SECONDS)
     waveform = read_audio(path)
     assert has_voice(waveform)
     assert any(VoiceActivityDetector().feed(waveform))
@@ -47,7 +47,7 @@ def forked(function: Callable[[], str]) -> str:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.alarm(PATIENCE_SECONDS)
+        signal.alarm(TIMEOUT_SECONDS)
         os.write(write, function().encode())
         os._exit(0)
     os.close(write)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from asr_doge.audio import Voice, synthesize
-from asr_doge.inference.batches import Batches
+from asr_doge.inference.batches import BatchRunner
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import load_model
 
@@ -25,7 +25,7 @@ def doubled(batch: Sequence[int]) -> list[int]:
 
 @pytest.mark.parametrize("parallel", [1, 2, 3])
 def test_each_item_has_its_own_result_and_the_longest_come_first(parallel: int) -> None:
-    with Batches(doubled, length, 2, parallel) as batches:
+    with BatchRunner(doubled, length, 2, parallel) as batches:
         found = [*batches.submit([3, 9, 5, 7, 1]), *batches.submit([4, 6]), *batches.drain()]
 
     assert found == [([9, 7], [18, 14]), ([5, 3], [10, 6]), ([1], [2]), ([6, 4], [12, 8])]
@@ -44,7 +44,7 @@ def test_two_batches_are_at_work_together_and_never_three() -> None:
             at_work[0] -= 1
         return doubled(batch)
 
-    with Batches(work, length, 1, 2) as batches:
+    with BatchRunner(work, length, 1, 2) as batches:
         found = [*batches.submit([1, 2, 3, 4, 5, 6]), *batches.drain()]
 
     assert [item for (item,), _ in found] == [6, 5, 4, 3, 2, 1]
@@ -61,19 +61,19 @@ def test_a_batch_goes_on_while_another_takes_long() -> None:
             others.release()
         return doubled(batch)
 
-    with Batches(work, length, 1, 2) as batches:
+    with BatchRunner(work, length, 1, 2) as batches:
         found = [*batches.submit([9, 3, 2, 1]), *batches.drain()]
 
     assert [item for (item,), _ in found] == [9, 3, 2, 1]
 
 
 def test_an_only_batch_has_all_of_torchs_threads(four_threads: None) -> None:
-    with Batches(lambda batch: [torch.get_num_threads()], length, 2, 2) as batches:
+    with BatchRunner(lambda batch: [torch.get_num_threads()], length, 2, 2) as batches:
         assert [*batches.submit([1, 2]), *batches.drain()] == [([2, 1], [4])]
 
 
 def test_threads_share_the_cores_and_later_ones_have_the_callers_number(four_threads: None) -> None:
-    with Batches(lambda batch: [torch.get_num_threads()], length, 1, 2) as batches:
+    with BatchRunner(lambda batch: [torch.get_num_threads()], length, 1, 2) as batches:
         found = [*batches.submit([1, 2]), *batches.drain()]
     assert [threads for _, (threads,) in found] == [2, 2]
 
@@ -98,7 +98,7 @@ def test_an_error_of_a_batch_reaches_the_caller() -> None:
             raise MemoryError("no room")
         return doubled(batch)
 
-    with Batches(work, length, 1, 2) as batches:
+    with BatchRunner(work, length, 1, 2) as batches:
         assert list(batches.submit([1, 2])) == []  # still at work
         assert next(batches.drain()) == ([2], [4])
         with pytest.raises(MemoryError, match="no room"):
@@ -114,7 +114,7 @@ def test_who_leaves_early_waits_for_no_batch_and_begins_no_other() -> None:
         leave.wait(60)
         return doubled(batch)
 
-    with Batches(work, length, 1, 2) as batches:
+    with BatchRunner(work, length, 1, 2) as batches:
         assert list(batches.submit([4, 3, 2, 1])) == []
     leave.set()
 
@@ -126,7 +126,7 @@ def test_who_leaves_early_waits_for_no_batch_and_begins_no_other() -> None:
 
 LEAVES_WORK = """
 import sys, threading, torch
-from asr_doge.inference.batches import Batches
+from asr_doge.inference.batches import BatchRunner
 
 begun = threading.Event()
 
@@ -136,7 +136,7 @@ def work(batch):
         torch.randn(600, 600) @ torch.randn(600, 600)
     return batch
 
-batches = Batches(work, abs, 1, 2)
+batches = BatchRunner(work, abs, 1, 2)
 list(batches.submit([3, 2, 1]))
 begun.wait()
 sys.exit(7)

@@ -51,7 +51,7 @@ def assert_whole(chunks: list[Chunk], waveform: Waveform, max_seconds: float) ->
         np.testing.assert_array_equal(chunk.samples, waveform[start : start + len(chunk.samples)])
         assert 0 < len(chunk.samples) <= max_seconds * SAMPLE_RATE
         assert chunk.overlap_before == overlap
-        assert chunk.shared == ((chunk.start, chunk.start + overlap) if overlap else None)
+        assert chunk.overlap == ((chunk.start, chunk.start + overlap) if overlap else None)
         assert reached - start == round(overlap * SAMPLE_RATE)
         reached = start + len(chunk.samples)
         overlap = chunk.overlap_after

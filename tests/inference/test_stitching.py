@@ -17,11 +17,11 @@ Timed = tuple[str, float, float]
 
 
 def said(
-    words: Sequence[Timed], start: float, end: float, shared: Span | None, *, timed: bool = True
+    words: Sequence[Timed], start: float, end: float, overlap: Span | None, *, timed: bool = True
 ) -> ChunkTranscript:
     """What a chunk from `start` to `end` gives."""
     text = " ".join(word for word, _, _ in words)
-    return ChunkTranscript(Segment(text, start, end), tuple((a, b) for _, a, b in words) if timed else (), shared)
+    return ChunkTranscript(Segment(text, start, end), tuple((a, b) for _, a, b in words) if timed else (), overlap)
 
 
 def joined(*parts: ChunkTranscript) -> list[str]:
@@ -151,10 +151,10 @@ def test_words_that_only_one_of_two_heard_are_kept() -> None:
 
 
 def test_beside_a_segment_without_text_nothing_moves() -> None:
-    words = ChunkTranscript(Segment("one two", 4.5, 9.0), shared=(4.5, 6.0))
+    words = ChunkTranscript(Segment("one two", 4.5, 9.0), overlap=(4.5, 6.0))
     nothing = ChunkTranscript(Segment("", 0.0, 6.0))
     assert stitch([nothing, words]) == [words.segment]
-    assert stitch([words, replace(nothing, shared=(7.5, 9.0))]) == [words.segment]
+    assert stitch([words, replace(nothing, overlap=(7.5, 9.0))]) == [words.segment]
 
 
 def test_without_overlap_nothing_is_dropped() -> None:
@@ -163,10 +163,10 @@ def test_without_overlap_nothing_is_dropped() -> None:
 
 
 def test_word_times_go_with_their_words() -> None:
-    def evenly_timed(text: str, start: float, shared: Span | None) -> ChunkTranscript:
+    def evenly_timed(text: str, start: float, overlap: Span | None) -> ChunkTranscript:
         words = tuple(Word(word, start + i / 2, start + i / 2 + 0.5) for i, word in enumerate(text.split()))
         segment = Segment(text, start, words[-1].end, words)
-        return ChunkTranscript(segment, tuple((word.start, word.end) for word in words), shared)
+        return ChunkTranscript(segment, tuple((word.start, word.end) for word in words), overlap)
 
     segments = stitch([evenly_timed("one two three fo", 0.0, None), evenly_timed("ee three four", 0.5, (0.5, 2.0))])
     assert [segment.text for segment in segments] == ["one two three", "four"]
@@ -188,9 +188,9 @@ def test_words_of_neighbours_do_not_overlap() -> None:
     assert [(word.start, word.end) for word in words] == [(0.0, 1.0), (4.6, 5.0), (5.0, 6.5), (6.5, 9.0)]
 
 
-def timed(words: Sequence[Timed], start: float, end: float, shared: Span | None) -> ChunkTranscript:
+def timed(words: Sequence[Timed], start: float, end: float, overlap: Span | None) -> ChunkTranscript:
     """`said`, with times of its words asked for."""
-    part = said(words, start, end, shared)
+    part = said(words, start, end, overlap)
     return replace(part, segment=replace(part.segment, words=tuple(Word(*word) for word in words)))
 
 
@@ -234,7 +234,7 @@ def test_a_segment_that_lost_words_has_no_alternatives() -> None:
 def test_a_short_segment_beside_a_joint_does_not_end_before_it_begins() -> None:
     first, second = Segment("one two", 0.0, 6.0), Segment("three", 4.5, 4.75)
     assert all(
-        part.start <= part.end for part in stitch([ChunkTranscript(first), ChunkTranscript(second, shared=(4.5, 6.0))])
+        part.start <= part.end for part in stitch([ChunkTranscript(first), ChunkTranscript(second, overlap=(4.5, 6.0))])
     )
 
 

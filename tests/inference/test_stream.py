@@ -65,8 +65,10 @@ def test_chunks_that_were_cut_elsewhere_give_the_same(nano: Transcriber, speech:
     fed, taken = StreamTranscriber(nano), StreamTranscriber(nano)
     fed.feed(speech, hypothesis=False)
     fed.finish()
-    updates = [taken.take(round(chunk.end * SAMPLE_RATE), chunk) for chunk in cut_into_chunks([speech], 30.0, True)]
-    updates.append(taken.take(len(speech), None))
+    updates = [
+        taken.feed_chunk(round(chunk.end * SAMPLE_RATE), chunk) for chunk in cut_into_chunks([speech], 30.0, True)
+    ]
+    updates.append(taken.feed_chunk(len(speech), None))
     taken.finish()
     assert taken.transcription() == fed.transcription()
     assert tuple(finished([update for update in updates if update is not None])) == fed.transcription().segments

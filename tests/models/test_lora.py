@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from asr_doge.errors import ConfigError
 from asr_doge.models import assemble_model
-from asr_doge.models.lora import LoRALinear, add_lora, hold_lora, merge_updates
+from asr_doge.models.lora import LoRALinear, add_lora_for_inference, add_trainable_lora, merge_updates
 from asr_doge.models.merging import merge_lora
 from tests.models import tiny
 
@@ -59,7 +59,7 @@ def with_updates(name: str, options: dict[str, Any], put: Callable[[nn.Module, d
 @pytest.mark.parametrize("kind", OPTIONS)
 @pytest.mark.parametrize("name", PARTS)
 def test_what_is_used_is_what_peft_trained(name: str, kind: str) -> None:
-    trained, used = (with_updates(name, OPTIONS[kind], put) for put in (add_lora, hold_lora))
+    trained, used = (with_updates(name, OPTIONS[kind], put) for put in (add_trainable_lora, add_lora_for_inference))
     of_peft = [layer for layer in trained.modules() if isinstance(layer, BaseTunerLayer)]
     own = [layer for layer in used.modules() if isinstance(layer, LoRALinear | BaseTunerLayer)]
     assert len(of_peft) == len(own) > 1
@@ -83,7 +83,7 @@ def test_what_is_used_is_what_peft_trained(name: str, kind: str) -> None:
 def test_merged_weights_are_rounded_once(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
     layer = nn.Sequential(nn.Linear(7, 9)).to(dtype)
-    hold_lora(layer, {"r": 2, "lora_alpha": 3, "target_modules": ["0"]})
+    add_lora_for_inference(layer, {"r": 2, "lora_alpha": 3, "target_modules": ["0"]})
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
@@ -97,7 +97,7 @@ def test_merged_weights_are_rounded_once(dtype: torch.dtype) -> None:
 
 
 def test_layers_that_are_not_there_are_named() -> None:
-    for put in (add_lora, hold_lora):
+    for put in (add_trainable_lora, add_lora_for_inference):
         with pytest.raises(ConfigError, match=r"lora_targets.*no_such_layer"):
             put(tiny.doge_model(40), {"r": 3, "target_modules": ["no_such_layer"]})
 
@@ -117,6 +117,6 @@ def test_lora_of_a_tied_output_layer_is_not_merged() -> None:
 
 def test_lora_to_be_used_has_the_sizes_of_its_layer() -> None:
     part = nn.Sequential(nn.Linear(3, 7))
-    hold_lora(part, {"r": 2, "target_modules": ["0"]})
+    add_lora_for_inference(part, {"r": 2, "target_modules": ["0"]})
     assert isinstance(part[0], LoRALinear)
     assert (part[0].in_features, part[0].out_features) == (3, 7)

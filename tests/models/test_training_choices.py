@@ -90,7 +90,7 @@ def test_a_checkpoint_trained_from_cached_features_of_an_encoder_with_a_head_loa
     family: str, doge_folder: Path, tmp_path: Path
 ) -> None:
     folder = tiny_encoders.save(family, tmp_path / family)
-    loaded = assemble_model(folder, doge_folder, device="cpu", shelve_encoder=True)
+    loaded = assemble_model(folder, doge_folder, device="cpu", skip_encoder_weights=True)
     model = loaded.model
     assert {name for name, _ in model.named_parameters() if model.is_trained(name)} == {
         f"adapter.{name}" for name, _ in model.adapter.named_parameters()

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from asr_doge.audio import file_decoding
-from asr_doge.scaling import engines, opening
+from asr_doge.scaling import engines, item_reading
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from tests.nursery import nursery, start_at
 from tests.scaling.fragile.sitecustomize import CRASHES, DECODER, DECODERS, HANGS
@@ -123,4 +123,4 @@ def check_complete(folder: Path, output: Path, **bad: str) -> None:
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a store or a worker to come back does not wait."""
     monkeypatch.setattr(engines, "_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(opening, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(item_reading, "_PAUSE_SECONDS", 0.0)

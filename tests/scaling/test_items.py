@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asr_doge.errors import AudioError, DataError
-from asr_doge.scaling import opening
+from asr_doge.scaling import item_reading
+from asr_doge.scaling.item_reading import ItemReader, open_item, samples_of_item
 from asr_doge.scaling.items import FetchError, Item, list_items
-from asr_doge.scaling.opening import ItemReader, cut, open_item
 
 RATE = 16_000
 
@@ -82,7 +82,7 @@ def test_a_store_that_fails_once_is_asked_again(folder: Path, monkeypatch: pytes
             raise failures.pop()
         return io.open(path, "rb")  # noqa: UP020 - Path.open is the one replaced
 
-    monkeypatch.setattr(opening, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(item_reading, "_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(Path, "open", unsure)
     (item,) = list_items([str(folder / "a.wav")])
     for attempts, fails in ((1, True), (2, False)):
@@ -207,9 +207,9 @@ def test_a_part_is_the_same_slice(lengths: list[int], offset: int, duration: int
     expected = whole[offset : None if duration is None else offset + duration]
     if offset >= len(whole) and item.is_part:
         with pytest.raises(AudioError, match=r"a\.wav is .* s long, and its part would begin at"):
-            list(cut(blocks, item))
+            list(samples_of_item(blocks, item))
         return
-    np.testing.assert_array_equal(np.concatenate(list(cut(blocks, item))), expected)
+    np.testing.assert_array_equal(np.concatenate(list(samples_of_item(blocks, item))), expected)
 
 
 def test_recordings_are_read_ahead_in_order_and_can_be_left(folder: Path) -> None:

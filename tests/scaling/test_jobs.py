@@ -19,10 +19,10 @@ from asr_doge.data.stores import LocalStore
 from asr_doge.errors import DataError
 from asr_doge.inference.output import Result
 from asr_doge.scaling import engines
-from asr_doge.scaling.encoding import _schema
 from asr_doge.scaling.engines import TransientError
 from asr_doge.scaling.items import Item
-from asr_doge.scaling.jobs import Deaths, run_transcribe_job
+from asr_doge.scaling.jobs import CrashLimit, run_transcribe_job
+from asr_doge.scaling.shard_encoding import _schema
 from asr_doge.scaling.shard_worker import Shard
 from asr_doge.scaling.shards import Attempts, Job, JobFolder, ShardReport
 from tests.scaling.conftest import check_complete, job, lines, python_path, read_again, samples, write_recordings
@@ -260,14 +260,14 @@ def test_tasks_that_cannot_be_done_cost_the_others_nothing(no_pauses: None) -> N
 def test_a_shard_that_ends_worker_after_worker_stops_the_job(tmp_path: Path) -> None:
     """While each attempt at a recording is noted before it is begun, any number may end one."""
     folder = JobFolder(str(tmp_path), Job("transcribe", "m", {}, "s", 4, 4, "1"))
-    deaths, shard = Deaths(folder), Shard(1, ())
+    limit, shard = CrashLimit(folder), Shard(1, ())
     for tried in range(1, 9):
         folder.note_attempt(1, Attempts(tried=tried))
-        assert deaths.again(shard, "killed") == [shard]
+        assert limit.retry(shard, "killed") == [shard]
     for _ in range(2):
-        assert deaths.again(shard, "killed") == [shard]
+        assert limit.retry(shard, "killed") == [shard]
     with pytest.raises(DataError, match="shard 1 ended 4 workers in a row and came no further, at last with killed"):
-        deaths.again(shard, "killed")
+        limit.retry(shard, "killed")
 
 
 def test_as_many_recordings_as_there_are_may_fail(tmp_path: Path) -> None:

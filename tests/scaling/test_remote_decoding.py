@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from asr_doge.errors import AudioError, ConfigError
 from asr_doge.scaling import ray_engine
 from asr_doge.scaling.configuration import TranscribeJobConfig
+from asr_doge.scaling.item_reading import ItemReader, item_reader
 from asr_doge.scaling.items import FetchError, Item
 from asr_doge.scaling.jobs import plan_transcribe_job, run_transcribe_job
-from asr_doge.scaling.opening import ItemReader, item_reader
 from tests.scaling.conftest import MEMORY, check_complete, job, lines, write_recordings
 from tests.scaling.counting import CountingWorker, FarDecodingWorker
 from tests.scaling.fragile.sitecustomize import DECODER_SECONDS
@@ -112,10 +112,10 @@ def test_one_whose_reader_leaves_decodes_the_next_recording(cluster: Any, long: 
     with reading() as reader:
         reader._opened = refuse
         for _ in range(3):
-            has_left = threading.Event()
-            blocks = reader.blocks(Item(str(long)), lambda note: None, has_left)
+            cancelled = threading.Event()
+            blocks = reader.blocks(Item(str(long)), lambda note: None, cancelled)
             next(blocks)
-            has_left.set()
+            cancelled.set()
             blocks.close()
         np.testing.assert_array_equal(read(reader, Item(str(long))), expected(long))
 

@@ -14,7 +14,7 @@ import pytest
 
 from asr_doge.errors import DataError
 from asr_doge.inference.output import Result
-from asr_doge.scaling import engines, opening
+from asr_doge.scaling import engines, item_reading
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import Item, list_items
 from asr_doge.scaling.jobs import run_transcribe_job
@@ -92,7 +92,7 @@ def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Buck
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    for module in (engines, opening):
+    for module in (engines, item_reading):
         monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.0)
     bucket = Bucket(server)
     bucket.make(write_recordings(tmp_path / "in", 12))

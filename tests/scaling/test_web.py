@@ -15,10 +15,10 @@ import pytest
 
 from asr_doge.data import stores
 from asr_doge.errors import AudioError, DataError
-from asr_doge.scaling import engines, opening
+from asr_doge.scaling import engines, item_reading
+from asr_doge.scaling.item_reading import open_item
 from asr_doge.scaling.items import DeniedError, FetchError, Item, list_items
 from asr_doge.scaling.jobs import run_transcribe_job
-from asr_doge.scaling.opening import open_item
 from tests.scaling.conftest import job, lines, samples, write_recordings
 from tests.scaling.counting import CountingWorker
 
@@ -202,7 +202,7 @@ def test_an_object_store_without_credentials_is_one_line(
 def test_a_job_names_what_is_lost_or_denied_and_waits_for_what_is_busy(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (engines, opening):
+    for module in (engines, item_reading):
         monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.0)
     names = [path.name for path in sorted((tmp_path / "in").glob("*.wav"))]
     manifest = tmp_path / "m.json"

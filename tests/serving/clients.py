@@ -40,7 +40,7 @@ def half_a_request(one: Running, length: int = 100_000) -> socket.socket:
 
 
 def idle(one: Running) -> bool:
-    return not one.service.worker.callers and not one.service.admission.is_full
+    return not one.service.worker.transcribers and not one.service.admission.is_full
 
 
 def hold(one: Running, monkeypatch: pytest.MonkeyPatch, until_when: Callable[[], bool]) -> None:

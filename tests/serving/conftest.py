@@ -21,7 +21,7 @@ from asr_doge.serving.chunk_decoding import MODULE
 from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.server import Server, create_server
 from tests.nursery import nursery, start_at
-from tests.waiting import PATIENCE_SECONDS, until
+from tests.waiting import TIMEOUT_SECONDS, until
 
 KEY = "sk-a-key-of-the-tests"
 
@@ -55,7 +55,7 @@ def running(**settings: object) -> Iterator[Running]:
         yield one
     finally:
         one.server.should_exit = True
-        one.thread.join(PATIENCE_SECONDS)
+        one.thread.join(TIMEOUT_SECONDS)
         assert not one.thread.is_alive()
 
 
@@ -74,7 +74,7 @@ class Held:
             self.begun.append(len(chunks[0].samples) / SAMPLE_RATE)
             if first is None or len(self.begun) <= first:
                 self.waiting += 1
-                is_let_go = self.go.wait(PATIENCE_SECONDS)
+                is_let_go = self.go.wait(TIMEOUT_SECONDS)
                 self.waiting -= 1
                 assert is_let_go
             return recognize(chunks, *others)

@@ -29,10 +29,10 @@ def test_documentation_and_probes_answer_while_a_job_runs(
         target=lambda: replies.append(served.client().audio.transcriptions.create(file=recording, model="nano").text)
     )
     job.start()
-    until(lambda: bool(served.service.worker.callers))
+    until(lambda: bool(served.service.worker.transcribers))
     for path in ("/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/"):
         assert reply_to(served, path)[0] == 200, path
-    assert served.service.worker.callers
+    assert served.service.worker.transcribers
     answered.set()
     job.join(60)
     assert len(replies) == 1

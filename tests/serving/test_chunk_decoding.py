@@ -127,13 +127,13 @@ def test_too_long_a_file_is_refused_though_nothing_is_cut_off_it(
 
 def test_who_leaves_need_not_wait_for_a_turn(decoder: ChunkDecoder, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silence.flac", np.zeros(50 * SAMPLE_RATE, dtype=np.int16), SAMPLE_RATE)
-    has_left = threading.Event()
+    cancelled = threading.Event()
     with (tmp_path / "silence.flac").open("rb") as file:
-        given = decoder.chunks(file, "silence.flac", has_left, lambda note: None, TURNS)
+        given = decoder.chunks(file, "silence.flac", cancelled, lambda note: None, TURNS)
         heard, chunk = next(given)
         assert heard < 50 * SAMPLE_RATE
         assert chunk is None
-        has_left.set()
+        cancelled.set()
         assert list(given) == []
 
 

@@ -59,7 +59,7 @@ def test_too_large_a_file_that_does_not_say_so(strict: Running) -> None:
 @pytest.mark.parametrize("way", ["too long in all", "silent"])
 def test_a_slow_sender_is_not_waited_for(strict: Running, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     if way == "silent":
-        monkeypatch.setattr(uploads, "SILENCE_SECONDS", 0.3)
+        monkeypatch.setattr(uploads, "STALL_SECONDS", 0.3)
     else:
         monkeypatch.setattr(strict.service.config, "upload_timeout", 0.3)
     with closing(half_a_request(strict)) as slow:
@@ -78,7 +78,7 @@ def test_a_silent_connection_is_closed(served: Running, monkeypatch: pytest.Monk
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux closes such connections")
 def test_who_takes_nothing_of_the_replies_is_let_go(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Far more is asked for than the two ends of a connection hold, and nothing of it is read."""
-    monkeypatch.setattr(server, "UNTAKEN_SECONDS", 0.2)
+    monkeypatch.setattr(server, "ACKNOWLEDGE_SECONDS", 0.2)
     connections = served.server.server_state.connections
     others = set(connections)  # which earlier clients may keep for half a minute
     with closing(socket.socket()) as greedy:
@@ -94,8 +94,8 @@ def test_who_takes_nothing_of_the_replies_is_let_go(served: Running, monkeypatch
 def test_a_client_that_leaves_takes_its_work_along(
     served: Running, recording: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    has_left = threading.Event()
-    hold(served, monkeypatch, has_left.is_set)
+    cancelled = threading.Event()
+    hold(served, monkeypatch, cancelled.is_set)
     content = recording.read_bytes()
     head = b'--X\r\nContent-Disposition: form-data; name="model"\r\n\r\nnano\r\n--X\r\n'
     head += b'Content-Disposition: form-data; name="stream"\r\n\r\n%s\r\n--X\r\n' % str(stream).lower().encode()
@@ -105,10 +105,10 @@ def test_a_client_that_leaves_takes_its_work_along(
             b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: multipart/form-data; boundary=X\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
-        until(lambda: bool(served.service.worker.callers))
-        (caller,) = served.service.worker.callers
-    until(caller.has_left.is_set)
-    has_left.set()
+        until(lambda: bool(served.service.worker.transcribers))
+        (transcriber,) = served.service.worker.transcribers
+    until(transcriber.cancelled.is_set)
+    cancelled.set()
     until(lambda: idle(served))
     assert not served.service.worker.waiting
     assert reply_to(served, "/healthz")[0] == 200
@@ -207,7 +207,7 @@ def test_a_stopping_server_finishes_what_runs(
                     if kinds[-1].endswith(("delta", "tentative")) and not asking.ident:
                         hold(one, monkeypatch, lambda: one.server.should_exit)
                         asking.start()
-                        await asyncio.to_thread(until, lambda: len(one.service.worker.callers) == 2)
+                        await asyncio.to_thread(until, lambda: len(one.service.worker.transcribers) == 2)
                         one.server.should_exit = True
             except ConnectionClosed as closed:
                 return kinds, closed.rcvd.code if closed.rcvd else 0
@@ -259,8 +259,8 @@ def test_an_item_that_breaks_the_model_costs_itself_only(
 
 def test_who_sends_faster_than_is_heard_is_read_no_further(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the model is at work on the first words: a quarter of an hour of sound, 40 MB, does not get through."""
-    monkeypatch.setattr(realtime, "MOST_UNHEARD", 1 << 20)
-    monkeypatch.setattr(realtime, "MOST_UNWRITTEN_SECONDS", 1)
+    monkeypatch.setattr(realtime, "MOST_INBOX_CHARACTERS", 1 << 20)
+    monkeypatch.setattr(realtime, "MOST_PENDING_SECONDS", 1)
     may_go_on = threading.Event()
     hold(served, monkeypatch, may_go_on.is_set)
     loud = np.random.default_rng(0).normal(0, 0.2, SAMPLE_RATE)

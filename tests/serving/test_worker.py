@@ -15,9 +15,9 @@ from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.serving import worker as worker_module
-from asr_doge.serving.batching import LIKE_LENGTH, SHORT_SECONDS, Job, alike
+from asr_doge.serving.batching import MOST_LENGTH_RATIO, SHORT_SECONDS, PendingChunk, choose_batch
 from asr_doge.serving.metrics import Metrics
-from asr_doge.serving.worker import MOST_CHUNKS_CPU, MOST_CHUNKS_LIVE, Caller, ModelWorker
+from asr_doge.serving.worker import MOST_CHUNKS_CPU, MOST_CHUNKS_LIVE, ModelWorker, WorkerTranscriber
 from tests.serving.conftest import Held
 from tests.waiting import until
 
@@ -54,7 +54,7 @@ def test_files_at_once_have_the_text_and_times_that_each_has_alone(
 ) -> None:
     alone = [nano.transcribe(clip) for clip in clips]
     with ThreadPoolExecutor(len(clips)) as threads:
-        together = list(threads.map(lambda clip: Caller(worker).transcribe(clip), clips))
+        together = list(threads.map(lambda clip: WorkerTranscriber(worker).transcribe(clip), clips))
     assert [result.text for result in together] == [result.text for result in alone]
     for one, other in zip(together, alone, strict=True):
         ours = [word.start for segment in one.segments for word in segment.words]
@@ -68,17 +68,17 @@ def chunk(seconds: float) -> Chunk:
 
 
 @given(st.lists(st.floats(0.1, 29.0), min_size=1, max_size=40), st.integers(1, 40))
-def test_batches_are_of_like_length_and_no_larger_than_allowed(lengths: list[float], most: int) -> None:
-    waiting = [Job(chunk(length), None, None) for length in lengths]
+def test_batches_are_of_similar_length_and_no_larger_than_allowed(lengths: list[float], most: int) -> None:
+    waiting = [PendingChunk(chunk(length), None, None) for length in lengths]
     batches: list[list[float]] = []
     while waiting:
-        chosen = alike(waiting, batch_seconds=60, most=most)
+        chosen = choose_batch(waiting, batch_seconds=60, most=most)
         assert chosen[0] is waiting[0]
-        waiting = [job for job in waiting if job not in chosen]
-        batches.append([job.seconds for job in chosen])
+        waiting = [pending for pending in waiting if pending not in chosen]
+        batches.append([pending.seconds for pending in chosen])
     assert sorted(length for batch in batches for length in batch) == pytest.approx(sorted(lengths), abs=1e-3)
     for batch in batches:
-        assert len(batch) == 1 or max(batch) <= max(SHORT_SECONDS, LIKE_LENGTH * min(batch)) + 1e-3
+        assert len(batch) == 1 or max(batch) <= max(SHORT_SECONDS, MOST_LENGTH_RATIO * min(batch)) + 1e-3
         assert len(batch) == 1 or max(batch) * len(batch) <= 60 + 1e-3
         assert len(batch) <= most
 
@@ -104,7 +104,7 @@ def test_live_chunks_go_before_files_that_came_earlier(nano: Transcriber, worker
 def test_who_is_alone_waits_for_nobody(nano: Transcriber, clips: list[Waveform]) -> None:
     worker = ModelWorker("nano", lambda: nano, Metrics(), wait=86_400.0)
     with closing(worker), ThreadPoolExecutor(1) as threads:
-        assert threads.submit(Caller(worker).transcribe, clips[0]).result(60).text
+        assert threads.submit(WorkerTranscriber(worker).transcribe, clips[0]).result(60).text
 
 
 @pytest.fixture
@@ -161,33 +161,33 @@ def test_nothing_waits_for_a_hypothesis_once_its_speech_is_over(
     nano: Transcriber, two_threads: ModelWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held(nano, monkeypatch)
-    caller = Caller(two_threads, kind="ended")
+    transcriber = WorkerTranscriber(two_threads, kind="ended")
     with ThreadPoolExecutor(1) as threads:
-        hypothesis = threads.submit(caller.recognize_open, chunk(1.0))
+        hypothesis = threads.submit(transcriber.recognize_open, chunk(1.0))
         until(lambda: len(held.begun) == 1)
-        caller.end_speech()
+        transcriber.end_speech()
         assert hypothesis.result(60) is None  # though the model is still at work on it
-        assert caller.recognize_open(chunk(1.0)) is None
-        assert not caller.has_left.is_set()
+        assert transcriber.recognize_open(chunk(1.0)) is None
+        assert not transcriber.cancelled.is_set()
         held.go.set()
-        assert len(caller.recognize_chunks([chunk(1.0)])) == 1
+        assert len(transcriber.recognize_chunks([chunk(1.0)])) == 1
 
 
 def test_two_threads_hear_what_one_hears(nano: Transcriber, two_threads: ModelWorker, clips: list[Waveform]) -> None:
     alone = [nano.transcribe(clip).text for clip in clips]
     with ThreadPoolExecutor(6) as threads:
-        together = list(threads.map(lambda clip: Caller(two_threads).transcribe(clip).text, clips * 4))
+        together = list(threads.map(lambda clip: WorkerTranscriber(two_threads).transcribe(clip).text, clips * 4))
     assert together == alone * 4
 
 
 def test_who_leaves_is_not_worked_for(nano: Transcriber, metrics: Metrics) -> None:
     """The chunk waits for the other caller's as long as need be, so that it cannot have begun."""
     worker = ModelWorker("nano", lambda: nano, metrics, wait=86_400.0)
-    caller, _other = Caller(worker), Caller(worker)
+    transcriber, _other = WorkerTranscriber(worker), WorkerTranscriber(worker)
     with closing(worker), ThreadPoolExecutor(1) as threads:
-        asking = threads.submit(caller.recognize_chunks, [chunk(1.0)])
+        asking = threads.submit(transcriber.recognize_chunks, [chunk(1.0)])
         until(lambda: worker.waiting > 0)
-        caller.leave()
+        transcriber.cancel()
         with pytest.raises(CancelledError):
             asking.result(60)
     assert "asr_doge_audio_seconds_total 0.0" in metrics.text().decode()

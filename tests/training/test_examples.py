@@ -37,7 +37,7 @@ def test_examples_are_fetched_together_and_come_in_order(corpus: Path) -> None:
 def test_a_cache_elsewhere_gives_what_it_gives_here(
     settings: Settings, corpus: Path, cache: Path, granite_folder: Path, doge_folder: Path, tmp_path: Path
 ) -> None:
-    loaded = assemble_model(granite_folder, doge_folder, device="cpu", shelve_encoder=True)
+    loaded = assemble_model(granite_folder, doge_folder, device="cpu", skip_encoder_weights=True)
     utterances = read_manifest(corpus / "train_manifest.json")
     indices = [5, None, 2, 11, 0]
     batches = []

@@ -1,7 +1,7 @@
 """Convert samples that a caller passes, as an array, a tensor or lists, to one mono waveform.
 
 Promises: `prepare_waveform` gives float32 `[samples]` at the wanted rate, or one `AudioError` line that says what to
-pass; `check_samples` refuses values that no recording has; `joined_blocks` joins short blocks. It does not read files.
+pass; `check_samples` refuses values that no recording has; `merge_short_blocks` joins short blocks. It reads no files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -52,11 +52,11 @@ def prepare_waveform(
     return resample(check_samples(mono, name), from_rate, to_rate)
 
 
-def joined_blocks(blocks: Iterable[NDArray[np.float32]], samples: int) -> Iterator[NDArray[np.float32]]:
-    """Join blocks to ones of at least so many `samples`, but for the last; a block that has as many stays as it is.
+def merge_short_blocks(blocks: Iterable[NDArray[np.float32]], samples: int) -> Iterator[NDArray[np.float32]]:
+    """Merge consecutive blocks until each has at least `samples` samples; the last may be shorter.
 
-    Decoders give a fraction of a second at a time, and each block costs calls and a wait for Python's lock. What came
-    before an AudioError is given before it.
+    Decoders give a fraction of a second at a time, and every block costs calls and a wait for Python's lock. A block
+    that is long enough is passed on as it is. If `blocks` raises an AudioError, the samples before it come first.
     """
     held: list[NDArray[np.float32]] = []
     try:

@@ -26,12 +26,12 @@ _SILENT_POWER = 1e-10
 def to_mono(
     blocks: Iterable[NDArray[np.float32]], rate: int, name: str, channel: int | None, on_note: Note
 ) -> Iterator[NDArray[np.float32]]:
-    """One channel from blocks `[channels, samples]`, which all have the same number of channels.
+    """Reduce blocks `[channels, samples]`, which all have the same number of channels, to one channel.
 
     Args:
-        blocks: the sound.
-        rate: of it, in Hz.
-        name: of the recording, for notes and errors.
+        blocks: the samples.
+        rate: their rate in Hz.
+        name: name of the recording, for notes and errors.
         channel: number of a channel, from 0; None for the mean of all.
         on_note: called if a channel replaces the mean.
 

@@ -41,9 +41,9 @@ _SHORTFALL_SECONDS = 0.5
 _CLOCK_FROM_ZERO = ("matroska", "mov", "avi", "flv")
 """Containers whose clock starts at 0; the others count from their first packet."""
 _WITH_CLOCK = (*_CLOCK_FROM_ZERO, "mpegts", "mpeg", "asf", "ogg", "nut", "mxf", "rm", "wtv")
-"""For others, FFmpeg counts samples or estimates from the bit rate."""
+"""Containers with timestamps; for others, FFmpeg counts samples or estimates from the bit rate."""
 _STATES_LENGTH = ("mov", "avi", "asf", "flv", "wv", "tta", "ape", "tak", "caf", "aiff", "voc")
-"""Containers for which FFmpeg's duration is what the header states. For others a `Part` has it, or nothing does."""
+"""Containers for which FFmpeg's duration is that of the header. For others a `Part` has it, if anything."""
 _AUDIBLE_POWER = 1e-6
 _FAR_LOUDER = 100.0
 _LONGEST_PACKET_SECONDS = 60.0

@@ -1,10 +1,10 @@
-"""The process in which untrusted files are decoded: one fork for each, with limits.
+"""A fork server that decodes untrusted files, each in a fork with limits.
 
-Promises: a fork holds one file and one pipe, may take so much memory and processor time and no more, and dies when
-its reader leaves; a crash ends the fork alone. This process waits for its forks and, through a second pipe
-that they do not hold, says what they died of.
+Promises: a fork has one file and one pipe open, has a limit of memory and of processor time, and ends when its reader
+closes the pipe; a crash ends that fork alone. The server waits for its forks and writes the cause of a fork's death to
+a second pipe, which the fork does not hold.
 It is run by `asr_doge.audio.file_decoding`, as `python -m asr_doge.audio.decoding_child SOCKET`. Another module may
-call `main` with more work to do on the samples there; this one does not know what.
+call `main` with work of its own on the samples, which this module does not know.
 """
 
 import gc
@@ -31,40 +31,40 @@ from asr_doge.errors import AudioError, DamagedAudioError
 
 Blocks = Iterator[NDArray[np.float32]]
 Work = Callable[[Blocks, bytes], Iterator[bytes]]
-"""What to send of a recording's blocks, to whom asks with these bytes."""
+"""Takes the blocks of a recording and the options of the request; gives the messages to send."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of a file.
+    """A request to decode a file.
 
     Attributes:
-        memory: bytes that it may take.
-        processor_seconds: that it may take in all.
-        block_seconds: that decoding any one block, and the work on it, may take.
+        memory: bytes that the fork may take.
+        cpu_seconds: CPU time that the fork may take in all.
+        block_seconds: elapsed time that decoding one block, and the work on it, may take.
         max_duration: of the longest recording, in seconds; infinite for any.
-        channel: to read, from 0; None for the mean of all.
+        channel: the channel to read, from 0; None for the mean of all.
         sampling_rate: of the blocks, in Hz.
-        asked: for the work on its blocks; 32 bytes at most, filled up with zeros.
+        work_options: options of the work on the blocks, packed; at most 32 bytes, padded with zeros.
     """
 
     memory: int
-    processor_seconds: int
+    cpu_seconds: int
     block_seconds: int
     max_duration: float = math.inf
     channel: int | None = None
     sampling_rate: int = SAMPLE_RATE
-    asked: bytes = b""
+    work_options: bytes = b""
 
     def packed(self) -> bytes:
-        """As it is sent."""
+        """The request as bytes for the pipe."""
         channel = -1 if self.channel is None else self.channel
-        limits = self.memory, self.processor_seconds, self.block_seconds, self.max_duration
-        return _REQUEST.pack(*limits, channel, self.sampling_rate, self.asked)
+        limits = self.memory, self.cpu_seconds, self.block_seconds, self.max_duration
+        return _REQUEST.pack(*limits, channel, self.sampling_rate, self.work_options)
 
     @classmethod
     def unpacked(cls, message: bytes) -> "Request":
-        """As it was sent."""
+        """The request in a message."""
         request = cls(*_REQUEST.unpack(message))
         return request if request.channel != -1 else replace(request, channel=None)
 
@@ -73,21 +73,21 @@ _REQUEST = struct.Struct("<QIIdiI32s")
 FRAME = struct.Struct("<cI")
 """Kind of what follows, and its length in bytes."""
 BLOCK, NOTE, FAULT, DAMAGE, END = b"B", b"N", b"F", b"D", b"E"
-"""What was asked for, of a block or several; a remark on the recording; why it cannot be read; why it cannot be read
+"""Kinds of frames: a message of the work; a note on the recording; why it cannot be read; why it cannot be read
 further; its end."""
 MEMORY = "memory"
-"""What a fork died of, if not of a signal, of which the name is given."""
+"""Cause of death of a fork that ran out of memory; for other causes it is the name of a signal."""
 _OUT_OF_MEMORY = 3
 NAME = "\0"
-"""Stands for the file's name, which only the server knows, in messages."""
+"""Stands in messages for the file's name, which only the caller knows."""
 
 
-def samples_alone(blocks: Blocks, asked: bytes) -> Iterator[bytes]:
+def send_samples(blocks: Blocks, work_options: bytes) -> Iterator[bytes]:
     """The blocks as they are."""
     return (block.tobytes() for block in blocks)
 
 
-def main(work: Work = samples_alone) -> None:
+def main(work: Work = send_samples) -> None:
     """Fork for every file that comes through the socket, until it is closed."""
     # Large libraries, loaded once so that a fork need not.
     import av  # noqa: F401
@@ -102,8 +102,8 @@ def main(work: Work = samples_alone) -> None:
         message, descriptors, _, _ = socket.recv_fds(requests, _REQUEST.size, 3)
         if not message:
             return
-        file, pipe, death = descriptors
-        if forks.is_new(death):
+        file, pipe, cause_pipe = descriptors
+        if forks.fork(cause_pipe):
             requests.close()
             try:
                 _decode(file, pipe, Request.unpacked(message), work)
@@ -114,39 +114,39 @@ def main(work: Work = samples_alone) -> None:
 
 
 class _Forks:
-    """The forks at work, each with the pipe into which to write what it died of; nothing if it ended well."""
+    """The running forks, each with the pipe for the cause of its death, which stays empty if it ends well."""
 
     def __init__(self) -> None:
-        self._deaths: dict[int, int] = {}
+        self._cause_pipes: dict[int, int] = {}
         signal.signal(signal.SIGCHLD, self._reap)
 
-    def is_new(self, death: int) -> bool:
-        """Fork; whether this is the new process, which holds nothing of the others."""
+    def fork(self, cause_pipe: int) -> bool:
+        """Fork; True in the new process, in which the pipes of the other forks are closed."""
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until the fork is known
         fork = os.fork()
         if fork:
-            self._deaths[fork] = death
+            self._cause_pipes[fork] = cause_pipe
         else:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for descriptor in (death, *self._deaths.values()):
+            for descriptor in (cause_pipe, *self._cause_pipes.values()):
                 os.close(descriptor)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         return fork == 0
 
     def _reap(self, number: int, frame: FrameType | None) -> None:
-        """Write what every fork that has ended died of."""
+        """Write the cause of death of every fork that has ended."""
         with suppress(ChildProcessError):  # there are no others
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 fork, status = ended
                 # The pipe was empty until now, so this does not wait for whoever reads it.
-                death = self._deaths.pop(fork)
+                cause_pipe = self._cause_pipes.pop(fork)
                 with suppress(OSError):  # nobody reads any more
-                    os.write(death, _cause(status).encode())
-                os.close(death)
+                    os.write(cause_pipe, _cause(status).encode())
+                os.close(cause_pipe)
 
 
 def _cause(status: int) -> str:
-    """What a process died of, by what `waitpid` gives."""
+    """The cause of death in a status of `waitpid`; empty if there is none."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         return signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
@@ -162,7 +162,7 @@ def _decode(file: int, pipe: int, request: Request, work: Work) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody reads: die
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, sys.stderr.fileno())  # libraries print what they think of a file
-    _limit(request.memory, request.processor_seconds)
+    _limit(request.memory, request.cpu_seconds)
     path = f"/dev/fd/{file}"
     with open(pipe, "wb", buffering=0) as output:  # a descriptor, no path
 
@@ -177,7 +177,7 @@ def _decode(file: int, pipe: int, request: Request, work: Work) -> None:
         damage: list[str] = []
         try:
             blocks = read_blocks(path, request.sampling_rate, request.channel, lambda note: say(NOTE, note))
-            for content in work(_within_limits(blocks, path, request, damage), request.asked):
+            for content in work(_within_limits(blocks, path, request, damage), request.work_options):
                 send(BLOCK, content)
             say(DAMAGE if damage else END, "".join(damage))
         except AudioError as error:
@@ -209,11 +209,11 @@ def _within_limits(blocks: Blocks, path: str, request: Request, damage: list[str
             yield block
 
 
-def _limit(memory: int, processor_seconds: int) -> None:
+def _limit(memory: int, cpu_seconds: int) -> None:
     held = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (held + memory, held + memory))
     # SIGXCPU says why, where the first limit is below the second; at that Linux sends SIGKILL.
-    resource.setrlimit(resource.RLIMIT_CPU, (processor_seconds, processor_seconds + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -1,11 +1,11 @@
-"""Detect speech of long recordings in a process of its own, beside the model.
+"""Detect speech of long recordings in another process, while the model runs in this one.
 
 Promises: `LongRecordingDetector` gives the flags of a `VoiceActivityDetector`, bit for bit. The detector's library
-holds Python's lock while it works, so in a thread it would stop the model. After `MOVE_SECONDS` of a recording, another
-process detects in its place, and then waits for the next recording. Shorter recordings stay here, unless such a process
-is waiting, since starting one takes longer than they do; so does everything where there is one processor, or where no
-process can be started. If the process is killed, or this one is forked, a new detector goes on here with the next
-frame: the recording is not lost, and some of its flags may differ.
+holds Python's lock while it works, so in a thread it would stop the model. After `MOVE_SECONDS` of a recording, a
+detector process takes over, and afterwards waits for the next recording. Shorter recordings are detected in this
+process, unless a detector process is waiting, since starting one takes longer. All are detected here if there is one
+processor only, or no process can be started. If the detector process is killed, or this process is forked, a new
+detector continues here with the next frame: the recording is not lost, but some flags may differ.
 It does not know what the flags are for.
 """
 
@@ -24,7 +24,7 @@ from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 
 MODULE = "asr_doge.audio.detector_process"
-"""This one, by whichever name it runs."""
+"""This module; `__name__` is `__main__` in the detector process."""
 MOVE_SECONDS = 120.0
 """Seconds of a recording after which a process is started."""
 MOST_WAITING = 1
@@ -37,7 +37,7 @@ _NONE = np.zeros(0, dtype=np.float32)
 class LongRecordingDetector:
     """Detects speech in one recording from its start; samples are at 16 kHz.
 
-    Use it as a context, at whose end its process is free for another recording.
+    A context manager: its end releases the detector process for another recording.
     """
 
     def __init__(self) -> None:
@@ -49,14 +49,14 @@ class LongRecordingDetector:
         self._process: _DetectorProcess | None = None
 
     def __enter__(self) -> "LongRecordingDetector":
-        self._process = _DetectorProcess.taken()
+        self._process = _DetectorProcess.acquire()
         if self._process is None:
             self._here = VoiceActivityDetector()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            self._process.give_back()
+            self._process.release()
 
     def feed(self, samples: NDArray[np.float32]) -> list[bool]:
         """Whether each frame completed by these `[samples]` may be speech."""
@@ -91,7 +91,7 @@ class LongRecordingDetector:
 
 
 class _DetectorProcess:
-    """A Python that does nothing else, which ends when this process does."""
+    """A process that runs `main`; it ends when this process does."""
 
     waiting: "list[_DetectorProcess]" = []
 
@@ -109,8 +109,8 @@ class _DetectorProcess:
         )
 
     @classmethod
-    def taken(cls) -> "_DetectorProcess | None":
-        """One that was waiting, ready for a new recording; None if there is none."""
+    def acquire(cls) -> "_DetectorProcess | None":
+        """A waiting process, ready for a new recording; None if there is none."""
         with suppress(IndexError):  # other threads take some too
             while True:
                 process = cls.waiting.pop()
@@ -122,15 +122,15 @@ class _DetectorProcess:
                     return process
         return None
 
-    def give_back(self) -> None:
-        """Let it wait for another recording, or end it if enough do."""
+    def release(self) -> None:
+        """Let it wait for another recording, or end it if enough processes wait."""
         if self._is_answering or len(self.waiting) >= MOST_WAITING:
             self.end()
         else:
             self.waiting.append(self)
 
     def feed(self, samples: NDArray[np.float32]) -> list[bool]:
-        """As `VoiceActivityDetector.feed`, of the recording begun by no samples at all.
+        """`VoiceActivityDetector.feed`; an empty block begins a recording.
 
         Raises:
             EOFError, OSError: it was killed, or belongs to the process that this one was forked from.

@@ -1,8 +1,8 @@
 """Decode untrusted recordings to blocks of samples, or to what is made of these, in a process of their own.
 
-Promises: a file that needs too much memory or time, or that breaks a decoder, is an `AudioError` in its place and costs
-nothing else; decoding runs no further ahead than a pipe holds, and ends when its reader leaves.
-The process stands by, so that a file costs a fork and not a start of Python. POSIX only.
+Promises: a file that needs too much memory or time, or that breaks a decoder, is an `AudioError` in its place and
+affects no other; decoding runs no further ahead than a pipe holds, and ends when its reader stops reading.
+A fork server decodes them, so that a file costs a fork and not a start of Python. POSIX only.
 """
 
 import math
@@ -46,16 +46,16 @@ class DecoderDiedError(AudioError):
 
 
 class FileDecoder:
-    """Decodes files in forks of a process that stands by.
+    """Decodes files in forks of a fork server.
 
     Args:
         memory: bytes that one file may take.
         max_duration: longest recording, in seconds; None for any.
-        module: that is run; it calls `decoding_child.main`.
-        most_bytes: that a fork sends at a time.
+        module: that the fork server runs; it calls `decoding_child.main`.
+        most_bytes: largest message of a fork.
 
     Attributes:
-        process: that stands by.
+        process: the fork server.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class FileDecoder:
         self,
         file: BinaryIO,
         name: str,
-        has_left: threading.Event,
+        cancelled: threading.Event,
         on_note: Note = log_note,
         channel: int | None = None,
         sampling_rate: int = SAMPLE_RATE,
@@ -83,7 +83,7 @@ class FileDecoder:
         Args:
             file: with a descriptor; it is read from its start.
             name: what to call it in messages.
-            has_left: set when the samples are no longer wanted.
+            cancelled: set by the caller when it no longer wants the samples.
             on_note, channel, sampling_rate: as in `read_blocks`.
 
         Raises:
@@ -91,30 +91,27 @@ class FileDecoder:
             AudioError: it cannot be read, or is too long.
             DamagedAudioError: it is truncated or damaged; what is there of it was given.
         """
-        sent = self.sent(file, name, has_left, on_note, channel, sampling_rate)
-        return (np.frombuffer(block, dtype=np.float32) for block in sent)
+        messages = self.messages(file, name, cancelled, on_note, channel, sampling_rate)
+        return (np.frombuffer(block, dtype=np.float32) for block in messages)
 
-    def sent(
+    def messages(
         self,
         file: BinaryIO,
         name: str,
-        has_left: threading.Event,
+        cancelled: threading.Event,
         on_note: Note = log_note,
         channel: int | None = None,
         sampling_rate: int = SAMPLE_RATE,
-        asked: bytes = b"",
+        work_options: bytes = b"",
     ) -> Iterator[bytes]:
-        """What the work of the module sends of a recording; `asked` tells it what is wanted.
-
-        All else is as in `blocks`.
-        """
-        with self._decoded(file.fileno(), name, channel, sampling_rate, asked) as (pipe, death):
+        """The messages of the module's work on a recording, given `work_options`; all else is as in `blocks`."""
+        with self._decoded(file.fileno(), name, channel, sampling_rate, work_options) as (pipe, cause_pipe):
             while True:
                 kind, content = _frame(pipe, self._most_bytes)
-                if kind == END or has_left.is_set():
+                if kind == END or cancelled.is_set():
                     return
                 if not kind:
-                    raise DecoderDiedError(_cause_of_death(name, death.read().decode()))
+                    raise DecoderDiedError(_cause_of_death(name, cause_pipe.read().decode()))
                 if kind != BLOCK:
                     text = content.decode("utf-8", "replace").replace(NAME, name)
                     if kind == NOTE:
@@ -124,32 +121,32 @@ class FileDecoder:
                 yield content
 
     def read_clip(self, path: Path, sampling_rate: int, longest: int | None) -> NDArray[np.float32]:
-        """What `asr_doge.audio.reading.read_clip` gives, decoded in a fork; errors as there, and `DecoderDiedError`."""
+        """`asr_doge.audio.reading.read_clip`, decoded in a fork; errors as there, and `DecoderDiedError`."""
         name = in_one_line(str(path))
         with file_on_disk(path) as copy, copy.open("rb") as file:
             waveform = gather(self.blocks(file, name, threading.Event(), sampling_rate=sampling_rate))
         return as_clip(waveform, path, sampling_rate, longest)
 
     def close(self) -> None:
-        """End the process that stands by; forks end with their readers."""
+        """End the fork server; its forks end with their readers."""
         with self._lock:
             self._socket.close()
             self.process.wait()
 
     @contextmanager
     def _decoded(
-        self, descriptor: int, name: str, channel: int | None, sampling_rate: int, asked: bytes
+        self, descriptor: int, name: str, channel: int | None, sampling_rate: int, work_options: bytes
     ) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-        """What a fork writes of a file, and what is written of its death."""
-        processor_seconds = LEAST_SECONDS + round((self._max_duration or _LONGEST_SECONDS) / SLOWEST)
+        """The pipes of a fork that decodes a file: what it writes, and the cause of its death."""
+        cpu_seconds = LEAST_SECONDS + round((self._max_duration or _LONGEST_SECONDS) / SLOWEST)
         longest = math.inf if self._max_duration is None else self._max_duration
-        request = Request(self._memory, processor_seconds, BLOCK_SECONDS, longest, channel, sampling_rate, asked)
+        request = Request(self._memory, cpu_seconds, BLOCK_SECONDS, longest, channel, sampling_rate, work_options)
         with ExitStack() as ours:
             try:
                 with ExitStack() as theirs:
                     blocks, into_pipe = _pipe(ours, theirs)
-                    cause, into_death = _pipe(ours, theirs)
-                    self._send(request.packed(), [descriptor, into_pipe, into_death])
+                    cause, into_cause = _pipe(ours, theirs)
+                    self._send(request.packed(), [descriptor, into_pipe, into_cause])
             except OSError as error:  # such as too many open files
                 raise DecoderDiedError(f"{name} cannot be decoded now ({error.strerror}): try again later.") from error
             yield blocks, cause
@@ -166,14 +163,14 @@ class FileDecoder:
 
 
 def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[BinaryIO, int]:
-    """The end of a pipe that we read, and the descriptor of the other, which each stack closes."""
+    """A pipe: the end that we read, closed by `ours`, and the descriptor of the other end, closed by `theirs`."""
     reading, writing = os.pipe()
     theirs.callback(os.close, writing)
     return ours.enter_context(os.fdopen(reading, "rb")), writing
 
 
 def _frame(pipe: BinaryIO, most_bytes: int) -> tuple[bytes, bytes]:
-    """Kind and content of what comes next; no kind where it ends before it is whole."""
+    """Kind and content of the next frame; an empty kind if the pipe ends before the frame is complete."""
     header = pipe.read(FRAME.size)
     if len(header) < FRAME.size:
         return b"", b""
@@ -198,7 +195,7 @@ def _cause_of_death(name: str, reason: str) -> str:
 
 
 def _started(module: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """A process that stands by, and the socket to it."""
+    """A new fork server, and the socket to it."""
     ours, theirs = socket.socketpair()
     with ExitStack() as unless_started, theirs:
         unless_started.callback(ours.close)

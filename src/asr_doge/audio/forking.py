@@ -1,9 +1,10 @@
-"""Compute in a process that was forked from one that had already computed.
+"""Make calls that use OpenMP safe in a forked process.
 
-Promises: `in_live_threads` gives the result of the call, in any process and thread. After a fork, only the thread that
-called `fork` exists in the new process: the threads that OpenMP (of torch, and of the voice activity detector) keeps
-for it are gone, and it would wait for them for ever. Any other thread gets new ones, so another thread computes for it.
-It does not help in a process forked while another thread was computing, nor code that calls torch directly.
+Promises: `call_fork_safe` gives the result of the call, in any process and thread. torch and the voice activity
+detector compute with OpenMP, which keeps threads for each thread that calls it. A fork copies only the thread that
+called `fork`, without its OpenMP threads, for which it would wait for ever. In a forked process that thread therefore
+leaves the call to another, new thread, to which OpenMP gives new threads.
+It does not help in a process that was forked while another thread was computing, nor code that calls torch directly.
 """
 
 import os
@@ -17,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class _Fork:
-    """The thread that survived a fork, and the one that computes for it; None in a process that was not forked."""
+    """The thread that survived a fork, and the one that computes for it; both None in a process that was not forked."""
 
     thread: int | None = None
     substitute: ThreadPoolExecutor | None = None
@@ -31,10 +32,10 @@ if hasattr(os, "register_at_fork"):  # Windows does not fork
     os.register_at_fork(after_in_child=_Fork.happened)
 
 
-def in_live_threads(
+def call_fork_safe(
     function: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
 ) -> Result:
-    """Call a function that uses OpenMP in a thread for which OpenMP's threads are alive."""
+    """Call a function that uses OpenMP: in this thread or, if this thread came from a fork, in a substitute for it."""
     if _Fork.thread != threading.get_ident():
         return function(*arguments, **options)
     if _Fork.substitute is None:

@@ -28,7 +28,7 @@ _CHUNKED: tuple[tuple[re.Pattern[bytes], Callable[[Data, int], Part]], ...] = (
     (chunked_formats.MATROSKA, chunked_formats.walk_matroska),
     (packet_formats.FLV, packet_formats.walk_flv),
 )
-"""For each format, what a file begins with, and how to find the part that starts at a place."""
+"""For each format, its first bytes, and the function that finds the part that starts at a place."""
 _PACKETS: tuple[tuple[Callable[[Data], bool], Callable[[Data], list[Part]]], ...] = (
     (packet_formats.is_ogg, packet_formats.walk_ogg),
     (packet_formats.is_flac, packet_formats.walk_flac),
@@ -37,7 +37,7 @@ _PACKETS: tuple[tuple[Callable[[Data], bool], Callable[[Data], list[Part]]], ...
     (packet_formats.is_mpeg_audio, packet_formats.walk_mpeg_audio),
     (packet_formats.is_adts, packet_formats.walk_adts),
 )
-"""For each format, how to detect it and how to find the parts of a file."""
+"""For each format, the functions that detect it and that find the parts of a file."""
 
 
 def parts_of(path: Path) -> list[Part]:

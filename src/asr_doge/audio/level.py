@@ -3,9 +3,9 @@
 Promises: `without_rumble` and `DetectorInput` remove constant offsets and mains hum from the input of the voice
 activity detector and of the search for pauses, and `DetectorInput` raises quiet recordings to the level that the
 detector needs. The samples for the encoder keep offset and hum, since removing them was measured to cost words
-(docs/formats.md); only a clip that is raised loses its offset. `for_encoder` changes the level of clips only if they
-are so quiet, or so far above full scale, that words were lost. How the samples arrive changes nothing. It does not
-decide what is speech.
+(docs/formats.md); only a clip that is raised loses its offset. `normalize_level` changes the level of clips only if
+they are so quiet, or so far above full scale, that words were lost. How the samples are divided into calls changes
+nothing. It does not decide what is speech.
 """
 
 from functools import lru_cache
@@ -19,12 +19,12 @@ from asr_doge.audio.voice_activity import FRAME_SAMPLES
 RUMBLE_HERTZ = 100.0
 """Cutoff in Hz: mains hum is below, voices are above."""
 DETECTED_PEAK = 0.05
-"""Louder recordings are judged at their own level."""
+"""Recordings with a lower peak are raised to it for the detector."""
 NOISE_PEAK = 10 ** (-80 / 20)
-"""Anything quieter is rounding of 16 bits, and is not raised."""
+"""A lower peak is rounding of 16 bits, and is not raised."""
 _MOST_GAIN = 100.0
 _FORGETTING = 0.999
-"""Factor by which the loudest frame counts less after each frame; half after 22 s."""
+"""Decay of the running peak, per frame; it halves in 22 s."""
 QUIET_PEAK, RAISED_PEAK = 0.007, 0.3
 """Clips below the first (-43 dB) are raised to the second: nano loses words from -50 dB downwards, and none at -40."""
 LOUD_PEAK, LOWERED_PEAK = 1.0, 0.9
@@ -36,7 +36,7 @@ def without_rumble(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class DetectorInput:
-    """The part of a recording's input for the voice activity detector, while it arrives."""
+    """Filters and scales a recording for the voice activity detector, as its samples arrive."""
 
     def __init__(self) -> None:
         self._rumble = _Rumble()
@@ -61,10 +61,11 @@ class DetectorInput:
         return min(max(DETECTED_PEAK / self._loudest, 1.0), _MOST_GAIN)
 
 
-def for_encoder(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A clip `[samples]` at a level at which words are recognized.
+def normalize_level(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring a clip `[samples]` to a level at which the encoder recognizes words; most clips are returned unchanged.
 
-    An offset is no loudness: speech on one is raised like other speech, and then without it, since it would grow too.
+    A constant offset is not loudness. A quiet clip that has one is raised by its speech alone, and loses the offset,
+    which would otherwise be raised too.
     """
     low, high = float(samples.min(initial=0.0)), float(samples.max(initial=0.0))
     if max(-low, high) > LOUD_PEAK:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.file_parts import Part, open_part
-from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
+from asr_doge.audio.resampling import SAMPLE_RATE, checked_rate, resample_blocks
 from asr_doge.audio.sound import Sound
 from asr_doge.errors import AudioError
 
@@ -24,7 +24,6 @@ from asr_doge.errors import AudioError
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
-BELIEVABLE_RATES = range(1_000, 1_000_001)
 _FOR_FFMPEG = ("FLAC", "MP3", "OGG", "VOC")
 """Compressed formats; and Creative Voice files, of whose blocks libsndfile takes the headers for samples."""
 _BLOCK_SAMPLES = 1 << 16
@@ -100,9 +99,7 @@ def pcm_blocks(file: BinaryIO, from_rate: int, to_rate: int = SAMPLE_RATE) -> It
     Raises:
         AudioError: an invalid rate, or, after all blocks, an end in the middle of a sample.
     """
-    if from_rate not in BELIEVABLE_RATES:
-        raise AudioError(f"a sampling rate of {from_rate} Hz cannot be right: pass the rate that was recorded at")
-    yield from resample_blocks(_samples_of(file), from_rate, to_rate)
+    yield from resample_blocks(_samples_of(file), checked_rate(from_rate), to_rate)
 
 
 def _samples_of(file: BinaryIO) -> Iterator[NDArray[np.float32]]:

@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.arrays import check_samples, joined_blocks
+from asr_doge.audio.arrays import check_samples, merge_short_blocks
 from asr_doge.audio.channels import to_mono
 from asr_doge.audio.containers import choose_track, decode
 from asr_doge.audio.file_parts import Part
 from asr_doge.audio.files import file_on_disk, is_pipe
 from asr_doge.audio.joined_files import parts_of
-from asr_doge.audio.level import for_encoder
-from asr_doge.audio.pcm import BELIEVABLE_RATES, UNKNOWN_FRAMES, flac_seconds, open_pcm, pcm_sounds
-from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
+from asr_doge.audio.level import normalize_level
+from asr_doge.audio.pcm import UNKNOWN_FRAMES, flac_seconds, open_pcm, pcm_sounds
+from asr_doge.audio.resampling import BELIEVABLE_RATES, SAMPLE_RATE, resample_blocks
 from asr_doge.audio.sound import Note, Sound, log_note
 from asr_doge.audio.timeline import fill_gaps
 from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
@@ -68,7 +68,7 @@ def read_clip(
 ) -> NDArray[np.float32]:
     """Read a recording that an encoder reads whole, for training from audio and for features alike.
 
-    Its level is that of a clip that is transcribed, see `for_encoder`.
+    Its level is that of a clip that is transcribed, see `normalize_level`.
 
     Args:
         path, sampling_rate: as in `read_audio`.
@@ -83,14 +83,14 @@ def read_clip(
 def as_clip(
     waveform: NDArray[np.float32], path: str | os.PathLike[str], sampling_rate: int, longest: int | None
 ) -> NDArray[np.float32]:
-    """What `read_clip` gives for a recording that was read; errors as there."""
+    """The clip of a waveform that was read, as `read_clip` returns it; errors as there."""
     check_long_enough(len(waveform), sampling_rate, str(path))
     if longest is not None and len(waveform) > longest:
         raise AudioError(
             f"{path} is {len(waveform) / sampling_rate:.1f} s long: this encoder reads at most"
             f" {longest / sampling_rate:.0f} s at once"
         )
-    return for_encoder(waveform)
+    return normalize_level(waveform)
 
 
 def check_long_enough(samples: int, sampling_rate: int, name: str) -> None:
@@ -141,7 +141,7 @@ def read_blocks(
                 raise AudioError(
                     f"{name} states a sampling rate of {rate} Hz, which no recording has: correct its header."
                 )
-            mono = joined_blocks(
+            mono = merge_short_blocks(
                 to_mono((sound.planes for sound in run), rate, name, channel, on_note), math.ceil(JOINED_SECONDS * rate)
             )
             yield from resample_blocks((check_samples(block, name) for block in mono), rate, sampling_rate)

@@ -8,12 +8,34 @@ arrives in blocks, in memory of a few seconds. It does not know files, channels 
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from asr_doge.errors import AudioError
+
 SAMPLE_RATE = 16_000
 """Sampling rate of every waveform inside the package, in Hz."""
+BELIEVABLE_RATES = range(1_000, 1_000_001)
+"""Sampling rates, in Hz, that a recording can have."""
+
+
+def checked_rate(rate: Any) -> int:
+    """A sampling rate as a whole number.
+
+    Raises:
+        AudioError: it is not a number, or no recording has this rate.
+    """
+    try:
+        whole = int(rate)
+        if whole != rate or whole not in BELIEVABLE_RATES:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise AudioError(
+            f"a sampling rate of {rate} Hz cannot be right: pass the rate that was recorded at, as in 44100"
+        ) from None
+    return whole
 
 
 def resample(waveform: NDArray[np.float32], from_rate: int, to_rate: int) -> NDArray[np.float32]:
@@ -51,27 +73,27 @@ def _low_pass(factor: int) -> NDArray[np.float32]:
 
 
 class BlockResampler:
-    """Resamples a waveform that comes in blocks; what it gives joins up to `resample` of all of it.
+    """Resamples a waveform block by block; its outputs concatenated equal `resample` of the whole waveform.
 
     Args:
         from_rate, to_rate: as in `resample`.
-        least_seconds: audio worked on at once; less means less delay and more work. The delay is never less than the
-            filter's reach, which is below 2 ms between 8, 16, 24 and 48 kHz.
+        least_seconds: least audio resampled at once; less means less delay and more work. The delay is never less than
+            the filter's reach, which is below 2 ms between 8, 16, 24 and 48 kHz.
     """
 
     def __init__(self, from_rate: int, to_rate: int, least_seconds: float = 0.0) -> None:
         divisor = math.gcd(from_rate, to_rate)
         self._rates = from_rate, to_rate
         self._up, self._down = to_rate // divisor, from_rate // divisor
-        # Only at multiples of `down` does an output sample fall on an input sample, so that it is there that one may
+        # Only at multiples of `down` does an output sample fall on an input sample, so only there may the input be
         # cut. The filter reaches 10 * max(up, down) / up input samples to either side; that much is read again.
         self._reach = self._down * math.ceil((10 * max(self._up, self._down) / self._up + 1) / self._down)
         self._least = max(round(least_seconds * from_rate), 1)
         self._held = np.zeros(0, dtype=np.float32)
-        self._before = 0  # samples at the start of `held` that are done, and there for the filter only
+        self._before = 0  # samples at the start of `held` that are resampled, and kept as context of the filter
 
     def feed(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take more `[samples]`, of any number; returns what they complete, perhaps nothing."""
+        """Take more `[samples]`, of any number; returns the output that they complete, which may be empty."""
         if self._up == self._down:
             return block
         self._held = np.concatenate([self._held, block])
@@ -85,7 +107,7 @@ class BlockResampler:
         return done
 
     def finish(self) -> NDArray[np.float32]:
-        """What is left, `[samples]`."""
+        """The remaining output, `[samples]`."""
         if self._held.size <= self._before:
             return np.zeros(0, dtype=np.float32)
         return resample(self._held, *self._rates)[self._place(self._before) :]

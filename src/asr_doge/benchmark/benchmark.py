@@ -39,7 +39,7 @@ from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError, DataError
-from asr_doge.inference.loading import load_parts
+from asr_doge.inference.loading import load_model_or_encoder
 from asr_doge.inference.transcription import SourceWithOptions, Transcriber
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.progress import progress_bar
@@ -61,7 +61,7 @@ class ASRDogeBenchmark:
             CheckpointError, ConfigError: as in `asr_doge.load`; also for weights that are NaN.
         """
         config = self.config
-        loaded = load_parts(
+        loaded = load_model_or_encoder(
             config.checkpoint_dir, config.device, config, config.quantization, config.dtype, config.compile
         )
         check_weights(loaded, config.checkpoint_dir)
@@ -273,7 +273,7 @@ class ASRDogeBenchmark:
         return fingerprint(self.transcriber.recognizer.loaded, self.config.checkpoint_dir, hotwords)
 
     def _about(self) -> dict[str, Any]:
-        """What was measured, where and when."""
+        """Model, settings, machine and date of the measurement."""
         loaded = self.transcriber.recognizer.loaded
         counts = loaded.count_parameters()
         return {

@@ -59,7 +59,7 @@ def render_page(result: BenchmarkResult) -> str:
         rules=RULE_NAMES,
         recognisers=[result, *result.peers],
         charts=dict(_charts(result)),
-        speakers=_worst_speakers(result.accuracy_by_speaker),
+        speakers=sorted(result.accuracy_by_speaker.items(), key=lambda group: -group[1].wer)[:MOST_SPEAKERS],
         worst=[_worst(sample, result.config["embed_audio"]) for sample in _worst_samples(result)],
         unreadable=[sample for sample in result.samples if sample.error],
         incomplete=[sample for sample in result.samples if sample.incomplete],
@@ -108,10 +108,6 @@ def _waterfall(stages_ms: Mapping[str, float]) -> Any:
 
 def _stage_name(stage: str) -> str:
     return {"log_mel": "log-mel", "audio": "audio file"}.get(stage, stage)
-
-
-def _worst_speakers(groups: Mapping[str, Accuracy]) -> list[tuple[str, Accuracy]]:
-    return sorted(groups.items(), key=lambda group: -group[1].wer)[:MOST_SPEAKERS]
 
 
 def _worst_samples(result: BenchmarkResult) -> list[SampleResult]:

@@ -99,11 +99,12 @@ def _documents(groups: Mapping[str, Accuracy]) -> dict[str, Any]:
 def _result(document: dict[str, Any], path: Path) -> BenchmarkResult:
     kept = ("date", "config", "machine", "model", "parameters", "which_samples")
     memory = document["memory"]
+    stages = {stage: StageMemory(**peaks) for stage, peaks in memory["stages"].items()} if memory else {}
     return BenchmarkResult(
         **_recogniser_fields(document),
         **{name: document[name] for name in kept},
         reading=document.get("reading", ""),
-        memory=memory and MemoryResult(**memory | {"stages": _stages(memory["stages"])}),
+        memory=memory and MemoryResult(**memory | {"stages": stages}),
         peers=[PeerResult(**_recogniser_fields(peer), version=peer["version"]) for peer in document["peers"]],
         report_path=path,
     )
@@ -123,7 +124,3 @@ def _recogniser_fields(document: dict[str, Any]) -> dict[str, Any]:
 def _sample(document: dict[str, Any]) -> SampleResult:
     edits = {name: Edits(**document[name]) for name in ("words", "characters")}
     return SampleResult(**document | edits)
-
-
-def _stages(document: dict[str, dict[str, Any]]) -> dict[str, StageMemory]:
-    return {stage: StageMemory(**peaks) for stage, peaks in document.items()}

@@ -183,7 +183,7 @@ def _section(path: Path, command: str, sections: Sequence[str]) -> str:
 
 
 def _content(file: str) -> dict[str, object]:
-    """What `--config=YAML` sets."""
+    """The settings in a `--config=YAML` argument."""
     content: dict[str, object] = yaml.safe_load(file.partition("=")[2])
     return content
 

@@ -53,7 +53,7 @@ def run(config: BenchmarkJobConfig) -> int:
 
 def _on_ray(config: BenchmarkConfig, engine: EngineConfig) -> BenchmarkResult:
     """The joined report of parts that workers do, or did before the last run was stopped."""
-    from asr_doge.scaling.parts import part_names, run_parts  # here, since Ray is an extra
+    from asr_doge.scaling.command_parts import part_names, run_parts  # here, since Ray is an extra
 
     if config.shard is not None:
         raise ConfigError("--shard divides the work without a cluster: leave it or --engine ray out")

@@ -1,4 +1,4 @@
-"""What commands print and suppress alike."""
+"""Output that all commands print or suppress."""
 
 import os
 import shlex
@@ -19,14 +19,14 @@ def quiet_libraries() -> None:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    logging.disable_progress_bar()  # the hub's too, but gigabytes should not arrive in silence
-    if not HF_HUB_DISABLE_PROGRESS_BARS:  # the user's own wish
+    logging.disable_progress_bar()  # the hub's too, but downloads of gigabytes should show progress
+    if not HF_HUB_DISABLE_PROGRESS_BARS:  # set by the user
         enable_progress_bars()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else tokenizers warns of every worker process
 
 
 def note_language(transcriber: "Transcriber", model: str) -> None:
-    """Say so if a language was given in vain."""
+    """Print a note if a language was given that the model does not read."""
     if transcriber.language and not transcriber.recognizer.reads_language:
         why = f"{model} reads no prompt that names the language"
         print(f"--language {transcriber.language} has no effect on the text: {why}", file=sys.stderr)

@@ -31,7 +31,7 @@ def run(config: FeaturesJobConfig) -> int:
 
 
 def _on_ray(config: FeaturesJobConfig) -> list[FeaturesReport]:
-    from asr_doge.scaling.parts import part_names, run_parts  # here, since Ray is an extra
+    from asr_doge.scaling.command_parts import part_names, run_parts  # here, since Ray is an extra
 
     if config.shard != FeaturesConfig.shard:
         raise ConfigError("--shard divides the work without a cluster: leave it or --engine ray out")
@@ -43,6 +43,6 @@ def _on_ray(config: FeaturesJobConfig) -> list[FeaturesReport]:
 
 
 def _load(config: FeaturesConfig) -> Callable[[str], FeaturesReport]:
-    """What does a part, in which a recording that ends its decoder ends no worker."""
+    """Return the function that computes a part; its decoder is a process of its own, whose crash ends no worker."""
     decoder = FileDecoder(DECODE_MEMORY)
     return lambda part: compute_features(replace(config, shard=part), decoder.read_clip)

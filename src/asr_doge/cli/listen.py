@@ -17,7 +17,7 @@ from asr_doge.inference.output import TIMED_FORMATS, parse_formats
 from asr_doge.inference.transcription import load
 
 BLOCK_SECONDS = 0.1
-PATIENCE_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
 """A microphone in a silent room still sends samples; one that sends none for this long is disconnected."""
 
 
@@ -63,7 +63,7 @@ def microphone_blocks(sounddevice: Any, microphone: str | None, sampling_rate: i
             print("listening; Ctrl-C ends it", file=sys.stderr)
             while True:
                 try:
-                    blocks = [recorded.get(timeout=PATIENCE_SECONDS)]
+                    blocks = [recorded.get(timeout=TIMEOUT_SECONDS)]
                 except queue.Empty:
                     raise AudioError(f"{name} sends nothing any more: plug it in and start again") from None
                 blocks += [recorded.get() for _ in range(recorded.qsize())]  # while the model was busy

@@ -10,8 +10,8 @@ def run(config: ProcessJobConfig) -> int:
     """Run the command; returns the exit code."""
     engine = None
     if config.engine == "ray":
-        from asr_doge.scaling.judging import judge_on_ray  # here, since Ray is an extra
+        from asr_doge.scaling.corpus_validation import validate_on_ray  # here, since Ray is an extra
 
-        engine = partial(judge_on_ray, config)
+        engine = partial(validate_on_ray, config)
     print("\n".join(process_corpus(config, engine).lines()))
     return 0

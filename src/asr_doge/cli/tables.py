@@ -66,7 +66,7 @@ def stages_table(speed: SpeedResult, memory: MemoryResult | None) -> Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """What became of the word error rate, a row a rule."""
+    """The change of the word error rate, with a row for each rule."""
     table = Table(title=f"{comparison.num_common:,} utterances of both")
     for heading in ("scored by", "WER % 1 → 2", "difference", "95 %", "p", "better / worse"):
         table.add_column(heading, justify="left" if heading == "scored by" else "right", no_wrap=True)

@@ -18,7 +18,7 @@ from torch.utils.data import Sampler
 
 from asr_doge.data.sharding import WHOLE, Shard
 
-_JITTER, LIKE_JITTER = 0.02, 0.1
+_JITTER, SIMILAR_LENGTH_JITTER = 0.02, 0.1
 """Before sorting, lengths are multiplied by up to e^±this, so that the composition of batches changes by epoch; of
 batches limited by length less, since what it makes them longer by is kept free."""
 
@@ -106,13 +106,13 @@ class CountBatches(EpochBatches):
         return [order[start : start + self.size] for start in range(0, len(order), self.size)]
 
 
-class LikeBatches(CountBatches):
+class SimilarLengthBatches(CountBatches):
     """Batches of `size` items of similar length; the one of an epoch that is not full is its last."""
 
     def batches(self, epoch: int) -> list[list[int]]:
         """See `EpochBatches.batches`."""
         rng = np.random.default_rng([self.seed, epoch])
-        order = self._jittered_order(rng, LIKE_JITTER)
+        order = self._jittered_order(rng, SIMILAR_LENGTH_JITTER)
         full, rest = divmod(len(order), self.size)
         # The smaller batch is of random length, not always of the longest items.
         place = int(rng.integers(full + 1)) * self.size

@@ -21,7 +21,7 @@ _BINS = 30
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What was kept and dropped of one split."""
+    """Counts of kept and rejected recordings of one split."""
 
     role: str
     """`train`, `dev` or `test`."""

@@ -137,7 +137,7 @@ def split_voices() -> VoiceSplit:
 
 
 def random_voice(names: Sequence[str], rng: np.random.Generator) -> Voice:
-    """One of `names` with a random speed, pitch and liveliness in the human range."""
+    """A voice: one of `names`, with a random speed, pitch and liveliness in the human range."""
     return Voice(
         name=names[int(rng.integers(len(names)))],
         words_per_minute=int(rng.integers(110, 220)),

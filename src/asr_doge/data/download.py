@@ -29,11 +29,11 @@ class Download:
     """Its folder."""
     outcome: Literal["fetched", "already there", "failed"]
     error: str = ""
-    """One line, if it failed."""
+    """The error in one line, if it failed."""
 
 
 def list_corpora() -> list[str]:
-    """What can be downloaded, one line for each archive, for a terminal."""
+    """The archives that can be downloaded, one line for each archive, for a terminal."""
     rows = [("corpus", "split", "hours", "download", "unpacked", "MD5", "licence")]
     for name, corpus in PUBLISHED.items():
         for split, archive in corpus.archives.items():

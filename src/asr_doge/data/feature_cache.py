@@ -101,12 +101,12 @@ class FeatureCache:
 
     @property
     def source(self) -> dict[str, str | int | None]:
-        """What computed the features."""
+        """The encoder and front end that computed the features."""
         return dict(next(iter(self._headers.values())).source)
 
     @property
     def storage(self) -> Storage:
-        """How they are stored."""
+        """How the features are stored."""
         return next(iter(self._headers.values())).storage
 
     @property
@@ -119,7 +119,7 @@ class FeatureCache:
         return self._find(utterance_id)[1].stamp
 
     def num_copies(self, utterance_id: str) -> int:
-        """How often the utterance is there: itself and its augmented copies."""
+        """Number of copies of an utterance: itself and its augmented copies."""
         return len(self._find(utterance_id)[1].copies)
 
     def num_embeddings(self, utterance_id: str, copy: int = 0) -> int:

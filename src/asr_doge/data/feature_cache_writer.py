@@ -144,7 +144,7 @@ class FeatureCacheWriter:
                     unreadable.setdefault(id_, reason)
         content = shard_bytes(self.source, self.storage, utterances, unreadable)
         self.store.write(name, content)
-        self._index.take(name, read_header(lambda start, stop: content[start:stop], len(content)))
+        self._index.add(name, read_header(lambda start, stop: content[start:stop], len(content)))
 
     def _current_header(self, name: str) -> ShardHeader | None:
         """The header of the file as it is now: a writer of another part, or of all, may have replaced it meanwhile."""
@@ -181,7 +181,7 @@ class FeatureCacheWriter:
         return numbers_of(name)[0] % self._part.count == self._part.index - 1
 
     def _usable_headers(self, overwrite: bool) -> dict[str, ShardHeader]:
-        """What is there already; of this part's files, those that can no longer be used are removed."""
+        """Headers of the files that can be used; unusable files of this part are removed."""
         headers, damaged = read_headers(self.store)
         others = {
             name: header
@@ -203,7 +203,7 @@ class FeatureCacheWriter:
 
 
 class ShardWriter:
-    """What is to be added to one file of the cache."""
+    """The utterances to add to one file of the cache."""
 
     def __init__(self, storage: Storage) -> None:
         self.utterances: dict[str, tuple[str, list[dict[str, Tensor]]]] = {}

@@ -37,7 +37,7 @@ OTHER_SOURCE_REMEDY = "with another --output_dir, or with --overwrite to replace
 
 
 def shard_count(seconds: float, shard_seconds: float) -> int:
-    """Files for so much audio: the power of two that leaves at most `shard_seconds` for each, on average."""
+    """Number of files for this much audio: the power of two that leaves at most `shard_seconds` for each on average."""
     count = 1
     while count * shard_seconds < seconds:
         count *= 2
@@ -93,16 +93,16 @@ def read_header_of(store: Store, name: str, size: int | None = None) -> ShardHea
 
 
 class Index:
-    """Where each utterance is, over all files; the larger number of files counts where several hold it."""
+    """Maps each utterance to its file and entry; of several, that of the cache with more files counts."""
 
     def __init__(self, headers: Mapping[str, ShardHeader]) -> None:
         self.entries: dict[str, tuple[str, Entry]] = {}
         self.unreadable: dict[str, str] = {}
         for name in sorted(headers, key=lambda name: numbers_of(name)[::-1]):
-            self.take(name, headers[name])
+            self.add(name, headers[name])
 
-    def take(self, name: str, header: ShardHeader) -> None:
-        """Note what a file holds, over what was noted before."""
+    def add(self, name: str, header: ShardHeader) -> None:
+        """Add the utterances of a file, which replace those added before."""
         for id_, entry in header.entries.items():
             self.entries[id_] = name, entry
             self.unreadable.pop(id_, None)
@@ -112,7 +112,7 @@ class Index:
 
 
 class ReplacedError(Exception):
-    """A file is not the one any more that its header was read from."""
+    """Raised if a file was replaced after its header was read."""
 
 
 class OpenShard:
@@ -130,7 +130,7 @@ class OpenShard:
             self._mapped = {tensor: file.get_tensor(tensor) for tensor in header.tensors}
 
     def read(self, place: Rows, with_ctc: bool = True) -> dict[str, Tensor]:
-        """Rows of one copy, by the name of their tensor; without the CTC head's, those are not even fetched."""
+        """Rows of one copy, by the name of their tensor; those of the CTC head are fetched only if `with_ctc`."""
         names = [name for name in self._header.tensors if with_ctc or not is_of_ctc(name)]
         if self._mapped is None:
             return read_rows(self._read, self._header, place, names)
@@ -138,7 +138,7 @@ class OpenShard:
 
 
 def difference(header: ShardHeader, source: Source, storage: Storage) -> str:
-    """What tells a file from what is wanted, such as `encoder (front_end_version 1, not 2)`."""
+    """The first difference of a file from the wanted source and storage, as `encoder (front_end_version 1, not 2)`."""
     for field in sorted({*header.source, *source}):
         found, wanted = header.source.get(field), source.get(field)
         if found != wanted:

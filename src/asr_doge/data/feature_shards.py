@@ -5,8 +5,8 @@ Format: safetensors with the tensors `embeddings` `[rows, D]`, `scales` `[rows]`
 order in which the header's one metadata entry, JSON, lists them: id, stamp of the recording, and the number of rows
 and CTC rows of each copy. So a file says by itself what it holds, and a cache is merged by listing its files.
 
-Promises: the same features give the same bytes; a file that lost its tail, or is none of ours, is told as such. It does
-not know where files lie (see `asr_doge.data.stores`), nor which utterance belongs in which file (see
+Promises: the same features give the same bytes; a file that lost its tail, or is none of ours, is reported as such. It
+does not know where files lie (see `asr_doge.data.stores`), nor which utterance belongs in which file (see
 `asr_doge.data.feature_folder`).
 """
 
@@ -23,8 +23,8 @@ from torch import Tensor
 StorageType = Literal["fp32", "bf16", "int8"]
 
 Source = Mapping[str, str | int | None]
-"""What the features depend on besides the audio, by name; the cache only compares it. For what the package puts there
-see `asr_doge.models.encoders.loading.feature_source`."""
+"""Everything that the features depend on besides the audio, by name; the cache only compares it. Made by
+`asr_doge.models.encoders.loading.feature_source`."""
 
 _FORMAT = "asr-doge feature cache, version 2"
 _METADATA_KEY = "asr_doge"  # a single one: safetensors writes several in an order of its own
@@ -41,7 +41,7 @@ class Storage:
         dtype: of the embeddings: fp32, bf16, or int8 with one scale a frame.
         ctc_top_k: CTC labels kept of each frame, the likeliest; 0 for none.
         augment_copies: augmented copies of each training utterance.
-        compute_dtype: what the encoder computed in, which rounds as storing does.
+        compute_dtype: precision in which the encoder computed, which rounds as storing does.
     """
 
     dtype: StorageType = "fp32"
@@ -50,7 +50,7 @@ class Storage:
     compute_dtype: str = "fp32"
 
     def described(self) -> dict[str, str | int]:
-        """For a file's header; float32 is left out, so that files are what they were before there was a choice."""
+        """Settings for a file's header; fp32 compute_dtype is omitted, so that files equal those of older versions."""
         return {name: value for name, value in asdict(self).items() if (name, value) != ("compute_dtype", "fp32")}
 
 
@@ -70,7 +70,7 @@ class Features:
 
 
 class Rows(NamedTuple):
-    """Where one copy is in a file: rows of `embeddings`, and of the CTC tensors."""
+    """The position of one copy in a file: rows of `embeddings`, and of the CTC tensors."""
 
     start: int
     stop: int
@@ -89,7 +89,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """What a file says of itself.
+    """The header of a file.
 
     Attributes:
         source: what computed the features.
@@ -174,7 +174,7 @@ def shard_bytes(
 
 
 def read_header(read: Callable[[int, int], bytes], size: int) -> ShardHeader:
-    """What a file holds, without reading the features.
+    """Read the header of a file, without the features.
 
     Args:
         read: gives the bytes from one position to another.

@@ -21,8 +21,8 @@ from asr_doge.errors import ConfigError, DataError, first_line
 from asr_doge.progress import progress_bar
 
 HUB_PREFIX = "hub:"
-PATIENCE_SECONDS = 10.0
-"""How long the hub may take to answer at all."""
+TIMEOUT_SECONDS = 10.0
+"""Seconds after which a hub that does not begin to answer counts as unreachable."""
 
 _TEXT_COLUMNS = ("text", "sentence", "transcription", "transcript", "normalized_text", "raw_text")
 _ID_COLUMNS = ("id", "utterance_id", "segment_id")
@@ -101,7 +101,7 @@ def _check_reachable(dataset: str) -> None:
     if Path(dataset).is_dir():
         return
     try:
-        HfApi().dataset_info(dataset, timeout=PATIENCE_SECONDS)
+        HfApi().dataset_info(dataset, timeout=TIMEOUT_SECONDS)
     except Exception as error:  # of the hub's HTTP library too, which differs by its version
         raise _unreachable(dataset, error) from error
 

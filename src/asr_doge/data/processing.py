@@ -36,16 +36,16 @@ from asr_doge.progress import progress_bar
 from asr_doge.text.normalization import normalize_training_text
 
 AT_ONCE = 4096
-"""Recordings that are handed to threads at a time: each takes a kilobyte until it is judged."""
+"""Recordings that are handed to threads at a time: each takes a kilobyte until it is validated."""
 
 Engine = Callable[[Sequence[Listed], ProcessConfig, str], Iterable[Utterance | Rejected]]
-"""What judges recordings, in their order, under a title."""
+"""Validates recordings, in their order: each is kept as an utterance or rejected. The last argument is a title."""
 
 
 def process_corpus(config: ProcessConfig, engine: Engine | None = None) -> ProcessReport:
     """Write a corpus's manifests, the list of what was dropped, and the report page.
 
-    The recordings are measured and judged by the engine, by default by threads of this process.
+    The recordings are measured and validated by the engine, by default by threads of this process.
 
     Raises:
         ConfigError: no corpus of that name, every split is left out, or lhotse is wanted and not installed.
@@ -60,13 +60,15 @@ def process_corpus(config: ProcessConfig, engine: Engine | None = None) -> Proce
     for role, split in splits.items():
         _refuse_to_overwrite_source(config, role, split)
     listed = {role: corpus.read(config.data_dir, split) for role, split in splits.items()}
-    judge = engine or _judge_here
-    judged = {role: _by_id(judge(listed.pop(role), config, f"{role} ({split})")) for role, split in splits.items()}
+    validate = engine or _validate_here
+    validated = {
+        role: _by_id(validate(listed.pop(role), config, f"{role} ({split})")) for role, split in splits.items()
+    }
     reports = [
-        _report(config, role, splits[role], kept, rejected, judged.get("train", ([], []))[0])
-        for role, (kept, rejected) in judged.items()
+        _report(config, role, splits[role], kept, rejected, validated.get("train", ([], []))[0])
+        for role, (kept, rejected) in validated.items()
     ]
-    kept_by_role = {role: kept for role, (kept, _) in judged.items()}
+    kept_by_role = {role: kept for role, (kept, _) in validated.items()}
     warnings = [*_losses(config, reports), *find_leaks(kept_by_role)]
     if config.lhotse_cuts:
         for role, kept in kept_by_role.items():
@@ -78,9 +80,9 @@ def process_corpus(config: ProcessConfig, engine: Engine | None = None) -> Proce
         page=config.output_dir / "report.html",
     )
     for split_report in reports:
-        write_manifest(split_report.manifest, judged[split_report.role][0])
+        write_manifest(split_report.manifest, validated[split_report.role][0])
     write_atomically(
-        config.output_dir / "dropped.tsv", _table({role: rejected for role, (_, rejected) in judged.items()})
+        config.output_dir / "dropped.tsv", _table({role: rejected for role, (_, rejected) in validated.items()})
     )
     write_atomically(report.page, report_page(report).encode("utf-8", "backslashreplace"))
     return report
@@ -112,11 +114,11 @@ def _refuse_to_overwrite_source(config: ProcessConfig, role: str, split: str) ->
         raise DataError(f"--output_dir {config.output_dir} would overwrite its own source {source}: choose another")
 
 
-def _by_id(judgements: Iterable[Utterance | Rejected]) -> tuple[list[Utterance], list[Rejected]]:
-    """What is kept of one split and what is not, in their order."""
+def _by_id(results: Iterable[Utterance | Rejected]) -> tuple[list[Utterance], list[Rejected]]:
+    """The kept and the rejected recordings of one split, in their order."""
     kept: dict[str, Utterance] = {}
     rejected: list[Rejected] = []
-    for result in judgements:
+    for result in results:
         if isinstance(result, Rejected):
             rejected.append(result)
         elif result.id in kept:
@@ -127,21 +129,21 @@ def _by_id(judgements: Iterable[Utterance | Rejected]) -> tuple[list[Utterance],
     return list(kept.values()), rejected
 
 
-def _judge_here(listed: Sequence[Listed], config: ProcessConfig, title: str) -> Iterator[Utterance | Rejected]:
+def _validate_here(listed: Sequence[Listed], config: ProcessConfig, title: str) -> Iterator[Utterance | Rejected]:
     with progress_bar(total=len(listed), desc=title, unit="file") as bar:
         for start in range(0, len(listed), AT_ONCE):
-            for result in judge_each(listed[start : start + AT_ONCE], config):
+            for result in validate_each(listed[start : start + AT_ONCE], config):
                 bar.update()
                 yield result
 
 
-def judge_each(listed: Sequence[Listed], config: ProcessConfig) -> Iterator[Utterance | Rejected]:
-    """Measure and judge recordings, in their order, several at the same time."""
+def validate_each(listed: Sequence[Listed], config: ProcessConfig) -> Iterator[Utterance | Rejected]:
+    """Measure and validate recordings, in their order, several at the same time."""
     with ThreadPoolExecutor(config.num_workers) as threads:
-        yield from threads.map(partial(_judge, config=config), listed)
+        yield from threads.map(partial(_validate, config=config), listed)
 
 
-def _judge(source: Listed, config: ProcessConfig) -> Utterance | Rejected:
+def _validate(source: Listed, config: ProcessConfig) -> Utterance | Rejected:
     if isinstance(source, Rejected):
         return source
     path = Path(os.path.abspath(source.audio_path))  # noqa: PTH100 - `resolve` would replace the user's links

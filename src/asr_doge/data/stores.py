@@ -57,7 +57,7 @@ class Store(Protocol):
         """Free space; None if there is no limit or it is not known."""
 
     def local_path(self, name: str) -> Path | None:
-        """The path by which the file can be mapped into memory, if any."""
+        """The path of a file that can be mapped into memory, if any."""
 
 
 def open_store(folder: str | os.PathLike[str]) -> Store:
@@ -242,7 +242,7 @@ def http_status(error: Exception) -> int | None:
 
 
 def one_line(error: Exception) -> str:
-    """What an error of any library says, without line breaks."""
+    """The message of any library's error, without line breaks."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):  # two classes before Python 3.11
         return "no answer in time"
     status, message = http_status(error), getattr(error, "message", None)

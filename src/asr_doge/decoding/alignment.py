@@ -24,16 +24,17 @@ from asr_doge.decoding.ctc import BLANK, cannot_spell, label_log_posteriors
 from asr_doge.models.encoders import SpeechEncoder
 
 LEAD_SECONDS, TAIL_SECONDS = 0.15, 0.08
-"""Without a pause, a word begins at most the first value before its first label, and the last word of a clip ends at
-most the second after its last label, in seconds."""
+"""Without a pause, a word begins at most `LEAD_SECONDS` before its first label, and the last word of a clip ends at
+most `TAIL_SECONDS` after its last label."""
 TAIL_AFTER_BEGINNING_SECONDS = 0.4
-"""The same as the second value, for a head that marks words where they begin: as long as a short word."""
+"""`TAIL_SECONDS` for a head with a `first_label_delay`: as long as a short word."""
 NO_PAUSE_COST = 0.05
-"""The boundary of two words is at a pause within this many seconds of the last label of the first, if there is one."""
+"""Cost of a word boundary outside pauses, in seconds: a pause this near to where the labels put it is preferred."""
 PAUSE_WORTH = 0.5
 """A longer pause may be farther away, by this share of its length. This value and the one above were chosen on strings
 of digits in voices and takes that docs/decoding.md does not report on."""
 MOMENT_SECONDS = 0.01
+"""Resolution of word times; the level is measured in moments of this length."""
 EDGE_SECONDS = 0.03
 """A silence this near to an end of the clip extends to it, in seconds."""
 PAUSE_MOMENTS = 4
@@ -90,7 +91,7 @@ def align_words(
             AlignedWord(start, end, None if is_foreign else UNALIGNED_LOG_POSTERIOR) for start, end in pairwise(edges)
         ]
     frame_seconds = 1 / encoder.ctc_frame_rate_hz
-    return _place(frames, frame_seconds, encoder.first_label_delay, seconds, _pauses(waveform, sampling_rate))
+    return _word_times(frames, frame_seconds, encoder.first_label_delay, seconds, _pauses(waveform, sampling_rate))
 
 
 def label_frames(
@@ -104,7 +105,7 @@ def label_frames(
     path = _best_path(emissions, log_posteriors[:, BLANK])
     if path is None:
         return None
-    return [_marks(path, np.flatnonzero(owner == number), emissions) for number in range(len(words))]
+    return [_frames_of_word(path, np.flatnonzero(owner == number), emissions) for number in range(len(words))]
 
 
 def _emissions(
@@ -161,7 +162,9 @@ def _best_path(emissions: NDArray[np.float32], blank: NDArray[np.float32]) -> ND
     return path
 
 
-def _marks(path: NDArray[np.int64], labels: NDArray[np.int64], emissions: NDArray[np.float32]) -> LabelFrames | None:
+def _frames_of_word(
+    path: NDArray[np.int64], labels: NDArray[np.int64], emissions: NDArray[np.float32]
+) -> LabelFrames | None:
     """The frames of a word's labels on the path; None for a word without any."""
     if not len(labels):
         return None
@@ -170,8 +173,8 @@ def _marks(path: NDArray[np.int64], labels: NDArray[np.int64], emissions: NDArra
     return LabelFrames(int(frames[0][0]), int(frames[-1][-1]), float(np.mean(best)))
 
 
-def _place(
-    marked: Sequence[LabelFrames | None],
+def _word_times(
+    frames: Sequence[LabelFrames | None],
     frame_seconds: float,
     delay: float | None,
     seconds: float,
@@ -182,7 +185,7 @@ def _place(
     A word without labels gets no duration and is placed at the end of the word before it.
     """
     aligned: list[AlignedWord] = []
-    spoken = [word for word in marked if word is not None]
+    spoken = [word for word in frames if word is not None]
     if spoken:
         lead, tail = (LEAD_SECONDS, TAIL_SECONDS) if delay is None else (delay, TAIL_AFTER_BEGINNING_SECONDS)
         begin, finish = _speech_extent(
@@ -192,7 +195,7 @@ def _place(
         moments = np.arange(begin, finish + MOMENT_SECONDS, MOMENT_SECONDS).clip(max=finish)
         meetings = _word_boundaries(spoken, frame_seconds, delay, moments, within)
         starts, ends = iter([begin, *(start for _, start in meetings)]), iter([*(end for end, _ in meetings), finish])
-    for word in marked:
+    for word in frames:
         end = aligned[-1].end if aligned else 0.0
         if word is None:
             aligned.append(AlignedWord(end, end, None))

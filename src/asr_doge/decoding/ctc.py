@@ -42,9 +42,9 @@ def ctc_log_posteriors(ctc_logits: Tensor, ctc_lengths: Tensor) -> list[NDArray[
 
 
 def best_path_probabilities(log_posteriors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probability of the best path's label at each frame where that is none but a blank, `[labels]`.
+    """Probability of the best path's label at each frame where it is not the blank, `[labels]`.
 
-    They are near 1 where the head knows what it hears, and far below it for another language or noise.
+    They are near 1 for speech that the head knows, and far lower for another language or noise.
 
     Args:
         log_posteriors: `[T, V]`, natural logarithms.

@@ -19,9 +19,9 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from asr_doge.decoding.configuration import DecoderName, DecodingConfig
 from asr_doge.decoding.ctc import ctc_greedy_texts, ctc_log_posteriors
 from asr_doge.decoding.draft import Verifier
-from asr_doge.decoding.fusion import MARGIN, Found, prefix_beam_search, search_together
+from asr_doge.decoding.fusion import MARGIN, SearchResult, prefix_beam_search, search_together
 from asr_doge.decoding.hotwords import HotwordBias, HotwordLogitsProcessor
-from asr_doge.decoding.word_prior import WordPrior
+from asr_doge.decoding.language_model_scorer import LanguageModelScorer
 from asr_doge.errors import ConfigError
 from asr_doge.models import LoadedEncoder, LoadedModel
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
@@ -30,11 +30,11 @@ from asr_doge.models.loading import MAX_NEW_TOKENS
 from asr_doge.models.lora import without_lora
 from asr_doge.text.normalization import normalize_training_text
 
-LENGTH_PER_DRAFT_TOKEN, LENGTH_ANYWAY = 2, 16
-"""A text may have this many tokens for each token of its draft, plus this many more."""
-LENGTH_PER_SECOND = 15
-"""Without a draft, this many for each second of speech: three times what fast speakers need with a tokenizer of words
-and subwords, and about as many characters as they speak."""
+TOKENS_PER_DRAFT_TOKEN, EXTRA_TOKENS = 2, 16
+"""A text may have `TOKENS_PER_DRAFT_TOKEN` tokens for each token of its draft, plus `EXTRA_TOKENS`."""
+TOKENS_PER_SECOND = 15
+"""Without a draft, the tokens for each second of speech: three times what fast speakers need with a tokenizer of words
+and subwords, and about what they need with one of characters."""
 TRAIN_A_HEAD = "train one: asr-doge pretrain ctc_head --speech_encoder ENCODER (docs/ctc_head.md)"
 """What to do about an encoder without CTC."""
 
@@ -53,7 +53,7 @@ class Hypothesis:
         tokens: the language model's, with the end-of-sequence token if it was reached; empty for CTC.
         log_probs: of each token, if the decoder has them.
         passes: number of language-model passes.
-        cut: whether it was stopped at its length limit.
+        truncated: whether it was stopped at its length limit.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Hypothesis:
     tokens: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
     passes: int = 0
-    cut: bool = False
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,19 @@ class LanguageModelDecoder(Decoder):
         if not self.bound_length or not inputs.is_bounded:
             return [self.max_new_tokens] * len(drafts)
         if inputs.drafts is None:
-            rate = LENGTH_PER_SECOND / self.model.encoder.frame_rate_hz
+            rate = TOKENS_PER_SECOND / self.model.encoder.frame_rate_hz
             bounds = [math.ceil(rate * length) for length in inputs.speech.speech_lengths.tolist()]
         else:
-            bounds = [LENGTH_PER_DRAFT_TOKEN * len(draft) for draft in drafts]
-        return [min(self.max_new_tokens, LENGTH_ANYWAY + bound) for bound in bounds]
+            bounds = [TOKENS_PER_DRAFT_TOKEN * len(draft) for draft in drafts]
+        return [min(self.max_new_tokens, EXTRA_TOKENS + bound) for bound in bounds]
 
     def hypothesis(
         self, tokens: Sequence[int], limit: int, passes: int, score: float | None, log_probs: Sequence[float] = ()
     ) -> Hypothesis:
-        """One text of its tokens."""
+        """The hypothesis with these tokens."""
         text = self.processor.batch_decode([list(tokens)])[0]
-        is_cut = limit < self.max_new_tokens and len(tokens) >= limit and tokens[-1] not in self.eos_ids
-        return Hypothesis(text, score, tuple(tokens), tuple(log_probs), passes, is_cut)
+        is_truncated = limit < self.max_new_tokens and len(tokens) >= limit and tokens[-1] not in self.eos_ids
+        return Hypothesis(text, score, tuple(tokens), tuple(log_probs), passes, is_truncated)
 
 
 class DraftDecoder(LanguageModelDecoder):
@@ -162,8 +162,8 @@ class DraftDecoder(LanguageModelDecoder):
         ]
 
 
-class OwnLimits(StoppingCriteria):
-    """Ends each clip's search at its own limit; otherwise beams that continue for a neighbour would find other texts.
+class LengthLimits(StoppingCriteria):
+    """Ends each clip's search at its own limit, so that its text does not depend on longer clips in the batch.
 
     Args:
         limits: the most tokens of each clip.
@@ -214,7 +214,7 @@ class SearchDecoder(LanguageModelDecoder):
             num_return_sequences=self.n_best,
             max_new_tokens=max(limits),
             logits_processor=LogitsProcessorList(biased),
-            stopping_criteria=StoppingCriteriaList([OwnLimits(limits)]),
+            stopping_criteria=StoppingCriteriaList([LengthLimits(limits)]),
             return_dict_in_generate=True,
             output_scores=self.num_beams > 1,  # needed for the score of each sequence
         )
@@ -268,22 +268,22 @@ class FusionDecoder(LanguageModelDecoder):
             rows = ctc_log_posteriors(logits[wanted], lengths[wanted])
             weight, bonus = self.config.language_model_weight, self.config.word_bonus
             spell, model = self.model.encoder.ctc_text, self.language_model
-            prior = WordPrior(model, self.bos_id, spell, self._tokenize, weight, bonus, len(rows))
+            scorer = LanguageModelScorer(model, self.bos_id, spell, self._tokenize, weight, bonus, len(rows))
             searches = [prefix_beam_search(row, self.config.beams, MARGIN) for row in rows]
-            for row, found in zip(wanted, search_together(searches, prior), strict=True):
-                hypotheses[row] = self._scored(found, prior)
+            for row, result in zip(wanted, search_together(searches, scorer), strict=True):
+                hypotheses[row] = self._scored(result, scorer)
         return hypotheses
 
-    def _scored(self, found: Found, prior: WordPrior) -> list[Hypothesis]:
+    def _scored(self, result: SearchResult, scorer: LanguageModelScorer) -> list[Hypothesis]:
         """The distinct texts of a clip, best first."""
         texts: dict[str, float] = {}
-        for labels in found.sequences:
+        for labels in result.sequences:
             text = " ".join(self.model.encoder.ctc_text(labels.ids).split())
             texts[text] = max(labels.log_prob, texts.get(text, -math.inf))
         scored = []
-        for text, (ids, log_probs) in zip(texts, prior.log_probs(list(texts), self.eos_id), strict=True):
-            score = texts[text] + prior.weight * sum(log_probs) + prior.bonus * len(text.split())
-            scored.append(Hypothesis(text, score, tuple(ids), tuple(log_probs), found.passes + 1))
+        for text, (ids, log_probs) in zip(texts, scorer.log_probs(list(texts), self.eos_id), strict=True):
+            score = texts[text] + scorer.weight * sum(log_probs) + scorer.bonus * len(text.split())
+            scored.append(Hypothesis(text, score, tuple(ids), tuple(log_probs), result.passes + 1))
         return sorted(scored, key=lambda hypothesis: -(hypothesis.score or 0.0))[: self.config.n_best]
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -389,7 +389,7 @@ _MOE = "its mixture of experts reads ahead"
 
 
 def _obstacle(loaded: LoadedModel) -> str | None:
-    """Why several tokens at once give another result than one by one for this language model; None if they do not."""
+    """Why this language model gives another result for several tokens at once than one by one; None if it does not."""
     config = loaded.model.config.text_config
     if getattr(config, "is_moe", False):  # Doge's router mixes neighbouring positions
         return _MOE

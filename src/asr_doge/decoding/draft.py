@@ -27,9 +27,9 @@ from asr_doge.models import ASRDogeForConditionalGeneration
 from asr_doge.models.encoders import SpeechEncoderOutput, length_mask
 from asr_doge.models.layout import IGNORED_LABEL
 
-WINDOW = 24
-"""Draft tokens read at once after the first disagreement: the next disagreement is probably near, and tokens read
-beyond it are wasted."""
+PROPOSAL_TOKENS = 24
+"""Draft tokens proposed in each pass after the first disagreement: the next disagreement is probably near, and the pass
+over tokens beyond it is wasted."""
 
 AddBias = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]
 """Takes logits `[K, V]`, the tokens before them and the K - 1 tokens between them; adds a row's bias to the logits."""
@@ -115,14 +115,14 @@ class Verifier:
         eos_ids: tokens that end a text.
         piece: gives the characters of a token.
         accept_threshold: probability from which a draft's token is accepted even if it is not the first choice.
-        window: see `WINDOW`.
+        proposal_tokens: see `PROPOSAL_TOKENS`.
     """
 
     model: ASRDogeForConditionalGeneration
     eos_ids: frozenset[int]
     piece: Callable[[int], str]
     accept_threshold: float | None = None
-    window: int = WINDOW
+    proposal_tokens: int = PROPOSAL_TOKENS
 
     @torch.inference_mode()
     def decode(
@@ -164,7 +164,7 @@ class Verifier:
                 state.select(torch.tensor(going, device=logits.device))
                 rows, rejected = [rows[number] for number in going], [rejected[number] for number in going]
             state.reject(rejected)
-            proposals = [row.draft.rest(min(self.window, row.limit - len(row.decoded.tokens))) for row in rows]
+            proposals = [row.draft.rest(min(self.proposal_tokens, row.limit - len(row.decoded.tokens))) for row in rows]
             unread = [[row.decoded.tokens[-1], *proposal] for row, proposal in zip(rows, proposals, strict=True)]
             logits = self.model.extend(state, self._batch(unread))
 

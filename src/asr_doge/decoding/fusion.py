@@ -1,9 +1,9 @@
-"""Shallow fusion: the CTC head proposes hypotheses, and the language model weighs each by its text alone.
+"""Shallow fusion: the CTC head proposes hypotheses, and the language model scores the words of each.
 
 Promises: `prefix_beam_search` gives the label sequences of the largest probability, each summed over all its paths that
-the beam kept; where it is told priors of sequences, the beam keeps those of the largest product with them.
-`search_together` runs the searches of several clips with one `WordPrior`: what each finds does not depend on the
-others. No speech is before any text, so nothing need be trained between head and language model.
+the beam kept; given word scores, the beam keeps those with the largest sum of both. `search_together` runs the searches
+of several clips with one `LanguageModelScorer`; what a search finds does not depend on the others. The language model
+reads text without speech, so no adapter need be trained.
 It does not know audio or times, nor the final score of a text (see `FusionDecoder`).
 Source of the search: Hannun et al., https://arxiv.org/abs/1408.2873.
 """
@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.decoding.ctc import BLANK
-from asr_doge.decoding.word_prior import WordPrior, Words
+from asr_doge.decoding.language_model_scorer import LanguageModelScorer, Words
 
-TRIED = 12
-"""Labels tried at a frame, the likeliest."""
+LABELS_PER_FRAME = 12
+"""The most probable labels of a frame, with which sequences are extended."""
 
 MARGIN = 5.0
-"""Sequences that are e^5 times less likely than the best of a frame are given up."""
+"""Sequences that are e^5 times less probable than the best of their frame are dropped."""
 
 Labels = tuple[int, ...]
 Search = Generator[list[Labels], list[float], list["LabelSequence"]]
-"""Yields label sequences, is sent the natural logarithm of each one's prior, and returns what it has found."""
+"""Yields label sequences, is sent the score of each one's words, and returns the sequences it found."""
 
 
 @dataclass(frozen=True)
@@ -44,118 +44,120 @@ class LabelSequence:
     log_prob: float
 
 
-class _Ends(NamedTuple):
-    """Natural logarithms of what is known of a label sequence.
+class _PrefixScore(NamedTuple):
+    """The scores of a label sequence.
 
     Attributes:
-        in_blank: the probability of its paths that end in a blank.
-        in_label: of those that end in its last label.
-        prior: what speaks for it beside the audio.
+        blank: natural logarithm of the probability of its paths that end in a blank.
+        non_blank: of those that end in its last label.
+        words: score of its words by the language model.
     """
 
-    in_blank: float
-    in_label: float
-    prior: float
+    blank: float
+    non_blank: float
+    words: float
 
     @property
     def log_prob(self) -> float:
-        return _sum(self.in_blank, self.in_label)
+        return _sum(self.blank, self.non_blank)
 
     @property
-    def worth(self) -> float:
-        return _sum(self.in_blank, self.in_label) + self.prior
+    def total(self) -> float:
+        return self.log_prob + self.words
 
 
-_Beam = dict[Labels, _Ends]
+_Beam = dict[Labels, _PrefixScore]
 
 
 def prefix_beam_search(log_posteriors: NDArray[np.float32], width: int, margin: float = math.inf) -> Search:
-    """The likeliest label sequences of a clip, the best first, at most `width`.
+    """The most probable label sequences of a clip, best first, at most `width`.
 
-    Priors are added to the logarithms of probabilities when the beam is cut, but not to `log_prob`. Only what is kept
-    gets its prior, which may cost a pass of the language model; until then, it has that of its beginning.
+    Word scores decide what the beam keeps, but are not in `log_prob`. Only a sequence that is kept gets its own score,
+    which may cost a pass of the language model; until then it has that of its prefix.
 
     Args:
         log_posteriors: `[T, V]`, natural logarithms.
         width: sequences kept at each frame.
-        margin: sequences that are further below the best of their frame are not kept (natural logarithm).
+        margin: sequences whose score is further below the best of their frame are dropped.
     """
-    beam: _Beam = {(): _Ends(0.0, -math.inf, 0.0)}
+    beam: _Beam = {(): _PrefixScore(0.0, -math.inf, 0.0)}
     for frame in log_posteriors:
-        likeliest = np.argsort(-frame)[:TRIED].tolist()
-        found = _extended(beam, frame.tolist(), [label for label in likeliest if label != BLANK], margin)
-        worth = {ids: ends.worth for ids, ends in found.items()}
-        least = max(worth.values()) - margin
-        kept = nlargest(width, (ids for ids, value in worth.items() if value > least), key=worth.__getitem__)
+        labels = [label for label in np.argsort(-frame)[:LABELS_PER_FRAME].tolist() if label != BLANK]
+        extended = _extended(beam, frame.tolist(), labels, margin)
+        totals = {ids: score.total for ids, score in extended.items()}
+        least = max(totals.values()) - margin
+        kept = nlargest(width, (ids for ids, total in totals.items() if total > least), key=totals.__getitem__)
         new = [ids for ids in kept if ids not in beam]
-        beam = {ids: found[ids] for ids in kept}
+        beam = {ids: extended[ids] for ids in kept}
         if new:
-            for ids, prior in zip(new, (yield new), strict=True):
-                beam[ids] = beam[ids]._replace(prior=prior)
-    best = sorted(beam.items(), key=lambda item: -item[1].worth)
-    return [LabelSequence(ids, ends.log_prob) for ids, ends in best]
+            for ids, words in zip(new, (yield new), strict=True):
+                beam[ids] = beam[ids]._replace(words=words)
+    best = sorted(beam.items(), key=lambda item: -item[1].total)
+    return [LabelSequence(ids, score.log_prob) for ids, score in best]
 
 
-def _extended(beam: _Beam, frame: Sequence[float], tried: Sequence[int], margin: float) -> _Beam:
-    """What the beam becomes with another frame `[V]`; new sequences that `margin` would drop are left out.
+def _extended(beam: _Beam, frame: Sequence[float], labels: Sequence[int], margin: float) -> _Beam:
+    """The beam after one more frame `[V]`, without new sequences that `margin` would drop.
 
     Args:
         beam: the best sequences first or nearly so.
         frame: log-posteriors.
-        tried: labels to go on with, the likeliest first.
+        labels: to extend sequences with, the most probable first.
         margin: as in `prefix_beam_search`.
     """
-    found = {}
-    for ids, (in_blank, in_label, prior) in beam.items():
-        again = in_label + frame[ids[-1]] if ids else -math.inf
-        before = beam.get(ids[:-1]) if ids else None
-        if before is not None:
-            again = _sum(again, _grown(ids[:-1], before, ids[-1]) + frame[ids[-1]])
-        found[ids] = _Ends(_sum(in_blank, in_label) + frame[BLANK], again, prior)
-    best = max(ends.worth for ends in found.values())
-    for ids, ends in beam.items():
-        worth = ends.worth
-        for label in tried:
-            if worth + frame[label] <= best - margin:
+    extended = {}
+    for ids, score in beam.items():
+        non_blank = score.non_blank + frame[ids[-1]] if ids else -math.inf
+        prefix = beam.get(ids[:-1]) if ids else None
+        if prefix is not None:
+            non_blank = _sum(non_blank, _before_label(ids[:-1], prefix, ids[-1]) + frame[ids[-1]])
+        extended[ids] = _PrefixScore(score.log_prob + frame[BLANK], non_blank, score.words)
+    best = max(score.total for score in extended.values())
+    for ids, score in beam.items():
+        total = score.total
+        for label in labels:
+            if total + frame[label] <= best - margin:
                 break
             longer = (*ids, label)
             if longer not in beam:
-                found[longer] = _Ends(-math.inf, _grown(ids, ends, label) + frame[label], ends.prior)
-                best = max(best, found[longer].worth)
-    return found
+                non_blank = _before_label(ids, score, label) + frame[label]
+                extended[longer] = _PrefixScore(-math.inf, non_blank, score.words)
+                best = max(best, extended[longer].total)
+    return extended
 
 
-def _grown(ids: Labels, ends: _Ends, label: int) -> float:
-    """Log-probability of the paths of a sequence after which a label is a further one of its own.
+def _before_label(ids: Labels, score: _PrefixScore, label: int) -> float:
+    """Log-probability of the paths of a sequence that `label` may extend.
 
-    The same label again needs a blank between, or it is still the one before.
+    If it is the last label once more, only those that end in a blank: without one, it is a repeat of the last label.
     """
-    return ends.in_blank if ids and ids[-1] == label else ends.log_prob
+    return score.blank if ids and ids[-1] == label else score.log_prob
 
 
 def _sum(first: float, second: float) -> float:
-    """Logarithm of the sum of two probabilities given by theirs."""
+    """Logarithm of the sum of two probabilities, given their logarithms."""
     if first < second:
         first, second = second, first
     return first if second == -math.inf else first + math.log1p(math.exp(second - first))
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the search of a clip found.
+class SearchResult:
+    """The result of searching a clip.
 
     Attributes:
-        sequences: the best first.
-        passes: of the language model that it needed after that of the first token; it may have shared them.
+        sequences: best first.
+        passes: number of language-model passes that the search needed, perhaps together with others; the pass of the
+            first token is not counted.
     """
 
     sequences: list[LabelSequence]
     passes: int
 
 
-def search_together(searches: Sequence[Search], prior: WordPrior) -> list[Found]:
-    """Run searches to their ends; each goes on until new words need the language model, which reads those of all."""
-    found: dict[int, Found] = {}
+def search_together(searches: Sequence[Search], scorer: LanguageModelScorer) -> list[SearchResult]:
+    """Run searches to their ends. Each runs until it has new words; one pass then scores the new words of all."""
+    results: dict[int, SearchResult] = {}
     answers: dict[int, list[float] | None] = dict.fromkeys(range(len(searches)))
     seen: list[set[Words]] = [{()} for _ in searches]
     passes = [0] * len(searches)
@@ -165,15 +167,15 @@ def search_together(searches: Sequence[Search], prior: WordPrior) -> list[Found]
             try:
                 while True:
                     asked = next(searches[number]) if answer is None else searches[number].send(answer)
-                    texts = [prior.complete_words(ids) for ids in asked]
+                    texts = [scorer.complete_words(ids) for ids in asked]
                     passes[number] += not seen[number].issuperset(texts)
                     seen[number].update(texts)
-                    if not prior.has_read(texts):
+                    if not scorer.has_read(texts):
                         waiting[number] = texts
                         break
-                    answer = prior(texts)
+                    answer = scorer(texts)
             except StopIteration as end:
-                found[number] = Found(end.value, passes[number])
-        prior.read(words for texts in waiting.values() for words in texts)
-        answers = {number: prior(texts) for number, texts in waiting.items()}
-    return [found[number] for number in range(len(searches))]
+                results[number] = SearchResult(end.value, passes[number])
+        scorer.read(words for texts in waiting.values() for words in texts)
+        answers = {number: scorer(texts) for number, texts in waiting.items()}
+    return [results[number] for number in range(len(searches))]

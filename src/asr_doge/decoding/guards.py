@@ -27,12 +27,12 @@ STEADY_STRETCH_DECIBELS = 2.0
 """The same for a stretch within a clip. White noise stays within 1.3 dB; of 633 sentences and 3,400 clips of digits the
 steadiest loud half second is one of 2.65 (docs/decoding.md)."""
 AS_LOUD_DECIBELS = 3.0
-"""A steady stretch of a clip is removed if it is at most this far below the loudest sound: nobody is heard through it,
-while noise between words is, and a model that was trained in noise knows it."""
+"""A steady stretch is silenced only if its level is within this of the clip's loudest sound, since it then hides any
+speech. Quieter noise between words stays: models that were trained with noise cope with it."""
 FALLING_DECIBELS = 6.0
 """A sound that was switched off fades by more than this from one frame to the next, also where a codec smears it."""
 SURE_POSTERIOR, SURE_LABEL = 0.9, 0.95
-"""Mean posterior of the labels of the CTC text, and of a single label, from which they count without detected speech.
+"""Mean posterior of several labels, and posterior of an only one, from which a CTC text needs no detected speech.
 
 nano's head is often less sure of short words than of beeps and drums; the detector tells these apart."""
 
@@ -42,7 +42,7 @@ UNLIKELY_SECONDS = 2.0
 LONGEST_PHRASE = 8
 LOOP_REPEATS, LOOP_REPEATS_WITHOUT_DRAFT = 4, 8
 """Repeats of a phrase in a row that may be a loop; with a draft, only in a text that is far longer than the draft."""
-WORDS_PER_DRAFT_WORD, WORDS_ANYWAY = 1.5, 2
+WORDS_PER_DRAFT_WORD, EXTRA_WORDS = 1.5, 2
 
 
 def is_quiet_or_steady(waveform: NDArray[np.float32], sampling_rate: int) -> bool:
@@ -112,10 +112,10 @@ def is_blank(log_posteriors: NDArray[np.float32]) -> bool:
     return bool((log_posteriors.argmax(axis=1) == BLANK).all())
 
 
-def is_unlike_speech(label_probabilities: Sequence[float], seconds: float, silent_below: float) -> bool:
+def has_unlikely_labels(label_probabilities: Sequence[float], seconds: float, silent_below: float) -> bool:
     """Whether the labels that a CTC head gives for a clip have a mean probability below `silent_below`.
 
-    Those of english for a siren have, and for Russian; for seven other languages they do not (docs/english.md).
+    With english, those of a siren and of Russian speech do; those of seven other languages do not (docs/english.md).
 
     Args:
         label_probabilities: of its best path, at each frame that is no blank.
@@ -126,7 +126,7 @@ def is_unlike_speech(label_probabilities: Sequence[float], seconds: float, silen
 
 
 def is_nonspeech(log_posteriors: NDArray[np.float32] | None, has_voice: Callable[[], bool]) -> bool:
-    """Whether the CTC head gives only blanks; or is unsure of its labels, or missing, and there is no speech.
+    """Whether a clip has no speech: the CTC head gives only blanks, or is unsure or missing and the detector agrees.
 
     Args:
         log_posteriors: `[T, V]`, of the head; None without one.
@@ -150,7 +150,7 @@ def without_loops(words: Sequence[str], draft: Sequence[str] | None) -> list[int
         words: of the text.
         draft: words of the CTC text, if there is a head.
     """
-    if draft is not None and len(words) <= WORDS_PER_DRAFT_WORD * len(draft) + WORDS_ANYWAY:
+    if draft is not None and len(words) <= WORDS_PER_DRAFT_WORD * len(draft) + EXTRA_WORDS:
         return list(range(len(words)))  # a real "no no no no" is kept
     limit = LOOP_REPEATS if draft is not None else LOOP_REPEATS_WITHOUT_DRAFT
     kept: list[int] = []

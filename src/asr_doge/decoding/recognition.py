@@ -21,10 +21,10 @@ from asr_doge.decoding.ctc import best_path_probabilities, cannot_spell, ctc_gre
 from asr_doge.decoding.decoders import TRAIN_A_HEAD, CTCDecoder, DecoderInputs, Hypothesis, build_decoder
 from asr_doge.decoding.guards import (
     GuardName,
+    has_unlikely_labels,
     is_blank,
     is_nonspeech,
     is_quiet_or_steady,
-    is_unlike_speech,
     silenced,
     steady_stretches,
     without_loops,
@@ -147,17 +147,18 @@ class Recognizer:
         speech = self.speech_encoder.encode([waveforms[i] for i in audible], self.encoder.has_ctc)
         log_posteriors = self._log_posteriors(speech)
         rows = list(range(len(audible)))  # of the encoder's batch
-        wanted = [hotwords[place] if hotwords is not None else self.hotwords for place in audible]
+        row_hotwords = [hotwords[place] if hotwords is not None else self.hotwords for place in audible]
         if guarded:
             clips = [waveforms[place] for place in audible]
-            of_each = log_posteriors if log_posteriors is not None else [None] * len(rows)
-            for row in rows:  # a silent one may say how unsure it is, too
-                results[audible[row]] = replace(silent, label_probabilities=_label_probabilities(of_each[row]))
+            row_posteriors = log_posteriors if log_posteriors is not None else [None] * len(rows)
+            probabilities = [_label_probabilities(row) for row in row_posteriors]
+            for row in rows:  # a discarded clip counts in `unsure_below` too
+                results[audible[row]] = replace(silent, label_probabilities=probabilities[row])
             rows = [
                 row
                 for row in rows
-                if (wanted[row] or not self._is_unlike_speech(clips[row], results[audible[row]].label_probabilities))
-                and self._may_be_speech(clips[row], of_each[row], has_voice)
+                if (row_hotwords[row] or not self._has_unlikely_labels(clips[row], probabilities[row]))
+                and self._may_be_speech(clips[row], row_posteriors[row], has_voice)
             ]
         if not rows:
             return results
@@ -167,20 +168,20 @@ class Recognizer:
         prompt_ids = self._prompt_ids([languages[place] for place in places]) if languages is not None else None
         want_times = [timed is not None and timed[place] for place in places]
         clips = [waveforms[place] for place in places]
-        found = self._decode(speech, log_posteriors, clips, prompt_ids, want_times, [wanted[row] for row in rows])
+        found = self._decode(speech, log_posteriors, clips, prompt_ids, want_times, [row_hotwords[row] for row in rows])
         for place, recognition in zip(places, found, strict=True):
             parts = tuple((start / rate, end / rate) for start, end in stretches[place])
             results[place] = replace(recognition, silenced=parts)
         return results
 
-    def _is_unlike_speech(self, waveform: Waveform, label_probabilities: Sequence[float]) -> bool:
-        """Whether the head's labels are so unlikely that the guard `silence` takes a clip for no speech.
+    def _has_unlikely_labels(self, waveform: Waveform, label_probabilities: Sequence[float]) -> bool:
+        """Whether the CTC head's labels are so unlikely that the guard `silence` discards a clip.
 
-        Not asked of clips with hotwords, which are what a head is least sure of.
+        Clips with hotwords are not checked, since a head is least sure of those.
         """
         least = self.speech_encoder.silent_below
         seconds = len(waveform) / self.speech_encoder.sampling_rate
-        return least is not None and is_unlike_speech(label_probabilities, seconds, least)
+        return least is not None and has_unlikely_labels(label_probabilities, seconds, least)
 
     def _may_be_speech(
         self, waveform: Waveform, log_posteriors: LogPosteriors | None, has_voice: Callable[[Waveform], bool] | None
@@ -227,9 +228,11 @@ class Recognizer:
         inputs = replace(self._decoder_inputs(speech, log_posteriors, hotwords), prompt_ids=prompt_ids)
         rows = self.decoder.decode(inputs)
         if inputs.drafts is not None:
-            # The length of these texts was limited by a draft in another script.
+            # Texts that were truncated at the length of a draft in another script are decoded again without a limit.
             unbounded = [
-                row for row, texts in enumerate(rows) if texts[0].cut and cannot_spell(self.encoder, texts[0].text)
+                row
+                for row, texts in enumerate(rows)
+                if texts[0].truncated and cannot_spell(self.encoder, texts[0].text)
             ]
             if unbounded:
                 again = self.decoder.decode(_without_drafts(inputs, unbounded))
@@ -281,7 +284,7 @@ class Recognizer:
                 draft = None
             elif self.config.guard_silence and is_blank(log_posteriors):
                 return Recognition(guards=("silence",), passes=best.passes)
-        guards: list[GuardName] = ["length"] if best.cut else []
+        guards: list[GuardName] = ["length"] if best.truncated else []
         words = best.text.split()
         kept = list(range(len(words)))
         if self.config.guard_loops:

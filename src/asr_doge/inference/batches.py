@@ -1,8 +1,8 @@
-"""Divide items into batches of similar length and work on them, on several at a time where the device can.
+"""Divide items into batches of similar length and run them through a model, several at a time where the device can.
 
-Promises: every batch comes back once, in the order in which they were begun, with its results, or raises what its work
-raised; few are begun ahead. Who leaves early waits for nothing, until the process ends: a batch at work is finished. An
-only batch has all of torch's threads.
+Promises: every batch comes back once, in the order in which the batches were started, with its results or the error of
+its work; few are started ahead. A caller that stops early does not wait for batches at work, which only the end of the
+process waits for. A batch that runs by itself has all of torch's threads.
 It does not know what the items are.
 """
 
@@ -30,14 +30,14 @@ def batches_at_a_time(device: torch.device) -> int:
     return min(PARALLEL, torch.get_num_threads()) if device.type == "cpu" else 1
 
 
-class Batches(Generic[Item, Result]):
-    """Batches on their way through a model; a context manager.
+class BatchRunner(Generic[Item, Result]):
+    """Runs batches of items, in threads if there are several at a time; a context manager.
 
     Args:
         work: gives the results of a batch.
-        length: of an item.
-        size: items of a batch.
-        parallel: batches at a time; with 1 the caller's thread does the work.
+        length: gives the length of an item.
+        size: items in a batch.
+        parallel: batches at a time; with 1 they run in the caller's thread.
     """
 
     def __init__(
@@ -47,55 +47,55 @@ class Batches(Generic[Item, Result]):
         self._length = length
         self._size = size
         self._parallel = parallel
-        self._jobs: SimpleQueue[tuple[list[Item], Future[list[Result]]] | None] = SimpleQueue()
-        self._begun: deque[tuple[list[Item], Future[list[Result]]]] = deque()
+        self._queue: SimpleQueue[tuple[list[Item], Future[list[Result]]] | None] = SimpleQueue()
+        self._started: deque[tuple[list[Item], Future[list[Result]]]] = deque()
         self._has_threads = False
 
-    def __enter__(self) -> "Batches[Item, Result]":
+    def __enter__(self) -> "BatchRunner[Item, Result]":
         return self
 
     def __exit__(self, *error: object) -> None:
-        for _, results in self._begun:
+        for _, results in self._started:
             results.cancel()
         for _ in range(self._parallel):
-            self._jobs.put(None)
+            self._queue.put(None)
 
     def submit(self, items: Sequence[Item]) -> Iterator[tuple[list[Item], list[Result]]]:
-        """Begin all items, longest first; yield batches that are done, while the last may still be at work."""
+        """Start all items, longest first; yield batches that are done. The last may still be at work afterwards."""
         ordered = sorted(items, key=lambda item: -self._length(item))
-        is_only = len(ordered) <= self._size and not self._begun
+        is_only = len(ordered) <= self._size and not self._started
         for start in range(0, len(ordered), self._size):
             batch = ordered[start : start + self._size]
             if self._parallel == 1 or is_only:
                 yield batch, self._work(batch)
                 continue
-            if len(self._begun) == 2 * self._parallel:  # the first may take long while others end
+            if len(self._started) == 2 * self._parallel:  # the first may take long while others end
                 yield self._first()
-            self._begin(batch)
+            self._start(batch)
 
     def drain(self) -> Iterator[tuple[list[Item], list[Result]]]:
         """Yield the batches that `submit` left at work."""
-        while self._begun:
+        while self._started:
             yield self._first()
 
-    def _begin(self, batch: list[Item]) -> None:
+    def _start(self, batch: list[Item]) -> None:
         if not self._has_threads:
-            start_model_threads(self._parallel, self._run, partial(self._jobs.put, None), "batches")
+            start_model_threads(self._parallel, self._run, partial(self._queue.put, None), "batches")
             self._has_threads = True
-        job: tuple[list[Item], Future[list[Result]]] = (batch, Future())
-        self._begun.append(job)
-        self._jobs.put(job)
+        entry: tuple[list[Item], Future[list[Result]]] = (batch, Future())
+        self._started.append(entry)
+        self._queue.put(entry)
 
     def _run(self) -> None:
-        while job := self._jobs.get():
-            batch, results = job
+        while entry := self._queue.get():
+            batch, results = entry
             if not results.set_running_or_notify_cancel():
                 continue
             try:
                 results.set_result(self._work(batch))
-            except BaseException as error:  # of whatever kind, it is the caller's
+            except BaseException as error:  # of any kind: the caller gets it
                 results.set_exception(error)
 
     def _first(self) -> tuple[list[Item], list[Result]]:
-        batch, results = self._begun.popleft()
+        batch, results = self._started.popleft()
         return batch, results.result()

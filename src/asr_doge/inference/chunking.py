@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.arrays import joined_blocks
+from asr_doge.audio.arrays import merge_short_blocks
 from asr_doge.audio.detector_process import LongRecordingDetector
 from asr_doge.audio.level import NOISE_PEAK, DetectorInput, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
@@ -27,7 +27,7 @@ from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 PAUSE_SECONDS = 1.0
 """A pause of this length ends any chunk; the longer the chunk already is, the shorter the pause that suffices."""
 USUAL_SHARE = 0.6
-"""From this share of the longest chunk on, any pause ends it: few training clips of a model are longer."""
+"""A chunk longer than this share of the longest ends at any pause: few training clips of a model are longer."""
 MARGIN_SECONDS = 0.3
 """Least silence around speech that its chunk keeps, in seconds; the detector clips soft sounds."""
 SHORTEST_PAUSE_SECONDS = 0.1
@@ -69,18 +69,18 @@ class Chunk:
 
     @property
     def end(self) -> float:
-        """Where it ends in the recording, in seconds."""
+        """End in the recording, in seconds."""
         return self.start + len(self.samples) / SAMPLE_RATE
 
     @property
-    def shared(self) -> tuple[float, float] | None:
+    def overlap(self) -> tuple[float, float] | None:
         """The overlap with the chunk before, in seconds of the recording."""
         return (self.start, self.start + self.overlap_before) if self.overlap_before else None
 
     def speech_bounds(self) -> tuple[float, float]:
-        """Start and end of what may be speech, in seconds of the recording; of the chunk if there is none.
+        """Start and end of possible speech, in seconds of the recording; those of the chunk if there is none.
 
-        For what is uncut the detector runs only now, since it takes longer than a small model.
+        For a recording that was not cut the detector runs only here, since it takes longer than a small model.
         """
         speech = self.speech
         if self.is_uncut:
@@ -105,7 +105,7 @@ class Chunker:
 
     Args:
         max_seconds: longest chunk, in seconds.
-        detector: of this recording's speech; by default one that works in this thread.
+        detector: finds this recording's speech; by default one that works in this thread.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ def cut_into_chunks(
         if room >= 0 and longest_dead_seconds(queued) < _seconds(_frames(DEAD_SECONDS) - 1):  # whole frames of it
             yield from _uncut(queued)
             return
-    blocks = joined_blocks(chain(queued, rest), _BLOCK_SAMPLES)
+    blocks = merge_short_blocks(chain(queued, rest), _BLOCK_SAMPLES)
     if detector is not None:
         yield from cut_with(Chunker(max_seconds, detector), blocks)
         return

@@ -1,4 +1,4 @@
-"""A transcriber as the settings of `asr-doge transcribe` want it, in whatever process it works."""
+"""Make a transcriber from the settings of `asr-doge transcribe`, in any process."""
 
 from asr_doge.inference.configuration import TranscribeConfig
 from asr_doge.inference.transcription import Transcriber, load

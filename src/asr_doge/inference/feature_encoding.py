@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class FeaturesWork:
-    """What is left to encode: batches of utterances for each file of the cache."""
+    """The remaining work: batches of utterances for each file of the cache."""
 
     shards: dict[int, list[list[Utterance]]] = field(default_factory=dict)
     kept: int = 0
@@ -240,7 +240,7 @@ class FeaturesRun:
 
 
 def _one_ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`function` of each item, in order; the next is at work in the pool while the user has one."""
+    """Map a function over items, in order; the pool computes the next result while the consumer has one."""
     ahead: deque[Future[Result]] = deque()
     for item in items:
         ahead.append(pool.submit(function, item))

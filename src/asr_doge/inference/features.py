@@ -102,14 +102,14 @@ def compute_features(config: FeaturesConfig, read: ReadClip | None = None) -> Fe
             overwrite=config.overwrite,
         ) as writer,
     ):
-        queued = _held(writer, utterances, copies, config.verify)
-        is_complete = all(one.id in queued or writer.shard_of(one.id) is None for one in utterances)
+        stored = _stored(writer, utterances, copies, config.verify)
+        is_complete = all(one.id in stored or writer.shard_of(one.id) is None for one in utterances)
         if config.compile and not is_complete:
             compile_encoder(speech_encoder)
         batch_seconds = config.batch_seconds or (
             SMALLEST_BATCH_SECONDS if is_complete else batch_seconds_that_fit(speech_encoder)
         )
-        work = _plan(writer, utterances, copies, batch_seconds, queued)
+        work = _plan(writer, utterances, copies, batch_seconds, stored)
         _require_space(
             writer,
             work,
@@ -162,7 +162,7 @@ def _plan(
     utterances: Sequence[Utterance],
     copies: dict[str, int],
     batch_seconds: float,
-    queued: Container[str],
+    stored: Container[str],
 ) -> FeaturesWork:
     """Batches of similar length within each file.
 
@@ -183,7 +183,7 @@ def _plan(
         for several, alike in sorted(by_copies.items()):
             start = 0
             for end in cut_by_length([several * utterance.duration for utterance in alike], batch_seconds):
-                wanted = [utterance for utterance in alike[start:end] if utterance.id not in queued]
+                wanted = [utterance for utterance in alike[start:end] if utterance.id not in stored]
                 work.kept += end - start - len(wanted)
                 batches += [wanted] if wanted else []
                 start = end
@@ -192,20 +192,15 @@ def _plan(
     return work
 
 
-def _held(
+def _stored(
     writer: FeatureCacheWriter, utterances: Sequence[Utterance], copies: dict[str, int], verify: bool
 ) -> set[str]:
     """Ids of utterances whose features are stored. Features stay valid if the recording is gone, as in training."""
-    queued = {utterance.id for utterance in utterances if writer.holds(utterance.id, None, copies.get(utterance.id, 1))}
-    here = [utterance for utterance in utterances if utterance.id in queued and _exists(utterance.audio_path)]
+    stored = {utterance.id for utterance in utterances if writer.holds(utterance.id, None, copies.get(utterance.id, 1))}
+    here = [utterance for utterance in utterances if utterance.id in stored and os.path.exists(utterance.audio_path)]  # noqa: PTH110 - False where Path.exists raises
     stamps = [(utterance.audio_path, writer.stamp(utterance.id) or "") for utterance in here]
     unchanged = KnownCopies(writer.store).unchanged(stamps, verify=verify)
-    return queued - {utterance.id for utterance, is_same in zip(here, unchanged, strict=True) if not is_same}
-
-
-def _exists(path: Path) -> bool:
-    """False too where `Path.exists` raises, as for a name that is too long."""
-    return os.path.exists(path)  # noqa: PTH110
+    return stored - {utterance.id for utterance, is_same in zip(here, unchanged, strict=True) if not is_same}
 
 
 def _require_space(writer: FeatureCacheWriter, work: FeaturesWork, copies: dict[str, int], per_second: float) -> None:

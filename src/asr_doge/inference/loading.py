@@ -1,11 +1,11 @@
-"""Load what transcribes of a model: all of it, or for `--decoder ctc` its encoder alone.
+"""Load what `Transcriber` needs: a whole model or, for `--decoder ctc`, its encoder alone.
 
 It does not know how the model is used (see `asr_doge.inference.transcription`).
 """
 
 from pathlib import Path
 
-from asr_doge.audio.forking import in_live_threads
+from asr_doge.audio.forking import call_fork_safe
 from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.errors import CheckpointError
@@ -18,7 +18,7 @@ from asr_doge.models.loading import TORCH_TYPES
 from asr_doge.models.precision import choose_precision
 
 
-def load_parts(
+def load_model_or_encoder(
     model: str | Path | None = None,
     device: str | None = None,
     decoding: DecodingConfig | None = None,
@@ -26,7 +26,7 @@ def load_parts(
     dtype: LoadDtype = "fp32",
     compile: bool = False,
 ) -> LoadedModel | LoadedEncoder:
-    """What a `Transcriber` with these settings needs of a model; arguments and errors as in `load`."""
+    """The model, or its encoder alone, for a `Transcriber` with these settings; arguments and errors as in `load`."""
     if model is not None and can_be_fetched(model):  # but need not be: none of them gives text by itself
         raise CheckpointError(f"'{model}' is not an ASR-Doge checkpoint; {WITHOUT_TEXT}")
     decoder = decoding.decoder if decoding is not None else None
@@ -42,4 +42,4 @@ def load_parts(
             compile_encoder(loaded)
         return loaded
 
-    return in_live_threads(load_chosen)
+    return call_fork_safe(load_chosen)

@@ -1,7 +1,7 @@
-"""Threads that run a model, each on its share of the processor's cores.
+"""Threads that run a model, each with its share of the processor's cores.
 
-Promises: the number of torch's threads in all other threads, those that are started later included, stays what it was.
-As the process ends, they are told to end and waited for: torch does not bear to be left in the middle.
+Promises: torch's number of threads stays what it was in all other threads, also in those started later. When the
+process ends, model threads are told to stop and waited for, since torch crashes if it is interrupted at work.
 """
 
 import atexit
@@ -12,25 +12,25 @@ from weakref import WeakKeyDictionary
 import torch
 
 _STOPS: "WeakKeyDictionary[threading.Thread, Callable[[], None]]" = WeakKeyDictionary()
-"""How to tell each of the threads that it is to end."""
+"""The function that tells each thread to stop."""
 
 
 def start_model_threads(
     count: int, work: Callable[[], None], stop: Callable[[], None], name: str
 ) -> list[threading.Thread]:
-    """Start threads that do this work.
+    """Start threads that run `work`.
 
     Args:
-        count: of the threads; torch has its number of threads divided by it in each.
-        work: returns when the thread is to end.
-        stop: tells one of the threads, or all of them, to end; it is called once for each.
+        count: number of threads; each gets this share of torch's threads.
+        work: returns when its thread is to end.
+        stop: tells one of the threads, or all of them, to end; called once for each.
         name: of each thread.
     """
     cores = torch.get_num_threads()
     ready = threading.Barrier(count + 1)
 
     def run() -> None:
-        torch.get_num_threads()  # the first call of any kind in a thread gives it the number of the last setter
+        torch.get_num_threads()  # else the first call below would set the number that another thread set last
         torch.set_num_threads(max(1, cores // count))
         ready.wait()
         work()
@@ -40,7 +40,7 @@ def start_model_threads(
         _STOPS[thread] = stop
         thread.start()
     ready.wait()
-    torch.set_num_threads(cores)  # what a thread sets holds for it, and for all that are started afterwards
+    torch.set_num_threads(cores)  # a number holds for the thread that sets it and for threads started afterwards
     return threads
 
 

@@ -223,8 +223,8 @@ def _segments(result: Transcription) -> tuple[Segment, ...]:
     return (Segment(result.text, 0.0, result.duration),)
 
 
-_ODD = ("channel", "notes", "incomplete")
-"""What JSON has of odd recordings only."""
+_ONLY_IF_SET = ("channel", "notes", "incomplete")
+"""Fields that the JSON of most recordings does not need."""
 
 
 def _json_entry(result: Result) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _json_entry(result: Result) -> dict[str, Any]:
         return {"path": _plain(result.path), "error": str(result.error)}
     first = {"path": _plain(result.path), "duration": _plain(result.duration), "text": result.text}
     rest = {name: value for name, value in _plain(result).items() if name not in first}
-    return first | {name: value for name, value in rest.items() if value or name not in _ODD}
+    return first | {name: value for name, value in rest.items() if value or name not in _ONLY_IF_SET}
 
 
 def _plain(value: Any) -> Any:
@@ -247,7 +247,7 @@ def _plain(value: Any) -> Any:
 
 
 def _name(result: Transcription) -> str:
-    """What a recording, or one of its channels, is called in a list."""
+    """The name of a recording, or of one of its channels, in a list."""
     return f"{result.path or ''}" + (f" [channel {result.channel}]" if result.channel else "")
 
 

@@ -186,7 +186,7 @@ def _fitting(stem: Path) -> Path:
 
 
 def _origin(path: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
-    """What a transcript of a recording is made from; None if there is no such file."""
+    """The recording's file, its size and time, and `made_by`; None if there is no such file."""
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -196,7 +196,7 @@ def _origin(path: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
-    """What each file was made from; a line truncated by a killed run is ignored."""
+    """The origin of each file; a line truncated by a killed run is ignored."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:

@@ -112,7 +112,7 @@ QueuedChunk = tuple[Recording, int, Chunk]
 
 
 def num_samples(queued: QueuedChunk) -> int:
-    """Of the chunk."""
+    """Length of the chunk."""
     return len(queued[2].samples)
 
 
@@ -136,11 +136,11 @@ def segment_of(recognition: Recognition, chunk: Chunk) -> Segment:
 def transcript_of(recognition: Recognition, chunk: Chunk) -> ChunkTranscript:
     """The transcript of a recognized chunk, ready to be joined with its neighbours'."""
     times = tuple((chunk.start + start, min(chunk.start + end, chunk.end)) for start, end in recognition.times)
-    return ChunkTranscript(segment_of(recognition, chunk), times, chunk.shared)
+    return ChunkTranscript(segment_of(recognition, chunk), times, chunk.overlap)
 
 
 def guard_actions(recognition: Recognition, chunk: Chunk) -> list[GuardAction]:
-    """What the guards did in a chunk of a recording, or in a stretch of it."""
+    """The actions of the guards on a chunk, with times in the recording."""
     silenced = [
         GuardAction("silence", chunk.start + start, min(chunk.start + end, chunk.end))
         for start, end in recognition.silenced

@@ -1,10 +1,10 @@
 """Accept what a caller may pass as a recording, and give it as blocks of mono samples.
 
 Promises: it takes files by name or path; the content of a file as bytes, or an open file; samples as arrays, tensors or
-lists of numbers, or with their rate as `{"array": …, "sampling_rate": …}`; `Blocks`; and `Chunks`. Anything else
-raises one `AudioError` that says what to pass. `as_sources` distinguishes one recording from several. Open files are
-read from their current position, or, at their end, from their start, and are not closed. It decodes nothing itself (see
-`asr_doge.audio`).
+lists of numbers, or with their rate as `{"array": …, "sampling_rate": …}`; `BlockSource`; and `ChunkSource`. Anything
+else raises one `AudioError` that says what to pass. `as_sources` distinguishes one recording from several. Open files
+are read from their current position, or, at their end, from their start, and are not closed. It decodes nothing itself
+(see `asr_doge.audio`).
 """
 
 import io
@@ -25,14 +25,15 @@ from torch import Tensor
 
 from asr_doge.audio.arrays import prepare_waveform
 from asr_doge.audio.reading import read_blocks
+from asr_doge.audio.resampling import checked_rate
 from asr_doge.audio.sound import Note, log_note
 from asr_doge.errors import AudioError
 from asr_doge.inference.chunking import Chunk
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """A recording that arrives in blocks.
+class BlockSource:
+    """A recording that the caller decodes.
 
     Attributes:
         read: gives the blocks, `[samples]` each, mono, at the model's sampling rate. It passes remarks to its argument,
@@ -45,12 +46,12 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Chunks:
-    """A recording that arrives cut.
+class ChunkSource:
+    """A recording that the caller decodes and cuts into chunks.
 
     Attributes:
-        read: gives the samples of the recording up to now, and the chunk that they complete, if they do. It passes
-            remarks to its argument, and raises errors as `read_blocks` does.
+        read: gives pairs: the number of samples so far, and the chunk that they complete, if any. It passes remarks to
+            its argument, and raises errors as `read_blocks` does.
         name: of the recording, for messages.
     """
 
@@ -69,8 +70,8 @@ Source: TypeAlias = (
     | NDArray[Any]
     | Tensor
     | Mapping[str, Any]
-    | Blocks
-    | Chunks
+    | BlockSource
+    | ChunkSource
 )
 """A recording: a file's name or path, its content, or the file opened for binary reading; or a mono waveform
 `[samples]` (or `[channels, samples]`), alone or with its rate as in Hugging Face's `datasets`; or blocks or chunks of
@@ -103,8 +104,6 @@ def with_defaults(
     return given if given.sampling_rate is not None else replace(given, sampling_rate=sampling_rate)
 
 
-RATES = range(1_000, 1_000_001)
-"""Sampling rates, in Hz, that a recording can have."""
 PASS_INSTEAD = "pass a file, its bytes, samples, or a list of such"
 
 
@@ -135,7 +134,7 @@ def path_of(source: Any) -> Path | None:
 def source_blocks(
     source: Any,
     sampling_rate: int,
-    told_rate: float | None = None,
+    source_rate: float | None = None,
     channel: int | None = None,
     on_note: Note = log_note,
 ) -> Iterator[NDArray[np.float32]]:
@@ -144,17 +143,17 @@ def source_blocks(
     Args:
         source: see `Source`.
         sampling_rate: wanted rate, in Hz.
-        told_rate: rate of the samples, in Hz; default, `sampling_rate`. Files state their own.
+        source_rate: rate of the samples, in Hz; default, `sampling_rate`. Files state their own.
         channel, on_note: as in `read_blocks`.
 
     Raises:
         AudioError: as in `read_blocks` and `prepare_waveform`; or `source` has an unsupported type.
     """
-    if isinstance(source, Blocks):
+    if isinstance(source, BlockSource):
         yield from source.read(on_note)
         return
     if isinstance(source, Mapping):
-        source, told_rate = _of_dataset(source, told_rate)
+        source, source_rate = _of_dataset(source, source_rate)
     path = path_of(source)
     if path is not None:
         yield from read_blocks(_checked(path), sampling_rate, channel, on_note)
@@ -165,32 +164,17 @@ def source_blocks(
     elif _is_pair(source):
         raise AudioError("a pair of samples and a sampling rate was passed: pass the samples, and sampling_rate=.")
     elif _is_array(source) or isinstance(source, list | tuple | memoryview | array):
-        rate = sampling_rate if told_rate is None else checked_rate(told_rate)
+        rate = sampling_rate if source_rate is None else checked_rate(source_rate)
         yield prepare_waveform(source, rate, sampling_rate, "array", channel, on_note)
     else:
         raise AudioError(f"{type(source).__name__} is nothing that can be transcribed: {PASS_INSTEAD}.")
 
 
-def checked_rate(rate: Any) -> int:
-    """A sampling rate as a whole number.
-
-    Raises:
-        AudioError: it is not a number, or no recording has this rate.
-    """
-    try:
-        whole = int(rate)
-        if whole != rate or whole not in RATES:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise AudioError(
-            f"a sampling rate of {rate} Hz cannot be right: pass the rate that was recorded at, as in 44100"
-        ) from None
-    return whole
-
-
 def _is_one(given: Any) -> bool:
     """Whether it is a single recording, whatever it contains."""
-    if isinstance(given, str | os.PathLike | bytes | bytearray | memoryview | array | Mapping | Blocks | Chunks):
+    if isinstance(
+        given, str | os.PathLike | bytes | bytearray | memoryview | array | Mapping | BlockSource | ChunkSource
+    ):
         return True
     return hasattr(given, "read") or (_is_array(given) and _holds_numbers(given))
 
@@ -226,17 +210,17 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _of_dataset(source: Mapping[str, Any], told_rate: float | None) -> tuple[Any, float | None]:
+def _of_dataset(source: Mapping[str, Any], source_rate: float | None) -> tuple[Any, float | None]:
     """Samples and rate of a mapping in the form of `datasets`' `Audio` feature or of transformers' pipelines."""
     for name in ("array", "raw"):
         if source.get(name) is not None:
-            rate = source.get("sampling_rate", told_rate)
+            rate = source.get("sampling_rate", source_rate)
             if rate is None:
                 raise AudioError(f'a mapping with "{name}" has no "sampling_rate": add it, in Hz.')
             return source[name], rate
     for name in ("bytes", "path"):
         if source.get(name) is not None:
-            return source[name], told_rate
+            return source[name], source_rate
     raise AudioError(f'a mapping needs "array" and "sampling_rate", or "bytes" or "path": {PASS_INSTEAD}.')
 
 

@@ -20,10 +20,10 @@ Span = tuple[float, float]
 SAME_TIME = 0.4
 """Seconds by which the middle of a word may differ between two alignments; about the length of a short word."""
 SAME_TIME_ESTIMATED = 1.0
-"""The same for estimated times: how much a speaker's pace may shift a word within the 1.5 s of an overlap."""
+"""As `SAME_TIME`, for estimated times: how much a speaker's pace may shift a word within the 1.5 s of an overlap."""
 CUT_OFF_WORDS = 0.25
-"""Share of a word that is missing in the text at an edge with an overlap, for estimated times: of a word that is cut
-through, models write a part, all or nothing."""
+"""Share of a word that the text lacks at an edge that cuts through it, on average, for estimated times: models write
+the whole word, a part or nothing."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class ChunkTranscript:
     Attributes:
         segment: its text.
         times: start and end of each word of the text; empty if they are not known.
-        shared: the overlap with the chunk before, if there is one.
+        overlap: the overlap with the chunk before, if there is one.
     """
 
     segment: Segment
     times: tuple[Span, ...] = ()
-    shared: Span | None = None
+    overlap: Span | None = None
 
 
 def stitch(transcripts: Sequence[ChunkTranscript]) -> list[Segment]:
@@ -47,11 +47,11 @@ def stitch(transcripts: Sequence[ChunkTranscript]) -> list[Segment]:
     If one of two neighbours has no text, the other is unchanged.
     """
     stitched: list[ChunkTranscript] = []
-    for part in transcripts:
-        if stitched and part.shared is not None and stitched[-1].segment.text and part.segment.text:
-            stitched[-1], part = _join(stitched[-1], part, part.shared)
-        stitched.append(part)
-    return [part.segment for part in stitched if part.segment.text]
+    for transcript in transcripts:
+        if stitched and transcript.overlap is not None and stitched[-1].segment.text and transcript.segment.text:
+            stitched[-1], transcript = _join(stitched[-1], transcript, transcript.overlap)
+        stitched.append(transcript)
+    return [transcript.segment for transcript in stitched if transcript.segment.text]
 
 
 def common_prefix_length(a: Sequence[str], b: Sequence[str]) -> int:
@@ -59,11 +59,11 @@ def common_prefix_length(a: Sequence[str], b: Sequence[str]) -> int:
     return next((count for count, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _join(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tuple[ChunkTranscript, ChunkTranscript]:
+def _join(first: ChunkTranscript, second: ChunkTranscript, overlap: Span) -> tuple[ChunkTranscript, ChunkTranscript]:
     """Two overlapping neighbours without duplicate words; a segment that lost words loses its alternatives too."""
     heard, again = first.segment.text.split(), second.segment.text.split()
-    kept, dropped = _joint(first, second, shared)
-    start, end = shared
+    kept, dropped = _where_to_join(first, second, overlap)
+    start, end = overlap
     middle = (start + end) / 2
     times, later = _in_order(first.times[:kept], second.times[dropped:])
     ends = times[-1][1] if times else max(min(middle, first.segment.end), first.segment.start)
@@ -106,21 +106,21 @@ def _timed(words: tuple[Word, ...], times: tuple[Span, ...]) -> tuple[Word, ...]
     return tuple(replace(word, start=start, end=end) for word, (start, end) in zip(words, times, strict=bool(words)))
 
 
-def _joint(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tuple[int, int]:
-    """How many words of the first to keep, and how many of the second to drop."""
+def _where_to_join(first: ChunkTranscript, second: ChunkTranscript, overlap: Span) -> tuple[int, int]:
+    """The number of words of the first to keep, and of the second to drop."""
     is_measured = bool(first.times and second.times)
     tolerance = SAME_TIME if is_measured else SAME_TIME_ESTIMATED
     ours, theirs = _word_times(first, is_cut_after=True), _word_times(second)
     heard, again = first.segment.text.split(), second.segment.text.split()
-    start, end = shared
+    start, end = overlap
     before = next((index for index, (_, stop) in enumerate(ours) if stop > start), len(ours))
     within = next((index for index, (begin, _) in enumerate(theirs) if begin >= end), len(theirs))
 
     def closeness(index: int, other: int) -> float:
         """Positive for the same word at the same time.
 
-        By estimated times, words that reach out of the overlap count less: else, of a word that is repeated, the pairs
-        that are one apart would count more, being one pair more.
+        With estimated times, words that extend beyond the overlap count less. Otherwise, if a word is repeated, an
+        alignment that is shifted by one word could win because it has one more pair.
         """
         span, same = ours[before + index], theirs[other]
         apart = abs(_middle(span) - _middle(same))
@@ -128,7 +128,7 @@ def _joint(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tup
             return 0.0
         if is_measured:
             return 2 - apart / tolerance
-        return _inside(span, shared) + _inside(same, shared) - 2 * apart / tolerance
+        return _inside(span, overlap) + _inside(same, overlap) - 2 * apart / tolerance
 
     pairs = _most_pairs(len(ours) - before, within, closeness)
     if pairs and 2 * len(pairs) >= min(len(ours) - before, within):
@@ -139,7 +139,7 @@ def _joint(first: ChunkTranscript, second: ChunkTranscript, shared: Span) -> tup
 
 
 def _cut_in_time(ours: Sequence[Span], theirs: Sequence[Span], moment: float) -> tuple[int, int]:
-    """As `_joint`, if the two disagree: each supplies the words on its side of one moment.
+    """`_where_to_join` for texts that disagree: each supplies the words on its side of one moment.
 
     Nothing is cut off if only one of the two has words.
     """
@@ -149,9 +149,9 @@ def _cut_in_time(ours: Sequence[Span], theirs: Sequence[Span], moment: float) ->
         moment = ours[-1][1]
     kept = sum(_middle(span) <= moment for span in ours)
     dropped = sum(_middle(span) <= moment for span in theirs)
-    if kept < len(ours) and dropped and _is_at_once(ours[kept], theirs[dropped - 1]):
+    if kept < len(ours) and dropped and _coincide(ours[kept], theirs[dropped - 1]):
         kept += 1  # one word that both would have dropped
-    elif kept and dropped < len(theirs) and _is_at_once(ours[kept - 1], theirs[dropped]):
+    elif kept and dropped < len(theirs) and _coincide(ours[kept - 1], theirs[dropped]):
         dropped += 1  # one word that both would have kept
     return kept, dropped
 
@@ -183,7 +183,7 @@ def _word_times(transcript: ChunkTranscript, is_cut_after: bool = False) -> Sequ
     words = transcript.segment.text.split()
     ends = list(accumulate(len(word) + 1 for word in words))
     cut_off = CUT_OFF_WORDS * ends[-1] / len(words)  # in characters
-    before, after = cut_off * (transcript.shared is not None), cut_off * is_cut_after
+    before, after = cut_off * (transcript.overlap is not None), cut_off * is_cut_after
     second = (transcript.segment.end - transcript.segment.start) / (before + ends[-1] - 1 + after)
     begin = transcript.segment.start + before * second
     return [
@@ -196,13 +196,13 @@ def _middle(span: Span) -> float:
     return (span[0] + span[1]) / 2
 
 
-def _inside(span: Span, shared: Span) -> float:
+def _inside(span: Span, overlap: Span) -> float:
     """Share of a word that lies within the overlap."""
-    both = min(span[1], shared[1]) - max(span[0], shared[0])
+    both = min(span[1], overlap[1]) - max(span[0], overlap[0])
     return max(both, 0.0) / max(span[1] - span[0], 1e-9)
 
 
-def _is_at_once(span: Span, other: Span) -> bool:
+def _coincide(span: Span, other: Span) -> bool:
     """Whether two words overlap in time for more than half of the shorter one."""
     both = min(span[1], other[1]) - max(span[0], other[0])
     return 2 * both > min(span[1] - span[0], other[1] - other[0])

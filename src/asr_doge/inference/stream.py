@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from asr_doge.audio.arrays import prepare_waveform
-from asr_doge.audio.resampling import SAMPLE_RATE, resample_blocks
+from asr_doge.audio.resampling import SAMPLE_RATE, checked_rate, resample_blocks
 from asr_doge.errors import AudioError
 from asr_doge.inference.chunking import Chunk, Chunker
 from asr_doge.inference.recordings import guard_actions, transcript_of
 from asr_doge.inference.results import GuardAction, Segment, Transcription
-from asr_doge.inference.sources import checked_rate
 from asr_doge.inference.stitching import ChunkTranscript, common_prefix_length, stitch
 from asr_doge.inference.transcription import RecordingTranscriber
 
@@ -102,12 +101,12 @@ class StreamTranscriber:
             return None
         return self._update()
 
-    def take(self, samples: int, chunk: Chunk | None) -> StreamUpdate | None:
-        """Instead of samples, take a chunk that was cut elsewhere, if there is one; returns what changed, if any did.
+    def feed_chunk(self, samples: int, chunk: Chunk | None) -> StreamUpdate | None:
+        """Instead of `feed`, take a chunk that was cut elsewhere; returns what changed, if anything did.
 
         Args:
-            samples: of the stream up to now.
-            chunk: that they complete.
+            samples: number of samples of the stream so far.
+            chunk: the chunk that they complete, if any.
         """
         self._samples = samples
         self._end_segments([chunk] if chunk is not None else [])

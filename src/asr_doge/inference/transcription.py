@@ -18,20 +18,20 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.forking import in_live_threads
-from asr_doge.audio.level import for_encoder, without_rumble
+from asr_doge.audio.forking import call_fork_safe
+from asr_doge.audio.level import normalize_level, without_rumble
 from asr_doge.audio.reading import check_long_enough
 from asr_doge.audio.voice_activity import has_voice
 from asr_doge.choices import LoadDtype, Quantization
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError
-from asr_doge.inference.batches import Batches, batches_at_a_time
+from asr_doge.inference.batches import BatchRunner, batches_at_a_time
 from asr_doge.inference.chunking import Chunk, cut_into_chunks
-from asr_doge.inference.loading import load_parts
+from asr_doge.inference.loading import load_model_or_encoder
 from asr_doge.inference.recordings import QueuedChunk, Recording, num_samples
 from asr_doge.inference.results import FailedTranscription, Transcription, successful
-from asr_doge.inference.sources import Blocks, Chunks, as_sources, path_of, source_blocks, with_defaults
+from asr_doge.inference.sources import BlockSource, ChunkSource, as_sources, path_of, source_blocks, with_defaults
 from asr_doge.inference.sources import Source as Source
 from asr_doge.inference.sources import SourceWithOptions as SourceWithOptions
 from asr_doge.inference.written import written
@@ -150,7 +150,7 @@ class RecordingTranscriber(ABC):
         recordings: deque[Recording] = deque()
         each = (with_defaults(source, self.language, sampling_rate) for source in sources)
         stopped = Event()
-        with Batches(self._recognize_queued, num_samples, self.batch_size, self.parallel) as batches:
+        with BatchRunner(self._recognize_queued, num_samples, self.batch_size, self.parallel) as batches:
             for buffer in read_ahead(self._buffers(each, recordings, stopped), stopped.set):
                 on_progress(buffer.skipped / self.sampling_rate)
                 for batch, recognitions in batches.submit([one for one in buffer.chunks if one[0].error is None]):
@@ -188,7 +188,7 @@ class RecordingTranscriber(ABC):
             if stopped.is_set():
                 return
             path = path_of(given.source)
-            name = given.source.name if isinstance(given.source, Blocks | Chunks) else str(path or "array")
+            name = given.source.name if isinstance(given.source, BlockSource | ChunkSource) else str(path or "array")
             recording = Recording(path, name, given.language, given.channel)
             recordings.append(recording)
             for chunk in self._chunks(given, recording, stopped):
@@ -211,7 +211,7 @@ class RecordingTranscriber(ABC):
     def _chunks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """The chunks of a recording as they are read; an error ends them."""
         try:
-            if isinstance(given.source, Chunks):
+            if isinstance(given.source, ChunkSource):
                 yield from self._cut_chunks(given.source, recording, stopped)
             else:
                 yield from self.cut(self._blocks(given, recording, stopped))
@@ -221,7 +221,7 @@ class RecordingTranscriber(ABC):
         recording.is_read = True
 
     def _blocks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[NDArray[np.float32]]:
-        """Read a recording block by block, until nobody wants it, and count its samples."""
+        """Read a recording block by block, until cancelled, and count its samples."""
         note = recording.notes.append
         with recording.reading():
             for block in source_blocks(given.source, self.sampling_rate, given.sampling_rate, given.channel, note):
@@ -230,8 +230,8 @@ class RecordingTranscriber(ABC):
                 recording.samples += len(block)
                 yield block
 
-    def _cut_chunks(self, source: Chunks, recording: Recording, stopped: Event) -> Iterator[Chunk]:
-        """Take a recording that arrives cut, until nobody wants it, and note how many samples it has."""
+    def _cut_chunks(self, source: ChunkSource, recording: Recording, stopped: Event) -> Iterator[Chunk]:
+        """Read the chunks of a recording that arrives cut, until cancelled, and count its samples."""
         with recording.reading():
             for samples, chunk in source.read(recording.notes.append):
                 recording.samples = samples
@@ -291,10 +291,10 @@ class Transcriber(RecordingTranscriber):
         languages: Sequence[str | None] | None = None,
         hotwords: Sequence[Sequence[str]] | None = None,
     ) -> list[Recognition]:
-        """As declared; `hotwords` are searched for in each chunk, by default those of the configuration."""
-        return in_live_threads(
+        """See `RecordingTranscriber`; `hotwords` are those of each chunk, by default those of the configuration."""
+        return call_fork_safe(
             self.recognizer.recognize,
-            [for_encoder(chunk.samples) for chunk in chunks],
+            [normalize_level(chunk.samples) for chunk in chunks],
             _has_voice,
             languages or [self.language] * len(chunks),
             # Overlaps are joined by the times of their words; of a whole recording these are the cheapest bounds.
@@ -331,7 +331,7 @@ def load(
         CheckpointError, ConfigError: as in `asr_doge.models.load_model`, in `asr_doge.models.compiling`, and in
             `Transcriber`.
     """
-    loaded = load_parts(model, device, decoding, quantization, dtype, compile)
+    loaded = load_model_or_encoder(model, device, decoding, quantization, dtype, compile)
     return Transcriber(loaded, batch_size, decoding, language)
 
 

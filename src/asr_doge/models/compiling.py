@@ -1,4 +1,4 @@
-"""Compile a loaded encoder for a GPU, at once, so that no run ends in the middle for want of a compiler.
+"""Compile a loaded encoder for a GPU right after loading, so that a missing compiler is noticed before any work.
 
 Promises: outputs are those of the uncompiled encoder to rounding; what cannot be compiled is refused in one line, an
 encoder of another family before any weights are loaded.

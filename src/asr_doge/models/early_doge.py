@@ -32,7 +32,7 @@ class EarlyDogeConfig(DogeConfig):
 
     @classmethod
     def of(cls, config: DogeConfig) -> "EarlyDogeConfig":
-        """The same model in the early layout; `hidden_bias`, a name in early files, applies to attention and MLP."""
+        """The early layout of a configuration; `hidden_bias`, in early files, is the bias of attention and MLP."""
         values = config.to_dict()
         for name in ("model_type", "auto_map", "dynamic_mask_ratio"):
             values.pop(name, None)

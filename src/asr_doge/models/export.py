@@ -21,13 +21,13 @@ from transformers import DynamicCache
 
 from asr_doge.audio.log_mel import mel_filters
 from asr_doge.errors import ConfigError
+from asr_doge.models.atomic_folder import atomic_folder
 from asr_doge.models.ctc_head import HeadedEncoder
 from asr_doge.models.encoders import EncoderFamily, length_mask
 from asr_doge.models.encoders.dense import DENSE, DenseCTCHead
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor, WaveformFeatureExtractor
 from asr_doge.models.loading import MAX_NEW_TOKENS, LoadedModel
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
-from asr_doge.models.whole_folder import whole_folder
 
 ENCODER_GRAPH, LANGUAGE_MODEL_GRAPH = "encoder.onnx", "language_model.onnx"
 SPEECH_TOKEN = -1
@@ -116,7 +116,7 @@ def export_onnx(loaded: LoadedModel, folder: Path) -> None:
         raise ConfigError(f"--output_dir {folder} exists: choose a new folder")
     if not all(find_spec(package) for package in ("onnxscript", "onnxruntime")):
         raise ConfigError("export needs the packages of its extra: pip install 'asr-doge[export]'")
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         _write_all(loaded, partial)
 
 
@@ -139,7 +139,7 @@ def _write_all(loaded: LoadedModel, folder: Path) -> None:
 
 
 def _settings(loaded: LoadedModel, cache: Tensor, graph: EncoderGraph) -> dict[str, Any]:
-    """What a program needs to know to decode with the graphs."""
+    """Metadata that a program needs to decode with the graphs."""
     ctc_head = graph.ctc_head
     vocabulary = ctc_head.head.vocabulary if ctc_head is not None else loaded.model.encoder.vocabulary
     labels = {"ctc_labels": ["", *vocabulary.tokens]} if vocabulary is not None and graph.has_ctc else {}

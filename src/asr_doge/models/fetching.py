@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models import gguf
-from asr_doge.models.cache import CACHE_VARIABLE, cache_folder
+from asr_doge.models.cache_folder import CACHE_VARIABLE, cache_folder
 from asr_doge.models.checkpoints import Reference, find_model
 from asr_doge.models.download import MODELS, cached_folder, download_models
 

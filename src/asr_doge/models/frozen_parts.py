@@ -42,7 +42,7 @@ WITHOUT_TEXT = (
 
 
 def _use_of(config: PreTrainedConfig) -> str:
-    """What another kind of model can be used for here."""
+    """Advice on how another kind of model can be used here."""
     if isinstance(config, CTCHeadConfig):
         return "it is a CTC head without a language model, for --decoder ctc"
     family = ENCODERS.get(config.model_type)
@@ -58,9 +58,9 @@ def load_frozen_encoder(
     dtype: torch.dtype = torch.float32,
     quantization: Quantization = "none",
     *,
-    shelved: bool = False,
+    skip_weights: bool = False,
 ) -> SpeechEncoder:
-    """The speech encoder that a checkpoint points to, without the rest of its model; `shelved`, without its weights.
+    """The speech encoder that a checkpoint points to; with `skip_weights`, without its weights.
 
     Raises:
         CheckpointError: it cannot be found or loaded, or has changed since its fingerprint was taken.
@@ -69,7 +69,7 @@ def load_frozen_encoder(
     reference = _find_part("speech_encoder", name, find_or_fetch, config.speech_encoder_revision)
     found = encoder_fingerprint(reference, config.encoder_config)
     config.speech_encoder_fingerprint = _same_fingerprint(reference, config.speech_encoder_fingerprint, found)
-    return load_encoder(reference, config.encoder_config, dtype, quantization, shelved=shelved)
+    return load_encoder(reference, config.encoder_config, dtype, quantization, skip_weights=skip_weights)
 
 
 def load_frozen_language_model(

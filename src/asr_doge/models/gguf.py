@@ -15,8 +15,8 @@ from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asr_doge.errors import CheckpointError, first_line
-from asr_doge.models.cache import cache_folder
-from asr_doge.models.whole_folder import whole_folder
+from asr_doge.models.atomic_folder import atomic_folder
+from asr_doge.models.cache_folder import cache_folder
 
 SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
@@ -61,7 +61,7 @@ def unpacked_gguf(path: Path) -> Path:
 def _unpack(path: Path, folder: Path) -> None:
     place = str(path.parent.absolute())
     try:
-        with whole_folder(folder) as partial:
+        with atomic_folder(folder) as partial:
             model = AutoModelForCausalLM.from_pretrained(place, gguf_file=path.name, dtype=torch.float32)
             del model.config.quantization_config, model.hf_quantizer  # how it was stored, which it no longer is
             model.save_pretrained(partial)

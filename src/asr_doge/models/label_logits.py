@@ -1,8 +1,8 @@
-"""Logits of labels and no others, and of some tokens and no others, from any causal language model.
+"""Compute logits only at positions with labels, or only of some tokens, in any causal language model.
 
-Promises: within `only_labels` the head sees the positions that have a target, all rows' one after another; with
-`only_tokens` it has a row for each of some tokens, so that a large vocabulary costs what the texts use of it; what the
-model does to its logits after that is done to them. A `TokenRestriction` gives all other tokens the lowest logit, so
+Promises: within `only_labels` the output layer gets only positions with a target, those of all rows packed; with
+`only_tokens` it has only the rows of some tokens, so that a large vocabulary costs no more than the tokens in use; the
+model's own post-processing of logits still applies. A `TokenRestriction` gives all other tokens the lowest logit, so
 that a model trained on some tokens is decoded, and its loss computed, with the same ones.
 It does not compute a loss.
 """
@@ -42,7 +42,7 @@ def only_labels(head: nn.Module, targets: Tensor) -> Iterator[None]:
 
 
 def only_tokens(language_model: PreTrainedModel, token_ids: Tensor, **inputs: Any) -> Any:
-    """What the language model gives for `inputs`, with the logits of `token_ids` `[K]` only: `[..., K]`.
+    """The output of the language model for `inputs`, with logits of `token_ids` `[K]` only: `[..., K]`.
 
     Its token embeddings stay whole, even where the head shares their weights.
     """
@@ -61,19 +61,19 @@ class TokenRestriction:
         self._ids: dict[torch.device, Tensor] = {}
 
     def __call__(self, language_model: nn.Module, _: tuple[Any, ...], output: CausalLMOutputWithPast) -> None:
-        """A forward hook of the language model, which stays whatever becomes of its head."""
+        """Mask the logits, as a forward hook of the language model, which stays if its head is replaced."""
         logits = output.logits
         if logits is not None and logits.shape[-1] != len(self.token_ids):  # else they are those of `only_tokens`
             output.logits = logits.masked_fill(self._mask(logits), torch.finfo(logits.dtype).min)
 
     def ids(self, device: torch.device) -> Tensor:
-        """`token_ids` there, `[K]`."""
+        """`token_ids` on a device, `[K]`."""
         if device not in self._ids:
             self._ids[device] = torch.tensor(self.token_ids, device=device)
         return self._ids[device]
 
     def numbers(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each of `labels` `[N]` is among the tokens, and whether it is one of them."""
+        """The index of each of `labels` `[N]` among `token_ids`, and whether it is one of them."""
         token_ids = self.ids(labels.device)
         numbers = torch.searchsorted(token_ids, labels).clamp(max=len(token_ids) - 1)
         return numbers, token_ids[numbers] == labels

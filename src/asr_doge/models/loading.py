@@ -20,22 +20,22 @@ from transformers import AutoFeatureExtractor, GenerationConfig, PreTrainedToken
 from asr_doge.choices import Dtype, EncoderWindow, Quantization
 from asr_doge.defaults import DEFAULT_LANGUAGE_MODEL, DEFAULT_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER
 from asr_doge.errors import CheckpointError, ConfigError, first_line
+from asr_doge.models.atomic_folder import atomic_folder
 from asr_doge.models.checkpoints import Reference, find_model, load_model_config, load_tokenizer
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.ctc_head import HeadedEncoder, with_head, without_head
 from asr_doge.models.ctc_head_checkpoints import CTCHeadConfig, find_speech_encoder, load_head_weights
-from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode, encoder_family, joined
+from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, concatenate_outputs, encode, encoder_family
 from asr_doge.models.encoders.loading import load_encoder
 from asr_doge.models.feature_extraction_asr_doge import Waveform
 from asr_doge.models.fetching import find_or_fetch
 from asr_doge.models.frozen_parts import load_frozen_encoder
-from asr_doge.models.lora import hold_lora, merge_updates
+from asr_doge.models.lora import add_lora_for_inference, merge_updates
 from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration
 from asr_doge.models.parameters import ParameterCounts, trained_encoder_weights
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 from asr_doge.models.quantization import quantize_linear_layers
 from asr_doge.models.weights import check_keys, check_shapes, copy_out_of_file, read_weights
-from asr_doge.models.whole_folder import whole_folder
 
 MAX_NEW_TOKENS = 256
 ENCODED_SECONDS = 15
@@ -111,23 +111,23 @@ class LoadedEncoder:
         On a CPU only neighbours that are short are encoded at once. More would be no faster, would compute padding, and
         would take several times the memory.
         """
-        return joined(
+        return concatenate_outputs(
             [
-                self.encode_features(*self.input_features(waveforms[part]), return_ctc_logits)
-                for part in self._parts([len(waveform) for waveform in waveforms])
+                self.encode_features(*self.input_features(waveforms[rows]), return_ctc_logits)
+                for rows in self._sub_batches([len(waveform) for waveform in waveforms])
             ]
         )
 
-    def _parts(self, samples: Sequence[int]) -> list[slice]:
-        """The clips of a batch, by their lengths, that are encoded at once."""
+    def _sub_batches(self, samples: Sequence[int]) -> list[slice]:
+        """The rows of a batch that are encoded at once, given the lengths of all its clips."""
         if self.device.type != "cpu":
             return [slice(0, len(samples))]
-        most, start, parts = ENCODED_SECONDS * self.sampling_rate, 0, []
+        most, start, sub_batches = ENCODED_SECONDS * self.sampling_rate, 0, []
         for end in range(1, len(samples) + 1):
             if end == len(samples) or (end + 1 - start) * max(samples[start : end + 1]) > most:
-                parts.append(slice(start, end))
+                sub_batches.append(slice(start, end))
                 start = end
-        return parts
+        return sub_batches
 
     def encode_features(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor, return_ctc_logits: bool = False
@@ -175,7 +175,7 @@ class LoadedModel:
             folder: of the checkpoint.
             weights: to write instead of the model's own (if several processes share them).
         """
-        with whole_folder(folder) as partial:
+        with atomic_folder(folder) as partial:
             self.model.save_pretrained(partial, state_dict=weights)
             self.processor.save_pretrained(partial)
 
@@ -285,7 +285,7 @@ def _load_trained_weights(encoder: SpeechEncoder, reference: Reference, config: 
         CheckpointError: some weights are missing, unexpected, of another shape, or damaged.
     """
     if config.train_encoder == "lora":
-        hold_lora(below := without_head(encoder), config.lora or {}, below.ctc_layers)
+        add_lora_for_inference(below := without_head(encoder), config.lora or {}, below.ctc_layers)
     expected = {name.removeprefix("encoder.") for name in trained_encoder_weights(encoder, config)}
 
     def own_name(key: str) -> str | None:
@@ -308,7 +308,7 @@ def assemble_model(
     encoder_window: EncoderWindow | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-    shelve_encoder: bool = False,
+    skip_encoder_weights: bool = False,
     **options: Any,
 ) -> LoadedModel:
     """A new model: two pretrained parts and an untrained adapter between them.
@@ -320,7 +320,7 @@ def assemble_model(
         prompt_template: text the language model reads before the speech; `{language}` in it is the language spoken.
         encoder_window: how much the encoder reads at a time (see `set_encoder_window`).
         device, dtype: as in `load_model`.
-        shelve_encoder: leave the encoder's weights on disk, to train from cached features.
+        skip_encoder_weights: leave the encoder's weights on disk, to train from cached features.
         options: other fields of `ASRDogeConfig` (`adapter_hidden_dim`, `train_language_model`, …).
 
     Raises:
@@ -350,7 +350,7 @@ def assemble_model(
     feature_extractor = encoder_family(encoder_config).feature_extractor(encoder_config)
     processor = ASRDogeProcessor(feature_extractor, tokenizer, prompt_template)
     config.prompt_ids = processor.prompt_ids().tolist()
-    model = ASRDogeForConditionalGeneration.from_parts(config, dtype=dtype, shelve_encoder=shelve_encoder)
+    model = ASRDogeForConditionalGeneration.from_parts(config, dtype=dtype, skip_encoder_weights=skip_encoder_weights)
     if found.head is not None and isinstance(model.encoder, HeadedEncoder):
         load_head_weights(model.encoder, found.head[0])
     model.generation_config = _default_generation(tokenizer)

@@ -1,8 +1,8 @@
-"""LoRA: low-rank updates beside the linear layers of a part.
+"""LoRA: low-rank updates of the linear layers of a module.
 
-Promises: updates have the same names and effect whether peft made them, to be trained, or this module, to be used: peft
-takes half a second to import. Merged into the weights they cost nothing more.
-It does not know parts, nor where their weights come from.
+Promises: updates have the same names and effect whether peft added them, to be trained, or this module, for inference:
+peft takes half a second to import. Updates that are merged into the weights cost nothing at inference.
+It does not know which modules get updates, nor where their weights come from.
 Source: https://arxiv.org/abs/2106.09685.
 """
 
@@ -21,10 +21,10 @@ from asr_doge.errors import ConfigError, first_line
 Part = TypeVar("Part", bound=nn.Module)
 
 ALL_LINEAR = "all-linear"
-"""As `target_modules`: every linear layer but a language model's output layer."""
+"""A value of `target_modules`: every linear layer but a language model's output layer."""
 _READ_OPTIONS = {"r", "lora_alpha", "lora_dropout", "target_modules"}
 UPDATES_NAME = "default"
-"""Of the only set of updates, as peft calls it."""
+"""Peft's name for a module's only set of updates."""
 
 
 class LoRALinear(nn.Module):
@@ -33,7 +33,7 @@ class LoRALinear(nn.Module):
     Args:
         base_layer: with `W` `[outputs, inputs]` and `b`.
         rank: `r`, of `A` `[r, inputs]` and `B` `[outputs, r]`.
-        alpha: times what the updates give, divided by `r`.
+        alpha: scale of the updates, divided by `r`.
     """
 
     def __init__(self, base_layer: nn.Linear, rank: int, alpha: float) -> None:
@@ -64,8 +64,8 @@ class LoRALinear(nn.Module):
         self.base_layer.weight = nn.Parameter(merged.to(weight.dtype), requires_grad=False)
 
 
-def add_lora(part: nn.Module, options: dict[str, Any], left_out: Sequence[str] = ()) -> None:
-    """Put updates to be trained beside the layers that `options` (of `peft.LoraConfig`) names; at first they are zero.
+def add_trainable_lora(part: nn.Module, options: dict[str, Any], left_out: Sequence[str] = ()) -> None:
+    """Have peft add updates to be trained, zero at first, to the layers that `options` (of `peft.LoraConfig`) names.
 
     Args:
         part: whose layers they are.
@@ -92,13 +92,13 @@ def add_lora(part: nn.Module, options: dict[str, Any], left_out: Sequence[str] =
         raise ConfigError(f"lora_targets {options.get('target_modules')}: {first_line(error)}") from error
 
 
-def hold_lora(part: nn.Module, options: dict[str, Any], left_out: Sequence[str] = ()) -> None:
-    """Put updates whose weights are to be loaded beside the same layers as `add_lora`, which does the rarer kinds."""
+def add_lora_for_inference(part: nn.Module, options: dict[str, Any], left_out: Sequence[str] = ()) -> None:
+    """Add updates whose weights will be loaded, without peft; it adds rarer kinds (`add_trainable_lora`)."""
     targets = options.get("target_modules")
     names = _targets(part, targets, left_out) if targets == ALL_LINEAR or isinstance(targets, list) else []
     layers = [part.get_submodule(name) for name in names]
     if not names or not options.keys() <= _READ_OPTIONS or not all(type(layer) is nn.Linear for layer in layers):
-        add_lora(part, options, left_out)
+        add_trainable_lora(part, options, left_out)
         return
     for name, layer in zip(names, layers, strict=True):
         _replace(part, name, LoRALinear(cast(nn.Linear, layer), options.get("r", 8), options.get("lora_alpha", 8)))
@@ -116,9 +116,9 @@ def merge_updates(part: nn.Module) -> dict[str, Tensor]:
 
 
 def without_lora(part: Part) -> Part:
-    """The same module without LoRA's updates: a view, which shares weights, buffers and hooks with it.
+    """A view of the module without LoRA's updates: it shares weights, buffers and hooks with the module.
 
-    Nothing is switched off meanwhile, so that other threads may run the module itself.
+    The module itself keeps its updates, so other threads may run it at the same time.
     """
     children = {name: None if child is None else _base(child) for name, child in part._modules.items()}
     if all(children[name] is child for name, child in part._modules.items()):
@@ -134,7 +134,7 @@ def has_updates(layer: nn.Module) -> bool:
 
 
 def _base(module: nn.Module) -> nn.Module:
-    """What a layer that has LoRA updates, or `without_lora`."""
+    """The base layer of a layer with updates; of any other module, `without_lora`."""
     return cast(nn.Module, module.base_layer) if has_updates(module) else without_lora(module)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from asr_doge.errors import ConfigError
+from asr_doge.models.atomic_folder import atomic_folder
 from asr_doge.models.lora import UPDATES_NAME, has_updates, merge_updates
 from asr_doge.models.modeling_asr_doge import ASRDogeForConditionalGeneration
-from asr_doge.models.whole_folder import whole_folder
 
 
 def merge_lora(model: ASRDogeForConditionalGeneration) -> None:
@@ -61,7 +61,7 @@ def export_lora(model: ASRDogeForConditionalGeneration, folder: Path) -> None:
         for name, update in model.language_model.state_dict().items()
         if ".lora_" in name
     }
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         config.save_pretrained(str(partial))
         save_file(
             {f"base_model.model.{name}": update.contiguous() for name, update in updates.items()},

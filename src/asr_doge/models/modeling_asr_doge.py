@@ -28,12 +28,12 @@ from asr_doge.models.encoders import SpeechEncoder, SpeechEncoderOutput, encode,
 from asr_doge.models.label_logits import TokenRestriction, only_labels, only_tokens
 from asr_doge.models.language_model import build_language_model
 from asr_doge.models.layout import IGNORED_LABEL, DecodingState, Layout, full_attention_mask, group_by_length, left_pad
-from asr_doge.models.lora import add_lora, hold_lora
+from asr_doge.models.lora import add_lora_for_inference, add_trainable_lora
 from asr_doge.models.parameters import ParameterCounts, count_parameters, trained_encoder_weights
 from asr_doge.models.saving import SavedInParts
 
 HEAD_PREFIX = "encoder.ctc_head."
-"""What the names of a trained CTC head's weights begin with."""
+"""Prefix of the names of a trained CTC head's weights."""
 
 
 class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
@@ -43,7 +43,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         config: shapes, pointers and prompt.
         encoder: an encoder with weights; by default one with random weights is built.
         language_model: a causal language model with weights; likewise.
-        for_inference: LoRA's updates, if there are any, are not to be trained.
+        for_inference: whether LoRA's updates, if there are any, are only used and not trained.
     """
 
     config_class = ASRDogeConfig
@@ -83,12 +83,12 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         self.ctc_weight = 0.0
         """Weight of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
         self.post_init()
-        put_lora = hold_lora if for_inference else add_lora
+        add_lora = add_lora_for_inference if for_inference else add_trainable_lora
         # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
         if config.train_language_model == "lora":
-            put_lora(self.language_model, config.lora or {})
+            add_lora(self.language_model, config.lora or {})
         if config.train_encoder == "lora":
-            put_lora(below := without_head(self.encoder), config.lora or {}, below.ctc_layers)  # heads: whole or not
+            add_lora(below := without_head(self.encoder), config.lora or {}, below.ctc_layers)  # heads: whole or not
         self._trained_of_encoder = trained_encoder_weights(self.encoder, config)
         self._freeze()
         self.train(False)
@@ -155,7 +155,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
 
     @torch.no_grad()
     def sample_token_embeddings(self) -> Tensor:
-        """What the embedding module gives for at most 4,096 tokens, `[V, H]`; Gemma's scales its weights."""
+        """Output of the embedding module for at most 4,096 tokens, `[V, H]`; Gemma's scales its weights."""
         module = self.get_input_embeddings()
         ids = torch.arange(0, module.num_embeddings, -(-module.num_embeddings // 4096), device=module.weight.device)
         given: Tensor = module(ids)
@@ -235,7 +235,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
             total = self._cross_entropy(predicted.float().flatten(0, 1), compared)
             count = (targets != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
             if ctc_labels is not None and isinstance(self.encoder, HeadedEncoder):
-                total = total + self.ctc_weight * self.encoder.ctc_total(speech_embeddings, lengths, ctc_labels)
+                total = total + self.ctc_weight * self.encoder.summed_ctc_loss(speech_embeddings, lengths, ctc_labels)
             loss = total / torch.as_tensor(count).clamp(min=1)  # of no tokens at all it is 0
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.encoders import SpeechEncoder
-from asr_doge.models.encoders.base import shelved_parameters
+from asr_doge.models.encoders.base import unloaded_parameters
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ParameterCounts:
 
 def count_parameters(module: nn.Module) -> int:
     """Parameters of a module, whether they are loaded or not."""
-    return sum(parameter.numel() for parameter in module.parameters()) + shelved_parameters(module)
+    return sum(parameter.numel() for parameter in module.parameters()) + unloaded_parameters(module)
 
 
 def trained_encoder_weights(encoder: SpeechEncoder, config: ASRDogeConfig) -> set[str]:

@@ -20,15 +20,15 @@ from asr_doge.models.quantization import Int8Linear
 
 PrecisionName = Literal["fp32", "bf16", "int8"]
 ROWS, INPUTS, OUTPUTS = 500, 1024, 4096
-"""Ten seconds of audio in a feed-forward layer of the published encoder."""
+"""Size of the measured product: ten seconds of audio in a feed-forward layer of the published encoder."""
 CLEARLY = 1.1
-"""Times as fast as a higher precision that a lower one must be to be chosen."""
+"""A lower precision is chosen only if it is this many times as fast as a higher one."""
 _RUNS = 3
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What to load a model in.
+    """The precision in which to load a model.
 
     Attributes:
         dtype: of the weights and of the computation.

@@ -36,7 +36,7 @@ class SavedInParts(PreTrainedModel):
     Attributes:
         config: the configuration, with pointers to the frozen parts.
         encoder, adapter, language_model: the parts.
-        merged_updates: LoRA's updates that are in the encoder's weights now; a checkpoint has them apart.
+        merged_updates: LoRA's updates that are merged into the encoder's weights; a checkpoint stores them separately.
     """
 
     config: ASRDogeConfig
@@ -51,7 +51,7 @@ class SavedInParts(PreTrainedModel):
 
     @abstractmethod
     def sample_token_embeddings(self) -> Tensor:
-        """What the embedding module gives for some tokens, `[V, H]`."""
+        """Output of the embedding module for some tokens, `[V, H]`."""
 
     def trained_keys(self) -> set[str]:
         """Names of the weights that a checkpoint holds.
@@ -122,14 +122,14 @@ class SavedInParts(PreTrainedModel):
         *,
         dtype: torch.dtype = torch.float32,
         quantization: Quantization = "none",
-        shelve_encoder: bool = False,
+        skip_encoder_weights: bool = False,
         for_inference: bool = False,
     ) -> Model:
         """The frozen parts that `config` points to, with an untrained adapter.
 
         With `quantization`, some of it is still whole: parts with random weights, a head tied to the token embedding,
-        and a language model that was trained too. With `shelve_encoder` it reads speech embeddings only;
-        `for_inference` it is not to be trained.
+        and a language model that was trained too. With `skip_encoder_weights` the model reads speech
+        embeddings only; with `for_inference` it is not to be trained.
 
         Raises:
             CheckpointError: a part cannot be found or loaded, or has changed since its fingerprint was taken.
@@ -139,7 +139,7 @@ class SavedInParts(PreTrainedModel):
             # What of the encoder was trained comes from the checkpoint, and can be rounded only then.
             is_frozen = config.train_encoder == "none"
             rounding: Quantization = quantization if is_frozen else "none"
-            encoder = load_frozen_encoder(config, dtype, rounding, shelved=shelve_encoder)
+            encoder = load_frozen_encoder(config, dtype, rounding, skip_weights=skip_encoder_weights)
         if config.language_model is not None:
             language_model = load_frozen_language_model(config, dtype, quantization)
         model = cls(config, encoder=encoder, language_model=language_model, for_inference=for_inference)
@@ -168,7 +168,8 @@ class SavedInParts(PreTrainedModel):
             dtype: of the weights in memory; default float32.
             device_map: a device for the whole model (`"cuda"`, `torch.device(...)`).
             quantization: `int8` for matrices of 8 bits, on the CPU only (see `asr_doge.models.quantization`).
-            for_inference: it is not to be trained; LoRA's updates of the encoder are merged into its weights.
+            for_inference: whether the model is only used and not trained; LoRA's updates of the encoder are then merged
+                into its weights.
             _: options of the Auto classes that have no meaning here.
 
         Raises:

@@ -1,8 +1,8 @@
-"""The engine of one process: tasks one after another, tried again when a stage fails.
+"""The engine of one process: it runs tasks one after another, and retries them when a stage fails.
 
-Promises: every task is done, or is left with a line that says why, or the error that stops the job is raised. What a
-task is, the worker knows (see `asr_doge.scaling.shard_worker`); `asr_doge.scaling.ray_engine` runs the same workers on
-a cluster.
+Promises: every task is done, or is left with a line that says why, or the error that stops the job is raised. Only the
+worker knows what a task is (see `asr_doge.scaling.shard_worker`); `asr_doge.scaling.ray_engine` runs the same workers
+on a cluster.
 """
 
 import sys
@@ -15,52 +15,52 @@ from typing import Any, Generic, Protocol, TypeVar
 from asr_doge.errors import DataError
 
 MOST_TRIES = 3
-"""Times that a task is tried whose input or output cannot be reached, before it is left."""
+"""Attempts at a task whose input or output cannot be reached, before it is left."""
 _PAUSE_SECONDS = 1.0
-"""Before the next task after such a one; the second pause is twice as long, and so on."""
+"""Pause after such a failure; after the second in a row it is twice as long, and so on."""
 
 Task = TypeVar("Task")
 Task_in = TypeVar("Task_in", contravariant=True)
 
 
 class TransientError(DataError):
-    """A task that cannot be done now, and perhaps can be later or on another machine."""
+    """Raised if a task cannot be done now, but perhaps later or on another machine."""
 
 
 class StageError(Exception):
-    """A task of which a stage failed; it is to be given to a worker again, which sees to it that this ends."""
+    """Raised if a stage of a task failed; a worker must try the task again, and limits the number of attempts."""
 
 
 class Worker(Protocol[Task_in]):
-    """Does tasks; what it holds is loaded once."""
+    """Runs tasks with what it has loaded once."""
 
     def start(self) -> str | None:
-        """Load what it needs; returns what the user should know, if anything."""
+        """Load what the tasks need; returns a note for the user, if any."""
 
     def run(self, task: Task_in, is_last: bool = False) -> Any:
-        """Do a task and commit it, and return a report; doing it again changes nothing.
+        """Run a task, commit it, and return a report; running it again changes nothing.
 
         Args:
-            task: to do.
+            task: the task.
             is_last: whether it is left after another `TransientError`.
 
         Raises:
-            TransientError, StageError: it is to be tried again.
+            TransientError, StageError: the task must be tried again.
             ASRDogeError: the job must stop.
         """
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Release all resources."""
 
 
-class Outages(Generic[Task]):
-    """Tasks that cannot be done now.
+class RetryLimit(Generic[Task]):
+    """Counts transient errors, and decides which tasks to try again.
 
     Args:
-        workers: number of workers, each of which may lack something by itself.
+        workers: number of workers, each of which may have a fault of its own.
 
     Attributes:
-        left: why each task was left that is no longer tried.
+        left: the reason of each task that is no longer tried.
     """
 
     def __init__(self, workers: int) -> None:
@@ -75,14 +75,14 @@ class Outages(Generic[Task]):
         self._in_a_row = self._tasks_in_a_row = 0
 
     def is_last_try(self, task: Task) -> bool:
-        """Whether a task is left if it fails once more."""
+        """Whether a task is left after its next failure."""
         return self._tries[task] == MOST_TRIES - 1
 
     def may_retry(self, task: Task, error: TransientError) -> bool:
         """Whether to try a task again.
 
         Raises:
-            TransientError: so many tasks failed one after another that the others will.
+            TransientError: so many tasks failed in a row that the others will fail too.
         """
         self._in_a_row += 1
         self._tries[task] += 1
@@ -101,7 +101,7 @@ class Outages(Generic[Task]):
 
 
 def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report: Callable[[Any], None]) -> list[str]:
-    """Do tasks in this process; returns why those were left that cannot be done now.
+    """Run tasks in this process; returns the reasons of those that were left, which cannot be done now.
 
     Raises:
         ASRDogeError: as the worker raises; or nothing can be done now.
@@ -109,7 +109,7 @@ def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report:
     if not tasks:
         return []
     waiting = deque(tasks)
-    outages: Outages[Task] = Outages(1)
+    retry_limit: RetryLimit[Task] = RetryLimit(1)
     has_traced = False
     worker = make()
     try:
@@ -117,11 +117,11 @@ def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report:
         while waiting:
             task = waiting.popleft()
             try:
-                on_report(worker.run(task, outages.is_last_try(task)))
+                on_report(worker.run(task, retry_limit.is_last_try(task)))
             except TransientError as error:
-                if outages.may_retry(task, error):
+                if retry_limit.may_retry(task, error):
                     waiting.append(task)
-                time.sleep(outages.pause)
+                time.sleep(retry_limit.pause)
             except StageError as error:
                 note_failure(str(error), "its task is tried again")
                 if error.__cause__ is not None and not has_traced:  # a defect, of which the first trace is enough
@@ -129,10 +129,10 @@ def run_here(make: Callable[[], Worker[Task]], tasks: Sequence[Task], on_report:
                     has_traced = True
                 waiting.appendleft(task)
             else:
-                outages.note_success()
+                retry_limit.note_success()
     finally:
         worker.close()
-    return outages.left
+    return retry_limit.left
 
 
 def note_failure(reason: str, remedy: str) -> None:

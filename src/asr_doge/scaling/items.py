@@ -1,8 +1,8 @@
-"""What a job is to read: recordings in folders, globs, manifests, tar files and Parquet, here or behind a URL.
+"""List the input of a job: recordings in folders, globs, manifests, tar files and Parquet, here or behind a URL.
 
-Promises: the list is complete and in an order that depends only on what is there, each item once; each item says where
-its bytes are and what its source looked like (size and time, or the store's etag), so that a change shows. A source
-that cannot be listed is one `DataError` line. It decodes nothing.
+Promises: the list is complete and in an order that depends only on what is there, each item once; each item has
+the position of its bytes and a stamp of its source (size and time, or the store's etag), so that a change is noticed. A
+source that cannot be listed is one `DataError` line. It decodes nothing.
 
 Folders and globs are searched for the endings of `asr_doge.audio.folders`. Manifests (`.json`, `.jsonl`) are ours or
 NeMo's; `offset` and `duration` choose a part of a recording. Of a tar file (WebDataset, NeMo's tarred sets) every
@@ -33,9 +33,9 @@ _MANIFESTS = (".json", ".jsonl")
 _SOUGHT = frozenset([*AUDIO_EXTENSIONS, ".tar", ".parquet", ".jsonl"])
 """Endings that a pattern is taken to mean, unless it matches none of them."""
 _VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "Last-Modified")
-"""What stores and web servers call that by which a change of a file shows, the surest first."""
+"""Names that stores and web servers have for a file's version, the most reliable first."""
 _SHORTER_SECONDS = 0.001
-"""By which a cut is shorter than its sound if it is a part of it."""
+"""A lhotse cut that is shorter than its audio by more than this is a part of it."""
 
 
 class FetchError(AudioError):
@@ -43,7 +43,7 @@ class FetchError(AudioError):
 
 
 class DeniedError(FetchError):
-    """Raised if a store does not give out a recording: for expired keys any, or with the right ones this one."""
+    """Raised if a store denies access: to any recording if credentials have expired, or to this one."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Item:
 
     Attributes:
         url: path or URL of the file that it is in.
-        stamp: what the file looked like; empty if unknown.
+        stamp: version of the file (size and time, or the store's etag); empty if unknown.
         member: its name in a tar file, or the number of its row in a Parquet file; empty if it is the file.
-        start, size: where its bytes are in a tar file.
-        offset: where it begins in the recording, in seconds.
+        start, size: position of its bytes in a tar file, and their number.
+        offset: start in the recording, in seconds.
         duration: its length in seconds; None for the rest of the recording.
     """
 
@@ -69,12 +69,12 @@ class Item:
 
     @property
     def name(self) -> str:
-        """What it is called in output and messages."""
+        """Name in the output and in messages."""
         return f"{self.url}#{self.member}" if self.member else self.url
 
     @property
     def title(self) -> str:
-        """What tells it from other parts of the same recording."""
+        """The name, with the offset if the item is a part of a recording."""
         return f"{self.name} at {self.offset:g} s" if self.is_part else self.name
 
     @property
@@ -191,7 +191,7 @@ def _listed_remote(url: str) -> list[Item]:
 
 
 def true_error(url: str, error: Exception) -> Exception:
-    """What went wrong at a URL; fsspec reports whatever a web server answers as a missing file."""
+    """The actual error at a URL; fsspec reports any refusal of a web server as a missing file."""
     while is_web(url) and isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return FileNotFoundError(url) if http_status(error) in (404, 410) else error

@@ -1,6 +1,6 @@
-"""A job from its settings to its summary: list, shard, run on an engine, count.
+"""Run a job from its settings to its summary: list its items, divide them into shards, run an engine, count.
 
-Promises: the same command goes on with a job that was stopped; what was finished is kept whatever stops the rest; every
+Promises: the same command continues a job that was stopped; finished shards are kept whatever stops the others; every
 recording ends as one line of the output, a text or an error, and those with errors are named in the summary.
 """
 
@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from asr_doge.data.sharding import parse_shard
-from asr_doge.data.stores import is_url
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import TranscribeJobConfig
@@ -28,18 +27,18 @@ from asr_doge.scaling.shards import Job, JobFolder, ShardReport, source_digest
 
 _SAMPLED_BYTES = 1 << 16
 MOST_DEATHS = 4
-"""Workers that a shard may end one after another while nothing new is noted of it."""
+"""Workers in a row that may die at a shard without any progress in it."""
 
 
 @dataclass(frozen=True)
 class JobSummary:
-    """What became of all recordings, or, of a process's part, so far.
+    """Summary of a job, or of one process's part of it, so far.
 
     Attributes:
-        shards, finished: their number in the job, and of those that are complete.
+        shards, finished: number of shards in the job, and of those that are complete.
         transcribed, incomplete: recordings with a text, and of these the damaged ones.
         failed: name and reason of each other recording.
-        left: why shards were left that could not be done this time; the same command tries them again.
+        left: reasons of shards that could not be done this time; the same command tries them again.
         audio_hours: length of the transcribed ones.
         seconds: time of this run.
         times_real_time: audio in the shards that this run finished, over its time.
@@ -57,7 +56,7 @@ class JobSummary:
 
 
 def describe_job(config: TranscribeJobConfig, items: Sequence[Item]) -> Job:
-    """What the output depends on."""
+    """The job that a command describes."""
     return Job(
         "transcribe",
         model_digest(config.model),
@@ -100,7 +99,7 @@ def _transcribe_worker(config: TranscribeJobConfig, folder: JobFolder) -> ShardW
 
 
 def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _transcribe_worker) -> JobSummary:
-    """Transcribe in shards, on the engine that is asked for.
+    """Transcribe in shards, on the configured engine.
 
     Args:
         config: of the command.
@@ -145,7 +144,7 @@ def run_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _t
 
 
 def plan_transcribe_job(config: TranscribeJobConfig, make_worker: MakeWorker = _transcribe_worker) -> Plan:
-    """What the job would hold and cost; arguments and errors as of `run_transcribe_job`."""
+    """Estimate the size and cost of a job; arguments and errors as of `run_transcribe_job`."""
     config.check_job()
     items, job = _listed(config)
     here = replace(config, decode_workers=0)
@@ -173,7 +172,7 @@ def _run(
     tasks: Sequence[Shard],
     done: list[ShardReport],
 ) -> list[str]:
-    """Do shards, with a bar of hours; returns why some were left."""
+    """Process shards, with a progress bar; returns the reasons of those that were left."""
     failures = 0
     begin = time.perf_counter()
     metrics = Metrics(len(tasks)) if config.engine == "ray" else None
@@ -199,14 +198,14 @@ def _run(
         if config.engine == "ray":
             from asr_doge.scaling.ray_engine import run_on_ray  # here, since Ray is an extra
 
-            relative = _folder_of_relative_paths(config, tasks)
-            again = Deaths(folder).again
-            return run_on_ray(make, tasks, config, report, relative, again, config.decode_workers)
+            model = config.model if Path(config.model).is_dir() else None
+            paths = [config.output_dir, config.hotwords, model, *(item.url for task in tasks for item in task.items)]
+            return run_on_ray(make, tasks, config, report, paths, CrashLimit(folder).retry, config.decode_workers)
         return run_here(make, tasks, report)
 
 
-class Deaths:
-    """Bounds how often a shard may end its worker.
+class CrashLimit:
+    """Limits how many workers a shard may end.
 
     A recording that does is given up in the end (see `asr_doge.scaling.shard_worker`), and every attempt is noted
     before it is begun. So a shard that ends worker after worker and of which nothing new is noted would go on for ever.
@@ -219,11 +218,11 @@ class Deaths:
         self._folder = folder
         self._known: dict[int, tuple[tuple[int, int] | None, int]] = {}
 
-    def again(self, shard: Shard, reason: str) -> list[Shard]:
-        """A shard that ended its worker, to be tried again.
+    def retry(self, shard: Shard, reason: str) -> list[Shard]:
+        """The tasks to do instead of a shard that ended its worker: the shard itself.
 
         Raises:
-            DataError: it ended `MOST_DEATHS` workers and came no further meanwhile.
+            DataError: it ended `MOST_DEATHS` workers in a row without making progress.
         """
         attempts = None
         with suppress(TransientError):
@@ -239,14 +238,6 @@ class Deaths:
             )
         self._known[shard.number] = state, deaths
         return [shard]
-
-
-def _folder_of_relative_paths(config: TranscribeJobConfig, tasks: Sequence[Shard]) -> str | None:
-    """The working directory, if any path of the job starts from it."""
-    model = config.model if Path(config.model).is_dir() else None
-    paths = [config.output_dir, config.hotwords, model, *(item.url for task in tasks for item in task.items)]
-    relative = any(path is not None and not is_url(path) and not Path(path).is_absolute() for path in paths)
-    return str(Path.cwd()) if relative else None
 
 
 def _summary(

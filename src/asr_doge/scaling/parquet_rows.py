@@ -26,7 +26,7 @@ class _Fetched:
         return getattr(self._file, name)
 
     def read(self, size: int = -1) -> bytes:
-        """As of any file."""
+        """Read like any file, and keep the error."""
         try:
             return self._file.read(size)
         except Exception as error:

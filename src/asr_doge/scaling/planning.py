@@ -1,4 +1,4 @@
-"""What a job holds and costs, before it is started.
+"""Estimate the size and cost of a job before it is started.
 
 Promises: hours are those that manifests state or, where they state none, the mean of some recordings that are decoded,
 times the number of all; the rate is that of this machine, on some recordings that the model transcribes. Nothing is
@@ -20,18 +20,18 @@ _TIMED_RECORDINGS = 32
 
 @dataclass(frozen=True)
 class Plan:
-    """The estimate.
+    """An estimate of a job.
 
     Attributes:
         recordings, shards: their numbers.
-        hours: of audio.
-        sampled: recordings that the rest was reckoned from.
+        hours: hours of audio.
+        sampled: number of recordings that the estimate is based on.
         times_real_time: rate of one worker.
-        line_bytes: of one recording's line.
-        workers: at most.
-        gpus: of all of them.
-        decode_workers: of all of them.
-        price_per_hour: of a worker.
+        line_bytes: size of one recording's line.
+        workers: most workers at a time.
+        gpus: GPUs of all workers.
+        decode_workers: decode workers of all workers.
+        price_per_hour: price of a worker.
     """
 
     recordings: int
@@ -51,7 +51,7 @@ class Plan:
         return self.hours / self.times_real_time
 
     def lines(self) -> list[str]:
-        """What to tell the user."""
+        """The estimate in lines for a terminal."""
         gpu_hours = self.worker_hours * self.gpus / self.workers
         decoding = f", and {self.decode_workers:,} decode workers of a core each" if self.decode_workers else ""
         lines = [

@@ -16,20 +16,22 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Generic
 
+from asr_doge.data.stores import is_url
 from asr_doge.errors import ASRDogeError, ConfigError, DataError
 from asr_doge.scaling.configuration import EngineConfig
-from asr_doge.scaling.engines import Outages, StageError, Task, TransientError, Worker, note_failure
+from asr_doge.scaling.engines import RetryLimit, StageError, Task, TransientError, Worker, note_failure
 
 CONNECT_SECONDS = 10.0
-"""Time in which a cluster must answer."""
+"""Seconds in which a cluster must answer."""
 MOST_FALSE_STARTS = 4
-"""Workers that fail one after another in the same place, before they begin a task, that stop the job."""
+"""Workers in a row that fail in the same place, before they begin a task, after which the job stops."""
 _LOOK_SECONDS = 1.0
 
 
@@ -38,24 +40,26 @@ def run_on_ray(
     tasks: Sequence[Task],
     config: EngineConfig,
     on_report: Callable[[Any], None],
-    folder: str | None,
-    again: Callable[[Task, str], Sequence[Task]],
+    paths: Iterable[str | Path | None],
+    on_worker_death: Callable[[Task, str], Sequence[Task]],
     decode_workers: int = 0,
 ) -> list[str]:
-    """Do tasks on a cluster, in any order; returns why those were left that cannot be done now.
+    """Run tasks on a cluster, in any order; returns the reasons of those that were left, which cannot be done now.
 
     Args:
-        make: makes a worker, on the node where it is to work.
-        tasks: what is to be done.
-        config: of the cluster and its workers.
+        make: makes a worker, on its node.
+        tasks: the tasks.
+        config: settings of the cluster and its workers.
         on_report: called with the report of each task.
-        folder: the working directory of workers, which relative paths start from; None if there are none.
-        again: what to do in the place of a task that ended its worker, for the reason given; sees to it that this ends.
-        decode_workers: actors of one core each that every worker hires for itself, if there is room.
+        paths: paths that the tasks read or write. If any is relative, workers get the working directory of this
+            process.
+        on_worker_death: gives the tasks to do instead of one that ended its worker, for the reason given. It must see
+            to it that this does not go on for ever.
+        decode_workers: actors of one core each that every worker starts for its decoding, if there is room.
 
     Raises:
         ConfigError: no cluster, one of another version, or one with too little room.
-        ASRDogeError: as the worker raises, or `again`; or workers cannot start, or nothing can be done now.
+        ASRDogeError: as the worker raises, or `on_worker_death`; or workers cannot start, or nothing can be done now.
     """
     if not tasks:
         return []
@@ -63,7 +67,8 @@ def run_on_ray(
     fewest, most = config.worker_range()
     with _connected(ray, config):
         _note_room(ray, config, fewest, decode_workers)
-        pool = _Pool(ray, make, config, folder, again)
+        is_relative = any(path is not None and not is_url(str(path)) and not Path(path).is_absolute() for path in paths)
+        pool = _Pool(ray, make, config, str(Path.cwd()) if is_relative else None, on_worker_death)
         try:
             return pool.run(tasks, on_report, fewest, most)
         finally:
@@ -144,11 +149,11 @@ def _note_room(ray: Any, config: EngineConfig, fewest: int, decode_workers: int)
 
 @dataclass(frozen=True)
 class _Call(Generic[Task]):
-    """What a worker is at: a task, or None while it starts.
+    """A remote call of a worker: a task, or None while it starts.
 
     Attributes:
-        false_starts: workers before it that failed in its place before they began a task.
-        has_place: whether it is on a node yet.
+        false_starts: workers that failed in this place before it without beginning a task.
+        has_place: whether it has been placed on a node.
     """
 
     actor: Any
@@ -166,10 +171,10 @@ class _Pool(Generic[Task]):
         make: Callable[[], Worker[Task]],
         config: EngineConfig,
         folder: str | None,
-        again: Callable[[Task, str], Sequence[Task]],
+        on_worker_death: Callable[[Task, str], Sequence[Task]],
     ) -> None:
         self._ray, self._make, self._config, self._folder = ray, make, config, folder
-        self._again = again
+        self._on_worker_death = on_worker_death
         self._waiting: deque[Task] = deque()
         self._calls: dict[Any, _Call[Task]] = {}
         self._told: set[str] = set()
@@ -177,22 +182,22 @@ class _Pool(Generic[Task]):
         self._actor = ray.remote(RemoteWorker).options(max_restarts=0, max_task_retries=0, **options)
 
     def run(self, tasks: Sequence[Task], on_report: Callable[[Any], None], fewest: int, most: int) -> list[str]:
-        """Do all tasks; returns why some were left."""
+        """Run all tasks; returns the reasons of those that were left."""
         self._waiting.extend(tasks)
         wanted, count = min(fewest, len(tasks)), min(most, len(tasks))
-        outages: Outages[Task] = Outages(count)
+        retry_limit: RetryLimit[Task] = RetryLimit(count)
         since = time.monotonic()
         for _ in range(count):
             self._hire()
         while self._waiting or any(call.task is not None for call in self._calls.values()):
             ready, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=_LOOK_SECONDS)
             for ref in ready:
-                self._end(ref, on_report, outages)
+                self._end(ref, on_report, retry_limit)
             if self._placed >= wanted:  # to load a model may take its time
                 wanted, since = 1, time.monotonic()
             elif self._waiting and time.monotonic() - since > self._config.wait_for_workers:
                 raise self._too_few(fewest)
-        return outages.left
+        return retry_limit.left
 
     @property
     def _placed(self) -> int:
@@ -212,37 +217,37 @@ class _Pool(Generic[Task]):
         with suppress(Exception):  # it may be gone, and its node with it
             self._ray.kill(actor)
 
-    def _end(self, ref: Any, on_report: Callable[[Any], None], outages: Outages[Task]) -> None:
+    def _end(self, ref: Any, on_report: Callable[[Any], None], retry_limit: RetryLimit[Task]) -> None:
         """Take the result of a call, and give its worker the next task, or hire another in its place."""
         call = self._calls.pop(ref)
         try:
             result = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
             self._dismiss(call.actor)
-            self._replace(call, error, outages)
+            self._replace(call, error, retry_limit)
             return
         if not call.has_place:
             check_version(*result)
             self._calls[call.actor.start.remote()] = _Call(call.actor, None, call.false_starts)
             return
         if call.task is not None:
-            outages.note_success()
+            retry_limit.note_success()
             on_report(result)
         elif result is not None and result not in self._told:  # of many workers, one line
             self._told.add(result)
             print(f"note: {result}", file=sys.stderr)
         if self._waiting:
             task = self._waiting.popleft()
-            is_last = outages.is_last_try(task)
+            is_last = retry_limit.is_last_try(task)
             self._calls[call.actor.run.remote(task, is_last)] = _Call(call.actor, task, 0)
         else:
             self._dismiss(call.actor)
 
-    def _replace(self, call: _Call[Task], error: Exception, outages: Outages[Task]) -> None:
+    def _replace(self, call: _Call[Task], error: Exception, retry_limit: RetryLimit[Task]) -> None:
         """Hire a worker in the place of one that failed, unless the job must stop."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, TransientError) and call.task is not None:
-            if outages.may_retry(call.task, cause):
+            if retry_limit.may_retry(call.task, cause):
                 self._waiting.append(call.task)
             self._hire()  # to start takes it a while, in which others may do the task
             return
@@ -258,7 +263,7 @@ class _Pool(Generic[Task]):
             return
         if defect is not None:
             raise defect
-        tasks = self._again(call.task, reason)
+        tasks = self._on_worker_death(call.task, reason)
         note_failure(reason, "its task is tried again" if tasks else "its task is given up")
         self._waiting.extendleft(tasks)
         self._hire()
@@ -321,6 +326,6 @@ def check_version(node: str, there: str) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:3])[:300] or type(error).__name__

@@ -23,8 +23,8 @@ from asr_doge.audio.sound import Note
 from asr_doge.data.stores import is_url
 from asr_doge.errors import AudioError
 from asr_doge.scaling.configuration import TranscribeJobConfig
+from asr_doge.scaling.item_reading import ItemReader, Samples, each_once, item_reader, open_item, skip_samples
 from asr_doge.scaling.items import Item
-from asr_doge.scaling.opening import ItemReader, Samples, each_once, item_reader, open_item, without_first
 from asr_doge.scaling.ray_engine import check_version
 
 MOST_REPLACED = 3
@@ -140,14 +140,14 @@ class RemoteReader(ItemReader):
         self._workers.close()
         super().close()
 
-    def blocks(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+    def blocks(self, item: Item, on_note: Note, cancelled: threading.Event) -> Iterator[Samples]:
         """See `ItemReader.blocks`."""
         on_note = each_once(on_note)
         given = 0
-        worker = self._workers.borrow()
+        worker = self._workers.acquire()
         if worker is not None:
             try:
-                for piece in self._pieces(worker, item, has_left):
+                for piece in self._pieces(worker, item, cancelled):
                     for note in piece.notes:
                         on_note(note)
                     for block in piece.blocks:
@@ -164,18 +164,18 @@ class RemoteReader(ItemReader):
                 worker = None
             finally:
                 if worker is not None:
-                    self._workers.give_back(worker)
-        if not has_left.is_set():
-            yield from self._decoded_here(without_first(given, super().blocks(item, on_note, has_left)))
+                    self._workers.release(worker)
+        if not cancelled.is_set():
+            yield from self._decoded_here(skip_samples(given, super().blocks(item, on_note, cancelled)))
 
-    def _pieces(self, worker: Any, item: Item, has_left: threading.Event) -> Iterator[Piece]:
+    def _pieces(self, worker: Any, item: Item, cancelled: threading.Event) -> Iterator[Piece]:
         """An item's pieces; while one is read, the next is decoded.
 
         Raises:
             RayError: the decode worker is gone.
         """
         asked = worker.take.remote(item)
-        while asked is not None and not has_left.is_set():
+        while asked is not None and not cancelled.is_set():
             if self._ray.wait([asked], timeout=_LOOK_SECONDS)[0]:
                 piece: Piece = self._ray.get(asked)
                 asked = worker.take.remote(None) if piece.goes_on else None
@@ -220,14 +220,14 @@ class DecodeWorkers:
                 self._look(_LOOK_SECONDS)
         return len(self._free)
 
-    def borrow(self) -> Any | None:
-        """One that is free, if any is."""
+    def acquire(self) -> Any | None:
+        """A free actor, if any."""
         with self._lock:
             self._look(0.0)
             return self._free.pop() if self._free else None
 
-    def give_back(self, actor: Any) -> None:
-        """Let others have it."""
+    def release(self, actor: Any) -> None:
+        """Make an actor free again."""
         with self._lock:
             self._free.append(actor)
 

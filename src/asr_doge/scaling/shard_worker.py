@@ -1,11 +1,11 @@
-"""A worker's way with a shard: from its recordings, through decoders that it starts and ends, to its committed lines.
+"""Process a shard in a worker: decode its recordings, get their results, and commit the lines of the output.
 
-Promises: finished lines of a shard under way are stored durably every little while, so that whoever goes on with it
-does the rest only. If its worker died or failed, that is done one recording at a time, and each is noted durably before
+Promises: finished lines of an unfinished shard are stored durably at short intervals, so that another worker needs to
+do the rest only. If a worker died or failed, the rest is done one recording at a time, and each is noted durably before
 it is begun: one that ends its worker `max_attempts` times is given up, with a line that says so, and its neighbours
-keep theirs. A recording that ends its decoder is no such case: it fails by itself (see
-`asr_doge.scaling.opening`). One that cannot be fetched leaves the whole shard undone, since the store may be at fault.
-It knows neither engine nor model, and loads no torch.
+keep theirs. A recording that crashes its decoder only fails itself (see `asr_doge.scaling.item_reading`). One that
+cannot be fetched leaves the whole shard undone, since the store may be at fault. It knows neither engine nor model, and
+loads no torch.
 """
 
 import json
@@ -23,34 +23,34 @@ from asr_doge.inference.output import Result, json_line
 from asr_doge.inference.results import FailedTranscription
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.engines import StageError, TransientError
+from asr_doge.scaling.item_reading import ItemReader, Reading, can_fetch, item_reader, store_of
 from asr_doge.scaling.items import DeniedError, FetchError, Item
-from asr_doge.scaling.opening import ItemReader, Reading, can_fetch, item_reader, store_of
 from asr_doge.scaling.shards import Attempts, JobFolder, ShardReport
 
 MOST_GIVEN_UP = 10
-"""Recordings given up one after another that stop the job: the fault is then hardly theirs."""
+"""Recordings given up in a row that stop the job: the fault is then hardly theirs."""
 MOST_DOUBTS = 2
-"""Attempts beyond `max_attempts` at a recording whose last one may be going on, on another machine."""
+"""Attempts beyond `max_attempts` at a recording whose last attempt may still be running on another machine."""
 _MOST_PROBES = 3
-"""Recordings of a store that are asked for again, to see whether its keys are still good."""
+"""Recordings of a store that are requested again, to see whether its credentials are still valid."""
 _CLOCK_SECONDS = 60.0
-"""By which a process may seem to have started earlier or later, since clocks are set."""
+"""Tolerance when start times of a process are compared, since clocks are adjusted."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard to be done: its number, from 1, and its items."""
+    """A shard to process: its number, from 1, and its items."""
 
     number: int
     items: tuple[Item, ...]
 
 
 class ShardWorker(ABC):
-    """Does shards, one after another.
+    """Processes shards, one after another.
 
     Args:
-        config: of the command.
-        folder: of the job.
+        config: the command's.
+        folder: the job's.
 
     Attributes:
         storing_share: share of its time in which a worker may store finished lines of a shard under way.
@@ -65,13 +65,13 @@ class ShardWorker(ABC):
         self._begin = 0.0
 
     def start(self) -> str | None:
-        """Start the decoders, and load what else the worker needs; returns what the user should know."""
+        """Start the decoders and load what else the worker needs; returns a note for the user, if any."""
         self._reader = item_reader(self.config)
         return self._reader.start()
 
     @abstractmethod
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
-        """What becomes of each recording, in order."""
+        """The result of each recording, in order."""
 
     def close(self) -> None:
         """End the decoders."""
@@ -124,7 +124,7 @@ class ShardWorker(ABC):
             raise
 
     def _leave(self, shard: Shard, attempts: Attempts) -> None:
-        """Note how far a shard came that is left, up to the first recording that other keys may open."""
+        """Store the progress of a shard that is left, up to the first recording to which access was denied."""
         if attempts.denied:
             del attempts.lines[attempts.denied[0] :]
             attempts.denied, attempts.tried, attempts.reason, attempts.given_up = [], 0, None, 0

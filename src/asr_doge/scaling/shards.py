@@ -1,13 +1,13 @@
-"""The folder of a job: what it is of, its shards, and which of them are complete.
+"""The output folder of a job: the job it belongs to, its shards, and which of them are complete.
 
 Promises: a shard counts only with its completion marker, written last, of the same job, beside a file of the size it
 states; the file and the marker are each written completely or not at all, also on object stores, which lock nothing. A
-job of another model, of other settings or recordings is refused. Whoever writes a shard, and however often, its lines
-are the same recordings in the same order, so that two processes on one folder waste time and double nothing. What
-cannot be read or written is a `TransientError`. It does not know what is in a line.
+job of another model, of other settings or recordings is refused. A shard has the same recordings in the same order,
+whoever writes it and however often, so two processes on one folder waste time, but no recording is there twice. A file
+that cannot be read or written is a `TransientError`. It does not know what is in a line.
 
 A job of 3 shards leaves `job.json`, `transcripts-00001-of-00003.jsonl` with `transcripts-00001-of-00003.done.json`
-and so on, and, when it is complete, `summary.json`. An `.attempts.json` is of a shard that was begun.
+and so on, and, when it is complete, `summary.json`. An `.attempts.json` has the progress of an unfinished shard.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from typing import Any
 from asr_doge.data.stores import is_url, open_store
 from asr_doge.errors import DataError
 from asr_doge.scaling.configuration import ShardFormat
-from asr_doge.scaling.encoding import encode
 from asr_doge.scaling.engines import TransientError
 from asr_doge.scaling.items import Item
+from asr_doge.scaling.shard_encoding import encode
 
 JOB, SUMMARY = "job.json", "summary.json"
 _MOST_WRITES = 8
@@ -37,7 +37,7 @@ _SAME_JOB = "choose another --output_dir, or replace what is there with --overwr
 
 @dataclass(frozen=True)
 class Job:
-    """What the output of a job depends on.
+    """Everything that the output of a job depends on.
 
     Attributes:
         kind: its command.
@@ -75,7 +75,7 @@ class Job:
 
 
 def source_digest(items: Sequence[Item]) -> str:
-    """Digest of items: what they are, and what their files look like."""
+    """Digest of items, including the stamps of their files."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(json.dumps([getattr(item, one.name) for one in fields(Item)]).encode() + b"\n")
@@ -84,15 +84,15 @@ def source_digest(items: Sequence[Item]) -> str:
 
 @dataclass
 class ShardReport:
-    """What became of a shard's recordings.
+    """The outcome of a shard.
 
     Attributes:
         number: of the shard, from 1.
-        transcribed: those with a text, also of a part.
+        transcribed: number of recordings with a text, even of a part.
         incomplete: of these, the damaged ones.
         audio_seconds: length of the transcribed ones.
-        work_seconds: time it took, in all tries whose lines were kept.
-        failures: names of the others, each with the reason.
+        work_seconds: time of all attempts whose lines were kept.
+        failures: names of the other recordings, each with the reason.
         bytes, sha256: of the file.
         fingerprint: of the job.
     """
@@ -110,7 +110,7 @@ class ShardReport:
 
 @dataclass
 class Attempts:
-    """How far a shard came that was begun and not finished.
+    """The progress of a shard that was begun and not finished.
 
     Attributes:
         lines: of the recordings that are done, one after another.
@@ -146,14 +146,14 @@ class JobFolder:
         self._store = open_store(url)
 
     def clear(self) -> None:
-        """Remove what a job left here, of whatever it was."""
+        """Remove the files of any job in this folder."""
         for name in self._store.sizes():
             shard = r"transcripts-\d+-of-\d+\.(jsonl|parquet|done\.json|attempts\.json)"
             if name in (JOB, SUMMARY) or re.fullmatch(shard, name):
                 self._store.remove(name)
 
     def claim(self) -> None:
-        """Note what the folder is of, unless that is noted.
+        """Write `job.json`, which says what job the folder belongs to, unless it is there.
 
         Raises:
             DataError: it is of another job, or holds something else, or cannot be written.
@@ -171,7 +171,7 @@ class JobFolder:
 
     @contextmanager
     def _naming_flag(self) -> Iterator[None]:
-        """Tell in the first steps of a job whose fault it is that the store does not work."""
+        """Name `--output_dir` in the error of a store that does not work in the first steps of a job."""
         try:
             yield
         except DataError as error:
@@ -231,7 +231,7 @@ class JobFolder:
         content = encode(lines, self.job.format)
         report.bytes, report.sha256 = len(content), hashlib.sha256(content).hexdigest()
         report.fingerprint = self.job.fingerprint
-        with _passing():
+        with _as_transient():
             for _ in range(_MOST_WRITES):
                 self._store.write(self.name(report.number), content)
                 self._store.write(self.name(report.number, "done.json"), _json(asdict(report)))
@@ -246,29 +246,29 @@ class JobFolder:
         )
 
     def attempts(self, number: int) -> Attempts | None:
-        """How far an unfinished shard came; None if it was never begun."""
+        """The progress of an unfinished shard; None if it was never begun."""
         found = self._read(self.name(number, "attempts.json"))
         if not isinstance(found, dict) or found.get("fingerprint") != self.job.fingerprint:
             return None
         return Attempts(**{one.name: found[one.name] for one in fields(Attempts)})
 
     def note_attempt(self, number: int, attempts: Attempts) -> None:
-        """Note durably how far a shard came.
+        """Store the progress of a shard durably.
 
         Raises:
             TransientError: it cannot be written.
         """
         known = {"fingerprint": self.job.fingerprint} | asdict(attempts)
-        with _passing():
+        with _as_transient():
             self._store.write(self.name(number, "attempts.json"), _json(known))
 
     def forget_attempt(self, number: int) -> None:
-        """Note that a shard is not under way."""
-        with _passing():
+        """Remove the progress of a shard that is not running."""
+        with _as_transient():
             self._store.remove(self.name(number, "attempts.json"))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Note that all is done."""
+        """Store the summary of a finished job."""
         self._store.write(SUMMARY, _json(summary))
 
     def _report(self, number: int) -> ShardReport | None:
@@ -281,8 +281,8 @@ class JobFolder:
             return None
 
     def _read(self, name: str) -> Any:
-        """What a file of JSON holds; None if it is missing or damaged."""
-        with _passing():
+        """The content of a JSON file; None if it is missing or damaged."""
+        with _as_transient():
             content = self._store.content(name)
         try:
             return json.loads(content or b"null")
@@ -291,8 +291,8 @@ class JobFolder:
 
 
 @contextmanager
-def _passing() -> Iterator[None]:
-    """Take it that a store that cannot be used now can be used later."""
+def _as_transient() -> Iterator[None]:
+    """Turn the error of a store into a TransientError, since the store may work again later."""
     try:
         yield
     except TransientError:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from asr_doge.inference.configured import load_configured
 from asr_doge.inference.output import Result
-from asr_doge.inference.sources import Blocks
+from asr_doge.inference.sources import BlockSource
 from asr_doge.inference.transcription import SourceWithOptions, Transcriber
 from asr_doge.scaling.configuration import TranscribeJobConfig
 from asr_doge.scaling.items import Item
@@ -24,7 +24,7 @@ class TranscribeWorker(ShardWorker):
         self._transcriber: Transcriber | None = None
 
     def start(self) -> str | None:
-        """Load the model, and start the decoders; returns what the user should know.
+        """Load the model and start the decoders; returns a note for the user, if any.
 
         Raises:
             CheckpointError, ConfigError: as in `load`.
@@ -33,8 +33,8 @@ class TranscribeWorker(ShardWorker):
         return super().start()
 
     def results(self, items: Sequence[Item]) -> Iterator[Result]:
-        """What becomes of each recording, in order."""
+        """The result of each recording, in order."""
         assert self._transcriber is not None, "start the worker first"
         readings = self.read_ahead(items)
-        sources = (SourceWithOptions(Blocks(reading.blocks, reading.name)) for reading in readings)
+        sources = (SourceWithOptions(BlockSource(reading.blocks, reading.name)) for reading in readings)
         return self._transcriber.transcribe_each(sources)

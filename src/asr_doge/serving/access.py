@@ -1,7 +1,7 @@
-"""Who may use the server: the key, the web sites, the names it answers to.
+"""Access control: the API key, allowed origins, and host names.
 
-Promises: keys are compared in constant time; a page of another web site cannot use a server without being allowed to,
-nor reach one that has no key by giving it a name of its own (DNS rebinding).
+Promises: keys are compared in constant time; a page of another web site cannot use a server unless its origin is
+allowed, nor reach a server without a key by a host name of its own (DNS rebinding).
 """
 
 import hmac
@@ -49,7 +49,11 @@ class Access:
             )
 
     def check_site(self, connection: HTTPConnection) -> None:
-        """Only the part that pages of web sites are asked."""
+        """Check host name and origin only, not the key.
+
+        Raises:
+            APIError: 403 from another web site.
+        """
         host = connection.headers.get("host", "").lower()
         if self._loopback_only and not is_loopback(urlsplit(f"//{host}").hostname or "") and not self._knows(host):
             raise APIError(
@@ -75,7 +79,7 @@ class Access:
 
 
 def _key_of(connection: HTTPConnection) -> bytes:
-    """The key that came with a request, perhaps empty."""
+    """The key in a request; empty if there is none."""
     scheme, _, key = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return key.strip().encode("utf-8", "replace")

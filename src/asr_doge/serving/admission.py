@@ -1,7 +1,7 @@
-"""How much is taken on at a time.
+"""Admission control: limits of concurrent files and live sessions.
 
-Promises: what is too much is refused at once, before anything of it is read, with a time after which to come again.
-Everything here runs on the event loop, so it needs no locks.
+Promises: a request beyond the limit is refused at once, before it is read, with a time after which to retry. Everything
+here runs on the event loop, so it needs no locks.
 """
 
 import time
@@ -15,7 +15,7 @@ from asr_doge.serving.errors import APIError
 from asr_doge.serving.metrics import Metrics
 
 LONGEST_WAIT = 120
-"""What is said at most; OpenAI's clients wait no longer."""
+"""Longest `Retry-After` in seconds; OpenAI's clients wait no longer."""
 
 
 class Admission:
@@ -24,7 +24,7 @@ class Admission:
     Args:
         max_requests: files at a time.
         max_sessions: live sessions at a time.
-        metrics: told.
+        metrics: counts what is admitted and refused.
     """
 
     def __init__(self, max_requests: int, max_sessions: int, metrics: Metrics) -> None:
@@ -36,24 +36,24 @@ class Admission:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Take on a file.
+        """Admit a file.
 
         Raises:
             APIError: 429, 503.
         """
         began = time.monotonic()
-        with self._take("request", self._metrics.running):
+        with self._admit("request", self._metrics.running):
             yield
         self._took.append(time.monotonic() - began)
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Take on a live session.
+        """Admit a live session.
 
         Raises:
             APIError: 429, 503.
         """
-        with self._take("session", self._metrics.sessions):
+        with self._admit("session", self._metrics.sessions):
             yield
 
     @property
@@ -67,7 +67,7 @@ class Admission:
         return self._held["session"]
 
     @contextmanager
-    def _take(self, kind: str, gauge: Gauge) -> Iterator[None]:
+    def _admit(self, kind: str, gauge: Gauge) -> Iterator[None]:
         if self.is_draining:
             self._metrics.refused.labels("draining").inc()
             raise APIError(

@@ -1,7 +1,7 @@
-"""The application: all routes of a server and what holds for each of them.
+"""The application: all routes of a server, and the middleware around them.
 
-Promises: every reply has a request id, every error OpenAI's shape and no traceback or path; who may not use the server,
-or finds it full, is told before anything of the request is read.
+Promises: every reply has a request id; every error has OpenAI's form, without traceback or path; a request without
+access, or to a full server, is refused before it is read.
 """
 
 import logging
@@ -28,10 +28,10 @@ from asr_doge.serving.uploads import linger
 
 _LOG = logging.getLogger("asr_doge")
 CLIENT_LEFT = 499
-"""Of nginx: nobody reads this reply."""
+"""Nginx's status for a client that disconnected; nobody reads this reply."""
 OPEN_PATHS = frozenset(["/", "/healthz", "/readyz", "/docs", "/openapi.json"])
 OPEN_FOLDERS = (page.PREFIX, "/docs-assets/")
-"""What needs no key: the page asks for it, and probes have none."""
+"""Addresses that need no key: the page, which asks for the key, and probes, which have none."""
 
 KEY = Security(HTTPBearer(auto_error=False, description="The server's key, if it has one."))
 """For the documentation page, which then can send it; `_Gate` is what checks it."""
@@ -78,7 +78,7 @@ def create_app(service: Service) -> FastAPI:
 
 
 class _Gate:
-    """Before and after every request: its id, its right to be answered, its time, and what failed in it."""
+    """Middleware of every request: gives it an id, checks access, measures its time, and replies to errors."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
@@ -196,21 +196,21 @@ async def readyz(request: Request) -> JSONResponse:
 
 @health.get("/metrics", response_model=None)
 async def metrics(request: Request) -> Response:
-    """What the server counts, for Prometheus."""
+    """Metrics for Prometheus."""
     service: Service = request.app.state.service
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 @models.get("")
 async def list_models(request: Request) -> dict[str, Any]:
-    """The model, and the names under which it may be asked for."""
+    """The model, and the names under which it may be requested."""
     service: Service = request.app.state.service
     return {"object": "list", "data": [_model(name, service) for name in service.models]}
 
 
 @models.get("/{name:path}")
 async def retrieve_model(name: str, request: Request) -> dict[str, Any]:
-    """One of them."""
+    """One model of the list."""
     service: Service = request.app.state.service
     if name not in service.models:
         raise APIError(404, f"there is no model '{name[:100]}' here: /v1/models lists them", "model", "model_not_found")

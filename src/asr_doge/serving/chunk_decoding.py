@@ -35,12 +35,12 @@ class ChunkDecoder:
         self.files = FileDecoder(memory, max_duration, MODULE, longest)
 
     def chunks(
-        self, file: BinaryIO, name: str, has_left: threading.Event, on_note: Note, chunking: Chunking
+        self, file: BinaryIO, name: str, cancelled: threading.Event, on_note: Note, chunking: Chunking
     ) -> Iterator[tuple[int, Chunk | None]]:
-        """A recording as `Chunks` has it; arguments and errors are those of `FileDecoder.blocks`."""
-        asked = Cutting(self._max_seconds, chunking).packed()
-        return map(unpacked, self.files.sent(file, name, has_left, on_note, asked=asked))
+        """A recording as `ChunkSource` has it; arguments and errors are those of `FileDecoder.blocks`."""
+        work_options = Cutting(self._max_seconds, chunking).packed()
+        return map(unpacked, self.files.messages(file, name, cancelled, on_note, work_options=work_options))
 
     def close(self) -> None:
-        """End the process that stands by."""
+        """End the fork server."""
         self.files.close()

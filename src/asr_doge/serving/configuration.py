@@ -42,7 +42,7 @@ class ServeConfig(DecodingConfig):
     allowed_origins: list[str] = field(default_factory=list)
     """Web sites whose pages may use the server, as https://example.org; * for all. The server's own page always may."""
     aliases: list[str] = field(default_factory=lambda: list(OPENAI_MODELS))
-    """Names of models under which clients may ask for this one."""
+    """Names of models under which clients may request this one."""
     language: str | None = None
     """Language of requests that name none, as a code such as de; it has an effect on models that were trained with
     {language} in their prompt."""
@@ -61,12 +61,11 @@ class ServeConfig(DecodingConfig):
     batch_wait_ms: float = 10.0
     """How long the model waits for others to join a batch, in milliseconds."""
     keep_alive: float | None = None
-    """Give the model's memory back after so many seconds without work; it is loaded again when needed. Default:
-    never."""
+    """Unload the model after this many seconds without work; it is loaded again when needed. Default: never."""
     max_requests: int = 32
-    """Files being received, waiting and transcribed at a time; more are told to come again (429)."""
+    """Files being received, waiting and transcribed at a time; more are refused with 429, to be sent again."""
     max_sessions: int = 32
-    """Live sessions at a time; more are told to come again (close code 1013)."""
+    """Live sessions at a time; more are refused with close code 1013 (try again later)."""
     max_upload_mb: float = 200.0
     """Largest file, in MB."""
     max_duration: float = 14400.0

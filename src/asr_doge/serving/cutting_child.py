@@ -1,8 +1,8 @@
-"""The process in which the files of requests are decoded and cut: one fork for each, with `decoding_child`'s limits.
+"""A fork server that decodes the files of requests and cuts them into chunks, with the limits of `decoding_child`.
 
-Promises: a recording's chunks are those that the command line cuts, or turns as a live session finds them. The voice
-activity detector holds Python's lock while it works, so in the server everybody would wait for it; here it works beside
-the model, and beside itself for other files.
+Promises: a recording's chunks are those that the command line cuts, or turns as a live session detects them. The voice
+activity detector holds Python's lock while it works, so in the server process everything would wait for it; here it
+runs at the same time as the model, and as detectors of other files.
 It is run by `asr_doge.serving.chunk_decoding`, as `python -m asr_doge.serving.cutting_child SOCKET`, and does not know
 the model.
 """
@@ -25,7 +25,7 @@ _AS_THE_MODEL, _AT_PAUSES, _AT_TURNS = range(3)
 _HEARD = struct.Struct("<Q")
 _CHUNK = struct.Struct("<ddddd???")
 HEADER_BYTES = _HEARD.size + _CHUNK.size
-"""Of a message, before the samples of its chunk."""
+"""Bytes of a message before the samples of its chunk."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class Cutting:
         return _CUTTING.pack(self.max_seconds, _AT_PAUSES if self.chunking == "auto" else _AS_THE_MODEL, 0, 0)
 
     @classmethod
-    def unpacked(cls, asked: bytes) -> "Cutting":
+    def unpacked(cls, work_options: bytes) -> "Cutting":
         """As it was sent."""
-        max_seconds, kind, padding, silence = _CUTTING.unpack_from(asked)
+        max_seconds, kind, padding, silence = _CUTTING.unpack_from(work_options)
         if kind == _AT_TURNS:
             return cls(max_seconds, TurnDetection(padding, silence))
         return cls(max_seconds, "auto" if kind == _AT_PAUSES else None)
 
     def cut(self, blocks: Blocks) -> Iterator[Chunk | None]:
-        """The chunks of a recording that arrives in blocks `[samples]` at 16 kHz; None where nothing came for long."""
+        """The chunks of a recording in blocks `[samples]` at 16 kHz; None after a block that completes no chunk."""
         if not isinstance(self.chunking, TurnDetection):
             yield from cut_into_chunks(blocks, self.max_seconds, self.chunking == "auto", VoiceActivityDetector())
             return
@@ -69,8 +69,8 @@ class Cutting:
         yield from cutter.finish()
 
 
-def cut(blocks: Blocks, asked: bytes) -> Iterator[bytes]:
-    """A message for each chunk, and one for the end; some between, at which a reader that has to leave can do so."""
+def cut(blocks: Blocks, work_options: bytes) -> Iterator[bytes]:
+    """A message for each chunk and one for the end, and some between, at which a cancelled reader can stop."""
     samples = 0
 
     def heard() -> Blocks:
@@ -79,13 +79,13 @@ def cut(blocks: Blocks, asked: bytes) -> Iterator[bytes]:
             samples += len(block)
             yield block
 
-    for chunk in Cutting.unpacked(asked).cut(heard()):
+    for chunk in Cutting.unpacked(work_options).cut(heard()):
         yield packed(samples, chunk)
     yield packed(samples, None)
 
 
 def packed(samples: int, chunk: Chunk | None) -> bytes:
-    """A message: how many samples there were until now, and the chunk that they complete, if they do."""
+    """A message: the number of samples so far, and the chunk that they complete, if any."""
     if chunk is None:
         return _HEARD.pack(samples)
     start, end = chunk.speech or (0.0, 0.0)
@@ -95,7 +95,7 @@ def packed(samples: int, chunk: Chunk | None) -> bytes:
 
 
 def unpacked(message: bytes) -> tuple[int, Chunk | None]:
-    """Samples until now, and a chunk, if there is one."""
+    """The number of samples so far and the chunk in a message, if it has one."""
     (samples,) = _HEARD.unpack_from(message)
     if len(message) == _HEARD.size:
         return samples, None
@@ -105,7 +105,7 @@ def unpacked(message: bytes) -> tuple[int, Chunk | None]:
 
 
 def _warm_up() -> None:
-    """Load what every fork needs, which then shares it."""
+    """Load the libraries once, so that forks share them."""
     sound = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)
     for chunking in ("auto", TurnDetection()):
         for _ in cut(iter([sound]), Cutting(30.0, chunking).packed()):

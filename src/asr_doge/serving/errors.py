@@ -1,4 +1,4 @@
-"""What a client is told when a request cannot be done: a status and OpenAI's shape of error.
+"""Errors that are sent to clients: an HTTP status and OpenAI's JSON.
 
 Promises: messages hold no paths of the server and no traceback.
 """
@@ -55,5 +55,5 @@ class APIError(Exception):
 
 
 def failure(request_id: str) -> APIError:
-    """What is told of a defect."""
+    """The error for a defect of the server."""
     return APIError(500, f"the server failed; its log has the reason under {request_id}", code="server_error")

@@ -1,8 +1,8 @@
-"""What a request for a transcription asks for, from its form.
+"""Parse the form of a transcription request.
 
-Promises: every field of OpenAI's is known; what cannot be done is a 400 that names the field and what to do instead;
-what makes no difference here (temperature) is checked and then left alone. Fields that nobody knows are
-passed over, since clients of other servers send theirs.
+Promises: every field of OpenAI's is known; an unsupported value is a 400 that names the field and the remedy; a field
+without effect here (temperature) is checked all the same. Unknown fields are ignored, since clients of other servers
+send theirs.
 """
 
 import json
@@ -40,10 +40,10 @@ class TranscriptionRequest:
         language: spoken; None where it was not said.
         hotwords: to listen for; None for the server's own.
         granularities: of times, of `word` and `segment`.
-        with_logprobs: whether confidences were asked for as log-probabilities.
-        stream: whether the text is to come as it is made.
-        chunking: how to cut it.
-        notes: what has no effect and might be missed.
+        with_logprobs: whether to give confidences as log-probabilities.
+        stream: whether to send the text as it is transcribed.
+        chunking: how to cut the recording.
+        notes: warnings about fields that have no effect.
     """
 
     response_format: ResponseFormat
@@ -107,7 +107,7 @@ def parse_fields(form: FormData, models: Collection[str], has_hotwords: bool) ->
 
 
 def check_model(name: str | None, models: Collection[str]) -> None:
-    """Refuse to be a model that is not here.
+    """Refuse a request for another model.
 
     Raises:
         APIError: 400 or 404.
@@ -155,7 +155,7 @@ def _check_temperature(text: str | None) -> None:
 
 
 def _chunking(form: FormData) -> tuple[Chunking, tuple[str, ...]]:
-    """How to cut it, and what of that has no effect."""
+    """How to cut the recording, and notes on fields that have no effect."""
     values: dict[str, object] = {
         key[len("chunking_strategy[") :].rstrip("]"): value
         for key, value in form.multi_items()

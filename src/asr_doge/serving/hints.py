@@ -1,4 +1,4 @@
-"""What clients say of a recording beforehand: its language, and words to listen for.
+"""The hints of a client about a recording: its language, and words to listen for.
 
 Promises: a prompt never reaches the language model; of it, only what looks like a list of names is listened for, and
 no prompt is an error, since clients also put the text before a recording into it.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from asr_doge.serving.errors import APIError
 
 MOST_HOTWORDS = 200
-"""The search takes about 0.2 s of one core for so many in 30 s of audio (docs/decoding.md)."""
+"""For this many, the search takes about 0.2 s of one core in 30 s of audio (docs/decoding.md)."""
 MOST_LETTERS = 60
 MOST_WORDS_OF_A_NAME = 4
 _LANGUAGE = re.compile(r"[A-Za-z][A-Za-z _-]{0,30}")

@@ -1,6 +1,7 @@
-"""Samples as live clients send them, to the waveform that models hear.
+"""Decode the samples of live clients to the waveform that the model reads.
 
-Promises: however the bytes are cut, the result is one unbroken waveform at 16 kHz, a few milliseconds behind at most.
+Promises: however the bytes are divided into messages, the result is one continuous waveform at 16 kHz, at most a few
+milliseconds late.
 """
 
 import base64
@@ -34,7 +35,7 @@ class AudioFormat:
 
     @property
     def description(self) -> dict[str, object]:
-        """As a session states it."""
+        """The format in the protocol's JSON."""
         return {"type": self.type, "rate": self.rate} if self.type == "audio/pcm" else {"type": self.type}
 
 
@@ -47,7 +48,7 @@ class AudioInput:
         self._odd = b""
 
     def read(self, text: str) -> NDArray[np.float32]:
-        """The next `[samples]` at 16 kHz, of base64 as the protocol has it.
+        """The next `[samples]` at 16 kHz, from base64.
 
         Raises:
             ValueError: it is no base64.
@@ -61,7 +62,7 @@ class AudioInput:
         return self._resampler.feed(self._decoded(content[:whole]))
 
     def finish(self) -> NDArray[np.float32]:
-        """The last `[samples]`, which the resampler still held."""
+        """The last `[samples]`, which are still in the resampler."""
         return self._resampler.finish()
 
     def _decoded(self, content: bytes) -> NDArray[np.float32]:

@@ -1,8 +1,9 @@
-"""The two halves of a live session, apart from the network: what clients send to items of audio, and items to text.
+"""A live session without its network: turn a client's messages into items of audio, and items into text.
 
-Promises: `Listener` turns messages into events and parts of items without asking the model; `ItemWriter` turns parts
-into events with it. Each keeps its order, so that the two may run beside each other. Deltas of an item are only added
-to; its `completed` holds the text that its audio has as a file.
+An item, OpenAI's word, is a stretch of audio that gets a transcript: a turn, or what the client commits.
+Promises: `Listener` turns messages into `Event`s for the client and `ItemEvent`s, without the model; `ItemWriter` turns
+`ItemEvent`s into `Event`s with it. Each works in order, and the two may run at the same time. The deltas of an item
+only grow; its `completed` holds the text that its audio would have as a file.
 """
 
 import logging
@@ -23,19 +24,20 @@ from asr_doge.serving.live_audio import AudioInput
 from asr_doge.serving.replies import logprobs, usage, word_of
 from asr_doge.serving.session_settings import SessionSettings
 from asr_doge.serving.turns import TurnAudio, TurnDetector, TurnEvent, TurnStarted, TurnStopped
-from asr_doge.serving.worker import Caller, ModelWorker
+from asr_doge.serving.worker import ModelWorker, WorkerTranscriber
 
 _LOG = logging.getLogger("asr_doge")
 
 Event = dict[str, Any]
+"""An event of OpenAI's protocol, as JSON: a client's message or a reply to it."""
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 TENTATIVE = "asr_doge.tentative"
-"""Our own event: what is heard beyond the deltas, and may change."""
+"""Our own event: the words after the deltas, which may still change."""
 
 
 @dataclass(frozen=True)
 class ItemStarted:
-    """An item begins, `at` so many seconds of the stream."""
+    """An item begins `at` this time of the stream, in seconds."""
 
     item_id: str
     at: float
@@ -51,26 +53,26 @@ class ItemAudio:
 
 @dataclass(frozen=True)
 class ItemEnded:
-    """The item is whole; `since` is the clock's time."""
+    """The item is complete, at the monotonic time `since`."""
 
     since: float
 
 
 @dataclass(frozen=True)
 class ItemDropped:
-    """The client wants no text of the item."""
+    """The client discarded the item."""
 
 
-Part = ItemStarted | ItemAudio | ItemEnded | ItemDropped
+ItemEvent = ItemStarted | ItemAudio | ItemEnded | ItemDropped
 
 
 class Listener:
-    """Messages of one client to events for it and parts for `ItemWriter`, in order.
+    """Turns the messages of one client into events for it and `ItemEvent`s, in order.
 
     Args:
-        settings: at the start.
-        models: names under which the model may be asked for.
-        session_id: of the session.
+        settings: the initial settings.
+        models: names under which the model may be requested.
+        session_id: id of the session.
     """
 
     def __init__(self, settings: SessionSettings, models: Sequence[str], session_id: str) -> None:
@@ -78,15 +80,15 @@ class Listener:
         self._models = models
         self._input = AudioInput(settings.format)
         self._turns = TurnDetector(settings.turn_detection) if settings.turn_detection else None
-        self._heard = 0  # samples
-        self._item: str | None = None  # that is open
+        self._heard = 0  # samples received
+        self._item: str | None = None  # id of the open item
         self._previous: str | None = None
 
-    def take(self, message: Event) -> list[Event | Part]:
-        """What follows from a message.
+    def handle(self, message: Event) -> list[Event | ItemEvent]:
+        """The events that follow from a message.
 
         Raises:
-            ValueError: it cannot be understood; the message says why.
+            ValueError: the message is malformed; the error says why.
         """
         kind = message.get("type")
         if kind == "input_audio_buffer.append":
@@ -105,18 +107,18 @@ class Listener:
             return self._update(message, f"{str(kind).partition('.')[0]}.updated")
         raise ValueError(f"'{str(kind)[:60]}' is no event of a transcription session")
 
-    def commit(self) -> list[Event | Part]:
-        """End the item that is open; without one, an empty item answers."""
+    def commit(self) -> list[Event | ItemEvent]:
+        """End the open item; if none is open, an empty item is committed."""
         if self._turns is not None:
             return self._of_turns(self._turns.stop())
         return [*self._start(self._heard), *self._end()]
 
     @property
     def is_open(self) -> bool:
-        """Whether an item is."""
+        """Whether an item is open."""
         return self._item is not None
 
-    def _hear(self, samples: NDArray[np.float32]) -> list[Event | Part]:
+    def _hear(self, samples: NDArray[np.float32]) -> list[Event | ItemEvent]:
         if not len(samples):
             return []
         self._heard += len(samples)
@@ -124,8 +126,8 @@ class Listener:
             return self._of_turns(self._turns.feed(samples))
         return [*self._start(self._heard - len(samples)), ItemAudio(samples)]
 
-    def _of_turns(self, turns: Sequence[TurnEvent]) -> list[Event | Part]:
-        out: list[Event | Part] = []
+    def _of_turns(self, turns: Sequence[TurnEvent]) -> list[Event | ItemEvent]:
+        out: list[Event | ItemEvent] = []
         for turn in turns:
             if isinstance(turn, TurnStarted):
                 out += self._start(turn.at)
@@ -137,32 +139,32 @@ class Listener:
                 out += self._end()
         return out
 
-    def _start(self, at: int) -> list[Event | Part]:
+    def _start(self, at: int) -> list[Event | ItemEvent]:
         if self._item is not None:
             return []
         self._item = new_id("item")
         return [ItemStarted(self._item, at / SAMPLE_RATE, self.settings)]
 
-    def _end(self) -> list[Event | Part]:
+    def _end(self) -> list[Event | ItemEvent]:
         committed = self._event("input_audio_buffer.committed", previous_item_id=self._previous)
         self._previous, self._item = self._item, None
         return [committed, ItemEnded(time.monotonic())]
 
-    def _clear(self) -> list[Event | Part]:
-        dropped: list[Event | Part] = [ItemDropped()] if self._item is not None else []
+    def _clear(self) -> list[Event | ItemEvent]:
+        dropped: list[Event | ItemEvent] = [ItemDropped()] if self._item is not None else []
         self._item = None
         if self._turns is not None:
             self._turns.clear()
         return [*dropped, new_event("input_audio_buffer.cleared")]
 
-    def _update(self, message: Event, answer: str) -> list[Event | Part]:
+    def _update(self, message: Event, answer: str) -> list[Event | ItemEvent]:
         session = message.get("session")
         if not isinstance(session, dict):
             raise ValueError("session must be an object")
         if session.get("type", "transcription") != "transcription":
             raise ValueError("this server has transcription sessions only: set session.type to transcription")
         before, self.settings = self.settings, self.settings.updated(session, self._models)
-        out: list[Event | Part] = []
+        out: list[Event | ItemEvent] = []
         if self.settings.format != before.format:
             out += self._hear(self._input.finish())
             self._input = AudioInput(self.settings.format)
@@ -177,11 +179,11 @@ class Listener:
 
 
 class ItemWriter:
-    """Parts of items to events.
+    """Turns `ItemEvent`s into events for the client.
 
     Args:
-        worker: has the model.
-        language: where a session names none.
+        worker: runs the model.
+        language: used if a session names none.
         on_final: called with the seconds from an item's end to its text.
     """
 
@@ -192,49 +194,49 @@ class ItemWriter:
         on_final: Callable[[float], None],
     ) -> None:
         self._worker, self._language, self._on_final = worker, language, on_final
-        self._caller: Caller | None = None
-        self._has_left = False
+        self._transcriber: WorkerTranscriber | None = None
+        self._cancelled = False
         self._item = ItemStarted("", 0.0, SessionSettings(""))
         self._live: StreamTranscriber | None = None
         self._deltas = Deltas()
         self._tentative = ""
 
-    def take(self, parts: Sequence[Part]) -> list[Event]:
-        """What follows from parts, of which audio that came together is heard together."""
+    def handle(self, item_events: Sequence[ItemEvent]) -> list[Event]:
+        """The events that follow from `item_events`; consecutive audio is transcribed at once."""
         events: list[Event] = []
         waiting: list[NDArray[np.float32]] = []
-        for part in parts:
-            if isinstance(part, ItemAudio):
-                waiting.append(part.samples)
+        for item_event in item_events:
+            if isinstance(item_event, ItemAudio):
+                waiting.append(item_event.samples)
                 continue
             events += self._hear(waiting, hypothesis=False)
             waiting = []
-            if isinstance(part, ItemStarted):
-                self._start(part)
-            elif isinstance(part, ItemEnded):
-                events += self._finish(part)
+            if isinstance(item_event, ItemStarted):
+                self._start(item_event)
+            elif isinstance(item_event, ItemEnded):
+                events += self._finish(item_event)
             else:
-                self._let_go()
+                self._drop()
         return events + self._hear(waiting, hypothesis=True)
 
     def end_speech(self) -> None:
-        """An item is over of which some may not be taken yet: nothing waits for hypotheses of it."""
-        if self._caller is not None:
-            self._caller.end_speech()
+        """Cancel hypotheses of the current item, whose end is known but may not have been handled yet."""
+        if self._transcriber is not None:
+            self._transcriber.end_speech()
 
-    def leave(self) -> None:
-        """Nobody wants anything any more."""
-        self._has_left = True
-        if self._caller is not None:
-            self._caller.leave()
+    def cancel(self) -> None:
+        """Stop, since the client has disconnected: chunks that wait for the model are cancelled."""
+        self._cancelled = True
+        if self._transcriber is not None:
+            self._transcriber.cancel()
 
     def _start(self, item: ItemStarted) -> None:
         language = item.settings.language or self._language
-        caller = Caller(self._worker, language, item.settings.hotwords, kind="ended")
-        self._caller = caller
-        if self._has_left:
-            caller.leave()
-        self._item, self._live = item, StreamTranscriber(caller)
+        transcriber = WorkerTranscriber(self._worker, language, item.settings.hotwords, kind="ended")
+        self._transcriber = transcriber
+        if self._cancelled:
+            transcriber.cancel()
+        self._item, self._live = item, StreamTranscriber(transcriber)
         self._deltas, self._tentative = Deltas(), ""
 
     def _hear(self, waiting: Sequence[NDArray[np.float32]], hypothesis: bool) -> list[Event]:
@@ -242,7 +244,7 @@ class ItemWriter:
             return []
         try:
             update = self._live.feed(np.concatenate(waiting), hypothesis)
-        except CancelledError:  # the client has left
+        except CancelledError:  # the client has disconnected
             raise
         except Exception:
             return [self._failed()]
@@ -258,15 +260,15 @@ class ItemWriter:
         except Exception:
             return [self._failed()]
         events.append(self._completed(self._live.transcription()))
-        self._let_go()
+        self._drop()
         self._on_final(time.monotonic() - end.since)
         return events
 
-    def _let_go(self) -> None:
-        """Of the item at work."""
+    def _drop(self) -> None:
+        """Drop the current item."""
         self._live = None
-        if self._caller is not None:
-            self._caller.leave()
+        if self._transcriber is not None:
+            self._transcriber.cancel()
 
     def _events_of(self, update: StreamUpdate) -> list[Event]:
         events = []
@@ -290,8 +292,8 @@ class ItemWriter:
         return event | ({"logprobs": logprobs(words)} if settings.with_logprobs else {})
 
     def _failed(self) -> Event:
-        """The item is lost, and the session goes on."""
-        self._let_go()
+        """Drop the item after an error; the session continues."""
+        self._drop()
         _LOG.exception("item %s failed", self._item.item_id)
         error = {"type": "server_error", "code": "transcription_failed", "param": None}
         message = f"the server failed; its log has the reason under {self._item.item_id}"
@@ -302,17 +304,17 @@ class ItemWriter:
 
 
 class Deltas:
-    """The text of an item as it grows, for clients that join what they are sent.
+    """The text of an item in increments, for clients that concatenate them.
 
-    A word that was sent stays sent; where its segment's final text has others, only those beyond as many are added.
+    Words that were sent cannot be changed: of a segment's final text, only words beyond their number are sent.
     """
 
     def __init__(self) -> None:
-        self._open = 0  # words sent of the segments that are open
+        self._open = 0  # number of words sent of the open segment
         self._is_begun = False
 
     def take(self, update: StreamUpdate) -> str:
-        """What to add, perhaps nothing."""
+        """The text to append; may be empty."""
         finished = [word for segment in update.finished for word in segment.text.split()]
         committed = update.committed.split()
         words = finished[self._open :] if update.finished else []
@@ -327,12 +329,12 @@ class Deltas:
 
 
 def new_event(kind: str, **values: Any) -> Event:
-    """An event of the server's."""
+    """An event from the server."""
     return {"type": kind, "event_id": new_id("event")} | values
 
 
 def new_id(kind: str) -> str:
-    """A name that is used once."""
+    """A unique id."""
     return f"{kind}_{uuid4().hex[:20]}"
 
 

@@ -1,4 +1,4 @@
-"""What the server counts, as Prometheus reads it.
+"""The server's metrics for Prometheus.
 
 Promises: one registry a server, so that several in one process (as in tests) do not mix; no texts, names or addresses.
 """

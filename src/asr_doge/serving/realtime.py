@@ -1,8 +1,8 @@
-"""`/v1/realtime`: live audio over WebSocket, as OpenAI's transcription sessions have it.
+"""`/v1/realtime`: live audio over WebSocket, in the protocol of OpenAI's transcription sessions.
 
-Promises: nothing of a session runs on the event loop but its reading and sending; no queue of it grows without bound,
-for a client that sends faster than it is heard is read more slowly; a client that leaves takes its work along, and a
-server that stops first writes what was said.
+Promises: of a session, only reading and sending run on the event loop; its queues are bounded (backpressure: a client
+that sends faster than its audio is processed is read more slowly); when a client disconnects, its work is cancelled; a
+server that stops first transcribes the audio that it has.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from asr_doge.serving.live_items import (
     ItemAudio,
     ItemDropped,
     ItemEnded,
+    ItemEvent,
     ItemWriter,
     Listener,
-    Part,
     new_event,
     new_id,
 )
@@ -35,17 +35,17 @@ from asr_doge.serving.service import Service
 from asr_doge.serving.session_settings import SessionSettings
 
 POLICY, RESTART, TRY_LATER, INTERNAL = 1008, 1012, 1013, 1011
-"""Close codes: the client did what it may not, the server stops, it is full, it failed."""
-MOST_UNHEARD = 8 << 20
-"""Characters of audio that may wait to be heard, about two minutes; then the client is read no further."""
-MOST_UNWRITTEN_SECONDS = 120
-"""Audio that may wait to be transcribed; then no more is heard."""
+"""Close codes: policy violation by the client; the server stops, is full, or failed."""
+MOST_INBOX_CHARACTERS = 8 << 20
+"""Characters of messages in the inbox (two minutes of audio) at which reading from the client pauses."""
+MOST_PENDING_SECONDS = 120
+"""Audio that waits to be transcribed, at which taking messages from the inbox pauses."""
 MOST_FAULTS = 20
-"""Messages that cannot be understood; then the session is closed."""
+"""Malformed messages after which the session is closed."""
 SEND_SECONDS = 30.0
-"""A client that takes nothing for so long is gone."""
+"""Seconds after which a client that reads nothing counts as disconnected."""
 DRAIN_SECONDS = 10.0
-"""How long a stopping server goes on writing what was said."""
+"""Seconds in which a stopping server transcribes the audio that it has."""
 PROTOCOL = "realtime"
 
 _LOG = logging.getLogger("asr_doge")
@@ -81,7 +81,7 @@ class _Closed(Exception):  # noqa: N818  # it ends a session and is no error
 
 
 class _Session:
-    """One client's session: it is read, listened to and written in three tasks."""
+    """One client's session, in three tasks: reading messages, detecting items, and writing their text."""
 
     def __init__(self, websocket: WebSocket, service: Service) -> None:
         self._websocket, self._service = websocket, service
@@ -92,15 +92,15 @@ class _Session:
         )
         self._listener = Listener(settings, service.models, self._id)
         self._writer = ItemWriter(service.worker, service.config.language, service.metrics.final_seconds.observe)
-        self._inbox: asyncio.Queue[tuple[Event | None, int]] = asyncio.Queue()  # bounded by the sizes in it
-        self._parts: asyncio.Queue[Part | None] = asyncio.Queue()  # the same
-        self._unheard, self._unwritten = 0, 0.0
-        self._moved = asyncio.Event()
+        self._inbox: asyncio.Queue[tuple[Event | None, int]] = asyncio.Queue()  # bounded by `_inbox_characters`
+        self._item_events: asyncio.Queue[ItemEvent | None] = asyncio.Queue()  # bounded by `_pending_seconds`
+        self._inbox_characters, self._pending_seconds = 0, 0.0
+        self._progress = asyncio.Event()
         self._faults = 0
         self._sending = asyncio.Lock()
 
     async def run(self) -> None:
-        """Until the client leaves, the server stops, or something is wrong."""
+        """Run until the client disconnects, the server stops, or something fails."""
         work = asyncio.gather(self._listen(), self._write())
         reading = asyncio.create_task(self._read())
         stopping = asyncio.create_task(self._service.stopping.wait())
@@ -121,7 +121,7 @@ class _Session:
             _LOG.exception("session %s failed", self._id)
             closed = _Closed(INTERNAL, "the server failed")
         finally:
-            self._writer.leave()
+            self._writer.cancel()
             for task in all_tasks:
                 task.cancel()
             with suppress(asyncio.CancelledError):
@@ -129,22 +129,22 @@ class _Session:
         await self._close(closed)
 
     async def _drain(self, reading: "asyncio.Task[None]", work: "asyncio.Future[Any]") -> None:
-        """Write what was said until now."""
+        """Transcribe the audio received so far."""
         reading.cancel()
         self._inbox.put_nowait((None, 0))
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(work), DRAIN_SECONDS)
 
     async def _read(self) -> None:
-        """Messages of the client to the inbox."""
+        """Put the client's messages into the inbox."""
         idle_from = time.monotonic()
-        patience = self._service.config.idle_timeout
+        idle_timeout = self._service.config.idle_timeout
         while True:
-            left = idle_from + patience - time.monotonic()
+            left = idle_from + idle_timeout - time.monotonic()
             try:
                 message = await asyncio.wait_for(self._websocket.receive(), max(left, 0.0))
             except asyncio.TimeoutError:
-                raise _Closed(POLICY, f"no audio for {patience:.0f} s") from None
+                raise _Closed(POLICY, f"no audio for {idle_timeout:.0f} s") from None
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1005))
             try:
@@ -153,60 +153,60 @@ class _Session:
                 await self._fault(error, None)
                 continue
             size = len(message["text"])
-            self._unheard += size
+            self._inbox_characters += size
             self._inbox.put_nowait((event, size))
-            await self._until(lambda: self._unheard <= MOST_UNHEARD)
+            await self._until(lambda: self._inbox_characters <= MOST_INBOX_CHARACTERS)
             if event.get("type") == "input_audio_buffer.append":
-                idle_from = time.monotonic()  # only now: to wait for the server is not to be idle
+                idle_from = time.monotonic()  # only now, since a client that waits for the server is not idle
 
     async def _listen(self) -> None:
-        """Messages to parts of items."""
+        """Turn the inbox into events for the client and item events."""
         loop = asyncio.get_running_loop()
         is_last = False
         while not is_last:
-            await self._until(lambda: self._unwritten <= MOST_UNWRITTEN_SECONDS)
+            await self._until(lambda: self._pending_seconds <= MOST_PENDING_SECONDS)
             event, size = await self._inbox.get()
             is_last = event is None
             try:
                 if event is not None:
-                    out = await loop.run_in_executor(self._service.listening, self._listener.take, event)
+                    out = await loop.run_in_executor(self._service.listening, self._listener.handle, event)
                 else:
                     out = self._listener.commit() if self._listener.is_open else []
             except ValueError as error:
                 await self._fault(error, event)
                 out = []
-            await self._send([part for part in out if isinstance(part, dict)])
-            for part in out:
-                if not isinstance(part, dict):
-                    self._unwritten += _seconds(part)
-                    self._parts.put_nowait(part)
-                if isinstance(part, ItemEnded | ItemDropped):
+            await self._send([one for one in out if isinstance(one, dict)])
+            for one in out:
+                if not isinstance(one, dict):
+                    self._pending_seconds += _seconds(one)
+                    self._item_events.put_nowait(one)
+                if isinstance(one, ItemEnded | ItemDropped):
                     self._writer.end_speech()
-            self._unheard -= size
-            self._moved.set()
-        self._parts.put_nowait(None)
+            self._inbox_characters -= size
+            self._progress.set()
+        self._item_events.put_nowait(None)
 
     async def _write(self) -> None:
-        """Parts of items to text."""
+        """Turn item events into text."""
         loop = asyncio.get_running_loop()
         is_last = False
         while not is_last:
-            parts = [await self._parts.get()]
-            while not self._parts.empty():
-                parts.append(self._parts.get_nowait())
-            is_last = None in parts
-            work = [part for part in parts if part is not None]
-            await self._send(await loop.run_in_executor(self._service.live, self._writer.take, work))
-            self._unwritten -= sum(map(_seconds, work))
-            self._moved.set()
+            item_events = [await self._item_events.get()]
+            while not self._item_events.empty():
+                item_events.append(self._item_events.get_nowait())
+            is_last = None in item_events
+            work = [item_event for item_event in item_events if item_event is not None]
+            await self._send(await loop.run_in_executor(self._service.live, self._writer.handle, work))
+            self._pending_seconds -= sum(map(_seconds, work))
+            self._progress.set()
 
-    async def _until(self, is_right: Callable[[], bool]) -> None:
-        while not is_right():
-            self._moved.clear()
-            await self._moved.wait()
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._progress.clear()
+            await self._progress.wait()
 
     async def _fault(self, error: ValueError, event: Event | None) -> None:
-        """Tell a client of a message that cannot be understood."""
+        """Send the error of a malformed message."""
         self._faults += 1
         if self._faults > MOST_FAULTS:
             raise _Closed(POLICY, "too many messages that cannot be understood")
@@ -244,5 +244,5 @@ def _parsed(text: Any) -> Event:
     return event
 
 
-def _seconds(part: Part) -> float:
-    return len(part.samples) / SAMPLE_RATE if isinstance(part, ItemAudio) else 0.0
+def _seconds(item_event: ItemEvent) -> float:
+    return len(item_event.samples) / SAMPLE_RATE if isinstance(item_event, ItemAudio) else 0.0

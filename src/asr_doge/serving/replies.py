@@ -1,13 +1,14 @@
 """Transcripts as OpenAI's clients parse them.
 
-Promises: every field that their types require is there and of its type; word times and confidences stand beside in all
-replies that are JSON, and `warnings`. `logprob` of a word is the natural logarithm of its confidence, the probability
+Promises: every field that their types require is there and of its type; JSON replies also have word times, confidences
+and `warnings`. `logprob` of a word is the natural logarithm of its confidence, the probability
 that it is right.
 """
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from statistics import fmean
 from typing import Any
 
 from asr_doge.inference.output import document
@@ -56,17 +57,17 @@ def delta_event(text: str, words: Iterable[Word], with_logprobs: bool) -> dict[s
 
 
 def usage(seconds: float) -> dict[str, Any]:
-    """What was transcribed, as it is billed elsewhere."""
+    """The `usage` of a reply: the length of the audio."""
     return {"type": "duration", "seconds": round(seconds, 3)}
 
 
 def warnings(result: Transcription) -> list[str]:
-    """What to know of the transcript, one line each: that it is of a part only, and remarks on the recording."""
+    """Warnings about the transcript, one line each: that the recording is incomplete, and its notes."""
     return [*([result.incomplete] if result.incomplete else []), *result.notes]
 
 
 def warning_header(result: Transcription) -> dict[str, str]:
-    """The same for replies that are not JSON, as `X-Warnings` in ASCII; none if there are none."""
+    """The warnings of a reply that is not JSON, as header `X-Warnings` in ASCII; empty if there are none."""
     text = " ".join(" ".join(warnings(result)).split()).encode("ascii", "backslashreplace").decode()
     return {"X-Warnings": text} if text else {}
 
@@ -107,8 +108,9 @@ def _common(result: Transcription, request: TranscriptionRequest) -> dict[str, A
 def _segment(number: int, segment: Segment, token_ids: Callable[[str], list[int]]) -> dict[str, Any]:
     """Whisper's ten fields.
 
-    What was not said is no segment, so `no_speech_prob` is 0; nothing is sampled, so `temperature` is too.
+    Silence gives no segment, so `no_speech_prob` is 0; texts are not sampled, so `temperature` is 0.
     """
+    scores = [_logprob(word) for word in segment.words if word.confidence is not None]
     fields: dict[str, Any] = {
         "id": number,
         "seek": round(SEEK_FRAMES * segment.start),
@@ -117,7 +119,7 @@ def _segment(number: int, segment: Segment, token_ids: Callable[[str], list[int]
         "text": segment.text,
         "tokens": token_ids(segment.text),
         "temperature": 0.0,
-        "avg_logprob": round(_mean([_logprob(word) for word in segment.words if word.confidence is not None]), 4),
+        "avg_logprob": round(fmean(scores) if scores else 0.0, 4),
         "compression_ratio": round(_compression_ratio(segment.text), 4),
         "no_speech_prob": 0.0,
     }
@@ -128,10 +130,6 @@ def _segment(number: int, segment: Segment, token_ids: Callable[[str], list[int]
 
 def _logprob(word: Word) -> float:
     return math.log(max(word.confidence or 0.0, LEAST_CONFIDENCE))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
 
 
 def _compression_ratio(text: str) -> float:

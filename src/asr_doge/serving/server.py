@@ -1,8 +1,8 @@
-"""Run the server: listen, serve, and stop in good order.
+"""Run the server: listen, serve, and shut down gracefully.
 
-Promises: a socket that asks for nothing, or takes nothing of its reply, is closed; at the first Ctrl-C or SIGTERM no
-more is taken on, what runs is finished and live sessions are written to their end; nothing but replies goes to clients,
-and one line a request to the log at most.
+Promises: a connection that sends no request, or reads nothing of its reply, is closed; at the first Ctrl-C or SIGTERM
+new work is refused, running requests are finished and live sessions are transcribed to their end; clients get replies
+only, and the log at most one line per request.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.service import Service
 
 HEADER_SECONDS = 20.0
-"""A connection whose next request has not begun after so long is closed."""
-UNTAKEN_SECONDS = 60.0
-"""A connection whose client takes nothing of what waits for it for so long is closed, where the system can (Linux)."""
+"""Seconds after which a connection without complete headers of a next request is closed."""
+ACKNOWLEDGE_SECONDS = 60.0
+"""Seconds without acknowledgement of a reply after which its connection is closed, where the system can (Linux)."""
 KEEP_ALIVE_SECONDS = 30
 GRACE_SECONDS = 60
-"""How long requests may go on after the server was told to stop."""
+"""Seconds that requests may take after the server was told to stop."""
 MESSAGE_BYTES = 16 << 20
 """Largest message of a WebSocket; OpenAI's allows 15 MiB of audio in one."""
 SPARE_CONNECTIONS = 100
-"""Connections for probes and pages, beside those of requests and sessions."""
+"""Connections for probes and pages, in addition to those of requests and sessions."""
 
 
 class Server(uvicorn.Server):
@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
 
     @property
     def port(self) -> int:
-        """Where it listens, once it does."""
+        """The port, once the server listens."""
         port: int = self.servers[0].sockets[0].getsockname()[1]
         return port
 
@@ -60,10 +60,10 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class PatientProtocol(H11Protocol):
-    """HTTP/1.1, of which a connection may not stay silent, dribble its headers, or leave its reply untaken."""
+class TimeoutProtocol(H11Protocol):
+    """HTTP/1.1 with timeouts: for idle connections, for slow headers, and for replies that the client does not read."""
 
-    _silence: asyncio.TimerHandle | None = None
+    _timeout: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Wait for the first request."""
@@ -71,20 +71,20 @@ class PatientProtocol(H11Protocol):
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             descriptor = transport.get_extra_info("socket").fileno()  # uvloop's object lacks `setsockopt`
             with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as same:
-                same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * UNTAKEN_SECONDS))
-        self._silence = self.loop.call_later(HEADER_SECONDS, self._hang_up)
+                same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * ACKNOWLEDGE_SECONDS))
+        self._timeout = self.loop.call_later(HEADER_SECONDS, self._hang_up)
 
     def on_response_complete(self) -> None:
         """Wait for the next request, in which uvicorn has no time limit once its first byte has come."""
         super().on_response_complete()
-        if self._silence is not None:
-            self._silence.cancel()
-        self._silence = self.loop.call_later(KEEP_ALIVE_SECONDS + HEADER_SECONDS, self._hang_up)
+        if self._timeout is not None:
+            self._timeout.cancel()
+        self._timeout = self.loop.call_later(KEEP_ALIVE_SECONDS + HEADER_SECONDS, self._hang_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
-        if self._silence is not None:
-            self._silence.cancel()
+        if self._timeout is not None:
+            self._timeout.cancel()
         super().connection_lost(exc)
 
     def _hang_up(self) -> None:
@@ -103,7 +103,7 @@ def create_server(config: ServeConfig) -> Server:
     settings: dict[str, Any] = {
         "host": config.host,
         "port": config.port,
-        "http": PatientProtocol,
+        "http": TimeoutProtocol,
         "ws": "websockets-sansio",
         "ws_max_size": MESSAGE_BYTES,
         "ws_per_message_deflate": False,  # base64 of sound hardly shrinks

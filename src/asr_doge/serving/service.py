@@ -1,6 +1,6 @@
-"""What all routes of one server share: the model, the decoder, the limits, the threads.
+"""The components that all routes of one server share: model, decoder, limits, threads.
 
-Promises: made before the first request and closed after the last; nothing here is global.
+Promises: they are made before the first request and closed after the last; none is global.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from asr_doge.serving.metrics import Metrics
 from asr_doge.serving.worker import ModelWorker
 
 LISTENING_THREADS = 2
-"""Voice activity of all sessions; it takes 3 % of a core each."""
+"""Threads that detect the turns of all sessions; a session takes 3 % of a core."""
 
 
 class Service:
-    """One server's parts.
+    """The components of one server.
 
     Args:
         config: checked.
@@ -46,13 +46,13 @@ class Service:
 
     @property
     def most_bytes(self) -> int:
-        """Of an upload."""
+        """Largest upload, in bytes."""
         return round(self.config.max_upload_mb * 1_000_000)
 
     def close(self) -> None:
-        """End the threads and the decoding process. Whoever still waits is told that nothing comes."""
-        for caller in list(self.worker.callers):
-            caller.leave()
+        """End the threads and the fork server; requests that still wait are cancelled."""
+        for transcriber in list(self.worker.transcribers):
+            transcriber.cancel()
         self.worker.close()
         for pool in (self.files, self.listening, self.live):
             pool.shutdown(wait=True, cancel_futures=True)

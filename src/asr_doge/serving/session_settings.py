@@ -1,7 +1,7 @@
-"""What a live session is set to, and how clients change it.
+"""The settings of a live session, and how clients change them.
 
-Promises: an update changes what it names and nothing else; what is unknown or cannot be done is passed over, since
-clients take any error for the end, and `describe` states what applies.
+Promises: an update changes only the settings that it names; unknown or unsupported ones are ignored, since clients
+treat any error as fatal, and `describe` states what applies.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,9 +13,9 @@ from asr_doge.serving.hints import hotwords_of, language_of
 from asr_doge.serving.live_audio import PCM_RATES, TELEPHONE, AudioFormat
 
 CLIENT_COMMITS = ("gpt-realtime-whisper", "gpt-live-transcribe")
-"""Models of OpenAI's that detect no turns, so that their clients commit."""
+"""OpenAI's models without turn detection, whose clients commit items themselves."""
 PCM_24K = AudioFormat()
-"""What the protocol has where nothing is said."""
+"""The protocol's default."""
 _OLD_FORMATS = {
     "pcm16": PCM_24K,
     "g711_ulaw": AudioFormat("audio/pcmu", 8000),
@@ -32,10 +32,11 @@ class TurnDetection:
 
 
 Chunking = TurnDetection | Literal["auto"] | None
-"""How to cut a recording: at turns; at its pauses though it could be read whole; or as the model has it."""
+"""How to cut a recording: at turns; at pauses, also if the model could read it whole (auto); or only where it is too
+long (None)."""
 
 PADDING_MS, SILENCE_MS = (0, 2000), (100, 10_000)
-"""Least and most of each."""
+"""Least and largest value of each."""
 DEFAULT_TURNS = TurnDetection()
 
 
@@ -148,7 +149,7 @@ def _format(given: Any, old: Any, before: AudioFormat) -> AudioFormat:
 
 
 def _turn_detection(given: Any, before: TurnDetection | None) -> TurnDetection | None:
-    """Of `semantic_vad` what it shares with `server_vad`; the threshold is the detector's own."""
+    """A client's `server_vad`, or the settings `semantic_vad` shares with it. Thresholds are ignored."""
     if given is None:
         return None
     values = _mapping(given)

@@ -1,7 +1,7 @@
 """`POST /v1/audio/transcriptions`: a file to its transcript, at once or as it is made.
 
 Promises: the text is what the command line gives for the same file; work runs in threads and in the model's own, never
-on the event loop; who leaves takes its work along.
+on the event loop; when a client disconnects, its work is cancelled.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from asr_doge.audio.reading import check_long_enough
 from asr_doge.errors import AudioError, DamagedAudioError
 from asr_doge.inference.results import FailedTranscription, Segment, Transcription
-from asr_doge.inference.sources import Chunks
+from asr_doge.inference.sources import ChunkSource
 from asr_doge.inference.stream import StreamTranscriber
 from asr_doge.serving.errors import APIError, failure
 from asr_doge.serving.form_fields import TranscriptionRequest, parse_fields
@@ -29,10 +29,10 @@ from asr_doge.serving.replies import delta_event, done_event, reply, warning_hea
 from asr_doge.serving.service import Service
 from asr_doge.serving.session_settings import Chunking
 from asr_doge.serving.uploads import close_form, read_form, recording_of
-from asr_doge.serving.worker import Caller
+from asr_doge.serving.worker import WorkerTranscriber
 
 KEEP_ALIVE_SECONDS = 10.0
-"""Without an event for so long, a comment is sent, so that no proxy takes the connection for dead."""
+"""Seconds without an event after which a comment is sent, so that no proxy closes the connection as idle."""
 
 router = APIRouter(prefix="/v1/audio")
 
@@ -43,43 +43,45 @@ class _Work:
 
     service: Service
     request: TranscriptionRequest
-    caller: Caller
+    transcriber: WorkerTranscriber
     file: BinaryIO
     name: str
 
     def whole(self) -> Transcription:
-        """All of it.
+        """Transcribe the whole file.
 
         Raises:
             AudioError: it cannot be read.
         """
-        chunking = self.request.chunking or ("auto" if self.caller.cut_at_pauses else None)
-        (result,) = self.caller.transcribe_each([self._chunks(chunking)])
+        chunking = self.request.chunking or ("auto" if self.transcriber.cut_at_pauses else None)
+        (result,) = self.transcriber.transcribe_each([self._chunks(chunking)])
         if isinstance(result, FailedTranscription):
             raise result.error
         return replace(result, notes=(*result.notes, *self.request.notes))
 
     def streamed(self, send: Callable[[dict[str, Any]], None]) -> None:
-        """All of it, cut at pauses, sending events as its segments end.
+        """Transcribe the file cut at pauses, and send an event for each segment as it ends.
 
         Raises:
             AudioError: it cannot be read.
         """
-        live = StreamTranscriber(self.caller)
+        live = StreamTranscriber(self.transcriber)
         notes = list(self.request.notes)
         incomplete = None
         try:
             for samples, chunk in self._chunks(self.request.chunking or "auto").read(notes.append):
                 if chunk is not None:  # before it is recognized: if it is too short, it is all there is
-                    check_long_enough(samples, self.caller.sampling_rate, self.name)
-                update = live.take(samples, chunk)
+                    check_long_enough(samples, self.transcriber.sampling_rate, self.name)
+                update = live.feed_chunk(samples, chunk)
                 if update is not None:
                     self._send(update.finished, live, send)
         except DamagedAudioError as error:  # the readable part is transcribed all the same
             if not live.seconds:
                 raise
             incomplete = str(error)
-        check_long_enough(round(live.seconds * self.caller.sampling_rate), self.caller.sampling_rate, self.name)
+        check_long_enough(
+            round(live.seconds * self.transcriber.sampling_rate), self.transcriber.sampling_rate, self.name
+        )
         self._send(live.finish().finished, live, send)
         result = replace(live.transcription(), notes=tuple(notes), incomplete=incomplete)
         send(done_event(result, self.request))
@@ -93,9 +95,11 @@ class _Work:
             send(delta_event(text, segment.words, self.request.with_logprobs))
             is_first = False
 
-    def _chunks(self, chunking: Chunking) -> Chunks:
-        decoder, has_left = self.service.decoder, self.caller.has_left
-        return Chunks(lambda on_note: decoder.chunks(self.file, self.name, has_left, on_note, chunking), self.name)
+    def _chunks(self, chunking: Chunking) -> ChunkSource:
+        decoder, cancelled = self.service.decoder, self.transcriber.cancelled
+        return ChunkSource(
+            lambda on_note: decoder.chunks(self.file, self.name, cancelled, on_note, chunking), self.name
+        )
 
 
 @router.post("/transcriptions", openapi_extra=TRANSCRIPTION_SCHEMA, response_model=None)
@@ -109,9 +113,9 @@ async def transcribe(request: Request) -> Response:
         wanted = parse_fields(form, service.models, service.worker.facts.has_word_times)
         file, name = recording_of(form, service.most_bytes)
         language = wanted.language or service.config.language
-        caller = Caller(service.worker, language, wanted.hotwords)
-        stack.callback(caller.leave)
-        work = _Work(service, wanted, caller, file, name)
+        transcriber = WorkerTranscriber(service.worker, language, wanted.hotwords)
+        stack.callback(transcriber.cancel)
+        work = _Work(service, wanted, transcriber, file, name)
         if wanted.stream:
             return _EventResponse(_events(work, request.state.request_id), stack.pop_all())
         result = await _until_gone(request, work)
@@ -121,7 +125,7 @@ async def transcribe(request: Request) -> Response:
 
 @router.post("/translations", response_model=None)
 async def translate() -> Response:
-    """Not here: the model writes what was said, in the language in which it was said."""
+    """Refuse: models here transcribe only."""
     raise APIError(
         400,
         "this server does not translate: transcribe with /v1/audio/transcriptions, and translate its text",
@@ -130,7 +134,7 @@ async def translate() -> Response:
 
 
 class _EventResponse(StreamingResponse):
-    """A streamed reply, which gives back what it holds though its client may leave before the first event."""
+    """A streamed reply that releases its resources even if the client disconnects before the first event."""
 
     def __init__(self, events: AsyncIterator[str], held: ExitStack) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
@@ -142,11 +146,11 @@ class _EventResponse(StreamingResponse):
 
 
 async def _until_gone(request: Request, work: _Work) -> Transcription:
-    """The transcript, unless the client leaves before.
+    """The transcript, unless the client disconnects first.
 
     Raises:
         APIError: the recording cannot be read.
-        ClientDisconnect: the client left.
+        ClientDisconnect: the client disconnected.
     """
     task = asyncio.get_running_loop().run_in_executor(work.service.files, work.whole)
     watch = asyncio.create_task(_gone(request))
@@ -156,10 +160,10 @@ async def _until_gone(request: Request, work: _Work) -> Transcription:
     finally:
         watch.cancel()
         if not task.done():
-            work.caller.leave()
+            work.transcriber.cancel()
             with suppress(Exception, asyncio.CancelledError):
                 await asyncio.shield(task)
-    if work.caller.has_left.is_set():
+    if work.transcriber.cancelled.is_set():
         raise ClientDisconnect
     try:
         return task.result()
@@ -190,7 +194,7 @@ async def _events(work: _Work, request_id: str) -> AsyncIterator[str]:
         except AudioError as error:
             send(_unreadable(error).body)
         except Exception:
-            if not work.caller.has_left.is_set():
+            if not work.transcriber.cancelled.is_set():
                 logging.getLogger("asr_doge").exception("request %s failed", request_id)
                 send(failure(request_id).body)
         finally:
@@ -209,6 +213,6 @@ async def _events(work: _Work, request_id: str) -> AsyncIterator[str]:
             kind = "event: error\n" if "error" in event else ""
             yield f"{kind}data: {json.dumps(event, ensure_ascii=False)}\n\n"
     finally:
-        work.caller.leave()
+        work.transcriber.cancel()
         with suppress(Exception, asyncio.CancelledError):
             await asyncio.shield(task)

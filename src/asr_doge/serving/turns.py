@@ -1,8 +1,8 @@
-"""Where somebody begins and ends to speak, in a live stream or a file.
+"""Detect turns: stretches in which somebody speaks, in a live stream or a file.
 
-Promises: what is said is given with the sound before it that the client asked for, as far as the turn before does not
-hold it; silence between turns is not; a quiet recording has the turns that it has when it is loud; how the samples are
-cut into calls changes nothing. Memory is that of the sound before a turn; of `TurnCutter`, also that of a chunk.
+Promises: a turn includes the padding before it that the client asked for, unless the turn before has it already;
+silence between turns is left out; turns do not depend on the loudness of a recording, nor on how its samples are
+divided into calls. Memory is that of the padding; of `TurnCutter`, also that of a chunk.
 """
 
 from collections import deque
@@ -20,14 +20,14 @@ from asr_doge.serving.session_settings import TurnDetection
 
 FRAME_MS = 1000 * FRAME_SAMPLES / SAMPLE_RATE
 LATEST_FRAMES, SPEECH_FRAMES = 4, 3
-"""A turn begins where so many of the latest frames may be speech: about 0.1 s, shorter than any word."""
+"""A turn begins when `SPEECH_FRAMES` of the latest `LATEST_FRAMES` may be speech (about 0.1 s, below any word)."""
 
 Samples = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class TurnStarted:
-    """A turn began `at` so many samples of the stream; its sound follows from there."""
+    """A turn began at sample `at` of the stream; its audio follows."""
 
     at: int
 
@@ -41,7 +41,7 @@ class TurnAudio:
 
 @dataclass(frozen=True)
 class TurnStopped:
-    """The turn ended `at` so many samples of the stream, silence after it included."""
+    """The turn ended at sample `at` of the stream, after the silence that ended it."""
 
     at: int
 
@@ -50,7 +50,7 @@ TurnEvent = TurnStarted | TurnAudio | TurnStopped
 
 
 class TurnDetector:
-    """Listens to one stream.
+    """Detects the turns of one stream.
 
     Args:
         settings: of the session.
@@ -81,7 +81,7 @@ class TurnDetector:
         return events
 
     def stop(self) -> list[TurnEvent]:
-        """End the turn here, as the client wants it; without one, what was heard of late is one."""
+        """End the open turn, as the client asks; if none is open, the padding that is held becomes one."""
         events: list[TurnEvent] = [] if self.is_open else self._start()
         if len(self._incomplete):
             events.append(TurnAudio(self._incomplete))
@@ -90,7 +90,7 @@ class TurnDetector:
         return [*events, TurnStopped(at)]
 
     def clear(self) -> None:
-        """Forget the open turn and what was heard of late."""
+        """Discard the open turn and the padding that is held."""
         self._reset()
 
     def _hear(self, frame: Samples, may_be_speech: bool) -> list[TurnEvent]:
@@ -159,7 +159,7 @@ class TurnCutter:
         return sum(map(len, blocks)) <= self._max_seconds * SAMPLE_RATE
 
     def _take(self, turn: TurnEvent) -> list[Chunk]:
-        """The chunks, with times from the turn's start, that follow from an event."""
+        """The chunks that an event completes, with times from the turn's start."""
         if isinstance(turn, TurnStarted):
             self._at = turn.at / SAMPLE_RATE
             return []
@@ -181,6 +181,6 @@ class TurnCutter:
         return self._chunker.feed(samples)
 
     def _moved(self, chunk: Chunk) -> Chunk:
-        """A chunk of the turn as one of the recording."""
+        """A chunk with its times counted from the recording's start instead of the turn's."""
         speech = (chunk.speech[0] + self._at, chunk.speech[1] + self._at) if chunk.speech else None
         return replace(chunk, start=chunk.start + self._at, speech=speech)

@@ -1,7 +1,7 @@
-"""The form of a request, read within limits.
+"""Read the form of a request within limits.
 
-Promises: no more is read than may be, and none for longer than it may take; a file lies on the disk without a name, so
-that nothing is left of it whatever happens.
+Promises: an upload that is too large or too slow is refused; its file is on disk without a name, so that it is gone
+whatever happens.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from asr_doge.serving.errors import APIError
 
-SILENCE_SECONDS = 30.0
-"""A sender that sends nothing for so long is gone."""
+STALL_SECONDS = 30.0
+"""Seconds without data after which an upload fails."""
 FIELD_BYTES = 1 << 20
-"""All that comes beside the file, and any one field."""
+"""Largest size of all other fields together, and of one field."""
 MOST_FIELDS = 1000
 
 
@@ -31,7 +31,7 @@ async def read_form(request: Request, most_bytes: int, timeout: float) -> FormDa
 
     Raises:
         APIError: 400, 408 or 413.
-        ClientDisconnect: the sender left.
+        ClientDisconnect: the client disconnected.
     """
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
@@ -53,7 +53,7 @@ async def read_form(request: Request, most_bytes: int, timeout: float) -> FormDa
 
 
 def check_length(request: Request, most_bytes: int) -> None:
-    """Refuse what says itself that it is too large.
+    """Refuse a request whose Content-Length is too large.
 
     Raises:
         APIError: 413.
@@ -64,16 +64,16 @@ def check_length(request: Request, most_bytes: int) -> None:
 
 
 async def _limited(request: Request, most_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body as it comes."""
+    """Yield the body as it arrives, within the limits."""
     received = 0
     body = request.stream()
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(body), SILENCE_SECONDS)
+            chunk = await asyncio.wait_for(anext(body), STALL_SECONDS)
         except StopAsyncIteration:
             return
         except asyncio.TimeoutError:
-            raise _too_slow(SILENCE_SECONDS) from None
+            raise _too_slow(STALL_SECONDS) from None
         received += len(chunk)
         if received > most_bytes + FIELD_BYTES:
             raise _too_large(most_bytes)
@@ -94,7 +94,7 @@ def _too_slow(seconds: float) -> APIError:
 
 
 def close_form(form: FormData) -> None:
-    """Give back the form's file, at once, however the request ends."""
+    """Close the form's file, which removes it."""
     for _, value in form.multi_items():
         if isinstance(value, UploadFile):
             value.file.close()
@@ -120,7 +120,7 @@ def recording_of(form: FormData, most_bytes: int) -> tuple[BinaryIO, str]:
 
 
 async def linger(request: Request, seconds: float = 2.0) -> None:
-    """Read on for a moment after a refusal, for a client that is still sending would else see its connection reset."""
+    """Read on for a moment after a refusal; a client that is still sending would otherwise see a connection reset."""
     try:
         await asyncio.wait_for(_drained(request), seconds)
     except (asyncio.TimeoutError, ClientDisconnect):

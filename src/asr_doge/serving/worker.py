@@ -1,9 +1,9 @@
-"""The one instance of the model, and the threads that run it for all callers.
+"""The server's model, and the threads that run it for all requests and live sessions.
 
 Promises: chunks of files and streams that come within a few milliseconds are recognized in one pass, with others of
-like length; live speech that has ended goes before all that waits, and no file waits for ever; a chunk that breaks the
-model costs its own caller only; a caller that leaves takes its chunks out of the queue. Results do not depend on who
-else is in the batch, as the recognizer promises. The model is given back after a time without work and loaded again
+similar length; live speech that has ended goes before all that waits, and no file waits for ever; a chunk that breaks
+the model costs its own request only; the chunks of a cancelled request leave the queue. Results do not depend on who
+else is in the batch, as the recognizer promises. The model is unloaded after a time without work and loaded again
 when needed.
 On a CPU two threads run the model, each with half of the cores: batches save little there, and the threads of one pass
 wait for each other, for very long where other programs run. It does not know files or HTTP, and of sessions only that
@@ -26,21 +26,21 @@ from asr_doge.inference.batches import batches_at_a_time
 from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.model_threads import start_model_threads
 from asr_doge.inference.transcription import RecordingTranscriber, Transcriber
-from asr_doge.serving.batching import Job, Kind, alike
+from asr_doge.serving.batching import Kind, PendingChunk, choose_batch
 from asr_doge.serving.metrics import Metrics
 
 MOST_CHUNKS, MOST_CHUNKS_CPU, MOST_CHUNKS_LIVE = 64, 8, 4
-"""Chunks in one batch; on a CPU; and there while a live session is open, whose next turn may have to wait for a batch.
-More on a CPU save little, and those that are done early wait for the others."""
+"""Chunks in one batch on an accelerator, on a CPU, and on a CPU while a live session is open, whose next turn may have
+to wait for the batch. On a CPU larger batches save little, and all their chunks wait for the slowest."""
 FILE_BATCH = 8
 """Chunks that one file may have in the queue."""
 LIVE_SECONDS = 2.0
-"""For so long after a live chunk, one of several threads is kept for speech that ends."""
+"""Seconds after a live chunk for which one of several threads is kept for speech that ends."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What callers need to know of the model, loaded or not.
+    """Properties of the model that are known though it may be unloaded.
 
     Attributes:
         name: as the user gave it.
@@ -67,14 +67,14 @@ class ModelWorker:
     Args:
         name: of the model.
         load: loads it.
-        metrics: told what is done.
+        metrics: counts batches and seconds.
         batch_seconds: audio in one batch, padding included.
         wait: seconds to wait for others to join a batch.
-        keep_alive: seconds without work after which the model is given back; None for never.
-        threads: that run the model; default, what suits its device.
+        keep_alive: seconds without work after which the model is unloaded; None for never.
+        threads: threads that run the model; default, as many as suit its device.
 
     Attributes:
-        callers: those that have not left.
+        transcribers: those that are not cancelled.
 
     Raises:
         ASRDogeError: the model cannot be loaded.
@@ -96,8 +96,8 @@ class ModelWorker:
         self._loading = threading.Lock()
         self.facts = _facts(name, self._transcriber)
         metrics.model_loaded.set(1)
-        self.callers: set[Caller] = set()
-        self._jobs: list[Job] = []
+        self.transcribers: set[WorkerTranscriber] = set()
+        self._queue: list[PendingChunk] = []
         self._at_work = {True: 0, False: 0}  # threads, with a batch that is urgent or not
         self._live_until, self._sessions = 0.0, 0
         self._changed = threading.Condition()
@@ -114,13 +114,13 @@ class ModelWorker:
 
     @property
     def waiting(self) -> int:
-        """Chunks in the queue that somebody still wants."""
+        """Number of chunks in the queue that are not cancelled."""
         with self._changed:
-            return sum(not job.result.done() for job in self._jobs)
+            return sum(not pending.result.done() for pending in self._queue)
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """While a live session is open, whether or not somebody speaks."""
+        """Count a live session as open, whether or not anybody speaks."""
         with self._changed:
             self._sessions += 1
         try:
@@ -137,23 +137,23 @@ class ModelWorker:
         kind: Kind,
     ) -> "list[Future[Recognition]]":
         """Queue chunks; a future that is cancelled takes its chunk out again."""
-        jobs = [Job(chunk, language, hotwords, kind) for chunk, language in zip(chunks, languages, strict=True)]
+        new = [PendingChunk(chunk, language, hotwords, kind) for chunk, language in zip(chunks, languages, strict=True)]
         with self._changed:
             if self._closed:
                 raise RuntimeError("the server is shutting down")
             if kind != "file":
                 self._live_until = time.monotonic() + LIVE_SECONDS
-            self._jobs += jobs
+            self._queue += new
             self._changed.notify_all()
-        return [job.result for job in jobs]
+        return [pending.result for pending in new]
 
     def close(self) -> None:
-        """Finish the batches at work, fail what waits, and end the threads."""
+        """Finish the running batches, cancel pending chunks, and end the threads."""
         self._stop()
         for thread in self._threads:
             thread.join()
-        for job in self._jobs:
-            job.result.cancel()
+        for pending in self._queue:
+            pending.result.cancel()
 
     def _stop(self) -> None:
         with self._changed:
@@ -162,40 +162,40 @@ class ModelWorker:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            self._metrics.queue_seconds.observe(time.monotonic() - batch[0].came)
+            self._metrics.queue_seconds.observe(time.monotonic() - batch[0].arrived)
             self._recognize(batch)
             with self._changed:
                 self._at_work[batch[0].is_urgent] -= 1
                 self._changed.notify_all()
 
-    def _next_batch(self) -> list[Job]:
-        """Wait for work; nothing once closed."""
+    def _next_batch(self) -> list[PendingChunk]:
+        """Wait for a batch; empty once the worker is closed."""
         with self._changed:
             while not self._closed:
-                self._jobs = [job for job in self._jobs if not job.result.cancelled()]
-                jobs = self._allowed()
-                if not jobs:
-                    if not self._changed.wait(self._patience()) and not self._is_busy:
+                self._queue = [pending for pending in self._queue if not pending.result.cancelled()]
+                allowed = self._allowed()
+                if not allowed:
+                    if not self._changed.wait(self._idle_timeout()) and not self._is_busy:
                         self._unload()
-                elif (left := min(job.came for job in jobs) + self._time_to_join - time.monotonic()) > 0:
+                elif (left := min(pending.arrived for pending in allowed) + self._time_to_join - time.monotonic()) > 0:
                     self._changed.wait(left)
                 else:
-                    most = min(math.ceil(len(jobs) / self._free_threads(jobs[0].is_urgent)), self._most_chunks())
-                    batch = alike(jobs, self._batch_seconds, most)
+                    most = min(math.ceil(len(allowed) / self._free_threads(allowed[0].is_urgent)), self._most_chunks())
+                    batch = choose_batch(allowed, self._batch_seconds, most)
                     self._at_work[batch[0].is_urgent] += 1
                     chosen = set(map(id, batch))
-                    self._jobs = [job for job in self._jobs if id(job) not in chosen]
+                    self._queue = [pending for pending in self._queue if id(pending) not in chosen]
                     return batch
             return []
 
     @property
     def _is_busy(self) -> bool:
-        return bool(self._jobs) or any(self._at_work.values())
+        return bool(self._queue) or any(self._at_work.values())
 
     @property
     def _time_to_join(self) -> float:
-        """Seconds that a chunk waits for others; a file sends its own together, so alone it waits for nobody."""
-        return self._wait if len(self.callers) != 1 else 0.0
+        """Seconds that a chunk waits for others; the only request sends its chunks together, so they do not wait."""
+        return self._wait if len(self.transcribers) != 1 else 0.0
 
     @property
     def _is_live(self) -> bool:
@@ -206,49 +206,51 @@ class ModelWorker:
             return MOST_CHUNKS
         return MOST_CHUNKS_LIVE if self._sessions else MOST_CHUNKS_CPU
 
-    def _patience(self) -> float | None:
-        """Seconds to wait where nothing may begin; what waits may once no thread is kept for speech."""
+    def _idle_timeout(self) -> float | None:
+        """Seconds to wait if no chunk may start: until the model is unloaded, or no thread is kept for live speech."""
         limits = [self._keep_alive] if self.is_loaded and self._keep_alive is not None else []
-        limits += [max(self._live_until - time.monotonic(), 0.0)] if self._jobs else []
+        limits += [max(self._live_until - time.monotonic(), 0.0)] if self._queue else []
         return min(limits, default=None)
 
     def _free_threads(self, is_urgent: bool) -> int:
-        """Threads that could begin with work that is urgent or not; one is kept for speech that ends."""
+        """Threads that are free for urgent work, or for other work: one thread is kept for live speech that ends."""
         free = len(self._threads) - sum(self._at_work.values())
         is_kept = len(self._threads) > 1 and self._is_live
         return min(free, len(self._threads) - 1 - self._at_work[False]) if is_kept and not is_urgent else free
 
-    def _allowed(self) -> list[Job]:
-        """Of what waits, what may begin now and together, the most pressing first."""
+    def _allowed(self) -> list[PendingChunk]:
+        """The pending chunks that may start now, in one batch, the most urgent first."""
         may_begin = self._free_threads(is_urgent=False) > 0
-        jobs = sorted((job for job in self._jobs if job.is_urgent or may_begin), key=lambda job: job.due)
-        return [job for job in jobs if job.is_urgent == jobs[0].is_urgent]
+        allowed = sorted(
+            (pending for pending in self._queue if pending.is_urgent or may_begin), key=lambda pending: pending.due
+        )
+        return [pending for pending in allowed if pending.is_urgent == allowed[0].is_urgent]
 
-    def _recognize(self, batch: list[Job]) -> None:
+    def _recognize(self, batch: list[PendingChunk]) -> None:
         began = time.monotonic()
         try:
             recognitions = self.loaded().recognize_chunks(
-                [job.chunk for job in batch], [job.language for job in batch], self._hotwords(batch)
+                [pending.chunk for pending in batch], [pending.language for pending in batch], self._hotwords(batch)
             )
         except Exception as error:
             if len(batch) == 1:
                 with suppress(InvalidStateError):
                     batch[0].result.set_exception(error)
                 return
-            for job in batch:
-                self._recognize([job])
+            for pending in batch:
+                self._recognize([pending])
             return
-        self._metrics.batch(len(batch), sum(job.seconds for job in batch), time.monotonic() - began)
-        for job, recognition in zip(batch, recognitions, strict=True):
-            with suppress(InvalidStateError):  # nobody wants it any more
-                job.result.set_result(recognition)
+        self._metrics.batch(len(batch), sum(pending.seconds for pending in batch), time.monotonic() - began)
+        for pending, recognition in zip(batch, recognitions, strict=True):
+            with suppress(InvalidStateError):  # cancelled meanwhile
+                pending.result.set_result(recognition)
 
-    def _hotwords(self, batch: Sequence[Job]) -> list[Sequence[str]]:
+    def _hotwords(self, batch: Sequence[PendingChunk]) -> list[Sequence[str]]:
         own = self.loaded().recognizer.hotwords
-        return [own if job.hotwords is None else job.hotwords for job in batch]
+        return [own if pending.hotwords is None else pending.hotwords for pending in batch]
 
     def loaded(self) -> Transcriber:
-        """The model, loaded if it is not; for the worker's own threads."""
+        """The model, loaded again if necessary; for the worker's own threads."""
         with self._loading:
             if self._transcriber is None:
                 self._transcriber = self._load()
@@ -282,14 +284,14 @@ def _facts(name: str, transcriber: Transcriber) -> ModelFacts:
     )
 
 
-class Caller(RecordingTranscriber):
-    """A transcriber for one request or one item of a session, whose model is the worker's, until it leaves.
+class WorkerTranscriber(RecordingTranscriber):
+    """A transcriber for one request or one item of a session, which queues its chunks for the worker.
 
     Args:
-        worker: has the model.
-        language: spoken; None where it is not known.
-        hotwords: to listen for; None for the server's own.
-        kind: of the chunks that it recognizes as a whole.
+        worker: recognizes the chunks.
+        language: the spoken language; None if unknown.
+        hotwords: words to listen for; None for the server's own.
+        kind: of the chunks that it passes to `recognize_chunks`.
     """
 
     def __init__(
@@ -302,31 +304,31 @@ class Caller(RecordingTranscriber):
         facts = worker.facts
         super().__init__(facts.sampling_rate, facts.max_seconds, FILE_BATCH, language, facts.cut_at_pauses)
         self.hotwords = hotwords
-        self.has_left, self._is_over = threading.Event(), threading.Event()
+        self.cancelled, self._is_over = threading.Event(), threading.Event()
         self._worker, self._kind = worker, kind
         self._waiting: list[Future[Recognition]] = []
         self._hypothesis: Future[Recognition] | None = None
-        worker.callers.add(self)
+        worker.transcribers.add(self)
 
     def recognize_chunks(
         self, chunks: Sequence[Chunk], languages: Sequence[str | None] | None = None
     ) -> list[Recognition]:
-        """As declared.
+        """See `RecordingTranscriber.recognize_chunks`.
 
         Raises:
-            CancelledError: the caller has left.
+            CancelledError: the transcriber was cancelled.
         """
         spoken = languages or [self.language] * len(chunks)
         waiting = self._waiting = self._worker.submit(chunks, spoken, self.hotwords, self._kind)
-        if self.has_left.is_set():
-            self.leave()
+        if self.cancelled.is_set():
+            self.cancel()
         return [future.result() for future in waiting]
 
     def recognize_open(self, chunk: Chunk) -> Recognition | None:
-        """As declared, and nothing once the speech is over.
+        """See `RecordingTranscriber.recognize_open`; None once the speech is over.
 
         Raises:
-            CancelledError: the caller has left.
+            CancelledError: the transcriber was cancelled.
         """
         (self._hypothesis,) = self._worker.submit([chunk], [self.language], self.hotwords, "open")
         if self._is_over.is_set():
@@ -334,20 +336,20 @@ class Caller(RecordingTranscriber):
         try:
             return self._hypothesis.result()
         except CancelledError:
-            if self.has_left.is_set():
+            if self.cancelled.is_set():
                 raise
             return None
 
     def end_speech(self) -> None:
-        """Want no hypotheses any more: nothing that comes now waits for one."""
+        """Note that the speech is over: hypotheses of it that are still waiting are cancelled."""
         self._is_over.set()
         if self._hypothesis is not None:
             self._hypothesis.cancel()
 
-    def leave(self) -> None:
-        """Want nothing any more: what waits is taken out of the queue."""
-        self.has_left.set()
-        self._worker.callers.discard(self)
+    def cancel(self) -> None:
+        """Take pending chunks out of the queue; later calls raise a CancelledError."""
+        self.cancelled.set()
+        self._worker.transcribers.discard(self)
         self.end_speech()
         for future in self._waiting:
             future.cancel()

@@ -1,8 +1,8 @@
-"""How a word without case and punctuation is written: labels, and their way from a text and back to one.
+"""Case and punctuation of a word as a label: labels of a text's words, and a word written with its label.
 
 Promises: the words of `labelled_words` are those of `normalize_training_text`, so that what is learned from a text fits
-what a recognizer writes; `write_word` applies a label to such a word. It does not know which label is right (see
-`asr_doge.models.punctuation`), and neither numbers as figures nor hyphens.
+what a recognizer writes; `write_word` applies a label to such a word. It predicts no labels (see
+`asr_doge.models.punctuation`), and writes neither numbers as figures nor hyphens.
 """
 
 import re
@@ -25,7 +25,7 @@ class WrittenForm:
 
 
 LABELS = tuple(WrittenForm(mark, case) for mark, case in product(("", ",", ".", "?", "!"), _CASES))
-"""What a model tells apart, by label id."""
+"""The classes of a punctuation model, by label id."""
 SENTENCE_MARKS = frozenset(".?!")
 """Marks after which a sentence begins."""
 _LABEL_IDS = {form: number for number, form in enumerate(LABELS)}
@@ -39,7 +39,7 @@ def labelled_words(text: str) -> list[tuple[str, int]]:
     """The plain words of a text, each with the id of its label.
 
     Returns:
-        None of them if the text is in capitals, or if its words, taken one by one, are not those of the whole (as with
+        An empty list if the text is in capitals, or if its words, taken one by one, are not those of the whole (as with
         quotation marks around several).
     """
     found: list[tuple[str, int]] = []

@@ -1,8 +1,8 @@
-"""What happens beside the steps of a run: when it stops, what it keeps, what it shows.
+"""Trainer callbacks: when a run stops, which checkpoints it keeps, what it shows.
 
 Promises: `best` is always a whole checkpoint, that of the lowest dev CER so far; a `checkpoint-N` folder is marked once
 it is whole, and older ones are removed only then; Ctrl-C and SIGTERM end the run at the end of a step, saved.
-They do not know how the model or the data are made.
+They know nothing of the model or the data.
 """
 
 import copy
@@ -41,7 +41,7 @@ SECONDS_BETWEEN_DRAWINGS = 60.0
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """Early stopping that goes on counting over a resume, where transformers' own starts anew.
+    """Early stopping whose count continues after a resume, where that of transformers starts again.
 
     Args:
         patience: evaluations without a lower dev CER.
@@ -167,7 +167,7 @@ class StopOnInterrupt(TrainerCallback):
             self._before = {}  # not the main thread, which alone may listen
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop, all processes at the same step, whichever was asked."""
+        """Stop all processes at the same step, whichever of them got the signal."""
         asked = self.asked
         if torch.distributed.is_initialized():
             flag = torch.tensor(int(asked), device=args.device)

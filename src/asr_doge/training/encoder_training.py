@@ -21,9 +21,9 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from asr_doge.audio import SAMPLE_RATE
 from asr_doge.data.digits import DigitClip, read_fsdd, recorded_clips
 from asr_doge.decoding.ctc import ctc_greedy_texts
+from asr_doge.models.atomic_folder import atomic_folder
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder
 from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
-from asr_doge.models.whole_folder import whole_folder
 from asr_doge.text.scoring import Scores, score
 from asr_doge.training.arguments import pretraining_arguments, train_or_resume
 from asr_doge.training.ctc_loss import ctc_loss
@@ -75,7 +75,7 @@ def pretrain_encoder(config: PretrainEncoderConfig) -> PretrainedEncoder:
     encoder.eval()
     scores = dev_scores(encoder, list(recorded_clips(config.dev_strings, dev_recordings, config.seed)))
     folder = Path(config.output_dir) / "encoder"
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         encoder.config.save_pretrained(partial)
         weights = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
         save_file(weights, partial / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})

@@ -7,7 +7,7 @@ utterances. It does not know how an example is made (see `asr_doge.training.data
 import sys
 from collections.abc import Sequence
 
-from asr_doge.data.batching import CountBatches, LengthBatches, LikeBatches, ProcessBatches, SharedBatches
+from asr_doge.data.batching import CountBatches, LengthBatches, ProcessBatches, SharedBatches, SimilarLengthBatches
 from asr_doge.data.feature_cache import FeatureCache
 from asr_doge.data.manifest import Utterance
 from asr_doge.data.sharding import Shard
@@ -86,7 +86,7 @@ def training_batches(config: TrainConfig, utterances: Sequence[Utterance]) -> Pr
     shard = Shard(process_rank() + 1, process_count())
     durations = [utterance.duration for utterance in utterances]
     if config.batch_seconds is None:
-        composed = LikeBatches if config.like_length else CountBatches
+        composed = SimilarLengthBatches if config.like_length else CountBatches
         batches = composed(durations, config.batch_size, config.seed)
         return ProcessBatches(batches, shard, config.gradient_accumulation_steps)
     by_length = LengthBatches(durations, config.batch_seconds, config.seed)

@@ -70,7 +70,7 @@ def _batch(examples: NamedExamples, count: int) -> dict[str, Tensor]:
 
 
 def _is_faster_in_bf16(model: ASRDogeForConditionalGeneration, batch: dict[str, Tensor]) -> float | None:
-    """How many times as fast a step is in bfloat16; None if the device has no instructions for it."""
+    """The speed-up of a step by bfloat16; None if the device has no instructions for it."""
     device = model.device
     if not _multiplies_in_bf16(device):
         return None

@@ -34,7 +34,7 @@ from asr_doge.training.pretraining_text import build_text_tokenizer
 from asr_doge.training.recipes import refuse_another_recipe, store_recipe
 
 DEV_EVERY = 200
-"""Each so many-th sentence is kept out of training, for the dev loss."""
+"""One sentence in this many is kept out of training, for the dev loss."""
 LONGEST = 64
 """Tokens of a sentence; longer ones are cut there."""
 _DEV_BATCH = 32
@@ -77,7 +77,7 @@ def _token_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> lis
 
 
 class TokenBatches(Dataset[list[list[int]]]):
-    """Batches of sentences of like length: every pass in another order, drawn from the seed.
+    """Batches of sentences of similar length: every pass in another order, drawn from the seed.
 
     Args:
         rows: token ids of each sentence.

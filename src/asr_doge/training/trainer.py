@@ -98,22 +98,22 @@ class SpeechTrainer(Seq2SeqTrainer):
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
-        """What a loss is computed in: accelerate's autocast over float32 weights, which it forgets with FSDP2 only."""
+        """The context of a loss: with FSDP2, the autocast that accelerate otherwise applies by itself."""
         return self.accelerator.autocast() if self.is_fsdp_enabled else nullcontext()
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, whole, where FSDP has shared it out; all processes must ask at once."""
+        """The weights of a checkpoint, gathered from all shards of FSDP; all processes must call this together."""
         state = self.trained_model.state_dict()
         return {name: _whole(state[name]) for name in sorted(self.trained_model.trained_keys())}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As transformers does it, which with FSDP would gather the frozen weights too."""
+        """Save trained weights only: with FSDP, transformers would gather the frozen ones too."""
         weights = self.trained_weights()
         if self.args.should_save:
             self._save(output_dir, state_dict=weights)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As transformers does it, which with FSDP would write the frozen weights too."""
+        """Save the optimizer and the schedule: with FSDP, transformers would write the frozen weights too."""
         if not self.is_fsdp_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
@@ -123,7 +123,7 @@ class SpeechTrainer(Seq2SeqTrainer):
             torch.save(cast(LRScheduler, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """What `save_model` wrote, into weights that FSDP has shared out already."""
+        """Load what `save_model` wrote, into weights that may be sharded by FSDP already."""
         if not self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
@@ -132,11 +132,11 @@ class SpeechTrainer(Seq2SeqTrainer):
         set_model_state_dict(self.trained_model, weights, options=options)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """This process's part of the batches: accelerate's would fill up the last with utterances read before."""
+        """This process's part of the batches: accelerate's loader would pad the last with utterances read before."""
         return self._loader(self.train_dataset, self.batches)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """This process's part of the dev set: accelerate's would be batches by count."""
+        """This process's part of the dev set: accelerate's loader would batch by count."""
         return self._loader(self.eval_dataset, self.evaluation_batches)
 
     def _loader(self, examples: Any, batches: ProcessBatches | SharedBatches) -> DataLoader[Any]:
@@ -151,7 +151,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """One group of parameters for each part, and for matrices and all others, which may decay differently."""
+        """Make the optimizer, with two groups for each part: matrices, and others, whose decay may differ."""
         if self.optimizer is None:
             trained = {name: p for name, p in self.trained_model.named_parameters() if p.requires_grad}
             matrices = set(self.get_decay_parameter_names(self.trained_model))
@@ -170,7 +170,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """The schedule, over so many steps."""
+        """The learning-rate schedule over `num_training_steps`."""
         if self.lr_scheduler is None:
             optimizer = optimizer or self.optimizer
             assert optimizer is not None
@@ -247,7 +247,7 @@ class SpeechTrainer(Seq2SeqTrainer):
         return norm
 
     def _not_finite(self, steps: Sequence[tuple[Tensor, list[str]]]) -> TrainingError:
-        """What to say of a step, given the losses of its parts with the ids of their utterances."""
+        """The error of a step, given the loss of each micro-batch with the ids of its utterances."""
         wrong = [ids for loss, ids in steps if not torch.isfinite(loss)]
         ids = [utterance_id for of_loss in wrong or [ids for _, ids in steps] for utterance_id in of_loss]
         named = ", ".join(ids[:NAMED_IDS]) + (f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else "")
@@ -392,7 +392,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def not_written(folder: Path, error: Exception) -> TrainingError:
-    """What to say when `folder` cannot be written."""
+    """The error if `folder` cannot be written."""
     return TrainingError(
         f"{folder} cannot be written ({first_line(error)}): make room, then go on with --resume_from latest; what was"
         " saved before is whole"

@@ -42,6 +42,7 @@ from asr_doge.training.configuration import TrainConfig
 from asr_doge.training.evaluation import Evaluation
 from asr_doge.training.examples import NamedExamples, collate_named
 from asr_doge.training.heads import Ids, prepare_head, tokens_of
+from asr_doge.training.hub_upload import push_to_hub
 from asr_doge.training.inputs import (
     evaluation_batches,
     leave_out_unreadable,
@@ -64,7 +65,6 @@ from asr_doge.training.resuming import (
     require_same_sharding,
 )
 from asr_doge.training.schedule import Schedule, read_schedule
-from asr_doge.training.sharing import push_to_hub
 from asr_doge.training.tracking import uses_wandb, wandb_run
 from asr_doge.training.trainer import SpeechTrainer, not_written, writing
 from asr_doge.training.warm_up import forget_warm_up, resolve_warm_up, warm_up
@@ -77,7 +77,7 @@ KEPT_CHECKPOINTS = 2
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left behind; `dev_cer` is that of `best`, as a fraction."""
+    """The outcome of a run; `dev_cer` is that of `best`, as a fraction."""
 
     best_dir: Path
     final_dir: Path
@@ -101,7 +101,7 @@ class _Run:
     record: dict[str, Any]
     """The content of `run.json`."""
     generation_config: GenerationConfig
-    """As it is to be saved; the Trainer fills up the model's own with its defaults."""
+    """The generation configuration to save; the Trainer adds its defaults to the model's own."""
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -151,7 +151,7 @@ def train(config: TrainConfig) -> TrainResult:
 
 
 def plan(config: TrainConfig) -> MemoryPlan:
-    """What `train` would need, without training.
+    """Plan the memory that `train` needs, without training.
 
     Raises:
         ASRDogeError: as `train`.
@@ -224,7 +224,7 @@ def _begin(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> int:
 
 
 def _changes(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> list[str]:
-    """What differs from the settings and data of a checkpoint, where that is allowed."""
+    """The differences from the settings and data of a checkpoint; an error unless they are allowed."""
     changed = changes_since(checkpoint, asdict(config), data, process_count())
     if changed and not config.allow_config_change:
         raise ConfigError(
@@ -235,10 +235,10 @@ def _changes(config: TrainConfig, checkpoint: Path, data: dict[str, Any]) -> lis
 
 
 def _resolved(config: TrainConfig) -> TrainConfig:
-    """The same, with what the flags leave open.
+    """The configuration with defaults that depend on the data resolved.
 
-    That is the feature cache to train from (the one that is given, else one that is found; empty for none), and whether
-    the run begins with a warm-up stage.
+    These are the feature cache to train from (the one that is given, else one that is found; empty for none), and
+    whether the run begins with a warm-up stage.
     """
     found = str(Path(config.data_dir) / "features")
     if config.train_encoder != "none":
@@ -268,7 +268,7 @@ def _assemble(config: TrainConfig) -> LoadedModel:
         prompt_template=config.prompt_template,
         encoder_window=config.encoder_window,
         device=own_device(config),
-        shelve_encoder=bool(config.features_dir),
+        skip_encoder_weights=bool(config.features_dir),
         adapter_type=config.adapter_type,
         adapter_hidden_dim=config.adapter_hidden_dim,
         adapter_stack=config.adapter_stack,
@@ -281,7 +281,7 @@ def _assemble(config: TrainConfig) -> LoadedModel:
 
 
 def _lora_options(config: TrainConfig) -> dict[str, Any]:
-    """As `peft.LoraConfig` has them."""
+    """The options of `peft.LoraConfig`."""
     return {
         "r": config.lora_rank,
         "lora_alpha": config.lora_alpha,

@@ -55,7 +55,7 @@ class Archive:
     bytes: int | None
     """Exact size, if known."""
     md5: str | None
-    """As stated by its publisher, if known."""
+    """MD5 that its publisher states, if known."""
     hours: float | None
     """Hours of speech in it, as stated by its publisher."""
 
@@ -82,7 +82,7 @@ class Corpus:
     licence: str = ""
     """Licence of the recordings; empty for a layout."""
     archives: Mapping[str, Archive] = field(default_factory=dict)
-    """What can be downloaded, by split."""
+    """The archives that can be downloaded, by split."""
 
     def read(self, folder: Path, split: str) -> list[Listed]:
         """List a split.

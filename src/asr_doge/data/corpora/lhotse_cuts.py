@@ -134,7 +134,7 @@ def _utterance(cut: Any, folder: Path, clip: Path) -> Listed:
 
 
 def _raw_text(supervision: Any) -> str:
-    """What was transcribed, as it was before `process` normalized it where that is known."""
+    """The transcript; if known, as it was before `process` normalized it."""
     return str((supervision.custom or {}).get("raw_text") or supervision.text or "").strip()
 
 

@@ -7,12 +7,12 @@ from asr_doge.models.encoders.base import (
     EncoderFamily,
     SpeechEncoder,
     SpeechEncoderOutput,
+    concatenate_outputs,
     encode,
-    joined,
     length_mask,
     set_encoder_window,
 )
-from asr_doge.models.encoders.conformer_ctc import GraniteSpeech5Family, ParakeetSpeechEncoder
+from asr_doge.models.encoders.conformer_ctc import GraniteSpeech5SpeechEncoder, ParakeetSpeechEncoder
 from asr_doge.models.encoders.granite_speech import GraniteSpeechEncoder, GraniteSpeechPlusEncoder
 from asr_doge.models.encoders.seanet import SEANetSpeechEncoder
 from asr_doge.models.encoders.wav2vec2 import HubertSpeechEncoder, Wav2Vec2SpeechEncoder, WavLMSpeechEncoder
@@ -23,7 +23,7 @@ ENCODERS: dict[str, type[EncoderFamily]] = {
     for family in (
         GraniteSpeechEncoder,
         GraniteSpeechPlusEncoder,
-        GraniteSpeech5Family,
+        GraniteSpeech5SpeechEncoder,
         HubertSpeechEncoder,
         ParakeetSpeechEncoder,
         SEANetSpeechEncoder,
@@ -52,9 +52,9 @@ __all__ = [
     "EncoderFamily",
     "SpeechEncoder",
     "SpeechEncoderOutput",
+    "concatenate_outputs",
     "encode",
     "encoder_family",
-    "joined",
     "length_mask",
     "set_encoder_window",
 ]

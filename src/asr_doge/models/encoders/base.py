@@ -6,6 +6,7 @@ loads one only through `EncoderFamily`. A family is one file beside this one, li
 It does not know any particular family, nor where weights come from.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class SpeechEncoderOutput:
     ctc_lengths: Tensor | None = None
 
 
-def joined(outputs: Sequence[SpeechEncoderOutput]) -> SpeechEncoderOutput:
-    """The outputs for several batches as that of one, in order; all have CTC logits, or none."""
+def concatenate_outputs(outputs: Sequence[SpeechEncoderOutput]) -> SpeechEncoderOutput:
+    """The outputs of several batches as one output, in order; either all have CTC logits or none."""
     if len(outputs) == 1:
         return outputs[0]
 
@@ -70,7 +71,7 @@ class SpeechEncoder(nn.Module, ABC):
         vocabulary: the labels of the CTC head; None without one, or where a family spells in a way of its own.
         ctc_layers: names of the modules that only the CTC logits go through; LoRA leaves them out, as no loss reaches
             them.
-        shelved_parameters: number of those that were left on disk (see `shelve`).
+        unloaded_parameters: number of parameters that were left on disk (see `drop_weights`).
     """
 
     has_ctc: bool = False
@@ -81,7 +82,7 @@ class SpeechEncoder(nn.Module, ABC):
     ctc_units: CTCUnits = "characters"
     vocabulary: CTCVocabulary | None = None
     ctc_layers: tuple[str, ...] = ()
-    shelved_parameters: int = 0
+    unloaded_parameters: int = 0
 
     @abstractmethod
     def forward(
@@ -100,9 +101,9 @@ class SpeechEncoder(nn.Module, ABC):
         return input_features.shape[1]
 
     def extractor_options(self, longest: int) -> dict[str, Any]:
-        """What its feature extractor is to be told, if anything, for a batch whose longest clip has `longest` samples.
+        """Options of the feature extractor for a batch whose longest clip has `longest` samples.
 
-        The encoder reads the same with these options and without; they spare what it would not read.
+        They do not change the encoder's output; they save features that it would not read.
         """
         return {}
 
@@ -133,19 +134,23 @@ class EncoderFamily(SpeechEncoder):
 
     Class attributes:
         model_type: the transformers `model_type` of the checkpoints this family reads.
+        checkpoint_keys: pattern of the names of needed tensors in a published checkpoint; its group is the name in this
+            module. Families that rename more override `rename_checkpoint_key`.
         unread_settings: patterns of names in a checkpoint's configuration that this encoder does not read, such as
             those of a language model beside it. A feature cache stays valid when they change.
         windows: how much it can read at a time, the published way first (see `set_encoder_window`).
     """
 
     model_type: ClassVar[str]
+    checkpoint_keys: ClassVar[str]
     unread_settings: ClassVar[tuple[str, ...]] = ()
     windows: ClassVar[tuple[EncoderWindow, ...]] = ("full",)
 
-    @staticmethod
-    @abstractmethod
-    def rename_checkpoint_key(key: str) -> str | None:
+    @classmethod
+    def rename_checkpoint_key(cls, key: str) -> str | None:
         """The name in this module of a tensor of a published checkpoint, or None for one that is not needed."""
+        match = re.fullmatch(cls.checkpoint_keys, key)
+        return match.group(1) if match else None
 
     @staticmethod
     def complete_config(config: PreTrainedConfig, reference: Reference) -> None:
@@ -166,18 +171,18 @@ class EncoderFamily(SpeechEncoder):
         """
 
 
-def shelve(encoder: SpeechEncoder) -> SpeechEncoder:
+def drop_weights(encoder: SpeechEncoder) -> SpeechEncoder:
     """Drop the weights of an encoder, which is on the meta device: it keeps shapes and labels, but cannot encode."""
-    encoder.shelved_parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    encoder.unloaded_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     for module in encoder.modules():
         for name in [name for name, _ in module.named_parameters(recurse=False)]:
             delattr(module, name)
     return encoder
 
 
-def shelved_parameters(module: nn.Module) -> int:
+def unloaded_parameters(module: nn.Module) -> int:
     """Number of the weights that encoders within a module have left on disk."""
-    return sum(part.shelved_parameters for part in module.modules() if isinstance(part, SpeechEncoder))
+    return sum(part.unloaded_parameters for part in module.modules() if isinstance(part, SpeechEncoder))
 
 
 def encode(
@@ -196,7 +201,7 @@ def encode(
     Raises:
         ValueError: the encoder's weights were left on disk.
     """
-    if shelved_parameters(encoder):
+    if unloaded_parameters(encoder):
         raise ValueError("this encoder was loaded without its weights, for training from cached features")
     # Most weights of a quantized encoder are integers, and features need a floating-point type.
     weight = next(weight for weight in encoder.parameters() if weight.is_floating_point())
@@ -208,7 +213,7 @@ def encode(
 
 
 def encoder_window(config: PreTrainedConfig) -> EncoderWindow:
-    """How much an encoder of this configuration reads at a time."""
+    """The window (full or clip) of an encoder's configuration."""
     return getattr(config, "encoder_window", "full")
 
 

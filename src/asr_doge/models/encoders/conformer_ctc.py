@@ -126,10 +126,11 @@ class ParakeetSpeechEncoder(MaskedConformer):
         return ParakeetFeatureExtractor(feature_size=config.encoder_config.num_mel_bins)
 
 
-class GraniteSpeech5Family(MaskedConformer):
+class GraniteSpeech5SpeechEncoder(MaskedConformer):
     """Granite Speech 5: `[B, T, 320]` at 50 Hz to `[B, T', hidden]` at 12.5 Hz (published sizes)."""
 
     model_type = "granite_speech5_ctc"
+    checkpoint_keys = r"(encoder\..+)"  # the CTC head is a part of the encoder
 
     def __init__(self, config: GraniteSpeech5CTCConfig) -> None:
         super().__init__(config)
@@ -145,11 +146,6 @@ class GraniteSpeech5Family(MaskedConformer):
     def output_lengths(self, input_lengths: Tensor) -> Tensor:
         """Frames halved by each subsampling layer; at least one."""
         return (input_lengths // self.shortest).clamp(min=1)
-
-    @staticmethod
-    def rename_checkpoint_key(key: str) -> str | None:
-        """Names unchanged; the head is a part of the encoder."""
-        return key if key.startswith("encoder.") else None
 
     @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> LogMelFeatureExtractor:

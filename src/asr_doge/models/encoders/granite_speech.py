@@ -8,10 +8,10 @@ within a clip, and the convolution reads zeros between clips. `compile` makes fe
 for a GPU.
 
 It does not know the language model of the full checkpoint; none of its 2.5B parameters is read or allocated.
-Source: transformers `granite_speech` and `granite_speech_plus`; https://huggingface.co/ibm-granite/granite-speech-3.3-2b.
+Source: transformers `granite_speech` and `granite_speech_plus`;
+    https://huggingface.co/ibm-granite/granite-speech-3.3-2b.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -36,13 +36,12 @@ from asr_doge.audio.log_mel import FRAME_RATE_HZ
 from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput
 from asr_doge.models.feature_extraction_asr_doge import LogMelFeatureExtractor
 
-_WANTED_KEY = re.compile(r"(?:model\.)?((?:encoder|projector)\..+)")
-
 
 class GraniteSpeechEncoder(EncoderFamily):
     """Conformer and q-former projector: `[B, T, 160]` at 50 Hz to `[B, T', 2048]` at 10 Hz (published sizes)."""
 
     model_type = "granite_speech"
+    checkpoint_keys = r"(?:model\.)?((?:encoder|projector)\..+)"  # transformers 5 adds `model.`
     unread_settings = ("text_config", "has_lora_adapter")  # the width of the embeddings is in the projector's weights
     has_ctc = True
     upstream: ClassVar[tuple[type[nn.Module], type[nn.Module]]] = (
@@ -115,12 +114,6 @@ class GraniteSpeechEncoder(EncoderFamily):
         return [*list(self.encoder.layers)[-count:], self.projector]
 
     @staticmethod
-    def rename_checkpoint_key(key: str) -> str | None:
-        """`encoder.*` and `projector.*`, with or without the `model.` that transformers 5 puts before them."""
-        match = _WANTED_KEY.fullmatch(key)
-        return match.group(1) if match else None
-
-    @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> LogMelFeatureExtractor:
         """The published log-mel front end, whatever `config` is."""
         return LogMelFeatureExtractor()
@@ -143,7 +136,7 @@ class GraniteSpeechEncoder(EncoderFamily):
         return self.last_states(self._layer_states(input_features, input_lengths))
 
     def _layer_states(self, input_features: Tensor, input_lengths: Tensor) -> Tensor:
-        """What the projector reads, `[B, T, layers * hidden]`; arguments as in `conformer`."""
+        """The projector's input, `[B, T, layers * hidden]`; arguments as in `conformer`."""
         batch, num_frames, _ = input_features.shape
         lengths = input_lengths.cpu()
         frames = _PackedLayout.padded(lengths, num_frames, input_features.device)
@@ -169,37 +162,38 @@ class GraniteSpeechPlusEncoder(GraniteSpeechEncoder):
     upstream = (GraniteSpeechPlusCTCEncoder, GraniteSpeechPlusEncoderProjector)
 
 
-class Places(NamedTuple):
-    """Where the `N` packed frames are in the layouts that a conformer block needs, all on the device of the frames.
+class BlockIndices(NamedTuple):
+    """Gather indices of the `N` packed frames for attention in blocks and for the convolution, on their device.
 
     Attributes:
         distances: `[2 * block]`, from `_distances`.
-        block_sources: `[S]`, the frame in each row of whole blocks; past a clip's end its last one.
+        block_sources: `[S]`, the frame in each row if clips are padded to whole blocks; in padding, the clip's last
+            one.
         block_rows: `[N]`, the row of each frame.
         block_mask: `[blocks, 1, 1, block]`, True at frames.
-        gap_sources: `[S']`, the frame in each row where every clip is followed by as many rows as the convolution
-            reaches.
-        gap_rows: `[N]`, the row of each frame.
-        is_gap: `[S', 1]`, False at frames.
+        conv_sources: `[S']`, the frame in each row if every clip is followed by as many rows of padding as the
+            convolution reaches.
+        conv_rows: `[N]`, the row of each frame.
+        conv_padding: `[S', 1]`, True at these rows of padding.
     """
 
     distances: Tensor
     block_sources: Tensor
     block_rows: Tensor
     block_mask: Tensor
-    gap_sources: Tensor
-    gap_rows: Tensor
-    is_gap: Tensor
+    conv_sources: Tensor
+    conv_rows: Tensor
+    conv_padding: Tensor
 
 
-RunBlock = Callable[[GraniteSpeechConformerBlock, Tensor, Places], Tensor]
+RunBlock = Callable[[GraniteSpeechConformerBlock, Tensor, BlockIndices], Tensor]
 
 
-def run_block(layer: GraniteSpeechConformerBlock, hidden_states: Tensor, places: Places) -> Tensor:
+def run_block(layer: GraniteSpeechConformerBlock, hidden_states: Tensor, indices: BlockIndices) -> Tensor:
     """Packed frames `[N, hidden]` after one of upstream's conformer blocks."""
     hidden_states = hidden_states + 0.5 * layer.ff1(hidden_states)
-    hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, places)
-    hidden_states = hidden_states + _convolution(layer.conv, hidden_states, places)
+    hidden_states = hidden_states + _block_attention(layer.attn, hidden_states, indices)
+    hidden_states = hidden_states + _convolution(layer.conv, hidden_states, indices)
     hidden_states = hidden_states + 0.5 * layer.ff2(hidden_states)
     return cast(Tensor, layer.post_norm(hidden_states))
 
@@ -212,7 +206,7 @@ class ConformerRunner:
         attention_dists: `[context, context]`, as upstream computes it: the index of each (query, key) into the relative
             position embedding. Attention is local to blocks of `context` frames.
         layer: any of the blocks, for the reach of its convolution.
-        run: `run_block`, or what was compiled from it.
+        run: `run_block`, or its compiled form.
     """
 
     def __init__(
@@ -229,7 +223,7 @@ class ConformerRunner:
         blocks = _PackedLayout(lengths, _round_up(lengths, block), device)
         gapped = _PackedLayout(lengths, lengths + max(layer.conv.depth_conv.padding), device)
         self._run = run
-        self._places = Places(
+        self._indices = BlockIndices(
             _distances(attention_dists[:block, :block]),
             blocks.sources(),
             blocks.rows,
@@ -241,7 +235,7 @@ class ConformerRunner:
 
     def __call__(self, layer: GraniteSpeechConformerBlock, hidden_states: Tensor) -> Tensor:
         """Packed frames `[N, hidden]` after one block."""
-        return self._run(layer, hidden_states, self._places)
+        return self._run(layer, hidden_states, self._indices)
 
 
 class _PackedLayout:
@@ -309,21 +303,23 @@ def _distances(of_pairs: Tensor) -> Tensor:
     return F.pad(falling, (0, 1))  # to an even width, for aligned rows; the last column is never looked at
 
 
-def _block_attention(attention: GraniteSpeechConformerAttention, hidden_states: Tensor, places: Places) -> Tensor:
+def _block_attention(
+    attention: GraniteSpeechConformerAttention, hidden_states: Tensor, indices: BlockIndices
+) -> Tensor:
     """Self-attention `[N, hidden]` within blocks of one clip, with Shaw's relative positions."""
-    blocks, block = len(places.block_mask), places.block_mask.shape[-1]
+    blocks, block = len(indices.block_mask), indices.block_mask.shape[-1]
     shape = (blocks, block, attention.num_heads, cast(int, attention.dim_head))
     normed = attention.pre_norm(hidden_states)
     # Rows past a clip's end repeat its last frame: as keys they are masked, as queries they are not read.
-    query = attention.to_q(normed).index_select(0, places.block_sources).view(shape)
-    key, value = attention.to_kv(normed).index_select(0, places.block_sources).chunk(2, dim=-1)
-    bias = _relative_bias(query, attention.rel_pos_emb(places.distances) * attention.scale)
-    bias = _masked(bias, places.block_mask)  # every block has a frame to attend to
+    query = attention.to_q(normed).index_select(0, indices.block_sources).view(shape)
+    key, value = attention.to_kv(normed).index_select(0, indices.block_sources).chunk(2, dim=-1)
+    bias = _relative_bias(query, attention.rel_pos_emb(indices.distances) * attention.scale)
+    bias = _masked(bias, indices.block_mask)  # every block has a frame to attend to
     # [blocks, heads, block, d]
     query, key, value = (part.view(shape).transpose(1, 2) for part in (query, key, value))
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=attention.scale)
     mixed = mixed.transpose(1, 2).reshape(blocks * block, -1)
-    return attention.dropout(attention.to_out(mixed.index_select(0, places.block_rows)))
+    return attention.dropout(attention.to_out(mixed.index_select(0, indices.block_rows)))
 
 
 def _masked(bias: Tensor, mask: Tensor) -> Tensor:
@@ -353,11 +349,11 @@ def _relative_bias(query: Tensor, positions: Tensor) -> Tensor:
     return scores.as_strided((blocks, heads, block, block), strides, block - 1)
 
 
-def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor, places: Places) -> Tensor:
+def _convolution(module: GraniteSpeechConformerConvModule, hidden_states: Tensor, indices: BlockIndices) -> Tensor:
     """The conformer's convolution module `[N, hidden]`; around each clip it reads zeros, as for a clip alone."""
     gated = F.glu(_pointwise(module.up_conv, module.norm(hidden_states)), dim=-1)
-    spread = gated.index_select(0, places.gap_sources).masked_fill_(places.is_gap, 0.0)
-    mixed = _depthwise(module.depth_conv, spread).index_select(0, places.gap_rows)
+    spread = gated.index_select(0, indices.conv_sources).masked_fill_(indices.conv_padding, 0.0)
+    mixed = _depthwise(module.depth_conv, spread).index_select(0, indices.conv_rows)
     return module.dropout(_pointwise(module.down_conv, module.silu(module.batch_norm(mixed))))
 
 

@@ -16,7 +16,7 @@ from asr_doge.choices import Quantization
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference
 from asr_doge.models.encoders import SpeechEncoder, encoder_family
-from asr_doge.models.encoders.base import shelve
+from asr_doge.models.encoders.base import drop_weights
 from asr_doge.models.quantization import quantize_linear_layers
 from asr_doge.models.weights import load_weights, weights_fingerprint
 
@@ -30,7 +30,7 @@ def load_encoder(
     dtype: torch.dtype = torch.float32,
     quantization: Quantization = "none",
     *,
-    shelved: bool = False,
+    skip_weights: bool = False,
 ) -> SpeechEncoder:
     """A frozen speech encoder with the weights of a checkpoint.
 
@@ -39,7 +39,7 @@ def load_encoder(
         config: its configuration.
         dtype: of the weights in memory.
         quantization: see `asr_doge.models.quantization`.
-        shelved: leave the weights on disk (see `shelve`).
+        skip_weights: leave all weights on disk (see `drop_weights`).
 
     Raises:
         CheckpointError: no family reads it, its sampling rate is another, or a weight is missing, unexpected
@@ -53,8 +53,8 @@ def load_encoder(
         raise CheckpointError(
             f"{family.__name__}.ctc_head needs another name: checkpoints hold heads that were trained apart under it"
         )
-    if shelved:
-        return shelve(encoder).eval()
+    if skip_weights:
+        return drop_weights(encoder).eval()
     if quantization == "int8":
         quantize_linear_layers(encoder)
     load_weights(encoder, reference, family.rename_checkpoint_key, f"speech encoder '{reference.name}'", dtype)
@@ -90,7 +90,7 @@ def encoder_fingerprint(reference: Reference, config: PreTrainedConfig) -> str:
 
 
 def feature_source(fingerprint: str | None, config: PreTrainedConfig, extractor: Any) -> dict[str, str | int | None]:
-    """What speech embeddings in a cache depend on besides the audio; another value means other embeddings.
+    """Everything that cached speech embeddings depend on besides the audio; another value means other embeddings.
 
     Args:
         fingerprint: of the encoder's weights.

@@ -8,7 +8,6 @@ It has no CTC head, and gives 50 embeddings a second: stack them in the adapter 
 Source: transformers `whisper`; https://arxiv.org/abs/2212.04356.
 """
 
-import re
 from typing import Any
 
 import torch
@@ -19,9 +18,9 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput, encoder_window, length_mask
 
-_WANTED_KEY = re.compile(r"(?:model\.)?(encoder\..+)")
 SILENCE_FRAMES = 100
-"""What the window `clip` reads after a clip, at 100 Hz: a second. Without any, a clip's last states differ most."""
+"""Frames of silence after a clip with window `clip`: a second at 100 Hz. Without it, a clip's last states differ most
+from those with window `full`."""
 LONGEST_FRAMES, SAMPLES_PER_FRAME = 3000, 160
 """Frames of 30 s, and samples in each, of transformers' `WhisperFeatureExtractor`."""
 
@@ -30,6 +29,7 @@ class WhisperSpeechEncoder(EncoderFamily):
     """Whisper encoder: `[B, mels, 3000]` at 100 Hz to `[B, T', d_model]` at 50 Hz."""
 
     model_type = "whisper"
+    checkpoint_keys = r"(?:model\.)?(encoder\..+)"  # of `WhisperForConditionalGeneration`, too
     unread_settings = ("decoder_*", "vocab_size", "max_target_positions", "*suppress_tokens", "median_filter_width")
     has_ctc = False
     windows = ("full", "clip")
@@ -100,12 +100,6 @@ class WhisperSpeechEncoder(EncoderFamily):
     def last_layers(self, count: int) -> list[nn.Module]:
         """Encoder layers and the norm after them."""
         return [*list(self.encoder.layers)[-count:], self.encoder.layer_norm]
-
-    @staticmethod
-    def rename_checkpoint_key(key: str) -> str | None:
-        """`encoder.*`, with or without the `model.` that `WhisperForConditionalGeneration` puts before it."""
-        match = _WANTED_KEY.fullmatch(key)
-        return match.group(1) if match else None
 
     @staticmethod
     def feature_extractor(config: PreTrainedConfig) -> WhisperFeatureExtractor:

@@ -1,7 +1,7 @@
 """The page at `/`: drop a file, or hold a button and speak.
 
-Promises: it is what lies in this folder, as it lies there; it loads nothing from elsewhere, and the browser is told to
-hold it to that.
+Promises: it is served from the files of this folder unchanged; it loads nothing from elsewhere, which its content
+security policy enforces.
 """
 
 from importlib.resources import files

@@ -59,15 +59,15 @@ class ItemReader:
         self._decoder = FileDecoder(memory)
 
     def start(self) -> str | None:
-        """Get ready; returns what the user should know, if anything."""
+        """Prepare; returns a note for the user, if any."""
         return None
 
     def close(self) -> None:
-        """End the process that stands by for decoding."""
+        """End the fork server that decodes."""
         self._decoder.close()
 
     def read_ahead(self, items: Sequence[Item]) -> Iterator["Reading"]:
-        """Recordings in order; each must be read, or left, before the next is asked for."""
+        """Recordings in order; each must be read, or skipped, before the next is requested."""
         waiting = iter(items)
         ahead: deque[Reading] = deque()
         with ThreadPoolExecutor(self._at_once) as threads:
@@ -84,31 +84,31 @@ class ItemReader:
                     try:
                         yield reading
                     finally:
-                        reading.has_left.set()
+                        reading.cancelled.set()
             finally:
                 for reading in ahead:
-                    reading.has_left.set()
+                    reading.cancelled.set()
 
-    def blocks(self, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+    def blocks(self, item: Item, on_note: Note, cancelled: threading.Event) -> Iterator[Samples]:
         """The samples of an item, at 16 kHz.
 
         Raises:
             AudioError: its recording cannot be fetched or read, or is given up, or ends before its part begins.
         """
         with self._opened(item) as file:
-            yield from self.decoded(file, item, on_note, has_left)
+            yield from self.decoded(file, item, on_note, cancelled)
 
-    def decoded(self, file: BinaryIO, item: Item, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+    def decoded(self, file: BinaryIO, item: Item, on_note: Note, cancelled: threading.Event) -> Iterator[Samples]:
         """The samples of an item whose recording is open; errors as of `blocks`, but for fetching it."""
-        return cut(self._whole(file, item.name, each_once(on_note), has_left), item)
+        return samples_of_item(self._whole(file, item.name, each_once(on_note), cancelled), item)
 
-    def _whole(self, file: BinaryIO, name: str, on_note: Note, has_left: threading.Event) -> Iterator[Samples]:
+    def _whole(self, file: BinaryIO, name: str, on_note: Note, cancelled: threading.Event) -> Iterator[Samples]:
         """The samples of a recording, decoded in as many attempts as it may take."""
         given = 0
         for attempt in range(1, self._attempts + 1):
             file.seek(0)  # which the decoder may share
             try:
-                for block in without_first(given, self._decoder.blocks(file, name, has_left, on_note, self._channel)):
+                for block in skip_samples(given, self._decoder.blocks(file, name, cancelled, on_note, self._channel)):
                     given += len(block)
                     yield block
                 return
@@ -127,7 +127,7 @@ class ItemReader:
 
 
 def item_reader(config: TranscribeJobConfig) -> ItemReader:
-    """A reader as the settings want it."""
+    """The reader for these settings."""
     memory = config.decode_memory_mb * 1_000_000
     settings = config.decoders, config.max_attempts, memory, _CHANNELS[config.channels]
     if config.decode_workers:
@@ -149,8 +149,8 @@ def each_once(on_note: Note) -> Note:
     return note_once
 
 
-def without_first(samples: int, blocks: Iterator[Samples]) -> Iterator[Samples]:
-    """The blocks without so many samples at their beginning, which an attempt before gave."""
+def skip_samples(samples: int, blocks: Iterator[Samples]) -> Iterator[Samples]:
+    """The blocks without their first `samples` samples, which an earlier attempt gave."""
     for block in blocks:
         new = block[samples:]
         samples -= min(samples, len(block))
@@ -163,19 +163,19 @@ class Reading:
 
     Attributes:
         name: what to call it.
-        has_left: set when nobody wants it any more.
+        cancelled: set when its reader no longer wants it.
     """
 
     def __init__(self, item: Item) -> None:
         self._item = item
         self.name = item.name
-        self.has_left = threading.Event()
+        self.cancelled = threading.Event()
         self._queue: queue.Queue[Samples | str | ASRDogeError | None] = queue.Queue(_QUEUED_BLOCKS)
 
     def fill(self, reader: ItemReader) -> None:
         """Decode, in a thread."""
         try:
-            for block in reader.blocks(self._item, self._note, self.has_left):
+            for block in reader.blocks(self._item, self._note, self.cancelled):
                 if not self._put(block):
                     return
             self._put(None)
@@ -198,8 +198,8 @@ class Reading:
         self._put(note)
 
     def _put(self, thing: Samples | str | ASRDogeError | None) -> bool:
-        """Hand something to the reader; False if it has left."""
-        while not self.has_left.is_set():
+        """Hand something to the reader; False if it was cancelled."""
+        while not self.cancelled.is_set():
             try:
                 self._queue.put(thing, timeout=0.2)
                 return True
@@ -208,8 +208,8 @@ class Reading:
         return False
 
 
-def cut(blocks: Iterator[Samples], item: Item) -> Iterator[Samples]:
-    """The part of a recording that an item is, in blocks.
+def samples_of_item(blocks: Iterator[Samples], item: Item) -> Iterator[Samples]:
+    """The samples of an item, in blocks, from those of its whole recording.
 
     Raises:
         AudioError: the recording ends before the part begins.
@@ -263,7 +263,7 @@ def open_item(item: Item) -> BinaryIO:
 
 
 def _failure(item: Item, error: Exception) -> AudioError:
-    """What to tell of a recording that cannot be opened."""
+    """The error for a recording that cannot be opened."""
     if isinstance(error, FileNotFoundError):
         if is_url(item.url) or item.stamp in ("", "missing"):
             return AudioError(f"{item.name} does not exist: check the path.")
@@ -272,15 +272,15 @@ def _failure(item: Item, error: Exception) -> AudioError:
         )
     reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
     line = f"{item.name} cannot be opened: {reason}"
-    if not _may_pass(item, error):
+    if not _is_transient(item, error):
         return AudioError(f"{line}.")
     if is_url(item.url) and (isinstance(error, PermissionError) or http_status(error) in (401, 403)):
         return DeniedError(f"{line}: check your credentials.")
     return FetchError(f"{line}.")
 
 
-def _may_pass(item: Item, error: Exception) -> bool:
-    """Whether an error is one of the store, or of this machine, and not of the recording."""
+def _is_transient(item: Item, error: Exception) -> bool:
+    """Whether an error is the store's or this machine's, and not the recording's."""
     if isinstance(error, ValueError) and path_of(item.url).lower().endswith(".parquet"):  # a damaged one
         return False
     if isinstance(error, DataError) or is_url(item.url):  # a package that is missing here, for one
@@ -308,7 +308,7 @@ def _copy_range(item: Item, copy: IO[bytes]) -> None:
 
 
 def _copy(file: BinaryIO, copy: IO[bytes], left: int | None) -> None:
-    """Copy so many bytes, or all."""
+    """Copy `left` bytes, or all."""
     while left is None or left > 0:
         block = file.read(_COPIED_BYTES if left is None else min(left, _COPIED_BYTES))
         if not block:
@@ -318,7 +318,7 @@ def _copy(file: BinaryIO, copy: IO[bytes], left: int | None) -> None:
 
 
 def store_of(item: Item) -> tuple[str, str]:
-    """What keys are of: protocol and server or bucket; empty for a local file."""
+    """Protocol and server (or bucket), which share credentials; empty for a local file."""
     parts = urlsplit(item.url)
     return (parts.scheme, parts.netloc) if is_url(item.url) else ("", "")
 

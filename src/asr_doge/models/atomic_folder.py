@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """Give an empty folder beside `folder` to write to; if nothing fails, it is renamed to `folder` and replaces it.
 
     The remains of an attempt that was killed are removed by the next one; those of one that fails, at once.

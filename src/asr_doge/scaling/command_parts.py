@@ -8,10 +8,8 @@ knows no command.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Generic, TypeVar
 
-from asr_doge.data.stores import is_url
 from asr_doge.errors import ASRDogeError, DataError, StoreError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import EngineConfig
@@ -19,17 +17,17 @@ from asr_doge.scaling.engines import StageError, TransientError
 from asr_doge.scaling.ray_engine import run_on_ray
 
 PARTS_PER_WORKER = 2
-"""Parts for each worker, so that one that is slow or lost leaves less to the others."""
+"""Parts for each worker: several, so that one that is slow or lost leaves less to the others."""
 MOST_ATTEMPTS = 3
 
 Report = TypeVar("Report")
 
 
 class PartsWorker(Generic[Report]):
-    """Does parts.
+    """Runs parts of a command.
 
     Args:
-        load: loads what they need; what it returns does a part, such as `2/8`.
+        load: loads what the parts need, and returns the function that runs a part such as `2/8`.
     """
 
     def __init__(self, load: Callable[[], Callable[[str], Report]]) -> None:
@@ -57,7 +55,7 @@ class PartsWorker(Generic[Report]):
             raise StageError(f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
-        """Nothing is left to end."""
+        """End nothing."""
 
 
 def run_parts(
@@ -74,7 +72,7 @@ def run_parts(
         config: of the cluster.
         parts: what is to be done.
         title: of the bar.
-        paths: that the work depends on, which are relative to the working directory if at all.
+        paths: as in `run_on_ray`.
 
     Raises:
         ASRDogeError: as in `run_on_ray` and of the work itself; or a part ended too many workers.
@@ -87,7 +85,7 @@ def run_parts(
             reports.append(report)
             bar.update()
 
-        def again(part: str, reason: str) -> list[str]:
+        def retry(part: str, reason: str) -> list[str]:
             attempts[part] += 1
             if attempts[part] < MOST_ATTEMPTS:
                 return [part]
@@ -96,16 +94,14 @@ def run_parts(
                 f" with --shard {part} to see why"
             )
 
-        relative = any(path is not None and not is_url(path) and not Path(path).is_absolute() for path in paths)
-        folder = str(Path.cwd()) if relative else None
-        left = run_on_ray(partial(PartsWorker[Report], load), parts, config, on_report, folder, again)
+        left = run_on_ray(partial(PartsWorker[Report], load), parts, config, on_report, paths, retry)
     if left:
         raise DataError(left[0])
     return reports
 
 
 def part_names(config: EngineConfig, most: int | None = None) -> list[str]:
-    """The parts for the workers of a cluster, at most so many."""
+    """The parts for the workers of a cluster; at most `most`."""
     count = PARTS_PER_WORKER * config.worker_range()[1]
     count = min(count, most) if most else count
     return [f"{part}/{count}" for part in range(1, count + 1)]

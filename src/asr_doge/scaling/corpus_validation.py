@@ -1,4 +1,4 @@
-"""`process` on a Ray cluster: the recordings of a corpus measured and judged in blocks, by whichever worker is free.
+"""`process` on a Ray cluster: the recordings of a corpus are measured and validated in blocks, by any free worker.
 
 Promises: the manifests are those of one process. A block that ends its worker is divided, so that in the end one
 recording is alone: it is dropped when it has ended `MOST_ATTEMPTS` workers by itself, and named. Nothing is stored on
@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from asr_doge.data.configuration import ProcessConfig
 from asr_doge.data.corpora import MISSING_AUDIO, Listed, Rejected
 from asr_doge.data.manifest import Utterance
-from asr_doge.data.processing import AT_ONCE, judge_each
+from asr_doge.data.processing import AT_ONCE, validate_each
 from asr_doge.errors import DataError
 from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import EngineConfig
@@ -23,27 +22,27 @@ from asr_doge.scaling.ray_engine import run_on_ray
 
 MOST_ATTEMPTS = 2
 BLOCKS_PER_WORKER = 8
-"""Blocks for each worker, at least, so that one that is slow or lost leaves little to the others."""
+"""Least blocks for each worker, so that one that is slow or lost leaves little to the others."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Recordings that follow one another in a list; it is known by where it starts and how many they are."""
+    """Consecutive recordings of a list, identified by their start and count."""
 
     start: int
     count: int
     listed: tuple[Listed, ...] = field(compare=False)
 
     def parts(self, size: int) -> "list[Block]":
-        """The same in blocks of a size."""
+        """The block divided into blocks of at most `size` recordings."""
         cuts = range(0, self.count, size)
         return [
             Block(self.start + cut, len(self.listed[cut : cut + size]), self.listed[cut : cut + size]) for cut in cuts
         ]
 
 
-class JudgingWorker:
-    """Judges blocks.
+class ValidationWorker:
+    """Validates blocks.
 
     Args:
         config: of the command.
@@ -56,17 +55,17 @@ class JudgingWorker:
         """Load nothing."""
 
     def run(self, block: Block, is_last: bool = False) -> tuple[int, list[Utterance | Rejected]]:
-        """Where a block starts, and what becomes of its recordings."""
-        return block.start, list(judge_each(block.listed, self._config))
+        """The start of a block, and the results of its recordings."""
+        return block.start, list(validate_each(block.listed, self._config))
 
     def close(self) -> None:
-        """Nothing is left to end."""
+        """End nothing."""
 
 
-def judge_on_ray(
+def validate_on_ray(
     engine: EngineConfig, listed: Sequence[Listed], config: ProcessConfig, title: str
 ) -> Iterator[Utterance | Rejected]:
-    """Judge recordings on a cluster, in their order.
+    """Validate recordings on a cluster, in their order.
 
     Raises:
         ConfigError, ASRDogeError: as in `run_on_ray`; or a recording is here and not on a worker's node.
@@ -80,7 +79,7 @@ def judge_on_ray(
             found[report[0]] = report[1]
             bar.update(len(report[1]))
 
-        def again(block: Block, reason: str) -> list[Block]:
+        def retry(block: Block, reason: str) -> list[Block]:
             if block.count > 1:
                 return block.parts(-(-block.count // 2))
             attempts[block.start] += 1
@@ -94,7 +93,8 @@ def judge_on_ray(
 
         size = min(AT_ONCE, -(-len(listed) // (BLOCKS_PER_WORKER * engine.worker_range()[1])) or 1)
         blocks = Block(0, len(listed), tuple(listed)).parts(size)
-        run_on_ray(partial(JudgingWorker, config), blocks, engine, on_report, _folder(listed), again)
+        paths = [source.audio_path for source in listed if not isinstance(source, Rejected)]
+        run_on_ray(partial(ValidationWorker, config), blocks, engine, on_report, paths, retry)
     for _, results in sorted(found.items()):
         yield from results
 
@@ -112,9 +112,3 @@ def _check_shared(listed: Sequence[Listed], results: Sequence[Utterance | Reject
             raise DataError(
                 f"{source.audio_path} is on this machine and not on a worker's node: share its folder among the nodes"
             )
-
-
-def _folder(listed: Sequence[Listed]) -> str | None:
-    """The working directory, if any path starts from it."""
-    paths = (source.audio_path for source in listed if not isinstance(source, Rejected))
-    return str(Path.cwd()) if any(not path.is_absolute() for path in paths) else None

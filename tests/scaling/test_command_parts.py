@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from asr_doge.errors import CheckpointError, ConfigError, DataError, StoreError
+from asr_doge.scaling.command_parts import PartsWorker, part_names
 from asr_doge.scaling.configuration import EngineConfig
 from asr_doge.scaling.engines import StageError, TransientError
-from asr_doge.scaling.parts import PartsWorker, part_names
 
 
 def failing(error: Exception) -> Callable[[str], None]:

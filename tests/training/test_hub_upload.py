@@ -15,8 +15,8 @@ from huggingface_hub import constants
 
 from asr_doge.errors import TrainingError
 from asr_doge.models import load_model
+from asr_doge.training.hub_upload import push_to_hub
 from asr_doge.training.record import read_record
-from asr_doge.training.sharing import push_to_hub
 from tests.training.conftest import Train
 
 TOKEN = "hf_of_a_test"

@@ -1,10 +1,10 @@
-"""The language model's opinion of the words that label sequences spell, for searches that ask again and again.
+"""Score the words that label sequences spell with the language model, for beam searches.
 
-Promises: `WordPrior` scores the complete words of label sequences, and whole texts, by the language model alone. It
-reads only what is new, and all of a call in one pass; the result does not depend on what is read together, but for
-mixtures of experts whose router looks at all tokens of a pass.
-It does not know audio or clips, nor which label sequences are worth asking about (see `asr_doge.decoding.fusion`), nor
-sliding windows of attention: a text shorter than them, as a chunk's is in published models, is read as it should be.
+Promises: `LanguageModelScorer` scores the complete words of label sequences, and whole texts, by the language model
+alone. A call reads only tokens that no earlier call has read, in one pass; scores do not depend on which texts are read
+together, except for mixtures of experts whose router looks at all tokens of a pass.
+It does not know audio or clips, nor how label sequences are searched (see `asr_doge.decoding.fusion`). It ignores
+sliding-window attention: texts must be shorter than the window, as those of chunks are in published models.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,25 +19,25 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 MOST_STATES = 64
-"""Texts whose KV caches are kept at a time, for each search."""
+"""Texts whose KV caches are kept, for each search."""
 MOST_LOG_PROBS = 1 << 24
 """Log-probabilities of next tokens (64 MiB) beyond which several searches keep no more texts than one."""
 
 Words = tuple[str, ...]
 Read = tuple["_TextState", list[int]]
-"""A text that was read, and the tokens after it that were not."""
+"""The state after a text, and the tokens that follow it and were not read yet."""
 
 
 @dataclass(frozen=True)
 class _TextState:
-    """The language model after a text.
+    """The language model's state after a text.
 
     Attributes:
         ids: the text's tokens.
         log_probs: natural logarithm of the probability of each.
         next_log_probs: of the next token, `[V]`.
-        cache: keys and values of all layers for each token, and for the model's first, `[1 + len(ids)]` of `[D]`.
-            A text that goes on from another has the same tensors there, not only equal ones.
+        cache: the KV cache: for the first token and each of `ids`, keys and values of all layers, `[D]`. A text that
+            continues another shares its tensors.
     """
 
     ids: list[int]
@@ -46,8 +46,8 @@ class _TextState:
     cache: list[Tensor]
 
 
-class WordPrior:
-    """The language model's weighted log-probability of the complete words of CTC label sequences.
+class LanguageModelScorer:
+    """Scores the complete words of CTC label sequences: weighted log-probability plus a bonus for each word.
 
     Args:
         language_model: a causal language model that reads `[bos] text`.
@@ -56,7 +56,7 @@ class WordPrior:
         tokenize: the language model's tokens of texts, without special ones.
         weight: of the log-probability.
         bonus: added for each word.
-        searches: that ask at the same time.
+        searches: number of searches that share it.
 
     Attributes:
         passes: of the language model, so far.
@@ -92,16 +92,16 @@ class WordPrior:
         return tuple(words if text.endswith(" ") else words[:-1])
 
     def has_read(self, texts: Iterable[Words]) -> bool:
-        """Whether it can tell the priors of all these texts without the language model."""
+        """Whether all these texts have been scored, so that no pass is needed."""
         return all(words in self._scores for words in texts)
 
     def __call__(self, texts: Sequence[Words]) -> list[float]:
-        """The priors of the words of texts, which are read if they have not been yet."""
+        """The scores of texts; those not read yet are read, in one pass."""
         self.read(texts)
         return [self.weight * self._scores[words] + self.bonus * len(words) for words in texts]
 
     def read(self, texts: Iterable[Words]) -> None:
-        """Score the words of texts, those that are new in one pass, and keep the newest states."""
+        """Score the texts that are new, in one pass, and keep the newest states."""
         new = [words for words in dict.fromkeys(texts) if words not in self._scores]
         states = dict(zip(new, self._extend(self._split(new)), strict=True))
         self._scores.update((words, sum(state.log_probs)) for words, state in states.items())
@@ -115,9 +115,9 @@ class WordPrior:
         return [(state.ids, state.log_probs) for state in self._extend(rows)]
 
     def _split(self, texts: Sequence[Words]) -> list[Read]:
-        """For each text the longest state that is kept of it, whole or without its last word, and the tokens after it.
+        """For each text the kept state of all of it, or of all but its last word, and the tokens that follow.
 
-        It is the state of no text where no other is kept, or where the last word changes the tokens before it.
+        If neither is kept, or the last word changes the tokens before it, it is the state of the empty text.
         """
         rows = []
         for words, ids in zip(texts, self.tokenize([" ".join(words) for words in texts]) if texts else [], strict=True):
@@ -129,10 +129,10 @@ class WordPrior:
 
     @torch.inference_mode()
     def _extend(self, rows: Sequence[Read]) -> list[_TextState]:
-        """The states after further tokens, all read in one pass.
+        """The states after the unread tokens of all rows, read in one pass.
 
-        The texts are one row for the model. A mask shows each token those of its own text only, and what several
-        texts begin with is there once (tree attention, https://arxiv.org/abs/2305.09781).
+        All texts are packed into one row, in which a common prefix occurs once, and a mask lets each token attend to
+        those of its own text only (tree attention, https://arxiv.org/abs/2305.09781).
         """
         if not any(rest for _, rest in rows):  # words without tokens
             return [before for before, _ in rows]
@@ -158,7 +158,7 @@ class WordPrior:
         return states
 
     def _cache(self, tokens: list[Tensor]) -> DynamicCache:
-        """The cache of one row in which tokens follow each other."""
+        """The KV cache of one row with these tokens."""
         if not tokens:
             return DynamicCache()
         parts = torch.stack(tokens).split([heads * size for heads, size in self._shapes], dim=1)
@@ -176,7 +176,7 @@ class WordPrior:
 
 
 def _own_texts(rows: Sequence[Read], read: Sequence[int]) -> Tensor:
-    """Which tokens each new one may see, `[new, read + new]`: those before it in its text, and itself.
+    """The attention mask `[new, read + new]`: a new token attends to those before it in its text, and to itself.
 
     Args:
         rows: the texts.

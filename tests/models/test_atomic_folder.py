@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_doge.models.whole_folder import whole_folder
+from asr_doge.models.atomic_folder import atomic_folder
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -13,7 +13,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def fail(folder: Path, error: BaseException) -> None:
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         assert contents(partial) == {}
         (partial / "new.txt").write_text("new")
         raise error
@@ -25,7 +25,7 @@ def test_the_new_takes_the_place_of_the_old(tmp_path: Path, before: dict[str, st
     for name, text in before.items():
         target.mkdir(parents=True)
         (target / name).write_text(text)
-    with whole_folder(target) as partial:
+    with atomic_folder(target) as partial:
         (partial / "new.txt").write_text("new")
         assert target.exists() == bool(before)
     assert contents(tmp_path) == {"deep/folder/new.txt": "new"}
@@ -33,7 +33,7 @@ def test_the_new_takes_the_place_of_the_old(tmp_path: Path, before: dict[str, st
 
 @pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()])
 def test_what_fails_leaves_the_old_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
-    with whole_folder(tmp_path / "folder") as partial:
+    with atomic_folder(tmp_path / "folder") as partial:
         (partial / "old.txt").write_text("old")
     with pytest.raises(type(error)):
         fail(tmp_path / "folder", error)
@@ -45,11 +45,11 @@ def test_what_fails_leaves_the_old_and_nothing_else(tmp_path: Path, error: BaseE
 def test_a_process_that_is_killed_leaves_what_the_next_one_mends(tmp_path: Path, renames: int) -> None:
     """It dies while it writes, or between the two renames at the end."""
     target = tmp_path / "folder"
-    with whole_folder(target) as partial:
+    with atomic_folder(target) as partial:
         (partial / "old.txt").write_text("old")
     child = os.fork()
     if child == 0:
-        with whole_folder(target) as partial:
+        with atomic_folder(target) as partial:
             (partial / "half.txt").write_text("half")
             if renames:
                 target.rename(target.with_name(".folder.old"))
