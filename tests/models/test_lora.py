@@ -1,11 +1,13 @@
 """LoRA to be used is peft's, from which it differs only in what it imports, and merged it is a plain layer."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from asr_doge.errors import ConfigError
@@ -94,6 +96,24 @@ def test_merged_weights_are_rounded_once(dtype: torch.dtype) -> None:
     merged = layer.get_parameter("0.weight")
     assert merged.dtype == dtype
     assert ((merged.double() - exact).abs() <= 0.51 * spacing + 1e-6).all()
+
+
+def test_weights_of_a_file_are_merged_in_their_places(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.ones(9, 7), "bias": torch.zeros(9)}, path)
+    before = path.read_bytes()
+    layer = nn.Sequential(nn.Linear(7, 9, device="meta"))
+    layer[0].load_state_dict(load_file(path), assign=True)
+    mapped = layer.get_parameter("0.weight").data_ptr()
+    hold_lora(layer, {"r": 2, "lora_alpha": 2, "target_modules": ["0"]})
+    for name, parameter in layer.named_parameters():
+        if "lora_" in name:
+            nn.init.ones_(parameter)
+    merge_updates(layer)
+    merged = layer.get_parameter("0.weight")
+    assert torch.equal(merged, torch.full((9, 7), 3.0))
+    assert merged.data_ptr() == mapped  # not beside the pages of the file, which were twice the memory
+    assert path.read_bytes() == before
 
 
 def test_layers_that_are_not_there_are_named() -> None:

@@ -35,7 +35,7 @@ from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditional
 from asr_doge.models.parameters import ParameterCounts, trained_encoder_weights
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 from asr_doge.models.quantization import quantize_linear_layers
-from asr_doge.models.weights import check_keys, check_shapes, copy_out_of_file, read_weights
+from asr_doge.models.weights import check_keys, check_shapes, read_weights
 
 MAX_NEW_TOKENS = 256
 ENCODED_SECONDS = 15
@@ -296,8 +296,7 @@ def _load_trained_weights(encoder: SpeechEncoder, reference: Reference, config: 
     check_keys(expected, weights, source)
     check_shapes(encoder.state_dict(), weights, source)
     encoder.load_state_dict(weights, strict=False)
-    if merge_updates(encoder):
-        copy_out_of_file(encoder)
+    merge_updates(encoder)
 
 
 def assemble_model(

@@ -57,11 +57,14 @@ class LoRALinear(nn.Module):
         return updates + self.base_layer(inputs)
 
     def merge(self) -> None:
-        """Add the updates to `W`; as in peft, the layer is then to be replaced by its base layer."""
+        """Add the updates to `W`, in place; as in peft, the layer is then to be replaced by its base layer.
+
+        Where `W` is mapped from a file, the file does not change, and the pages written take the places of those read.
+        Weights of their own would stay in memory beside the pages, which are held until all of the file is let go.
+        """
         weight, dtype = self.weight.detach(), torch.promote_types(self.weight.dtype, torch.float32)
         up, down = (cast(nn.Linear, layer[UPDATES_NAME]).weight.detach() for layer in (self.lora_B, self.lora_A))
-        merged = torch.addmm(weight.to(dtype), up.to(dtype), down.to(dtype), alpha=self.scaling)
-        self.base_layer.weight = nn.Parameter(merged.to(weight.dtype), requires_grad=False)
+        weight.copy_(weight.to(dtype).addmm_(up.to(dtype), down.to(dtype), alpha=self.scaling))
 
 
 def add_trainable_lora(part: nn.Module, options: dict[str, Any], left_out: Sequence[str] = ()) -> None:

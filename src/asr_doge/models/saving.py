@@ -25,7 +25,7 @@ from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
 from asr_doge.models.lora import merge_updates
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
-from asr_doge.models.weights import check_keys, check_shapes, copy_out_of_file, read_weights
+from asr_doge.models.weights import check_keys, check_shapes, read_weights
 
 Model = TypeVar("Model", bound="SavedInParts")
 
@@ -185,8 +185,7 @@ class SavedInParts(PreTrainedModel):
         check_shapes(model.state_dict(), tensors, f"checkpoint '{reference.name}'")
         model.load_state_dict(tensors, strict=False)
         if for_inference and config.speech_encoder is not None:  # else its weights without them would be lost
-            if updates := merge_updates(model.encoder):
-                copy_out_of_file(model.encoder)
+            updates = merge_updates(model.encoder)
             model.merged_updates = {f"encoder.{name}": update for name, update in updates.items()}
         if quantization == "int8":  # what `from_parts` had to leave
             quantize_linear_layers(model.encoder)

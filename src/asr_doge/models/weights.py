@@ -197,13 +197,3 @@ def listed(names: Iterable[str]) -> str:
     names = sorted(names)
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return ", ".join(names[:6]) + more
-
-
-def copy_out_of_file(part: nn.Module) -> None:
-    """Copy weights into memory of their own.
-
-    Those of a safetensors file are mapped from it, and every page of it that was read stays in memory until none is
-    used: beside the new weights, where most of them have been replaced.
-    """
-    for weight in (*part.parameters(), *part.buffers()):
-        weight.data = weight.data.clone()
