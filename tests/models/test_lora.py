@@ -105,7 +105,7 @@ def test_weights_of_a_file_are_merged_in_their_places(tmp_path: Path) -> None:
     layer = nn.Sequential(nn.Linear(7, 9, device="meta"))
     layer[0].load_state_dict(load_file(path), assign=True)
     mapped = layer.get_parameter("0.weight").data_ptr()
-    hold_lora(layer, {"r": 2, "lora_alpha": 2, "target_modules": ["0"]})
+    add_lora_for_inference(layer, {"r": 2, "lora_alpha": 2, "target_modules": ["0"]})
     for name, parameter in layer.named_parameters():
         if "lora_" in name:
             nn.init.ones_(parameter)
