@@ -92,6 +92,23 @@ for command in {[*COMMANDS]!r}:
     assert all(f"asr-doge {command} " in finished.stdout for command in COMMANDS)
 
 
+def test_mistakes_of_transcribe_do_not_wait_for_torch() -> None:
+    program = """
+import sys
+from asr_doge.cli import main
+for arguments in ([], ["a.wav", "b.wav"], ["a.wav", "--format", "docx"]):
+    assert main(["transcribe", *arguments]) == 2
+    if {"torch", "transformers"} & sys.modules.keys():
+        sys.exit(str(arguments))
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout) == (0, "")
+    assert [line.partition(":")[0] for line in finished.stderr.splitlines()] == [
+        *("error", "error", "error", "0 transcribed, 2 failed", "error")
+    ]
+    assert "a.wav does not exist" in finished.stderr
+
+
 def test_an_unknown_verb_is_one_line(command: Command) -> None:
     outcome = command("trane")
     assert (outcome.code, outcome.out) == (2, [])

@@ -119,7 +119,7 @@ def test_a_stream_that_ends_within_a_sample_is_transcribed_and_told(
         (["-"], "needs --stream"),
         (["--stream", "a.wav", "--text", "written"], "--text written needs the whole text"),
         (
-            ["a.wav", "--model", "nano", "--text", "written"],
+            [__file__, "--model", "nano", "--text", "written"],
             "'nano' has no punctuation/config.json: copy that of english",
         ),
         (["a.wav", "--format", "srt,json"], "need --output_dir"),

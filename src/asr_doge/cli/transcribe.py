@@ -1,4 +1,7 @@
-"""`asr-doge transcribe`: recordings to text, printed or written to files, or one recording while it arrives."""
+"""`asr-doge transcribe`: recordings to text, printed or written to files, or one recording while it arrives.
+
+What imports PyTorch, which takes seconds, is imported where it is used: a mistake in the arguments is told at once.
+"""
 
 import errno
 import os
@@ -8,20 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from tqdm import tqdm
 
 from asr_doge.audio.channels import Channels
+from asr_doge.audio.files import does_not_exist, is_missing
 from asr_doge.audio.folders import search_folder
 from asr_doge.audio.pcm import pcm_blocks
 from asr_doge.audio.reading import audio_duration, count_channels, read_blocks
 from asr_doge.cli.console import note_language
 from asr_doge.cli.jobs import run_job
-from asr_doge.cli.live import print_live
 from asr_doge.errors import AudioError, ConfigError, DataError
 from asr_doge.inference.configuration import TranscribeConfig
-from asr_doge.inference.configured import load_configured
 from asr_doge.inference.output import (
     TIMED_FORMATS,
     TSV_HEADER,
@@ -35,14 +37,16 @@ from asr_doge.inference.output import (
     text_line,
     tsv_rows,
 )
-from asr_doge.inference.output_folder import OutputFolder, State
 from asr_doge.inference.results import FailedTranscription, Transcription
-from asr_doge.inference.transcription import Source, SourceWithOptions, Transcriber
-from asr_doge.models.precision import choose_precision
 from asr_doge.scaling.configuration import TranscribeJobConfig
 
+if TYPE_CHECKING:
+    from asr_doge.inference.output_folder import OutputFolder, State
+    from asr_doge.inference.sources import Source, SourceWithOptions
+    from asr_doge.inference.transcription import Transcriber
+
 _Config = TypeVar("_Config", bound=TranscribeConfig)
-_Given = Path | SourceWithOptions | FailedTranscription
+_Given: TypeAlias = "Path | SourceWithOptions | FailedTranscription"
 """A recording, one channel of it, or an error that is known before it is read."""
 _CHANNELS: dict[Channels, int | None] = {"mix": None, "left": 0, "right": 1, "each": None}
 ONE_RECORDING_FORMATS = ("srt", "vtt", "textgrid")
@@ -56,12 +60,13 @@ def run(config: TranscribeJobConfig) -> int:
     if config.is_job:
         return run_job(_with_precision(config))
     formats = _check(config)
-    config = _with_precision(config)
     if config.timestamps is None and TIMED_FORMATS.intersection(formats):
         config = replace(config, timestamps="auto")
     if config.stream:
-        return _stream(config, formats[0])
+        return _stream(_with_precision(config), formats[0])
     sources, names = _expand(config.files)
+    if not all(isinstance(source, FailedTranscription) for source in sources):
+        config = _with_precision(config)
     if config.channels == "each":
         sources = list(_each_channel(sources))
     folder = _output_folder(config, formats, names)
@@ -73,7 +78,7 @@ def run(config: TranscribeJobConfig) -> int:
     sink = _Files(folder) if folder is not None else _Printer(formats[0], config.model, len(sources) > 1, names)
     transcribed = failed = incomplete = 0
     try:
-        for given in _transcribe_each(config, sources) if sources else ():
+        for given in _transcribe_each(config, sources):
             result = sink.add(given)
             if isinstance(result, FailedTranscription):
                 failed += 1
@@ -126,6 +131,8 @@ def _check(config: TranscribeConfig) -> list[str]:
 
 def _stream(config: TranscribeConfig, output_format: str) -> int:
     """Transcribe standard input, or a file as if it were arriving now."""
+    from asr_doge.cli.live import print_live
+
     (name,) = config.files
     transcriber = _load(config)
     rate = transcriber.sampling_rate
@@ -143,12 +150,16 @@ def _with_precision(config: _Config) -> _Config:
     """Replace `auto` by the precision it stands for, once for all workers, since texts depend on it."""
     if config.dtype != "auto":
         return config
+    from asr_doge.models.precision import choose_precision
+
     precision = choose_precision(config.dtype, config.quantization, config.device)
     print(precision, file=sys.stderr)
     return replace(config, dtype=precision.dtype, quantization=precision.quantization)
 
 
-def _load(config: TranscribeConfig) -> Transcriber:
+def _load(config: TranscribeConfig) -> "Transcriber":
+    from asr_doge.inference.configured import load_configured
+
     transcriber = load_configured(config)
     note_language(transcriber, config.model)
     return transcriber
@@ -180,22 +191,27 @@ def _expand(files: Sequence[str]) -> tuple[list[_Given], dict[Path, Path]]:
             continue
         if search is not None and search.note is not None:
             _print_note(search.note)
+        if search is None and is_missing(path):
+            sources.append(FailedTranscription(does_not_exist(path), path))
+            continue
         found = {file: file.relative_to(path) for file in search.paths} if search else {path: Path(path.name)}
         sources += found
         names |= found
     return sources, names
 
 
-def _output_folder(config: TranscribeConfig, formats: Sequence[str], names: dict[Path, Path]) -> OutputFolder | None:
+def _output_folder(config: TranscribeConfig, formats: Sequence[str], names: dict[Path, Path]) -> "OutputFolder | None":
     """The output folder, if one is wanted; its journal stores all settings that a text depends on."""
     if config.output_dir is None:
         return None
+    from asr_doge.inference.output_folder import OutputFolder
+
     folder = Path(config.output_dir)
     return OutputFolder(folder, formats, config.model, names, config.text_settings(), overwrite=config.overwrite)
 
 
 def _wanted(
-    folder: OutputFolder, sources: Sequence[_Given], config: TranscribeConfig
+    folder: "OutputFolder", sources: Sequence[_Given], config: TranscribeConfig
 ) -> tuple[list[_Given], list[str]]:
     """The recordings to transcribe, each once, and notes on those that are left out."""
     by_place = {_place(source): source for source in reversed(sources)}
@@ -215,7 +231,7 @@ def _wanted(
     return wanted, [f"{states[state]} {note}" for state, note in notes.items() if states[state]]
 
 
-def _file_of(source: Path | SourceWithOptions) -> tuple[Path, int | None]:
+def _file_of(source: "Path | SourceWithOptions") -> tuple[Path, int | None]:
     """The file, and which of its channels, from 1."""
     if isinstance(source, Path):
         return source, None
@@ -233,6 +249,8 @@ def _place(source: _Given) -> object:
 
 def _each_channel(sources: Iterable[_Given]) -> Iterator[_Given]:
     """Every channel of every recording."""
+    from asr_doge.inference.sources import SourceWithOptions
+
     for source in sources:
         if not isinstance(source, Path):
             yield source
@@ -247,6 +265,12 @@ def _each_channel(sources: Iterable[_Given]) -> Iterator[_Given]:
 
 def _transcribe_each(config: TranscribeConfig, sources: Sequence[_Given]) -> Iterator[Result]:
     """Results in the order of the sources, with a progress bar if stderr is a terminal."""
+    errors = [source for source in sources if isinstance(source, FailedTranscription)]
+    if len(errors) == len(sources):  # no model is needed
+        yield from errors
+        return
+    from asr_doge.inference.sources import SourceWithOptions
+
     transcriber = _load(config)
     channel = _CHANNELS[config.channels]
     readable = [
@@ -269,7 +293,7 @@ def _transcribe_each(config: TranscribeConfig, sources: Sequence[_Given]) -> Ite
             yield source if isinstance(source, FailedTranscription) else next(results)
 
 
-def _duration(path: Source) -> float:
+def _duration(path: "Source") -> float:
     """Seconds, for the bar; 0 for a recording that cannot be read, which is reported later."""
     with suppress(AudioError):
         return audio_duration(path) if isinstance(path, Path) else 0.0
@@ -279,7 +303,7 @@ def _duration(path: Source) -> float:
 class _Files:
     """Writes results to a folder."""
 
-    def __init__(self, folder: OutputFolder) -> None:
+    def __init__(self, folder: "OutputFolder") -> None:
         self._folder = folder
 
     def add(self, result: Result) -> Result:
