@@ -166,7 +166,7 @@ class _WavLMAttention(WavLMAttention):
     Upstream passes their weights to torch's function: LoRA then learns nothing, and 8-bit weights fail.
     """
 
-    def torch_multi_head_self_attention(
+    def torch_multi_head_self_attention(  # type: ignore[override]  # without the weights, which nothing reads
         self, hidden_states: Tensor, attention_mask: Tensor | None, gated_position_bias: Tensor
     ) -> tuple[Tensor, None]:
         """Self-attention `[B, T, D]` with a bias `[B * heads, T, T]`, of frames where the mask `[B, T]` is True."""
