@@ -79,7 +79,7 @@ def test_a_bad_array_is_named_with_its_fault(array: Any, rate: int, finding: str
 
 
 @given(sizes=st.lists(st.integers(0, 9), max_size=12), samples=st.integers(1, 10), breaks=st.booleans())
-def test_joined_blocks_hold_the_same_samples_also_before_an_error(sizes: list[int], samples: int, breaks: bool) -> None:
+def test_merged_blocks_hold_the_same_samples_also_before_an_error(sizes: list[int], samples: int, breaks: bool) -> None:
     stream = np.arange(sum(sizes), dtype=np.float32)
 
     def blocks() -> Iterator[NDArray[np.float32]]:

@@ -173,7 +173,7 @@ def test_where_word_times_are_known_subtitles_follow_them() -> None:
     assert "one <00:00:01.500>two" in text
 
 
-def test_two_lines_are_of_like_length() -> None:
+def test_two_lines_are_of_similar_length() -> None:
     (cue,) = subtitle_cues([Segment("nine eight seven six five four three two one zero", 0.0, 6.0)])
     lengths = [len(" ".join(word.text for word in line)) for line in cue.lines]
     assert len(lengths) == 2

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, AutoModelForSpeechSeq2Seq, AutoProcessor, AutoTokenizer, pipeline
 
 from asr_doge.errors import CheckpointError, ConfigError
@@ -136,7 +137,7 @@ def test_weights_load_as_float32_unless_asked_otherwise(checkpoint_folder: Path)
         assert texts(load_model(checkpoint_folder, device="cpu", **options))
 
 
-def test_an_encoder_on_the_shelf_changes_nothing_but_memory(granite_folder: Path, doge_folder: Path) -> None:
+def test_an_encoder_without_its_weights_changes_nothing_but_memory(granite_folder: Path, doge_folder: Path) -> None:
     """What training from cached features loads: the encoder's shapes and labels, and none of its weights."""
     whole = assemble_model(granite_folder, doge_folder, device="cpu", dtype=torch.float64)
     weightless = assemble_model(
@@ -331,3 +332,13 @@ def test_the_pipeline_decodes_as_we_do_without_being_told(checkpoint_folder: Pat
     ids = loaded.model.generate(**loaded.processor(WAVEFORMS[0]))
     wanted = loaded.processor.tokenizer.decode(ids[0], skip_special_tokens=True)
     assert heard_by_pipeline(checkpoint_folder, WAVEFORMS[:1]) == [wanted]
+
+
+def test_threads_load_one_after_another(checkpoint_folder: Path) -> None:
+    """Each replaces functions of torch while it builds a model; two at once failed, and left them replaced."""
+    before = nn.Module.register_parameter, nn.init.uniform_
+    with ThreadPoolExecutor(3) as threads:
+        loaded = list(threads.map(lambda _: load_model(checkpoint_folder, device="cpu"), range(9)))
+    assert (nn.Module.register_parameter, nn.init.uniform_) == before
+    states = [one.model.state_dict() for one in loaded]
+    assert all(torch.equal(state[name], states[0][name]) for state in states for name in states[0])

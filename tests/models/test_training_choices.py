@@ -55,6 +55,9 @@ def test_what_of_the_encoder_is_trained_gets_gradients_and_is_saved(
     [
         ("wav2vec2", "lora", 50),
         ("wav2vec2", "last_k", 50),
+        ("hubert", "lora", 50),
+        ("wavlm", "lora", 50),
+        ("wavlm-large", "lora", 50),
         ("parakeet", "lora", 1),
         ("granite", "lora", 1),
         ("seanet", "last_k", 20),

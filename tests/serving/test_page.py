@@ -25,7 +25,7 @@ from tests.waiting import until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-PATIENCE_MS = 60_000
+TIMEOUT_MS = 60_000
 WORD = re.compile("one|two|three|four|five|six|seven|eight|nine")
 KEEP = """
 const create = URL.createObjectURL;
@@ -65,8 +65,8 @@ def opened(browser: Browser, served: Running, width: int = 1100, dark: bool = Fa
         viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light", accept_downloads=True
     )
     page.add_init_script(KEEP)
-    page.set_default_timeout(PATIENCE_MS)
-    expect.set_options(timeout=PATIENCE_MS)
+    page.set_default_timeout(TIMEOUT_MS)
+    expect.set_options(timeout=TIMEOUT_MS)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda request: faults.extend(_elsewhere(request.url, served)))

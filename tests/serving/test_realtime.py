@@ -28,7 +28,7 @@ from tests.waiting import until
 
 Waveform = NDArray[np.float32]
 Event = dict[str, Any]
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 
 
@@ -49,7 +49,7 @@ async def session(
 
 
 async def event(socket: ClientConnection) -> Event:
-    message: Event = json.loads(await asyncio.wait_for(socket.recv(), PATIENCE))
+    message: Event = json.loads(await asyncio.wait_for(socket.recv(), TIMEOUT_SECONDS))
     return message
 
 
@@ -141,7 +141,7 @@ def test_openais_client_with_turns_of_the_server(served: Running, speech: Wavefo
                 await connection.input_audio_buffer.append(audio=audio)
             events: list[Any] = []
             while sum(one.type == f"{TRANSCRIPTION}.completed" for one in events) < 2:
-                events.append(await asyncio.wait_for(connection.recv(), PATIENCE))
+                events.append(await asyncio.wait_for(connection.recv(), TIMEOUT_SECONDS))
             return events
 
     events = asyncio.run(talk())

@@ -1,4 +1,4 @@
-"""Chunks of many callers through one model: what each hears is what it hears alone."""
+"""Chunks of many requests through one model: what each hears is what it hears alone."""
 
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor

@@ -262,7 +262,7 @@ def test_a_clip_depends_on_the_seed_and_its_number_alone(sentences: Path) -> Non
     assert [third[index]["text"] for index in range(10)] != [one[index]["text"] for index in range(10)]
 
 
-def test_clips_grow_harder_and_batches_are_of_like_length() -> None:
+def test_clips_grow_harder_and_batches_are_of_similar_length() -> None:
     dataset = noise_speech(size=120, batch_size=4, curriculum=(Difficulty(0.5, 1, 0.0), Difficulty(1.0, 5, 1.0)))
     counts = [len(dataset[index]["text"].split()) for index in range(120)]
     assert set(counts[:60]) <= {0, 1}

@@ -32,7 +32,7 @@ speech. Quieter noise between words stays: models that were trained with noise c
 FALLING_DECIBELS = 6.0
 """A sound that was switched off fades by more than this from one frame to the next, also where a codec smears it."""
 SURE_POSTERIOR, SURE_LABEL = 0.9, 0.95
-"""Mean posterior of several labels, and posterior of an only one, from which a CTC text needs no detected speech.
+"""From this mean posterior of its labels on, or posterior of a single label, a CTC text needs no detected speech.
 
 nano's head is often less sure of short words than of beeps and drums; the detector tells these apart."""
 

@@ -32,6 +32,7 @@ from asr_doge.models.fetching import find_or_fetch
 from asr_doge.models.frozen_parts import load_frozen_encoder
 from asr_doge.models.lora import add_lora_for_inference, merge_updates
 from asr_doge.models.modeling_asr_doge import HEAD_PREFIX, ASRDogeForConditionalGeneration
+from asr_doge.models.one_at_a_time import one_at_a_time
 from asr_doge.models.parameters import ParameterCounts, trained_encoder_weights
 from asr_doge.models.processing_asr_doge import ASRDogeProcessor
 from asr_doge.models.quantization import quantize_linear_layers
@@ -180,6 +181,7 @@ class LoadedModel:
             self.processor.save_pretrained(partial)
 
 
+@one_at_a_time
 def load_model(
     name: str | Path | None = None,
     *,
@@ -219,6 +221,7 @@ def load_model(
     return LoadedModel(model, ASRDogeProcessor(feature_extractor, tokenizer, model.config.prompt_template))
 
 
+@one_at_a_time
 def load_encoder_alone(
     name: str | Path | None = None,
     *,
@@ -260,10 +263,7 @@ def _load_encoder_of(
     dtype: torch.dtype,
     quantization: Quantization,
 ) -> LoadedEncoder:
-    """The encoder that a checkpoint points to, as it was trained, with its CTC head if it has one.
-
-    The checkpoint holds the head's weights under names with `prefix`.
-    """
+    """The encoder that a checkpoint points to, as it was trained; its CTC head's weights have names with `prefix`."""
     is_frozen = isinstance(config, CTCHeadConfig) or config.train_encoder == "none"
     encoder = with_head(load_frozen_encoder(config, dtype, quantization if is_frozen else "none"), config.ctc_head)
     if isinstance(encoder, HeadedEncoder):
@@ -299,6 +299,7 @@ def _load_trained_weights(encoder: SpeechEncoder, reference: Reference, config: 
     merge_updates(encoder)
 
 
+@one_at_a_time
 def assemble_model(
     speech_encoder: str | Path = DEFAULT_SPEECH_ENCODER,
     language_model: str | Path = DEFAULT_LANGUAGE_MODEL,

@@ -59,8 +59,8 @@ class LoRALinear(nn.Module):
     def merge(self) -> None:
         """Add the updates to `W`, in place; as in peft, the layer is then to be replaced by its base layer.
 
-        Where `W` is mapped from a file, the file does not change, and the pages written take the places of those read.
-        Weights of their own would stay in memory beside the pages, which are held until all of the file is let go.
+        Where `W` is mapped from a file, its pages are copied as they are written, and the file does not change. A new
+        tensor would take memory in addition to these pages, which stay until no weight of the file is used any more.
         """
         weight, dtype = self.weight.detach(), torch.promote_types(self.weight.dtype, torch.float32)
         up, down = (cast(nn.Linear, layer[UPDATES_NAME]).weight.detach() for layer in (self.lora_B, self.lora_A))
@@ -96,7 +96,7 @@ def add_trainable_lora(part: nn.Module, options: dict[str, Any], left_out: Seque
 
 
 def add_lora_for_inference(part: nn.Module, options: dict[str, Any], left_out: Sequence[str] = ()) -> None:
-    """Add updates whose weights will be loaded, without peft; it adds rarer kinds (`add_trainable_lora`)."""
+    """Add updates whose weights will be loaded; peft (`add_trainable_lora`) is imported for the rarer kinds only."""
     targets = options.get("target_modules")
     names = _targets(part, targets, left_out) if targets == ALL_LINEAR or isinstance(targets, list) else []
     layers = [part.get_submodule(name) for name in names]
@@ -142,12 +142,13 @@ def _base(module: nn.Module) -> nn.Module:
 
 
 def _targets(part: nn.Module, targets: str | list[str], left_out: Sequence[str]) -> list[str]:
-    """Names of the layers that `target_modules` names: a layer's own name or the end of its path, as in peft."""
+    """Names of the layers that `target_modules` names, without those in the modules `left_out`."""
     names = _all_targets(part, targets)
     return [name for name in names if not any(f"{name}.".startswith(f"{other}.") for other in left_out)]
 
 
 def _all_targets(part: nn.Module, targets: str | list[str]) -> list[str]:
+    """The same with none left out: a target is a layer's own name or the end of its path, as in peft."""
     if targets == ALL_LINEAR:
         output = part.get_output_embeddings() if isinstance(part, PreTrainedModel) else None
         kinds = (nn.Linear, Conv1D)  # GPT-2's, which are linear too

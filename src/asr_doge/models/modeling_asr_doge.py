@@ -84,11 +84,10 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         """Weight of the CTC head's loss beside the language model's, where `forward` is given CTC labels."""
         self.post_init()
         add_lora = add_lora_for_inference if for_inference else add_trainable_lora
-        # After post_init, which would draw LoRA's zeros anew and so change the model before it is trained.
         if config.train_language_model == "lora":
             add_lora(self.language_model, config.lora or {})
-        if config.train_encoder == "lora":
-            add_lora(below := without_head(self.encoder), config.lora or {}, below.ctc_layers)  # heads: whole or not
+        if config.train_encoder == "lora":  # but not of a trained head, which is trained whole
+            add_lora(below := without_head(self.encoder), config.lora or {}, below.ctc_layers)
         self._trained_of_encoder = trained_encoder_weights(self.encoder, config)
         self._freeze()
         self.train(False)
@@ -125,7 +124,7 @@ class ASRDogeForConditionalGeneration(SavedInParts, GenerationMixin):
         self.encoder = HeadedEncoder(self.encoder, head)
 
     def initialize_weights(self) -> None:
-        """Leave every part as its own constructor made it, or its file: transformers would draw the weights anew."""
+        """Do nothing: parts are initialized or loaded already, and transformers would draw their weights anew."""
 
     def _freeze(self) -> None:
         for name, parameter in self.named_parameters():

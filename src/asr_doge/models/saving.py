@@ -24,6 +24,7 @@ from asr_doge.models.configuration_asr_doge import ASRDogeConfig
 from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.frozen_parts import load_asr_doge_config, load_frozen_encoder, load_frozen_language_model
 from asr_doge.models.lora import merge_updates
+from asr_doge.models.one_at_a_time import one_at_a_time
 from asr_doge.models.quantization import is_quantized, quantize_linear_layers
 from asr_doge.models.weights import check_keys, check_shapes, read_weights
 
@@ -147,6 +148,7 @@ class SavedInParts(PreTrainedModel):
         return model.to(dtype)  # type: ignore[arg-type]  # transformers wraps `to`, and hides its signature
 
     @classmethod
+    @one_at_a_time
     def from_pretrained(  # type: ignore[override]  # and not all that the mixin takes
         cls: type[Model],
         pretrained_model_name_or_path: str | Path,

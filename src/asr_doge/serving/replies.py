@@ -1,8 +1,7 @@
 """Transcripts as OpenAI's clients parse them.
 
 Promises: every field that their types require is there and of its type; JSON replies also have word times, confidences
-and `warnings`. `logprob` of a word is the natural logarithm of its confidence, the probability
-that it is right.
+and `warnings`. `logprob` of a word is the natural logarithm of its confidence, the probability that it is right.
 """
 
 import math

@@ -19,7 +19,7 @@ from asr_doge.serving.configuration import ServeConfig
 from asr_doge.serving.service import Service
 
 HEADER_SECONDS = 20.0
-"""Seconds after which a connection without complete headers of a next request is closed."""
+"""Seconds for the headers of the first request of a connection; for those of a next one after `KEEP_ALIVE_SECONDS`."""
 ACKNOWLEDGE_SECONDS = 60.0
 """Seconds without acknowledgement of a reply after which its connection is closed, where the system can (Linux)."""
 KEEP_ALIVE_SECONDS = 30

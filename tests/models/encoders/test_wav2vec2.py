@@ -20,6 +20,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
     Wav2Vec2Model,
+    WavLMConfig,
     WavLMForCTC,
 )
 
@@ -28,6 +29,7 @@ from asr_doge.models import assemble_model, load_encoder_alone, load_model
 from asr_doge.models.checkpoints import find_model, load_model_config
 from asr_doge.models.encoders import SpeechEncoder
 from asr_doge.models.encoders.loading import load_encoder
+from asr_doge.models.quantization import SMALLEST, Int8Linear
 from tests.models import tiny, tiny_encoders
 from tests.models.tiny_encoders import BLANK, CHARACTERS, SHORTEST, WAV2VEC2
 
@@ -192,3 +194,22 @@ def test_a_checkpoint_on_it_loads_as_it_was_saved(folder: Path, doge_folder: Pat
     assert again.model.encoder.ctc_ids("ten") == loaded.model.encoder.ctc_ids("ten")
     found = again.model.generate(**again.processor(waveforms, sampling_rate=16_000), max_new_tokens=5)
     assert torch.equal(found, texts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(Wav2Vec2ForCTC, Wav2Vec2Config), (HubertForCTC, HubertConfig), (WavLMForCTC, WavLMConfig)],
+)
+def test_its_matrices_can_be_rounded(kind: Any, config: Any, tmp_path: Path) -> None:
+    wide = WAV2VEC2 | {"hidden_size": 2 * SMALLEST, "intermediate_size": 2 * SMALLEST}
+    model = kind(config(**wide))
+    tiny.randomize(model, seed=5)
+    tiny_encoders.save_of_characters(model, tmp_path)
+    whole, rounded = (
+        load_encoder_alone(tmp_path, device="cpu", quantization=kind_of_weights) for kind_of_weights in ("none", "int8")
+    )
+    layers = [name for name, part in rounded.encoder.named_modules() if isinstance(part, Int8Linear)]
+    assert sum("attention" in name for name in layers) == 2 * 4  # of two layers
+    (clip,) = tiny.random_clips([700], size=1)
+    expected, found = (loaded.encode([clip[:, 0].float().numpy()]).speech_embeddings for loaded in (whole, rounded))
+    assert 0 < tiny.relative_difference(found, expected) < 0.5

@@ -10,7 +10,6 @@ Source: transformers `wav2vec2`, `hubert`, `wavlm`; https://arxiv.org/abs/2006.1
 import copy
 import json
 import math
-import re
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import HubertModel, PreTrainedConfig, PreTrainedModel, Wav2Vec2Model, WavLMModel
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from asr_doge.errors import CheckpointError
 from asr_doge.models.checkpoints import Reference
@@ -25,7 +25,6 @@ from asr_doge.models.encoders.base import EncoderFamily, SpeechEncoderOutput, le
 from asr_doge.models.encoders.vocabularies import blank_first, read_characters, vocabulary_of
 from asr_doge.models.feature_extraction_asr_doge import WaveformFeatureExtractor
 
-_WANTED_KEY = re.compile(r"(?:(?:wav2vec2|hubert|wavlm)\.)?((?:feature_extractor|feature_projection|encoder)\..+)")
 OLD_NORMS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 """Names of the two parts of a weight-normalized weight: before torch 2.0, and today."""
 
@@ -34,6 +33,7 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
     """Wav2Vec2: `[B, samples]` at 16 kHz to `[B, T', hidden]` at 50 Hz, and CTC logits at the same rate."""
 
     model_type = "wav2vec2"
+    checkpoint_keys = r"(?:(?:wav2vec2|hubert|wavlm)\.)?((?:feature_extractor|feature_projection|encoder)\..+)"
     unread_settings = ("ctc_*", "num_negatives", "*codevector*", "*_quantizer_*")
     ctc_layers = ("lm_head",)
     upstream: ClassVar[type[PreTrainedModel]] = Wav2Vec2Model
@@ -122,15 +122,15 @@ class Wav2Vec2SpeechEncoder(EncoderFamily):
             config.do_normalize = bool(settings.get("do_normalize", True))
             config.sampling_rate = int(settings.get("sampling_rate", 16_000))
 
-    @staticmethod
-    def rename_checkpoint_key(key: str) -> str | None:
+    @classmethod
+    def rename_checkpoint_key(cls, key: str) -> str | None:
         """The model's weights under `encoder.`, those of the CTC head unchanged; None for those of pretraining only."""
         if key.startswith("lm_head."):
             return key
-        match = _WANTED_KEY.fullmatch(key)
-        if match is None:
+        upstream_key = super().rename_checkpoint_key(key)
+        if upstream_key is None:
             return None
-        owner, _, name = match.group(1).rpartition(".")
+        owner, _, name = upstream_key.rpartition(".")
         return f"encoder.{owner}.{OLD_NORMS.get(name, name)}"
 
     @staticmethod
@@ -153,6 +153,33 @@ class WavLMSpeechEncoder(Wav2Vec2SpeechEncoder):
 
     model_type = "wavlm"
     upstream = WavLMModel
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        for layer in self.encoder.encoder.layers:
+            layer.attention.__class__ = _WavLMAttention
+
+
+class _WavLMAttention(WavLMAttention):
+    """Upstream's attention, with its matrices called as layers.
+
+    Upstream passes their weights to torch's function: LoRA then learns nothing, and 8-bit weights fail.
+    """
+
+    def torch_multi_head_self_attention(  # type: ignore[override]  # without the weights, which nothing reads
+        self, hidden_states: Tensor, attention_mask: Tensor | None, gated_position_bias: Tensor
+    ) -> tuple[Tensor, None]:
+        """Self-attention `[B, T, D]` with a bias `[B * heads, T, T]`, of frames where the mask `[B, T]` is True."""
+        batch, frames, _ = hidden_states.shape
+        query, key, value = (
+            projection(hidden_states).view(batch, frames, self.num_heads, self.head_dim).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        bias = gated_position_bias.view(batch, self.num_heads, frames, frames)
+        if attention_mask is not None:
+            bias = bias.masked_fill(~attention_mask[:, None, None], -math.inf)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, frames, -1)), None
 
 
 def _without_masking(config: PreTrainedConfig) -> PreTrainedConfig:
