@@ -1,5 +1,6 @@
 """`asr-doge transcribe` as a user types it: what it prints, where, and with which exit code."""
 
+import io
 import json
 import os
 import shutil
@@ -26,6 +27,25 @@ def test_one_recording_is_its_text_alone(command: Command, model: Path, recordin
     assert outcome.code == 0
     assert "\n".join(outcome.out) == "\n".join(heard(model, recordings / "b.wav").splitlines())
     assert outcome.err == []
+
+
+class Terminal(io.StringIO):
+    """Somebody looks at it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_bar_ends_full_however_long_the_recording_turns_out(
+    command: Command, model: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of a long recording may overlap, and are more audio than its file holds."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("asr_doge.cli.transcribe.audio_duration", lambda path: 0.2)
+    assert command("transcribe", *FREE, recordings, "--model", model).code == 0
+    assert "transcribing 100% " in terminal.getvalue()
+    assert " 1 of 1 s of audio " in terminal.getvalue().rpartition("transcribing ")[2]
 
 
 def test_a_language_that_the_model_is_not_told_is_said_to_be_in_vain(

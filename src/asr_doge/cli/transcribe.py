@@ -90,6 +90,10 @@ def run(config: TranscribeJobConfig) -> int:
             if result.incomplete is not None:
                 incomplete += 1
                 tqdm.write(f"error: {result.incomplete} What is there was transcribed.", file=sys.stderr)
+    except KeyboardInterrupt:
+        if folder is not None:
+            print(f"\n{transcribed} transcribed; the same command goes on from here", file=sys.stderr)
+        raise
     finally:  # what was finished is kept, whatever stops the rest
         sink.close()
     for note in notes:
@@ -288,7 +292,12 @@ def _transcribe_each(config: TranscribeConfig, sources: Sequence[_Given]) -> Ite
         bar_format="{desc} {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of audio [{elapsed}<{remaining}]",
         dynamic_ncols=True,
     ) as bar:
-        results = transcriber.transcribe_each(readable, bar.update)
+
+        def advance(seconds: float) -> None:
+            # Chunks may overlap, and tqdm forgets the total of a bar that goes beyond it.
+            bar.update(min(seconds, (bar.total or 0.0) - bar.n))
+
+        results = transcriber.transcribe_each(readable, advance)
         for source in sources:
             yield source if isinstance(source, FailedTranscription) else next(results)
 
