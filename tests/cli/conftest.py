@@ -1,5 +1,6 @@
 """The command run in this process, and a model for it that writes briefly."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,13 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+
+
+class Terminal(io.StringIO):
+    """Somebody looks at it."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from asr_doge.decoding import DecodingConfig
 from asr_doge.errors import AudioError
 from asr_doge.inference.transcription import Transcriber, load
 from tests import speech
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, Terminal
 
 PAUSE = np.zeros(24_000, dtype=np.float32)
 
@@ -136,13 +136,6 @@ def test_what_does_not_go_together_is_one_line(
     (line,) = outcome.err
     assert line.startswith("error: ")
     assert named in line
-
-
-class Terminal(io.StringIO):
-    """Somebody looks at it."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 def test_on_a_terminal_words_show_before_their_segment_ends(

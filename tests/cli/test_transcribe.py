@@ -1,6 +1,5 @@
 """`asr-doge transcribe` as a user types it: what it prints, where, and with which exit code."""
 
-import io
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ import soundfile
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models.checkpoints import BUNDLED_MODELS
 from tests import speech
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, Terminal
 from tests.cli.recordings import FREE, clip, heard
 from tests.models import tiny
 
@@ -27,13 +26,6 @@ def test_one_recording_is_its_text_alone(command: Command, model: Path, recordin
     assert outcome.code == 0
     assert "\n".join(outcome.out) == "\n".join(heard(model, recordings / "b.wav").splitlines())
     assert outcome.err == []
-
-
-class Terminal(io.StringIO):
-    """Somebody looks at it."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 def test_on_a_terminal_a_bar_ends_full_however_long_the_recording_turns_out(

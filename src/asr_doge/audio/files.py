@@ -76,20 +76,18 @@ def is_pipe(path: Path) -> bool:
     return stat.S_ISFIFO(mode)
 
 
-def is_missing(path: Path) -> bool:
-    """Whether there is no such file; False for one of which that cannot be said, which reading it will tell."""
+def check_exists(path: Path) -> None:
+    """Report a missing file before it is read; reading it reports everything else.
+
+    Raises:
+        AudioError: there is no such file.
+    """
     try:
         path.stat()
-    except FileNotFoundError:
-        return True
+    except FileNotFoundError as error:
+        raise _cannot_open(path, error) from None
     except (OSError, ValueError):
-        return False
-    return False
-
-
-def does_not_exist(path: Path) -> AudioError:
-    """The error of a file that is missing."""
-    return AudioError(f"{path} does not exist: check the path.")
+        return
 
 
 def _check_not_empty(path: Path) -> None:
@@ -105,7 +103,7 @@ def _check_not_empty(path: Path) -> None:
 
 def _cannot_open(path: Path, error: OSError) -> AudioError:
     if isinstance(error, FileNotFoundError):
-        return does_not_exist(path)
+        return AudioError(f"{path} does not exist: check the path.")
     if isinstance(error, PermissionError):
         return AudioError(f"{path} may not be read (permission denied): change its permissions.")
     return AudioError(f"{path} cannot be opened ({error.strerror}): check the path and the disk.")

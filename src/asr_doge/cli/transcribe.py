@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from tqdm import tqdm
 
 from asr_doge.audio.channels import Channels
-from asr_doge.audio.files import does_not_exist, is_missing
+from asr_doge.audio.files import check_exists
 from asr_doge.audio.folders import search_folder
 from asr_doge.audio.pcm import pcm_blocks
 from asr_doge.audio.reading import audio_duration, count_channels, read_blocks
@@ -190,14 +190,13 @@ def _expand(files: Sequence[str]) -> tuple[list[_Given], dict[Path, Path]]:
         try:
             is_folder = os.path.isdir(path)  # noqa: PTH112 - False where Path.is_dir raises, as for a name too long
             search = search_folder(path) if is_folder else None
+            if search is None:
+                check_exists(path)
         except AudioError as error:
             sources.append(FailedTranscription(error, path))
             continue
         if search is not None and search.note is not None:
             _print_note(search.note)
-        if search is None and is_missing(path):
-            sources.append(FailedTranscription(does_not_exist(path), path))
-            continue
         found = {file: file.relative_to(path) for file in search.paths} if search else {path: Path(path.name)}
         sources += found
         names |= found
