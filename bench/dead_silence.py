@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from asr_doge.audio import SAMPLE_RATE, read_audio
 from asr_doge.data.manifest import read_manifest
 from asr_doge.decoding.configuration import DecodingConfig
-from asr_doge.inference.chunking import Chunk, cut_into_chunks, longest_dead_seconds
+from asr_doge.inference.chunking import Chunk
+from asr_doge.inference.cutting import cut_into_chunks, longest_dead_seconds
 from asr_doge.inference.transcription import Transcriber, load
 from asr_doge.text.normalization import normalize_for_scoring
 from asr_doge.text.scoring import corpus_rate, word_edits

@@ -5,8 +5,10 @@
 
 Promises: `nano` transcribes digit strings from files, through the function that `asr-doge transcribe` uses, once with
 each string in a file of its own and once with all in one long file. Then encoder and decoder alone work on the very
-chunks that were made of them, in the same batches, in the same process. Printed are both times, by the clock and of the
-processor (all threads), and their ratios: 1 is a pipeline that costs nothing.
+chunks that were made of them, in the same batches, in the same process: as many batches at a time as transcription has
+(`model`), and one after the other, each on all threads (`one_by_one`; the same with `OMP_NUM_THREADS=1`). Printed are
+the times, by the clock and of the processor (all threads, and the process that cuts), and ratios of them: 1 is a
+pipeline that costs nothing.
 The clock's ratio says something on an idle machine only; the processor's says it anywhere, but counts as a cost what
 another core does meanwhile. It does not know accuracy.
 """
@@ -16,17 +18,21 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import soundfile
+import torch
 
 from asr_doge.audio import SAMPLE_RATE
 from asr_doge.audio.level import normalize_level
 from asr_doge.data.digits import read_fsdd, recorded_clips, split_voices, synthesized_clips
 from asr_doge.decoding.recognition import Recognition
+from asr_doge.inference.batches import BatchRunner
 from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.transcription import Transcriber
 from asr_doge.models import load_model
@@ -51,32 +57,56 @@ class Noting(Transcriber):
         self.batches.append(list(chunks))
         return super().recognize_chunks(chunks, languages, hotwords)
 
-    def recognize_alone(self) -> None:
-        """Encode and decode what was kept, and nothing else."""
-        for chunks in self.batches:
-            clips = [normalize_level(chunk.samples) for chunk in chunks]
-            timed = [bool(chunk.overlap_before or chunk.overlap_after) for chunk in chunks]
-            self.recognizer.recognize(clips, lambda _: True, timed=timed)
+    def recognize_alone(self, parallel: int) -> None:
+        """Encode and decode what was kept, and nothing else, so many batches at a time."""
+        with BatchRunner(self._recognize_kept, lambda _: 0, 1, parallel) as runner:
+            for _ in (*runner.submit(self.batches), *runner.drain()):
+                pass
+
+    def _recognize_kept(self, batches: Sequence[list[Chunk]]) -> list[list[Recognition]]:
+        return [
+            self.recognizer.recognize(
+                [normalize_level(chunk.samples) for chunk in chunks],
+                lambda _: True,
+                timed=[bool(chunk.overlap_before or chunk.overlap_after) for chunk in chunks],
+            )
+            for chunks in batches
+        ]
 
 
 def timed(action: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of the clock and of the processor."""
-    start, processor_start = time.perf_counter(), time.process_time()
+    """Seconds of the clock, and of the processor here and in other processes that this one started."""
+    processes = [psutil.Process(), *psutil.Process().children()]
+    start, before = time.perf_counter(), sum(map(processor_seconds, processes))
     action()
-    return time.perf_counter() - start, time.process_time() - processor_start
+    seconds = time.perf_counter() - start
+    processes = [psutil.Process(), *psutil.Process().children()]
+    return seconds, sum(map(processor_seconds, processes)) - before
+
+
+def processor_seconds(process: psutil.Process) -> float:
+    """Of a process that may have ended."""
+    with suppress(psutil.NoSuchProcess):
+        spent = process.cpu_times()
+        return float(spent.user + spent.system)
+    return 0.0
 
 
 def measure(transcriber: Noting, name: str, paths: Sequence[Path]) -> dict[str, Any]:
     """Whole and model alone, on the same recordings."""
     transcriber.batches = []
     whole, whole_processor = timed(lambda: transcriber.transcribe(paths))
-    model, model_processor = timed(transcriber.recognize_alone)
+    model, model_processor = timed(lambda: transcriber.recognize_alone(transcriber.parallel))
+    one_by_one, _ = timed(lambda: transcriber.recognize_alone(1))
     return {
         "recordings": name,
+        "threads": torch.get_num_threads(),
         "audio_seconds": round(sum(soundfile.info(path).duration for path in paths), 1),
         "whole_seconds": round(whole, 2),
         "model_seconds": round(model, 2),
+        "one_by_one_seconds": round(one_by_one, 2),
         "ratio": round(whole / model, 2),
+        "one_by_one_ratio": round(whole / one_by_one, 2),
         "whole_cpu_seconds": round(whole_processor, 2),
         "model_cpu_seconds": round(model_processor, 2),
         "cpu_ratio": round(whole_processor / model_processor, 2),
@@ -114,7 +144,6 @@ def main() -> None:
     else:
         clips = synthesized_clips(DISTINCT, split_voices().unseen, seed=0)
     transcriber = Noting(load_model("nano", device="cpu"))
-    transcriber.parallel = 1  # as the model alone is measured
     with tempfile.TemporaryDirectory() as folder:
         strings = (clip.waveform for clip in islice(clips, DISTINCT))
         short, long = write_recordings(strings, Path(folder), options.clips, options.long_seconds)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
-from asr_doge.inference.chunking import Chunk, cut_into_chunks
+from asr_doge.inference.chunking import Chunk
+from asr_doge.inference.cutting import cut_into_chunks
 
 Waveform = NDArray[np.float32]
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.decoding import DecodingConfig
 from asr_doge.decoding.recognition import Recognition
-from asr_doge.inference.chunking import Chunk, cut_into_chunks
+from asr_doge.inference.chunking import Chunk
+from asr_doge.inference.cutting import cut_into_chunks
 from asr_doge.inference.results import Segment
 from asr_doge.inference.stream import MOST_WORK, StreamTranscriber, StreamUpdate, stream
 from asr_doge.inference.transcription import Transcriber, load

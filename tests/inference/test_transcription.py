@@ -20,7 +20,7 @@ from asr_doge.decoding import DecodingConfig
 from asr_doge.decoding.recognition import Recognizer
 from asr_doge.errors import AudioError
 from asr_doge.inference import chunking, transcription
-from asr_doge.inference.chunking import cut_into_chunks
+from asr_doge.inference.cutting import cut_into_chunks
 from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
 from asr_doge.inference.transcription import SourceWithOptions, Transcriber, load, transcribe
 from asr_doge.models import load_model

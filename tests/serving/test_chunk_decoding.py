@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from asr_doge.audio import SAMPLE_RATE, read_audio
 from asr_doge.audio.voice_activity import VoiceActivityDetector
 from asr_doge.errors import AudioError, DamagedAudioError
-from asr_doge.inference.chunking import Chunk, cut_into_chunks, cut_with
+from asr_doge.inference.chunking import Chunk, cut_with
+from asr_doge.inference.cutting import cut_into_chunks
 from asr_doge.serving.chunk_decoding import ChunkDecoder
 from asr_doge.serving.cutting_child import packed, unpacked
 from asr_doge.serving.session_settings import Chunking, TurnDetection

@@ -116,10 +116,12 @@ def _to_planes(samples: NDArray[Any]) -> NDArray[np.float32]:
 
 def to_floats(samples: NDArray[Any]) -> NDArray[np.float32]:
     """Samples of any type and shape as float32, full scale at 1."""
-    with np.errstate(over="ignore"):  # the caller reports infinities
-        floats = np.asarray(samples, dtype=np.float32)
     if samples.dtype.kind == "f":
-        return floats
+        with np.errstate(over="ignore"):  # the caller reports infinities
+            return np.asarray(samples, dtype=np.float32)
+    floats = samples.astype(np.float32)
     full_scale = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
-    middle = full_scale if samples.dtype.kind == "u" else np.float32(0.0)
-    return np.asarray((floats - middle) / full_scale, dtype=np.float32)
+    if samples.dtype.kind == "u":
+        floats -= full_scale
+    floats /= full_scale
+    return floats

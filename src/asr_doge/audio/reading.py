@@ -34,7 +34,7 @@ from asr_doge.errors import AudioError, DamagedAudioError, in_one_line
 
 MINIMUM_SECONDS = 0.1
 """Shorter than any word: such a recording is a mistake and is refused."""
-JOINED_SECONDS = 0.25
+JOINED_SECONDS = 1.0
 """Least length of the blocks in which decoded sound is checked and resampled; packets of speech codecs hold 0.02."""
 _BLOCK_SAMPLES = 1 << 16
 

@@ -1,26 +1,21 @@
 """Cut recordings of any length, also those still arriving, into chunks that a model reads at once.
 
-Promises: chunks have at most the given length, are in order, and together hold every sample. A recording within that
-length stays whole, unless there is dead silence in it or it is to be cut like a stream. The chunks of others end in a
-pause found by the voice activity detector; only if there is no pause within that length do two neighbours overlap, so
-that each word is whole in one of them (`asr_doge.inference.stitching` joins their texts). A cut depends neither on
-later audio nor on how the samples arrive, so a stream is cut like its recording. Memory is that of one chunk,
-and of the first two minutes until the detector has a process of its own.
-It knows neither models nor files.
+Promises: chunks have at most the given length, are in order, and together hold every sample. They end in a pause found
+by the voice activity detector; only if there is no pause within that length do two neighbours overlap, so that each
+word is whole in one of them (`asr_doge.inference.stitching` joins their texts). A cut depends neither on later audio
+nor on how the samples arrive, so a stream is cut like its recording. Memory is that of one chunk.
+It knows neither models nor files, nor which recordings may stay whole (`asr_doge.inference.cutting`).
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.audio.arrays import merge_short_blocks
-from asr_doge.audio.detector_process import LongRecordingDetector
-from asr_doge.audio.level import NOISE_PEAK, DetectorInput, without_rumble
+from asr_doge.audio.level import DetectorInput, without_rumble
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
 
@@ -34,13 +29,10 @@ SHORTEST_PAUSE_SECONDS = 0.1
 """A shorter pause never ends a chunk: the closure of a consonant lasts as long."""
 OVERLAP_SECONDS = 1.5
 """Overlap of two chunks if there is no such pause, in seconds; longer than any word."""
-DEAD_SECONDS = 1.0
-"""Seconds without any sound, above -80 dB: the recorder was off, or a track had not begun. A recording is cut at its
-pauses then, even if it fits in a chunk. Models were not trained on such silence: around 1 s of it nano lost every
-seventh word, around 2 s every fourth; cut at pauses, hardly any (bench/dead_silence.py)."""
 WINDOW_SECONDS = 0.1
 """Length of the window in which the quietest moment is searched, in seconds."""
-_BLOCK_SAMPLES = 1 << 16
+BLOCK_SAMPLES = 1 << 16
+"""Samples that are looked at together, four seconds."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +78,7 @@ class Chunk:
         if self.is_uncut:
             spoken = np.flatnonzero(VoiceActivityDetector().feed(self.samples))
             first, end = (int(spoken[0]), int(spoken[-1]) + 1) if len(spoken) else (0, 0)
-            speech = (self.start + _seconds(first), self.start + _seconds(end)) if end else None
+            speech = (self.start + seconds_of(first), self.start + seconds_of(end)) if end else None
         return speech or (self.start, self.end)
 
 
@@ -105,21 +97,19 @@ class Chunker:
 
     Args:
         max_seconds: longest chunk, in seconds.
-        detector: finds this recording's speech; by default one that works in this thread.
+        after: the chunk of the recording after which the samples go on; default, they begin the recording.
     """
 
-    def __init__(
-        self, max_seconds: float = 30.0, detector: VoiceActivityDetector | LongRecordingDetector | None = None
-    ) -> None:
-        self.longest = _longest(max_seconds)
+    def __init__(self, max_seconds: float = 30.0, after: Chunk | None = None) -> None:
+        self.longest = longest_samples(max_seconds)
         """Samples of a chunk, at most."""
-        self._detector = detector or VoiceActivityDetector()
+        self._detector = VoiceActivityDetector()
         self._detector_input = DetectorInput()
         self._open = np.zeros(0, dtype=np.float32)
         self._frames = 0  # complete frames in the open chunk
         self._spoken: list[int] = []  # those of them that may hold speech
-        self._frames_before = 0  # in the recording
-        self._overlap = 0  # frames of the open chunk that the one before also holds
+        self._overlap = frames_of(after.overlap_after) if after else 0  # frames that the chunk before also holds
+        self._frames_before = frames_of(after.end) - self._overlap if after else 0  # in the recording
 
     @property
     def open_chunk(self) -> Chunk:
@@ -129,8 +119,8 @@ class Chunker:
     def feed(self, samples: NDArray[np.float32]) -> list[Chunk]:
         """Take more `[samples]` at 16 kHz, of any number; returns the chunks that they complete."""
         chunks = []
-        for start in range(0, len(samples), _BLOCK_SAMPLES):  # small blocks, since every cut copies the rest
-            block = samples[start : start + _BLOCK_SAMPLES]
+        for start in range(0, len(samples), BLOCK_SAMPLES):  # small blocks, since every cut copies the rest
+            block = samples[start : start + BLOCK_SAMPLES]
             self._open = np.concatenate([self._open, block])
             for may_be_speech in self._detector.feed(self._detector_input.feed(block)):
                 self._spoken += [self._frames] * may_be_speech
@@ -151,24 +141,24 @@ class Chunker:
     def _cut(self) -> Chunk | None:
         """The chunk that the latest frame completes, if it does."""
         count, spoken = self._frames, self._spoken
-        if spoken and spoken[0] == count - 1 and count > _frames(PAUSE_SECONDS):
-            return self._close(count - 1 - _frames(MARGIN_SECONDS))  # silence before speech is a chunk of its own
+        if spoken and spoken[0] == count - 1 and count > frames_of(PAUSE_SECONDS):
+            return self._close(count - 1 - frames_of(MARGIN_SECONDS))  # silence before speech is a chunk of its own
         if spoken and count - 1 - spoken[-1] >= self._pause_needed(count):
-            last, margin = spoken[-1] + 1, min(_frames(MARGIN_SECONDS), (count - spoken[-1]) // 3)
+            last, margin = spoken[-1] + 1, min(frames_of(MARGIN_SECONDS), (count - spoken[-1]) // 3)
             return self._close(self._quietest(last + margin, count - margin))
         return self._shorten() if count * FRAME_SAMPLES > self.longest else None
 
     def _pause_needed(self, count: int) -> int:
         """Frames of pause that end a chunk of `count` frames."""
         left = 1 - count * FRAME_SAMPLES / (USUAL_SHARE * self.longest)
-        return max(_frames(PAUSE_SECONDS * left), _frames(SHORTEST_PAUSE_SECONDS))
+        return max(frames_of(PAUSE_SECONDS * left), frames_of(SHORTEST_PAUSE_SECONDS))
 
     def _shorten(self) -> Chunk:
         """Cut a chunk that has become too long at its quietest moment, since there is no pause."""
         count = self.longest // FRAME_SAMPLES
         if not self._spoken or self._spoken[0] >= count:
             return self._close(count)
-        return self._close(self._quietest(count * 2 // 3, count), min(_frames(OVERLAP_SECONDS), count // 4))
+        return self._close(self._quietest(count * 2 // 3, count), min(frames_of(OVERLAP_SECONDS), count // 4))
 
     def _quietest(self, start: int, stop: int) -> int:
         """The middle frame of the quietest window between `start` and `stop`; among equals the middle one."""
@@ -176,7 +166,7 @@ class Chunker:
             return start
         samples = without_rumble(self._open[start * FRAME_SAMPLES : stop * FRAME_SAMPLES])
         energy = np.square(samples, dtype=np.float64).reshape(-1, FRAME_SAMPLES).sum(axis=1)
-        window = min(_frames(WINDOW_SECONDS), len(energy))
+        window = min(frames_of(WINDOW_SECONDS), len(energy))
         moments = np.convolve(energy, np.ones(window), mode="valid")
         quietest = np.flatnonzero(moments <= moments.min() + 1e-9)
         return start + int(quietest[len(quietest) // 2]) + window // 2
@@ -184,7 +174,7 @@ class Chunker:
     def _close(self, frames: int, overlap: int = 0) -> Chunk:
         """Remove the first frames of the open chunk, except the overlap, and return them as a chunk."""
         chunk = self._chunk(frames * FRAME_SAMPLES)
-        chunk = replace(chunk, overlap_after=_seconds(overlap), is_gap=chunk.speech is None)
+        chunk = replace(chunk, overlap_after=seconds_of(overlap), is_gap=chunk.speech is None)
         kept = frames - overlap
         self._open = self._open[kept * FRAME_SAMPLES :].copy()
         self._spoken = [index - kept for index in self._spoken if index >= kept]
@@ -197,40 +187,8 @@ class Chunker:
         """The first `samples` of the open chunk."""
         before = self._frames_before
         spoken = [index for index in self._spoken if index * FRAME_SAMPLES < samples]
-        speech = (_seconds(before + spoken[0]), _seconds(before + spoken[-1] + 1)) if spoken else None
-        return Chunk(self._open[:samples], _seconds(before), speech, _seconds(self._overlap))
-
-
-def cut_into_chunks(
-    blocks: Iterable[NDArray[np.float32]],
-    max_seconds: float = 30.0,
-    cut_at_pauses: bool = False,
-    detector: VoiceActivityDetector | None = None,
-) -> Iterator[Chunk]:
-    """Cut a recording that arrives in blocks `[samples]` at 16 kHz, as a `Chunker` does.
-
-    Args:
-        blocks: of one recording, in order.
-        max_seconds: longest chunk, in seconds.
-        cut_at_pauses: cut it although it is no longer than a chunk may be; else it stays whole, but for dead silence.
-        detector: of its speech; by default one that moves to a process of its own if the recording is long.
-    """
-    rest = iter(blocks)
-    queued: list[NDArray[np.float32]] = []
-    if not cut_at_pauses:
-        room = _longest(max_seconds)
-        while room >= 0 and (block := next(rest, None)) is not None:
-            queued.append(block)
-            room -= len(block)
-        if room >= 0 and longest_dead_seconds(queued) < _seconds(_frames(DEAD_SECONDS) - 1):  # whole frames of it
-            yield from _uncut(queued)
-            return
-    blocks = merge_short_blocks(chain(queued, rest), _BLOCK_SAMPLES)
-    if detector is not None:
-        yield from cut_with(Chunker(max_seconds, detector), blocks)
-        return
-    with LongRecordingDetector() as own:  # only now, since it loads a library
-        yield from cut_with(Chunker(max_seconds, own), blocks)
+        speech = (seconds_of(before + spoken[0]), seconds_of(before + spoken[-1] + 1)) if spoken else None
+        return Chunk(self._open[:samples], seconds_of(before), speech, seconds_of(self._overlap))
 
 
 def cut_with(cutter: Cutter, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Chunk]:
@@ -240,30 +198,16 @@ def cut_with(cutter: Cutter, blocks: Iterable[NDArray[np.float32]]) -> Iterator[
     yield from cutter.finish()
 
 
-def _uncut(blocks: Sequence[NDArray[np.float32]]) -> Iterator[Chunk]:
-    """A recording in one chunk, unless it is empty."""
-    samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
-    if len(samples):
-        yield Chunk(samples, 0.0, None, is_uncut=True)
-
-
-def longest_dead_seconds(blocks: Sequence[NDArray[np.float32]]) -> float:
-    """Longest time without any sound in a recording that has some, in whole frames; a constant offset is no sound."""
-    samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
-    frames = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
-    sounding = np.flatnonzero(np.ptp(frames, axis=1) > 2 * NOISE_PEAK)
-    pauses = np.diff(sounding, prepend=-1, append=len(frames)) - 1
-    return _seconds(int(pauses.max())) if len(sounding) else 0.0
-
-
-def _longest(max_seconds: float) -> int:
-    """Samples of a chunk, at most."""
+def longest_samples(max_seconds: float) -> int:
+    """Samples of a chunk of at most `max_seconds`."""
     return max(math.floor(max_seconds * SAMPLE_RATE), 8 * FRAME_SAMPLES)
 
 
-def _frames(seconds: float) -> int:
+def frames_of(seconds: float) -> int:
+    """Frames of the detector, the nearest number of them."""
     return round(seconds * SAMPLE_RATE / FRAME_SAMPLES)
 
 
-def _seconds(frames: int) -> float:
+def seconds_of(frames: int) -> float:
+    """Length of so many frames of the detector."""
     return frames * FRAME_SAMPLES / SAMPLE_RATE

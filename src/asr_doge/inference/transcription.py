@@ -27,7 +27,8 @@ from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError
 from asr_doge.inference.batches import BatchRunner, batches_at_a_time
-from asr_doge.inference.chunking import Chunk, cut_into_chunks
+from asr_doge.inference.chunking import Chunk
+from asr_doge.inference.cutting import cut_into_chunks
 from asr_doge.inference.loading import load_model_or_encoder
 from asr_doge.inference.recordings import QueuedChunk, Recording, num_samples
 from asr_doge.inference.results import FailedTranscription, Transcription, successful

@@ -12,7 +12,7 @@ from asr_doge.audio.file_decoding import FileDecoder
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.sound import Note
 from asr_doge.inference.chunking import Chunk
-from asr_doge.serving.cutting_child import HEADER_BYTES, Cutting, unpacked
+from asr_doge.serving.cutting_child import MESSAGE_HEADER_BYTES, Cutting, unpacked
 from asr_doge.serving.session_settings import Chunking
 
 MODULE = "asr_doge.serving.cutting_child"
@@ -31,7 +31,7 @@ class ChunkDecoder:
 
     def __init__(self, max_seconds: float, memory: int, max_duration: float) -> None:
         self._max_seconds = max_seconds
-        longest = HEADER_BYTES + 4 * (round(max_seconds * SAMPLE_RATE) + SAMPLE_RATE)
+        longest = MESSAGE_HEADER_BYTES + 4 * (round(max_seconds * SAMPLE_RATE) + SAMPLE_RATE)
         self.files = FileDecoder(memory, max_duration, MODULE, longest)
 
     def chunks(

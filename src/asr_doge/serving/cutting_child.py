@@ -15,16 +15,16 @@ import numpy as np
 
 from asr_doge.audio.decoding_child import Blocks, main
 from asr_doge.audio.resampling import SAMPLE_RATE
-from asr_doge.audio.voice_activity import VoiceActivityDetector
-from asr_doge.inference.chunking import Chunk, cut_into_chunks
+from asr_doge.inference.chunk_header import HEADER_BYTES, pack_header, unpack_header
+from asr_doge.inference.chunking import Chunk
+from asr_doge.inference.cutting import cut_into_chunks
 from asr_doge.serving.session_settings import Chunking, TurnDetection
 from asr_doge.serving.turns import TurnCutter
 
 _CUTTING = struct.Struct("<dBII")
 _AS_THE_MODEL, _AT_PAUSES, _AT_TURNS = range(3)
 _HEARD = struct.Struct("<Q")
-_CHUNK = struct.Struct("<ddddd???")
-HEADER_BYTES = _HEARD.size + _CHUNK.size
+MESSAGE_HEADER_BYTES = _HEARD.size + HEADER_BYTES
 """Bytes of a message before the samples of its chunk."""
 
 
@@ -58,7 +58,7 @@ class Cutting:
     def cut(self, blocks: Blocks) -> Iterator[Chunk | None]:
         """The chunks of a recording in blocks `[samples]` at 16 kHz; None after a block that completes no chunk."""
         if not isinstance(self.chunking, TurnDetection):
-            yield from cut_into_chunks(blocks, self.max_seconds, self.chunking == "auto", VoiceActivityDetector())
+            yield from cut_into_chunks(blocks, self.max_seconds, self.chunking == "auto", may_move=False)
             return
         cutter = TurnCutter(self.chunking, self.max_seconds)
         for block in blocks:
@@ -86,12 +86,8 @@ def cut(blocks: Blocks, work_options: bytes) -> Iterator[bytes]:
 
 def packed(samples: int, chunk: Chunk | None) -> bytes:
     """A message: the number of samples so far, and the chunk that they complete, if any."""
-    if chunk is None:
-        return _HEARD.pack(samples)
-    start, end = chunk.speech or (0.0, 0.0)
-    overlaps = chunk.overlap_before, chunk.overlap_after
-    header = _CHUNK.pack(chunk.start, start, end, *overlaps, chunk.speech is not None, chunk.is_gap, chunk.is_uncut)
-    return b"".join((_HEARD.pack(samples), header, chunk.samples.tobytes()))
+    heard = _HEARD.pack(samples)
+    return heard if chunk is None else b"".join((heard, pack_header(chunk), chunk.samples.tobytes()))
 
 
 def unpacked(message: bytes) -> tuple[int, Chunk | None]:
@@ -99,9 +95,8 @@ def unpacked(message: bytes) -> tuple[int, Chunk | None]:
     (samples,) = _HEARD.unpack_from(message)
     if len(message) == _HEARD.size:
         return samples, None
-    start, *speech, before, after, has_speech, is_gap, is_uncut = _CHUNK.unpack_from(message, _HEARD.size)
-    waveform = np.frombuffer(message, dtype=np.float32, offset=HEADER_BYTES).copy()  # torch wants it writable
-    return samples, Chunk(waveform, start, tuple(speech) if has_speech else None, before, after, is_gap, is_uncut)
+    waveform = np.frombuffer(message, dtype=np.float32, offset=MESSAGE_HEADER_BYTES).copy()  # torch wants it writable
+    return samples, unpack_header(message[_HEARD.size : MESSAGE_HEADER_BYTES], waveform)
 
 
 def _warm_up() -> None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from asr_doge.audio.level import DetectorInput
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES, VoiceActivityDetector
-from asr_doge.inference.chunking import Chunk, Chunker, cut_into_chunks
+from asr_doge.inference.chunking import Chunk, Chunker
+from asr_doge.inference.cutting import cut_into_chunks
 from asr_doge.serving.session_settings import TurnDetection
 
 FRAME_MS = 1000 * FRAME_SAMPLES / SAMPLE_RATE
@@ -148,7 +149,7 @@ class TurnCutter:
     def finish(self) -> list[Chunk]:
         """The rest of the last turn, or a recording without one."""
         if self._beginning is not None:
-            return list(cut_into_chunks(self._beginning, self._max_seconds, detector=VoiceActivityDetector()))
+            return list(cut_into_chunks(self._beginning, self._max_seconds, may_move=False))
         return self._chunks(self._turns.stop()) if self._turns.is_open else []
 
     def _chunks(self, turns: Iterable[TurnEvent]) -> list[Chunk]:
@@ -169,7 +170,7 @@ class TurnCutter:
         self._held, self._chunker = [], None
         if chunker is not None:
             return chunker.finish()
-        return list(cut_into_chunks(held, self._max_seconds, detector=VoiceActivityDetector()))
+        return list(cut_into_chunks(held, self._max_seconds, may_move=False))
 
     def _hear(self, samples: Samples) -> list[Chunk]:
         if self._chunker is None:
