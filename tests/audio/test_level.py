@@ -7,6 +7,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import butter, sosfilt, sosfilt_zi
 
 from asr_doge.audio import Voice, read_audio, read_clip, synthesize
 from asr_doge.audio.level import DetectorInput, normalize_level, without_rumble
@@ -88,6 +89,15 @@ def test_training_and_features_read_a_clip_at_the_level_of_transcription(
     soundfile.write(path, tone(440, 0.5, RATE, peak), RATE, subtype="FLOAT")
     assert np.abs(read_audio(path)).max() == pytest.approx(peak, rel=1e-3)
     assert np.abs(read_clip(path)).max() == pytest.approx(read, rel=1e-2)
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 3000), st.floats(-0.9, 0.9))
+def test_the_filter_is_scipys_butterworth_settled_on_the_first_sample(samples: int, offset: float) -> None:
+    signal = (SPOKEN[RATE : RATE + samples] / 2 + offset).astype(np.float32)
+    sections = butter(4, 100, "highpass", fs=RATE, output="sos")
+    expected, _ = sosfilt(sections, signal, zi=sosfilt_zi(sections) * signal[0])
+    np.testing.assert_allclose(without_rumble(signal), expected, atol=1e-7)
 
 
 @settings(max_examples=10)

@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import asr_doge
 from asr_doge.audio import Voice, read_audio, synthesize
 from asr_doge.audio.voice_activity import VoiceActivityDetector
 from asr_doge.decoding import DecodingConfig
-from asr_doge.decoding.recognition import Recognizer
+from asr_doge.decoding.recognition import Recognition, Recognizer
 from asr_doge.errors import AudioError
 from asr_doge.inference import chunking, transcription
+from asr_doge.inference.chunking import Chunk
 from asr_doge.inference.cutting import cut_into_chunks
 from asr_doge.inference.results import FailedTranscription, GuardAction, Transcription
 from asr_doge.inference.transcription import SourceWithOptions, Transcriber, load, transcribe
@@ -276,6 +277,7 @@ def test_of_a_recording_that_breaks_off_late_what_is_there_is_kept(
     transcriber: Transcriber, alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(transcription, "BUFFER_SECONDS", 2.0)
+    monkeypatch.setattr(transcriber, "batch_size", 2)
     whole = np.concatenate([spoken(sentence) for sentence in SENTENCES for _ in range(4)])
     path = write_wav(tmp_path / "cut.flac", whole)
     path.write_bytes(path.read_bytes()[:-20_000])
@@ -321,6 +323,7 @@ def test_portions_keep_order_and_failures(
     transcriber: Transcriber, alone: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(transcription, "BUFFER_SECONDS", 2.0)
+    monkeypatch.setattr(transcriber, "batch_size", 2)
     sources: list[transcription.Source] = [*WAVEFORMS[:4], tmp_path / "missing.wav", *WAVEFORMS[4:]]
     results = list(transcriber.transcribe_each(sources))
     texts = [result.text if isinstance(result, Transcription) else None for result in results]
@@ -333,6 +336,7 @@ def test_sources_are_read_as_they_are_needed(transcriber: Transcriber, monkeypat
     While the model works on some, as many more are read, and no others.
     """
     monkeypatch.setattr(transcription, "BUFFER_SECONDS", 1.0)
+    monkeypatch.setattr(transcriber, "batch_size", 3)
     given = 0
 
     def endless() -> Iterator[transcription.Source]:
@@ -345,6 +349,25 @@ def test_sources_are_read_as_they_are_needed(transcriber: Transcriber, monkeypat
     for number in range(1, 8):
         next(results)
         assert number <= given <= 3 * (-(-number // 3) + 1)  # of 0.4 s each
+
+
+def test_a_large_batch_is_filled_once_results_have_begun(
+    transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first results do not wait for it."""
+    monkeypatch.setattr(transcription, "BUFFER_SECONDS", 2.0)
+    monkeypatch.setattr(transcription, "FIRST_BUFFER_SECONDS", 1.0)
+    monkeypatch.setattr(transcriber, "batch_size", 16)
+    sizes: list[int] = []
+    recognize = transcriber.recognize_chunks
+
+    def noted(chunks: Sequence[Chunk], *options: Any) -> list[Recognition]:
+        sizes.append(len(chunks))
+        return recognize(chunks, *options)
+
+    monkeypatch.setattr(transcriber, "recognize_chunks", noted)
+    transcriber.transcribe([WAVEFORMS[1]] * 40)  # of 0.4 s each
+    assert sizes == [3, 16, 16, 5]
 
 
 def test_beam_search_is_the_models_own(transcriber: Transcriber) -> None:

@@ -8,13 +8,17 @@ they are so quiet, or so far above full scale, that words were lost. How the sam
 nothing. It does not decide what is speech.
 """
 
-from functools import lru_cache
+import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.audio.voice_activity import FRAME_SAMPLES
+
+if TYPE_CHECKING:
+    from av.filter import Graph
 
 RUMBLE_HERTZ = 100.0
 """Cutoff in Hz: mains hum is below, voices are above."""
@@ -83,25 +87,36 @@ class _Rumble:
     """A high-pass filter that starts settled on the first sample, so that an offset makes no click."""
 
     def __init__(self) -> None:
-        self._state: NDArray[np.float64] | None = None
+        self._filter: Graph | None = None
+        self._first = 0.0
 
     def remove(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        from scipy.signal import sosfilt
+        from av import AudioFrame
 
         if not samples.size:
             return samples
-        sections, settled = _high_pass()
-        if self._state is None:
-            self._state = settled * float(samples[0])
-        filtered, self._state = sosfilt(sections, samples, zi=self._state)
-        return np.asarray(filtered, dtype=np.float32)
+        if self._filter is None:
+            # To begin settled on a value is to begin at rest on what is above it.
+            self._filter, self._first = _high_pass(), float(samples[0])
+        frame = AudioFrame.from_ndarray(samples[None] - np.float64(self._first), format="dblp", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        self._filter.push(frame)
+        filtered = self._filter.pull()
+        assert isinstance(filtered, AudioFrame)
+        return filtered.to_ndarray()[0].astype(np.float32)
 
 
-@lru_cache(maxsize=1)
-def _high_pass() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sections of a Butterworth filter of order 4, and their state after a long run of ones."""
-    # Imported here, and above, because scipy.signal takes a noticeable part of a second.
-    from scipy.signal import butter, sosfilt_zi
+def _high_pass() -> "Graph":
+    """FFmpeg's filter, a Butterworth one of order 4: two of order 2, whose quality is that of its pairs of poles."""
+    # Not SciPy's, since scipy.signal takes a second to import.
+    from av.filter import Graph
 
-    sections = butter(4, RUMBLE_HERTZ, "highpass", fs=SAMPLE_RATE, output="sos")
-    return sections, sosfilt_zi(sections)
+    graph = Graph()
+    graph.threads = 1
+    form = f"sample_rate={SAMPLE_RATE}:sample_fmt=dblp:channel_layout=mono:time_base=1/{SAMPLE_RATE}"
+    qualities = [1 / (2 * math.cos(math.pi * odd / 8)) for odd in (1, 3)]
+    parts = [f"frequency={RUMBLE_HERTZ}:width_type=q:width={quality}:precision=f64" for quality in qualities]
+    graph.link_nodes(
+        graph.add("abuffer", form), *(graph.add("highpass", part) for part in parts), graph.add("abuffersink")
+    ).configure()
+    return graph

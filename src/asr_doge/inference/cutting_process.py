@@ -2,11 +2,11 @@
 
 Promises: `LongRecordingCutter` gives the chunks of a `Chunker`, bit for bit. The voice activity detector holds Python's
 lock while it works, as does much else that cutting needs, so in a thread it would stop the model. Once `MOVE_SECONDS`
-of a recording have arrived, it moves to a process, which afterwards waits for the next recording. Shorter recordings
-are cut in this process when they end, unless a process is waiting, since starting one takes longer. All are cut here
-if there is one processor only, or no process can be started. While one block is cut, the next can be read, so chunks
-come a block later than they are complete. If the process is killed, or this process is forked, cutting continues here
-after the last chunk: nothing of the recording is lost, but some cuts may differ.
+of recordings have arrived, the last of them moves to a process, which afterwards waits for the next. Recordings that
+end before are cut in this process at their end, since starting another takes longer. All are cut here if there is one
+processor only, or no process can be started. While one block is cut, the next can be read, so chunks come a block later
+than they are complete. If the process is killed, or this process is forked, cutting continues here after the last
+chunk: nothing of the recording is lost, but some cuts may differ.
 It does not know where the recording comes from.
 """
 
@@ -28,8 +28,8 @@ from asr_doge.inference.chunking import Chunk, Chunker
 
 MODULE = "asr_doge.inference.cutting_process"
 """This module; `__name__` is `__main__` in the process that cuts."""
-MOVE_SECONDS = 120.0
-"""Seconds of a recording after which a process is started."""
+MOVE_SECONDS = 60.0
+"""Seconds of recordings, one or several, after which a process is started."""
 MOST_WAITING = 1
 """Processes that wait for another recording, at most; each takes 60 MB."""
 _REQUEST = struct.Struct("<cId")
@@ -49,6 +49,9 @@ class LongRecordingCutter:
     Args:
         max_seconds: longest chunk, in seconds.
     """
+
+    seconds_here = 0.0
+    """Of recordings that were cut in this process."""
 
     def __init__(self, max_seconds: float) -> None:
         self._max_seconds = max_seconds
@@ -75,7 +78,7 @@ class LongRecordingCutter:
             return self._here.feed(samples)
         self._held.append(samples)
         if self._process is None:
-            if sum(map(len, self._held)) < MOVE_SECONDS * SAMPLE_RATE:
+            if self.seconds_here + self._held_seconds() < MOVE_SECONDS:
                 return []
             with suppress(OSError):
                 self._process = _CuttingProcess()
@@ -95,6 +98,7 @@ class LongRecordingCutter:
     def _cut_held(self) -> list[Chunk]:
         """Cut what is held: in the process, or here if there is none."""
         if self._process is None:
+            LongRecordingCutter.seconds_here += self._held_seconds()
             return self._cut_here()
         chunks: list[Chunk] = []
         try:
@@ -105,6 +109,9 @@ class LongRecordingCutter:
         except (EOFError, OSError):
             chunks += self._cut_here()
         return chunks
+
+    def _held_seconds(self) -> float:
+        return sum(map(len, self._held)) / SAMPLE_RATE
 
     def _taken(self, replies: Sequence[tuple[int, bytes]]) -> list[Chunk]:
         """The chunks of replies, which are the beginning of the open samples."""
@@ -197,7 +204,8 @@ class _CuttingProcess:
             raise EOFError
         self._unanswered += 1
         to = cast(BinaryIO, self._process.stdin)
-        to.write(_REQUEST.pack(kind, len(samples), max_seconds) + samples.astype("<f4").tobytes())
+        to.write(_REQUEST.pack(kind, len(samples), max_seconds))
+        to.write(samples.astype("<f4", copy=False).tobytes())
         to.flush()
 
     def _reply(self) -> list[tuple[int, bytes]]:

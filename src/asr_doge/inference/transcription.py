@@ -45,7 +45,10 @@ LONGEST_SECONDS = 30.0
 ROUNDING_SECONDS = 0.001
 """Seconds by which a rounded duration in a manifest may be shorter than its resampled recording."""
 BUFFER_SECONDS = 240.0
-"""Seconds of audio that are read, and then transcribed, together; twice as much, and some batches, are in memory."""
+"""Seconds of audio that are read, and then transcribed, together, or more if a batch needs more; twice as much, and
+some batches, are in memory."""
+FIRST_BUFFER_SECONDS = 60.0
+"""The same at the beginning, when the model waits for it; then twice as much each time, up to `BUFFER_SECONDS`."""
 
 
 @dataclass
@@ -184,7 +187,7 @@ class RecordingTranscriber(ABC):
         self, sources: Iterable[SourceWithOptions], recordings: deque[Recording], stopped: Event
     ) -> Iterator[_Buffer]:
         """Read recordings, append them to `recordings`, and yield their chunks whenever enough are held."""
-        buffer = _Buffer()
+        buffer, wanted = _Buffer(), min(FIRST_BUFFER_SECONDS, BUFFER_SECONDS)
         for given in sources:
             if stopped.is_set():
                 return
@@ -196,18 +199,21 @@ class RecordingTranscriber(ABC):
                 if chunk.is_gap:
                     buffer.skipped += len(chunk.samples)
                     continue
-                if self._is_enough(buffer):  # here, since errors may show only after the last chunk
+                if self._is_enough(buffer, wanted):  # here, since errors may show only after the last chunk
                     yield buffer
-                    buffer = _Buffer()
+                    buffer, wanted = _Buffer(), min(2 * wanted, BUFFER_SECONDS)
                 buffer.chunks.append((recording, recording.chunks, chunk))
                 recording.chunks += 1
-            if not buffer.chunks or self._is_enough(buffer):
+            if not buffer.chunks or self._is_enough(buffer, wanted):
                 yield buffer
-                buffer = _Buffer()
+                buffer, wanted = _Buffer(), min(2 * wanted, BUFFER_SECONDS)
         yield buffer
 
-    def _is_enough(self, buffer: _Buffer) -> bool:
-        return sum(len(chunk.samples) for _, _, chunk in buffer.chunks) >= BUFFER_SECONDS * self.sampling_rate
+    def _is_enough(self, buffer: _Buffer, wanted: float) -> bool:
+        """Whether it has the seconds that are wanted, and once these are the usual ones, chunks for a batch."""
+        if sum(len(chunk.samples) for _, _, chunk in buffer.chunks) < wanted * self.sampling_rate:
+            return False
+        return wanted < BUFFER_SECONDS or len(buffer.chunks) >= self.batch_size
 
     def _chunks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """The chunks of a recording as they are read; an error ends them."""
