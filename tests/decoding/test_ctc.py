@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_doge.decoding.ctc import best_path_probabilities, ctc_greedy_texts
+from asr_doge.decoding.ctc import best_path_probabilities, ctc_greedy_texts, ctc_label_ids
 from asr_doge.models import LoadedModel
+from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings, HeadedEncoder
+from asr_doge.models.ctc_vocabulary import CTCVocabulary
 
 BLANK = "_"
 
@@ -57,3 +59,16 @@ def test_labels_of_the_best_path_have_their_probabilities_and_blanks_none() -> N
     assert best_path_probabilities(np.log(posteriors)) == pytest.approx([0.6, 0.5, 0.45])
     assert len(best_path_probabilities(np.log(posteriors[:1]))) == 0
     assert len(best_path_probabilities(np.zeros((0, 3), dtype=np.float32))) == 0
+
+
+def test_characters_have_the_labels_of_the_head_that_is_in_place(assembled: LoadedModel) -> None:
+    """Labels are remembered; another head of the same encoder, or another alphabet of the same head, has its own."""
+    family = assembled.model.encoder
+    heads = [CTCHead(CTCHeadSettings(tokens, type="linear"), family.hidden_size) for tokens in (" ab", " baB")]
+    first, second = (HeadedEncoder(family, head) for head in heads)
+    for _ in range(2):
+        assert ctc_label_ids(family, "abé") == [(65, 97), (66, 98)]
+        assert ctc_label_ids(first, "abé") == [(2,), (3,)]
+        assert ctc_label_ids(second, "abé") == [(3,), (4, 2)]
+    first.vocabulary = CTCVocabulary("éA")
+    assert ctc_label_ids(first, "abé") == [(2,), (1,)]

@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_doge.decoding.ctc import BLANK, cannot_spell, label_log_posteriors
+from asr_doge.decoding.ctc import BLANK, cannot_spell, ctc_label_ids, label_log_posteriors
 from asr_doge.models.encoders import SpeechEncoder
 
 LEAD_SECONDS, TAIL_SECONDS = 0.15, 0.08
@@ -101,29 +101,38 @@ def label_frames(
 
     Arguments as in `align_words`.
     """
-    emissions, owner = _emissions(encoder, log_posteriors, words)
+    labels, spans = _labels(encoder, words)
+    emissions = label_log_posteriors(log_posteriors, labels)
     path = _best_path(emissions, log_posteriors[:, BLANK])
     if path is None:
         return None
-    return [_frames_of_word(path, np.flatnonzero(owner == number), emissions) for number in range(len(words))]
+    spoken = np.flatnonzero(path >= 0)
+    on_path = path[spoken]  # every character of the text, in order, each at one frame or more
+    numbers = np.arange(len(labels))
+    starts, ends = on_path.searchsorted(numbers), on_path.searchsorted(numbers, side="right")
+    best = np.maximum.reduceat(emissions[spoken, on_path], starts)
+    first, last = spoken[starts].tolist(), spoken[ends - 1].tolist()
+    return [
+        LabelFrames(first[span[0]], last[span[-1]], float(best[span.start : span.stop].mean())) if span else None
+        for span in spans
+    ]
 
 
-def _emissions(
-    encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], words: Sequence[str]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Log-posteriors `[T, S]` of each character of the text, and the number `[S]` of the word it belongs to.
+def _labels(encoder: SpeechEncoder, words: Sequence[str]) -> tuple[list[tuple[int, ...]], list[range]]:
+    """The labels of each character of the text, and which of these characters each word has.
 
-    Between words is a space, of word -1; a blank may take its place.
+    Between words is a space, which no word has; a blank may take its place.
     """
-    between = log_posteriors[:, [BLANK, *encoder.ctc_ids(" ")]].max(axis=1, keepdims=True)
-    columns, owner = [log_posteriors[:, :0]], np.zeros(0, dtype=np.int64)
-    for number, word in enumerate(words):
-        labels = label_log_posteriors(encoder, log_posteriors, word)
-        if labels.shape[1]:
-            gap = [between] if len(owner) else []
-            columns += [*gap, labels]
-            owner = np.concatenate([owner, [-1] * len(gap), [number] * labels.shape[1]])
-    return np.concatenate(columns, axis=1), owner.astype(np.int64)
+    between = (BLANK, *encoder.ctc_ids(" "))
+    labels: list[tuple[int, ...]] = []
+    spans = []
+    for word in words:
+        spelled = ctc_label_ids(encoder, word)
+        if labels and spelled:
+            labels.append(between)
+        spans.append(range(len(labels), len(labels) + len(spelled)))
+        labels += spelled
+    return labels, spans
 
 
 def _best_path(emissions: NDArray[np.float32], blank: NDArray[np.float32]) -> NDArray[np.int64] | None:
@@ -136,41 +145,30 @@ def _best_path(emissions: NDArray[np.float32], blank: NDArray[np.float32]) -> ND
     if labels == 0:
         return np.full(frames, -1)
     states = 2 * labels + 1
-    scores = np.repeat(blank[:, None], states, axis=1)
-    scores[:, 1::2] = emissions
     skip_cost = np.full(states, -np.inf)
     skip_cost[3::2][(emissions[:, 1:] != emissions[:, :-1]).any(axis=0)] = 0
-    # Two columns before the first state, from which none is reached. Each call of NumPy counts: a frame takes four.
-    best = np.full((frames, states + 2), -np.inf)
-    best[0, 2:4] = scores[0, :2]
-    skipped = np.empty(states)
-    for before, after, score in zip(best, best[1:, 2:], scores[1:], strict=False):
-        np.add(before[:-2], skip_cost, out=skipped)
-        np.maximum(before[2:], before[1:-1], out=after)
-        np.maximum(after, skipped, out=after)
-        np.add(after, score, out=after)
+    # Two columns before the first state, from which none is reached; until it is its turn, a frame has its own scores.
+    best = np.empty((frames, states + 2))
+    best[:, :2], best[:, 2::2], best[:, 3::2] = -np.inf, blank[:, None], emissions
+    best[0, 4:] = -np.inf
+    skipped, reached = np.empty((2, states))
+    # Each call of NumPy counts: a frame takes four.
+    for skip, step, stay, after in zip(best[:, :-2], best[:, 1:-1], best[:, 2:], best[1:, 2:], strict=False):
+        np.add(skip, skip_cost, out=skipped)
+        np.maximum(stay, step, out=reached)
+        np.maximum(reached, skipped, out=reached)
+        np.add(after, reached, out=after)
     state = int(states - 1 if best[-1, -1] >= best[-1, -2] else states - 2)
     if not np.isfinite(best[-1, state + 2]):
         return None
-    path, costs = np.empty(frames, dtype=np.int64), skip_cost.tolist()
-    for frame in range(frames - 1, -1, -1):
-        path[frame] = state // 2 if state % 2 else -1
-        skip, step, stay = best[frame - 1, state : state + 3].tolist()
-        skip += costs[state]
-        if max(step, skip) > stay:
+    values, costs, visited = best.data, skip_cost.tolist(), [state]  # single values come sooner from a memoryview
+    for frame in range(frames - 2, -1, -1):
+        skip, step, stay = values[frame, state] + costs[state], values[frame, state + 1], values[frame, state + 2]
+        if step > stay or skip > stay:
             state -= 1 if step >= skip else 2
-    return path
-
-
-def _frames_of_word(
-    path: NDArray[np.int64], labels: NDArray[np.int64], emissions: NDArray[np.float32]
-) -> LabelFrames | None:
-    """The frames of a word's labels on the path; None for a word without any."""
-    if not len(labels):
-        return None
-    frames = [np.flatnonzero(path == label) for label in labels]
-    best = [emissions[where, label].max() for label, where in zip(labels, frames, strict=True)]
-    return LabelFrames(int(frames[0][0]), int(frames[-1][-1]), float(np.mean(best)))
+        visited.append(state)
+    path = np.array(visited[::-1])
+    return np.where(path % 2, path // 2, -1)
 
 
 def _word_times(
@@ -238,7 +236,7 @@ def _word_boundaries(
     """
     edges = np.ravel([(start, end + MOMENT_SECONDS / 2) for start, end in pauses])  # its end is no place of its own
     in_pause = np.searchsorted(edges, moments, side="right") % 2 == 1
-    places = np.array([*((moment, moment) for moment in moments[~in_pause]), *pauses])
+    places = np.concatenate([moments[~in_pause, None].repeat(2, axis=1), np.reshape(pauses, (-1, 2))])
     places = places[np.argsort(places[:, 0])]
     starts, ends = places.T
     if delay is None:
@@ -261,16 +259,14 @@ def _cheapest_in_order(costs: NDArray[np.float64]) -> list[int]:
     """For each row of `[rows, columns]` a column, each to the right of the one before, with the least sum."""
     if not len(costs):
         return []
-    columns = np.arange(costs.shape[1])
-    best, came_from = costs[0], []
-    for row in costs[1:]:
-        least = np.minimum.accumulate(best)
-        where = np.maximum.accumulate(np.where(best == least, columns, 0))
-        came_from.append(np.concatenate([[0], where[:-1]]))
-        best = row + np.concatenate([[np.inf], least[:-1]])
-    chosen = [int(best.argmin())]
-    for before in reversed(came_from):
-        chosen.append(int(before[chosen[-1]]))
+    best = costs.copy()
+    for before, row in pairwise(best):
+        row[0] = np.inf
+        row[1:] += np.minimum.accumulate(before[:-1])
+    chosen = [int(best[-1].argmin())]
+    for row in best[-2::-1]:
+        left = row[: max(chosen[-1], 1)]
+        chosen.append(len(left) - 1 - int(left[::-1].argmin()))  # of equal ones the last
     return chosen[::-1]
 
 

@@ -4,7 +4,10 @@ Promises: best-path decoding (argmax, collapse repeats, drop blanks), as Granite
 It does not know the language model.
 """
 
+from collections.abc import Sequence
+from functools import reduce
 from itertools import groupby
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +16,10 @@ from torch import Tensor
 from asr_doge.models.encoders import SpeechEncoder
 
 BLANK = 0
+
+_SPELLINGS: WeakKeyDictionary[object, dict[str, tuple[int, ...]]] = WeakKeyDictionary()
+"""Labels of the characters met so far, of each alphabet: a vocabulary, or an encoder that spells in a way of its own.
+They are forgotten with it."""
 
 
 def ctc_greedy_texts(encoder: SpeechEncoder, ctc_logits: Tensor, ctc_lengths: Tensor) -> list[str]:
@@ -60,17 +67,20 @@ def ctc_label_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
     """
     if encoder.ctc_units == "bpe":
         return [(label,) for label in encoder.ctc_ids(" ".join(text.split()))]
-    labels: dict[str, tuple[int, ...]] = {}
-    for character in set(text):
+    labels = _SPELLINGS.setdefault(encoder.vocabulary or encoder, {})
+    for character in set(text).difference(labels):
         forms = [encoder.ctc_ids(form) for form in sorted({character, character.lower(), character.upper()})]
         labels[character] = tuple(form[0] for form in forms if len(form) == 1)
     return [labels[character] for character in text if labels[character]]
 
 
-def label_log_posteriors(encoder: SpeechEncoder, log_posteriors: NDArray[np.float32], text: str) -> NDArray[np.float32]:
-    """Log-posteriors `[T, L]` of the characters of a text that the head can spell."""
-    columns = [log_posteriors[:, list(ids)].max(axis=1) for ids in ctc_label_ids(encoder, text)]
-    return np.stack(columns, axis=1) if columns else log_posteriors[:, :0]
+def label_log_posteriors(log_posteriors: NDArray[np.float32], labels: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
+    """Log-posteriors `[T, L]` of characters, each that of its likeliest label; `labels` as from `ctc_label_ids`."""
+    if not labels:
+        return log_posteriors[:, :0]
+    most = max(map(len, labels))
+    alternatives = zip(*(ids + ids[-1:] * (most - len(ids)) for ids in labels), strict=True)
+    return reduce(np.maximum, (log_posteriors.take(ids, axis=1) for ids in alternatives))
 
 
 def cannot_spell(encoder: SpeechEncoder, text: str) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
-from asr_doge.decoding.ctc import BLANK, ctc_label_ids
+from asr_doge.decoding.ctc import BLANK, ctc_label_ids, label_log_posteriors
 from asr_doge.errors import ConfigError
 from asr_doge.models.encoders import SpeechEncoder
 
@@ -108,8 +108,7 @@ def _spell(
     columns = {label: number for number, label in enumerate(dict.fromkeys(chain.from_iterable(spellings)), 1)}
     emissions = np.empty((len(log_posteriors), len(columns) + 1))
     emissions[:, 0] = log_posteriors[:, BLANK]
-    for label, number in columns.items():
-        emissions[:, number] = log_posteriors[:, list(label)].max(axis=1)
+    emissions[:, 1:] = label_log_posteriors(log_posteriors, list(columns))
     lengths = np.array([2 * len(labels) - 1 for labels in spellings])
     last = np.cumsum(lengths) - 1
     first = last - lengths + 1

@@ -146,12 +146,12 @@ class Recognizer:
             return results
         speech = self.speech_encoder.encode([waveforms[i] for i in audible], self.encoder.has_ctc)
         log_posteriors = self._log_posteriors(speech)
+        row_posteriors = log_posteriors if log_posteriors is not None else [None] * len(audible)
+        probabilities = [_label_probabilities(row) for row in row_posteriors]
         rows = list(range(len(audible)))  # of the encoder's batch
         row_hotwords = [hotwords[place] if hotwords is not None else self.hotwords for place in audible]
         if guarded:
             clips = [waveforms[place] for place in audible]
-            row_posteriors = log_posteriors if log_posteriors is not None else [None] * len(rows)
-            probabilities = [_label_probabilities(row) for row in row_posteriors]
             for row in rows:  # a discarded clip counts in `unsure_below` too
                 results[audible[row]] = replace(silent, label_probabilities=probabilities[row])
             rows = [
@@ -169,9 +169,9 @@ class Recognizer:
         want_times = [timed is not None and timed[place] for place in places]
         clips = [waveforms[place] for place in places]
         found = self._decode(speech, log_posteriors, clips, prompt_ids, want_times, [row_hotwords[row] for row in rows])
-        for place, recognition in zip(places, found, strict=True):
+        for row, place, recognition in zip(rows, places, found, strict=True):
             parts = tuple((start / rate, end / rate) for start, end in stretches[place])
-            results[place] = replace(recognition, silenced=parts)
+            results[place] = replace(recognition, label_probabilities=probabilities[row], silenced=parts)
         return results
 
     def _has_unlikely_labels(self, waveform: Waveform, label_probabilities: Sequence[float]) -> bool:
@@ -294,7 +294,8 @@ class Recognizer:
         timed: tuple[RecognizedWord, ...] = ()
         asked = self.config.timestamps in ("segment", "word")
         if (asked or want_times) and log_posteriors is not None and kept:
-            certainty = self._word_log_probs(best, len(words))
+            wants_confidence = self.config.timestamps == "word"  # which takes longer than the times
+            certainty = self._word_log_probs(best, len(words)) if wants_confidence else [None] * len(words)
             certainty = [certainty[number] for number in kept]
             timed = self._time([words[number] for number in kept], certainty, log_posteriors, waveform)
         return Recognition(
@@ -305,7 +306,6 @@ class Recognizer:
             alternatives=tuple((one.text, one.score or 0.0) for one in hypotheses) if self.config.n_best > 1 else (),
             guards=tuple(guards),
             passes=best.passes,
-            label_probabilities=_label_probabilities(log_posteriors),
         )
 
     def _time(
