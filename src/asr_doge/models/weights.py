@@ -7,6 +7,7 @@ It does not know what the tensors mean.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _STORED_NAMES = {
     torch.float16: "F16",
 }
 """Names of types in safetensors."""
+SMALL_ELEMENTS = 1 << 16
+"""Opening a file takes longer than reading a tensor of this size."""
 
 
 def read_weights(reference: Reference, rename_key: RenameKey) -> dict[str, Tensor]:
@@ -55,8 +58,8 @@ def stored_weights(
 ) -> Iterator[dict[str, Any]]:
     """The required tensors by their target names, as slices of the files: `tensor[...]` reads one.
 
-    The pages read of a mapped file count as memory until the last of its tensors is freed. So only tensors that are
-    stored in the target type share a mapping; each other tensor has its own, which is closed after its conversion.
+    The pages read of a mapped file count as memory until the last of its tensors is freed. So only small tensors, and
+    those that are stored in the target type, share a mapping; each other has its own, closed after its conversion.
 
     Args:
         reference, rename_key: as in `read_weights`.
@@ -72,7 +75,8 @@ def stored_weights(
             for key, name in keys.items():
                 tensor, wanted = stored.get_slice(key), dtype_of(name)
                 is_as_wanted = wanted is not None and tensor.get_dtype() == _STORED_NAMES.get(wanted)
-                slices[name] = tensor if is_as_wanted else _SliceToCopy(reference, path, key, tensor.get_shape())
+                shares = is_as_wanted or math.prod(tensor.get_shape()) <= SMALL_ELEMENTS
+                slices[name] = tensor if shares else _SliceToCopy(reference, path, key, tensor.get_shape())
         yield slices
 
 
