@@ -92,21 +92,34 @@ for command in {[*COMMANDS]!r}:
     assert all(f"asr-doge {command} " in finished.stdout for command in COMMANDS)
 
 
-def test_mistakes_of_transcribe_do_not_wait_for_torch() -> None:
+def test_mistakes_do_not_wait_for_torch() -> None:
     program = """
 import sys
 from asr_doge.cli import main
-for arguments in ([], ["a.wav", "b.wav"], ["a.wav", "--format", "docx"]):
-    assert main(["transcribe", *arguments]) == 2
+transcribe = [["transcribe", *rest] for rest in ([], ["a.wav", "b.wav"], ["a.wav", "--format", "docx"])]
+commands = "features", "train", "benchmark", "pretrain ctc_head"
+of_data = [[*command.split(), "--data_dir", "no"] for command in commands]
+for arguments in (*transcribe, *of_data, ["train", "--dev_manifest", "dev.json", "--train_manifest", "/dev/null"]):
+    assert main(arguments) == 2
     if {"torch", "transformers"} & sys.modules.keys():
         sys.exit(str(arguments))
 """
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (finished.returncode, finished.stdout) == (0, "")
-    assert [line.partition(":")[0] for line in finished.stderr.splitlines()] == [
-        *("error", "error", "error", "0 transcribed, 2 failed", "error")
-    ]
-    assert "a.wav does not exist" in finished.stderr
+    nothing, _, missing, _, docx, *of_data = finished.stderr.splitlines()
+    assert nothing.startswith("error: nothing to transcribe")
+    assert missing.startswith("error: b.wav does not exist")
+    assert docx.startswith("error: --format 'docx'")
+    names = (
+        "_manifest.json in no",
+        "no/train_manifest.json",
+        "no/test_manifest.json",
+        "no/train_manifest.json",
+        "dev.json",
+    )
+    for line, name in zip(of_data, names, strict=True):
+        assert line.startswith("error: ")
+        assert name in line
 
 
 def test_an_unknown_verb_is_one_line(command: Command) -> None:
@@ -141,7 +154,7 @@ def test_an_unknown_verb_is_one_line(command: Command) -> None:
         (["transcribe"], "nothing to transcribe"),
         (["features", "--batch_size", "x"], "batch_size"),
         (["benchmark", "--max_samples", "all"], "max_samples"),
-        (["benchmark", "--max_samples", "-3"], "--max_samples"),
+        (["benchmark", "--test_manifest", __file__, "--max_samples", "-3"], "--max_samples"),
         (["demo", "--train_utterances", "5"], "--train_utterances"),
         (["info", "--model"], "--model"),
     ],

@@ -25,6 +25,9 @@ from tests import speech
 from tests.cli.conftest import Command
 from tests.cli.recordings import FREE
 
+MANIFESTS = ["--train_manifest", __file__, "--dev_manifest", __file__]
+"""Files that are there, of commands that do not come to reading them."""
+
 # info
 
 
@@ -217,8 +220,8 @@ def test_what_features_could_not_read_is_named(
         ("process", ["--data_dir", ".", "--output_dir", "out", "--dataset", "timit"], "--dataset timit"),
         ("features", ["--data_dir", "nowhere"], "nowhere"),
         ("train", ["--data_dir", "nowhere"], "nowhere/train_manifest.json"),
-        ("train", ["--data_dir", "nowhere", "--eval_steps", "0"], "--eval_steps"),
-        ("train", ["--resume_from", "latest", "--output_dir", "nothing"], "--resume_from latest"),
+        ("train", [*MANIFESTS, "--eval_steps", "0"], "--eval_steps"),
+        ("train", [*MANIFESTS, "--resume_from", "latest", "--output_dir", "nothing"], "--resume_from latest"),
         ("benchmark", ["--data_dir", "nowhere"], "nowhere/test_manifest.json"),
         ("pretrain", ["--digits_dir", "nowhere", "--output_dir", "out"], "nowhere"),
         ("info", ["--model", "./none"], "./none"),
@@ -270,7 +273,7 @@ def test_an_interrupted_training_says_how_to_go_on_if_it_can(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train", interrupted)
-    outcome = command("train", "--output_dir", str(output_dir), "--epochs", "3")
+    outcome = command("train", *MANIFESTS, "--output_dir", str(output_dir), "--epochs", "3")
     assert (outcome.code, outcome.out) == (130, [])
     assert outcome.err[-1] == "interrupted"
     advice = [line.partition("stopped; go on with: ")[2] for line in outcome.err if "stopped" in line]

@@ -87,6 +87,7 @@ def test_a_source_that_is_not_there_is_one_line(command: Command, tmp_path: Path
 
 @pytest.mark.parametrize("subcommand", ["features", "benchmark"])
 def test_parts_are_not_named_to_a_cluster(command: Command, tmp_path: Path, subcommand: str) -> None:
+    (tmp_path / "test_manifest.json").touch()
     outcome = command(subcommand, "--data_dir", tmp_path, "--engine", "ray", "--shard", "1/2")
     assert outcome.code == 2
     assert outcome.err == ["error: --shard divides the work without a cluster: leave it or --engine ray out"]

@@ -34,7 +34,7 @@ from asr_doge.benchmark.speed import (
     time_runs,
 )
 from asr_doge.benchmark.transcribing import Outcome, transcribe_and_score
-from asr_doge.data.manifest import Sample, Utterance, as_utterances, read_manifest, sample_utterances
+from asr_doge.data.manifest import Sample, Utterance, as_utterances, manifest_path, read_manifest, sample_utterances
 from asr_doge.data.sharding import parse_shard
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.decoding.hotwords import read_hotwords
@@ -181,7 +181,7 @@ class ASRDogeBenchmark:
 
     @property
     def _manifest(self) -> Path:
-        return Path(self.config.test_manifest or Path(self.config.data_dir) / "test_manifest.json")
+        return manifest_path("test", self.config.data_dir, self.config.test_manifest)
 
     def _utterances(self, samples: Sequence[Sample]) -> list[Utterance]:
         """Samples of any kind as utterances; those without language get the configuration's."""

@@ -6,6 +6,7 @@ Promises: a docstring under every field, which is its `--help`; importing this l
 from dataclasses import dataclass, field
 
 from asr_doge.choices import Dtype, Quantization, SampleChoice
+from asr_doge.data.manifest import check_manifest, manifest_path
 from asr_doge.decoding.configuration import DecodingConfig
 
 
@@ -69,3 +70,8 @@ class BenchmarkConfig(DecodingConfig):
     """Measure nothing; compare two JSON reports on the utterances that both have."""
     merge: list[str] = field(default_factory=list)
     """Measure nothing; join the JSON reports of all shards into one."""
+
+    def check_data(self) -> None:
+        """Raise a DataError if the test set has no manifest."""
+        if not (self.compare or self.merge):
+            check_manifest(manifest_path("test", self.data_dir, self.test_manifest))

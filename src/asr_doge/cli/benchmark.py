@@ -20,6 +20,7 @@ from asr_doge.benchmark.results import BenchmarkResult
 from asr_doge.cli.configuration import BenchmarkJobConfig
 from asr_doge.cli.console import note_language
 from asr_doge.cli.tables import accuracy_table, benchmark_table, comparison_table, stages_table
+from asr_doge.data.manifest import manifest_path
 from asr_doge.decoding.hotwords import read_hotwords
 from asr_doge.errors import ConfigError
 from asr_doge.scaling.configuration import EngineConfig
@@ -72,7 +73,7 @@ def _on_ray(config: BenchmarkConfig, engine: EngineConfig) -> BenchmarkResult:
 
 def _parts_folder(config: BenchmarkConfig) -> Path:
     """The folder for reports of parts, until they are joined; of each benchmark, model and test set another."""
-    manifest = Path(config.test_manifest or Path(config.data_dir) / "test_manifest.json")
+    manifest = manifest_path("test", config.data_dir, config.test_manifest)
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True, default=str).encode())
     digest.update(f" {version('asr-doge')} {model_digest(config.checkpoint_dir)} ".encode())
     digest.update(manifest.read_bytes())

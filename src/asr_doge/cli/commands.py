@@ -8,12 +8,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from jsonargparse import ArgumentParser
 
 from asr_doge.cli.arguments import build_parser, parse_config
 from asr_doge.cli.console import quiet_libraries
+
+
+@runtime_checkable
+class _ReadsData(Protocol):
+    """Settings of a command that reads manifests."""
+
+    def check_data(self) -> None:
+        """Raise a DataError if one is missing."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,8 @@ def split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run a command as the command line does; returns its exit code."""
     config = parse_command(name, arguments)
+    if isinstance(config, _ReadsData):  # before the imports below, which take seconds
+        config.check_data()
     run: Callable[[Any], int] = import_module(f"asr_doge.cli.{section(name)}").run
     if "transformers" in sys.modules:  # it takes seconds to import, and not every command needs it
         quiet_libraries()

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from asr_doge.audio.file_decoding import FileDecoder
-from asr_doge.data.manifest import read_manifest
+from asr_doge.data.manifest import manifests_in, read_manifest
 from asr_doge.errors import ConfigError
 from asr_doge.inference.configuration import FeaturesConfig
 from asr_doge.inference.features import FeaturesReport, compute_features
@@ -37,7 +37,7 @@ def _on_ray(config: FeaturesJobConfig) -> list[FeaturesReport]:
         raise ConfigError("--shard divides the work without a cluster: leave it or --engine ray out")
     encoder = config.speech_encoder if Path(config.speech_encoder).is_dir() else None
     paths = [config.data_dir, config.output_dir, encoder]
-    count = sum(len(read_manifest(manifest)) for manifest in Path(config.data_dir).glob("*_manifest.json"))
+    count = sum(len(read_manifest(manifest)) for manifest in manifests_in(config.data_dir))
     parts = part_names(config, max(count // FEWEST_IN_PART, 1))
     return run_parts(partial(_load, config), config, parts, "features", paths)
 

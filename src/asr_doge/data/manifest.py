@@ -75,6 +75,29 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
     return utterances
 
 
+def manifest_path(split: str, data_dir: str, named: str | None = None) -> Path:
+    """The manifest of a split: the one that is named, or the one that `asr-doge process` writes to `data_dir`."""
+    return Path(named or Path(data_dir) / f"{split}_manifest.json")
+
+
+def check_manifest(path: Path) -> None:
+    """Raise a DataError if there is no such file."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist: make it with 'asr-doge process', or correct the path")
+
+
+def manifests_in(data_dir: str) -> list[Path]:
+    """The manifests in a folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    manifests = sorted(Path(data_dir).glob("*_manifest.json"))
+    if not manifests:
+        raise DataError(f"no *_manifest.json in {data_dir}; run `asr-doge process` first")
+    return manifests
+
+
 def scan_manifest(path: Path, *, need_durations: bool = True) -> Iterator[tuple[int, Utterance | str]]:
     """Read a manifest that may be partly malformed; a duration that is not needed is NaN where there is none.
 
@@ -84,8 +107,7 @@ def scan_manifest(path: Path, *, need_durations: bool = True) -> Iterator[tuple[
     Raises:
         DataError: the file is missing or unreadable.
     """
-    if not path.exists():
-        raise DataError(f"{path} does not exist: make it with 'asr-doge process', or correct the path")
+    check_manifest(path)
     folder = Path(os.path.abspath(path.parent))  # noqa: PTH100 - `resolve` would replace the user's links
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():

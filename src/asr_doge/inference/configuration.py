@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from asr_doge.audio.channels import Channels
 from asr_doge.choices import ComputeDtype, EncoderWindow, LoadDtype, Quantization
+from asr_doge.data.manifest import manifests_in
 from asr_doge.decoding.configuration import DecodingConfig
 from asr_doge.defaults import DEFAULT_MODEL, DEFAULT_SPEECH_ENCODER
 
@@ -136,3 +137,7 @@ class FeaturesConfig:
     others of the same size and modification time; without it, only those with a new modification time are read."""
     overwrite: bool = False
     """Replace features in output_dir that are of another encoder or were stored in another way."""
+
+    def check_data(self) -> None:
+        """Raise a DataError if there is no manifest."""
+        manifests_in(self.data_dir)

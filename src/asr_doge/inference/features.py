@@ -20,7 +20,7 @@ from asr_doge.data.feature_cache_writer import FeatureCacheWriter
 from asr_doge.data.feature_folder import shard_count
 from asr_doge.data.feature_shards import Storage, bytes_per_second
 from asr_doge.data.fingerprints import KnownCopies
-from asr_doge.data.manifest import Utterance, read_manifest
+from asr_doge.data.manifest import Utterance, manifests_in, read_manifest
 from asr_doge.data.sharding import Shard, parse_shard
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.inference.configuration import FeaturesConfig
@@ -74,7 +74,7 @@ def compute_features(config: FeaturesConfig, read: ReadClip | None = None) -> Fe
     """
     part = _check_flags(config)
     data_dir = Path(config.data_dir)
-    utterances, augmented = _read_manifests(data_dir)
+    utterances, augmented = _read_manifests(config.data_dir)
     device = find_device(config.device)
     dtype = weights_dtype(config.compute_dtype, device)
     found = find_speech_encoder(config.speech_encoder, config.encoder_window)
@@ -133,12 +133,9 @@ def _check_flags(config: FeaturesConfig) -> Shard:
     return parse_shard(config.shard)
 
 
-def _read_manifests(data_dir: Path) -> tuple[list[Utterance], set[str]]:
+def _read_manifests(data_dir: str) -> tuple[list[Utterance], set[str]]:
     """All utterances by id, and the ids of those that get augmented copies."""
-    manifests = sorted(data_dir.glob("*_manifest.json"))
-    if not manifests:
-        raise DataError(f"no *_manifest.json in {data_dir}; run `asr-doge process` first")
-    by_name = {manifest.name: read_manifest(manifest) for manifest in manifests}
+    by_name = {manifest.name: read_manifest(manifest) for manifest in manifests_in(data_dir)}
     utterances = _distinct(utterance for found in by_name.values() for utterance in found)
     augmented = {utterance.id for utterance in by_name.get(_AUGMENTED_MANIFEST, ())}
     return sorted(utterances, key=lambda utterance: utterance.id), augmented

@@ -19,6 +19,7 @@ from asr_doge.choices import (
     WarmUp,
     WeightDecayScope,
 )
+from asr_doge.data.manifest import check_manifest, manifest_path
 from asr_doge.defaults import DEFAULT_LANGUAGE_MODEL, DEFAULT_PROMPT, DEFAULT_SPEECH_ENCODER
 
 
@@ -172,3 +173,8 @@ class TrainConfig:
     """Name of the run there."""
     no_wandb: bool = False
     """Do not log to Weights & Biases even if a project is set."""
+
+    def check_data(self) -> None:
+        """Raise a DataError if a manifest is missing."""
+        check_manifest(manifest_path("train", self.data_dir, self.train_manifest))
+        check_manifest(manifest_path("dev", self.data_dir, self.dev_manifest))

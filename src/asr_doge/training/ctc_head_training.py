@@ -29,7 +29,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from asr_doge.data.atomic_writing import check_writable, write_atomically
 from asr_doge.data.feature_cache import FeatureCache
-from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
+from asr_doge.data.manifest import Utterance, manifest_path, read_manifest, sample_utterances
 from asr_doge.errors import ConfigError, DataError
 from asr_doge.models import CTCHeadConfig, find_device
 from asr_doge.models.ctc_head import CTCHead, CTCHeadSettings
@@ -78,10 +78,8 @@ def pretrain_ctc_head(config: PretrainCTCHeadConfig) -> CTCHeadResult:
     set_seed(config.seed)
     found = find_speech_encoder(config.speech_encoder, config.encoder_window)
     cache, source = _open_cache(config, found)
-    train_set = _readable(
-        read_manifest(Path(config.train_manifest or Path(config.data_dir) / "train_manifest.json")), cache
-    )
-    dev_set = _readable(read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json")), cache)
+    train_set = _readable(read_manifest(manifest_path("train", config.data_dir, config.train_manifest)), cache)
+    dev_set = _readable(read_manifest(manifest_path("dev", config.data_dir, config.dev_manifest)), cache)
     dev_set = sorted(sample_utterances(dev_set, config.eval_samples), key=lambda utterance: utterance.duration)
     data = describe_data({"train": train_set, "dev": dev_set})
     _require_same_run(config, checkpoint, data)

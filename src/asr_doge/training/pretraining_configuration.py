@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from asr_doge.choices import CTCHeadType, CTCUnits, EncoderWindow
+from asr_doge.data.manifest import check_manifest, manifest_path
 from asr_doge.defaults import DEFAULT_SPEECH_ENCODER
 from asr_doge.errors import ConfigError
 
@@ -125,6 +126,11 @@ class PretrainCTCHeadConfig:
     """Seed of the head's initial weights and the order of the data."""
     resume_from: str | None = None
     """A checkpoint-N folder to resume from, or `latest`."""
+
+    def check_data(self) -> None:
+        """Raise a DataError if a manifest is missing."""
+        check_manifest(manifest_path("train", self.data_dir, self.train_manifest))
+        check_manifest(manifest_path("dev", self.data_dir, self.dev_manifest))
 
 
 @dataclass

@@ -21,7 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from asr_doge.data.atomic_writing import check_writable, write_atomically
 from asr_doge.data.feature_cache import FeatureCache
-from asr_doge.data.manifest import Utterance, read_manifest, sample_utterances
+from asr_doge.data.manifest import Utterance, manifest_path, read_manifest, sample_utterances
 from asr_doge.errors import ConfigError, TrainingError
 from asr_doge.models import LoadedModel, assemble_model
 from asr_doge.models.device_memory import is_out_of_memory
@@ -169,8 +169,8 @@ def _prepare(config: TrainConfig) -> _Run:
         check_writable(output_dir)
         checkpoint = checkpoint_to_resume(config.resume_from, output_dir)
     set_seed(config.seed)
-    train_set = read_manifest(Path(config.train_manifest or Path(config.data_dir) / "train_manifest.json"))
-    dev_set = read_manifest(Path(config.dev_manifest or Path(config.data_dir) / "dev_manifest.json"))
+    train_set = read_manifest(manifest_path("train", config.data_dir, config.train_manifest))
+    dev_set = read_manifest(manifest_path("dev", config.data_dir, config.dev_manifest))
     data = describe_data({"train": train_set, "dev": dev_set})
     if PLACE in config.prompt_template and not any(utterance.language for utterance in train_set):
         raise ConfigError(
