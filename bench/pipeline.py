@@ -8,7 +8,7 @@ each string in a file of its own and once with all in one long file. Then encode
 chunks that were made of them, in the same batches, in the same process: as many batches at a time as transcription has
 (`model`), and one after the other, each on all threads (`one_by_one`; the same with `OMP_NUM_THREADS=1`). Printed are
 the times, by the clock and of the processor (all threads, and the process that cuts), the least of some runs in turns,
-and ratios of them: 1 is a pipeline that costs nothing.
+and ratios of them: 1 is a pipeline that costs nothing. The start of the process that cuts counts in the first run only.
 The clock's ratio says something on an idle machine only; the processor's says it anywhere, but counts as a cost what
 another core does meanwhile. It does not know accuracy.
 """
@@ -85,10 +85,10 @@ def timed(action: Callable[[], Any]) -> tuple[float, float]:
 
 
 def processor_seconds(process: psutil.Process) -> float:
-    """Of a process that may have ended."""
+    """Of a process that may have ended, and of those that it has waited for."""
     with suppress(psutil.NoSuchProcess):
         spent = process.cpu_times()
-        return float(spent.user + spent.system)
+        return float(spent.user + spent.system + spent.children_user + spent.children_system)
     return 0.0
 
 

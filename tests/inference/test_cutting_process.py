@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from asr_doge.audio import SAMPLE_RATE, Voice, synthesize
 from asr_doge.inference import cutting_process
-from asr_doge.inference.chunking import Chunk, Chunker, Cutter, cut_with
-from asr_doge.inference.cutting_process import LongRecordingCutter
+from asr_doge.inference.chunk_header import HEADER_BYTES
+from asr_doge.inference.chunking import BLOCK_SAMPLES, Chunk, Chunker, Cutter, cut_with
+from asr_doge.inference.cutting_process import RecordingCutter
 
 SPOKEN = np.tile(np.concatenate([synthesize("one two three", Voice()), np.zeros(9_001, dtype=np.float32)]), 3)
 QUIET = 0.3 * SPOKEN[::-1].copy()
@@ -29,7 +30,7 @@ BLOCK = 4_097
 
 @pytest.fixture(autouse=True, scope="module")
 def ended() -> Iterator[None]:
-    """A process that waits serves the next test too, since a start takes two seconds."""
+    """A process that waits serves the next test too, since a start takes half a second."""
     yield
     end_waiting()
     assert processes() == []
@@ -40,7 +41,8 @@ def moved_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recordings move after a second in all, on two processors."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     monkeypatch.setattr(cutting_process, "MOVE_SECONDS", 1.0)
-    monkeypatch.setattr(LongRecordingCutter, "seconds_here", 0.0)
+    monkeypatch.setattr(cutting_process._CuttingProcess, "seconds_without", 0.0)
+    monkeypatch.setattr(cutting_process._CuttingProcess, "can_run", True)
 
 
 def end_waiting() -> None:
@@ -71,7 +73,7 @@ def cut_here(recording: NDArray[np.float32], longest: float = LONGEST) -> list[A
 
 
 def cut(recording: NDArray[np.float32], longest: float = LONGEST) -> list[Any]:
-    with LongRecordingCutter(longest) as cutter:
+    with RecordingCutter(longest) as cutter:
         return compared(list(cut_with(cutter, blocks(recording))))
 
 
@@ -102,7 +104,7 @@ def test_recordings_in_several_threads_are_told_apart() -> None:
     together = threading.Barrier(2)
 
     def cut_one(number: int) -> None:
-        with LongRecordingCutter(LONGEST) as cutter:
+        with RecordingCutter(LONGEST) as cutter:
             together.wait()
             chunks[number] = compared(list(cut_with(cutter, blocks(number * QUIET))))
             together.wait()
@@ -146,7 +148,7 @@ def test_where_no_process_can_cut_it_stays_here(lack: str, monkeypatch: pytest.M
 @pytest.mark.parametrize(("recording", "share"), [(SPOKEN, 1.0), (BREATHLESS, 0.6)], ids=["pauses", "overlaps"])
 def test_a_recording_survives_the_death_of_its_process(recording: NDArray[np.float32], share: float) -> None:
     part = round(share * len(recording))
-    with LongRecordingCutter(LONGEST) as cutter:
+    with RecordingCutter(LONGEST) as cutter:
         chunks = fed(cutter, recording[:part])
         before = len(chunks)
         processes()[0].kill()
@@ -165,7 +167,7 @@ def test_a_process_that_died_while_it_waited_is_replaced() -> None:
 
 
 def test_a_reader_that_leaves_early_leaves_nothing_of_its_recording() -> None:
-    with LongRecordingCutter(LONGEST) as cutter:
+    with RecordingCutter(LONGEST) as cutter:
         fed(cutter, SPOKEN[:-9_000])
     assert cut(QUIET) == cut_here(QUIET)
 
@@ -173,7 +175,7 @@ def test_a_reader_that_leaves_early_leaves_nothing_of_its_recording() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_goes_on_by_itself() -> None:
     half = len(SPOKEN) // 2
-    with LongRecordingCutter(LONGEST) as cutter:
+    with RecordingCutter(LONGEST) as cutter:
         before = fed(cutter, SPOKEN[:half])
         child = os.fork()
         if child == 0:
@@ -198,7 +200,7 @@ def test_modules_beside_the_recordings_are_not_run(tmp_path: Path, monkeypatch: 
 
 def test_another_thread_works_while_it_cuts() -> None:
     """The process is stopped within a request, whose thread must not hold Python's lock meanwhile."""
-    with LongRecordingCutter(LONGEST) as cutter:
+    with RecordingCutter(LONGEST) as cutter:
         chunks = fed(cutter, SPOKEN)
         (process,) = processes()
         process.suspend()
@@ -211,3 +213,51 @@ def test_another_thread_works_while_it_cuts() -> None:
         asking.join()
     assert worked == 499_999_500_000
     assert compared(chunks + rest) == cut_here(SPOKEN)
+
+
+def test_a_recording_in_one_block_is_cut_like_one_in_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In no more memory, as each chunk keeps little beside its own samples; and the process is not asked for more than
+    a pipe can hold the answer to, or each would wait for the other."""
+    sizes = []
+    feed = cutting_process._CuttingProcess.feed
+
+    def noted(process: Any, samples: NDArray[np.float32], max_seconds: float) -> list[tuple[int, bytes]]:
+        sizes.append(len(samples))
+        return feed(process, samples, max_seconds)
+
+    monkeypatch.setattr(cutting_process._CuttingProcess, "feed", noted)
+    whole = np.tile(BREATHLESS, 5)
+    with RecordingCutter(LONGEST) as cutter:
+        chunks = [*cutter.feed(whole), *cutter.finish()]
+    assert compared(chunks) == cut_here(whole)
+    for chunk in chunks:
+        held = chunk.samples.base if chunk.samples.base is not None else chunk.samples
+        assert len(held) <= LONGEST * SAMPLE_RATE + 3 * BLOCK_SAMPLES
+    shortest = Chunker(0.0).longest
+    assert (max(sizes) // shortest + 2) * (HEADER_BYTES + 4) < 4096
+
+
+def test_a_process_that_was_left_within_a_request_is_used_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    end_waiting()
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with RecordingCutter(LONGEST) as cutter, monkeypatch.context() as patch:
+        patch.setattr(cutting_process._CuttingProcess, "_ask", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fed(cutter, SPOKEN)
+    assert processes() == []
+    assert cut(SPOKEN) == cut_here(SPOKEN)
+
+
+def test_where_something_is_printed_at_the_start_it_is_cut_here_and_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_waiting()
+    (tmp_path / "sitecustomize.py").write_text("print('hello')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert cut(SPOKEN) == cut_here(SPOKEN)
+    monkeypatch.setattr(subprocess, "Popen", pytest.fail)
+    assert cut(SPOKEN) == cut_here(SPOKEN)
+    assert processes() == []

@@ -352,7 +352,7 @@ def test_sources_are_read_as_they_are_needed(transcriber: Transcriber, monkeypat
 
 
 def test_a_large_batch_is_filled_once_results_have_begun(
-    transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch
+    transcriber: Transcriber, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The first results do not wait for it."""
     monkeypatch.setattr(transcription, "BUFFER_SECONDS", 2.0)
@@ -366,7 +366,8 @@ def test_a_large_batch_is_filled_once_results_have_begun(
         return recognize(chunks, *options)
 
     monkeypatch.setattr(transcriber, "recognize_chunks", noted)
-    transcriber.transcribe([WAVEFORMS[1]] * 40)  # of 0.4 s each
+    missing = [tmp_path / "missing.wav"] * 3  # which give the model nothing to do meanwhile
+    list(transcriber.transcribe_each([*missing, *[WAVEFORMS[1]] * 40]))  # of 0.4 s each
     assert sizes == [3, 16, 16, 5]
 
 

@@ -67,7 +67,8 @@ def ctc_label_ids(encoder: SpeechEncoder, text: str) -> list[tuple[int, ...]]:
     """
     if encoder.ctc_units == "bpe":
         return [(label,) for label in encoder.ctc_ids(" ".join(text.split()))]
-    labels = _SPELLINGS.setdefault(encoder.vocabulary or encoder, {})
+    alphabet = encoder.vocabulary if encoder.vocabulary is not None else encoder
+    labels = _SPELLINGS.setdefault(alphabet, {})
     for character in set(text).difference(labels):
         forms = [encoder.ctc_ids(form) for form in sorted({character, character.lower(), character.upper()})]
         labels[character] = tuple(form[0] for form in forms if len(form) == 1)

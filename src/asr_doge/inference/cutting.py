@@ -1,7 +1,7 @@
 """Decide which recordings are cut, and cut them into chunks that a model reads at once.
 
 Promises: a recording within the length of a chunk stays whole, unless there is dead silence in it or it is to be cut
-like a stream. Others are cut as `asr_doge.inference.chunking` says, long ones in a process of their own.
+like a stream. Others are cut as `asr_doge.inference.chunking` says, in another process once that pays.
 It knows neither models nor files.
 """
 
@@ -15,7 +15,7 @@ from asr_doge.audio.arrays import merge_short_blocks
 from asr_doge.audio.level import NOISE_PEAK
 from asr_doge.audio.voice_activity import FRAME_SAMPLES
 from asr_doge.inference.chunking import BLOCK_SAMPLES, Chunk, Chunker, cut_with, frames_of, longest_samples, seconds_of
-from asr_doge.inference.cutting_process import LongRecordingCutter
+from asr_doge.inference.cutting_process import RecordingCutter
 
 DEAD_SECONDS = 1.0
 """Seconds without any sound, above -80 dB: the recorder was off, or a track had not begun. A recording is cut at its
@@ -27,7 +27,7 @@ def cut_into_chunks(
     blocks: Iterable[NDArray[np.float32]],
     max_seconds: float = 30.0,
     cut_at_pauses: bool = False,
-    may_move: bool = True,
+    may_use_process: bool = True,
 ) -> Iterator[Chunk]:
     """Cut a recording that arrives in blocks `[samples]` at 16 kHz, as a `Chunker` does.
 
@@ -35,7 +35,7 @@ def cut_into_chunks(
         blocks: of one recording, in order.
         max_seconds: longest chunk, in seconds.
         cut_at_pauses: cut it although it is no longer than a chunk may be; else it stays whole, but for dead silence.
-        may_move: cut it in a process of its own if it is long, see `asr_doge.inference.cutting_process`.
+        may_use_process: cut it as `asr_doge.inference.cutting_process` says, not in this thread.
     """
     rest = iter(blocks)
     queued: list[NDArray[np.float32]] = []
@@ -48,10 +48,10 @@ def cut_into_chunks(
             yield from _uncut(queued)
             return
     blocks = merge_short_blocks(chain(queued, rest), BLOCK_SAMPLES)
-    if not may_move:
+    if not may_use_process:
         yield from cut_with(Chunker(max_seconds), blocks)
         return
-    with LongRecordingCutter(max_seconds) as cutter:
+    with RecordingCutter(max_seconds) as cutter:
         yield from cut_with(cutter, blocks)
 
 

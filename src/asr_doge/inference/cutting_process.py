@@ -1,6 +1,6 @@
-"""Cut long recordings into chunks in another process, while the model runs in this one.
+"""Cut recordings into chunks in another process, while the model runs in this one.
 
-Promises: `LongRecordingCutter` gives the chunks of a `Chunker`, bit for bit. The voice activity detector holds Python's
+Promises: `RecordingCutter` gives the chunks of a `Chunker`, bit for bit. The voice activity detector holds Python's
 lock while it works, as does much else that cutting needs, so in a thread it would stop the model. Once `MOVE_SECONDS`
 of recordings have arrived, the last of them moves to a process, which afterwards waits for the next. Recordings that
 end before are cut in this process at their end, since starting another takes longer. All are cut here if there is one
@@ -24,34 +24,33 @@ from numpy.typing import NDArray
 
 from asr_doge.audio.resampling import SAMPLE_RATE
 from asr_doge.inference.chunk_header import HEADER_BYTES, pack_header, unpack_header
-from asr_doge.inference.chunking import Chunk, Chunker
+from asr_doge.inference.chunking import BLOCK_SAMPLES, Chunk, Chunker
 
 MODULE = "asr_doge.inference.cutting_process"
 """This module; `__name__` is `__main__` in the process that cuts."""
-MOVE_SECONDS = 60.0
-"""Seconds of recordings, one or several, after which a process is started."""
+MOVE_SECONDS = 120.0
+"""Seconds of recordings, one or several, after which a process is started: a start takes as long as cutting them."""
 MOST_WAITING = 1
 """Processes that wait for another recording, at most; each takes 60 MB."""
 _REQUEST = struct.Struct("<cId")
 """Kind of a request, number of samples that follow, and seconds of the longest chunk."""
 _BEGIN, _CONTINUE, _FINISH = b"b", b"c", b"f"
 """A recording begins with the samples, goes on with them, or has ended."""
+_READY = b"asr-doge cuts\n"
+"""Precedes the first reply. Where something else does, as what a `sitecustomize` prints, replies cannot be read."""
 _COUNT = struct.Struct("<I")
 """Chunks in a reply; and samples of each, before its header."""
 _NONE = np.zeros(0, dtype=np.float32)
 
 
-class LongRecordingCutter:
-    """Cuts one recording while it arrives; a `asr_doge.inference.chunking.Cutter`.
+class RecordingCutter:
+    """Cuts one recording while it arrives; an `asr_doge.inference.chunking.Cutter`.
 
     A context manager: its end releases the process for another recording.
 
     Args:
         max_seconds: longest chunk, in seconds.
     """
-
-    seconds_here = 0.0
-    """Of recordings that were cut in this process."""
 
     def __init__(self, max_seconds: float) -> None:
         self._max_seconds = max_seconds
@@ -61,7 +60,7 @@ class LongRecordingCutter:
         self._open = _NONE  # what the process has and no chunk holds yet
         self._latest: Chunk | None = None  # that the process gave
 
-    def __enter__(self) -> "LongRecordingCutter":
+    def __enter__(self) -> "RecordingCutter":
         if _can_start():
             self._process = _CuttingProcess.acquire()
         else:
@@ -73,12 +72,13 @@ class LongRecordingCutter:
             self._process.release()
 
     def feed(self, samples: NDArray[np.float32]) -> list[Chunk]:
-        """Take more `[samples]` at 16 kHz; returns chunks that they and those before complete."""
+        """Take more `[samples]` at 16 kHz, of any number; returns chunks that they and those before complete."""
         if self._here is not None:
             return self._here.feed(samples)
-        self._held.append(samples)
+        # Small blocks, since every cut copies the rest, and since a reply must fit into a pipe that nobody reads yet.
+        self._held += [samples[start : start + BLOCK_SAMPLES] for start in range(0, len(samples), BLOCK_SAMPLES)]
         if self._process is None:
-            if self.seconds_here + self._held_seconds() < MOVE_SECONDS:
+            if _CuttingProcess.seconds_without + self._held_seconds() < MOVE_SECONDS:
                 return []
             with suppress(OSError):
                 self._process = _CuttingProcess()
@@ -98,7 +98,7 @@ class LongRecordingCutter:
     def _cut_held(self) -> list[Chunk]:
         """Cut what is held: in the process, or here if there is none."""
         if self._process is None:
-            LongRecordingCutter.seconds_here += self._held_seconds()
+            _CuttingProcess.seconds_without += self._held_seconds()
             return self._cut_here()
         chunks: list[Chunk] = []
         try:
@@ -125,6 +125,7 @@ class LongRecordingCutter:
     def _cut_here(self) -> list[Chunk]:
         """Cut here what no chunk holds, and go on without a process."""
         if self._process is not None:
+            _CuttingProcess.can_run &= self._process.is_ready
             self._process.end()
         if self._here is None:
             self._here = Chunker(self._max_seconds, self._latest)
@@ -136,9 +137,14 @@ class _CuttingProcess:
     """A process that runs `main`; it ends when this process does."""
 
     waiting: "list[_CuttingProcess]" = []
+    can_run = True
+    """False once one has ended without a reply: so would the next."""
+    seconds_without = 0.0
+    """Of recordings that were cut without one, about: threads may add to it at once."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
+        self.is_ready = False
         self._has_begun = False
         self._unanswered = 0
         self._process = subprocess.Popen(
@@ -179,8 +185,9 @@ class _CuttingProcess:
         Raises:
             EOFError, OSError: it was killed, or belongs to the process that this one was forked from.
         """
-        self._ask(_CONTINUE if self._has_begun else _BEGIN, samples, max_seconds)
-        self._has_begun = True
+        kind = _CONTINUE if self._has_begun else _BEGIN
+        self._has_begun = True  # even if an interrupt leaves half a request in the pipe: then nobody uses it again
+        self._ask(kind, samples, max_seconds)
         return self._reply() if self._unanswered > 1 else []
 
     def finish(self) -> list[tuple[int, bytes]]:
@@ -204,12 +211,14 @@ class _CuttingProcess:
             raise EOFError
         self._unanswered += 1
         to = cast(BinaryIO, self._process.stdin)
-        to.write(_REQUEST.pack(kind, len(samples), max_seconds))
-        to.write(samples.astype("<f4", copy=False).tobytes())
+        to.write(_REQUEST.pack(kind, len(samples), max_seconds) + samples.astype("<f4", copy=False).tobytes())
         to.flush()
 
     def _reply(self) -> list[tuple[int, bytes]]:
         back = cast(BinaryIO, self._process.stdout)
+        if not self.is_ready and _read(back, len(_READY)) != _READY:
+            raise EOFError
+        self.is_ready = True
         (chunks,) = _COUNT.unpack(_read(back, _COUNT.size))
         replies = [(*_COUNT.unpack(_read(back, _COUNT.size)), _read(back, HEADER_BYTES)) for _ in range(chunks)]
         self._unanswered -= 1
@@ -218,7 +227,8 @@ class _CuttingProcess:
 
 def _can_start() -> bool:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return processors > 1 and bool(sys.executable)
+    # Of a frozen application, the executable is the application itself.
+    return processors > 1 and bool(sys.executable) and not getattr(sys, "frozen", False) and _CuttingProcess.can_run
 
 
 def _read(pipe: BinaryIO, count: int) -> bytes:
@@ -233,6 +243,7 @@ def main() -> None:
     """Answer requests until nobody asks or listens any more."""
     chunker = Chunker()
     with suppress(EOFError, BrokenPipeError):
+        os.write(sys.stdout.fileno(), _READY)
         while True:
             kind, count, max_seconds = _REQUEST.unpack(_read(sys.stdin.buffer, _REQUEST.size))
             samples = np.frombuffer(_read(sys.stdin.buffer, 4 * count), dtype="<f4")

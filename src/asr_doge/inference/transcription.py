@@ -2,8 +2,8 @@
 
 Promises: results come in the order of the inputs; a recording that cannot be read gives an error in its place and does
 not affect the others; chunks of many recordings are batched with others of similar length, which does not change their
-text. While the model works on some chunks, the next ones are read and cut in another thread; on a CPU it works on two
-batches at a time. Memory grows neither with the number of files nor with their length.
+text. While the model works on some chunks, the next ones are read and cut; on a CPU it works on two batches at a time.
+Memory grows with the batch size, and neither with the number of files nor with their length.
 It does not print or write files (see `asr_doge.inference.output` and the command line).
 """
 
@@ -56,12 +56,18 @@ class _Buffer:
     """Chunks to transcribe together.
 
     Attributes:
+        wanted: seconds of speech that it should hold.
         chunks: of speech, of whichever recordings.
         skipped: samples beside and between them in which nobody speaks.
     """
 
+    wanted: float
     chunks: list[QueuedChunk] = field(default_factory=list)
     skipped: int = 0
+
+    def following(self) -> "_Buffer":
+        """The next, which wants more if this one gave the model work meanwhile."""
+        return _Buffer(min(2 * self.wanted, BUFFER_SECONDS) if self.chunks else self.wanted)
 
 
 class RecordingTranscriber(ABC):
@@ -187,7 +193,7 @@ class RecordingTranscriber(ABC):
         self, sources: Iterable[SourceWithOptions], recordings: deque[Recording], stopped: Event
     ) -> Iterator[_Buffer]:
         """Read recordings, append them to `recordings`, and yield their chunks whenever enough are held."""
-        buffer, wanted = _Buffer(), min(FIRST_BUFFER_SECONDS, BUFFER_SECONDS)
+        buffer = _Buffer(min(FIRST_BUFFER_SECONDS, BUFFER_SECONDS))
         for given in sources:
             if stopped.is_set():
                 return
@@ -199,21 +205,21 @@ class RecordingTranscriber(ABC):
                 if chunk.is_gap:
                     buffer.skipped += len(chunk.samples)
                     continue
-                if self._is_enough(buffer, wanted):  # here, since errors may show only after the last chunk
+                if self._is_enough(buffer):  # here, since errors may show only after the last chunk
                     yield buffer
-                    buffer, wanted = _Buffer(), min(2 * wanted, BUFFER_SECONDS)
+                    buffer = buffer.following()
                 buffer.chunks.append((recording, recording.chunks, chunk))
                 recording.chunks += 1
-            if not buffer.chunks or self._is_enough(buffer, wanted):
+            if not buffer.chunks or self._is_enough(buffer):
                 yield buffer
-                buffer, wanted = _Buffer(), min(2 * wanted, BUFFER_SECONDS)
+                buffer = buffer.following()
         yield buffer
 
-    def _is_enough(self, buffer: _Buffer, wanted: float) -> bool:
+    def _is_enough(self, buffer: _Buffer) -> bool:
         """Whether it has the seconds that are wanted, and once these are the usual ones, chunks for a batch."""
-        if sum(len(chunk.samples) for _, _, chunk in buffer.chunks) < wanted * self.sampling_rate:
+        if sum(len(chunk.samples) for _, _, chunk in buffer.chunks) < buffer.wanted * self.sampling_rate:
             return False
-        return wanted < BUFFER_SECONDS or len(buffer.chunks) >= self.batch_size
+        return buffer.wanted < BUFFER_SECONDS or len(buffer.chunks) >= self.batch_size
 
     def _chunks(self, given: SourceWithOptions, recording: Recording, stopped: Event) -> Iterator[Chunk]:
         """The chunks of a recording as they are read; an error ends them."""

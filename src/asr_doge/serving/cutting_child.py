@@ -58,7 +58,7 @@ class Cutting:
     def cut(self, blocks: Blocks) -> Iterator[Chunk | None]:
         """The chunks of a recording in blocks `[samples]` at 16 kHz; None after a block that completes no chunk."""
         if not isinstance(self.chunking, TurnDetection):
-            yield from cut_into_chunks(blocks, self.max_seconds, self.chunking == "auto", may_move=False)
+            yield from cut_into_chunks(blocks, self.max_seconds, self.chunking == "auto", may_use_process=False)
             return
         cutter = TurnCutter(self.chunking, self.max_seconds)
         for block in blocks:

@@ -149,7 +149,7 @@ class TurnCutter:
     def finish(self) -> list[Chunk]:
         """The rest of the last turn, or a recording without one."""
         if self._beginning is not None:
-            return list(cut_into_chunks(self._beginning, self._max_seconds, may_move=False))
+            return list(cut_into_chunks(self._beginning, self._max_seconds, may_use_process=False))
         return self._chunks(self._turns.stop()) if self._turns.is_open else []
 
     def _chunks(self, turns: Iterable[TurnEvent]) -> list[Chunk]:
@@ -170,7 +170,7 @@ class TurnCutter:
         self._held, self._chunker = [], None
         if chunker is not None:
             return chunker.finish()
-        return list(cut_into_chunks(held, self._max_seconds, may_move=False))
+        return list(cut_into_chunks(held, self._max_seconds, may_use_process=False))
 
     def _hear(self, samples: Samples) -> list[Chunk]:
         if self._chunker is None:
