@@ -1,9 +1,12 @@
 """Progress where standard error is a file: whole lines, and none for what is soon done."""
 
+import fcntl
 import io
 import os
 import signal
+import struct
 import sys
+import termios
 from threading import Event, Thread
 
 import pytest
@@ -28,6 +31,14 @@ def test_each_state_is_a_line_of_its_own() -> None:
 def test_what_is_soon_done_prints_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress_bar(range(3), desc="benchmark", unit="utt")) == [0, 1, 2]
     assert capsys.readouterr().err == ""
+
+
+def test_messages_between_are_no_reason_for_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(total=3, desc="transcribing", unit="s") as bar:
+        bar.update()
+        tqdm.write("error: a.wav", file=sys.stderr)
+        bar.update()
+    assert capsys.readouterr().err == "error: a.wav\n"
 
 
 def test_without_a_total_there_is_no_share() -> None:
@@ -72,3 +83,15 @@ def test_on_a_terminal_it_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     list(progress_bar(range(2), desc="features", ascii=True))
     assert "\r" in terminal.getvalue()
     assert "##" in terminal.getvalue()
+
+
+def test_a_terminal_that_says_it_has_no_rows_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 0, 60, 0, 0))
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        list(progress_bar(range(2), desc="features", ascii=True))
+        shown = os.read(ours, 10_000)
+    os.close(ours)
+    assert b"##" in shown
+    assert all(len(line) <= 60 for line in shown.split())

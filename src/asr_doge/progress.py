@@ -7,6 +7,7 @@ returns; a process that was forked can show it too. It knows nothing of the work
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from threading import RLock
 from typing import Any, TextIO
 
@@ -48,6 +49,16 @@ class ProgressLines(tqdm):  # type: ignore[misc]  # whose stubs are not installe
 
         return write
 
+    def clear(self, nolock: bool = False) -> None:
+        """Lines stay when others are written, as by `tqdm.write`."""
+
+    def refresh(self, nolock: bool = False, lock_args: tuple[Any, ...] | None = None) -> None:
+        """Write a line if one is due; `tqdm.write` asks for one each time."""
+        now = self._time()
+        begun = getattr(self, "start_t", now)  # as it is made, it has none
+        if now >= begun + self.delay and now - getattr(self, "last_print_t", begun) >= self.mininterval:
+            super().refresh(nolock, lock_args)
+
     def close(self) -> None:
         """End with a last line, if there was any: `tqdm` would add an empty one."""
         if self.disable:
@@ -58,11 +69,20 @@ class ProgressLines(tqdm):  # type: ignore[misc]  # whose stubs are not installe
             self.display()
 
 
-def progress_bar(*arguments: Any, **options: Any) -> Any:
-    """A `tqdm` bar with these arguments, or lines where standard error is no terminal."""
+def progress_bar(*arguments: Any, bar_format: str | None = None, **options: Any) -> Any:
+    """A `tqdm` bar with these arguments, or lines where standard error is no terminal, which have their own form."""
     if sys.stderr.isatty():
-        return tqdm(*arguments, dynamic_ncols=True, **options)
+        return tqdm(*arguments, bar_format=bar_format, **_shape(), **options)
     return progress_lines(*arguments, **options)
+
+
+def _shape() -> dict[str, Any]:
+    """Options of a bar as wide as the terminal. Where a terminal says that it has no rows, tqdm would show nothing."""
+    with suppress(OSError, ValueError):
+        size = os.get_terminal_size(sys.stderr.fileno())
+        if not size.lines:
+            return {"ncols": size.columns or 80, "nrows": 24}
+    return {"dynamic_ncols": True}
 
 
 def progress_lines(*arguments: Any, seconds: float = SECONDS_BETWEEN_LINES, **options: Any) -> ProgressLines:

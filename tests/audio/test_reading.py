@@ -234,6 +234,14 @@ def test_samples_from_a_pipe(rate: int) -> None:
     np.testing.assert_allclose(waveform, prepare_waveform(integers.astype(np.int16), rate), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "AIFF"])
+def test_a_file_is_not_taken_for_samples(tmp_path: Path, kind: str) -> None:
+    """Its samples may have another rate: digits in it became other digits."""
+    soundfile.write(tmp_path / "file", tone(8000), 8000, format=kind)
+    with pytest.raises(AudioError, match="pass the file by its name"):
+        list(pcm_blocks(Pipe((tmp_path / "file").read_bytes()), 16000))
+
+
 def test_a_pipe_that_ends_within_a_sample_is_told_after_its_samples() -> None:
     heard: list[NDArray[np.float32]] = []
     with pytest.raises(AudioError, match="ends in the middle of a sample"):

@@ -92,23 +92,26 @@ for command in {[*COMMANDS]!r}:
     assert all(f"asr-doge {command} " in finished.stdout for command in COMMANDS)
 
 
-def test_mistakes_do_not_wait_for_torch() -> None:
-    program = """
+def test_mistakes_do_not_wait_for_torch(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    program = f"""
 import sys
 from asr_doge.cli import main
-transcribe = [["transcribe", *rest] for rest in ([], ["a.wav", "b.wav"], ["a.wav", "--format", "docx"])]
+transcribe = [["transcribe", *rest] for rest in ([], ["a.wav", {str(empty)!r}], ["a.wav", "--format", "docx"])]
 commands = "features", "train", "benchmark", "pretrain ctc_head"
 of_data = [[*command.split(), "--data_dir", "no"] for command in commands]
 for arguments in (*transcribe, *of_data, ["train", "--dev_manifest", "dev.json", "--train_manifest", "/dev/null"]):
     assert main(arguments) == 2
-    if {"torch", "transformers"} & sys.modules.keys():
+    if {{"torch", "transformers"}} & sys.modules.keys():
         sys.exit(str(arguments))
 """
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (finished.returncode, finished.stdout) == (0, "")
-    nothing, _, missing, _, docx, *of_data = finished.stderr.splitlines()
+    nothing, missing, nothing_in_it, _, docx, *of_data = finished.stderr.splitlines()
     assert nothing.startswith("error: nothing to transcribe")
-    assert missing.startswith("error: b.wav does not exist")
+    assert missing.startswith("error: a.wav does not exist")
+    assert nothing_in_it.startswith(f"error: {empty} is empty")
     assert docx.startswith("error: --format 'docx'")
     names = (
         "_manifest.json in no",

@@ -29,7 +29,7 @@ def file_on_disk(path: Path) -> Iterator[Path]:
         AudioError: missing, a folder or device, not permitted, empty, or a pipe that stops sending.
     """
     if not is_pipe(path):
-        _check_not_empty(path)
+        _check_readable(path)
         yield path
         return
     descriptor, name = tempfile.mkstemp(prefix="asr-doge-")
@@ -76,21 +76,23 @@ def is_pipe(path: Path) -> bool:
     return stat.S_ISFIFO(mode)
 
 
-def check_exists(path: Path) -> None:
-    """Report a missing file before it is read; reading it reports everything else.
+def check_not_empty(path: Path) -> None:
+    """Report a file that is missing or empty before it is read; reading it reports everything else.
 
     Raises:
-        AudioError: there is no such file.
+        AudioError: there is no such file, or it has 0 bytes.
     """
     try:
-        path.stat()
+        status = path.stat()
     except FileNotFoundError as error:
         raise _cannot_open(path, error) from None
     except (OSError, ValueError):
         return
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        raise _empty(path)
 
 
-def _check_not_empty(path: Path) -> None:
+def _check_readable(path: Path) -> None:
     """Report problems unrelated to audio, for which the decoders' own messages are cryptic."""
     try:
         with path.open("rb") as file:
@@ -98,7 +100,11 @@ def _check_not_empty(path: Path) -> None:
     except OSError as error:
         raise _cannot_open(path, error) from None
     if not first_byte:
-        raise AudioError(f"{path} is empty (0 bytes): re-copy it.")
+        raise _empty(path)
+
+
+def _empty(path: Path) -> AudioError:
+    return AudioError(f"{path} is empty (0 bytes): re-copy it.")
 
 
 def _cannot_open(path: Path, error: OSError) -> AudioError:

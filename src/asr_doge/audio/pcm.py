@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _FOR_FFMPEG = ("FLAC", "MP3", "OGG", "VOC")
 """Compressed formats; and Creative Voice files, of whose blocks libsndfile takes the headers for samples."""
 _BLOCK_SAMPLES = 1 << 16
+_CONTAINERS = (b"RIFF", b"fLaC", b"OggS", b"FORM", b"caff", b"ID3\x03", b"ID3\x04")
+"""How files of sound begin; as samples they would be a click that hardly a recording begins with."""
 UNKNOWN_FRAMES = 1 << 62
 _SHORTFALL_SECONDS = 0.1
 
@@ -97,15 +99,18 @@ def pcm_blocks(file: BinaryIO, from_rate: int, to_rate: int = SAMPLE_RATE) -> It
         `[samples]`, float32.
 
     Raises:
-        AudioError: an invalid rate, or, after all blocks, an end in the middle of a sample.
+        AudioError: an invalid rate, the header of a file, or, after all blocks, an end in the middle of a sample.
     """
     yield from resample_blocks(_samples_of(file), checked_rate(from_rate), to_rate)
 
 
 def _samples_of(file: BinaryIO) -> Iterator[NDArray[np.float32]]:
     read = getattr(file, "read1", file.read)
-    odd = b""
+    odd, is_first = b"", True
     while content := read(_BLOCK_SAMPLES):
+        if is_first and content.startswith(_CONTAINERS):
+            raise AudioError("the stream is a file with a header, not samples alone: pass the file by its name.")
+        is_first = False
         content = odd + content
         whole = len(content) // 2 * 2
         odd = content[whole:]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from tqdm import tqdm
 
 from asr_doge.audio.channels import Channels
-from asr_doge.audio.files import check_exists
+from asr_doge.audio.files import check_not_empty
 from asr_doge.audio.folders import search_folder
 from asr_doge.audio.pcm import pcm_blocks
 from asr_doge.audio.reading import audio_duration, count_channels, read_blocks
@@ -38,6 +38,7 @@ from asr_doge.inference.output import (
     tsv_rows,
 )
 from asr_doge.inference.results import FailedTranscription, Transcription
+from asr_doge.progress import progress_bar
 from asr_doge.scaling.configuration import TranscribeJobConfig
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _expand(files: Sequence[str]) -> tuple[list[_Given], dict[Path, Path]]:
             is_folder = os.path.isdir(path)  # noqa: PTH112 - False where Path.is_dir raises, as for a name too long
             search = search_folder(path) if is_folder else None
             if search is None:
-                check_exists(path)
+                check_not_empty(path)
         except AudioError as error:
             sources.append(FailedTranscription(error, path))
             continue
@@ -283,18 +284,21 @@ def _transcribe_each(config: TranscribeConfig, sources: Sequence[_Given]) -> Ite
         for source in sources
         if not isinstance(source, FailedTranscription)
     ]
-    is_seen = sys.stderr.isatty()
-    with tqdm(
-        total=sum(_duration(one.source) for one in readable) if is_seen else None,
-        disable=not is_seen,
+    # Some formats state no duration, and are decoded for it: not where only a line now and then is written.
+    total = round(sum(_duration(one.source) for one in readable)) if sys.stderr.isatty() else None
+    heard = 0.0
+    with progress_bar(
+        total=total,
         desc="transcribing",
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} s of audio [{elapsed}<{remaining}]",
-        dynamic_ncols=True,
+        unit="s of audio",
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {n:.0f} of {total:.0f} {unit} [{elapsed}<{remaining}]",
     ) as bar:
 
         def advance(seconds: float) -> None:
+            nonlocal heard
+            heard += seconds
             # Chunks may overlap, and tqdm forgets the total of a bar that goes beyond it.
-            bar.update(min(seconds, (bar.total or 0.0) - bar.n))
+            bar.update(round(heard if total is None else min(heard, total)) - bar.n)
 
         results = transcriber.transcribe_each(readable, advance)
         for source in sources:
