@@ -37,6 +37,7 @@ def test_messages_between_are_no_reason_for_a_line(capsys: pytest.CaptureFixture
     with progress_bar(total=3, desc="transcribing", unit="s") as bar:
         bar.update()
         tqdm.write("error: a.wav", file=sys.stderr)
+        bar.set_postfix(loss=1.5)
         bar.update()
     assert capsys.readouterr().err == "error: a.wav\n"
 

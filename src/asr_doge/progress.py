@@ -53,11 +53,12 @@ class ProgressLines(tqdm):  # type: ignore[misc]  # whose stubs are not installe
         """Lines stay when others are written, as by `tqdm.write`."""
 
     def refresh(self, nolock: bool = False, lock_args: tuple[Any, ...] | None = None) -> None:
-        """Write a line if one is due; `tqdm.write` asks for one each time."""
+        """Write a line if one is due; `tqdm.write` and `set_postfix` ask for one each time."""
         now = self._time()
         begun = getattr(self, "start_t", now)  # as it is made, it has none
         if now >= begun + self.delay and now - getattr(self, "last_print_t", begun) >= self.mininterval:
             super().refresh(nolock, lock_args)
+            self.last_print_t = now
 
     def close(self) -> None:
         """End with a last line, if there was any: `tqdm` would add an empty one."""

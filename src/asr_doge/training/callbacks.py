@@ -277,7 +277,7 @@ class Progress(ProgressCallback):
             seconds = max(time.perf_counter() - self._start, 1e-9)
             speed = self.trainer.audio_seconds * args.world_size / seconds
             shown = {"loss": f"{logs['loss']:.3f}", "lr": f"{logs['learning_rate']:.1e}", "audio": f"{speed:.0f} s/s"}
-            self.training_bar.set_postfix(shown, refresh=not isinstance(self.training_bar, ProgressLines))
+            self.training_bar.set_postfix(shown)
             if state.global_step == 1:
                 self.training_bar.write(f"step 1 of {state.max_steps}: loss {shown['loss']}", sys.stderr)
         if "eval_cer" in logs:
